@@ -1,0 +1,621 @@
+package eventloop
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"runtime"
+	"runtime/pprof"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/onloop/eventloop/internal/goid"
+	"github.com/onloop/eventloop/internal/histogram"
+	"github.com/onloop/eventloop/internal/timerheap"
+	"github.com/onloop/eventloop/internal/writers"
+)
+
+// A Config holds what a loop is made with. The zero Config, and nil where a
+// *Config is asked for, mean the defaults.
+type Config struct {
+	// Name appears in logs and as the pprof label "eventloop" of the
+	// dispatcher and of the goroutines that it starts.
+	Name string
+
+	// EventHandler is called on the loop with each event that no callback of an
+	// operation took (default-event-cb). It decides alone: the loop goes on
+	// unless the handler stops it. A panic in it ends the loop.
+	//
+	// If nil, information (see [IsInfo]) is ignored; errors that a remote peer
+	// causes — of accepted connections, of requests, of single accepts — and
+	// failed futures that nobody asked about are logged; with CatchPanics,
+	// panics are logged; any other error ends the loop, and Run returns it.
+	EventHandler func(err error)
+
+	// CatchPanics turns a panic in a callback into an event: a [*PanicError]
+	// goes to the event callback of the operation, else to EventHandler, and the
+	// loop goes on (catch-app-errors). By default a panic closes everything that
+	// the loop has, and leaves Run as a *PanicError.
+	CatchPanics bool
+
+	// Logger receives what no callback can. If nil, nothing is logged.
+	Logger *slog.Logger
+}
+
+// A Loop runs callbacks one at a time on the goroutine that calls [Loop.Run],
+// the dispatcher. It must be created with [New] and is used once.
+//
+// All methods may be called from any goroutine and from any callback.
+type Loop struct {
+	cfg Config
+	log *slog.Logger
+
+	tasks   chan task                 // the road of the network goroutines
+	writers writers.Pool[*connWriter] // carries out what callbacks wrote
+	done    chan struct{}             // closed when Run returns
+	ctx     context.Context           // of what the loop waits for; ends with the loop
+	cancel  context.CancelFunc
+	ended   atomic.Bool   // no callback starts any more
+	goid    atomic.Uint64 // of the dispatcher, for the checks of blocking calls
+	count   counters
+	wg      sync.WaitGroup // network goroutines, so that Run can see the last one off
+
+	mu       sync.Mutex // guards the following
+	state    loopState
+	sleeping bool        // the dispatcher waits, or is about to: wake it
+	stopping bool        // by force
+	stopErr  error       // what Run is to return
+	panicked *PanicError // what Run is to panic with
+	epoch    time.Time   // when Run began; times of the loop count from here
+	posts    []func()    // not yet taken by the dispatcher
+	timers   timerheap.Heap[*timerItem]
+	refs     int // handles, timers and one-shots that keep the loop alive
+	handles  handleList
+	exits    []func()
+	unasked  map[*unasked]struct{}
+	kinds    [kindCount]int // handles by kind
+
+	// Only on the loop.
+	batch        []func() // posts taken; those before next have run
+	next         int
+	due          []*Timer
+	first        task        // what ended the last sleep
+	timer        *time.Timer // wakes the dispatcher for the first deadline
+	sinceRelease int         // callbacks since the writers got their work
+	lag          histogram.Histogram
+}
+
+type loopState uint8
+
+const (
+	stateNew loopState = iota
+	stateRunning
+	stateClosed // nothing can be added any more
+)
+
+// A task is what a network goroutine hands to the dispatcher. Tasks are pointers
+// to existing structures under another type, so sending one allocates nothing.
+type task interface{ run() }
+
+// wakeTask ends the sleep of the dispatcher, which then looks at its queues.
+type wakeTask struct{}
+
+func (wakeTask) run() {}
+
+// Bounds of one turn. They keep a flood of one kind of work from delaying the
+// others, timers above all, for more than some hundred callbacks.
+const (
+	maxTasksQueued = 1024 // network goroutines wait when so many are ahead
+	maxPerTurn     = 256  // of each kind
+	releaseEvery   = 8    // callbacks between two hand-overs to the writers
+)
+
+var errNilFunc = errors.New("eventloop: nil function")
+
+// New returns a loop that does nothing until [Loop.Run]. It starts no goroutine,
+// so a loop that is never run needs no cleaning up. A nil cfg means the zero
+// Config; cfg is copied.
+func New(cfg *Config) *Loop {
+	l := &Loop{
+		tasks: make(chan task, maxTasksQueued),
+		done:  make(chan struct{}),
+	}
+	if cfg != nil {
+		l.cfg = *cfg
+	}
+	if l.log = l.cfg.Logger; l.log == nil {
+		l.log = slog.New(slog.DiscardHandler)
+	}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.writers.Init(runtime.GOMAXPROCS(0))
+	return l
+}
+
+// Run makes a loop, calls start on it, and runs it to its end as [Loop.Run]
+// does. An error of start ends the loop by force and is returned.
+func Run(ctx context.Context, cfg *Config, start func(l *Loop) error) error {
+	if start == nil {
+		return errNilFunc
+	}
+	l := New(cfg)
+	l.Post(func() {
+		if err := start(l); err != nil {
+			l.stop(err)
+		}
+	})
+	return l.Run(ctx)
+}
+
+// Run runs callbacks until nothing keeps the loop alive, and returns then with
+// no goroutine, descriptor or signal registration left behind. It blocks; the
+// calling goroutine is the dispatcher.
+//
+// Run returns nil at the natural end and after [Loop.Stop] or [Loop.Shutdown];
+// the cause of ctx if ctx ended the loop by force; or the error that ended the
+// loop: of the start function, or an event that the default handler let through.
+// A panic in a callback leaves Run as a [*PanicError] (see Config.CatchPanics).
+//
+// A loop runs once: Run returns [ErrRunning] while the loop runs, in a callback
+// too, and [ErrLoopClosed] after it ended.
+func (l *Loop) Run(ctx context.Context) error {
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	if err := l.begin(); err != nil {
+		return err
+	}
+	labels := pprof.WithLabels(ctx, pprof.Labels("eventloop", l.cfg.Name))
+	pprof.SetGoroutineLabels(labels)
+	defer pprof.SetGoroutineLabels(ctx)
+
+	if ctx.Err() != nil {
+		l.stop(context.Cause(ctx))
+	}
+	release := context.AfterFunc(ctx, func() { l.stop(context.Cause(ctx)) })
+	defer release()
+
+	// Deferred, because a callback may call runtime.Goexit (t.FailNow does), and
+	// then too everything is to be closed.
+	defer func() {
+		if p := l.panicked; p != nil {
+			panic(p)
+		}
+	}()
+	defer l.teardown()
+	l.dispatch()
+	return l.result()
+}
+
+// begin turns a new loop into a running one.
+func (l *Loop) begin() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch l.state {
+	case stateRunning:
+		return ErrRunning
+	case stateClosed:
+		return ErrLoopClosed
+	}
+	l.state = stateRunning
+	l.epoch = time.Now()
+	l.goid.Store(goid.Get())
+	l.timer = time.NewTimer(time.Hour)
+	l.timer.Stop()
+	return nil
+}
+
+func (l *Loop) result() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stopErr
+}
+
+// Post arranges for f to be called on the loop, in a later turn, after every f
+// that the same goroutine posted before. It never blocks.
+//
+// If Post returns nil, f runs exactly once before Run returns, unless the loop
+// is stopped by force. A queued f keeps the loop alive. After the end Post
+// returns [ErrLoopClosed]; for a nil f, an error.
+func (l *Loop) Post(f func()) error {
+	if f == nil {
+		return errNilFunc
+	}
+	l.mu.Lock()
+	if err := l.usable(true); err != nil {
+		l.mu.Unlock()
+		return err
+	}
+	l.posts = append(l.posts, f)
+	if !l.sleeping {
+		l.mu.Unlock()
+		return nil
+	}
+	l.sleeping = false
+	l.mu.Unlock()
+	l.wake()
+	return nil
+}
+
+// wake ends the sleep of the dispatcher. If the channel is full the dispatcher
+// cannot be asleep.
+func (l *Loop) wake() {
+	select {
+	case l.tasks <- wakeTask{}:
+	default:
+	}
+}
+
+// wakeLocked is wake for callers that hold l.mu.
+func (l *Loop) wakeLocked() {
+	if l.sleeping {
+		l.sleeping = false
+		l.wake()
+	}
+}
+
+// Hold keeps the loop alive, even if it has nothing to do, until release is
+// called. Both may be called from any goroutine, Hold also before Run; a second
+// call of release does nothing, and so does a release after the end.
+func (l *Loop) Hold() (release func()) {
+	h := &hold{}
+	if err := l.register(&h.handle, h, kindHold, true); err != nil {
+		return func() {}
+	}
+	return func() { l.unregister(&h.handle) }
+}
+
+type hold struct{ handle }
+
+func (h *hold) terminate()       { h.loop.unregister(&h.handle) }
+func (h *hold) describe() string { return "" }
+
+// Stop ends the loop by force. The callback that runs now finishes, and no other
+// starts; whatever the loop has is closed at once, without flushing; then only
+// OnClose callbacks, once each, and the exit callbacks run, and Run returns nil.
+// Stop does not wait; [Loop.Done] tells when the loop has ended. Before Run, it
+// makes Run return at once. A second call does nothing.
+func (l *Loop) Stop() { l.stop(nil) }
+
+// stop ends the loop by force. The first reason counts.
+func (l *Loop) stop(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state == stateClosed || l.stopping {
+		return
+	}
+	l.stopping = true
+	l.stopErr = err
+	l.ended.Store(true)
+	l.wakeLocked()
+}
+
+// stopPanic ends the loop by force because of p, which Run will panic with. A
+// panic counts more than any other reason, and the first panic the most.
+func (l *Loop) stopPanic(p *PanicError) {
+	l.stop(p)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.panicked == nil {
+		l.panicked = p
+	}
+}
+
+// Shutdown ends the loop gracefully. Listeners, servers, signal handlers and
+// intervals are closed; connections, timers, requests, tasks and holds go on
+// until they end by themselves, and then Run returns nil. When ctx ends before
+// that, the loop is stopped by force.
+//
+// Shutdown does not wait, so a callback, of a signal say, may call it. Before
+// Run, it makes Run return at once.
+func (l *Loop) Shutdown(ctx context.Context) {
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	release := context.AfterFunc(ctx, l.Stop)
+	l.mu.Lock()
+	if l.state == stateNew {
+		l.mu.Unlock()
+		l.Stop()
+		release()
+		return
+	}
+	l.mu.Unlock()
+	l.OnExit(func() { release() })
+	l.Post(l.shutdownHandles)
+}
+
+// shutdownHandles closes what would go on for ever.
+func (l *Loop) shutdownHandles() {
+	l.mu.Lock()
+	var owners []shutdowner
+	for h := range l.handles.all {
+		if s, ok := h.owner.(shutdowner); ok {
+			owners = append(owners, s)
+		}
+	}
+	var intervals []*Timer
+	for t := range l.timers.All {
+		if t.period > 0 {
+			intervals = append(intervals, (*Timer)(t))
+		}
+	}
+	l.mu.Unlock()
+	for _, s := range owners {
+		s.shutdown()
+	}
+	for _, t := range intervals {
+		t.Stop()
+	}
+}
+
+// OnExit arranges for f to be called on the loop when it has ended, of whatever
+// kind the end is, after everything that the loop had is closed. Exit callbacks
+// run last in, first out. In them, Post and the like return [ErrLoopClosed]. If
+// one panics the others still run. A nil f, and an OnExit after the end, are
+// ignored.
+func (l *Loop) OnExit(f func()) {
+	if f == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.exits = append(l.exits, f)
+}
+
+// Done returns a channel that is closed when Run has returned, or is about to
+// with nothing left to do.
+func (l *Loop) Done() <-chan struct{} { return l.done }
+
+// now returns the time since Run began. It is zero before Run, so that timers
+// made then start with Run. The caller holds l.mu or is on the loop.
+func (l *Loop) now() time.Duration {
+	if l.state == stateNew {
+		return 0
+	}
+	return time.Since(l.epoch)
+}
+
+// onLoop reports whether the caller runs on the dispatcher. It is slow.
+func (l *Loop) onLoop() bool { return l.goid.Load() == goid.Get() }
+
+// dispatch runs turns until the loop ends.
+func (l *Loop) dispatch() {
+	for l.prepare() {
+		l.turn()
+	}
+}
+
+// prepare collects what is to be done in the next turn, and sleeps until there
+// is something. It returns false at the end, and then nothing can be added any
+// more: whether anything keeps the loop alive, and that nothing does any more,
+// is decided under one lock, so no Post falls in between.
+func (l *Loop) prepare() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for !l.stopping {
+		l.collectDue()
+		l.collectPosts()
+		posted := l.next < len(l.batch)
+		if l.refs == 0 && !posted {
+			break // what else is due belongs to handles that are unref'd
+		}
+		if posted || l.first != nil || len(l.due) > 0 || len(l.tasks) > 0 {
+			return true
+		}
+		l.sleep()
+	}
+	l.state = stateClosed
+	l.ended.Store(true)
+	return false
+}
+
+// collectDue moves the timers that are due to l.due. Timers that are armed later
+// in this turn wait for the next, however short they are.
+func (l *Loop) collectDue() {
+	when, ok := l.timers.Min()
+	if !ok {
+		return
+	}
+	now := l.now()
+	for ok && when <= int64(now) && len(l.due) < maxPerTurn {
+		item, _ := l.timers.Pop()
+		t := (*Timer)(item)
+		t.state = timerDue
+		l.due = append(l.due, t)
+		l.lag.Record(now - time.Duration(when))
+		when, ok = l.timers.Min()
+	}
+}
+
+// collectPosts takes the posts once those taken before have run: what a post
+// posts runs in a later turn.
+func (l *Loop) collectPosts() {
+	if l.next < len(l.batch) {
+		return
+	}
+	l.batch, l.posts = l.posts, l.batch[:0]
+	l.next = 0
+	if cap(l.posts) > 4*maxTasksQueued {
+		l.posts = nil // a burst must not hold its memory for ever
+	}
+	if n := uint64(len(l.batch)); n > l.count.queuePeak.Load() {
+		l.count.queuePeak.Store(n)
+	}
+}
+
+// sleep waits for a task, a wake-up or the first deadline. The caller holds
+// l.mu, which is released meanwhile.
+func (l *Loop) sleep() {
+	l.sleeping = true
+	when, timed := l.timers.Min()
+	began := l.now()
+	l.mu.Unlock()
+	l.count.busy.Add(int64(began) - l.count.woke.Load())
+	if !timed {
+		l.first = <-l.tasks
+	} else {
+		l.timer.Reset(time.Duration(when) - began)
+		select {
+		case l.first = <-l.tasks:
+		case <-l.timer.C:
+		}
+	}
+	l.mu.Lock()
+	l.sleeping = false
+	woke := l.now()
+	l.count.woke.Store(int64(woke))
+	l.count.idle.Add(int64(woke - began))
+}
+
+// turn runs what prepare collected: timers, then posts, then tasks, a bounded
+// number of each.
+func (l *Loop) turn() {
+	l.count.iterations.Add(1)
+	l.writers.BeginTurn()
+	defer l.writers.EndTurn()
+	l.runDue()
+	l.runPosts()
+	l.runTasks()
+}
+
+func (l *Loop) runDue() {
+	for i, t := range l.due {
+		l.due[i] = nil
+		if l.ended.Load() {
+			continue
+		}
+		l.fire(t)
+		l.ran()
+	}
+	if l.due = l.due[:0]; cap(l.due) > maxPerTurn {
+		l.due = nil
+	}
+}
+
+func (l *Loop) runPosts() {
+	for n := 0; l.next < len(l.batch) && n < maxPerTurn && !l.ended.Load(); n++ {
+		f := l.batch[l.next]
+		l.batch[l.next] = nil
+		l.next++
+		l.call(f)
+		l.ran()
+	}
+}
+
+func (l *Loop) runTasks() {
+	n := min(len(l.tasks), maxPerTurn)
+	if t := l.first; t != nil {
+		l.first = nil
+		t.run()
+		l.ran()
+	}
+	for ; n > 0 && !l.ended.Load(); n-- {
+		(<-l.tasks).run()
+		l.ran()
+	}
+}
+
+// ran counts a callback and lets the writers have, every few callbacks, what
+// was written.
+func (l *Loop) ran() {
+	if l.sinceRelease++; l.sinceRelease >= releaseEvery {
+		l.sinceRelease = 0
+		l.writers.Release()
+	}
+}
+
+// teardown closes everything that the loop has, waits until it is gone, and runs
+// the exit callbacks. It is deferred by Run: the end may be a Goexit, in which
+// case the loop is still marked as running.
+func (l *Loop) teardown() {
+	l.mu.Lock()
+	l.state = stateClosed
+	l.ended.Store(true)
+	l.mu.Unlock()
+	defer close(l.done)
+	defer l.runExits()
+	defer l.closeAll()
+	l.cancel()
+}
+
+// closeAll terminates every handle and serves the tasks of their goroutines, so
+// that none of them waits for the dispatcher, until the last is gone.
+func (l *Loop) closeAll() {
+	// A callback of OnClose may call Goexit in the middle of it.
+	finished := false
+	defer func() {
+		if !finished {
+			l.closeAll()
+		}
+	}()
+	l.mu.Lock()
+	l.timers.Clear()
+	l.posts, l.batch, l.next, l.due = nil, nil, 0, nil
+	owners := make([]owner, 0, l.handles.len)
+	for h := range l.handles.all {
+		owners = append(owners, h.owner)
+	}
+	l.mu.Unlock()
+	l.writers.EndTurn()
+	for _, o := range owners {
+		o.terminate()
+	}
+	if t := l.first; t != nil {
+		l.first = nil
+		t.run()
+	}
+	for l.handleCount() > 0 {
+		(<-l.tasks).run()
+	}
+	l.writers.Close()
+	l.wg.Wait()
+	l.timer.Stop()
+	finished = true
+	l.flushUnasked()
+}
+
+func (l *Loop) handleCount() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.handles.len
+}
+
+// runExits runs the exit callbacks, all of them even if one panics or exits the
+// goroutine. The first panic is the one that leaves Run.
+func (l *Loop) runExits() {
+	for {
+		l.mu.Lock()
+		if len(l.exits) == 0 {
+			l.mu.Unlock()
+			return
+		}
+		f := l.exits[len(l.exits)-1]
+		l.exits = slices.Delete(l.exits, len(l.exits)-1, len(l.exits))
+		l.mu.Unlock()
+		l.runExit(f)
+	}
+}
+
+func (l *Loop) runExit(f func()) {
+	returned := false
+	defer func() {
+		if v := recover(); v != nil {
+			l.keepPanic(newPanicError(v))
+		} else if !returned {
+			l.runExits() // Goexit in f: the goroutine ends, the others still run
+		}
+	}()
+	f()
+	returned = true
+}
+
+// keepPanic remembers a panic of an exit callback for Run.
+func (l *Loop) keepPanic(p *PanicError) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.panicked == nil {
+		l.panicked = p
+	}
+}

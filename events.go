@@ -1,0 +1,292 @@
+package eventloop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime/debug"
+	"strings"
+	"syscall"
+)
+
+// Errors of the loop itself. They are returned, never delivered to an event
+// callback, and are to be tested with [errors.Is].
+var (
+	// ErrLoopClosed says that the loop has ended, or is ending by force. It is
+	// also the error of futures that were pending at that moment.
+	ErrLoopClosed = errors.New("eventloop: loop closed")
+
+	// ErrNotRunning is returned by what needs a socket, a signal or a goroutine
+	// when it is asked for before [Loop.Run].
+	ErrNotRunning = errors.New("eventloop: loop not running")
+
+	// ErrRunning is returned by a second call of [Loop.Run].
+	ErrRunning = errors.New("eventloop: loop already run")
+
+	// ErrOnLoop is returned by a call that waits, when it is made on the loop
+	// that it would wait for.
+	ErrOnLoop = errors.New("eventloop: would wait on the loop for the loop itself")
+
+	// ErrPending is returned by [Future.Result] while there is no result yet.
+	ErrPending = errors.New("eventloop: result pending")
+)
+
+// Errors of operations. An [*OpError] matches them through [errors.Is]; the
+// names in parentheses are the conditions of cl-async that they stand for.
+var (
+	// ErrConn matches every *OpError (connection-error).
+	ErrConn = errors.New("eventloop: connection error")
+
+	// ErrTCP matches an error of a stream socket: tcp and unix (tcp-error).
+	ErrTCP = errors.New("eventloop: socket error")
+
+	// ErrTimeout matches an *OpError whose cause says that it is a timeout,
+	// whether it came from a deadline, a context or the kernel (tcp-timeout,
+	// http-timeout).
+	ErrTimeout = errors.New("eventloop: timeout")
+
+	// ErrRefused matches a connection that the peer refused (tcp-refused,
+	// http-refused). It holds on every platform.
+	ErrRefused = errors.New("eventloop: connection refused")
+
+	// ErrReset matches a connection that the peer reset: ECONNRESET, EPIPE and
+	// ECONNABORTED. It is information, as io.EOF is: see [IsInfo].
+	ErrReset = errors.New("eventloop: connection reset by peer")
+
+	// ErrClosed is net.ErrClosed: the handle was closed before (socket-closed).
+	ErrClosed = net.ErrClosed
+
+	// ErrBufferFull is returned by a Write that would pass
+	// [ConnConfig.MaxBuffered]. Nothing of it was taken.
+	ErrBufferFull = errors.New("eventloop: write buffer full")
+
+	// ErrDNS matches an error of a name lookup (dns-error).
+	ErrDNS = errors.New("eventloop: lookup error")
+
+	// ErrHTTP matches an error of an HTTP request (http-error).
+	ErrHTTP = errors.New("eventloop: http error")
+)
+
+// An OpError is the error of one operation on a connection, a listener, a name
+// or a request. It matches [ErrConn] and, by its cause, the other sentinels of
+// this package; [errors.Is] and [errors.As] reach the cause too.
+type OpError struct {
+	// Op names the operation: "dial", "handshake", "read", "write", "close",
+	// "accept", "listen", "lookup", "request", ...
+	Op string
+
+	// Net is the network, such as "tcp" or "unix"; empty if there is none.
+	Net string
+
+	// Addr is the remote address, the name that was looked up, or the URL;
+	// empty if it is not known.
+	Addr string
+
+	// Err is the cause and never nil.
+	Err error
+
+	// Conn is the connection (tcp-socket of the seed); nil if there is none.
+	Conn *Conn
+
+	// Listener is the listener of an accept error; else nil.
+	Listener *Listener
+}
+
+var _ net.Error = (*OpError)(nil)
+
+// Error describes the operation, its address and the cause.
+func (e *OpError) Error() string {
+	var b strings.Builder
+	b.WriteString(e.Op)
+	for _, part := range []string{e.Net, e.Addr} {
+		if part != "" {
+			b.WriteByte(' ')
+			b.WriteString(part)
+		}
+	}
+	b.WriteString(": ")
+	b.WriteString(cause(e.Err).Error())
+	return b.String()
+}
+
+// cause strips the net.OpError around a cause for the sake of the message,
+// which would say operation and address twice.
+func cause(err error) error {
+	if op, ok := err.(*net.OpError); ok && op.Err != nil {
+		return op.Err
+	}
+	return err
+}
+
+// Unwrap returns the cause.
+func (e *OpError) Unwrap() error { return e.Err }
+
+// Timeout reports whether the cause is a timeout.
+func (e *OpError) Timeout() bool {
+	var t interface{ Timeout() bool }
+	return errors.As(e.Err, &t) && t.Timeout()
+}
+
+// Temporary reports whether the cause calls itself temporary.
+//
+// Deprecated: it completes [net.Error]; see there for why it says little.
+func (e *OpError) Temporary() bool {
+	var t interface{ Temporary() bool }
+	return errors.As(e.Err, &t) && t.Temporary()
+}
+
+// Is reports whether target is a sentinel of this package that describes e.
+func (e *OpError) Is(target error) bool {
+	switch target {
+	case ErrConn:
+		return true
+	case ErrTCP:
+		return strings.HasPrefix(e.Net, "tcp") || strings.HasPrefix(e.Net, "unix")
+	case ErrTimeout:
+		return e.Timeout()
+	case ErrRefused:
+		return isRefused(e.Err)
+	case ErrReset:
+		return isReset(e.Err)
+	case ErrDNS:
+		var dns *net.DNSError
+		return e.Op == opLookup || errors.As(e.Err, &dns)
+	case ErrHTTP:
+		return e.Op == opRequest
+	}
+	return false
+}
+
+// Operations that decide what an OpError matches.
+const (
+	opLookup  = "lookup"
+	opRequest = "request"
+)
+
+// A PanicError is what is left of a panic in a callback, a task or a function
+// of [Work]. It unwraps to the value if that is an error.
+type PanicError struct {
+	Value any    // what the code panicked with
+	Stack []byte // where, as runtime/debug.Stack prints it
+}
+
+// Error prints the value and the stack.
+func (e *PanicError) Error() string {
+	return fmt.Sprintf("eventloop: panic in a callback: %v\n\n%s", e.Value, e.Stack)
+}
+
+// Unwrap returns the value that was panicked with if it is an error, else nil.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// newPanicError must be called by the deferred function that recovered, where
+// the stack of the panic is still there to be read.
+func newPanicError(value any) *PanicError {
+	if pe, ok := value.(*PanicError); ok {
+		return pe // it crossed a goroutine or a nested loop: keep the first stack
+	}
+	return &PanicError{Value: value, Stack: debug.Stack()}
+}
+
+// IsInfo reports whether err tells of an ordinary end rather than of trouble:
+// io.EOF, or a reset by the peer (connection-info that is no connection-error).
+// A server sees both all day; the default event handler ignores them.
+func IsInfo(err error) bool {
+	return err == io.EOF || errors.Is(err, ErrReset) || isReset(err)
+}
+
+// Errno returns the number of the system error that err carries, or -1 if it
+// carries none (conn-errcode).
+func Errno(err error) int {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return int(errno)
+	}
+	return -1
+}
+
+// windowsErrno are the WSA codes of Windows, which the syscall package does not
+// map to its own names there. No Unix has numbers as large.
+const (
+	wsaECONNABORTED = syscall.Errno(10053)
+	wsaECONNRESET   = syscall.Errno(10054)
+	wsaECONNREFUSED = syscall.Errno(10061)
+)
+
+func isRefused(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaECONNREFUSED)
+}
+
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, io.ErrClosedPipe) ||
+		errors.Is(err, wsaECONNRESET) || errors.Is(err, wsaECONNABORTED)
+}
+
+// event delivers err, which no callback of an operation took, to
+// Config.EventHandler or to the default handler. remote says that a peer caused
+// it: an accepted connection, a request, a single accept. On the loop only.
+func (l *Loop) event(err error, remote bool) {
+	if h := l.cfg.EventHandler; h != nil {
+		l.callEvent(func() { h(err) })
+		return
+	}
+	var pe *PanicError
+	switch {
+	case IsInfo(err):
+	case errors.As(err, &pe) && l.cfg.CatchPanics:
+		l.log.Error("panic in a callback", "loop", l.cfg.Name, "err", err)
+	case remote:
+		l.log.Warn("event", "loop", l.cfg.Name, "err", err)
+	default:
+		l.stop(err)
+	}
+}
+
+// call runs f, a callback whose panics go to the default handler.
+func (l *Loop) call(f func()) {
+	defer l.caught(nil)
+	f()
+}
+
+// callEvent runs f, an event callback. Its panic is not caught again: an event
+// callback that panics would only be told of its own panic.
+func (l *Loop) callEvent(f func()) {
+	defer func() {
+		if v := recover(); v != nil {
+			l.stopPanic(newPanicError(v))
+		}
+	}()
+	f()
+}
+
+// caught is deferred around every callback. Without CatchPanics the panic ends
+// the loop and leaves Run; with it, the panic becomes the event of the operation
+// (route), or of the default handler where route is nil.
+func (l *Loop) caught(route func(err error)) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	pe := newPanicError(v)
+	switch {
+	case !l.cfg.CatchPanics:
+		l.stopPanic(pe)
+	case route == nil:
+		l.event(pe, false)
+	default:
+		route(pe)
+	}
+}
+
+// contextError is the error of an operation that ctx ended.
+func contextError(ctx context.Context) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	return context.Canceled
+}

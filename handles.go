@@ -1,0 +1,236 @@
+package eventloop
+
+import (
+	"iter"
+	"time"
+)
+
+// A Handle describes something that a loop has open, at the moment it was asked.
+type Handle struct {
+	// Kind is "conn", "listener", "timer", "interval", "signal", "hold",
+	// "future", "task", "work", "receiver", ...
+	Kind string
+
+	// Name is the address, the signals, or whatever tells one handle from
+	// another of its kind; it may be empty.
+	Name string
+
+	// Ref reports whether the handle keeps the loop alive.
+	Ref bool
+
+	// Age is the time since the handle was opened. Of timers it is not kept, and
+	// Age is then the time until the timer fires, as a negative number.
+	Age time.Duration
+}
+
+// String returns kind, name, age and whether the handle is unref'd.
+func (h Handle) String() string {
+	s := h.Kind
+	if h.Name != "" {
+		s += " " + h.Name
+	}
+	if h.Age < 0 {
+		s += " in " + (-h.Age).Round(time.Millisecond).String()
+	} else {
+		s += " " + h.Age.Round(time.Millisecond).String()
+	}
+	if !h.Ref {
+		s += " (unref)"
+	}
+	return s
+}
+
+// Handles returns a sequence over what the loop has open now, which answers the
+// question why it does not end: those with Ref keep it alive. It is a snapshot;
+// the loop goes on meanwhile.
+func (l *Loop) Handles() iter.Seq[Handle] {
+	l.mu.Lock()
+	now := l.now()
+	var all []Handle
+	var owners []owner
+	for h := range l.handles.all {
+		all = append(all, Handle{Kind: h.kind.String(), Ref: !h.unref, Age: now - h.born})
+		owners = append(owners, h.owner)
+	}
+	n := len(all)
+	for t, when := range l.timers.All {
+		all = append(all, Handle{Kind: (*Timer)(t).kind(), Ref: !t.unref, Age: min(now-time.Duration(when), -1)})
+	}
+	l.mu.Unlock()
+	for i := range n {
+		all[i].Name = owners[i].describe() // takes locks of its own
+	}
+	return func(yield func(Handle) bool) {
+		for _, h := range all {
+			if !yield(h) {
+				return
+			}
+		}
+	}
+}
+
+// kind says what a handle is.
+type kind uint8
+
+const (
+	kindConnIn  kind = iota // accepted or adopted
+	kindConnOut             // dialled
+	kindListener
+	kindSignal
+	kindHold
+	kindFuture
+	kindLookup
+	kindTask
+	kindWork
+	kindReceiver
+	kindHTTPServer
+	kindHTTPRequest
+	kindHTTPClient // a request of the client
+	kindCount
+)
+
+var kindNames = [kindCount]string{
+	"conn", "conn", "listener", "signal", "hold", "future", "lookup", "task", "work", "receiver",
+	"http server", "http request", "http client request",
+}
+
+func (k kind) String() string { return kindNames[k] }
+
+// An owner is what a handle is part of.
+type owner interface {
+	// terminate closes the owner by force, on the loop, when the loop ends. It
+	// must lead to unregister, at once or by a task.
+	terminate()
+
+	// describe returns the name for Handles. It is called from any goroutine.
+	describe() string
+}
+
+// A shutdowner is an owner that Loop.Shutdown closes.
+type shutdowner interface{ shutdown() }
+
+// handle is the part that everything has that a loop knows: the loop's list
+// runs through it, so opening a handle costs no memory besides it.
+type handle struct {
+	loop *Loop
+
+	// Guarded by loop.mu.
+	owner      owner // nil if not registered
+	next, prev *handle
+	born       time.Duration
+	kind       kind
+	unref      bool
+}
+
+// register adds h to the loop. early says that it may be done before Run.
+func (l *Loop) register(h *handle, o owner, k kind, early bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.usable(early); err != nil {
+		return err
+	}
+	h.loop, h.owner, h.kind, h.born = l, o, k, l.now()
+	l.handles.add(h)
+	l.kinds[k]++
+	l.refs++
+	return nil
+}
+
+// usable returns the error of a call that the state of the loop forbids. The
+// caller holds l.mu.
+func (l *Loop) usable(early bool) error {
+	switch {
+	case l.state == stateClosed || l.stopping && l.state == stateRunning:
+		return ErrLoopClosed
+	case l.state == stateNew && !early:
+		return ErrNotRunning
+	}
+	return nil
+}
+
+// unregister takes h from the loop and reports whether it was there.
+func (l *Loop) unregister(h *handle) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h.owner == nil {
+		return false
+	}
+	l.handles.remove(h)
+	h.owner = nil
+	l.kinds[h.kind]--
+	if !h.unref {
+		l.release()
+	}
+	return true
+}
+
+// release takes back one reason to live. The caller holds l.mu.
+func (l *Loop) release() {
+	if l.refs--; l.refs == 0 {
+		l.wakeLocked()
+	}
+}
+
+func (h *handle) setRef(ref bool) {
+	l := h.loop
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h.unref != ref {
+		return
+	}
+	h.unref = !ref
+	switch {
+	case h.owner == nil:
+	case ref:
+		l.refs++
+	default:
+		l.release()
+	}
+}
+
+// Ref makes the handle keep the loop alive, as it does from the start.
+func (h *handle) Ref() { h.setRef(true) }
+
+// Unref lets the loop end although the handle is open; it is then closed as by
+// force. While the loop lives the handle works as before.
+func (h *handle) Unref() { h.setRef(false) }
+
+// handleList is a list of handles in order of registration.
+type handleList struct {
+	head, tail *handle
+	len        int
+}
+
+func (hl *handleList) add(h *handle) {
+	h.prev, h.next = hl.tail, nil
+	if hl.tail == nil {
+		hl.head = h
+	} else {
+		hl.tail.next = h
+	}
+	hl.tail = h
+	hl.len++
+}
+
+func (hl *handleList) remove(h *handle) {
+	if h.prev == nil {
+		hl.head = h.next
+	} else {
+		h.prev.next = h.next
+	}
+	if h.next == nil {
+		hl.tail = h.prev
+	} else {
+		h.next.prev = h.prev
+	}
+	h.prev, h.next = nil, nil
+	hl.len--
+}
+
+func (hl *handleList) all(yield func(*handle) bool) {
+	for h := hl.head; h != nil; h = h.next {
+		if !yield(h) {
+			return
+		}
+	}
+}

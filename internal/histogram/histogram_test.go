@@ -1,0 +1,52 @@
+package histogram
+
+import (
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+func TestBucketHoldsItsDurationAndIsAQuarterWideAtMost(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		d := time.Duration(rapid.Int64Range(0, int64(15*time.Minute)).Draw(t, "d"))
+		i := bucket(d)
+		if up := upper(i); up < d || i > 0 && upper(i-1) >= d || up-d > d/4+1 {
+			t.Fatalf("%v is in bucket %d, which ends at %v", d, i, up)
+		}
+	})
+}
+
+func TestHugeAndNegativeDurationsAreCounted(t *testing.T) {
+	var h Histogram
+	h.Record(-time.Second)
+	h.Record(1<<63 - 1)
+	if got := h.Quantiles(0.5)[0]; got != 0 {
+		t.Errorf("median = %v, want 0", got)
+	}
+	if h.Max() != 1<<63-1 {
+		t.Errorf("max = %v", h.Max())
+	}
+}
+
+func TestQuantilesOfAnEmptyHistogramAreZero(t *testing.T) {
+	var h Histogram
+	if q := h.Quantiles(0, 0.5, 1); q[0] != 0 || q[1] != 0 || q[2] != 0 {
+		t.Errorf("quantiles = %v, want zeros", q)
+	}
+}
+
+func TestQuantilesFollowTheShares(t *testing.T) {
+	var h Histogram
+	for range 98 {
+		h.Record(time.Microsecond)
+	}
+	h.Record(time.Millisecond)
+	h.Record(time.Second)
+	q := h.Quantiles(0.5, 0.99, 1)
+	for i, want := range []time.Duration{time.Microsecond, time.Millisecond, time.Second} {
+		if q[i] < want || q[i] > want+want/4 {
+			t.Errorf("quantile %d = %v, want %v to a quarter above", i, q[i], want)
+		}
+	}
+}

@@ -1,0 +1,103 @@
+// Package signalhub lets any number of watchers share a signal, with one channel
+// and one goroutine a signal in use, and puts back what was in force before when
+// the last watcher goes.
+package signalhub
+
+import (
+	"os"
+	"os/signal"
+	"slices"
+	"sync"
+)
+
+var hub = struct {
+	sync.Mutex
+	signals map[os.Signal]*line
+}{signals: make(map[os.Signal]*line)}
+
+// A line is a signal in use.
+type line struct {
+	ch       chan os.Signal
+	done     chan struct{} // closed by forward when it ends
+	ignored  bool          // before the first watcher came
+	watchers []*watcher    // guarded by hub
+}
+
+type watcher struct{ f func(os.Signal) }
+
+// Watch calls f, which must not block, for each of sigs that arrives, until
+// cancel has returned. Watchers of one signal are called in the order in which
+// they came. When cancel returns, and nobody else watches, the default action of
+// the signal is in force again, or it is ignored again.
+func Watch(f func(os.Signal), sigs ...os.Signal) (cancel func()) {
+	w := &watcher{f}
+	hub.Lock()
+	defer hub.Unlock()
+	var mine []os.Signal
+	for _, sig := range sigs {
+		if slices.Contains(mine, sig) {
+			continue
+		}
+		mine = append(mine, sig)
+		join(sig, w)
+	}
+	return func() { leave(w, mine) }
+}
+
+// join adds w to the line of sig. The caller holds hub.
+func join(sig os.Signal, w *watcher) {
+	ln := hub.signals[sig]
+	if ln == nil {
+		ln = &line{
+			// One slot is enough not to miss that a signal came after the last
+			// delivery; a few keep apart what comes in a burst.
+			ch:      make(chan os.Signal, 8),
+			done:    make(chan struct{}),
+			ignored: signal.Ignored(sig),
+		}
+		hub.signals[sig] = ln
+		signal.Notify(ln.ch, sig)
+		go ln.forward()
+	}
+	ln.watchers = append(ln.watchers, w)
+}
+
+func (ln *line) forward() {
+	defer close(ln.done)
+	for sig := range ln.ch {
+		hub.Lock()
+		watchers := slices.Clone(ln.watchers)
+		hub.Unlock()
+		for _, w := range watchers {
+			w.f(sig)
+		}
+	}
+}
+
+// leave takes w from its lines, and ends those where it was the last.
+func leave(w *watcher, sigs []os.Signal) {
+	hub.Lock()
+	var ended []*line
+	for _, sig := range sigs {
+		ln := hub.signals[sig]
+		ln.watchers = slices.DeleteFunc(ln.watchers, func(v *watcher) bool { return v == w })
+		if len(ln.watchers) > 0 {
+			continue
+		}
+		delete(hub.signals, sig)
+		// Stop waits until nothing is being delivered, so the channel can be
+		// closed. It restores the default, also of signals that the process
+		// ignored by signal.Ignore. Reset and Ignore by themselves would take
+		// the signal away from channels of other packages.
+		signal.Stop(ln.ch)
+		if ln.ignored {
+			signal.Ignore(sig)
+		}
+		close(ln.ch)
+		ended = append(ended, ln)
+	}
+	hub.Unlock()
+	for _, ln := range ended {
+		<-ln.done
+	}
+}

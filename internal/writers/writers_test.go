@@ -1,0 +1,120 @@
+package writers
+
+import (
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type job struct{ run func() }
+
+func (j *job) Flush() { j.run() }
+
+func newPool(limit int) *Pool[*job] {
+	p := &Pool[*job]{}
+	p.Init(limit)
+	return p
+}
+
+func TestJobsOfATurnWaitForItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(2)
+		defer p.Close()
+		var ran atomic.Int32
+		p.BeginTurn()
+		for range 20 {
+			p.Add(&job{func() { ran.Add(1) }})
+		}
+		synctest.Wait()
+		if n := ran.Load(); n != 0 {
+			t.Errorf("%d jobs ran in the turn, want none", n)
+		}
+		p.Release()
+		synctest.Wait()
+		if n := ran.Load(); n != 20 {
+			t.Errorf("%d jobs ran after Release, want 20", n)
+		}
+		p.Add(&job{func() { ran.Add(1) }})
+		p.EndTurn()
+		p.Add(&job{func() { ran.Add(1) }})
+		synctest.Wait()
+		if n := ran.Load(); n != 22 {
+			t.Errorf("%d jobs ran after EndTurn, want 22", n)
+		}
+	})
+}
+
+func TestABatchIsSharedByWorkersUpToTheLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(3)
+		defer p.Close()
+		gate := make(chan struct{})
+		var running atomic.Int32
+		p.BeginTurn()
+		for range 10 * share {
+			p.Add(&job{func() { running.Add(1); <-gate }})
+		}
+		p.EndTurn()
+		synctest.Wait()
+		if n := running.Load(); n != 3 {
+			t.Errorf("%d jobs run at a time, want 3", n)
+		}
+		close(gate)
+		synctest.Wait()
+		if n := running.Load(); n != 10*share {
+			t.Errorf("%d jobs ran, want %d", n, 10*share)
+		}
+	})
+}
+
+func TestJobsStartInTheOrderOfAdding(t *testing.T) {
+	p := newPool(1)
+	var got []int
+	for i := range 5000 {
+		p.Add(&job{func() { got = append(got, i) }})
+	}
+	p.Close()
+	for i, v := range got {
+		if i != v {
+			t.Fatalf("job %d ran in place %d", v, i)
+		}
+	}
+	if len(got) != 5000 {
+		t.Errorf("%d jobs ran, want 5000", len(got))
+	}
+}
+
+func TestEveryJobAddedFromManyGoroutinesRunsOnce(t *testing.T) {
+	p := newPool(4)
+	var ran atomic.Int32
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 2000 {
+				p.Add(&job{func() { ran.Add(1) }})
+			}
+		})
+	}
+	for range 100 {
+		p.BeginTurn()
+		p.Release()
+		p.EndTurn()
+	}
+	wg.Wait()
+	p.Close()
+	if n := ran.Load(); n != 16000 {
+		t.Errorf("%d jobs ran, want 16000", n)
+	}
+}
+
+func TestAddAfterCloseIsDropped(t *testing.T) {
+	p := newPool(1)
+	p.Close()
+	p.Add(&job{func() { t.Error("a job ran after Close") }})
+	p.Close()
+}

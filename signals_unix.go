@@ -1,0 +1,7 @@
+//go:build unix
+
+package eventloop
+
+import "syscall"
+
+const sigStop = syscall.SIGSTOP

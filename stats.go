@@ -1,0 +1,114 @@
+package eventloop
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Stats is a snapshot of a loop. The first seven figures are those of cl-async.
+type Stats struct {
+	OpenDNSQueries int // names being looked up
+	Callbacks      int // callbacks that wait to be called: queued posts and armed timers
+	Handles        int // what is open: everything that Loop.Handles gives
+	IncomingTCP    int // open connections that were accepted or adopted
+	OutgoingTCP    int // open connections that were dialled, connecting ones too
+	IncomingHTTP   int // requests of clients without an answer yet
+	OutgoingHTTP   int // requests of our own without an answer yet
+
+	Listeners int
+	Timers    int // armed timers and intervals
+	Signals   int // signal handlers
+	Tasks     int // tasks that have not ended
+	Work      int // functions of Work that have not ended
+	Futures   int // pending futures of the user's own
+	Receivers int
+	Queued    int   // posts and tasks that wait for the dispatcher
+	Buffered  int64 // bytes that wait to be written, of all connections
+
+	QueuePeak       int           // the most posts that waited for one turn
+	Busy, Idle      time.Duration // since Run: of the dispatcher at work, and waiting
+	LagP50          time.Duration // how late timers fired, and how long turns
+	LagP99          time.Duration // took that others had to wait for
+	LagMax          time.Duration
+	IterationsTotal uint64 // turns
+	BytesInTotal    uint64 // read from connections, after TLS
+	BytesOutTotal   uint64 // written to connections, before TLS
+	AcceptedTotal   uint64 // connections
+	DialedTotal     uint64 // connections, failed ones too
+	DroppedTotal    uint64 // connections that were accepted and closed at once: the loop ended
+	ErrorsTotal     uint64 // events that are errors, not information
+}
+
+// counters are written by the dispatcher or by network goroutines and read by
+// Stats. Those that many goroutines write are padded apart by their neighbours'
+// rarity; an echo touches two of them.
+type counters struct {
+	iterations atomic.Uint64
+	queuePeak  atomic.Uint64
+	busy, idle atomic.Int64 // nanoseconds
+	woke       atomic.Int64 // since Run, when the dispatcher woke up last
+	bytesIn    atomic.Uint64
+	bytesOut   atomic.Uint64
+	buffered   atomic.Int64
+	accepted   atomic.Uint64
+	dialed     atomic.Uint64
+	dropped    atomic.Uint64
+	errors     atomic.Uint64
+}
+
+// Stats returns a snapshot (stats). It may be called from any goroutine at any
+// time and takes a few microseconds, most of them for the lag.
+func (l *Loop) Stats() Stats {
+	c := &l.count
+	lag := l.lag.Quantiles(0.5, 0.99)
+	s := Stats{
+		QueuePeak:       int(c.queuePeak.Load()),
+		Buffered:        c.buffered.Load(),
+		LagP50:          lag[0],
+		LagP99:          lag[1],
+		LagMax:          l.lag.Max(),
+		IterationsTotal: c.iterations.Load(),
+		BytesInTotal:    c.bytesIn.Load(),
+		BytesOutTotal:   c.bytesOut.Load(),
+		AcceptedTotal:   c.accepted.Load(),
+		DialedTotal:     c.dialed.Load(),
+		DroppedTotal:    c.dropped.Load(),
+		ErrorsTotal:     c.errors.Load(),
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.Timers = l.timers.Len()
+	s.Queued = len(l.posts) + len(l.tasks)
+	s.Callbacks = len(l.posts) + s.Timers
+	s.Handles = l.handles.len + s.Timers
+	s.IncomingTCP = l.kinds[kindConnIn]
+	s.OutgoingTCP = l.kinds[kindConnOut]
+	s.OpenDNSQueries = l.kinds[kindLookup]
+	s.IncomingHTTP = l.kinds[kindHTTPRequest]
+	s.OutgoingHTTP = l.kinds[kindHTTPClient]
+	s.Listeners = l.kinds[kindListener] + l.kinds[kindHTTPServer]
+	s.Signals = l.kinds[kindSignal]
+	s.Tasks = l.kinds[kindTask]
+	s.Work = l.kinds[kindWork]
+	s.Futures = l.kinds[kindFuture]
+	s.Receivers = l.kinds[kindReceiver]
+	s.Busy, s.Idle = time.Duration(c.busy.Load()), time.Duration(c.idle.Load())
+	l.addCurrent(&s)
+	return s
+}
+
+// addCurrent adds the time since the dispatcher went to sleep or woke up, so
+// that a loop in a long callback does not look idle. The caller holds l.mu.
+func (l *Loop) addCurrent(s *Stats) {
+	if l.state != stateRunning {
+		return
+	}
+	now := l.now()
+	if since := now - s.Busy - s.Idle; since > 0 {
+		if l.sleeping {
+			s.Idle += since
+		} else {
+			s.Busy += since
+		}
+	}
+}

@@ -1,0 +1,396 @@
+package eventloop
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/onloop/eventloop/internal/backoff"
+)
+
+// A ListenConfig holds the settings of a listener that few need, as
+// net.ListenConfig does. The zero ListenConfig is what [Loop.Listen] uses.
+type ListenConfig struct {
+	// Backlog bounds the connections that the kernel holds ready until they are
+	// accepted. Zero or negative: the most that the system allows. It is ignored
+	// on Windows and for listeners given to Serve.
+	Backlog int
+
+	// MaxConns bounds the open connections of the listener; while they are all
+	// open nothing is accepted. Zero or negative: no bound.
+	MaxConns int
+
+	// ReusePort lets several sockets, of loops or of processes, listen on one
+	// port; the kernel spreads the connections over them. It is an error where
+	// the system does not have it.
+	ReusePort bool
+
+	// Shared makes Serve work on a duplicate of the descriptor and leave the
+	// listener to the caller, so that several loops can serve it. Without it,
+	// Serve closes the listener in the end, as http.Server does.
+	Shared bool
+
+	// OnAcceptError is called on the loop with each failure to accept, an
+	// [*OpError] with Op "accept" (tcp-accept-error). Accepting goes on after a
+	// pause, of 5 ms at first and of a second at most. If nil the error goes to
+	// Config.EventHandler.
+	OnAcceptError func(ln *Listener, err error)
+
+	// Control is called with the new socket before it is bound, as in
+	// net.ListenConfig.
+	Control func(network, address string, c syscall.RawConn) error
+}
+
+// A Listener accepts connections for a loop. It keeps the loop alive until it is
+// closed, unless it is unref'd. All methods may be called from any goroutine and
+// from any callback.
+type Listener struct {
+	handle
+	cfg  ListenConfig
+	conn *ConnConfig
+	ln   net.Listener
+	open atomic.Int64  // connections
+	gate chan struct{} // wakes the acceptor; one slot
+
+	mu     sync.Mutex // guards the following
+	closed bool
+	paused bool
+}
+
+// Listen listens on a local address and makes each accepted connection one of
+// the loop, with the callbacks and settings of cfg (tcp-server). The network is
+// "tcp", "tcp4", "tcp6" or "unix". With "tcp" and an empty host, it listens on
+// 0.0.0.0; port 0 means any free one, see [Listener.Addr]. A socket file of a
+// unix listener that nobody serves any more is replaced.
+//
+// What is wrong with the address, or that it is in use, comes back here.
+func (l *Loop) Listen(network, address string, cfg *ConnConfig) (*Listener, error) {
+	return new(ListenConfig).Listen(l, network, address, cfg)
+}
+
+// Serve is Listen for a listener of an existing service, of any kind. The
+// listener is closed with the handle; with ListenConfig.Shared it is not.
+func (l *Loop) Serve(ln net.Listener, cfg *ConnConfig) (*Listener, error) {
+	return new(ListenConfig).Serve(l, ln, cfg)
+}
+
+// Listen is [Loop.Listen] with the settings of lc.
+func (lc *ListenConfig) Listen(l *Loop, network, address string, cfg *ConnConfig) (*Listener, error) {
+	fail := func(err error) (*Listener, error) {
+		return nil, &OpError{Op: "listen", Net: network, Addr: address, Err: err}
+	}
+	if err := checkAddress(network, address); err != nil {
+		return fail(err)
+	}
+	if err := l.mayOpen(); err != nil {
+		return nil, err
+	}
+	ln, err := lc.listen(network, address)
+	if err != nil {
+		return fail(err)
+	}
+	return lc.serve(l, ln, cfg)
+}
+
+// mayOpen returns the error of opening a socket in the state of the loop.
+func (l *Loop) mayOpen() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.usable(false)
+}
+
+func (lc *ListenConfig) listen(network, address string) (net.Listener, error) {
+	if host, port, err := net.SplitHostPort(address); err == nil && host == "" && network == "tcp" {
+		network, address = "tcp4", net.JoinHostPort("0.0.0.0", port)
+	}
+	nlc := net.ListenConfig{Control: lc.control}
+	ln, err := nlc.Listen(context.Background(), network, address)
+	if err != nil && network == "unix" && errors.Is(err, syscall.EADDRINUSE) && removeStale(address) {
+		ln, err = nlc.Listen(context.Background(), network, address)
+	}
+	if err == nil && lc.Backlog > 0 {
+		err = setBacklog(ln, lc.Backlog)
+	}
+	if err != nil && ln != nil {
+		ln.Close()
+		return nil, err
+	}
+	return ln, err
+}
+
+func (lc *ListenConfig) control(network, address string, c syscall.RawConn) error {
+	if lc.ReusePort {
+		if err := reusePort(c); err != nil {
+			return err
+		}
+	}
+	if lc.Control != nil {
+		return lc.Control(network, address, c)
+	}
+	return nil
+}
+
+// removeStale removes a socket file that nobody listens on.
+func removeStale(path string) bool {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode()&os.ModeSocket == 0 {
+		return false
+	}
+	nc, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		nc.Close()
+		return false
+	}
+	return isRefused(err) && os.Remove(path) == nil
+}
+
+// Serve is [Loop.Serve] with the settings of lc. Backlog, ReusePort and Control
+// do not apply.
+func (lc *ListenConfig) Serve(l *Loop, ln net.Listener, cfg *ConnConfig) (*Listener, error) {
+	if ln == nil {
+		return nil, errors.New("eventloop: Serve of a nil listener")
+	}
+	if err := l.mayOpen(); err != nil {
+		return nil, err
+	}
+	if lc.Shared {
+		dup, err := duplicate(ln)
+		if err != nil {
+			return nil, &OpError{Op: "listen", Net: ln.Addr().Network(), Addr: ln.Addr().String(), Err: err}
+		}
+		ln = dup
+	}
+	return lc.serve(l, ln, cfg)
+}
+
+// duplicate returns a listener on a duplicate of the descriptor of ln.
+func duplicate(ln net.Listener) (net.Listener, error) {
+	f, ok := ln.(interface{ File() (*os.File, error) })
+	if !ok {
+		return nil, errUnsupported
+	}
+	file, err := f.File()
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return net.FileListener(file)
+}
+
+func (lc *ListenConfig) serve(l *Loop, nl net.Listener, cfg *ConnConfig) (*Listener, error) {
+	ln := &Listener{cfg: *lc, conn: cfg.withDefaults(), ln: nl, gate: make(chan struct{}, 1)}
+	if err := l.register(&ln.handle, ln, kindListener, false); err != nil {
+		nl.Close()
+		return nil, err
+	}
+	l.wg.Add(1)
+	go ln.accept()
+	return ln, nil
+}
+
+// Close stops accepting and frees the address; connections live on
+// (close-tcp-server). A second call does nothing. Close returns nil.
+func (ln *Listener) Close() error {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	if !ln.closed {
+		ln.closed = true
+		ln.ln.Close()
+		ln.nudge()
+	}
+	return nil
+}
+
+// Addr returns the address that is listened on, with the port that was chosen.
+func (ln *Listener) Addr() net.Addr { return ln.ln.Addr() }
+
+// Pause stops accepting; connections wait in the kernel, up to the backlog. One
+// that was being accepted at that moment may still come.
+func (ln *Listener) Pause() { ln.setPaused(true) }
+
+// Resume undoes Pause.
+func (ln *Listener) Resume() { ln.setPaused(false) }
+
+func (ln *Listener) setPaused(paused bool) {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	if ln.paused == paused || ln.closed {
+		return
+	}
+	ln.paused = paused
+	if d, ok := ln.ln.(interface{ SetDeadline(time.Time) error }); ok {
+		if paused {
+			d.SetDeadline(longAgo) // ends an Accept that waits
+		} else {
+			d.SetDeadline(noDeadline)
+		}
+	}
+	ln.nudge()
+}
+
+// nudge makes the acceptor look again at what it waits for.
+func (ln *Listener) nudge() {
+	select {
+	case ln.gate <- struct{}{}:
+	default:
+	}
+}
+
+func (ln *Listener) terminate()       { ln.Close() }
+func (ln *Listener) shutdown()        { ln.Close() }
+func (ln *Listener) describe() string { return ln.Addr().Network() + " " + ln.Addr().String() }
+
+// Tasks of a listener.
+type (
+	acceptErrTask struct {
+		ln  *Listener
+		err error
+	}
+	listenerGoneTask Listener
+)
+
+// accept is the listener's goroutine.
+func (ln *Listener) accept() {
+	defer ln.loop.wg.Done()
+	pause := backoff.New(5*time.Millisecond, time.Second)
+	for ln.mayAccept() {
+		nc, err := ln.ln.Accept()
+		switch {
+		case err == nil:
+			pause.Reset()
+			ln.accepted(nc)
+		case ln.isClosed():
+		case errors.Is(err, os.ErrDeadlineExceeded): // Pause
+		default:
+			if !ln.acceptFailed(err) {
+				break
+			}
+			ln.sleep(pause.Next())
+		}
+	}
+	ln.ln.Close()
+	ln.loop.tasks <- (*listenerGoneTask)(ln)
+}
+
+// mayAccept waits while the listener is paused or has all the connections that
+// it may have. It returns false when the listener is closed.
+func (ln *Listener) mayAccept() bool {
+	for {
+		ln.mu.Lock()
+		closed, paused := ln.closed, ln.paused
+		ln.mu.Unlock()
+		full := ln.cfg.MaxConns > 0 && ln.open.Load() >= int64(ln.cfg.MaxConns)
+		switch {
+		case closed:
+			return false
+		case !paused && !full:
+			return true
+		}
+		<-ln.gate
+	}
+}
+
+func (ln *Listener) isClosed() bool {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	return ln.closed
+}
+
+// accepted makes nc a connection of the loop.
+func (ln *Listener) accepted(nc net.Conn) {
+	l := ln.loop
+	l.count.accepted.Add(1)
+	c, err := l.newConn(ln.conn, kindConnIn)
+	if err != nil {
+		l.count.dropped.Add(1)
+		nc.Close()
+		return
+	}
+	ln.open.Add(1)
+	c.listener = ln
+	setTCPOptions(nc, ln.conn)
+	l.wg.Add(1)
+	if ln.conn.TLS != nil {
+		go c.handshakeAndServe(nc, ln.conn.TLS, false, true)
+		return
+	}
+	// Not on a goroutine of its own, which would only start that of serve.
+	c.handshakeAndServe(nc, nil, false, true)
+}
+
+// setTCPOptions applies the settings of cfg to a new connection.
+func setTCPOptions(nc net.Conn, cfg *ConnConfig) {
+	tc, ok := nc.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	if cfg.Delay {
+		tc.SetNoDelay(false)
+	}
+	switch k := cfg.KeepAlive; {
+	case k.Idle < 0:
+		tc.SetKeepAlive(false)
+	case k != net.KeepAliveConfig{}:
+		k.Enable = true
+		tc.SetKeepAliveConfig(k)
+	}
+}
+
+// connGone is called on the loop when one of the connections is closed.
+func (ln *Listener) connGone() {
+	ln.open.Add(-1)
+	if ln.cfg.MaxConns > 0 {
+		ln.nudge()
+	}
+}
+
+// acceptFailed reports a failure and whether accepting goes on. It goes on after
+// all that may pass; a listener of a foreign kind that has ended for good says so
+// with net.ErrClosed.
+func (ln *Listener) acceptFailed(err error) bool {
+	a := ln.Addr()
+	ln.loop.tasks <- acceptErrTask{ln, &OpError{
+		Op: "accept", Net: a.Network(), Addr: a.String(), Err: err, Listener: ln,
+	}}
+	if errors.Is(err, net.ErrClosed) {
+		ln.Close()
+		return false
+	}
+	return true
+}
+
+// sleep waits for d or until the listener is closed.
+func (ln *Listener) sleep(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	for !ln.isClosed() {
+		select {
+		case <-t.C:
+			return
+		case <-ln.gate:
+		}
+	}
+}
+
+func (t acceptErrTask) run() {
+	ln, l := t.ln, t.ln.loop
+	l.count.errors.Add(1)
+	if l.ended.Load() {
+		return
+	}
+	if f := ln.cfg.OnAcceptError; f != nil {
+		l.callEvent(func() { f(ln, t.err) })
+		return
+	}
+	l.event(t.err, true)
+}
+
+func (t *listenerGoneTask) run() {
+	ln := (*Listener)(t)
+	ln.loop.unregister(&ln.handle)
+}
