@@ -77,11 +77,10 @@ func (h *SignalHandler) notify(sig os.Signal) {
 
 // route returns where a panic of the callback goes.
 func (h *SignalHandler) route() func(err error) {
-	f := h.onEvent.Load()
-	if f == nil {
-		return nil
+	if f := h.onEvent.Load(); f != nil {
+		return *f
 	}
-	return func(err error) { h.loop.callEvent(func() { (*f)(err) }) }
+	return nil
 }
 
 // OnEvent sets the function that is told, on the loop, of a panic in the
