@@ -42,6 +42,14 @@ type Config struct {
 
 	// Logger receives what no callback can. If nil, nothing is logged.
 	Logger *slog.Logger
+
+	// MaxWork is how many functions of [Work] run at a time. Zero or negative:
+	// 64.
+	MaxWork int
+
+	// WorkGrace is how long Run waits, at the end by force, for functions of
+	// [Work] to return. Zero: 5 s. Negative: not at all.
+	WorkGrace time.Duration
 }
 
 // A Loop runs callbacks one at a time on the goroutine that calls [Loop.Run],
@@ -61,6 +69,7 @@ type Loop struct {
 	self    atomic.Uintptr // goid.ID of the dispatcher
 	task    atomic.Uintptr // goid.ID of the task that runs now, or 0
 	count   counters
+	work    workers
 	wg      sync.WaitGroup // network goroutines, so that Run can see the last one off
 
 	mu       sync.Mutex // guards the following
@@ -160,7 +169,7 @@ func Run(ctx context.Context, cfg *Config, start func(l *Loop) error) error {
 //
 // A loop runs once: Run returns [ErrRunning] while the loop runs, in a callback
 // too, and [ErrLoopClosed] after it ended.
-func (l *Loop) Run(ctx context.Context) error {
+func (l *Loop) Run(ctx context.Context) (err error) {
 	if ctx == nil {
 		ctx = context.Background()
 	}
@@ -183,10 +192,11 @@ func (l *Loop) Run(ctx context.Context) error {
 		if p := l.panicked; p != nil {
 			panic(p)
 		}
+		err = l.result()
 	}()
 	defer l.teardown()
 	l.dispatch()
-	return l.result()
+	return nil
 }
 
 // begin turns a new loop into a running one.
@@ -572,14 +582,30 @@ func (l *Loop) closeAll() {
 		l.first = nil
 		t.run()
 	}
+	grace := l.workGrace()
+	defer grace.Stop()
 	for l.handleCount() > 0 {
-		(<-l.tasks).run()
+		select {
+		case t := <-l.tasks:
+			t.run()
+		case <-grace.C:
+			l.abandonWork()
+		}
 	}
 	l.writers.Close()
 	l.wg.Wait()
 	l.timer.Stop()
 	finished = true
 	l.flushUnasked()
+}
+
+// workGrace returns a timer for the end of Config.WorkGrace.
+func (l *Loop) workGrace() *time.Timer {
+	d := l.cfg.WorkGrace
+	if d == 0 {
+		d = defaultWorkGrace
+	}
+	return time.NewTimer(max(d, 0))
 }
 
 func (l *Loop) handleCount() int {
