@@ -52,8 +52,8 @@ func parseHosts(data string) *hosts {
 
 func (h *hosts) add(addr netip.Addr, name string) {
 	key := hostsKey(name)
-	if key == "" {
-		return
+	if key == "" || strings.HasSuffix(key, ".") {
+		return // only dots, or too many
 	}
 	e := h.byName[key]
 	if e == nil {
