@@ -122,20 +122,26 @@ func TestTheLastCallerLeavingEndsTheWork(t *testing.T) {
 	}
 }
 
-func TestALookupAfterACancelledOneStartsAfresh(t *testing.T) {
+func TestAQueryAfterACancelledOneStartsAfresh(t *testing.T) {
 	s := newServer(t, func(p peer) {
 		if p.nth > 1 {
-			p.reply(0, p.name()+" 60 IN A 192.0.2.1")
+			p.reply(0, p.name()+" 60 IN MX 1 mail.test.")
 		}
 	})
 	r := resolverFor(t, s)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { r.LookupNetIP(ctx, "ip4", "a.test"); close(done) }()
+	go func() { r.Query(ctx, "a.test", dns.TypeMX); close(done) }()
 	waitFor(t, func() bool { return len(s.queries()) == 1 })
 	cancel()
 	<-done
-	wantAddrs(t, r, "ip4", "a.test", "192.0.2.1")
+	start := time.Now()
+	if m, err := r.Query(t.Context(), "a.test", dns.TypeMX); err != nil || len(m.Answer) != 1 {
+		t.Errorf("Query = %v, %v", m, err)
+	}
+	if d := time.Since(start); d >= r.cfg.Timeout {
+		t.Errorf("took %v: it joined the query that was cancelled", d)
+	}
 }
 
 func TestAContextThatIsOverAsksNobody(t *testing.T) {

@@ -41,7 +41,7 @@ func forgeries(p peer) [][]byte {
 		pack(func(m *dns.Msg) { m.Id++ }),
 		pack(func(m *dns.Msg) { m.Response = false }),
 		pack(func(m *dns.Msg) { m.Opcode = dns.OpcodeNotify }),
-		pack(func(m *dns.Msg) { m.Question[0].Name = "b.test." }),
+		pack(func(m *dns.Msg) { m.Question[0].Name = "forged.test." }),
 		pack(func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeMX }),
 		pack(func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS }),
 		pack(func(m *dns.Msg) { m.Question = append(m.Question, m.Question[0]) }),

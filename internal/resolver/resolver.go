@@ -481,18 +481,23 @@ func isQueryType(qtype uint16) bool {
 	return true
 }
 
-// aged returns a copy of the message for a caller of Query.
+// aged returns a copy of the message for a caller of Query. It has the name as
+// it was asked for, not in the mix of case of 0x20.
 func (a *answer) aged(fqdn string, now time.Time) *dns.Msg {
 	m := a.msg.Copy()
 	for i := range m.Question {
-		m.Question[i].Name = fqdn // without the mix of case of 0x20
+		m.Question[i].Name = fqdn
 	}
 	spent := uint32(max(now.Sub(a.made), 0) / time.Second)
 	for _, section := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
 		for _, rr := range section {
-			// In an OPT record these bits are flags.
-			if h := rr.Header(); h.Rrtype != dns.TypeOPT {
-				h.Ttl -= min(h.Ttl, spent)
+			h := rr.Header()
+			if h.Rrtype == dns.TypeOPT {
+				continue // its TTL is not one
+			}
+			h.Ttl -= min(h.Ttl, spent)
+			if equalFold(h.Name, fqdn) {
+				h.Name = fqdn
 			}
 		}
 	}
