@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -113,33 +114,29 @@ func refusesEDNS(m *dns.Msg) bool {
 // roundTrip sends q over a connection of its own and reads until the reply
 // comes or the time-out of the try ends.
 func (r *Resolver) roundTrip(ctx context.Context, s *settings, network, server string, q question, edns bool) (*dns.Msg, int, error) {
-	try, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
 	r.queries.Add(1)
 	r.open.Add(1)
 	defer r.open.Add(-1)
-
-	m, size, err := r.converse(try, network, server, q, q.msg(edns, s.trustAD))
-	switch {
-	case err == nil:
-		return m, size, nil
-	case ctx.Err() != nil:
-		return nil, 0, ctxError(ctx)
-	case try.Err() != nil:
-		// Only the try is over. This must not look like the end of the
-		// caller's context.
-		return nil, 0, os.ErrDeadlineExceeded
+	deadline := time.Now().Add(s.timeout)
+	conn, err := r.dial(ctx, deadline, network, server)
+	if err == nil {
+		defer conn.Close()
+		var m *dns.Msg
+		var size int
+		m, size, err = converse(ctx, deadline, conn, q, q.msg(edns, s.trustAD))
+		if err == nil {
+			return m, size, nil
+		}
+	}
+	if ctx.Err() != nil {
+		err = ctxError(ctx)
 	}
 	return nil, 0, err
 }
 
 // converse does what roundTrip says, until ctx ends.
-func (r *Resolver) converse(ctx context.Context, network, server string, q question, query *dns.Msg) (*dns.Msg, int, error) {
-	conn, err := r.dial(ctx, network, server)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer conn.Close()
+func converse(ctx context.Context, deadline time.Time, conn net.Conn, q question, query *dns.Msg) (*dns.Msg, int, error) {
+	conn.SetDeadline(deadline) // before the next line, which may have the last word
 	defer interruptWith(ctx, conn)()
 
 	buf := buffers.Get().(*[bufferSize]byte)
@@ -225,8 +222,41 @@ func noReply(err error) error {
 // dial connects to server, with TLS if the resolver uses it. A UDP socket is
 // connected too: the kernel then gives it a random port, drops packets from
 // others, and tells when nobody listens there.
-func (r *Resolver) dial(ctx context.Context, network, server string) (net.Conn, error) {
-	conn, err := r.cfg.Dial(ctx, network, server)
+func (r *Resolver) dial(ctx context.Context, deadline time.Time, network, server string) (net.Conn, error) {
+	if network == "udp" && r.cfg.Dial == nil {
+		// Does not block, so it needs no context: worth the two lines, as
+		// every query comes along here.
+		ap, err := netip.ParseAddrPort(server)
+		if err != nil {
+			return nil, err
+		}
+		return connectUDP(ap)
+	}
+	try, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	conn, err := r.connect(try, network, server)
+	if err != nil && try.Err() != nil && ctx.Err() == nil {
+		// Only the try is over. This must not look like the end of the
+		// caller's context.
+		err = os.ErrDeadlineExceeded
+	}
+	return conn, err
+}
+
+func connectUDP(ap netip.AddrPort) (net.Conn, error) {
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(ap))
+	if err != nil {
+		return nil, err // not c: a nil *UDPConn in a net.Conn is not nil
+	}
+	return c, nil
+}
+
+func (r *Resolver) connect(ctx context.Context, network, server string) (net.Conn, error) {
+	dial := r.cfg.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	conn, err := dial(ctx, network, server)
 	if err != nil || r.cfg.TLS == nil {
 		return conn, err
 	}

@@ -317,16 +317,22 @@ func TestAttemptsGoRoundAllServers(t *testing.T) {
 	cfg.CacheSize = -1
 	r := newResolver(t, cfg)
 	lookup(t, r, "ip4", "a.test")
-	if got := strings.Join(order, ""); got != "abab" {
+	asked := func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		got := strings.Join(order, "")
+		order = nil
+		return got
+	}
+	if got := asked(); got != "abab" {
 		t.Errorf("servers asked = %q, want abab", got)
 	}
-	order = nil
 	cfg.Rotate, cfg.Attempts = true, 1
 	r = newResolver(t, cfg)
 	for range 3 {
 		lookup(t, r, "ip4", "a.test")
 	}
-	if got := strings.Join(order, ""); got != "abbaab" {
+	if got := asked(); got != "abbaab" {
 		t.Errorf("servers asked in rotation = %q, want abbaab", got)
 	}
 }
@@ -355,6 +361,8 @@ func TestEveryQueryHasItsOwnSocketAndID(t *testing.T) {
 	for i := range n {
 		lookup(t, r, "ip4", fmt.Sprintf("n%d.test", i))
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	if len(ids) < n*9/10 {
 		t.Errorf("%d queries had %d ids", n, len(ids))
 	}

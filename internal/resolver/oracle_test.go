@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,9 +16,26 @@ import (
 )
 
 // goResolver returns the Go resolver of package net, asking the same server.
-func goResolver(s *server) *net.Resolver {
+// Since it goes on reading after a lookup is cancelled, its connections are
+// closed in the end.
+func goResolver(t testing.TB, s *server) *net.Resolver {
+	var mu sync.Mutex
+	var conns []net.Conn
+	t.Cleanup(func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range conns {
+			c.Close()
+		}
+	})
 	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, s.addr)
+		c, err := new(net.Dialer).DialContext(ctx, network, s.addr)
+		if err == nil {
+			mu.Lock()
+			conns = append(conns, c)
+			mu.Unlock()
+		}
+		return c, err
 	}}
 }
 
@@ -149,7 +167,7 @@ func TestStrangeNamesAreTakenAsByTheGoResolver(t *testing.T) {
 
 // sameAnswers puts the same questions to both resolvers.
 func sameAnswers(t *testing.T, s *server, hosts ...string) {
-	r, oracle := resolverFor(t, s), goResolver(s)
+	r, oracle := resolverFor(t, s), goResolver(t, s)
 	for _, host := range hosts {
 		for _, network := range []string{"ip", "ip4", "ip6"} {
 			got := asNetDoes(r.LookupNetIP(t.Context(), network, host))
@@ -170,7 +188,7 @@ func TestNamesOfAddressesAreThoseOfTheGoResolver(t *testing.T) {
 	s := newServer(t, zone("1.2.0.192.in-addr.arpa. 60 IN PTR a.test.", "1.2.0.192.in-addr.arpa. 60 IN PTR b.test.",
 		`2.2.0.192.in-addr.arpa. 60 IN PTR a\ b.test.`, "2.2.0.192.in-addr.arpa. 60 IN PTR a.test.",
 		"1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa. 60 IN PTR six.test."))
-	r, oracle := resolverFor(t, s), goResolver(s)
+	r, oracle := resolverFor(t, s), goResolver(t, s)
 	for _, addr := range []string{"192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2"} {
 		got, gotErr := r.LookupAddr(t.Context(), netip.MustParseAddr(addr))
 		want, wantErr := oracle.LookupAddr(t.Context(), addr)
@@ -189,7 +207,7 @@ func TestNamesOfAddressesAreThoseOfTheGoResolver(t *testing.T) {
 
 func TestTimeOutsAndCancellationAreThoseOfTheGoResolver(t *testing.T) {
 	s := newServer(t, func(peer) {})
-	r, oracle := resolverFor(t, s), goResolver(s)
+	r, oracle := resolverFor(t, s), goResolver(t, s)
 	contexts := map[string]func() (context.Context, context.CancelFunc){
 		"deadline": func() (context.Context, context.CancelFunc) {
 			return context.WithTimeout(t.Context(), 20*time.Millisecond)
@@ -220,7 +238,7 @@ func TestAddressesAreSortedAsPackageNetSortsThem(t *testing.T) {
 		"a.test. 60 IN AAAA 2001:db8::1", "a.test. 60 IN AAAA ::1", "a.test. 60 IN AAAA fe80::1", "a.test. 60 IN AAAA 2002:c000:201::1",
 		"a.test. 60 IN AAAA fd00::2", "a.test. 60 IN AAAA 2001::1", "a.test. 60 IN AAAA fec0::1", "a.test. 60 IN AAAA ff02::1", "a.test. 60 IN AAAA fd00::1:2",
 		"a.test. 60 IN A 192.0.2.1", "a.test. 60 IN A 127.0.0.1", "a.test. 60 IN A 169.254.1.1", "a.test. 60 IN A 10.1.2.3", "a.test. 60 IN A 224.0.0.1"))
-	r, oracle := resolverFor(t, s), goResolver(s)
+	r, oracle := resolverFor(t, s), goResolver(t, s)
 	for _, network := range []string{"ip4", "ip6"} {
 		got, err := r.LookupNetIP(t.Context(), network, "a.test.")
 		if err != nil {

@@ -129,9 +129,6 @@ func New(cfg Config) (*Resolver, error) {
 	cfg.CacheSize = orDefault(cfg.CacheSize, defaultCacheSize)
 	cfg.CacheMaxTTL = orDefault(cfg.CacheMaxTTL, defaultMaxTTL)
 	cfg.CacheMaxNegativeTTL = orDefault(cfg.CacheMaxNegativeTTL, defaultMaxNegativeTTL)
-	if cfg.Dial == nil {
-		cfg.Dial = new(net.Dialer).DialContext
-	}
 	r := &Resolver{
 		cfg:   cfg,
 		table: newTable(cfg.CacheSize),
