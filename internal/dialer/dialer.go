@@ -92,16 +92,10 @@ func (d *Dialer) dialOne(ctx context.Context, network string, addr netip.AddrPor
 	if d.connect != nil {
 		return d.connect(ctx, network, addr)
 	}
+	// Not DialTCP: without a local address it binds to port 0 all the same, and
+	// a bound port serves one connection, not one to each destination.
 	nd := d.netDialer()
-	var local netip.AddrPort
-	if la, ok := d.LocalAddr.(*net.TCPAddr); ok {
-		local = la.AddrPort()
-	}
-	c, err := nd.DialTCP(ctx, network, local, addr)
-	if err != nil {
-		return nil, err // not c: a nil *TCPConn in a net.Conn is not nil
-	}
-	return c, nil
+	return nd.DialContext(ctx, network, addr.String())
 }
 
 func (d *Dialer) netDialer() net.Dialer {

@@ -7,7 +7,7 @@ import (
 	"net/netip"
 )
 
-var errNoSuitable = errors.New("no suitable address found")
+var errMissingAddress = errors.New("missing address")
 
 // ports finds service names without the C library, which would need a thread
 // that no context can stop.
@@ -16,7 +16,7 @@ var ports = &net.Resolver{PreferGo: true}
 // resolve returns the addresses to dial, in the order of the resolver.
 func (d *Dialer) resolve(ctx context.Context, network, address string) ([]netip.AddrPort, error) {
 	if address == "" {
-		return nil, &net.AddrError{Err: "missing address"}
+		return nil, errMissingAddress
 	}
 	if _, ok := d.LocalAddr.(*net.TCPAddr); d.LocalAddr != nil && !ok {
 		return nil, &net.AddrError{Err: "mismatched local address type", Addr: d.LocalAddr.String()}
@@ -40,7 +40,7 @@ func (d *Dialer) resolve(ctx context.Context, network, address string) ([]netip.
 		}
 	}
 	if len(addrs) == 0 {
-		return nil, &net.AddrError{Err: errNoSuitable.Error(), Addr: host}
+		return nil, &net.AddrError{Err: "no suitable address found", Addr: host}
 	}
 	return addrs, nil
 }
