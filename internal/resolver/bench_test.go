@@ -4,9 +4,11 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -128,4 +130,34 @@ func fastReply(query, out []byte) []byte {
 	}
 	reply, _ := m.Finish()
 	return reply
+}
+
+// BenchmarkCancel measures the time from the end of the context of a lookup
+// that waits for a silent server to the return of LookupNetIP, and to the
+// moment that both its sockets are gone.
+func BenchmarkCancel(b *testing.B) {
+	s := newServer(b, func(peer) {})
+	r := resolverFor(b, s)
+	var returned, gone time.Duration
+	for b.Loop() {
+		ctx, cancel := context.WithCancel(b.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			r.LookupNetIP(ctx, "ip", "a.test")
+		}()
+		for r.open.Load() < 2 {
+			runtime.Gosched()
+		}
+		start := time.Now()
+		cancel()
+		<-done
+		returned = max(returned, time.Since(start))
+		for r.open.Load() > 0 {
+			runtime.Gosched()
+		}
+		gone = max(gone, time.Since(start))
+	}
+	b.ReportMetric(float64(returned.Microseconds()), "us-max-return")
+	b.ReportMetric(float64(gone.Microseconds()), "us-max-gone")
 }

@@ -118,12 +118,13 @@ func TestHostsFileMergesAllLinesOfAName(t *testing.T) {
 		"not-an-address name\n" +
 		"127.1 short\n" +
 		"192.0.2.4\n")
+	const none = "none" // the name has no such address, but is in the file
 	tests := []struct{ network, name, want string }{
 		{"ip4", "localhost", "127.0.0.1"},
 		{"ip4", "one.example", "192.0.2.1"},
 		{"ip6", "ONE.EXAMPLE.", "2001:db8::1"},
 		{"ip", "one", "192.0.2.1"},
-		{"ip6", "one", ""},
+		{"ip6", "one", none},
 		{"ip", "two.example", ""},
 		{"ip4", "mapped", "192.0.2.9"},
 		{"ip6", "zoned", "fe80::1%lo"},
@@ -133,7 +134,7 @@ func TestHostsFileMergesAllLinesOfAName(t *testing.T) {
 	}
 	for _, tt := range tests {
 		got, ok, done := h.lookup(tt.network, tt.name, false)
-		if join(got) != tt.want || ok != (tt.want != "") || !done {
+		if join(got) != strings.TrimPrefix(tt.want, none) || ok != (tt.want != "") || !done {
 			t.Errorf("lookup(%s, %s) = %v, %v, %v, want %q", tt.network, tt.name, got, ok, done, tt.want)
 		}
 	}

@@ -67,9 +67,9 @@ func (h *hosts) add(addr netip.Addr, name string) {
 }
 
 // lookup returns the addresses of name that network lets through, in the order
-// of RFC 6724, and whether there are any. If they would first have to be
-// sorted, which takes system calls, and quick is set, done is false.
-func (h *hosts) lookup(network, name string, quick bool) (addrs []netip.Addr, ok, done bool) {
+// of RFC 6724, and whether the file has the name at all. If they would first
+// have to be sorted, which takes system calls, and quick is set, done is false.
+func (h *hosts) lookup(network, name string, quick bool) (addrs []netip.Addr, found, done bool) {
 	e := h.byName[hostsKey(name)]
 	if e == nil {
 		return nil, false, true
@@ -86,8 +86,7 @@ func (h *hosts) lookup(network, name string, quick bool) (addrs []netip.Addr, ok
 		}
 		all = s.addrs
 	}
-	addrs = filterFamily(network, all)
-	return addrs, len(addrs) > 0, true
+	return filterFamily(network, all), true, true
 }
 
 // names returns the names of addr in the order of the file.

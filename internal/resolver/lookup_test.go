@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
@@ -240,29 +241,41 @@ func TestOneFamilyFailingIsNoErrorIfTheOtherHasAddresses(t *testing.T) {
 }
 
 func TestAFamilyThatIsLostDoesNotHoldUpTheOtherForLong(t *testing.T) {
-	s := newServer(t, func(p peer) {
-		if p.qtype() == dns.TypeA {
-			p.reply(dns.RcodeSuccess, "a.test. 60 IN A 192.0.2.1")
-		}
-	})
+	for lost, want := range map[uint16]string{dns.TypeAAAA: "192.0.2.1", dns.TypeA: "2001:db8::1"} {
+		synctest.Test(t, func(t *testing.T) {
+			r, queries := pipedResolver(t, nil, func(p peer) {
+				if p.qtype() != lost {
+					zone("a.test. 60 IN A 192.0.2.1", "a.test. 60 IN AAAA 2001:db8::1")(p)
+				}
+			})
+			start := time.Now()
+			wantAddrs(t, r, "ip", "a.test", want)
+			if d := time.Since(start); d != familyGrace {
+				t.Errorf("took %v, want %v", d, familyGrace)
+			}
+			// What is there is cached, but not that this is all.
+			if _, _, ok := r.Cached("ip", "a.test"); ok {
+				t.Error("an incomplete answer is in the cache")
+			}
+			wantAddrs(t, r, "ip", "a.test", want)
+			if got := queries.Load(); got != 3 {
+				t.Errorf("queries = %d, want 3", got)
+			}
+		})
+	}
+}
+
+func TestANameInTheHostsFileIsNotAskedForInTheOtherFamily(t *testing.T) {
+	s := newServer(t, zone("a.test. 60 IN AAAA 2001:db8::1"))
 	cfg := testConfig(t, s.addr)
-	cfg.Attempts, cfg.Timeout = 5, 10*time.Second
+	cfg.HostsFile = writeFile(t, "hosts", "127.0.0.1 a.test localhost\n")
 	r := newResolver(t, cfg)
-	start := time.Now()
-	wantAddrs(t, r, "ip", "a.test", "192.0.2.1")
-	if d := time.Since(start); d < familyGrace || d > 5*time.Second {
-		t.Errorf("took %v, want a little over %v", d, familyGrace)
-	}
-	// What is there of A is cached, but not that this is all.
-	if _, _, ok := r.Cached("ip", "a.test"); ok {
-		t.Error("an incomplete answer is in the cache")
-	}
-	if addrs, _, ok := r.Cached("ip4", "a.test"); ok {
-		t.Errorf("Cached(ip4) = %v without a lookup of ip4", addrs)
-	}
-	wantAddrs(t, r, "ip4", "a.test", "192.0.2.1")
-	if got := strings.Count(strings.Join(s.queries(), ","), "A udp"); got != 2 {
-		t.Errorf("server was asked %q", s.queries())
+	wantAddrs(t, r, "ip", "a.test", "127.0.0.1")
+	_, err := lookup(t, r, "ip6", "a.test")
+	wantError(t, err, "a.test", "notfound nodata")
+	wantAddrs(t, r, "ip6", "localhost", "::1")
+	if q := s.queries(); len(q) > 0 {
+		t.Errorf("server was asked %q", q)
 	}
 }
 

@@ -354,8 +354,13 @@ func (r *Resolver) local(s *settings, network, host string, quick bool) localRes
 		if !done {
 			return localResult{open: true, unknown: true}
 		}
-		if found {
+		switch {
+		case len(addrs) > 0:
 			return localResult{addrs: addrs}
+		case found && !isLocalhost(host):
+			// The file has the last word: who points a name at 127.0.0.1 does
+			// not want its other addresses found by IPv6.
+			return localResult{err: dnsError(ErrNoData, host, "")}
 		}
 	}
 	if isLocalhost(host) {
@@ -400,8 +405,8 @@ func lateHosts(s *settings, network, host string) ([]netip.Addr, bool) {
 	if s.order != orderDNSFiles {
 		return nil, false
 	}
-	addrs, ok, _ := s.hosts.lookup(network, host, false)
-	return addrs, ok
+	addrs, _, _ := s.hosts.lookup(network, host, false)
+	return addrs, len(addrs) > 0
 }
 
 // do returns the answer to k, from the cache, or from a call in flight, or from
