@@ -82,9 +82,6 @@ func socketError(e *net.DNSError, err error) {
 // named returns err with the name as the caller wrote it. It copies, because
 // err may belong to the cache, or to other callers that asked in other words.
 func named(err *net.DNSError, name string) error {
-	if err == nil {
-		return nil
-	}
 	e := *err
 	e.Name = name
 	return &e

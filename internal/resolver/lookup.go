@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/miekg/dns"
@@ -61,10 +62,6 @@ func (r *Resolver) lookupName(ctx context.Context, s *settings, network, fqdn st
 		}
 		addrs = append(addrs, addresses(ans.msg, fqdn, types[i])...)
 	}
-	if len(addrs) == 0 && err == nil {
-		// Records of the right type without an address in them.
-		err = dnsError(errBadReply, fqdn, "")
-	}
 	return addrs, err
 }
 
@@ -110,13 +107,15 @@ func (r *Resolver) awaitSecond(ctx context.Context, s *settings, first *answer, 
 	if first.err != nil {
 		return r.await(ctx, c, fqdn)
 	}
+	timer := time.NewTimer(min(familyGrace, s.timeout))
+	defer timer.Stop()
 	select {
-	case <-c.done: // the usual case, without a timer
-		return r.await(ctx, c, fqdn)
-	default:
+	case <-c.done:
+	case <-ctx.Done():
+	case <-timer.C:
+		r.table.leave(c)
+		return &answer{err: dnsError(os.ErrDeadlineExceeded, fqdn, "")}
 	}
-	ctx, cancel := context.WithTimeout(ctx, min(familyGrace, s.timeout))
-	defer cancel()
 	return r.await(ctx, c, fqdn)
 }
 

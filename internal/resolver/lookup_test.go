@@ -444,3 +444,27 @@ func TestWithoutServersTheLocalMachineIsAsked(t *testing.T) {
 		t.Errorf("asked %q, want %q", asked, want)
 	}
 }
+
+func TestTheZeroConfigGoesByTheFilesOfTheSystem(t *testing.T) {
+	r := newResolver(t, Config{})
+	addrs, err := r.LookupNetIP(t.Context(), "ip4", "localhost")
+	if err != nil || len(addrs) == 0 || !addrs[0].IsLoopback() {
+		t.Errorf("localhost = %v, %v", addrs, err)
+	}
+	s := r.system.get()
+	if len(s.servers) == 0 || s.attempts < 1 || s.timeout < time.Second {
+		t.Errorf("settings = %+v", s)
+	}
+	for _, server := range s.servers {
+		if _, err := netip.ParseAddrPort(server); err != nil {
+			t.Errorf("server %q: %v", server, err)
+		}
+	}
+}
+
+func TestSortingAddressesWithZonesLosesNone(t *testing.T) {
+	addrs := []netip.Addr{netip.MustParseAddr("fe80::1%lo"), netip.MustParseAddr("fe80::1%1"), netip.MustParseAddr("::1"), netip.MustParseAddr("192.0.2.1")}
+	if got := sortAddrs(slices.Clone(addrs)); len(got) != len(addrs) || slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !slices.Contains(got, a) }) {
+		t.Errorf("sorted = %v", got)
+	}
+}

@@ -144,7 +144,8 @@ func verdict(m *dns.Msg, name string, qtype uint16) (ttl time.Duration, hasTTL b
 
 // follow returns the records of type qtype that name has in m, through its
 // aliases, and the smallest TTL on the way. Records of other names are not
-// looked at: no server has a reason to send them, only a forger has.
+// looked at: no server has a reason to send them, only a forger has. An error
+// means that the reply is not to be believed.
 func follow(m *dns.Msg, name string, qtype uint16) (records []dns.RR, ttl time.Duration, err error) {
 	ttl = maxDuration
 	for range maxChain + 1 {
@@ -155,6 +156,9 @@ func follow(m *dns.Msg, name string, qtype uint16) (records []dns.RR, ttl time.D
 				continue
 			}
 			if h.Rrtype == qtype || qtype == dns.TypeANY {
+				if isHollow(rr) {
+					return nil, 0, errBadReply
+				}
 				records = append(records, rr)
 				ttl = min(ttl, ttlOf(h))
 			} else if c, ok := rr.(*dns.CNAME); ok {
@@ -168,6 +172,18 @@ func follow(m *dns.Msg, name string, qtype uint16) (records []dns.RR, ttl time.D
 		name = alias
 	}
 	return nil, 0, errCNAMELoop
+}
+
+// isHollow reports whether rr is an address record without an address. The
+// codec lets records without data pass, since dynamic updates have them.
+func isHollow(rr dns.RR) bool {
+	switch rr := rr.(type) {
+	case *dns.A:
+		return len(rr.A) == 0
+	case *dns.AAAA:
+		return len(rr.AAAA) == 0
+	}
+	return false
 }
 
 const maxDuration = time.Duration(1<<63 - 1)
@@ -198,14 +214,14 @@ func addresses(m *dns.Msg, name string, qtype uint16) []netip.Addr {
 	records, _, _ := follow(m, name, qtype)
 	addrs := make([]netip.Addr, 0, len(records))
 	for _, rr := range records {
-		var a netip.Addr
+		var ip []byte
 		switch rr := rr.(type) {
 		case *dns.A:
-			a, _ = netip.AddrFromSlice(rr.A)
+			ip = rr.A
 		case *dns.AAAA:
-			a, _ = netip.AddrFromSlice(rr.AAAA)
+			ip = rr.AAAA
 		}
-		if a.IsValid() {
+		if a, ok := netip.AddrFromSlice(ip); ok {
 			addrs = append(addrs, a.Unmap())
 		}
 	}

@@ -17,7 +17,8 @@ const (
 var defaultHostsFile = os.Getenv("SystemRoot") + `\System32\drivers\etc\hosts`
 
 // platformServers returns the servers of every network adapter that is up and
-// has a gateway, as package net does.
+// has a gateway, as package net does. They are looked at once: there is no file
+// whose changes could be seen. A Flush does not look again either.
 func platformServers() []netip.Addr {
 	var servers []netip.Addr
 	for a := adapters(); a != nil; a = a.Next {
