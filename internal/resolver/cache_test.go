@@ -147,6 +147,47 @@ func TestBothFamiliesExpireWithTheFirst(t *testing.T) {
 	}
 }
 
+func TestThatThereIsNothingIsCachedOnlyOnTheWordOfAll(t *testing.T) {
+	s := newServer(t, func(p peer) {
+		if p.qtype() == dns.TypeA {
+			p.reply(0, soa)
+		} else {
+			p.reply(0)
+		}
+	})
+	r := resolverFor(t, s)
+	for range 2 {
+		_, err := lookup(t, r, "ip", "a.test")
+		wantError(t, err, "a.test", "notfound nodata")
+	}
+	if want := []string{"a.test. A udp", "a.test. AAAA udp", "a.test. AAAA udp"}; !slices.Equal(s.queries(), want) {
+		t.Errorf("server was asked %q, want %q", s.queries(), want)
+	}
+}
+
+func TestALookupThatBeganBeforeAChangeLeavesNothingToThoseAfterIt(t *testing.T) {
+	s := newServer(t, func(p peer) { p.reply(0, p.name()+" 60 IN MX 1 mail.test.") })
+	cfg := testConfig(t, s.addr)
+	cfg.HostsFile = writeFile(t, "hosts", "")
+	r := newResolver(t, cfg)
+	before := r.system.get()
+	if err := os.WriteFile(cfg.HostsFile, []byte("192.0.2.1 b.test\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expired := *before
+	expired.until = time.Time{}
+	r.system.current.Store(&expired)
+	after := r.system.get()
+	for _, s := range []*settings{before, after, before, after} {
+		if _, err := r.ask(t.Context(), s, "a.test.", dns.TypeMX); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(s.queries()); n != 2 {
+		t.Errorf("queries = %d, want one under each configuration", n)
+	}
+}
+
 func TestQueryTakesTheTimeInTheCacheOffTheTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, queries := pipedResolver(t, nil, zone("a.test. 60 IN MX 1 mail.test."))

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,16 +23,29 @@ func startDNSMasq(t *testing.T) (addr string) {
 	if err != nil {
 		t.Skip("dnsmasq is not installed; on Debian: apt-get install dnsmasq-base")
 	}
+	many := ""
+	for i := range 200 {
+		many += fmt.Sprintf("198.51.100.%d many.test\n", i+1)
+	}
+	hosts := writeFile(t, "hosts", "192.0.2.1 a.test\n2001:db8::1 a.test\n192.0.2.4 four.test\n"+many)
+	for range 5 { // somebody else may take the port before dnsmasq does
+		if addr, ok := tryDNSMasq(t, path, hosts); ok {
+			return addr
+		}
+	}
+	t.Fatal("dnsmasq does not start")
+	return ""
+}
+
+// tryDNSMasq runs the server on a port that was free a moment ago. It reports
+// false if the server ends before it listens.
+func tryDNSMasq(t *testing.T, path, hosts string) (addr string, ok bool) {
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	port := c.LocalAddr().(*net.UDPAddr).Port
 	c.Close()
-	many := ""
-	for i := range 200 {
-		many += fmt.Sprintf("198.51.100.%d many.test\n", i+1)
-	}
 	conf := writeFile(t, "dnsmasq.conf", fmt.Sprintf(`
 port=%d
 listen-address=127.0.0.1
@@ -47,22 +61,34 @@ mx-host=a.test,mail.test,10
 txt-record=a.test,"some text"
 srv-host=_x._tcp.test,a.test,80
 local-ttl=60
-`, port, writeFile(t, "hosts", "192.0.2.1 a.test\n2001:db8::1 a.test\n192.0.2.4 four.test\n"+many)))
+`, port, hosts))
+	var log strings.Builder
 	cmd := exec.Command(path, "--keep-in-foreground", "--conf-file="+conf, "--user=", "--group=", "--pid-file=", "--log-facility=-")
 	cmd.Env = []string{"LC_ALL=C"}
+	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	ended := make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
+	t.Cleanup(func() { cmd.Process.Kill(); <-ended })
 	addr = fmt.Sprintf("127.0.0.1:%d", port)
+	running := false
 	waitFor(t, func() bool {
+		select {
+		case <-ended:
+			t.Logf("dnsmasq: %s", &log)
+			return true
+		default:
+		}
 		c, err := net.DialTimeout("tcp", addr, time.Second)
 		if err == nil {
+			running = true
 			c.Close()
 		}
-		return err == nil
+		return running
 	})
-	return addr
+	return addr, running
 }
 
 func TestARealServerIsUnderstood(t *testing.T) {

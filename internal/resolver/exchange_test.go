@@ -418,6 +418,20 @@ func TestUseTCPNeverUsesUDP(t *testing.T) {
 	}
 }
 
+func TestATruncatedReplyOverTCPIsNotAskedForAgain(t *testing.T) {
+	s := newServer(t, func(p peer) {
+		m := p.message(0, good)
+		m.Truncated = true
+		p.send(m)
+	})
+	cfg := testConfig(t, s.addr)
+	cfg.UseTCP = true
+	wantAddrs(t, newResolver(t, cfg), "ip4", "a.test", "192.0.2.1")
+	if want := []string{"a.test. A tcp"}; !slices.Equal(s.queries(), want) {
+		t.Errorf("queries = %q, want %q", s.queries(), want)
+	}
+}
+
 func TestTCPServersThatHangUpOrStallGoOnToTheNext(t *testing.T) {
 	for name, serve := range map[string]func(c net.Conn){
 		"hang up at once":   func(c net.Conn) {},

@@ -279,16 +279,32 @@ func TestANameInTheHostsFileIsNotAskedForInTheOtherFamily(t *testing.T) {
 	}
 }
 
-func TestAnErrorOfOneFamilyIsNotTakenForNotFound(t *testing.T) {
-	s := newServer(t, func(p peer) {
-		if p.qtype() == dns.TypeA {
-			p.reply(dns.RcodeSuccess, soa)
-		} else {
-			p.reply(dns.RcodeServerFailure)
-		}
-	})
-	_, err := lookup(t, resolverFor(t, s), "ip", "a.test")
-	wantError(t, err, "a.test", "temporary")
+func TestTheErrorOfBothFamiliesIsTheOneThatSaysMore(t *testing.T) {
+	noData := func(p peer) { p.reply(0, soa) }
+	nxdomain := func(p peer) { p.reply(dns.RcodeNameError, soa) }
+	servFail := func(p peer) { p.reply(dns.RcodeServerFailure) }
+	for _, tt := range []struct {
+		a, aaaa handler
+		want    string
+	}{
+		{noData, noData, "notfound nodata"},
+		{noData, servFail, "temporary"}, // there may be addresses
+		{servFail, noData, "temporary"},
+		{nxdomain, servFail, "notfound"}, // holds for all types
+		{servFail, nxdomain, "notfound"},
+		{noData, nxdomain, "notfound"},
+		{nxdomain, noData, "notfound"},
+	} {
+		s := newServer(t, func(p peer) {
+			if p.qtype() == dns.TypeA {
+				tt.a(p)
+			} else {
+				tt.aaaa(p)
+			}
+		})
+		_, err := lookup(t, resolverFor(t, s), "ip", "a.test")
+		wantError(t, err, "a.test", tt.want)
+	}
 }
 
 func TestLookupAddr(t *testing.T) {
