@@ -192,7 +192,7 @@ func (d *Dialer) delay(ctx context.Context, remaining int) time.Duration {
 func (d *Dialer) dialInTurn(ctx context.Context, network, address string, addrs []netip.AddrPort) (net.Conn, error) {
 	var failed []error
 	for i, addr := range addrs {
-		if ctx.Err() != nil {
+		if over(ctx) != nil {
 			break
 		}
 		c, err := d.dialShare(ctx, network, addr, len(addrs)-i)
@@ -218,12 +218,24 @@ func (d *Dialer) dialShare(ctx context.Context, network string, addr netip.AddrP
 // failure is the error of a dial that tried several addresses. If ctx has
 // ended it matches its error also if no attempt was under way to report it.
 func (d *Dialer) failure(ctx context.Context, network, address string, failed []error) error {
-	if err := ctx.Err(); err != nil {
+	if err := over(ctx); err != nil {
 		if !errors.Is(errors.Join(failed...), err) {
 			failed = append(failed, ctxError(err))
 		}
 	}
 	return opError(network, hostAddr{network, address}, attemptErrors(failed))
+}
+
+// over returns the error of ctx if it has ended, or if its deadline has passed:
+// the timer of the context may be a little behind that of an attempt.
+func over(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return nil
 }
 
 // interleave orders addresses by RFC 8305 section 4: the families in turn,
