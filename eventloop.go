@@ -326,15 +326,20 @@ func (l *Loop) Shutdown(ctx context.Context) {
 	}
 	release := context.AfterFunc(ctx, l.Stop)
 	l.mu.Lock()
-	if l.state == stateNew {
-		l.mu.Unlock()
-		l.Stop()
-		release()
-		return
+	state := l.state
+	if state == stateRunning {
+		l.exits = append(l.exits, func() { release() })
 	}
 	l.mu.Unlock()
-	l.OnExit(func() { release() })
-	l.Post(l.shutdownHandles)
+	switch state {
+	case stateNew:
+		release()
+		l.Stop()
+	case stateRunning:
+		l.Post(l.shutdownHandles)
+	case stateClosed:
+		release()
+	}
 }
 
 // shutdownHandles closes what would go on for ever.
