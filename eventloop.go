@@ -91,9 +91,10 @@ type Loop struct {
 	batch        []func() // posts taken; those before next have run
 	next         int
 	due          []*Timer
-	first        task        // what ended the last sleep
-	timer        *time.Timer // wakes the dispatcher for the first deadline
-	sinceRelease int         // callbacks since the writers got their work
+	first        task          // what ended the last sleep
+	timer        *time.Timer   // wakes the dispatcher for the first deadline
+	sinceRelease int           // callbacks since the writers got their work
+	turned       time.Duration // when the last turn began
 	lag          histogram.Histogram
 }
 
@@ -414,8 +415,11 @@ func (l *Loop) dispatch() {
 func (l *Loop) prepare() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := l.now()
+	l.lag.Record(now - l.turned) // the last turn: who came in it waited so long
 	for !l.stopping {
-		l.collectDue()
+		l.turned = now
+		l.collectDue(now)
 		l.collectPosts()
 		posted := l.next < len(l.batch)
 		if l.refs == 0 && !posted {
@@ -424,7 +428,7 @@ func (l *Loop) prepare() bool {
 		if posted || l.first != nil || len(l.due) > 0 || len(l.tasks) > 0 {
 			return true
 		}
-		l.sleep()
+		now = l.sleep(now)
 	}
 	l.state = stateClosed
 	l.ended.Store(true)
@@ -433,12 +437,8 @@ func (l *Loop) prepare() bool {
 
 // collectDue moves the timers that are due to l.due. Timers that are armed later
 // in this turn wait for the next, however short they are.
-func (l *Loop) collectDue() {
+func (l *Loop) collectDue(now time.Duration) {
 	when, ok := l.timers.Min()
-	if !ok {
-		return
-	}
-	now := l.now()
 	for ok && when <= int64(now) && len(l.due) < maxPerTurn {
 		item, _ := l.timers.Pop()
 		t := (*Timer)(item)
@@ -465,18 +465,17 @@ func (l *Loop) collectPosts() {
 	}
 }
 
-// sleep waits for a task, a wake-up or the first deadline. The caller holds
-// l.mu, which is released meanwhile.
-func (l *Loop) sleep() {
+// sleep waits from now on for a task, a wake-up or the first deadline, and returns
+// the time when it is over. The caller holds l.mu, which is released meanwhile.
+func (l *Loop) sleep(now time.Duration) time.Duration {
 	l.sleeping = true
 	when, timed := l.timers.Min()
-	began := l.now()
 	l.mu.Unlock()
-	l.count.busy.Add(int64(began) - l.count.woke.Load())
+	l.count.busy.Add(int64(now) - l.count.woke.Load())
 	if !timed {
 		l.first = <-l.tasks
 	} else {
-		l.timer.Reset(time.Duration(when) - began)
+		l.timer.Reset(time.Duration(when) - now)
 		select {
 		case l.first = <-l.tasks:
 		case <-l.timer.C:
@@ -486,7 +485,8 @@ func (l *Loop) sleep() {
 	l.sleeping = false
 	woke := l.now()
 	l.count.woke.Store(int64(woke))
-	l.count.idle.Add(int64(woke - began))
+	l.count.idle.Add(int64(woke - now))
+	return woke
 }
 
 // turn runs what prepare collected: timers, then posts, then tasks, a bounded
