@@ -85,7 +85,14 @@ type Loop struct {
 	handles  handleList
 	exits    []func()
 	unasked  map[*unasked]struct{}
-	kinds    [kindCount]int // handles by kind
+
+	// Statistics, guarded by mu as well: the dispatcher has it anyway when they
+	// change.
+	turns      uint64
+	queuePeak  int
+	busy, idle time.Duration  // up to when the dispatcher went to sleep last
+	woke       time.Duration  // when it woke up last
+	kinds      [kindCount]int // handles by kind
 
 	// Only on the loop.
 	batch        []func() // posts taken; those before next have run
@@ -426,6 +433,7 @@ func (l *Loop) prepare() bool {
 			break // what else is due belongs to handles that are unref'd
 		}
 		if posted || l.first != nil || len(l.due) > 0 || len(l.tasks) > 0 {
+			l.turns++
 			return true
 		}
 		now = l.sleep(now)
@@ -460,18 +468,16 @@ func (l *Loop) collectPosts() {
 	if cap(l.posts) > 4*maxTasksQueued {
 		l.posts = nil // a burst must not hold its memory for ever
 	}
-	if n := uint64(len(l.batch)); n > l.count.queuePeak.Load() {
-		l.count.queuePeak.Store(n)
-	}
+	l.queuePeak = max(l.queuePeak, len(l.batch))
 }
 
 // sleep waits from now on for a task, a wake-up or the first deadline, and returns
 // the time when it is over. The caller holds l.mu, which is released meanwhile.
 func (l *Loop) sleep(now time.Duration) time.Duration {
 	l.sleeping = true
+	l.busy += now - l.woke
 	when, timed := l.timers.Min()
 	l.mu.Unlock()
-	l.count.busy.Add(int64(now) - l.count.woke.Load())
 	if !timed {
 		l.first = <-l.tasks
 	} else {
@@ -483,16 +489,14 @@ func (l *Loop) sleep(now time.Duration) time.Duration {
 	}
 	l.mu.Lock()
 	l.sleeping = false
-	woke := l.now()
-	l.count.woke.Store(int64(woke))
-	l.count.idle.Add(int64(woke - now))
-	return woke
+	l.woke = l.now()
+	l.idle += l.woke - now
+	return l.woke
 }
 
 // turn runs what prepare collected: timers, then posts, then tasks, a bounded
 // number of each.
 func (l *Loop) turn() {
-	l.count.iterations.Add(1)
 	l.writers.BeginTurn()
 	defer l.writers.EndTurn()
 	l.runDue()

@@ -469,7 +469,6 @@ func (c *Conn) sent(n int) {
 		return
 	}
 	c.loop.count.bytesOut.Add(uint64(n))
-	c.loop.count.buffered.Add(-int64(n))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.out.Advance(n)
