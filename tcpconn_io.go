@@ -614,16 +614,19 @@ func (c *Conn) stopWriting() {
 	}
 }
 
-// writeFailed ends writing with err.
+// writeFailed ends writing with err, unless it was ended by force, which is why
+// it failed then.
 func (c *Conn) writeFailed(err error) {
 	err = c.opError("write", err)
 	c.mu.Lock()
-	c.werr = err
-	c.mu.Unlock()
-	c.loop.tasks <- (*writeErrTask)(c)
-	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.flags.has(flagCut) {
+		c.werr = err
+		c.mu.Unlock()
+		c.loop.tasks <- (*writeErrTask)(c)
+		c.mu.Lock()
+	}
 	c.stopWriting()
-	c.mu.Unlock()
 }
 
 // flush waits, on the connection's goroutine, until the output is written or
