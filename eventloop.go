@@ -43,6 +43,10 @@ type Config struct {
 	// Logger receives what no callback can. If nil, nothing is logged.
 	Logger *slog.Logger
 
+	// Resolver says how names are resolved. The zero value goes by the files of
+	// the system.
+	Resolver ResolverConfig
+
 	// MaxWork is how many functions of [Work] run at a time. Zero or negative:
 	// 64.
 	MaxWork int
@@ -69,6 +73,7 @@ type Loop struct {
 	self    atomic.Uintptr // goid.ID of the dispatcher
 	task    atomic.Uintptr // goid.ID of the task that runs now, or 0
 	count   counters
+	names   names
 	work    workers
 	wg      sync.WaitGroup // network goroutines, so that Run can see the last one off
 
@@ -593,6 +598,7 @@ func (l *Loop) closeAll() {
 		}
 	}
 	l.writers.Close()
+	l.names.close()
 	l.wg.Wait()
 	l.timer.Stop()
 	finished = true
