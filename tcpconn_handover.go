@@ -203,6 +203,9 @@ func (c *Conn) Pipe(dst *Conn) *Future[int64] {
 		return f
 	}
 	p := &pipe{src: c, dst: dst, done: f}
+	c.mu.Lock()
+	c.setPause(pausePipe) // until start: what arrives meanwhile is for dst already
+	c.mu.Unlock()
 	if err := c.loop.Post(p.start); err != nil {
 		f.fail(err)
 	}
@@ -224,6 +227,7 @@ func (p *pipe) start() {
 	if !taken && !gone {
 		x.sink = p
 	}
+	p.src.clearPause(pausePipe)
 	p.src.mu.Unlock()
 	switch {
 	case gone:
