@@ -39,21 +39,26 @@ type Stats struct {
 	ErrorsTotal     uint64 // events that are errors, not information
 }
 
-// counters are written by the dispatcher or by network goroutines and read by
-// Stats. Those that many goroutines write are padded apart by their neighbours'
-// rarity; an echo touches two of them.
+// counters are written by many goroutines and read by Stats. Those that an echo
+// changes on the dispatcher lie apart from the one that the writers change, so
+// that the cores do not fight for a cache line.
 type counters struct {
-	iterations atomic.Uint64
-	queuePeak  atomic.Uint64
-	busy, idle atomic.Int64 // nanoseconds
-	woke       atomic.Int64 // since Run, when the dispatcher woke up last
-	bytesIn    atomic.Uint64
-	bytesOut   atomic.Uint64
-	buffered   atomic.Int64
-	accepted   atomic.Uint64
-	dialed     atomic.Uint64
-	dropped    atomic.Uint64
-	errors     atomic.Uint64
+	accepted  atomic.Uint64
+	dialed    atomic.Uint64
+	dropped   atomic.Uint64
+	errors    atomic.Uint64
+	discarded atomic.Uint64 // bytes that were written and not sent
+	bytesIn   atomic.Uint64
+	written   atomic.Uint64 // bytes
+	_         [64]byte
+	bytesOut  atomic.Uint64
+	_         [64]byte
+}
+
+// buffered returns how many bytes wait to be written.
+func (c *counters) buffered() int64 {
+	out := c.bytesOut.Load() + c.discarded.Load() // first, so as not to exceed written
+	return int64(c.written.Load() - out)
 }
 
 // Stats returns a snapshot (stats). It may be called from any goroutine at any
@@ -62,18 +67,16 @@ func (l *Loop) Stats() Stats {
 	c := &l.count
 	lag := l.lag.Quantiles(0.5, 0.99)
 	s := Stats{
-		QueuePeak:       int(c.queuePeak.Load()),
-		Buffered:        c.buffered.Load(),
-		LagP50:          lag[0],
-		LagP99:          lag[1],
-		LagMax:          l.lag.Max(),
-		IterationsTotal: c.iterations.Load(),
-		BytesInTotal:    c.bytesIn.Load(),
-		BytesOutTotal:   c.bytesOut.Load(),
-		AcceptedTotal:   c.accepted.Load(),
-		DialedTotal:     c.dialed.Load(),
-		DroppedTotal:    c.dropped.Load(),
-		ErrorsTotal:     c.errors.Load(),
+		Buffered:      c.buffered(),
+		LagP50:        lag[0],
+		LagP99:        lag[1],
+		LagMax:        l.lag.Max(),
+		BytesInTotal:  c.bytesIn.Load(),
+		BytesOutTotal: c.bytesOut.Load(),
+		AcceptedTotal: c.accepted.Load(),
+		DialedTotal:   c.dialed.Load(),
+		DroppedTotal:  c.dropped.Load(),
+		ErrorsTotal:   c.errors.Load(),
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -92,7 +95,8 @@ func (l *Loop) Stats() Stats {
 	s.Work = l.kinds[kindWork]
 	s.Futures = l.kinds[kindFuture]
 	s.Receivers = l.kinds[kindReceiver]
-	s.Busy, s.Idle = time.Duration(c.busy.Load()), time.Duration(c.idle.Load())
+	s.Busy, s.Idle = l.busy, l.idle
+	s.QueuePeak, s.IterationsTotal = l.queuePeak, l.turns
 	l.addCurrent(&s)
 	return s
 }

@@ -226,6 +226,7 @@ func (p *pipe) start() {
 	taken := x.sink != nil
 	if !taken && !gone {
 		x.sink = p
+		p.src.claim()
 	}
 	p.src.clearPause(pausePipe)
 	p.src.mu.Unlock()
