@@ -48,7 +48,7 @@
 // two connections — no order is promised but that each runs in its turn.
 //
 // Every method of every type may be called from any goroutine and from any
-// callback; a [Task] alone belongs to itself. So another goroutine may write to a
+// callback; a [Task] alone belongs to its own code. So another goroutine may write to a
 // connection, stop a timer, or close a listener, and needs Post only to get at
 // what the callbacks own. What a method forbids "on the loop" it forbids in
 // callbacks.
@@ -80,7 +80,9 @@
 //     futures that are pending end with [ErrLoopClosed].
 //
 // In both cases the callbacks of [Loop.OnExit] come last, and when Run returns no
-// goroutine, descriptor or signal registration of the loop is left.
+// goroutine, descriptor or signal registration of the loop is left. (A function of
+// [Work] that ignores the end of its context is waited for, and told of by
+// [ErrWorkLeft].)
 //
 // A loop runs once. Before Run it takes Post, Hold, OnExit, AfterFunc, Every and
 // NewFuture, which begin with Run; whatever needs a socket, a signal or a
@@ -164,8 +166,9 @@
 // an error, and its deferred functions run.
 //
 // [Work] runs a blocking function on a goroutine of its own and gives a [Future]
-// of its result; [Receive] turns a channel into a handle. With the two, any Go
-// API can be used from a loop.
+// of its result. [Receive] turns a channel into a handle, and [SendTo] is the way
+// back. [Call] lets another goroutine ask something of the loop's state. With
+// these, any Go API can be used from a loop, and a loop from any Go program.
 //
 // # Testing
 //

@@ -1,6 +1,7 @@
 package eventloop_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -503,6 +504,156 @@ func ExampleRace() {
 		return nil
 	})
 	// Output: took too long
+}
+
+// A task is linear code that shares the loop's state with callbacks.
+func ExampleLoop_Go() {
+	err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		ticks := 0
+		l.Every(time.Millisecond, func() { ticks++ }).Unref()
+		l.Go(context.Background(), func(t *eventloop.Task) error {
+			for ticks < 3 {
+				if err := t.Sleep(time.Millisecond); err != nil { // the loop goes on
+					return err
+				}
+			}
+			fmt.Println("three ticks")
+			return nil
+		})
+		return nil
+	})
+	fmt.Println(err)
+	// Output:
+	// three ticks
+	// <nil>
+}
+
+func ExampleFuture_Await() {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		l.Go(context.Background(), func(t *eventloop.Task) error {
+			a, err := after(l, time.Millisecond, 40, nil).Await(t)
+			if err != nil {
+				return err
+			}
+			b, err := after(l, time.Millisecond, 2, nil).Await(t)
+			fmt.Println(a+b, err)
+			return err
+		})
+		return nil
+	})
+	// Output: 42 <nil>
+}
+
+// Code over io.Reader and io.Writer works unchanged in a task.
+func ExampleConn_Stream() {
+	near, far := net.Pipe()
+	go func() { // any program that speaks in lines
+		fmt.Fprint(far, "one\ntwo\nthree\n")
+		far.Close()
+	}()
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		c, err := l.Adopt(near, nil)
+		if err != nil {
+			return err
+		}
+		l.Go(context.Background(), func(t *eventloop.Task) error {
+			lines := bufio.NewScanner(c.Stream(t))
+			for lines.Scan() { // suspends the task, never the loop
+				fmt.Println(lines.Text())
+			}
+			return lines.Err()
+		})
+		return nil
+	})
+	// Output:
+	// one
+	// two
+	// three
+}
+
+// The tasks of a group end together.
+func ExampleTask_Group() {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		l.Go(context.Background(), func(t *eventloop.Task) error {
+			g := t.Group()
+			g.Go(func(t *eventloop.Task) error { return t.Sleep(time.Hour) })
+			g.Go(func(t *eventloop.Task) error { return errors.New("out of paper") })
+			fmt.Println(g.Wait())
+			return nil
+		})
+		return nil
+	})
+	// Output: out of paper
+}
+
+// Code that blocks runs beside the loop, and its result comes back to it.
+func ExampleWork() {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		eventloop.Work(context.Background(), l, func(ctx context.Context) (int, error) {
+			return 6 * 7, nil // a query, a file, a computation
+		}).Then(func(n int, err error) { fmt.Println(n, err) })
+		return nil
+	})
+	// Output: 42 <nil>
+}
+
+// A goroutine asks something of state that belongs to the loop.
+func ExampleCall() {
+	ctx := context.Background()
+	eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+		members := []string{"ada", "grace"}
+		release := l.Hold()
+		go func() {
+			defer release()
+			n, err := eventloop.Call(ctx, l, func() (int, error) { return len(members), nil })
+			fmt.Println(n, err)
+		}()
+		return nil
+	})
+	// Output: 2 <nil>
+}
+
+// A channel as a handle: the loop lives until it is closed.
+func ExampleReceive() {
+	words := make(chan string)
+	go func() {
+		defer close(words)
+		words <- "hello"
+		words <- "channel"
+	}()
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		eventloop.Receive(l, words, func(word string, ok bool) { fmt.Printf("%q %v\n", word, ok) })
+		return nil
+	})
+	// Output:
+	// "hello" true
+	// "channel" true
+	// "" false
+}
+
+// Send never blocks the loop, however slow the receiver is.
+func ExampleSendTo() {
+	results := make(chan int)
+	printed := make(chan struct{})
+	go func() {
+		defer close(printed)
+		for n := range results {
+			fmt.Println(n)
+		}
+	}()
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		s := eventloop.SendTo(l, results)
+		for n := range 3 {
+			s.Send(n)
+		}
+		return nil // the loop lives until they are taken
+	})
+	close(results)
+	<-printed
+	// Output:
+	// 0
+	// 1
+	// 2
 }
 
 func ExampleLoop_Stats() {
