@@ -43,6 +43,11 @@ type Config struct {
 	// Logger receives what no callback can. If nil, nothing is logged.
 	Logger *slog.Logger
 
+	// SlowCallback is how long a callback, or a task between two suspensions, may
+	// hold up the loop before Logger is told, with the stack of the dispatcher and
+	// the name of the task. Zero or negative: such callbacks are not looked for.
+	SlowCallback time.Duration
+
 	// MaxWork is how many functions of [Work] run at a time. Zero or negative:
 	// 64.
 	MaxWork int
@@ -65,9 +70,9 @@ type Loop struct {
 	done    chan struct{}             // closed when Run returns
 	ctx     context.Context           // of what the loop waits for; ends with the loop
 	cancel  context.CancelFunc
-	ended   atomic.Bool    // no callback starts any more
-	self    atomic.Uintptr // goid.ID of the dispatcher
-	task    atomic.Uintptr // goid.ID of the task that runs now, or 0
+	ended   atomic.Bool          // no callback starts any more
+	self    atomic.Uintptr       // goid.ID of the dispatcher
+	task    atomic.Pointer[Task] // the one that runs now, or nil
 	count   counters
 	work    workers
 	wg      sync.WaitGroup // network goroutines, so that Run can see the last one off
@@ -100,6 +105,7 @@ type Loop struct {
 	due          []*Timer
 	first        task          // what ended the last sleep
 	timer        *time.Timer   // wakes the dispatcher for the first deadline
+	watch        *slowWatch    // nil unless Config.SlowCallback is set
 	sinceRelease int           // callbacks since the writers got their work
 	turned       time.Duration // when the last turn began
 	lag          histogram.Histogram
@@ -203,6 +209,8 @@ func (l *Loop) Run(ctx context.Context) (err error) {
 		err = l.result()
 	}()
 	defer l.teardown()
+	l.startWatch()
+	defer l.stopWatch()
 	l.dispatch()
 	return nil
 }
@@ -405,7 +413,11 @@ func (l *Loop) now() time.Duration {
 // task while the dispatcher waits for it.
 func (l *Loop) onLoop() bool {
 	id := uintptr(goid.Current())
-	return id == l.self.Load() || id == l.task.Load()
+	if id == l.self.Load() {
+		return true
+	}
+	t := l.task.Load()
+	return t != nil && id == t.self.Load()
 }
 
 // dispatch runs turns until the loop ends.
@@ -544,6 +556,9 @@ func (l *Loop) runTasks() {
 // ran counts a callback and lets the writers have, every few callbacks, what
 // was written.
 func (l *Loop) ran() {
+	if l.watch != nil {
+		l.watch.progress.Add(1)
+	}
 	if l.sinceRelease++; l.sinceRelease >= releaseEvery {
 		l.sinceRelease = 0
 		l.writers.Release()

@@ -37,6 +37,7 @@ type Stats struct {
 	DialedTotal     uint64 // connections, failed ones too
 	DroppedTotal    uint64 // connections that were accepted and closed at once: the loop ended
 	ErrorsTotal     uint64 // events that are errors, not information
+	SlowTotal       uint64 // callbacks over Config.SlowCallback
 }
 
 // counters are written by many goroutines and read by Stats. Those that an echo
@@ -47,6 +48,7 @@ type counters struct {
 	dialed    atomic.Uint64
 	dropped   atomic.Uint64
 	errors    atomic.Uint64
+	slow      atomic.Uint64
 	discarded atomic.Uint64 // bytes that were written and not sent
 	bytesIn   atomic.Uint64
 	written   atomic.Uint64 // bytes
@@ -77,6 +79,7 @@ func (l *Loop) Stats() Stats {
 		DialedTotal:   c.dialed.Load(),
 		DroppedTotal:  c.dropped.Load(),
 		ErrorsTotal:   c.errors.Load(),
+		SlowTotal:     c.slow.Load(),
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
