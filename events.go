@@ -194,9 +194,18 @@ func newPanicError(value any) *PanicError {
 
 // IsInfo reports whether err tells of an ordinary end rather than of trouble:
 // io.EOF, or a reset by the peer (connection-info that is no connection-error).
-// A server sees both all day; the default event handler ignores them.
+// A server sees both all day; the default event handler ignores them. A panic is
+// trouble whatever its value.
 func IsInfo(err error) bool {
+	if isPanic(err) {
+		return false
+	}
 	return err == io.EOF || errors.Is(err, ErrReset) || isReset(err)
+}
+
+func isPanic(err error) bool {
+	var pe *PanicError
+	return errors.As(err, &pe)
 }
 
 // Errno returns the number of the system error that err carries, or -1 if it
@@ -235,10 +244,9 @@ func (l *Loop) event(err error, remote bool) {
 		l.callEvent(func() { h(err) })
 		return
 	}
-	var pe *PanicError
 	switch {
 	case IsInfo(err):
-	case errors.As(err, &pe) && l.cfg.CatchPanics:
+	case l.cfg.CatchPanics && isPanic(err):
 		l.log.Error("panic in a callback", "loop", l.cfg.Name, "err", err)
 	case remote:
 		l.log.Warn("event", "loop", l.cfg.Name, "err", err)
@@ -272,14 +280,20 @@ func (l *Loop) caught(route func(err error)) {
 	if v == nil {
 		return
 	}
-	pe := newPanicError(v)
-	switch {
-	case !l.cfg.CatchPanics:
+	l.panicEvent(newPanicError(v), route)
+}
+
+// panicEvent is what becomes of a panic in a callback.
+func (l *Loop) panicEvent(pe *PanicError, route func(err error)) {
+	if !l.cfg.CatchPanics {
 		l.stopPanic(pe)
-	case route == nil:
+		return
+	}
+	l.count.errors.Add(1)
+	if route == nil {
 		l.event(pe, false)
-	default:
-		route(pe)
+	} else {
+		l.callEvent(func() { route(pe) })
 	}
 }
 
