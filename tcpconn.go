@@ -312,10 +312,7 @@ func (x *connExtra) postLow(l *Loop) {
 var _ io.StringWriter = (*Conn)(nil)
 var _ io.WriteCloser = (*Conn)(nil)
 
-var (
-	errBadNetwork  = errors.New("network is not tcp, tcp4, tcp6 or unix")
-	errUnsupported = errors.ErrUnsupported
-)
+var errUnsupported = errors.ErrUnsupported
 
 // newConn returns a connection that is registered with the loop.
 func (l *Loop) newConn(cfg *ConnConfig, k kind) (*Conn, error) {
