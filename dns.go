@@ -152,8 +152,8 @@ func (l *Loop) lookupCached(ctx context.Context, network, host string) *Future[[
 		return nil
 	}
 	addrs, err, ok := r.Cached(network, host)
-	if !ok {
-		return nil
+	if !ok || err != nil && l.mayLookup() != nil {
+		return nil // the loop has ended meanwhile, which is not the name's fault
 	}
 	f := looseFuture[[]netip.Addr](l)
 	f.finish(futureResolved, addrs, lookupError(nil, host, err))
