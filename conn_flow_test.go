@@ -359,6 +359,11 @@ func TestDialConnectTimeout(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantEqual(t, "Stats.OutgoingTCP", l.Stats().OutgoingTCP, 1)
+		wantEqual(t, "LocalAddr before it is up", c.LocalAddr(), nil)
+		wantEqual(t, "RemoteAddr before it is up", c.RemoteAddr(), nil)
+		if _, err := c.SyscallConn(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("SyscallConn before it is up = %v", err)
+		}
 		r.wait(t)
 		wantEqual(t, "callbacks", r.order(), "event close")
 		got := r.event(t)
