@@ -449,10 +449,6 @@ func TestConnPeerThatNeverReadsCannotFillTheMemory(t *testing.T) {
 		conf.HighWater = high
 		r, cfg := newTape(conf)
 		c, peer := join(t, l, cfg)
-		rc, err := c.SyscallConn()
-		if err == nil {
-			rc.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 16<<10) })
-		}
 		want := bytesOf(24 << 20)
 		var sent atomic.Int64
 		done := background(t, func() {
