@@ -359,6 +359,11 @@ func TestDialConnectTimeout(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantEqual(t, "Stats.OutgoingTCP", l.Stats().OutgoingTCP, 1)
+		wantEqual(t, "LocalAddr before it is up", c.LocalAddr(), nil)
+		wantEqual(t, "RemoteAddr before it is up", c.RemoteAddr(), nil)
+		if _, err := c.SyscallConn(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("SyscallConn before it is up = %v", err)
+		}
 		r.wait(t)
 		wantEqual(t, "callbacks", r.order(), "event close")
 		got := r.event(t)
@@ -444,10 +449,6 @@ func TestConnPeerThatNeverReadsCannotFillTheMemory(t *testing.T) {
 		conf.HighWater = high
 		r, cfg := newTape(conf)
 		c, peer := join(t, l, cfg)
-		rc, err := c.SyscallConn()
-		if err == nil {
-			rc.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 16<<10) })
-		}
 		want := bytesOf(24 << 20)
 		var sent atomic.Int64
 		done := background(t, func() {
