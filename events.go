@@ -98,6 +98,11 @@ var _ net.Error = (*OpError)(nil)
 
 // Error describes the operation, its address and the cause.
 func (e *OpError) Error() string {
+	if e.Op == opLookup {
+		if dns, ok := e.Err.(*net.DNSError); ok {
+			return dns.Error() // has both, and the server
+		}
+	}
 	var b strings.Builder
 	b.WriteString(e.Op)
 	for _, part := range []string{e.Net, e.Addr} {
@@ -124,9 +129,11 @@ func cause(err error) error {
 func (e *OpError) Unwrap() error { return e.Err }
 
 // Timeout reports whether the cause is a timeout.
-func (e *OpError) Timeout() bool {
+func (e *OpError) Timeout() bool { return isTimeout(e.Err) }
+
+func isTimeout(err error) bool {
 	var t interface{ Timeout() bool }
-	return errors.As(e.Err, &t) && t.Timeout()
+	return errors.As(err, &t) && t.Timeout()
 }
 
 // Temporary reports whether the cause calls itself temporary.
@@ -226,11 +233,25 @@ const (
 	wsaECONNREFUSED = syscall.Errno(10061)
 )
 
+// isLookup reports whether err is that of a name server. What happened between it
+// and the resolver says nothing about the peer of a connection: were a reset by
+// the server a reset by the peer, a failed dial would pass for information.
+func isLookup(err error) bool {
+	var dns *net.DNSError
+	return errors.As(err, &dns)
+}
+
 func isRefused(err error) bool {
+	if isLookup(err) {
+		return false
+	}
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaECONNREFUSED)
 }
 
 func isReset(err error) bool {
+	if isLookup(err) {
+		return false
+	}
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
 		errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, io.ErrClosedPipe) ||
 		errors.Is(err, wsaECONNRESET) || errors.Is(err, wsaECONNABORTED)
