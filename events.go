@@ -22,8 +22,8 @@ var (
 	// when it is asked for before [Loop.Run].
 	ErrNotRunning = errors.New("eventloop: loop not running")
 
-	// ErrRunning is returned by a second call of [Loop.Run].
-	ErrRunning = errors.New("eventloop: loop already run")
+	// ErrRunning is returned by [Loop.Run] while the loop runs already.
+	ErrRunning = errors.New("eventloop: loop already running")
 
 	// ErrOnLoop is returned by a call that waits, when it is made on the loop
 	// that it would wait for.
@@ -87,7 +87,7 @@ type OpError struct {
 	// Err is the cause and never nil.
 	Err error
 
-	// Conn is the connection (tcp-socket of the seed); nil if there is none.
+	// Conn is the connection (tcp-socket); nil if there is none.
 	Conn *Conn
 
 	// Listener is the listener of an accept error; else nil.
