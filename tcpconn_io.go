@@ -367,9 +367,11 @@ func (w *connWriter) Flush() {
 			continue
 		}
 		n, errno := c.writeNow(views)
-		c.sent(n)
 		switch errno {
 		case 0:
+			if c.sentLast(n) {
+				return
+			}
 		case syscall.EAGAIN:
 			c.loop.wg.Add(1)
 			go c.writeBlocking()
@@ -466,13 +468,30 @@ func (c *Conn) views(space [][]byte) [][]byte {
 
 // sent accounts for n bytes that the kernel has taken.
 func (c *Conn) sent(n int) {
-	if n == 0 {
-		return
+	if n > 0 {
+		c.mu.Lock()
+		c.advance(n)
+		c.mu.Unlock()
 	}
-	c.loop.count.bytesOut.Add(uint64(n))
-	c.loop.count.buffered.Add(-int64(n))
+}
+
+// sentLast is sent, and doneWriting too if that was all and nobody waits to hear
+// of it: the usual case, which one lock is enough for.
+func (c *Conn) sentLast(n int) (done bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.advance(n)
+	if c.hasOutput() || c.wantsDrain() {
+		return false
+	}
+	c.stopWriting()
+	return true
+}
+
+// advance is sent for callers that hold c.mu.
+func (c *Conn) advance(n int) {
+	c.loop.count.bytesOut.Add(uint64(n))
+	c.loop.count.buffered.Add(-int64(n))
 	c.out.Advance(n)
 	left := c.pending()
 	x := c.x.Load()
