@@ -39,21 +39,36 @@ type Stats struct {
 	ErrorsTotal     uint64 // events that are errors, not information
 }
 
-// counters are written by the dispatcher or by network goroutines and read by
-// Stats. Those that many goroutines write are padded apart by their neighbours'
-// rarity; an echo touches two of them.
+// counters are read by Stats. What the dispatcher counts and what the writers
+// count lie in cache lines of their own, and bytes that wait are no counter but a
+// difference, so that a message does not move a line back and forth.
 type counters struct {
+	// Of the dispatcher, mostly.
 	iterations atomic.Uint64
 	queuePeak  atomic.Uint64
 	busy, idle atomic.Int64 // nanoseconds
 	woke       atomic.Int64 // since Run, when the dispatcher woke up last
 	bytesIn    atomic.Uint64
-	bytesOut   atomic.Uint64
-	buffered   atomic.Int64
-	accepted   atomic.Uint64
-	dialed     atomic.Uint64
-	dropped    atomic.Uint64
-	errors     atomic.Uint64
+	written    atomic.Uint64 // bytes given to Write
+
+	_ [64]byte
+
+	// Of the writers.
+	bytesOut atomic.Uint64
+
+	_ [64]byte
+
+	discarded atomic.Uint64 // bytes given to Write that are not sent any more
+	accepted  atomic.Uint64
+	dialed    atomic.Uint64
+	dropped   atomic.Uint64
+	errors    atomic.Uint64
+}
+
+// buffered returns how many bytes wait to be written.
+func (c *counters) buffered() int64 {
+	gone := c.bytesOut.Load() + c.discarded.Load() // first: never more than written
+	return int64(c.written.Load() - gone)
 }
 
 // Stats returns a snapshot (stats). It may be called from any goroutine at any
@@ -63,7 +78,7 @@ func (l *Loop) Stats() Stats {
 	lag := l.lag.Quantiles(0.5, 0.99)
 	s := Stats{
 		QueuePeak:       int(c.queuePeak.Load()),
-		Buffered:        c.buffered.Load(),
+		Buffered:        c.buffered(),
 		LagP50:          lag[0],
 		LagP99:          lag[1],
 		LagMax:          l.lag.Max(),

@@ -445,7 +445,7 @@ func (c *Conn) endWrite(n int) {
 		return
 	}
 	c.flags |= flagWrote
-	c.loop.count.buffered.Add(int64(n))
+	c.loop.count.written.Add(uint64(n))
 	if x := c.x.Load(); x != nil {
 		x.written += uint64(n)
 	}
@@ -505,7 +505,7 @@ func (c *Conn) discard() {
 	if c.flags.has(flagWriting) {
 		return
 	}
-	c.loop.count.buffered.Add(-int64(c.pending()))
+	c.loop.count.discarded.Add(uint64(c.pending()))
 	c.out.Reset()
 	if x := c.x.Load(); x != nil {
 		x.after.Reset()

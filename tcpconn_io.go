@@ -491,7 +491,6 @@ func (c *Conn) sentLast(n int) (done bool) {
 // advance is sent for callers that hold c.mu.
 func (c *Conn) advance(n int) {
 	c.loop.count.bytesOut.Add(uint64(n))
-	c.loop.count.buffered.Add(-int64(n))
 	c.out.Advance(n)
 	left := c.pending()
 	x := c.x.Load()
