@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"runtime/pprof"
-	"slices"
 	"time"
 )
 
@@ -18,6 +17,12 @@ const (
 	modeDelayed   = "delayed"   // answers 110 bytes after a delay, and closes: the seed's benchmark
 	modeHTTP      = "http"      // says hello
 	modeHTTPDelay = "httpdelay" // the seed's benchmark through the HTTP server
+)
+
+// Netpoll does not exist on Windows.
+const (
+	netpollLib      = "netpoll"
+	netpollBuffered = "netpoll+flush"
 )
 
 const (
@@ -63,15 +68,6 @@ var servers = map[string]map[string]server{
 	goroutinesBuffered: {
 		modePieces: netServer(netPiecesBuffered),
 	},
-	netpollLib: {
-		modeEcho:      netpollServer(netpollEcho),
-		modePieces:    netpollServer(netpollPieces),
-		modeBroadcast: netpollBroadcast,
-		modeDelayed:   netpollServer(netpollDelayed),
-	},
-	netpollBuffered: {
-		modePieces: netpollServer(netpollPiecesBuffered),
-	},
 	netHTTP: {
 		modeHTTP:      netHTTPServer,
 		modeHTTPDelay: netHTTPServer,
@@ -114,13 +110,3 @@ func announce(addr net.Addr) { fmt.Printf("listening %s\n", addr) }
 
 // hasServer reports whether this program has the server in itself.
 func hasServer(lib, mode string) bool { return servers[lib][mode] != nil }
-
-// libraries returns the names of the libraries in the program.
-func libraries() []string {
-	var names []string
-	for name := range servers {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}

@@ -11,10 +11,17 @@ import (
 	"github.com/cloudwego/netpoll"
 )
 
-const (
-	netpollLib      = "netpoll"
-	netpollBuffered = "netpoll+flush"
-)
+func init() {
+	servers[netpollLib] = map[string]server{
+		modeEcho:      netpollServer(netpollEcho),
+		modePieces:    netpollServer(netpollPieces),
+		modeBroadcast: netpollBroadcast,
+		modeDelayed:   netpollServer(netpollDelayed),
+	}
+	servers[netpollBuffered] = map[string]server{
+		modePieces: netpollServer(netpollPiecesBuffered),
+	}
+}
 
 // netpollServer makes a server of netpoll from what to do on a request.
 func netpollServer(handle func(c netpoll.Connection, cfg *serveConfig) error) server {
