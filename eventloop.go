@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/onloop/eventloop/internal/fifo"
 	"github.com/onloop/eventloop/internal/goid"
 	"github.com/onloop/eventloop/internal/histogram"
 	"github.com/onloop/eventloop/internal/timerheap"
@@ -64,12 +65,12 @@ type Loop struct {
 
 	mu       sync.Mutex // guards the following
 	state    loopState
-	sleeping bool        // the dispatcher waits, or is about to: wake it
-	stopping bool        // by force
-	stopErr  error       // what Run is to return
-	panicked *PanicError // what Run is to panic with
-	epoch    time.Time   // when Run began; times of the loop count from here
-	posts    []func()    // not yet taken by the dispatcher
+	sleeping bool               // the dispatcher waits, or is about to: wake it
+	stopping bool               // by force
+	stopErr  error              // what Run is to return
+	panicked *PanicError        // what Run is to panic with
+	epoch    time.Time          // when Run began; times of the loop count from here
+	posts    fifo.Queue[func()] // not yet taken by the dispatcher
 	timers   timerheap.Heap[*timerItem]
 	refs     int // handles, timers and one-shots that keep the loop alive
 	handles  handleList
@@ -78,8 +79,7 @@ type Loop struct {
 	kinds    [kindCount]int // handles by kind
 
 	// Only on the loop.
-	batch        []func() // posts taken; those before next have run
-	next         int
+	batch        fifo.Queue[func()] // posts taken
 	due          []*Timer
 	first        task        // what ended the last sleep
 	timer        *time.Timer // wakes the dispatcher for the first deadline
@@ -227,7 +227,7 @@ func (l *Loop) Post(f func()) error {
 		l.mu.Unlock()
 		return err
 	}
-	l.posts = append(l.posts, f)
+	l.posts.Push(f)
 	if !l.sleeping {
 		l.mu.Unlock()
 		return nil
@@ -397,7 +397,7 @@ func (l *Loop) prepare() bool {
 	for !l.stopping {
 		l.collectDue()
 		l.collectPosts()
-		posted := l.next < len(l.batch)
+		posted := l.batch.Len() > 0
 		if l.refs == 0 && !posted {
 			break // what else is due belongs to handles that are unref'd
 		}
@@ -432,15 +432,11 @@ func (l *Loop) collectDue() {
 // collectPosts takes the posts once those taken before have run: what a post
 // posts runs in a later turn.
 func (l *Loop) collectPosts() {
-	if l.next < len(l.batch) {
+	if l.batch.Len() > 0 {
 		return
 	}
-	l.batch, l.posts = l.posts, l.batch[:0]
-	l.next = 0
-	if cap(l.posts) > 4*maxTasksQueued {
-		l.posts = nil // a burst must not hold its memory for ever
-	}
-	if n := uint64(len(l.batch)); n > l.count.queuePeak.Load() {
+	l.batch, l.posts = l.posts, l.batch
+	if n := uint64(l.batch.Len()); n > l.count.queuePeak.Load() {
 		l.count.queuePeak.Store(n)
 	}
 }
@@ -495,11 +491,8 @@ func (l *Loop) runDue() {
 }
 
 func (l *Loop) runPosts() {
-	for n := 0; l.next < len(l.batch) && n < maxPerTurn && !l.ended.Load(); n++ {
-		f := l.batch[l.next]
-		l.batch[l.next] = nil
-		l.next++
-		l.call(f)
+	for n := 0; l.batch.Len() > 0 && n < maxPerTurn && !l.ended.Load(); n++ {
+		l.call(l.batch.Pop())
 		l.ran()
 	}
 }
@@ -552,7 +545,7 @@ func (l *Loop) closeAll() {
 	}()
 	l.mu.Lock()
 	l.timers.Clear()
-	l.posts, l.batch, l.next, l.due = nil, nil, 0, nil
+	l.posts, l.batch, l.due = fifo.Queue[func()]{}, fifo.Queue[func()]{}, nil
 	owners := make([]owner, 0, l.handles.len)
 	for h := range l.handles.all {
 		owners = append(owners, h.owner)
