@@ -360,7 +360,7 @@ func TestAbortEndsAConnectionInEveryState(t *testing.T) {
 }
 
 func TestStopRacesWithConnectionsThatComeAndGo(t *testing.T) {
-	for range 30 {
+	for range 12 {
 		l, end := startLoop(t, nil)
 		counts := map[*eventloop.Conn]int{} // only on the loop, also at its end
 		conf := echo()
