@@ -1,7 +1,7 @@
 // Package eventloop runs an application on an event loop: one goroutine runs all
 // its callbacks, one at a time, so that they share state without locks, while
-// timers, signals, sockets and blocking work go on beside it. It is cl-async for
-// Go.
+// timers, signals, sockets, names and blocking work go on beside it. It is
+// cl-async for Go.
 //
 // This program starts an echo server, talks to it, and ends by itself when
 // nothing is left to do:
