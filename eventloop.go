@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/onloop/eventloop/internal/fifo"
 	"github.com/onloop/eventloop/internal/goid"
 	"github.com/onloop/eventloop/internal/histogram"
 	"github.com/onloop/eventloop/internal/timerheap"
@@ -84,12 +85,12 @@ type Loop struct {
 
 	mu       sync.Mutex // guards the following
 	state    loopState
-	sleeping bool        // the dispatcher waits, or is about to: wake it
-	stopping bool        // by force
-	stopErr  error       // what Run is to return
-	panicked *PanicError // what Run is to panic with
-	epoch    time.Time   // when Run began; times of the loop count from here
-	posts    []func()    // not yet taken by the dispatcher
+	sleeping bool               // the dispatcher waits, or is about to: wake it
+	stopping bool               // by force
+	stopErr  error              // what Run is to return
+	panicked *PanicError        // what Run is to panic with
+	epoch    time.Time          // when Run began; times of the loop count from here
+	posts    fifo.Queue[func()] // not yet taken by the dispatcher
 	timers   timerheap.Heap[*timerItem]
 	refs     int // handles, timers and one-shots that keep the loop alive
 	handles  handleList
@@ -105,8 +106,7 @@ type Loop struct {
 	kinds      [kindCount]int // handles by kind
 
 	// Only on the loop.
-	batch        []func() // posts taken; those before next have run
-	next         int
+	batch        fifo.Queue[func()] // posts taken
 	due          []*Timer
 	first        task          // what ended the last sleep
 	timer        *time.Timer   // wakes the dispatcher for the first deadline
@@ -259,7 +259,7 @@ func (l *Loop) Post(f func()) error {
 		l.mu.Unlock()
 		return err
 	}
-	l.posts = append(l.posts, f)
+	l.posts.Push(f)
 	if !l.sleeping {
 		l.mu.Unlock()
 		return nil
@@ -445,7 +445,7 @@ func (l *Loop) prepare() bool {
 		l.turned = now
 		l.collectDue(now)
 		l.collectPosts()
-		posted := l.next < len(l.batch)
+		posted := l.batch.Len() > 0
 		if l.refs == 0 && !posted {
 			break // what else is due belongs to handles that are unref'd
 		}
@@ -477,15 +477,11 @@ func (l *Loop) collectDue(now time.Duration) {
 // collectPosts takes the posts once those taken before have run: what a post
 // posts runs in a later turn.
 func (l *Loop) collectPosts() {
-	if l.next < len(l.batch) {
+	if l.batch.Len() > 0 {
 		return
 	}
-	l.batch, l.posts = l.posts, l.batch[:0]
-	l.next = 0
-	if cap(l.posts) > 4*maxTasksQueued {
-		l.posts = nil // a burst must not hold its memory for ever
-	}
-	l.queuePeak = max(l.queuePeak, len(l.batch))
+	l.batch, l.posts = l.posts, l.batch
+	l.queuePeak = max(l.queuePeak, l.batch.Len())
 }
 
 // sleep waits from now on for a task, a wake-up or the first deadline, and returns
@@ -536,11 +532,8 @@ func (l *Loop) runDue() {
 }
 
 func (l *Loop) runPosts() {
-	for n := 0; l.next < len(l.batch) && n < maxPerTurn && !l.ended.Load(); n++ {
-		f := l.batch[l.next]
-		l.batch[l.next] = nil
-		l.next++
-		l.call(f)
+	for n := 0; l.batch.Len() > 0 && n < maxPerTurn && !l.ended.Load(); n++ {
+		l.call(l.batch.Pop())
 		l.ran()
 	}
 }
@@ -597,7 +590,7 @@ func (l *Loop) closeAll() {
 	}()
 	l.mu.Lock()
 	l.timers.Clear()
-	l.posts, l.batch, l.next, l.due = nil, nil, 0, nil
+	l.posts, l.batch, l.due = fifo.Queue[func()]{}, fifo.Queue[func()]{}, nil
 	owners := make([]owner, 0, l.handles.len)
 	for h := range l.handles.all {
 		owners = append(owners, h.owner)

@@ -92,8 +92,8 @@ func (l *Loop) Stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.Timers = l.timers.Len()
-	s.Queued = len(l.posts) + len(l.tasks)
-	s.Callbacks = len(l.posts) + s.Timers
+	s.Queued = l.posts.Len() + len(l.tasks)
+	s.Callbacks = l.posts.Len() + s.Timers
 	s.Handles = l.handles.len + s.Timers
 	s.IncomingTCP = l.kinds[kindConnIn]
 	s.OutgoingTCP = l.kinds[kindConnOut]
