@@ -59,7 +59,8 @@
 // ever. [Loop.Stats] tells how late the loop is (LagP99).
 //
 // Only the callbacks are serial. Bytes are read, written, encrypted and decrypted
-// by other goroutines, on all cores.
+// by other goroutines, on all cores. If the callbacks are too much for one core,
+// a [Group] of loops can serve one port.
 //
 // # Handles and lifetime
 //

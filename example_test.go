@@ -511,6 +511,42 @@ func ExampleRace() {
 	// Output: took too long
 }
 
+// Two loops serve one port, for callbacks that are more than one core can run.
+func ExampleGroup() {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer ln.Close()
+	g := eventloop.NewGroup(2, &eventloop.Config{Name: "web"})
+	go func() {
+		defer g.Shutdown(context.Background())
+		nc, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		defer nc.Close()
+		text, err := io.ReadAll(nc)
+		fmt.Printf("%s, %v\n", text, err)
+	}()
+	err = g.Run(context.Background(), func(l *eventloop.Loop) error {
+		lc := &eventloop.ListenConfig{Shared: true} // each loop on a duplicate
+		_, err := lc.Serve(l, ln, &eventloop.ConnConfig{
+			OnConnect: func(c *eventloop.Conn) {
+				c.WriteString("hello from one of two loops")
+				c.Close()
+			},
+		})
+		return err
+	})
+	fmt.Println(err)
+	// Output:
+	// hello from one of two loops, <nil>
+	// <nil>
+}
+
 // A lookup keeps the loop alive until it is answered. Here nobody is asked:
 // localhost is always this machine.
 func ExampleLoop_LookupNetIP() {
