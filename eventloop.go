@@ -43,6 +43,23 @@ type Config struct {
 
 	// Logger receives what no callback can. If nil, nothing is logged.
 	Logger *slog.Logger
+
+	// SlowCallback is how long a callback, or a task between two suspensions, may
+	// hold up the loop before Logger is told, with the stack of the dispatcher and
+	// the name of the task. Zero or negative: such callbacks are not looked for.
+	SlowCallback time.Duration
+
+	// Resolver says how names are resolved. The zero value goes by the files of
+	// the system.
+	Resolver ResolverConfig
+
+	// MaxWork is how many functions of [Work] run at a time. Zero or negative:
+	// 64.
+	MaxWork int
+
+	// WorkGrace is how long Run waits, at the end by force, for functions of
+	// [Work] to return. Zero: 5 s. Negative: not at all.
+	WorkGrace time.Duration
 }
 
 // A Loop runs callbacks one at a time on the goroutine that calls [Loop.Run],
@@ -58,9 +75,12 @@ type Loop struct {
 	done    chan struct{}             // closed when Run returns
 	ctx     context.Context           // of what the loop waits for; ends with the loop
 	cancel  context.CancelFunc
-	ended   atomic.Bool   // no callback starts any more
-	goid    atomic.Uint64 // of the dispatcher, for the checks of blocking calls
+	ended   atomic.Bool          // no callback starts any more
+	self    atomic.Uintptr       // goid.ID of the dispatcher
+	task    atomic.Pointer[Task] // the one that runs now, or nil
 	count   counters
+	names   names
+	work    workers
 	wg      sync.WaitGroup // network goroutines, so that Run can see the last one off
 
 	mu       sync.Mutex // guards the following
@@ -76,14 +96,23 @@ type Loop struct {
 	handles  handleList
 	exits    []func()
 	unasked  map[*unasked]struct{}
-	kinds    [kindCount]int // handles by kind
+
+	// Statistics, guarded by mu as well: the dispatcher has it anyway when they
+	// change.
+	turns      uint64
+	queuePeak  int
+	busy, idle time.Duration  // up to when the dispatcher went to sleep last
+	woke       time.Duration  // when it woke up last
+	kinds      [kindCount]int // handles by kind
 
 	// Only on the loop.
 	batch        fifo.Queue[func()] // posts taken
 	due          []*Timer
-	first        task        // what ended the last sleep
-	timer        *time.Timer // wakes the dispatcher for the first deadline
-	sinceRelease int         // callbacks since the writers got their work
+	first        task          // what ended the last sleep
+	timer        *time.Timer   // wakes the dispatcher for the first deadline
+	watch        *slowWatch    // nil unless Config.SlowCallback is set
+	sinceRelease int           // callbacks since the writers got their work
+	turned       time.Duration // when the last turn began
 	lag          histogram.Histogram
 }
 
@@ -159,7 +188,7 @@ func Run(ctx context.Context, cfg *Config, start func(l *Loop) error) error {
 //
 // A loop runs once: Run returns [ErrRunning] while the loop runs, in a callback
 // too, and [ErrLoopClosed] after it ended.
-func (l *Loop) Run(ctx context.Context) error {
+func (l *Loop) Run(ctx context.Context) (err error) {
 	if ctx == nil {
 		ctx = context.Background()
 	}
@@ -182,10 +211,13 @@ func (l *Loop) Run(ctx context.Context) error {
 		if p := l.panicked; p != nil {
 			panic(p)
 		}
+		err = l.result()
 	}()
 	defer l.teardown()
+	l.startWatch()
+	defer l.stopWatch()
 	l.dispatch()
-	return l.result()
+	return nil
 }
 
 // begin turns a new loop into a running one.
@@ -200,7 +232,7 @@ func (l *Loop) begin() error {
 	}
 	l.state = stateRunning
 	l.epoch = time.Now()
-	l.goid.Store(goid.Get())
+	l.self.Store(uintptr(goid.Current()))
 	l.timer = time.NewTimer(time.Hour)
 	l.timer.Stop()
 	return nil
@@ -315,15 +347,20 @@ func (l *Loop) Shutdown(ctx context.Context) {
 	}
 	release := context.AfterFunc(ctx, l.Stop)
 	l.mu.Lock()
-	if l.state == stateNew {
-		l.mu.Unlock()
-		l.Stop()
-		release()
-		return
+	state := l.state
+	if state == stateRunning {
+		l.exits = append(l.exits, func() { release() })
 	}
 	l.mu.Unlock()
-	l.OnExit(func() { release() })
-	l.Post(l.shutdownHandles)
+	switch state {
+	case stateNew:
+		release()
+		l.Stop()
+	case stateRunning:
+		l.Post(l.shutdownHandles)
+	case stateClosed:
+		release()
+	}
 }
 
 // shutdownHandles closes what would go on for ever.
@@ -377,8 +414,16 @@ func (l *Loop) now() time.Duration {
 	return time.Since(l.epoch)
 }
 
-// onLoop reports whether the caller runs on the dispatcher. It is slow.
-func (l *Loop) onLoop() bool { return l.goid.Load() == goid.Get() }
+// onLoop reports whether the caller runs on the loop: on the dispatcher, or as a
+// task while the dispatcher waits for it.
+func (l *Loop) onLoop() bool {
+	id := uintptr(goid.Current())
+	if id == l.self.Load() {
+		return true
+	}
+	t := l.task.Load()
+	return t != nil && id == t.self.Load()
+}
 
 // dispatch runs turns until the loop ends.
 func (l *Loop) dispatch() {
@@ -394,17 +439,21 @@ func (l *Loop) dispatch() {
 func (l *Loop) prepare() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := l.now()
+	l.lag.Record(now - l.turned) // the last turn: who came in it waited so long
 	for !l.stopping {
-		l.collectDue()
+		l.turned = now
+		l.collectDue(now)
 		l.collectPosts()
 		posted := l.batch.Len() > 0
 		if l.refs == 0 && !posted {
 			break // what else is due belongs to handles that are unref'd
 		}
 		if posted || l.first != nil || len(l.due) > 0 || len(l.tasks) > 0 {
+			l.turns++
 			return true
 		}
-		l.sleep()
+		now = l.sleep(now)
 	}
 	l.state = stateClosed
 	l.ended.Store(true)
@@ -413,12 +462,8 @@ func (l *Loop) prepare() bool {
 
 // collectDue moves the timers that are due to l.due. Timers that are armed later
 // in this turn wait for the next, however short they are.
-func (l *Loop) collectDue() {
+func (l *Loop) collectDue(now time.Duration) {
 	when, ok := l.timers.Min()
-	if !ok {
-		return
-	}
-	now := l.now()
 	for ok && when <= int64(now) && len(l.due) < maxPerTurn {
 		item, _ := l.timers.Pop()
 		t := (*Timer)(item)
@@ -436,23 +481,20 @@ func (l *Loop) collectPosts() {
 		return
 	}
 	l.batch, l.posts = l.posts, l.batch
-	if n := uint64(l.batch.Len()); n > l.count.queuePeak.Load() {
-		l.count.queuePeak.Store(n)
-	}
+	l.queuePeak = max(l.queuePeak, l.batch.Len())
 }
 
-// sleep waits for a task, a wake-up or the first deadline. The caller holds
-// l.mu, which is released meanwhile.
-func (l *Loop) sleep() {
+// sleep waits from now on for a task, a wake-up or the first deadline, and returns
+// the time when it is over. The caller holds l.mu, which is released meanwhile.
+func (l *Loop) sleep(now time.Duration) time.Duration {
 	l.sleeping = true
+	l.busy += now - l.woke
 	when, timed := l.timers.Min()
-	began := l.now()
 	l.mu.Unlock()
-	l.count.busy.Add(int64(began) - l.count.woke.Load())
 	if !timed {
 		l.first = <-l.tasks
 	} else {
-		l.timer.Reset(time.Duration(when) - began)
+		l.timer.Reset(time.Duration(when) - now)
 		select {
 		case l.first = <-l.tasks:
 		case <-l.timer.C:
@@ -460,15 +502,14 @@ func (l *Loop) sleep() {
 	}
 	l.mu.Lock()
 	l.sleeping = false
-	woke := l.now()
-	l.count.woke.Store(int64(woke))
-	l.count.idle.Add(int64(woke - began))
+	l.woke = l.now()
+	l.idle += l.woke - now
+	return l.woke
 }
 
 // turn runs what prepare collected: timers, then posts, then tasks, a bounded
 // number of each.
 func (l *Loop) turn() {
-	l.count.iterations.Add(1)
 	l.writers.BeginTurn()
 	defer l.writers.EndTurn()
 	l.runDue()
@@ -513,6 +554,9 @@ func (l *Loop) runTasks() {
 // ran counts a callback and lets the writers have, every few callbacks, what
 // was written.
 func (l *Loop) ran() {
+	if l.watch != nil {
+		l.watch.progress.Add(1)
+	}
 	if l.sinceRelease++; l.sinceRelease >= releaseEvery {
 		l.sinceRelease = 0
 		l.writers.Release()
@@ -528,6 +572,7 @@ func (l *Loop) teardown() {
 	l.ended.Store(true)
 	l.mu.Unlock()
 	defer close(l.done)
+	defer l.self.Store(0) // the goroutine goes on without us
 	defer l.runExits()
 	defer l.closeAll()
 	l.cancel()
@@ -559,14 +604,31 @@ func (l *Loop) closeAll() {
 		l.first = nil
 		t.run()
 	}
+	grace := l.workGrace()
+	defer grace.Stop()
 	for l.handleCount() > 0 {
-		(<-l.tasks).run()
+		select {
+		case t := <-l.tasks:
+			t.run()
+		case <-grace.C:
+			l.abandonWork()
+		}
 	}
 	l.writers.Close()
+	l.names.close()
 	l.wg.Wait()
 	l.timer.Stop()
 	finished = true
 	l.flushUnasked()
+}
+
+// workGrace returns a timer for the end of Config.WorkGrace.
+func (l *Loop) workGrace() *time.Timer {
+	d := l.cfg.WorkGrace
+	if d == 0 {
+		d = defaultWorkGrace
+	}
+	return time.NewTimer(max(d, 0))
 }
 
 func (l *Loop) handleCount() int {

@@ -218,4 +218,10 @@ func (s *Stats) add(o *Stats) {
 	s.DialedTotal += o.DialedTotal
 	s.DroppedTotal += o.DroppedTotal
 	s.ErrorsTotal += o.ErrorsTotal
+	s.SlowTotal += o.SlowTotal
+	s.DNSCacheEntries += o.DNSCacheEntries
+	s.DNSCacheHitsTotal += o.DNSCacheHitsTotal
+	s.DNSCacheMissesTotal += o.DNSCacheMissesTotal
+	s.DNSQueriesTotal += o.DNSQueriesTotal
+	s.DNSFailuresTotal += o.DNSFailuresTotal
 }
