@@ -70,7 +70,7 @@ func (p *crowd) dial() (net.Conn, error) {
 // measure waits for the time of the spec. work runs meanwhile, on as many
 // goroutines as there are to be connections, until its context ends.
 func (p *crowd) measure(work func(ctx context.Context)) (*Result, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), p.spec.Warm+p.spec.Measure)
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var workers sync.WaitGroup
 	if work != nil {
@@ -83,11 +83,12 @@ func (p *crowd) measure(work func(ctx context.Context)) (*Result, error) {
 	p.begin()
 	p.measuring = true
 	p.mu.Unlock()
-	<-ctx.Done()
+	time.Sleep(p.spec.Measure)
 	p.mu.Lock()
 	p.measuring = false
 	r := *p.end()
 	p.mu.Unlock()
+	cancel()
 	workers.Wait()
 	return &r, nil
 }
