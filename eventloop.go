@@ -67,25 +67,25 @@ type Loop struct {
 	cancel  context.CancelFunc
 	ended   atomic.Bool    // no callback starts any more
 	self    atomic.Uintptr // goid.ID of the dispatcher
-	task    atomic.Uintptr // goid.ID of the task that runs now, or 0
 	count   counters
 	work    workers
 	wg      sync.WaitGroup // network goroutines, so that Run can see the last one off
 
-	mu       sync.Mutex // guards the following
-	state    loopState
-	sleeping bool        // the dispatcher waits, or is about to: wake it
-	stopping bool        // by force
-	stopErr  error       // what Run is to return
-	panicked *PanicError // what Run is to panic with
-	epoch    time.Time   // when Run began; times of the loop count from here
-	posts    []func()    // not yet taken by the dispatcher
-	timers   timerheap.Heap[*timerItem]
-	refs     int // handles, timers and one-shots that keep the loop alive
-	handles  handleList
-	exits    []func()
-	unasked  map[*unasked]struct{}
-	kinds    [kindCount]int // handles by kind
+	mu         sync.Mutex // guards the following
+	state      loopState
+	sleeping   bool        // the dispatcher waits, or is about to: wake it
+	stopping   bool        // by force
+	stopErr    error       // what Run is to return
+	panicked   *PanicError // what Run is to panic with
+	epoch      time.Time   // when Run began; times of the loop count from here
+	posts      []func()    // not yet taken by the dispatcher
+	timers     timerheap.Heap[*timerItem]
+	refs       int // handles, timers and one-shots that keep the loop alive
+	handles    handleList
+	exits      []func()
+	unasked    map[*unasked]struct{}
+	kinds      [kindCount]int       // handles by kind
+	coroutines map[uintptr]struct{} // goid.ID of the coroutines of the tasks
 
 	// Only on the loop.
 	batch        []func() // posts taken; those before next have run
@@ -392,7 +392,13 @@ func (l *Loop) now() time.Duration {
 // task while the dispatcher waits for it.
 func (l *Loop) onLoop() bool {
 	id := uintptr(goid.Current())
-	return id == l.self.Load() || id == l.task.Load()
+	if id == l.self.Load() {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, ok := l.coroutines[id]
+	return ok
 }
 
 // dispatch runs turns until the loop ends.

@@ -498,6 +498,9 @@ func (c *Conn) closeWith(how connFlags) bool {
 		c.mu.Unlock()
 		return false
 	}
+	if x := c.x.Load(); x != nil && x.onLow != nil && !c.flags.has(flagClosing) {
+		c.loop.Post(x.onLow) // who waits to write, or a stream to read, waits in vain
+	}
 	c.flags |= flagClosing | how
 	if c.flags.has(flagCut) {
 		c.discard()
