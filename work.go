@@ -306,6 +306,7 @@ type Receiver[T any] struct {
 	taking  bool       // it is about to receive
 	paused  bool
 	stopped bool
+	calling bool // f
 	holding bool // v, taken from the channel, is not delivered yet
 	v       T
 	ok      bool
@@ -366,7 +367,7 @@ func (r *Receiver[T]) receive() {
 func (r *Receiver[T]) mayReceive() bool {
 	for {
 		r.mu.Lock()
-		stopped, wait := r.stopped, r.paused || r.holding
+		stopped, wait := r.stopped, r.paused || r.holding || r.calling
 		r.taking = !stopped && !wait
 		r.mu.Unlock()
 		switch {
@@ -437,10 +438,19 @@ func (r *Receiver[T]) deliver() {
 		return
 	}
 	v, ok := r.take()
+	r.calling = true
 	r.mu.Unlock()
-	defer r.nudge()
+	defer r.called()
 	defer r.loop.caught(nil)
 	r.f(v, ok)
+}
+
+// called lets the goroutine receive again, after f.
+func (r *Receiver[T]) called() {
+	r.mu.Lock()
+	r.calling = false
+	r.mu.Unlock()
+	r.nudge()
 }
 
 // take returns the value that is held. The caller holds r.mu.
