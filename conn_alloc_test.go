@@ -1,3 +1,5 @@
+//go:build !race
+
 package eventloop_test
 
 import (
@@ -10,10 +12,7 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-func TestEchoAllocatesNothing(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector allocates, and empties pools at random")
-	}
+func TestEchoOfEveryKindOfConnectionAllocatesNothing(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		make func(t testing.TB, l *eventloop.Loop, cfg *eventloop.ConnConfig) (*eventloop.Conn, *net.TCPConn)

@@ -313,10 +313,7 @@ func (x *connExtra) postLow(l *Loop) {
 var _ io.StringWriter = (*Conn)(nil)
 var _ io.WriteCloser = (*Conn)(nil)
 
-var (
-	errBadNetwork  = errors.New("network is not tcp, tcp4, tcp6 or unix")
-	errUnsupported = errors.ErrUnsupported
-)
+var errUnsupported = errors.ErrUnsupported
 
 // newConn returns a connection that is registered with the loop.
 func (l *Loop) newConn(cfg *ConnConfig, k kind) (*Conn, error) {
@@ -333,7 +330,7 @@ func (l *Loop) newConn(cfg *ConnConfig, k kind) (*Conn, error) {
 // "tcp4", "tcp6" or "unix". Host names are resolved by the loop's resolver, and
 // all their addresses are tried (RFC 8305). Data may be written at once; it is
 // sent, in order, when the connection is up. ctx cancels the attempt and has no
-// meaning once the connection is up.
+// meaning once the connection is up; nil means context.Background.
 //
 // An unknown network, a malformed address, or a loop that does not run is
 // reported by the returned error, and then no callback is called.
@@ -507,7 +504,7 @@ func (c *Conn) endWrite(n int) {
 		return
 	}
 	c.flags |= flagWrote
-	c.loop.count.buffered.Add(int64(n))
+	c.loop.count.written.Add(uint64(n))
 	if x := c.x.Load(); x != nil {
 		x.written += uint64(n)
 	}
@@ -575,7 +572,7 @@ func (c *Conn) discard() {
 		return
 	}
 	c.flags |= flagLost
-	c.loop.count.buffered.Add(-int64(c.pending()))
+	c.loop.count.discarded.Add(uint64(c.pending()))
 	c.out.Reset()
 	if x := c.x.Load(); x != nil {
 		x.after.Reset()

@@ -332,7 +332,8 @@ func (c *Conn) consumed() {
 }
 
 // A rawWrite writes to a descriptor through its RawConn, which is slower than
-// using the number, but safe if somebody else may close the connection.
+// using the number, but safe if somebody else may close the connection. It has
+// views of its own: those of Flush are to stay on its stack.
 type rawWrite struct {
 	space [sockio.MaxViews][]byte // a copy: views are on the writer's stack
 	views int
@@ -386,9 +387,11 @@ func (w *connWriter) Flush() {
 			continue
 		}
 		n, errno := c.writeNow(views)
-		c.sent(n)
 		switch errno {
 		case 0:
+			if c.sentLast(n) {
+				return
+			}
 		case syscall.EAGAIN:
 			c.block()
 			return
@@ -507,18 +510,34 @@ func (c *Conn) sent(n int) {
 	if n == 0 {
 		return
 	}
-	c.loop.count.bytesOut.Add(uint64(n))
-	c.loop.count.buffered.Add(-int64(n))
-	if c.advance(n) {
+	c.mu.Lock()
+	due := c.advance(n)
+	c.mu.Unlock()
+	if due {
 		c.loop.tasks <- (*drainTask)(c)
 	}
 }
 
-// advance drops n bytes of output and reports whether the dispatcher is to hear
-// of it, because somebody waits for them.
-func (c *Conn) advance(n int) bool {
+// sentLast is sent, and doneWriting too if that was all and nobody waits to hear
+// of it: the usual case, which one lock is enough for.
+func (c *Conn) sentLast(n int) (done bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	due := c.advance(n)
+	done = !due && !c.hasOutput() && !c.wantsDrain()
+	if done {
+		c.stopWriting()
+	}
+	c.mu.Unlock()
+	if due {
+		c.loop.tasks <- (*drainTask)(c)
+	}
+	return done
+}
+
+// advance drops n bytes of output and reports whether the dispatcher is to hear
+// of it, because somebody waits for them. The caller holds c.mu.
+func (c *Conn) advance(n int) bool {
+	c.loop.count.bytesOut.Add(uint64(n))
 	c.out.Advance(n)
 	left := c.pending()
 	x := c.x.Load()

@@ -1,5 +1,5 @@
 //go:build !race
 
-package eventloop_test
+package sockio
 
 const raceEnabled = false
