@@ -121,10 +121,17 @@ func TestConnReadTimeoutForgivesABusyLoop(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		r, cfg := newTape(&eventloop.ConnConfig{ReadTimeout: time.Second})
 		_, peer := adoptPipe(t, l, cfg)
-		l.Post(func() { time.Sleep(5 * time.Second) })
+		// Of a turn, tasks come last and timers first: what arrives meanwhile waits
+		// behind the timer.
+		_, other := adoptPipe(t, l, &eventloop.ConnConfig{
+			OnData: func(*eventloop.Conn, []byte) { time.Sleep(5 * time.Second) },
+		})
+		io.WriteString(other, "keep the loop busy")
 		time.Sleep(500 * time.Millisecond)
 		io.WriteString(peer, "in time")
 		time.Sleep(4600 * time.Millisecond)
+		other.Close()
+		synctest.Wait()
 		wantEqual(t, "data", r.received(), "in time")
 		wantEqual(t, "events", r.count("event"), 0)
 		peer.Close()

@@ -509,51 +509,6 @@ func TestListenerPanicInOnAcceptErrorLeavesRun(t *testing.T) {
 	}
 }
 
-// A keptListener keeps what it has accepted.
-type keptListener struct {
-	net.Listener
-	kept chan net.Conn
-}
-
-func (k *keptListener) Accept() (net.Conn, error) {
-	nc, err := k.Listener.Accept()
-	if err == nil {
-		k.kept <- nc
-	}
-	return nc, err
-}
-
-func TestServeForeignListenerMayCloseItsConnections(t *testing.T) {
-	// Then the number of the descriptor may be that of another file at any time:
-	// nothing may be written to it by its number.
-	l, _ := startLoop(t, nil)
-	inner, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	kept := &keptListener{inner, make(chan net.Conn, 1)}
-	conns := make(chan *eventloop.Conn, 1)
-	r, cfg := newTape(&eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) { conns <- c }})
-	ln, err := l.Serve(kept, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	peer := dialPeer(t, inner.Addr())
-	c := wait(t, conns, "connection")
-	c.PauseReading() // so that it does not notice
-	(<-kept.kept).Close()
-	other, otherPeer := tcpPair(t) // takes the number
-	c.WriteString("not for you")
-	r.wait(t)
-	otherPeer.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
-	if b, _ := io.ReadAll(otherPeer); len(b) > 0 {
-		t.Errorf("another connection received %q", b)
-	}
-	other.Close()
-	peer.Close()
-	ln.Close()
-}
-
 func TestListenerFloodOfConnections(t *testing.T) {
 	const peers, each = 8, 100
 	l, _ := startLoop(t, nil)

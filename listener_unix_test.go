@@ -19,6 +19,55 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// A keptListener keeps what it has accepted.
+type keptListener struct {
+	net.Listener
+	kept chan net.Conn
+}
+
+func (k *keptListener) Accept() (net.Conn, error) {
+	nc, err := k.Listener.Accept()
+	if err == nil {
+		k.kept <- nc
+	}
+	return nc, err
+}
+
+func TestServeForeignListenerMayCloseItsConnections(t *testing.T) {
+	// Then the number of the descriptor may be that of another file at any time:
+	// nothing may be written to it by its number.
+	l, _ := startLoop(t, nil)
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := &keptListener{inner, make(chan net.Conn, 1)}
+	conns := make(chan *eventloop.Conn, 1)
+	r, cfg := newTape(&eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) { conns <- c }})
+	ln, err := l.Serve(kept, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := dialPeer(t, inner.Addr())
+	c := wait(t, conns, "connection")
+	c.PauseReading() // so that it does not notice
+	(<-kept.kept).Close()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0) // takes the number
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.WriteString("not for you")
+	r.wait(t)
+	b := make([]byte, 100)
+	if n, _, _ := unix.Recvfrom(pair[1], b, unix.MSG_DONTWAIT); n > 0 {
+		t.Errorf("another connection received %q", b[:n])
+	}
+	unix.Close(pair[0])
+	unix.Close(pair[1])
+	peer.Close()
+	ln.Close()
+}
+
 func TestListenerSurvivesRunningOutOfDescriptors(t *testing.T) {
 	if os.Getenv("EVENTLOOP_EMFILE") != "" {
 		runOutOfDescriptors()
