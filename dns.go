@@ -152,7 +152,7 @@ func (l *Loop) lookupCached(ctx context.Context, network, host string) *Future[[
 		return nil
 	}
 	addrs, err, ok := r.Cached(network, host)
-	if !ok {
+	if !ok || l.ended.Load() { // or the answer might be that the resolver is closed
 		return nil
 	}
 	f := looseFuture[[]netip.Addr](l)
