@@ -116,10 +116,10 @@ func (l *Loop) LookupNetIP(ctx context.Context, network, host string) *Future[[]
 	})
 }
 
-// LookupAddr returns a future of the names of addr: those that the hosts file has,
-// else those of its PTR records. If some of the latter are no host names, they are
-// left out, and the future has the others together with an error. Otherwise it is
-// as LookupNetIP.
+// LookupAddr returns a future of the names of addr, with a dot at their end as in
+// package net: those that the hosts file has, else those of its PTR records. If
+// some of the latter are no host names, they are left out, and the future has the
+// others together with an error. Otherwise it is as LookupNetIP.
 func (l *Loop) LookupAddr(ctx context.Context, addr netip.Addr) *Future[[]string] {
 	return startLookup(l, ctx, addr.String(), func(ctx context.Context, r *resolver.Resolver) ([]string, error) {
 		return r.LookupAddr(ctx, addr)
@@ -152,8 +152,8 @@ func (l *Loop) lookupCached(ctx context.Context, network, host string) *Future[[
 		return nil
 	}
 	addrs, err, ok := r.Cached(network, host)
-	if !ok || l.ended.Load() { // or the answer might be that the resolver is closed
-		return nil
+	if !ok || err != nil && l.mayLookup() != nil {
+		return nil // the loop has ended meanwhile, which is not the name's fault
 	}
 	f := looseFuture[[]netip.Addr](l)
 	f.finish(futureResolved, addrs, lookupError(ctx, host, err))

@@ -22,8 +22,8 @@ var (
 	// when it is asked for before [Loop.Run].
 	ErrNotRunning = errors.New("eventloop: loop not running")
 
-	// ErrRunning is returned by a second call of [Loop.Run].
-	ErrRunning = errors.New("eventloop: loop already run")
+	// ErrRunning is returned by [Loop.Run] while the loop runs already.
+	ErrRunning = errors.New("eventloop: loop already running")
 
 	// ErrOnLoop is returned by a call that waits, when it is made on the loop
 	// that it would wait for.
@@ -87,7 +87,7 @@ type OpError struct {
 	// Err is the cause and never nil.
 	Err error
 
-	// Conn is the connection (tcp-socket of the seed); nil if there is none.
+	// Conn is the connection (tcp-socket); nil if there is none.
 	Conn *Conn
 
 	// Listener is the listener of an accept error; else nil.
@@ -201,9 +201,18 @@ func newPanicError(value any) *PanicError {
 
 // IsInfo reports whether err tells of an ordinary end rather than of trouble:
 // io.EOF, or a reset by the peer (connection-info that is no connection-error).
-// A server sees both all day; the default event handler ignores them.
+// A server sees both all day; the default event handler ignores them. A panic is
+// trouble whatever its value.
 func IsInfo(err error) bool {
+	if isPanic(err) {
+		return false
+	}
 	return err == io.EOF || errors.Is(err, ErrReset) || isReset(err)
+}
+
+func isPanic(err error) bool {
+	var pe *PanicError
+	return errors.As(err, &pe)
 }
 
 // Errno returns the number of the system error that err carries, or -1 if it
@@ -256,10 +265,9 @@ func (l *Loop) event(err error, remote bool) {
 		l.callEvent(func() { h(err) })
 		return
 	}
-	var pe *PanicError
 	switch {
 	case IsInfo(err):
-	case errors.As(err, &pe) && l.cfg.CatchPanics:
+	case l.cfg.CatchPanics && isPanic(err):
 		l.log.Error("panic in a callback", "loop", l.cfg.Name, "err", err)
 	case remote:
 		l.log.Warn("event", "loop", l.cfg.Name, "err", err)
@@ -293,14 +301,20 @@ func (l *Loop) caught(route func(err error)) {
 	if v == nil {
 		return
 	}
-	pe := newPanicError(v)
-	switch {
-	case !l.cfg.CatchPanics:
+	l.panicEvent(newPanicError(v), route)
+}
+
+// panicEvent is what becomes of a panic in a callback.
+func (l *Loop) panicEvent(pe *PanicError, route func(err error)) {
+	if !l.cfg.CatchPanics {
 		l.stopPanic(pe)
-	case route == nil:
+		return
+	}
+	l.count.errors.Add(1)
+	if route == nil {
 		l.event(pe, false)
-	default:
-		route(pe)
+	} else {
+		l.callEvent(func() { route(pe) })
 	}
 }
 

@@ -104,9 +104,7 @@ func (t *Task) start() {
 // from any callback.
 func (t *Task) body(yield func(struct{}) bool) {
 	t.yield = yield
-	self := uintptr(goid.Current())
-	t.self.Store(self)
-	t.loop.task.Store(self)
+	t.self.Store(uintptr(goid.Current()))
 	defer func() {
 		if v := recover(); v != nil {
 			t.panicked = newPanicError(v)
@@ -126,7 +124,7 @@ func (t *Task) step() {
 	}
 	l := t.loop
 	ended := true // a Goexit in the task goes through here
-	outer := l.task.Swap(t.self.Load())
+	outer := l.task.Swap(t)
 	defer func() {
 		l.task.Store(outer)
 		if ended {
@@ -177,7 +175,7 @@ func (t *Task) terminate() {
 		t.loop.unregister(&t.handle)
 		return
 	}
-	outer := t.loop.task.Swap(t.self.Load())
+	outer := t.loop.task.Swap(t)
 	defer func() {
 		t.loop.task.Store(outer)
 		t.end()
