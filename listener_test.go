@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
-	"golang.org/x/sys/unix"
 )
 
 func TestListenReturnsBindErrors(t *testing.T) {
@@ -632,7 +631,7 @@ func TestListenerSurvivesRunningOutOfDescriptors(t *testing.T) {
 // descriptors than it has to.
 func runOutOfDescriptors() {
 	const limit = 40
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
+	if err := limitDescriptors(limit); err != nil {
 		panic(err)
 	}
 	emfile, echoed := false, false
