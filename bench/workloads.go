@@ -79,7 +79,7 @@ func fullPlan(limit uint64) *plan {
 var (
 	tcpAll   = []string{ours, goroutines, netpollLib, libuvLib, libeventLib, nodeLib}
 	httpAll  = []string{ours, fastHTTP, netHTTP, nodeLib}
-	loopsAll = []string{ours, gojaLib, nodeLib}
+	loopsAll = []string{ours, goroutines, gojaLib, nodeLib}
 )
 
 // loopCounts are the sizes of the groups of loops that are measured.
@@ -109,7 +109,9 @@ func (p *plan) workloads() []*workload {
 	}
 	all = append(all,
 		p.kernelOf("timers-fire", "timers within 50 ms, until all have fired", "timer"),
-		p.kernelOf("timers-stop", "timers made and stopped", "timer"))
+		p.kernelOf("timers-stop", "timers made and stopped", "timer"),
+		p.kernelOf("tasks-start", "tasks started and ended", "task"),
+		p.kernelOf("tasks-yield", "turns of 100 tasks; of goroutines, that ask one and wait", "turn"))
 	for _, conns := range []int{50, 500} {
 		all = append(all, p.scaling(conns))
 	}
