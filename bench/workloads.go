@@ -105,13 +105,13 @@ func (p *plan) workloads() []*workload {
 		all = append(all, p.http(conns))
 	}
 	for _, posters := range []int{1, 4, 32} {
-		all = append(all, p.kernelOf(fmt.Sprintf("posts-%d", posters), fmt.Sprintf("posts from %d goroutines", posters), "post"))
+		all = append(all, p.kernelOf(p.n, fmt.Sprintf("posts-%d", posters), fmt.Sprintf("posts from %d goroutines", posters), "post"))
 	}
 	all = append(all,
-		p.kernelOf("timers-fire", "timers within 50 ms, until all have fired", "timer"),
-		p.kernelOf("timers-stop", "timers made and stopped", "timer"),
-		p.kernelOf("tasks-start", "tasks started and ended", "task"),
-		p.kernelOf("tasks-yield", "turns of 100 tasks; of goroutines, that ask one and wait", "turn"))
+		p.kernelOf(p.n, "timers-fire", "timers within 50 ms, until all have fired", "timer"),
+		p.kernelOf(p.n, "timers-stop", "timers made and stopped", "timer"),
+		p.kernelOf(p.n/5, "tasks-start", "tasks started and ended", "task"),
+		p.kernelOf(p.n, "tasks-yield", "turns of 100 tasks; of goroutines, that ask one and wait", "turn"))
 	for _, conns := range []int{50, 500} {
 		all = append(all, p.scaling(conns))
 	}
@@ -165,10 +165,10 @@ func (p *plan) http(conns int) *workload {
 	}
 }
 
-func (p *plan) kernelOf(name, what, unit string) *workload {
+func (p *plan) kernelOf(n int, name, what, unit string) *workload {
 	return &workload{
-		name: name, title: fmt.Sprintf("%d %s", p.n, what), unit: unit,
-		who: loopsAll, with: p.cell, kernel: name, n: p.n,
+		name: name, title: fmt.Sprintf("%d %s", n, what), unit: unit,
+		who: loopsAll, with: p.cell, kernel: name, n: n,
 	}
 }
 
