@@ -374,3 +374,28 @@ type plainConn struct{ net.Conn }
 
 // CloseWrite keeps the half-close.
 func (p plainConn) CloseWrite() error { return p.Conn.(*net.TCPConn).CloseWrite() }
+
+// startLoops is startLoop for several loops, which live until the end of the
+// test.
+func startLoops(t testing.TB, n int) []*eventloop.Loop {
+	t.Helper()
+	checkLeaks(t)
+	var loops []*eventloop.Loop
+	for range n {
+		l := eventloop.New(nil)
+		release := l.Hold()
+		running, result := make(chan struct{}), make(chan error, 1)
+		l.Post(func() { close(running) })
+		watch(t, l)
+		go func() { result <- l.Run(context.Background()) }()
+		wait(t, running, "turn of the loop")
+		t.Cleanup(func() {
+			release()
+			if err := <-result; err != nil {
+				t.Errorf("Run = %v", err)
+			}
+		})
+		loops = append(loops, l)
+	}
+	return loops
+}

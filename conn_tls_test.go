@@ -532,3 +532,13 @@ func TestConnCloseWhileShakingHands(t *testing.T) {
 		})
 	})
 }
+
+func newTLSServer(nc net.Conn) *tls.Conn { return tls.Server(nc, serverConf) }
+
+// A tlsPeer is the server side of TLS that can be reset.
+type tlsPeer struct{ *tls.Conn }
+
+func (p tlsPeer) SetLinger(sec int) error { return p.NetConn().(*net.TCPConn).SetLinger(sec) }
+
+// Close does not say goodbye where that would wait for a reader.
+func (p tlsPeer) Close() error { return p.NetConn().Close() }

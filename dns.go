@@ -113,10 +113,10 @@ func (l *Loop) LookupNetIP(ctx context.Context, network, host string) *Future[[]
 	})
 }
 
-// LookupAddr returns a future of the names of addr: those that the hosts file has,
-// else those of its PTR records. If some of the latter are no host names, they are
-// left out, and the future has the others together with an error. Otherwise it is
-// as LookupNetIP.
+// LookupAddr returns a future of the names of addr, with a dot at their end as in
+// package net: those that the hosts file has, else those of its PTR records. If
+// some of the latter are no host names, they are left out, and the future has the
+// others together with an error. Otherwise it is as LookupNetIP.
 func (l *Loop) LookupAddr(ctx context.Context, addr netip.Addr) *Future[[]string] {
 	return startLookup(l, ctx, addr.String(), func(ctx context.Context, r *resolver.Resolver) ([]string, error) {
 		return r.LookupAddr(ctx, addr)

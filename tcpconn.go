@@ -329,7 +329,7 @@ func (l *Loop) newConn(cfg *ConnConfig, k kind) (*Conn, error) {
 // "tcp4", "tcp6" or "unix". Host names are resolved by the loop's resolver, and
 // all their addresses are tried (RFC 8305). Data may be written at once; it is
 // sent, in order, when the connection is up. ctx cancels the attempt and has no
-// meaning once the connection is up.
+// meaning once the connection is up; nil means context.Background.
 //
 // An unknown network, a malformed address, or a loop that does not run is
 // reported by the returned error, and then no callback is called.
