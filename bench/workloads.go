@@ -79,7 +79,7 @@ func fullPlan(limit uint64) *plan {
 var (
 	tcpAll   = []string{ours, goroutines, netpollLib, libuvLib, libeventLib, nodeLib}
 	httpAll  = []string{ours, fastHTTP, netHTTP, nodeLib}
-	loopsAll = []string{ours, goroutines, gojaLib, nodeLib}
+	loopsAll = []string{ours, goroutines, netResolver, gojaLib, nodeLib}
 )
 
 // loopCounts are the sizes of the groups of loops that are measured.
@@ -111,7 +111,8 @@ func (p *plan) workloads() []*workload {
 		p.kernelOf(p.n, "timers-fire", "timers within 50 ms, until all have fired", "timer"),
 		p.kernelOf(p.n, "timers-stop", "timers made and stopped", "timer"),
 		p.kernelOf(p.n/5, "tasks-start", "tasks started and ended", "task"),
-		p.kernelOf(p.n, "tasks-yield", "turns of 100 tasks; of goroutines, that ask one and wait", "turn"))
+		p.kernelOf(p.n, "tasks-yield", "turns of 100 tasks; of goroutines, that ask one and wait", "turn"),
+		p.kernelOf(p.n/50, "dns", fmt.Sprintf("names looked up, %d at a time", lookups), "name"))
 	for _, conns := range []int{50, 500} {
 		all = append(all, p.scaling(conns))
 	}
