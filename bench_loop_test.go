@@ -17,8 +17,8 @@ import (
 //
 //	go test -run '^$' -bench 'Post|Timers|Stats' -benchmem .
 
-// onLoop runs a benchmark in a callback of a loop.
-func onLoop(b *testing.B, f func(l *eventloop.Loop)) {
+// benchOnLoop runs a benchmark in a callback of a loop.
+func benchOnLoop(b *testing.B, f func(l *eventloop.Loop)) {
 	err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
 		f(l)
 		return nil
@@ -123,7 +123,7 @@ const million = 1_000_000
 func BenchmarkTimersArmStop(b *testing.B) {
 	order := rand.Perm(million)
 	b.Run("loop", func(b *testing.B) {
-		onLoop(b, func(l *eventloop.Loop) {
+		benchOnLoop(b, func(l *eventloop.Loop) {
 			armStop(b, order, func(d time.Duration) interface{ Stop() bool } { return l.AfterFunc(d, func() {}) })
 		})
 	})
@@ -155,7 +155,7 @@ func BenchmarkTimersFire(b *testing.B) {
 	order := rand.Perm(million)
 	b.Run("loop", func(b *testing.B) {
 		b.ReportAllocs()
-		onLoop(b, func(l *eventloop.Loop) {
+		benchOnLoop(b, func(l *eventloop.Loop) {
 			fired, left := 0, b.N
 			var batch func()
 			fire := func() {
@@ -199,7 +199,7 @@ func BenchmarkTimersReset(b *testing.B) {
 	const timers = 1000
 	b.Run("loop", func(b *testing.B) {
 		b.ReportAllocs()
-		onLoop(b, func(l *eventloop.Loop) {
+		benchOnLoop(b, func(l *eventloop.Loop) {
 			var ts [timers]*eventloop.Timer
 			for i := range ts {
 				ts[i] = l.AfterFunc(time.Hour, func() {})
@@ -232,7 +232,7 @@ func BenchmarkTimersReset(b *testing.B) {
 // BenchmarkStats reads the statistics of a loop that has a thousand timers.
 func BenchmarkStats(b *testing.B) {
 	b.ReportAllocs()
-	onLoop(b, func(l *eventloop.Loop) {
+	benchOnLoop(b, func(l *eventloop.Loop) {
 		for range 1000 {
 			l.AfterFunc(time.Hour, func() {})
 		}

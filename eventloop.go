@@ -49,6 +49,10 @@ type Config struct {
 	// the name of the task. Zero or negative: such callbacks are not looked for.
 	SlowCallback time.Duration
 
+	// Resolver says how names are resolved. The zero value goes by the files of
+	// the system.
+	Resolver ResolverConfig
+
 	// MaxWork is how many functions of [Work] run at a time. Zero or negative:
 	// 64.
 	MaxWork int
@@ -75,6 +79,7 @@ type Loop struct {
 	self    atomic.Uintptr       // goid.ID of the dispatcher
 	task    atomic.Pointer[Task] // the one that runs now, or nil
 	count   counters
+	names   names
 	work    workers
 	wg      sync.WaitGroup // network goroutines, so that Run can see the last one off
 
@@ -643,6 +648,7 @@ func (l *Loop) closeAll() {
 		}
 	}
 	l.writers.Close()
+	l.names.close()
 	l.wg.Wait()
 	l.timer.Stop()
 	finished = true

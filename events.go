@@ -22,8 +22,8 @@ var (
 	// when it is asked for before [Loop.Run].
 	ErrNotRunning = errors.New("eventloop: loop not running")
 
-	// ErrRunning is returned by a second call of [Loop.Run].
-	ErrRunning = errors.New("eventloop: loop already run")
+	// ErrRunning is returned by [Loop.Run] while the loop runs already.
+	ErrRunning = errors.New("eventloop: loop already running")
 
 	// ErrOnLoop is returned by a call that waits, when it is made on the loop
 	// that it would wait for.
@@ -87,7 +87,7 @@ type OpError struct {
 	// Err is the cause and never nil.
 	Err error
 
-	// Conn is the connection (tcp-socket of the seed); nil if there is none.
+	// Conn is the connection (tcp-socket); nil if there is none.
 	Conn *Conn
 
 	// Listener is the listener of an accept error; else nil.
@@ -98,6 +98,11 @@ var _ net.Error = (*OpError)(nil)
 
 // Error describes the operation, its address and the cause.
 func (e *OpError) Error() string {
+	if e.Op == opLookup {
+		if dns, ok := e.Err.(*net.DNSError); ok {
+			return dns.Error() // has both, and the server
+		}
+	}
 	var b strings.Builder
 	b.WriteString(e.Op)
 	for _, part := range []string{e.Net, e.Addr} {
@@ -124,9 +129,11 @@ func cause(err error) error {
 func (e *OpError) Unwrap() error { return e.Err }
 
 // Timeout reports whether the cause is a timeout.
-func (e *OpError) Timeout() bool {
+func (e *OpError) Timeout() bool { return isTimeout(e.Err) }
+
+func isTimeout(err error) bool {
 	var t interface{ Timeout() bool }
-	return errors.As(e.Err, &t) && t.Timeout()
+	return errors.As(err, &t) && t.Timeout()
 }
 
 // Temporary reports whether the cause calls itself temporary.
@@ -226,11 +233,25 @@ const (
 	wsaECONNREFUSED = syscall.Errno(10061)
 )
 
+// isLookup reports whether err is that of a name server. What happened between it
+// and the resolver says nothing about the peer of a connection: were a reset by
+// the server a reset by the peer, a failed dial would pass for information.
+func isLookup(err error) bool {
+	var dns *net.DNSError
+	return errors.As(err, &dns)
+}
+
 func isRefused(err error) bool {
+	if isLookup(err) {
+		return false
+	}
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaECONNREFUSED)
 }
 
 func isReset(err error) bool {
+	if isLookup(err) {
+		return false
+	}
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
 		errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, io.ErrClosedPipe) ||
 		errors.Is(err, wsaECONNRESET) || errors.Is(err, wsaECONNABORTED)

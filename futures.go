@@ -11,10 +11,11 @@ import (
 // of this package return one; [NewFuture] makes one for a function of the user's
 // own. All methods may be called from any goroutine.
 //
-// A pending future keeps the loop alive. One that is pending when the loop ends
-// by force ends with [ErrLoopClosed]. One that fails and that nobody asks about
-// for a second — by Then, Done, Result, Wait, Await, All, Any or Race — is
-// reported to Config.EventHandler, or logged if there is none.
+// A pending future keeps the loop alive, or what it belongs to does: a connection,
+// a task. One that is pending when the loop ends by force ends with
+// [ErrLoopClosed]. One that fails and that nobody asks about for a second — by
+// Then, Done, Result, Wait, Await, All, Any or Race — is reported to
+// Config.EventHandler, or logged if there is none.
 type Future[T any] struct {
 	handle
 

@@ -302,8 +302,7 @@ func TestAPanicInASignalCallback(t *testing.T) {
 		var events []error
 		cfg := &eventloop.Config{CatchPanics: true, EventHandler: func(err error) { t.Errorf("the handler got %v", err) }}
 		mustRun(t, cfg, func(l *eventloop.Loop) {
-			var h *eventloop.SignalHandler
-			h = onSignal(t, l, func(os.Signal) { panics() }, syscall.SIGUSR1)
+			h := onSignal(t, l, func(os.Signal) { panics() }, syscall.SIGUSR1)
 			h.OnEvent(func(err error) { events = append(events, err); h.Stop() })
 			raise(t, syscall.SIGUSR1)
 		})

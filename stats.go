@@ -7,7 +7,7 @@ import (
 
 // Stats is a snapshot of a loop. The first seven figures are those of cl-async.
 type Stats struct {
-	OpenDNSQueries int // names being looked up
+	OpenDNSQueries int // names being looked up, on behalf of dials too
 	Callbacks      int // callbacks that wait to be called: queued posts and armed timers
 	Handles        int // what is open: everything that Loop.Handles gives
 	IncomingTCP    int // open connections that were accepted or adopted
@@ -25,6 +25,8 @@ type Stats struct {
 	Queued    int   // posts and tasks that wait for the dispatcher; exact on the loop
 	Buffered  int64 // bytes that wait to be written, of all connections
 
+	DNSCacheEntries int // answers in the cache of the resolver
+
 	QueuePeak       int           // the most posts that waited for one turn
 	Busy, Idle      time.Duration // since Run: of the dispatcher at work, and waiting
 	LagP50          time.Duration // how late timers fired, and how long turns
@@ -38,6 +40,11 @@ type Stats struct {
 	DroppedTotal    uint64 // connections that were accepted and closed at once: the loop ended
 	ErrorsTotal     uint64 // events that are errors, not information
 	SlowTotal       uint64 // callbacks over Config.SlowCallback
+
+	DNSCacheHitsTotal   uint64 // lookups that the cache answered
+	DNSCacheMissesTotal uint64 // lookups that it did not, and that neither a file nor a rule did
+	DNSQueriesTotal     uint64 // queries sent to servers; a lookup may take several
+	DNSFailuresTotal    uint64 // times that a server was asked and gave no answer
 }
 
 // counters are written by many goroutines and read by Stats. Those that an echo
@@ -81,6 +88,7 @@ func (l *Loop) Stats() Stats {
 		ErrorsTotal:   c.errors.Load(),
 		SlowTotal:     c.slow.Load(),
 	}
+	l.names.stats(&s)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.Timers = l.timers.Len()
@@ -93,7 +101,7 @@ func (l *Loop) Stats() Stats {
 	s.Handles = l.handles.len + s.Timers
 	s.IncomingTCP = l.kinds[kindConnIn]
 	s.OutgoingTCP = l.kinds[kindConnOut]
-	s.OpenDNSQueries = l.kinds[kindLookup]
+	s.OpenDNSQueries += l.kinds[kindLookup]
 	s.IncomingHTTP = l.kinds[kindHTTPRequest]
 	s.OutgoingHTTP = l.kinds[kindHTTPClient]
 	s.Listeners = l.kinds[kindListener] + l.kinds[kindHTTPServer]
