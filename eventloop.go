@@ -609,6 +609,7 @@ func (l *Loop) teardown() {
 	l.mu.Lock()
 	l.state = stateClosed
 	l.ended.Store(true)
+	l.busy += l.now() - l.woke // statistics end here
 	l.mu.Unlock()
 	defer close(l.done)
 	defer l.self.Store(0) // the goroutine goes on without us

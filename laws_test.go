@@ -168,7 +168,7 @@ func TestLaw4APostThatReturnedNilRunsExactlyOnceBeforeRunReturns(t *testing.T) {
 
 func TestLaw4APostThatRacesStopRunsAtMostOnceAndNeverAfterRun(t *testing.T) {
 	const goroutines = 64
-	for round := range 40 {
+	for round := range 15 {
 		var accepted atomic.Int64
 		var wg sync.WaitGroup
 		executed := 0

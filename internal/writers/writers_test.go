@@ -112,6 +112,43 @@ func TestEveryJobAddedFromManyGoroutinesRunsOnce(t *testing.T) {
 	}
 }
 
+// Add and the ends of a turn look at each other without a lock: a job that falls
+// between them must not be left lying.
+func TestNoJobIsLeftLyingWhenATurnBeginsOrEndsMeanwhile(t *testing.T) {
+	p := newPool(2)
+	defer p.Close()
+	ran := make(chan struct{}, 1)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				p.BeginTurn()
+				p.EndTurn()
+			}
+		}
+	}()
+	run := &job{func() { ran <- struct{}{} }}
+	for range 20_000 {
+		p.Add(run)
+		<-ran // the turns go on, but the next may never come in a loop that sleeps
+	}
+	close(stop)
+	<-stopped
+	for range 2000 {
+		// One turn only, and nothing after it that would release.
+		go func() {
+			p.BeginTurn()
+			p.EndTurn()
+		}()
+		p.Add(run)
+		<-ran
+	}
+}
+
 func TestAddAfterCloseIsDropped(t *testing.T) {
 	p := newPool(1)
 	p.Close()

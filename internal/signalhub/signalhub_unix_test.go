@@ -1,0 +1,144 @@
+//go:build unix
+
+package signalhub
+
+import (
+	"os"
+	"os/signal"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+)
+
+func raise(t *testing.T, sig syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(os.Getpid(), sig); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// inUse returns how many signals the hub watches.
+func inUse() int {
+	hub.Lock()
+	defer hub.Unlock()
+	return len(hub.signals)
+}
+
+func TestEveryWatcherIsCalledInTheOrderOfItsComing(t *testing.T) {
+	const watchers = 5
+	var order []int // the hub calls one watcher at a time
+	done := make(chan struct{})
+	var cancels []func()
+	for i := range watchers {
+		cancels = append(cancels, Watch(func(os.Signal) {
+			if order = append(order, i); i == watchers-1 {
+				close(done)
+			}
+		}, syscall.SIGUSR1))
+	}
+	if got := inUse(); got != 1 {
+		t.Errorf("signals in use = %d, want 1", got)
+	}
+	raise(t, syscall.SIGUSR1)
+	<-done
+	for _, cancel := range cancels {
+		cancel()
+	}
+	if want := []int{0, 1, 2, 3, 4}; !slices.Equal(order, want) {
+		t.Errorf("order = %v, want %v", order, want)
+	}
+	if got := inUse(); got != 0 {
+		t.Errorf("signals in use after the last cancel = %d, want 0", got)
+	}
+}
+
+func TestAWatcherOfASignalThatIsNamedTwiceIsCalledOnce(t *testing.T) {
+	got := make(chan os.Signal, 10)
+	cancel := Watch(func(sig os.Signal) { got <- sig }, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGUSR1)
+	raise(t, syscall.SIGUSR1)
+	first := <-got
+	raise(t, syscall.SIGUSR2)
+	second := <-got // a second call for the first signal would be before it
+	cancel()
+	if first != syscall.SIGUSR1 || second != syscall.SIGUSR2 || len(got) != 0 {
+		t.Errorf("signals = %v, %v and %d more, want SIGUSR1, SIGUSR2", first, second, len(got))
+	}
+}
+
+func TestNoWatcherIsCalledAfterItsCancelHasReturned(t *testing.T) {
+	stay := Watch(func(os.Signal) {}, syscall.SIGUSR1) // so that the signal never kills
+	defer stay()
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				raise(t, syscall.SIGUSR1)
+			}
+		}
+	})
+	for range 2000 {
+		cancelled := false // written after cancel: the race detector sees a late call too
+		cancel := Watch(func(os.Signal) {
+			if cancelled {
+				t.Error("a watcher was called after its cancel")
+			}
+		}, syscall.SIGUSR1)
+		cancel()
+		cancelled = true
+	}
+	close(stop)
+	wg.Wait()
+}
+
+func TestAChannelOfAnotherPackageKeepsItsSignal(t *testing.T) {
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, syscall.SIGUSR1)
+	defer signal.Stop(ch)
+	Watch(func(os.Signal) {}, syscall.SIGUSR1)()
+	raise(t, syscall.SIGUSR1) // would end the process
+	<-ch
+}
+
+func TestASignalThatWasIgnoredIsIgnoredAgain(t *testing.T) {
+	signal.Ignore(syscall.SIGUSR2)
+	defer signal.Reset(syscall.SIGUSR2)
+	got := make(chan os.Signal, 1)
+	first := Watch(func(sig os.Signal) { got <- sig }, syscall.SIGUSR2)
+	second := Watch(func(os.Signal) {}, syscall.SIGUSR2)
+	raise(t, syscall.SIGUSR2)
+	<-got
+	first()
+	if signal.Ignored(syscall.SIGUSR2) {
+		t.Error("the signal is ignored while it is watched")
+	}
+	second()
+	if !signal.Ignored(syscall.SIGUSR2) {
+		t.Error("the signal is not ignored after the last watcher went")
+	}
+	raise(t, syscall.SIGUSR2)
+}
+
+func TestWatchersComeAndGoOnManyGoroutines(t *testing.T) {
+	var wg sync.WaitGroup
+	for i := range 8 {
+		sigs := []os.Signal{syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH}[i%3:]
+		wg.Go(func() {
+			for range 300 {
+				cancel := Watch(func(os.Signal) {}, sigs...)
+				if i == 0 {
+					raise(t, syscall.SIGUSR1)
+				}
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	if got := inUse(); got != 0 {
+		t.Errorf("signals in use = %d, want 0", got)
+	}
+}
