@@ -939,8 +939,6 @@ func (t *goneTask) run() {
 	c.mu.Lock()
 	c.flags |= flagClosing | flagGone
 	c.flags &^= flagHeld | flagEndHeld
-	rest := c.chunk // undelivered: read in a pause, or on the way to Detach
-	c.chunk = nil
 	c.discard()
 	c.closeExtra()
 	c.mu.Unlock()
@@ -948,6 +946,8 @@ func (t *goneTask) run() {
 	if x != nil && x.sink != nil {
 		x.sink.end(c.endReason())
 	}
+	rest := c.chunk // undelivered: read in a pause, or on the way to Detach
+	c.chunk = nil
 	if f := c.cfg.Load().OnClose; f != nil {
 		c.callClose(f)
 	}
