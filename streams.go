@@ -64,14 +64,9 @@ func (c *Conn) openSink() (*streamSink, error) {
 			return nil, c.closedError()
 		}
 		s := &streamSink{c: c}
-		x.sink = s
-		c.flags |= flagStream
-		x.onLow = s.drained
-		if c.NeedDrain() {
-			c.setPause(outputHigh)
-			c.clearPause(pauseHigh)
-		}
-		c.claim()
+		s.low = &onLow{s.drained}
+		x.onLow = append(x.onLow, s.low)
+		c.setSink(s)
 		return s, nil
 	}
 	return nil, errors.New("eventloop: the connection's data goes to a pipe")
@@ -81,6 +76,7 @@ func (c *Conn) openSink() (*streamSink, error) {
 type streamSink struct {
 	c       *Conn
 	streams []*stream      // one a task
+	low     *onLow         // wakes the writer
 	buf     *sockio.Buffer // the chunk that is being read
 	err     error          // how reading ended, or the connection
 	told    error          // what a Read or Write has returned of it
@@ -150,12 +146,8 @@ func (s *streamSink) tell(err error) error {
 func (s *streamSink) release() {
 	c := s.c
 	c.mu.Lock()
-	c.flags &^= flagStream
-	x := c.x.Load()
-	x.sink, x.onLow = nil, nil
-	if p := c.pauses.Load(); p&outputHigh != 0 {
-		c.pauses.Store(p&^outputHigh | pauseHigh)
-	}
+	c.setSink(nil)
+	c.x.Load().removeLow(s.low)
 	gone := c.flags.has(flagClosing)
 	c.mu.Unlock()
 	s.giveBack()

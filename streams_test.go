@@ -217,7 +217,7 @@ func TestCopyBetweenTwoStreamsIsAProxy(t *testing.T) {
 			return
 		}
 		defer nc.Close()
-		echo(nc)
+		echoAll(nc)
 	}()
 	serveTask(t, nil, func(k *eventloop.Task, c *eventloop.Conn) error {
 		up, err := k.Loop().Dial(k.Context(), "tcp", upstream.Addr().String(), nil)
@@ -252,8 +252,8 @@ func TestCopyBetweenTwoStreamsIsAProxy(t *testing.T) {
 	<-echoed
 }
 
-// echo is io.Copy without the pipes that package net keeps for splice.
-func echo(nc net.Conn) {
+// echoAll is io.Copy without the pipes that package net keeps for splice.
+func echoAll(nc net.Conn) {
 	io.Copy(struct{ io.Writer }{nc}, struct{ io.Reader }{nc})
 }
 
@@ -887,7 +887,7 @@ func TestStreamOfAConnectionThatIsStillConnecting(t *testing.T) {
 	go func() {
 		nc, err := ln.Accept()
 		if err == nil {
-			echo(nc)
+			echoAll(nc)
 			nc.Close()
 		}
 	}()

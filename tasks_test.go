@@ -532,7 +532,7 @@ func TestNothingStaysAtAFutureThatNobodyAwaitsAnyMore(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
 		l := k.Loop()
 		service := never(l)
-		began := heapInUse()
+		began := liveHeap()
 		for range 20_000 {
 			part, resolve := eventloop.NewFuture[int](l)
 			l.Post(func() { resolve(1, nil) })
@@ -548,14 +548,14 @@ func TestNothingStaysAtAFutureThatNobodyAwaitsAnyMore(t *testing.T) {
 				return err
 			}
 		}
-		if grown := heapInUse() - began; grown > 1<<20 {
+		if grown := liveHeap() - began; grown > 1<<20 {
 			t.Errorf("the heap grew by %d bytes", grown)
 		}
 		return nil
 	})
 }
 
-func heapInUse() int64 {
+func liveHeap() int64 {
 	runtime.GC()
 	runtime.GC()
 	var m runtime.MemStats
@@ -599,7 +599,7 @@ func TestAllAnyAndRaceWithTasks(t *testing.T) {
 	})
 }
 
-func TestAllAnyAndRaceOfNothing(t *testing.T) {
+func TestATaskAwaitsAllAnyAndRaceOfNothing(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
 		all, err := eventloop.All[int](k.Loop()).Await(k)
 		if len(all) != 0 || err != nil {
@@ -1109,7 +1109,7 @@ func TestAServerTaskMayMakeGroupsForEver(t *testing.T) {
 		var before int64
 		for i := range 20_000 {
 			if i == 100 {
-				before = heapInUse()
+				before = liveHeap()
 			}
 			g := k.Group()
 			g.Go(func(*eventloop.Task) error { return nil })
@@ -1117,7 +1117,7 @@ func TestAServerTaskMayMakeGroupsForEver(t *testing.T) {
 				return err
 			}
 		}
-		if grown := heapInUse() - before; grown > 1<<20 {
+		if grown := liveHeap() - before; grown > 1<<20 {
 			t.Errorf("the heap grew by %d bytes", grown)
 		}
 		return nil
@@ -1160,7 +1160,7 @@ func TestAConversationOfTenThousandTasksOneAtATime(t *testing.T) {
 	}
 	inside, ended := 0, 0
 	mustRun(t, nil, func(l *eventloop.Loop) {
-		before := heapInUse()
+		before := liveHeap()
 		goroutines := runtime.NumGoroutine()
 		var all []*eventloop.Future[struct{}]
 		for range tasks {
@@ -1190,7 +1190,7 @@ func TestAConversationOfTenThousandTasksOneAtATime(t *testing.T) {
 				}
 				// The runtime keeps the descriptors of goroutines, half a
 				// kilobyte each, for the next ones.
-				if grown := heapInUse() - before; grown > 8<<20 {
+				if grown := liveHeap() - before; grown > 8<<20 {
 					t.Errorf("the heap is %d bytes larger than before", grown)
 				}
 			})

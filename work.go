@@ -77,8 +77,8 @@ func logLatePanic[T any](result *Future[T], err error) {
 	}
 }
 
-// ErrWorkLeft matches the error of Run when functions of [Work] did not return
-// after the end of the loop.
+// ErrWorkLeft matches the error of [Loop.Run] when functions of [Work] did not
+// return within Config.WorkGrace of the end of the loop.
 var ErrWorkLeft = errors.New("eventloop: work did not return")
 
 // Defaults of Config.
