@@ -340,7 +340,7 @@ func blackHole(t testing.TB) (addr string, open func()) {
 			if err != nil {
 				return
 			}
-			io.Copy(nc, nc)
+			echoAll(nc)
 			nc.Close()
 		})
 	}
