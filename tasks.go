@@ -110,15 +110,12 @@ func (t *Task) start() {
 // from any callback.
 func (t *Task) body(yield func(struct{}) bool) {
 	t.yield = yield
-	self := uintptr(goid.Current())
-	t.self.Store(self)
-	t.loop.addCoroutine(self)
+	t.self.Store(uintptr(goid.Current()))
 	defer func() {
 		if v := recover(); v != nil {
 			t.panicked = newPanicError(v)
 		}
 		t.self.Store(0)
-		t.loop.removeCoroutine(self)
 	}()
 	t.err = errGoexit // unless f returns
 	t.err = t.f(t)
@@ -126,36 +123,17 @@ func (t *Task) body(yield func(struct{}) bool) {
 
 var errGoexit = errors.New("eventloop: runtime.Goexit was called")
 
-func (l *Loop) addCoroutine(id uintptr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.coroutines == nil {
-		l.coroutines = make(map[uintptr]struct{})
-	}
-	l.coroutines[id] = struct{}{}
-}
-
-func (l *Loop) removeCoroutine(id uintptr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.coroutines, id)
-	if len(l.coroutines) == 0 {
-		l.coroutines = nil // a map keeps the size that it has grown to
-	}
-}
-
 // step runs the task until it is suspended or ends. On the loop, in a turn of its
 // own. Once the loop has ended, terminate has the word.
 func (t *Task) step() {
 	if t.next == nil || t.loop.ended.Load() {
 		return
 	}
-	if w := t.loop.watch; w != nil {
-		w.task.Store(t)
-		defer w.task.Store(nil)
-	}
+	l := t.loop
 	more := false // a Goexit in the task goes through here
+	l.task.Store(t)
 	defer func() {
+		l.task.Store(nil)
 		if !more {
 			t.end()
 		}
@@ -207,7 +185,11 @@ func (t *Task) terminate() {
 	}
 	t.unhook()
 	t.cancel(ErrLoopClosed)
-	defer t.end()
+	t.loop.task.Store(t)
+	defer func() {
+		t.loop.task.Store(nil)
+		t.end()
+	}()
 	t.stop() // the suspension returns, and the task runs to its end
 }
 
