@@ -554,6 +554,9 @@ func (c *Conn) closeWith(how connFlags) bool {
 	if c.flags.has(flagGone|flagCut) || c.flags.has(flagClosing) && how == 0 {
 		return false
 	}
+	if x := c.x.Load(); x != nil && !c.flags.has(flagClosing) {
+		x.postLow(c.loop) // who waits to write, or a stream to read, waits in vain
+	}
 	c.flags |= flagClosing | how
 	if c.flags.has(flagCut) {
 		c.discard()
