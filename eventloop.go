@@ -57,8 +57,9 @@ type Loop struct {
 	done    chan struct{}             // closed when Run returns
 	ctx     context.Context           // of what the loop waits for; ends with the loop
 	cancel  context.CancelFunc
-	ended   atomic.Bool   // no callback starts any more
-	goid    atomic.Uint64 // of the dispatcher, for the checks of blocking calls
+	ended   atomic.Bool    // no callback starts any more
+	self    atomic.Uintptr // goid.ID of the dispatcher
+	task    atomic.Uintptr // goid.ID of the task that runs now, or 0
 	count   counters
 	wg      sync.WaitGroup // network goroutines, so that Run can see the last one off
 
@@ -200,7 +201,7 @@ func (l *Loop) begin() error {
 	}
 	l.state = stateRunning
 	l.epoch = time.Now()
-	l.goid.Store(goid.Get())
+	l.self.Store(uintptr(goid.Current()))
 	l.timer = time.NewTimer(time.Hour)
 	l.timer.Stop()
 	return nil
@@ -377,8 +378,12 @@ func (l *Loop) now() time.Duration {
 	return time.Since(l.epoch)
 }
 
-// onLoop reports whether the caller runs on the dispatcher. It is slow.
-func (l *Loop) onLoop() bool { return l.goid.Load() == goid.Get() }
+// onLoop reports whether the caller runs on the loop: on the dispatcher, or as a
+// task while the dispatcher waits for it.
+func (l *Loop) onLoop() bool {
+	id := uintptr(goid.Current())
+	return id == l.self.Load() || id == l.task.Load()
+}
 
 // dispatch runs turns until the loop ends.
 func (l *Loop) dispatch() {
@@ -535,6 +540,7 @@ func (l *Loop) teardown() {
 	l.ended.Store(true)
 	l.mu.Unlock()
 	defer close(l.done)
+	defer l.self.Store(0) // the goroutine goes on without us
 	defer l.runExits()
 	defer l.closeAll()
 	l.cancel()

@@ -233,7 +233,7 @@ type connExtra struct {
 	ownTimeouts      bool // SetTimeouts was called
 	sink             sink // takes the data instead of OnData; changed on the loop
 	onLow            func()
-	write            rawWrite
+	write            *rawWrite // of adopted connections
 }
 
 // A flushWaiter is resolved when pos bytes have been sent.

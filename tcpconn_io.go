@@ -159,7 +159,7 @@ func (c *Conn) attach(nc net.Conn, direct bool) {
 	if direct {
 		rc.Control(func(fd uintptr) { c.fd = int32(fd) })
 	} else {
-		c.extra().write.init(c)
+		c.extra().write = newRawWrite()
 	}
 }
 
@@ -313,17 +313,20 @@ func (c *Conn) consumed() {
 // A rawWrite writes to a descriptor through its RawConn, which is slower than
 // using the number, but safe if somebody else may close the connection.
 type rawWrite struct {
-	views [][]byte
+	space [sockio.MaxViews][]byte // a copy: views are on the writer's stack
+	views int
 	n     int
 	errno syscall.Errno
 	f     func(fd uintptr) bool
 }
 
-func (w *rawWrite) init(c *Conn) {
+func newRawWrite() *rawWrite {
+	w := &rawWrite{}
 	w.f = func(fd uintptr) bool {
-		w.n, w.errno = sockio.WriteFD(fd, w.views)
+		w.n, w.errno = sockio.WriteFD(fd, w.space[:w.views])
 		return true
 	}
+	return w
 }
 
 // startWriting gives c to the writers if there is something for them to do and
@@ -382,12 +385,13 @@ func (c *Conn) writeNow(views [][]byte) (int, syscall.Errno) {
 	if c.fd >= 0 {
 		return sockio.WriteFD(uintptr(c.fd), views)
 	}
-	w := &c.x.Load().write
-	w.views = views
-	if err := c.rc.Write(w.f); err != nil {
+	w := c.x.Load().write
+	w.views = copy(w.space[:], views)
+	err := c.rc.Write(w.f)
+	clear(w.space[:])
+	if err != nil {
 		return 0, syscall.EPIPE // closed behind our back
 	}
-	w.views = nil
 	return w.n, w.errno
 }
 

@@ -1,11 +1,44 @@
 package goid
 
-import "testing"
+import (
+	"iter"
+	"testing"
+)
 
-func TestGoroutinesHaveDifferentNumbersThatStayTheSame(t *testing.T) {
-	mine, other := Get(), make(chan uint64)
-	go func() { other <- Get() }()
-	if mine == 0 || mine != Get() || mine == <-other {
-		t.Error("the number of this goroutine is zero, changes, or is another's")
+func TestGoroutinesHaveDifferentIDsThatStayTheSame(t *testing.T) {
+	mine, other := Current(), make(chan ID)
+	go func() { other <- Current() }()
+	if mine == 0 || mine != Current() || mine == <-other {
+		t.Error("the ID of this goroutine is zero, changes, or is another's")
+	}
+}
+
+func TestACoroutineHasAnIDOfItsOwnThatOutlivesSwitchesAndGrowth(t *testing.T) {
+	next, stop := iter.Pull(func(yield func(ID) bool) {
+		yield(Current())
+		yield(deep(100))
+	})
+	defer stop()
+	first, _ := next()
+	second, _ := next()
+	if first == Current() || first != second {
+		t.Errorf("IDs = %v then %v, that of the caller is %v", first, second, Current())
+	}
+}
+
+// deep needs more stack than a goroutine begins with.
+func deep(n int) ID {
+	var pad [1024]byte
+	if n == 0 {
+		return Current()
+	}
+	id := deep(n - 1)
+	pad[n%len(pad)] = 1
+	return id + ID(pad[0]&0)
+}
+
+func BenchmarkCurrent(b *testing.B) {
+	for b.Loop() {
+		Current()
 	}
 }
