@@ -35,11 +35,19 @@ type Stats struct {
 	IterationsTotal uint64 // turns
 	BytesInTotal    uint64 // read from connections, after TLS
 	BytesOutTotal   uint64 // written to connections, before TLS
-	AcceptedTotal   uint64 // connections
+	AcceptedTotal   uint64 // connections, of HTTP servers too
 	DialedTotal     uint64 // connections, failed ones too
 	DroppedTotal    uint64 // connections that were accepted and closed at once: the loop ended
 	ErrorsTotal     uint64 // events that are errors, not information
 	SlowTotal       uint64 // callbacks over Config.SlowCallback
+
+	HTTPConns         int       // open connections of HTTP servers
+	HTTPRequestsTotal uint64    // that clients sent and the handler got
+	HTTPAnswersTotal  [6]uint64 // by class: [2] counts 200 to 299; [0] those from 600 on
+	HTTPAbortsTotal   uint64    // clients that went away before they had the answer
+	HTTPDroppedTotal  uint64    // connections over HTTPServerConfig.MaxConnsPerIP
+	HTTPBytesInTotal  uint64    // of HTTP servers, which the figures for connections leave out
+	HTTPBytesOutTotal uint64
 
 	DNSCacheHitsTotal   uint64 // lookups that the cache answered
 	DNSCacheMissesTotal uint64 // lookups that it did not, and that neither a file nor a rule did
@@ -62,12 +70,35 @@ type counters struct {
 	_         [64]byte
 	bytesOut  atomic.Uint64
 	_         [64]byte
+
+	httpConns     atomic.Int64
+	httpOpen      atomic.Int64 // requests without a complete answer
+	httpRequests  atomic.Uint64
+	httpAnswers   [6]atomic.Uint64
+	httpAborts    atomic.Uint64
+	httpDropped   atomic.Uint64
+	httpWritten   atomic.Uint64 // bytes
+	httpDiscarded atomic.Uint64 // bytes that were written and not sent
+	_             [64]byte
+	httpBytesIn   atomic.Uint64
+	httpBytesOut  atomic.Uint64
+	_             [64]byte
 }
 
 // buffered returns how many bytes wait to be written.
 func (c *counters) buffered() int64 {
 	out := c.bytesOut.Load() + c.discarded.Load() // first, so as not to exceed written
-	return int64(c.written.Load() - out)
+	httpOut := c.httpBytesOut.Load() + c.httpDiscarded.Load()
+	return int64(c.written.Load() - out + c.httpWritten.Load() - httpOut)
+}
+
+// answered counts an answer of an HTTP server.
+func (c *counters) answered(status int) {
+	class := status / 100
+	if class >= len(c.httpAnswers) {
+		class = 0
+	}
+	c.httpAnswers[class].Add(1)
 }
 
 // Stats returns a snapshot (stats). It may be called from any goroutine at any
@@ -88,6 +119,7 @@ func (l *Loop) Stats() Stats {
 		ErrorsTotal:   c.errors.Load(),
 		SlowTotal:     c.slow.Load(),
 	}
+	c.addHTTP(&s)
 	l.names.stats(&s)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -102,7 +134,6 @@ func (l *Loop) Stats() Stats {
 	s.IncomingTCP = l.kinds[kindConnIn]
 	s.OutgoingTCP = l.kinds[kindConnOut]
 	s.OpenDNSQueries += l.kinds[kindLookup]
-	s.IncomingHTTP = l.kinds[kindHTTPRequest]
 	s.OutgoingHTTP = l.kinds[kindHTTPClient]
 	s.Listeners = l.kinds[kindListener] + l.kinds[kindHTTPServer]
 	s.Signals = l.kinds[kindSignal]
@@ -114,6 +145,19 @@ func (l *Loop) Stats() Stats {
 	s.QueuePeak, s.IterationsTotal = l.queuePeak, l.turns
 	l.addCurrent(&s)
 	return s
+}
+
+func (c *counters) addHTTP(s *Stats) {
+	s.IncomingHTTP = int(c.httpOpen.Load())
+	s.HTTPConns = int(c.httpConns.Load())
+	s.HTTPRequestsTotal = c.httpRequests.Load()
+	for class := range c.httpAnswers {
+		s.HTTPAnswersTotal[class] = c.httpAnswers[class].Load()
+	}
+	s.HTTPAbortsTotal = c.httpAborts.Load()
+	s.HTTPDroppedTotal = c.httpDropped.Load()
+	s.HTTPBytesInTotal = c.httpBytesIn.Load()
+	s.HTTPBytesOutTotal = c.httpBytesOut.Load()
 }
 
 // queuedPosts returns how many posts have not run yet. On the loop that is exact;
