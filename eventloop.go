@@ -42,6 +42,9 @@ type Config struct {
 
 	// Logger receives what no callback can. If nil, nothing is logged.
 	Logger *slog.Logger
+
+	// HTTP holds the settings of [Loop.HTTP].
+	HTTP HTTPClientConfig
 }
 
 // A Loop runs callbacks one at a time on the goroutine that calls [Loop.Run],
@@ -62,6 +65,9 @@ type Loop struct {
 	task    atomic.Uintptr // goid.ID of the task that runs now, or 0
 	count   counters
 	wg      sync.WaitGroup // network goroutines, so that Run can see the last one off
+
+	httpOnce sync.Once
+	http     *HTTPClient // of HTTP
 
 	mu       sync.Mutex // guards the following
 	state    loopState

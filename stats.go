@@ -37,6 +37,10 @@ type Stats struct {
 	DialedTotal     uint64 // connections, failed ones too
 	DroppedTotal    uint64 // connections that were accepted and closed at once: the loop ended
 	ErrorsTotal     uint64 // events that are errors, not information
+
+	OutgoingHTTPTotal uint64 // requests of our own
+	ReusedHTTPTotal   uint64 // how often one, or what it was redirected to, went out on a kept connection
+	RetriedHTTPTotal  uint64 // how often one was sent again, because that connection was gone
 }
 
 // counters are written by the dispatcher or by network goroutines and read by
@@ -54,6 +58,10 @@ type counters struct {
 	dialed     atomic.Uint64
 	dropped    atomic.Uint64
 	errors     atomic.Uint64
+
+	httpRequests atomic.Uint64
+	httpReused   atomic.Uint64
+	httpRetried  atomic.Uint64
 }
 
 // Stats returns a snapshot (stats). It may be called from any goroutine at any
@@ -74,6 +82,10 @@ func (l *Loop) Stats() Stats {
 		DialedTotal:     c.dialed.Load(),
 		DroppedTotal:    c.dropped.Load(),
 		ErrorsTotal:     c.errors.Load(),
+
+		OutgoingHTTPTotal: c.httpRequests.Load(),
+		ReusedHTTPTotal:   c.httpReused.Load(),
+		RetriedHTTPTotal:  c.httpRetried.Load(),
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
