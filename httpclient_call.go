@@ -261,8 +261,11 @@ func (c *httpCall) closeBody() {
 // perform sends the request, and again where the answers lead.
 func (c *httpCall) perform() (*HTTPResponse, error) {
 	for n := 0; ; n++ {
-		x := &httpExchange{call: c}
+		x := exchanges.Get().(*httpExchange)
+		x.call = c
 		res, next, err := x.do(n)
+		*x = httpExchange{}
+		exchanges.Put(x)
 		if err != nil {
 			return nil, err
 		}
@@ -316,6 +319,8 @@ type httpExchange struct {
 	times  HTTPTiming
 	keep   bool // the connection, when it is over
 }
+
+var exchanges = sync.Pool{New: func() any { return new(httpExchange) }}
 
 // do sends the request. next is where the answer leads, if that is to be followed.
 func (x *httpExchange) do(redirects int) (res *HTTPResponse, next *httpTarget, err error) {
@@ -384,7 +389,7 @@ func (x *httpExchange) attempt() error {
 	}
 	// After a failed write too: a server that did not want the request may have
 	// said so before it closed the connection.
-	err := x.resp.ReadHead(x.conn, c.method, c.client.cfg.MaxHeaderBytes, x.interim)
+	err := x.resp.ReadHead(x.conn, c.method, c.client.cfg.MaxHeaderBytes, x)
 	if err != nil && werr != nil {
 		return werr
 	}
@@ -521,8 +526,8 @@ func ownField(name string) bool {
 	return false
 }
 
-// interim is told of answers before the answer.
-func (x *httpExchange) interim(status int) {
+// Interim is told of answers before the answer.
+func (x *httpExchange) Interim(status int) {
 	if status == 100 && x.upload != nil {
 		x.upload.permit()
 	}
@@ -547,12 +552,12 @@ func (x *httpExchange) response(redirects int) *HTTPResponse {
 	return res
 }
 
-func headersOf(fields func(yield func(name, value string) bool), n int) Headers {
+func headersOf(fields httpconn.Fields, n int) Headers {
 	var h Headers
 	if n > 0 {
 		h = make(Headers, 0, n)
 	}
-	for name, value := range fields {
+	for name, value, ok := fields.Next(); ok; name, value, ok = fields.Next() {
 		h = append(h, Header{name, value})
 	}
 	return h
@@ -573,7 +578,8 @@ func (x *httpExchange) next() (*httpTarget, error) {
 	default:
 		return nil, nil
 	}
-	for name, value := range x.resp.Fields() {
+	fields := x.resp.Fields()
+	for name, value, ok := fields.Next(); ok; name, value, ok = fields.Next() {
 		if name == "Location" {
 			next, err := c.target.redirect(value)
 			return &next, err

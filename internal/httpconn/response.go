@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,8 +43,8 @@ func tooLarge(what string) error { return fmt.Errorf("%w: %s", ErrTooLarge, what
 
 // ReadHead reads the head of the final answer to a request with that method. Head
 // fields may have max bytes, those of interim answers (1xx) included, which
-// onInterim, if not nil, is told of.
-func (r *Response) ReadHead(c *Conn, method string, max int, onInterim func(status int)) error {
+// interim, if not nil, is told of.
+func (r *Response) ReadHead(c *Conn, method string, max int, interim Interim) error {
 	r.c, r.resp = c, fasthttp.AcquireResponse()
 	for {
 		block, err := c.readHead(max)
@@ -62,14 +61,17 @@ func (r *Response) ReadHead(c *Conn, method string, max int, onInterim func(stat
 			return err
 		}
 		if r.Status < 200 && r.Status != fasthttp.StatusSwitchingProtocols {
-			if onInterim != nil {
-				onInterim(r.Status)
+			if interim != nil {
+				interim.Interim(r.Status)
 			}
 			continue
 		}
 		return r.beginBody(method)
 	}
 }
+
+// An Interim is told of interim answers.
+type Interim interface{ Interim(status int) }
 
 // takeHead checks and keeps what the parser found.
 func (r *Response) takeHead() error {
@@ -122,12 +124,7 @@ func (r *Response) beginBody(method string) error {
 
 // keepsAlive reports whether the fields of the answer let the connection live.
 func (r *Response) keepsAlive() bool {
-	said := ""
-	for name, value := range r.Fields() {
-		if name == "Connection" {
-			said += "," + strings.ToLower(value)
-		}
-	}
+	said := strings.ToLower(r.Fields().Get("Connection"))
 	if r.Proto == "HTTP/1.0" {
 		return hasElement(said, "keep-alive")
 	}
@@ -246,16 +243,14 @@ func (r *Response) Reusable() bool { return r.reuse && r.over }
 // KeepAliveTimeout returns how long the server says it will keep the connection
 // (Keep-Alive: timeout=5), or zero.
 func (r *Response) KeepAliveTimeout() time.Duration {
-	for name, value := range r.Fields() {
-		if name != "Keep-Alive" {
-			continue
-		}
-		for e := range strings.SplitSeq(value, ",") {
-			k, v, _ := strings.Cut(strings.TrimSpace(e), "=")
-			n, err := strconv.Atoi(v)
-			if strings.EqualFold(k, "timeout") && err == nil && n > 0 && n < 1<<20 {
-				return time.Duration(n) * time.Second
-			}
+	if !strings.Contains(r.raw, "\nKeep-Alive:") {
+		return 0
+	}
+	for e := range strings.SplitSeq(r.Fields().Get("Keep-Alive"), ",") {
+		k, v, _ := strings.Cut(strings.TrimSpace(e), "=")
+		n, err := strconv.Atoi(v)
+		if strings.EqualFold(k, "timeout") && err == nil && n > 0 && n < 1<<20 {
+			return time.Duration(n) * time.Second
 		}
 	}
 	return 0
@@ -274,39 +269,56 @@ func (r *Response) Close() {
 
 // Fields returns the fields of the head in their order. Names are in canonical
 // case; a value that was folded is joined by spaces.
-func (r *Response) Fields() iter.Seq2[string, string] {
+func (r *Response) Fields() Fields {
 	_, rest, _ := strings.Cut(r.raw, "\n")
-	return fields(rest)
+	return Fields{rest}
 }
 
 // FieldCount returns how many Fields there are at most.
 func (r *Response) FieldCount() int { return max(strings.Count(r.raw, "\n")-2, 0) }
 
 // Trailers returns the fields that came after a chunked body.
-func (r *Response) Trailers() iter.Seq2[string, string] {
-	if r.resp == nil || r.length != -1 {
-		return fields("")
+func (r *Response) Trailers() Fields {
+	if r.resp == nil || r.length != -1 || r.noBody {
+		return Fields{}
 	}
-	return fields(string(r.resp.Header.TrailerHeader()))
+	return Fields{string(r.resp.Header.TrailerHeader())}
 }
 
-// fields splits a block that the parser has approved into its fields.
-func fields(block string) iter.Seq2[string, string] {
-	return func(yield func(string, string) bool) {
-		for block != "" {
-			var line string
-			line, block, _ = strings.Cut(block, "\n")
-			name, value, ok := strings.Cut(line, ":")
-			value = strings.Trim(value, " \t\r")
-			for block != "" && (block[0] == ' ' || block[0] == '\t') {
-				line, block, _ = strings.Cut(block, "\n")
-				value = strings.TrimRight(value+" "+strings.Trim(line, " \t\r"), " ")
-			}
-			if ok && !yield(strings.TrimRight(name, " \t"), value) {
-				return
-			}
+// Fields are the fields of a message that Next has not returned yet.
+type Fields struct{ block string }
+
+// Next returns the next field. The parser has approved the block before.
+func (f *Fields) Next() (name, value string, ok bool) {
+	for f.block != "" {
+		var line string
+		line, f.block, _ = strings.Cut(f.block, "\n")
+		name, value, ok = strings.Cut(line, ":")
+		if !ok {
+			continue
+		}
+		value = strings.Trim(value, " \t\r")
+		for f.block != "" && (f.block[0] == ' ' || f.block[0] == '\t') {
+			line, f.block, _ = strings.Cut(f.block, "\n")
+			value = strings.TrimRight(value+" "+strings.Trim(line, " \t\r"), " ")
+		}
+		return strings.TrimRight(name, " \t"), value, true
+	}
+	return "", "", false
+}
+
+// Get returns the values of the fields with that name, joined as a list.
+func (f Fields) Get(name string) (list string) {
+	for n, v, ok := f.Next(); ok; n, v, ok = f.Next() {
+		switch {
+		case n != name:
+		case list == "":
+			list = v
+		default:
+			list += ", " + v
 		}
 	}
+	return list
 }
 
 // canonicalNames changes the names of the fields in block to canonical case, as
