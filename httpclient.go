@@ -50,7 +50,7 @@ type HTTPClientConfig struct {
 	ConnectTimeout time.Duration
 
 	// InactivityTimeout ends a request when no byte of it could be sent or
-	// received for so long. It does not run while OnBody has the data, or
+	// received for so long, or up to an eighth longer. It does not run while OnBody has the data, or
 	// reading is paused. Zero: 60 s. Negative: none.
 	InactivityTimeout time.Duration
 

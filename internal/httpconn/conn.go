@@ -97,7 +97,8 @@ var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, reader
 const readerSize = 4 << 10
 
 // Begin takes the connection into use. The request ends at deadline, and when no
-// byte came or could be sent for as long as silence; zero means never.
+// byte came or could be sent for as long as silence, or up to an eighth more; zero
+// means never.
 func (c *Conn) Begin(deadline time.Time, silence time.Duration) {
 	c.uses++
 	c.in, c.slack = 0, 0
@@ -151,14 +152,23 @@ func (c *Conn) Interrupted() bool {
 	return c.cut
 }
 
-// by returns the deadline of an operation that begins now. The caller holds
-// c.mu.
-func (c *Conn) by(silence time.Duration) time.Time {
-	t := c.deadline
-	if silence > 0 {
-		if s := time.Now().Add(silence); t.IsZero() || s.Before(t) {
-			t = s
-		}
+// by returns the deadline of an operation that begins now: set, if that will do.
+// The caller holds c.mu.
+//
+// The end of the request is met exactly. The silence of the peer may last an
+// eighth longer: so a deadline serves for many operations, where setting one costs
+// more than parsing a head does.
+func (c *Conn) by(set time.Time, silence time.Duration) time.Time {
+	if silence <= 0 {
+		return c.deadline
+	}
+	now := time.Now()
+	if left := set.Sub(now); c.deadline.IsZero() && left >= silence && left <= silence+silence/8 {
+		return set
+	}
+	t := now.Add(silence + silence/8)
+	if !c.deadline.IsZero() && c.deadline.Before(t) {
+		t = c.deadline
 	}
 	return t
 }
@@ -174,7 +184,7 @@ func (c *Conn) armRead() error {
 	if c.writing {
 		silence = 0 // the peer may wait for the rest of the request
 	}
-	t := c.by(silence)
+	t := c.by(c.readBy, silence)
 	if t.Equal(c.readBy) {
 		return nil
 	}
@@ -189,7 +199,7 @@ func (c *Conn) armWrite() error {
 	if c.cut || c.shut {
 		return os.ErrDeadlineExceeded
 	}
-	t := c.by(c.silence)
+	t := c.by(c.writeBy, c.silence)
 	if t.Equal(c.writeBy) {
 		return nil
 	}
@@ -232,7 +242,7 @@ func (c *Conn) FinishWriting() {
 	if c.cut || c.silence <= 0 {
 		return
 	}
-	c.readBy = c.by(c.silence)
+	c.readBy = c.by(time.Time{}, c.silence)
 	c.nc.SetReadDeadline(c.readBy) // also of the read that is waiting
 }
 
