@@ -117,9 +117,20 @@ func isASCII(s string) bool {
 }
 
 // requestURI returns what comes after the method: path and query, escaped. What
-// net/url leaves in a query as it is, spaces above all, is escaped too.
+// the caller has escaped stays as it is; what net/url leaves as it is, spaces in a
+// query above all, is escaped too.
 func (t *httpTarget) requestURI() string {
-	s := t.u.RequestURI()
+	u := t.u
+	s := u.RawPath // as it was written, if that matters
+	if s == "" {
+		s = u.EscapedPath()
+	}
+	if s == "" {
+		s = "/"
+	}
+	if u.ForceQuery || u.RawQuery != "" {
+		s += "?" + u.RawQuery
+	}
 	for i := range len(s) {
 		if !uriByte(s[i]) {
 			return escapeURI(s)
@@ -128,8 +139,13 @@ func (t *httpTarget) requestURI() string {
 	return s
 }
 
+// uriByte reports whether c may be in a URI (RFC 3986), if only in some places.
 func uriByte(c byte) bool {
-	return c > ' ' && c < 0x7f && c != '"' && c != '<' && c != '>'
+	switch c {
+	case '"', '<', '>', '\\', '^', '`', '{', '|', '}':
+		return false
+	}
+	return c > ' ' && c < 0x7f
 }
 
 func escapeURI(s string) string {
