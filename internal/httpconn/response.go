@@ -3,6 +3,7 @@ package httpconn
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -76,10 +77,7 @@ type Interim interface{ Interim(status int) }
 // takeHead checks and keeps what the parser found.
 func (r *Response) takeHead() error {
 	h := &r.resp.Header
-	r.Status = h.StatusCode()
-	if r.Status < 100 {
-		return malformed(fmt.Errorf("status %d", r.Status))
-	}
+	r.Status = h.StatusCode() // which makes 200 of "000"
 	switch string(h.Protocol()) {
 	case "HTTP/1.1":
 		r.Proto = "HTTP/1.1"
@@ -89,9 +87,12 @@ func (r *Response) takeHead() error {
 		return malformed(fmt.Errorf("version %q", h.Protocol()))
 	}
 	line, _, _ := strings.Cut(r.raw, "\r\n")
-	if _, rest, ok := strings.Cut(line, " "); ok {
-		_, r.Reason, _ = strings.Cut(strings.TrimLeft(rest, " "), " ")
+	_, rest, _ := strings.Cut(line, " ")
+	rest = strings.TrimLeft(rest, " ")
+	if r.Status < 100 || strings.HasPrefix(rest, "0") {
+		return malformed(fmt.Errorf("status line %q", line))
 	}
+	_, r.Reason, _ = strings.Cut(rest, " ")
 	return nil
 }
 
@@ -350,8 +351,6 @@ func canonicalName(name []byte) {
 	}
 }
 
-var headEnd = []byte("\r\n\r\n")
-
 // readHead waits until a whole head is in the buffer, and returns it without
 // taking it out.
 func (c *Conn) readHead(max int) ([]byte, error) {
@@ -362,17 +361,16 @@ func (c *Conn) readHead(max int) ([]byte, error) {
 		if err := plausible(b); err != nil {
 			return nil, err
 		}
-		i := bytes.Index(b[searched:], headEnd)
-		if i >= 0 {
-			i += searched + len(headEnd)
-		}
-		if i > max || i < 0 && len(b) >= max {
+		end, err := headEnd(b, searched)
+		switch {
+		case err != nil:
+			return nil, err
+		case end > max || end == 0 && len(b) >= max:
 			return nil, tooLarge("head")
+		case end > 0:
+			return b[:end], nil
 		}
-		if i >= 0 {
-			return b[:i], nil
-		}
-		searched = len(b) - min(len(b), len(headEnd)-1)
+		searched = len(b) - min(len(b), len("\r\n\r"))
 		if len(b) == c.br.Size() {
 			c.growReader(min(4*len(b), max))
 			continue
@@ -383,6 +381,27 @@ func (c *Conn) readHead(max int) ([]byte, error) {
 				return nil, err
 			}
 			return nil, c.cause(err)
+		}
+	}
+}
+
+// headEnd returns where the head in b ends, 0 if not within b; it does not end
+// before from. An empty line after, or of, a bare LF is an error: where the head
+// ends must not be a matter of opinion.
+func headEnd(b []byte, from int) (int, error) {
+	for i := from; ; i++ {
+		n := bytes.IndexByte(b[i:], '\n')
+		if n < 0 {
+			return 0, nil
+		}
+		i += n
+		rest := b[i+1:]
+		switch {
+		case len(rest) > 0 && rest[0] == '\n',
+			len(rest) > 1 && rest[0] == '\r' && rest[1] == '\n' && (i == 0 || b[i-1] != '\r'):
+			return 0, malformed(errors.New("empty line without CRLF"))
+		case len(rest) > 1 && rest[0] == '\r' && rest[1] == '\n':
+			return i + 3, nil
 		}
 	}
 }
