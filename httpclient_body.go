@@ -3,7 +3,6 @@ package eventloop
 import (
 	"bytes"
 	"compress/gzip"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"sync"
@@ -12,9 +11,6 @@ import (
 	"github.com/onloop/eventloop/internal/httpconn"
 	"github.com/onloop/eventloop/internal/sockio"
 )
-
-// tlsConn is what is asked of a connection with TLS.
-type tlsConn interface{ ConnectionState() tls.ConnectionState }
 
 // An httpUpload sends the body of a request on a goroutine of its own, while the
 // answer is waited for: a server may answer before it has read all, and then it

@@ -3,6 +3,7 @@ package eventloop
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -410,11 +411,6 @@ func (x *httpExchange) attempt() error {
 	return err
 }
 
-func isTimeout(err error) bool {
-	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
-}
-
 // mayRepeat reports whether the request may be sent a second time after err.
 func (x *httpExchange) mayRepeat(err error) bool {
 	c := x.call
@@ -559,7 +555,7 @@ func (x *httpExchange) response(redirects int) *HTTPResponse {
 		RemoteAddr: x.conn.NetConn().RemoteAddr(),
 		Timing:     x.times,
 	}
-	if tc, ok := x.conn.NetConn().(tlsConn); ok {
+	if tc, ok := x.conn.NetConn().(interface{ ConnectionState() tls.ConnectionState }); ok {
 		state := tc.ConnectionState()
 		res.TLS = &state
 	}
@@ -714,5 +710,6 @@ func (x *httpExchange) count() {
 	in, out := x.conn.Bytes()
 	count := &x.call.client.loop.count
 	count.bytesIn.Add(uint64(in))
+	count.written.Add(uint64(out)) // nothing of it waits
 	count.bytesOut.Add(uint64(out))
 }

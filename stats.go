@@ -7,7 +7,7 @@ import (
 
 // Stats is a snapshot of a loop. The first seven figures are those of cl-async.
 type Stats struct {
-	OpenDNSQueries int // names being looked up
+	OpenDNSQueries int // names being looked up, on behalf of dials too
 	Callbacks      int // callbacks that wait to be called: queued posts and armed timers
 	Handles        int // what is open: everything that Loop.Handles gives
 	IncomingTCP    int // open connections that were accepted or adopted
@@ -22,8 +22,10 @@ type Stats struct {
 	Work      int // functions of Work that have not ended
 	Futures   int // pending futures of the user's own
 	Receivers int
-	Queued    int   // posts and tasks that wait for the dispatcher
+	Queued    int   // posts and tasks that wait for the dispatcher; exact on the loop
 	Buffered  int64 // bytes that wait to be written, of all connections
+
+	DNSCacheEntries int // answers in the cache of the resolver
 
 	QueuePeak       int           // the most posts that waited for one turn
 	Busy, Idle      time.Duration // since Run: of the dispatcher at work, and waiting
@@ -37,31 +39,44 @@ type Stats struct {
 	DialedTotal     uint64 // connections, failed ones too
 	DroppedTotal    uint64 // connections that were accepted and closed at once: the loop ended
 	ErrorsTotal     uint64 // events that are errors, not information
+	SlowTotal       uint64 // callbacks over Config.SlowCallback
+
+	DNSCacheHitsTotal   uint64 // lookups that the cache answered
+	DNSCacheMissesTotal uint64 // lookups that it did not, and that neither a file nor a rule did
+	DNSQueriesTotal     uint64 // queries sent to servers; a lookup may take several
+	DNSFailuresTotal    uint64 // times that a server was asked and gave no answer
 
 	OutgoingHTTPTotal uint64 // requests of our own
 	ReusedHTTPTotal   uint64 // how often one, or what it was redirected to, went out on a kept connection
 	RetriedHTTPTotal  uint64 // how often one was sent again, because that connection was gone
 }
 
-// counters are written by the dispatcher or by network goroutines and read by
-// Stats. Those that many goroutines write are padded apart by their neighbours'
-// rarity; an echo touches two of them.
+// counters are written by many goroutines and read by Stats. Those that an echo
+// changes on the dispatcher lie apart from the one that the writers change, so
+// that the cores do not fight for a cache line.
 type counters struct {
-	iterations atomic.Uint64
-	queuePeak  atomic.Uint64
-	busy, idle atomic.Int64 // nanoseconds
-	woke       atomic.Int64 // since Run, when the dispatcher woke up last
-	bytesIn    atomic.Uint64
-	bytesOut   atomic.Uint64
-	buffered   atomic.Int64
-	accepted   atomic.Uint64
-	dialed     atomic.Uint64
-	dropped    atomic.Uint64
-	errors     atomic.Uint64
+	accepted  atomic.Uint64
+	dialed    atomic.Uint64
+	dropped   atomic.Uint64
+	errors    atomic.Uint64
+	slow      atomic.Uint64
+	discarded atomic.Uint64 // bytes that were written and not sent
+	bytesIn   atomic.Uint64
+	written   atomic.Uint64 // bytes
 
 	httpRequests atomic.Uint64
 	httpReused   atomic.Uint64
 	httpRetried  atomic.Uint64
+
+	_        [64]byte
+	bytesOut atomic.Uint64
+	_        [64]byte
+}
+
+// buffered returns how many bytes wait to be written.
+func (c *counters) buffered() int64 {
+	out := c.bytesOut.Load() + c.discarded.Load() // first, so as not to exceed written
+	return int64(c.written.Load() - out)
 }
 
 // Stats returns a snapshot (stats). It may be called from any goroutine at any
@@ -70,32 +85,36 @@ func (l *Loop) Stats() Stats {
 	c := &l.count
 	lag := l.lag.Quantiles(0.5, 0.99)
 	s := Stats{
-		QueuePeak:       int(c.queuePeak.Load()),
-		Buffered:        c.buffered.Load(),
-		LagP50:          lag[0],
-		LagP99:          lag[1],
-		LagMax:          l.lag.Max(),
-		IterationsTotal: c.iterations.Load(),
-		BytesInTotal:    c.bytesIn.Load(),
-		BytesOutTotal:   c.bytesOut.Load(),
-		AcceptedTotal:   c.accepted.Load(),
-		DialedTotal:     c.dialed.Load(),
-		DroppedTotal:    c.dropped.Load(),
-		ErrorsTotal:     c.errors.Load(),
+		Buffered:      c.buffered(),
+		LagP50:        lag[0],
+		LagP99:        lag[1],
+		LagMax:        l.lag.Max(),
+		BytesInTotal:  c.bytesIn.Load(),
+		BytesOutTotal: c.bytesOut.Load(),
+		AcceptedTotal: c.accepted.Load(),
+		DialedTotal:   c.dialed.Load(),
+		DroppedTotal:  c.dropped.Load(),
+		ErrorsTotal:   c.errors.Load(),
+		SlowTotal:     c.slow.Load(),
 
 		OutgoingHTTPTotal: c.httpRequests.Load(),
 		ReusedHTTPTotal:   c.httpReused.Load(),
 		RetriedHTTPTotal:  c.httpRetried.Load(),
 	}
+	l.names.stats(&s)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.Timers = l.timers.Len()
-	s.Queued = len(l.posts) + len(l.tasks)
-	s.Callbacks = len(l.posts) + s.Timers
+	for range l.dueTimers {
+		s.Timers++
+	}
+	posts := l.queuedPosts()
+	s.Queued = posts + len(l.tasks)
+	s.Callbacks = posts + s.Timers
 	s.Handles = l.handles.len + s.Timers
 	s.IncomingTCP = l.kinds[kindConnIn]
 	s.OutgoingTCP = l.kinds[kindConnOut]
-	s.OpenDNSQueries = l.kinds[kindLookup]
+	s.OpenDNSQueries += l.kinds[kindLookup]
 	s.IncomingHTTP = l.kinds[kindHTTPRequest]
 	s.OutgoingHTTP = l.kinds[kindHTTPClient]
 	s.Listeners = l.kinds[kindListener] + l.kinds[kindHTTPServer]
@@ -104,9 +123,33 @@ func (l *Loop) Stats() Stats {
 	s.Work = l.kinds[kindWork]
 	s.Futures = l.kinds[kindFuture]
 	s.Receivers = l.kinds[kindReceiver]
-	s.Busy, s.Idle = time.Duration(c.busy.Load()), time.Duration(c.idle.Load())
+	s.Busy, s.Idle = l.busy, l.idle
+	s.QueuePeak, s.IterationsTotal = l.queuePeak, l.turns
 	l.addCurrent(&s)
 	return s
+}
+
+// queuedPosts returns how many posts have not run yet. On the loop that is exact;
+// elsewhere those of the turn that goes on count as if it had just begun. The
+// caller holds l.mu.
+func (l *Loop) queuedPosts() int {
+	if l.onLoop() {
+		return l.posts.Len() + l.batch.Len()
+	}
+	return l.posts.Len() + l.taken
+}
+
+// dueTimers calls yield for the timers that are still to be fired in this turn.
+// Only the loop itself can see them. The caller holds l.mu.
+func (l *Loop) dueTimers(yield func(t *Timer) bool) {
+	if !l.onLoop() {
+		return
+	}
+	for _, t := range l.due {
+		if t != nil && t.state == timerDue && !yield(t) {
+			return
+		}
+	}
 }
 
 // addCurrent adds the time since the dispatcher went to sleep or woke up, so

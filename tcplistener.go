@@ -2,6 +2,7 @@ package eventloop
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"os"
@@ -56,10 +57,14 @@ type Listener struct {
 	ln   net.Listener
 	open atomic.Int64  // connections
 	gate chan struct{} // wakes the acceptor; one slot
+	ours bool          // nobody else has the accepted connections
+
+	stopped atomic.Bool // by Close: no callback any more
 
 	mu     sync.Mutex // guards the following
 	closed bool
 	paused bool
+	pauses int // so far
 }
 
 // Listen listens on a local address and makes each accepted connection one of
@@ -95,6 +100,16 @@ func (lc *ListenConfig) Listen(l *Loop, network, address string, cfg *ConnConfig
 		return fail(err)
 	}
 	return lc.serve(l, ln, cfg)
+}
+
+// ours reports whether ln is of package net itself, and so hands its connections
+// to nobody but us.
+func ours(ln net.Listener) bool {
+	switch ln.(type) {
+	case *net.TCPListener, *net.UnixListener:
+		return true
+	}
+	return false
 }
 
 // mayOpen returns the error of opening a socket in the state of the loop.
@@ -183,7 +198,7 @@ func duplicate(ln net.Listener) (net.Listener, error) {
 }
 
 func (lc *ListenConfig) serve(l *Loop, nl net.Listener, cfg *ConnConfig) (*Listener, error) {
-	ln := &Listener{cfg: *lc, conn: cfg.withDefaults(), ln: nl, gate: make(chan struct{}, 1)}
+	ln := &Listener{cfg: *lc, conn: cfg.withDefaults(), ln: nl, gate: make(chan struct{}, 1), ours: ours(nl)}
 	if err := l.register(&ln.handle, ln, kindListener, false); err != nil {
 		nl.Close()
 		return nil, err
@@ -196,6 +211,13 @@ func (lc *ListenConfig) serve(l *Loop, nl net.Listener, cfg *ConnConfig) (*Liste
 // Close stops accepting and frees the address; connections live on
 // (close-tcp-server). A second call does nothing. Close returns nil.
 func (ln *Listener) Close() error {
+	ln.stopped.Store(true)
+	ln.close()
+	return nil
+}
+
+// close ends the listener, of itself or because of Close.
+func (ln *Listener) close() {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 	if !ln.closed {
@@ -203,7 +225,6 @@ func (ln *Listener) Close() error {
 		ln.ln.Close()
 		ln.nudge()
 	}
-	return nil
 }
 
 // Addr returns the address that is listened on, with the port that was chosen.
@@ -222,7 +243,9 @@ func (ln *Listener) setPaused(paused bool) {
 	if ln.paused == paused || ln.closed {
 		return
 	}
-	ln.paused = paused
+	if ln.paused = paused; paused {
+		ln.pauses++
+	}
 	if d, ok := ln.ln.(interface{ SetDeadline(time.Time) error }); ok {
 		if paused {
 			d.SetDeadline(longAgo) // ends an Accept that waits
@@ -258,6 +281,7 @@ type (
 func (ln *Listener) accept() {
 	defer ln.loop.wg.Done()
 	pause := backoff.New(5*time.Millisecond, time.Second)
+	pauses := 0
 	for ln.mayAccept() {
 		nc, err := ln.ln.Accept()
 		switch {
@@ -265,7 +289,7 @@ func (ln *Listener) accept() {
 			pause.Reset()
 			ln.accepted(nc)
 		case ln.isClosed():
-		case errors.Is(err, os.ErrDeadlineExceeded): // Pause
+		case errors.Is(err, os.ErrDeadlineExceeded) && ln.pausedSince(&pauses):
 		default:
 			if !ln.acceptFailed(err) {
 				break
@@ -295,6 +319,16 @@ func (ln *Listener) mayAccept() bool {
 	}
 }
 
+// pausedSince reports whether there was a Pause since the last call. A deadline
+// that comes without one is that of somebody else.
+func (ln *Listener) pausedSince(pauses *int) bool {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	before := *pauses
+	*pauses = ln.pauses
+	return ln.paused || ln.pauses > before
+}
+
 func (ln *Listener) isClosed() bool {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
@@ -315,12 +349,12 @@ func (ln *Listener) accepted(nc net.Conn) {
 	c.listener = ln
 	setTCPOptions(nc, ln.conn)
 	l.wg.Add(1)
-	if ln.conn.TLS != nil {
-		go c.handshakeAndServe(nc, ln.conn.TLS, false, true)
+	if _, isTLS := nc.(*tls.Conn); isTLS || ln.conn.TLS != nil {
+		go c.handshakeAndServe(nc, ln.conn.TLS, false, ln.ours)
 		return
 	}
 	// Not on a goroutine of its own, which would only start that of serve.
-	c.handshakeAndServe(nc, nil, false, true)
+	c.handshakeAndServe(nc, nil, false, ln.ours)
 }
 
 // setTCPOptions applies the settings of cfg to a new connection.
@@ -358,7 +392,7 @@ func (ln *Listener) acceptFailed(err error) bool {
 		Op: "accept", Net: a.Network(), Addr: a.String(), Err: err, Listener: ln,
 	}}
 	if errors.Is(err, net.ErrClosed) {
-		ln.Close()
+		ln.close()
 		return false
 	}
 	return true
@@ -380,7 +414,7 @@ func (ln *Listener) sleep(d time.Duration) {
 func (t acceptErrTask) run() {
 	ln, l := t.ln, t.ln.loop
 	l.count.errors.Add(1)
-	if l.ended.Load() {
+	if l.ended.Load() || ln.stopped.Load() {
 		return
 	}
 	if f := ln.cfg.OnAcceptError; f != nil {
