@@ -220,6 +220,7 @@ func (c *httpCall) finish(res *HTTPResponse, err error) {
 	}
 	c.abort(errOver)
 	c.closeBody()
+	c.settle()
 	if err == ErrLoopClosed {
 		c.future.fail(err)
 	} else {
@@ -231,6 +232,17 @@ func (c *httpCall) finish(res *HTTPResponse, err error) {
 	if l.ended.Load() {
 		l.wake() // closeAll waits for the last handle
 	}
+}
+
+// settle takes the request out of those that Stats counts, before its callbacks
+// can look. The handle still keeps the loop alive until they are posted.
+func (c *httpCall) settle() {
+	l := c.loop
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.kinds[c.handle.kind]--
+	c.handle.kind = kindHTTPPool
+	l.kinds[c.handle.kind]++
 }
 
 // errOver is the cause of what still goes on when the request has its result.

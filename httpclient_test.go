@@ -551,6 +551,51 @@ func TestHTTPAnswerCutAtEveryByte(t *testing.T) {
 	}
 }
 
+// Names are the resolver's business, and the time that it takes is told.
+func TestHTTPNamesAreResolvedByTheLoop(t *testing.T) {
+	p := newHTTPPeer(t, answerAll(httpOK))
+	hosts := filepath.Join(t.TempDir(), "hosts")
+	if err := os.WriteFile(hosts, []byte("127.0.0.1 server.example\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(p.addr)
+	cfg := &eventloop.Config{Resolver: eventloop.ResolverConfig{
+		HostsFile: hosts, Servers: []string{"192.0.2.1"}, Attempts: 1,
+		Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no network") },
+	}, HTTP: eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}
+	runHTTPLoop(t, cfg, func(l *eventloop.Loop) {
+		l.HTTP().Get(nil, "http://Server.Example:"+port).Then(func(res *eventloop.HTTPResponse, err error) {
+			if err != nil || res.Timing.Lookup <= 0 || res.Timing.Connect <= 0 || res.RemoteAddr.String() != p.addr {
+				t.Errorf("%+v, %v", res, err)
+			}
+		})
+		l.HTTP().Get(nil, "http://name.invalid").Then(func(_ *eventloop.HTTPResponse, err error) {
+			if !errors.Is(err, eventloop.ErrDNS) || !errors.Is(err, eventloop.ErrHTTP) {
+				t.Errorf("name.invalid: %v", err)
+			}
+		})
+	})
+}
+
+// In a task, a request is a line.
+func TestHTTPInATask(t *testing.T) {
+	p := newHTTPPeer(t, answerAll(httpOK))
+	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
+		l.Go(nil, func(task *eventloop.Task) error {
+			for range 3 {
+				res, err := l.HTTP().Get(task.Context(), "http://"+p.addr).Await(task)
+				if err != nil || string(res.Body) != "ok" {
+					t.Errorf("%+v, %v", res, err)
+				}
+			}
+			return nil
+		})
+	})
+	if n := p.conns.Load(); n != 1 {
+		t.Errorf("connections = %d, want 1", n)
+	}
+}
+
 func TestHTTPRefusedAndUnknownHosts(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -1349,7 +1394,11 @@ func TestHTTPRedirectUsesTheSameConnection(t *testing.T) {
 }
 
 func TestHTTPStatsCountRequests(t *testing.T) {
-	p := newHTTPPeer(t, answerAll(httpOK))
+	looked := make(chan struct{})
+	p := newHTTPPeer(t, func(c net.Conn) {
+		<-looked
+		answerAll(httpOK)(c)
+	})
 	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
 		f := l.HTTP().Get(nil, "http://"+p.addr)
 		if s := l.Stats(); s.OutgoingHTTP != 1 || s.OutgoingHTTPTotal != 1 {
@@ -1364,17 +1413,16 @@ func TestHTTPStatsCountRequests(t *testing.T) {
 		if names != 1 {
 			t.Errorf("handles of the request = %d, want 1", names)
 		}
+		close(looked)
 		f.Then(func(*eventloop.HTTPResponse, error) {
 			l.HTTP().Get(nil, "http://"+p.addr).Then(func(*eventloop.HTTPResponse, error) {
-				l.AfterFunc(0, func() {
-					s := l.Stats()
-					if s.OutgoingHTTP != 0 || s.OutgoingHTTPTotal != 2 || s.ReusedHTTPTotal != 1 || s.RetriedHTTPTotal != 0 || s.DialedTotal != 1 {
-						t.Errorf("stats = %+v", s)
-					}
-					if s.BytesInTotal != uint64(2*len(httpOK)) || s.BytesOutTotal == 0 {
-						t.Errorf("bytes in = %d, out = %d", s.BytesInTotal, s.BytesOutTotal)
-					}
-				})
+				s := l.Stats()
+				if s.OutgoingHTTP != 0 || s.OutgoingHTTPTotal != 2 || s.ReusedHTTPTotal != 1 || s.RetriedHTTPTotal != 0 || s.DialedTotal != 1 {
+					t.Errorf("stats = %+v", s)
+				}
+				if s.BytesInTotal != uint64(2*len(httpOK)) || s.BytesOutTotal == 0 || s.Buffered != 0 {
+					t.Errorf("bytes in = %d, out = %d, buffered = %d", s.BytesInTotal, s.BytesOutTotal, s.Buffered)
+				}
 			})
 		})
 	})
