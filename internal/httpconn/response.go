@@ -189,12 +189,12 @@ func (r *Response) ReadAll(max int) ([]byte, error) {
 		n, err := r.Read(body[len(body):cap(body)])
 		body = body[:len(body)+n]
 		switch {
+		case len(body) > max:
+			return nil, tooLarge("body of more than " + strconv.Itoa(max) + " bytes")
 		case err == io.EOF:
 			return body, nil
 		case err != nil:
 			return body, err
-		case len(body) > max:
-			return nil, tooLarge("body of more than " + strconv.Itoa(max) + " bytes")
 		case len(body) == cap(body) && len(body) == r.length:
 			continue // only the end is to be read, into no room
 		case len(body) == cap(body):

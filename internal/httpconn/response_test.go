@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -118,5 +119,26 @@ func compare(t *testing.T, method string, raw []byte, r *httpconn.Response, body
 			t.Fatal("net/http would close the connection")
 		}
 		return
+	}
+}
+
+// The bound of a body is met to the byte, however its length is told.
+func TestResponseBodyOfItsBoundIsReadAndNoByteMore(t *testing.T) {
+	const max = 1 << 20 // as read has it
+	for extra := range 3 {
+		n := max - 1 + extra
+		body := string(bytes.Repeat([]byte("x"), n))
+		for _, raw := range []string{
+			fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", n, body),
+			fmt.Sprintf("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", n, body),
+			"HTTP/1.1 200 OK\r\n\r\n" + body,
+		} {
+			for _, piece := range []int{len(raw), len(raw) + 1, 1000, 4096} {
+				_, _, got, _, err := read("GET", []byte(raw), piece)
+				if n > max && !errors.Is(err, httpconn.ErrTooLarge) || n <= max && (err != nil || len(got) != n) {
+					t.Errorf("%d bytes: %d, %v", n, len(got), err)
+				}
+			}
+		}
 	}
 }
