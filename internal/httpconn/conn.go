@@ -281,7 +281,7 @@ func (r *reader) Read(p []byte) (int, error) {
 	if c.failed != nil {
 		return 0, c.failed
 	}
-	if c.slack > maxSlack {
+	if c.slack > max(maxSlack, 4*c.br.Size()) {
 		c.failed = errSlack
 		return 0, c.failed
 	}
@@ -293,7 +293,9 @@ func (r *reader) Read(p []byte) (int, error) {
 		c.firstAt = time.Now()
 	}
 	c.in += int64(n)
-	c.slack += n
+	if len(p) <= c.br.Size() { // more goes past the buffer: body
+		c.slack += n
+	}
 	if n > 0 {
 		// The error is told when the data does not suffice, and only then: so
 		// whoever sees failed knows that something is missing.
