@@ -105,6 +105,9 @@ var ErrNoData = resolver.ErrNoData
 // cause. A nil ctx means context.Background. The lookup keeps the loop alive; the
 // cache does not. Before Run the future fails with [ErrNotRunning].
 func (l *Loop) LookupNetIP(ctx context.Context, network, host string) *Future[[]netip.Addr] {
+	if ctx == nil {
+		ctx = context.Background()
+	}
 	if f := l.lookupCached(ctx, network, host); f != nil {
 		return f
 	}
@@ -141,10 +144,7 @@ func (l *Loop) Query(ctx context.Context, name string, qtype uint16) *Future[*dn
 // lookupCached returns a future that is resolved, if the answer is at hand, which
 // takes no goroutine; otherwise nil.
 func (l *Loop) lookupCached(ctx context.Context, network, host string) *Future[[]netip.Addr] {
-	if ctx != nil && ctx.Err() != nil {
-		return nil
-	}
-	if l.mayLookup() != nil {
+	if ctx.Err() != nil || l.mayLookup() != nil {
 		return nil
 	}
 	r, err := l.names.get(l)
@@ -156,7 +156,7 @@ func (l *Loop) lookupCached(ctx context.Context, network, host string) *Future[[
 		return nil // the loop has ended meanwhile, which is not the name's fault
 	}
 	f := looseFuture[[]netip.Addr](l)
-	f.finish(futureResolved, addrs, lookupError(nil, host, err))
+	f.finish(futureResolved, addrs, lookupError(ctx, host, err))
 	return f
 }
 
@@ -227,8 +227,7 @@ func (q *lookup[T]) terminate() {
 
 func (q *lookup[T]) describe() string { return q.name }
 
-// lookupError makes err the error of a lookup of name that ctx, if not nil, may
-// have ended.
+// lookupError makes err the error of a lookup of name, which ctx may have ended.
 func lookupError(ctx context.Context, name string, err error) error {
 	if err == nil {
 		return nil
@@ -247,7 +246,7 @@ func lookupError(ctx context.Context, name string, err error) error {
 // endedBy returns err, the error of an operation under ctx, such that it matches the
 // error of ctx and its cause if ctx ended the operation.
 func endedBy(ctx context.Context, err error) error {
-	if err == nil || ctx == nil || ctx.Err() == nil {
+	if err == nil || ctx.Err() == nil {
 		return err
 	}
 	end, cause := ctx.Err(), context.Cause(ctx)
@@ -282,32 +281,30 @@ type names struct {
 	r       atomic.Pointer[resolver.Resolver] // nil until it is needed
 	dialing atomic.Int64                      // lookups on behalf of dials
 
-	mu     sync.Mutex // guards the following
-	err    error      // what is wrong with the configuration
+	mu     sync.Mutex // held while r is set; guards the following
 	closed bool
 }
 
-// get returns the resolver, which it makes when it is first asked for.
+// get returns the resolver, which it makes when it is first asked for. An error
+// says what is wrong with the configuration.
 func (n *names) get(l *Loop) (*resolver.Resolver, error) {
 	if r := n.r.Load(); r != nil {
 		return r, nil
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	switch {
-	case n.closed && n.r.Load() == nil:
-		return nil, ErrLoopClosed
-	case n.err != nil:
-		return nil, n.err
-	case n.r.Load() == nil:
-		r, err := resolver.New(l.cfg.Resolver.internal(l))
-		if err != nil {
-			n.err = err
-			return nil, err
-		}
-		n.r.Store(r)
+	if r := n.r.Load(); r != nil {
+		return r, nil
 	}
-	return n.r.Load(), nil
+	if n.closed {
+		return nil, ErrLoopClosed
+	}
+	r, err := resolver.New(l.cfg.Resolver.internal(l))
+	if err != nil {
+		return nil, err
+	}
+	n.r.Store(r)
+	return r, nil
 }
 
 // close ends what the resolver still does, and waits for it. Lookups fail from

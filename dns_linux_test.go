@@ -7,7 +7,39 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/onloop/eventloop"
 )
+
+func TestSocketOptionsReachADialByName(t *testing.T) {
+	ln := acceptAndClose(t, "127.0.0.1:0")
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	for _, tt := range []struct {
+		cfg                eventloop.ConnConfig
+		noDelay, keepAlive int
+	}{
+		{eventloop.ConnConfig{}, 1, 1},
+		{eventloop.ConnConfig{Delay: true, KeepAlive: net.KeepAliveConfig{Idle: -1}}, 0, 0},
+	} {
+		tt.cfg.OnConnect = func(c *eventloop.Conn) {
+			defer c.Close()
+			rc, err := c.SyscallConn()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			var noDelay, keepAlive int
+			rc.Control(func(fd uintptr) {
+				noDelay, _ = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_NODELAY)
+				keepAlive, _ = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_KEEPALIVE)
+			})
+			wantEqual(t, "TCP_NODELAY", noDelay, tt.noDelay)
+			wantEqual(t, "SO_KEEPALIVE", keepAlive, tt.keepAlive)
+		}
+		tt.cfg.OnEvent = func(_ *eventloop.Conn, err error) { t.Error(err) }
+		mustRun(t, namesConfig(t), func(l *eventloop.Loop) { l.Dial(bg, "tcp", "localhost:"+port, &tt.cfg) })
+	}
+}
 
 // deafPort returns a port of ip to which connecting neither succeeds nor fails:
 // the queue of its listener is full, and Linux drops what comes then.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -22,6 +23,8 @@ import (
 	"github.com/miekg/dns"
 	"github.com/onloop/eventloop"
 )
+
+var bg = context.Background()
 
 // A nameServer is a server on the loopback interface, UDP and TCP.
 type nameServer struct {
@@ -217,7 +220,7 @@ func TestLookupOfLocalhostIsTheLoopbackAddress(t *testing.T) { // cl-async: dns-
 	var got []netip.Addr
 	var err error
 	mustRun(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) {
-		l.LookupNetIP(context.Background(), "ip4", "localhost").Then(record(&calls, &got, &err))
+		l.LookupNetIP(bg, "ip4", "localhost").Then(record(&calls, &got, &err))
 	})
 	wantEqual(t, "calls", calls, 1)
 	wantEqual(t, "error", err, nil)
@@ -231,8 +234,8 @@ func TestTwoLookupsAtOnceBothAnswer(t *testing.T) { // cl-async: dns-lookup-mult
 	var got [2][]netip.Addr
 	var errs [2]error
 	mustRun(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) {
-		l.LookupNetIP(nil, "ip", "a.test").Then(record(&calls[0], &got[0], &errs[0]))
-		l.LookupNetIP(nil, "ip", "b.test").Then(record(&calls[1], &got[1], &errs[1]))
+		l.LookupNetIP(bg, "ip", "a.test").Then(record(&calls[0], &got[0], &errs[0]))
+		l.LookupNetIP(bg, "ip", "b.test").Then(record(&calls[1], &got[1], &errs[1]))
 		wantEqual(t, "open queries", l.Stats().OpenDNSQueries, 2)
 	})
 	wantEqual(t, "calls", calls, [2]int{1, 1})
@@ -248,7 +251,7 @@ func TestLookupAnswersTheFamilyAskedFor(t *testing.T) { // cl-async: dns-lookup-
 		var got []netip.Addr
 		var err error
 		mustRun(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) {
-			l.LookupNetIP(nil, network, "a.test").Then(record(&calls, &got, &err))
+			l.LookupNetIP(bg, network, "a.test").Then(record(&calls, &got, &err))
 		})
 		wantEqual(t, "calls", calls, 1)
 		wantEqual(t, "error", err, nil)
@@ -262,7 +265,7 @@ func TestAFailedLookupThatIsThrownAgainLeavesRunOnce(t *testing.T) { // cl-async
 	calls := 0
 	panicked, _ := outcome(func() {
 		runLoop(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) {
-			l.LookupNetIP(nil, "ip", "no-such-host.test").Then(func(_ []netip.Addr, err error) {
+			l.LookupNetIP(bg, "ip", "no-such-host.test").Then(func(_ []netip.Addr, err error) {
 				calls++
 				panic(err)
 			})
@@ -284,7 +287,7 @@ func TestReverseLookup(t *testing.T) { // cl-async: reverse-dns-lookup
 		var got []string
 		var err error
 		mustRun(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) {
-			l.LookupAddr(nil, netip.MustParseAddr(addr)).Then(record(&calls, &got, &err))
+			l.LookupAddr(bg, netip.MustParseAddr(addr)).Then(record(&calls, &got, &err))
 		})
 		wantEqual(t, "calls", calls, 1)
 		wantEqual(t, "error", err, nil)
@@ -297,15 +300,15 @@ func TestReverseLookupFails(t *testing.T) {
 	cfg := namesConfig(t, ns.addr)
 	cfg.Resolver.HostsFile = tempFile(t, "hosts", "192.0.2.5 five.test five\n")
 	mustRun(t, cfg, func(l *eventloop.Loop) {
-		l.Go(nil, func(task *eventloop.Task) error {
-			_, err := l.LookupAddr(nil, netip.MustParseAddr("192.0.2.7")).Await(task)
+		l.Go(bg, func(task *eventloop.Task) error {
+			_, err := l.LookupAddr(bg, netip.MustParseAddr("192.0.2.7")).Await(task)
 			wantLookupError(t, err, "192.0.2.7", "notfound")
-			_, err = l.LookupAddr(nil, netip.Addr{}).Await(task)
+			_, err = l.LookupAddr(bg, netip.Addr{}).Await(task)
 			wantLookupError(t, err, "invalid IP", "notfound")
-			names, err := l.LookupAddr(nil, netip.MustParseAddr("192.0.2.9")).Await(task)
+			names, err := l.LookupAddr(bg, netip.MustParseAddr("192.0.2.9")).Await(task)
 			wantSlice(t, "names beside the error", names, []string{"good.test."})
 			wantLookupError(t, err, "192.0.2.9", "")
-			names = mustAwait(t, task, l.LookupAddr(nil, netip.MustParseAddr("192.0.2.5")))
+			names = mustAwait(t, task, l.LookupAddr(bg, netip.MustParseAddr("192.0.2.5")))
 			wantSlice(t, "names in the file", names, []string{"five.test.", "five"})
 			return nil
 		})
@@ -316,16 +319,16 @@ func TestNothingIsLeftATurnAfterALookup(t *testing.T) { // cl-async: dns-lookup-
 	ns := serveNames(t, zone("a.test. 60 IN A 192.0.2.1", "1.2.0.192.in-addr.arpa. 60 IN PTR a.test."))
 	for what, start := range map[string]func(l *eventloop.Loop, then func(error)){
 		"LookupNetIP": func(l *eventloop.Loop, then func(error)) {
-			l.LookupNetIP(nil, "ip4", "a.test").Then(func(_ []netip.Addr, err error) { then(err) })
+			l.LookupNetIP(bg, "ip4", "a.test").Then(func(_ []netip.Addr, err error) { then(err) })
 		},
 		"LookupAddr": func(l *eventloop.Loop, then func(error)) {
-			l.LookupAddr(nil, netip.MustParseAddr("192.0.2.1")).Then(func(_ []string, err error) { then(err) })
+			l.LookupAddr(bg, netip.MustParseAddr("192.0.2.1")).Then(func(_ []string, err error) { then(err) })
 		},
 		"Query": func(l *eventloop.Loop, then func(error)) {
-			l.Query(nil, "a.test", dns.TypeTXT).Then(func(_ *dns.Msg, err error) { then(err) })
+			l.Query(bg, "a.test", dns.TypeTXT).Then(func(_ *dns.Msg, err error) { then(err) })
 		},
 		"a failure": func(l *eventloop.Loop, then func(error)) {
-			l.LookupNetIP(nil, "ip6", "a.test").Then(func(_ []netip.Addr, err error) {
+			l.LookupNetIP(bg, "ip6", "a.test").Then(func(_ []netip.Addr, err error) {
 				wantLookupError(t, err, "a.test", "notfound nodata")
 				then(nil)
 			})
@@ -352,16 +355,16 @@ func TestLaw02NoLookupCallsBackBeforeItReturns(t *testing.T) {
 	cfg := namesConfig(t, ns.addr)
 	cfg.Resolver.HostsFile = tempFile(t, "hosts", "192.0.2.5 five.test\n")
 	mustRun(t, cfg, func(l *eventloop.Loop) {
-		l.Go(nil, func(task *eventloop.Task) error {
-			mustAwait(t, task, l.LookupNetIP(nil, "ip", "a.test")) // from now on cached
-			l.LookupNetIP(nil, "ip", "none.test").Await(task)
+		l.Go(bg, func(task *eventloop.Task) error {
+			mustAwait(t, task, l.LookupNetIP(bg, "ip", "a.test")) // from now on cached
+			l.LookupNetIP(bg, "ip", "none.test").Await(task)
 			for host, want := range map[string]int{
 				"192.0.2.1": 1, "2001:db8::1": 1, "fe80::1%lo": 1, "::ffff:192.0.2.1": 1,
 				"a.test": 1, "five.test": 1, "localhost": 2, "none.test": 0, "-bad-.test": 0, "": 0, "x.invalid": 0,
 			} {
 				for _, network := range []string{"ip", "bogus"} {
 					called := 0
-					f := l.LookupNetIP(nil, network, host)
+					f := l.LookupNetIP(bg, network, host)
 					select {
 					case <-f.Done():
 					default:
@@ -391,10 +394,10 @@ func TestTheFirstLookupOfALiteralAsksNobody(t *testing.T) {
 	var calls int
 	var err error
 	mustRun(t, namesConfig(t, "192.0.2.53"), func(l *eventloop.Loop) {
-		l.LookupNetIP(nil, "ip", "192.0.2.1").Then(record(&calls, &got, &err))
+		l.LookupNetIP(bg, "ip", "192.0.2.1").Then(record(&calls, &got, &err))
 		wantEqual(t, "calls", calls, 0)
 		wantEqual(t, "open queries", l.Stats().OpenDNSQueries, 0)
-		l.LookupNetIP(nil, "ip6", "192.0.2.1").Then(func(_ []netip.Addr, err error) {
+		l.LookupNetIP(bg, "ip6", "192.0.2.1").Then(func(_ []netip.Addr, err error) {
 			wantLookupError(t, err, "192.0.2.1", "notfound")
 		})
 	})
@@ -417,35 +420,35 @@ func TestErrorsOfLookups(t *testing.T) {
 	})
 	cfg := namesConfig(t, ns.addr)
 	cfg.Resolver.Attempts, cfg.Resolver.Timeout = 1, 50*time.Millisecond
-	deadline, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+	deadline, cancel := context.WithTimeout(bg, time.Millisecond)
 	defer cancel()
 	<-deadline.Done()
 	mustRun(t, cfg, func(l *eventloop.Loop) {
-		l.Go(nil, func(task *eventloop.Task) error {
+		l.Go(bg, func(task *eventloop.Task) error {
 			for _, tt := range []struct {
 				ctx                  context.Context
 				network, host, flags string
 			}{
-				{nil, "ip", "none.test", "notfound"},
-				{nil, "ip6", "four.test", "notfound nodata"},
-				{nil, "ip", "fail.test", "temporary"},
-				{nil, "ip", "refuse.test", ""},
-				{nil, "ip", "silent.test", "timeout temporary ErrTimeout"},
-				{nil, "ip", "", "notfound"},
-				{nil, "ip", strings.Repeat("a", 300) + ".test", "notfound"},
-				{nil, "ip", "a..test", "notfound"},
-				{nil, "ip", "x.onion", "notfound"},
+				{bg, "ip", "none.test", "notfound"},
+				{bg, "ip6", "four.test", "notfound nodata"},
+				{bg, "ip", "fail.test", "temporary"},
+				{bg, "ip", "refuse.test", ""},
+				{bg, "ip", "silent.test", "timeout temporary ErrTimeout"},
+				{bg, "ip", "", "notfound"},
+				{bg, "ip", strings.Repeat("a", 300) + ".test", "notfound"},
+				{bg, "ip", "a..test", "notfound"},
+				{bg, "ip", "x.onion", "notfound"},
 				{deadline, "ip", "192.0.2.1", "timeout temporary ErrTimeout deadline"},
 				{deadline, "ip", "four.test", "timeout temporary ErrTimeout deadline"},
 			} {
 				_, err := l.LookupNetIP(tt.ctx, tt.network, tt.host).Await(task)
 				wantLookupError(t, err, tt.host, tt.flags)
 			}
-			_, err := l.LookupNetIP(nil, "tcp", "four.test").Await(task)
+			_, err := l.LookupNetIP(bg, "tcp", "four.test").Await(task)
 			if !errors.Is(err, net.UnknownNetworkError("tcp")) || !errors.Is(err, eventloop.ErrDNS) {
 				t.Errorf("error = %v, want an unknown network", err)
 			}
-			_, err = l.LookupNetIP(nil, "ip", "none.test").Await(task)
+			_, err = l.LookupNetIP(bg, "ip", "none.test").Await(task)
 			wantEqual(t, "message", err.Error(), "lookup none.test on "+ns.addr+": no such host")
 			return nil
 		})
@@ -469,7 +472,7 @@ func TestQueryOfAllSorts(t *testing.T) {
 		zone(records...)(w, q)
 	})
 	mustRun(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) {
-		l.Go(nil, func(task *eventloop.Task) error {
+		l.Go(bg, func(task *eventloop.Task) error {
 			for _, tt := range []struct {
 				name  string
 				qtype uint16
@@ -484,20 +487,20 @@ func TestQueryOfAllSorts(t *testing.T) {
 				{"none.test", dns.TypeMX, 0, dns.RcodeNameError},
 				{"big.test", dns.TypeTXT, 100, dns.RcodeSuccess},
 			} {
-				m := mustAwait(t, task, l.Query(nil, tt.name, tt.qtype))
+				m := mustAwait(t, task, l.Query(bg, tt.name, tt.qtype))
 				what := tt.name + " " + dns.Type(tt.qtype).String()
 				wantEqual(t, what+": records", len(m.Answer), tt.n)
 				wantEqual(t, what+": rcode", m.Rcode, tt.rcode)
 			}
-			first := mustAwait(t, task, l.Query(nil, "a.test", dns.TypeMX))
+			first := mustAwait(t, task, l.Query(bg, "a.test", dns.TypeMX))
 			first.Answer[0].(*dns.MX).Mx = "changed.test."
-			second := mustAwait(t, task, l.Query(nil, "a.test", dns.TypeMX))
+			second := mustAwait(t, task, l.Query(bg, "a.test", dns.TypeMX))
 			wantEqual(t, "the message after its copy was changed", second.Answer[0].(*dns.MX).Mx, "mail.test.")
 			for _, bad := range []struct {
 				name  string
 				qtype uint16
 			}{{"", dns.TypeA}, {"a.test", dns.TypeAXFR}, {"localhost", dns.TypeA}, {strings.Repeat("a", 64) + ".test", dns.TypeA}} {
-				_, err := l.Query(nil, bad.name, bad.qtype).Await(task)
+				_, err := l.Query(bg, bad.name, bad.qtype).Await(task)
 				var op *eventloop.OpError
 				if !errors.As(err, &op) || !errors.Is(err, eventloop.ErrDNS) || op.Addr != bad.name {
 					t.Errorf("Query(%q, %d): %v", bad.name, bad.qtype, err)
@@ -522,7 +525,7 @@ func TestAThousandLookupsOfOneNameAreOneQueryAFamily(t *testing.T) {
 	mustRun(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) {
 		loop.Store(l)
 		for range n {
-			l.LookupNetIP(nil, "ip", "a.test").Then(func(addrs []netip.Addr, err error) {
+			l.LookupNetIP(bg, "ip", "a.test").Then(func(addrs []netip.Addr, err error) {
 				calls++
 				if err != nil || len(addrs) != 2 {
 					t.Errorf("lookup = %v, %v", addrs, err)
@@ -552,12 +555,12 @@ func TestStatsCountTheCacheAndTheQueries(t *testing.T) {
 	cfg := namesConfig(t, ns.addr)
 	cfg.Resolver.Attempts = 1
 	mustRun(t, cfg, func(l *eventloop.Loop) {
-		l.Go(nil, func(task *eventloop.Task) error {
+		l.Go(bg, func(task *eventloop.Task) error {
 			wantEqual(t, "queries before any", l.Stats().DNSQueriesTotal, 0)
-			mustAwait(t, task, l.LookupNetIP(nil, "ip4", "a.test"))
-			mustAwait(t, task, l.LookupNetIP(nil, "ip4", "a.test"))
-			mustAwait(t, task, l.LookupNetIP(nil, "ip4", "A.TEST"))
-			l.LookupNetIP(nil, "ip4", "fail.test").Await(task)
+			mustAwait(t, task, l.LookupNetIP(bg, "ip4", "a.test"))
+			mustAwait(t, task, l.LookupNetIP(bg, "ip4", "a.test"))
+			mustAwait(t, task, l.LookupNetIP(bg, "ip4", "A.TEST"))
+			l.LookupNetIP(bg, "ip4", "fail.test").Await(task)
 			s := l.Stats()
 			wantEqual(t, "entries", s.DNSCacheEntries, 2) // the question, and the name
 			wantEqual(t, "hits", s.DNSCacheHitsTotal, 2)
@@ -568,6 +571,93 @@ func TestStatsCountTheCacheAndTheQueries(t *testing.T) {
 			return nil
 		})
 	})
+}
+
+func TestForgedAndGarbledPacketsDecideNothing(t *testing.T) {
+	const seed = 1
+	random := rand.New(rand.NewPCG(seed, seed))
+	pc, ln := listenBoth(t)
+	ln.Close()
+	blind, err := net.ListenPacket("udp", "127.0.0.1:0") // knows all but the port of the server
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	sent := 0
+	go func() {
+		defer close(done)
+		buf := make([]byte, 4096)
+		for {
+			n, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			q := new(dns.Msg)
+			if q.Unpack(buf[:n]) != nil {
+				t.Error("the query is malformed")
+				return
+			}
+			good := zoneReply([]dns.RR{&dns.A{
+				Hdr: dns.RR_Header{Name: "a.test.", Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60},
+				A:   net.IPv4(192, 0, 2, 1),
+			}}, q)
+			evil := good.Copy()
+			evil.Answer[0].(*dns.A).A = net.IPv4(203, 0, 113, 66)
+			packed, _ := evil.Pack()
+			blind.WriteTo(packed, from)
+			// Few enough for the buffer of the socket; should one be full all the
+			// same, the resolver asks again.
+			for range 12 {
+				for _, p := range garble(random, evil) {
+					pc.WriteTo(p, from)
+					sent++
+				}
+			}
+			packed, _ = good.Pack()
+			pc.WriteTo(packed, from)
+		}
+	}()
+	cfg := namesConfig(t, pc.LocalAddr().String())
+	cfg.Resolver.Timeout, cfg.Resolver.Attempts, cfg.Resolver.CacheSize = 200*time.Millisecond, 30, -1
+	mustRun(t, cfg, func(l *eventloop.Loop) {
+		l.Go(bg, func(task *eventloop.Task) error {
+			for range 10 {
+				wantSlice(t, "addresses", mustAwait(t, task, l.LookupNetIP(bg, "ip4", "a.test")), addrs("192.0.2.1"))
+			}
+			return nil
+		})
+	})
+	pc.Close()
+	blind.Close()
+	<-done
+	if sent < 1000 {
+		t.Errorf("only %d packets were forged", sent)
+	}
+}
+
+// garble returns packets made of a reply that must not be taken for it.
+func garble(random *rand.Rand, m *dns.Msg) (packets [][]byte) {
+	change := func(f func(m *dns.Msg)) {
+		c := m.Copy()
+		f(c)
+		p, _ := c.Pack()
+		packets = append(packets, p)
+	}
+	change(func(m *dns.Msg) { m.Id ^= 1 << random.UintN(16) })
+	change(func(m *dns.Msg) { m.Response = false })
+	change(func(m *dns.Msg) { m.Opcode = dns.OpcodeNotify })
+	change(func(m *dns.Msg) { m.Question[0].Name = "b.test." })
+	change(func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeAAAA })
+	change(func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS })
+	change(func(m *dns.Msg) { m.Question = append(m.Question, m.Question[0]) })
+	change(func(m *dns.Msg) { m.Question = nil })
+	whole, _ := m.Pack()
+	packets = append(packets, nil, whole[:random.IntN(len(whole))])
+	garbage := make([]byte, random.IntN(600))
+	for i := range garbage {
+		garbage[i] = byte(random.Uint32())
+	}
+	return append(packets, garbage)
 }
 
 // pipeNames returns a Dial for a resolver in a synctest bubble, and the number of
@@ -603,13 +693,13 @@ func TestAnAnswerIsCachedForItsTTLAndTheCacheKeepsNoLoopAlive(t *testing.T) {
 		var asked *atomic.Int64
 		cfg.Resolver.Dial, asked = pipeNames(func(q *dns.Msg) *dns.Msg { return zoneReply([]dns.RR{a}, q) })
 		err := eventloop.Run(t.Context(), cfg, func(l *eventloop.Loop) error {
-			l.Go(nil, func(task *eventloop.Task) error {
+			l.Go(bg, func(task *eventloop.Task) error {
 				for _, step := range []struct {
 					after time.Duration
 					asked int64
 				}{{0, 1}, {59 * time.Second, 1}, {2 * time.Second, 2}} {
 					task.Sleep(step.after)
-					mustAwait(t, task, l.LookupNetIP(nil, "ip4", "a.test"))
+					mustAwait(t, task, l.LookupNetIP(bg, "ip4", "a.test"))
 					wantEqual(t, fmt.Sprintf("queries after %v", time.Since(began)), asked.Load(), step.asked)
 				}
 				return nil
@@ -629,7 +719,7 @@ func TestTriesAreBoundedByTimeoutAndAttempts(t *testing.T) {
 		var asked *atomic.Int64
 		cfg.Resolver.Dial, asked = pipeNames(func(*dns.Msg) *dns.Msg { return nil })
 		err := eventloop.Run(t.Context(), cfg, func(l *eventloop.Loop) error {
-			l.LookupNetIP(nil, "ip4", "a.test").Then(func(_ []netip.Addr, err error) {
+			l.LookupNetIP(bg, "ip4", "a.test").Then(func(_ []netip.Addr, err error) {
 				wantLookupError(t, err, "a.test", "timeout temporary ErrTimeout")
 			})
 			return nil
@@ -653,9 +743,9 @@ func TestHostsFileAndResolvConfAreThoseOfTheConfig(t *testing.T) {
 		return new(net.Dialer).DialContext(ctx, network, ns.addr)
 	}
 	mustRun(t, cfg, func(l *eventloop.Loop) {
-		l.Go(nil, func(task *eventloop.Task) error {
+		l.Go(bg, func(task *eventloop.Task) error {
 			for host, want := range map[string]string{"www": "192.0.2.1", "x.y": "192.0.2.2", "seven": "192.0.2.7"} {
-				wantSlice(t, host, mustAwait(t, task, l.LookupNetIP(nil, "ip4", host)), addrs(want))
+				wantSlice(t, host, mustAwait(t, task, l.LookupNetIP(bg, "ip4", host)), addrs(want))
 			}
 			return nil
 		})
@@ -685,14 +775,14 @@ func TestABadResolverConfigFailsWhatNeedsNames(t *testing.T) {
 					t.Errorf("error = %v, want %s", err, what)
 				}
 			}
-			l.LookupNetIP(nil, "ip", "a.test").Then(func(_ []netip.Addr, err error) {
+			l.LookupNetIP(bg, "ip", "a.test").Then(func(_ []netip.Addr, err error) {
 				check(err)
 				wantLookupError(t, err, "a.test", "")
 			})
-			l.LookupAddr(nil, netip.MustParseAddr("192.0.2.1")).Then(func(_ []string, err error) { check(err) })
-			l.Query(nil, "a.test", dns.TypeMX).Then(func(_ *dns.Msg, err error) { check(err) })
-			l.Dial(nil, "tcp", "a.test:80", &eventloop.ConnConfig{OnEvent: func(_ *eventloop.Conn, err error) { check(err) }})
-			l.Dial(nil, "tcp", ln.Addr().String(), &eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) { connected++; c.Abort() }})
+			l.LookupAddr(bg, netip.MustParseAddr("192.0.2.1")).Then(func(_ []string, err error) { check(err) })
+			l.Query(bg, "a.test", dns.TypeMX).Then(func(_ *dns.Msg, err error) { check(err) })
+			l.Dial(bg, "tcp", "a.test:80", &eventloop.ConnConfig{OnEvent: func(_ *eventloop.Conn, err error) { check(err) }})
+			l.Dial(bg, "tcp", ln.Addr().String(), &eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) { connected++; c.Abort() }})
 		})
 		wantEqual(t, "failures", failed, 4)
 		wantEqual(t, "connections to an address", connected, 1)
@@ -724,15 +814,15 @@ func TestLookupsBeforeRunAndAfterTheEndFail(t *testing.T) {
 	l := eventloop.New(namesConfig(t, "192.0.2.53"))
 	check := func(want error) {
 		t.Helper()
-		_, err := l.LookupNetIP(nil, "ip", "192.0.2.1").Result()
+		_, err := l.LookupNetIP(bg, "ip", "192.0.2.1").Result()
 		wantEqual(t, "LookupNetIP", err, want)
-		_, err = l.LookupAddr(nil, netip.MustParseAddr("192.0.2.1")).Result()
+		_, err = l.LookupAddr(bg, netip.MustParseAddr("192.0.2.1")).Result()
 		wantEqual(t, "LookupAddr", err, want)
-		_, err = l.Query(nil, "a.test", dns.TypeA).Result()
+		_, err = l.Query(bg, "a.test", dns.TypeA).Result()
 		wantEqual(t, "Query", err, want)
 	}
 	check(eventloop.ErrNotRunning)
-	wantEqual(t, "error of Run", l.Run(context.Background()), nil)
+	wantEqual(t, "error of Run", l.Run(bg), nil)
 	check(eventloop.ErrLoopClosed)
 }
 
@@ -791,7 +881,7 @@ func TestCancellationEndsALookupAtEveryStage(t *testing.T) {
 	for name := range stages {
 		t.Run(name, func(t *testing.T) {
 			cfg, reached := stage(t, name)
-			ctx, cancel := context.WithCancelCause(context.Background())
+			ctx, cancel := context.WithCancelCause(bg)
 			calls := 0
 			mustRun(t, cfg, func(l *eventloop.Loop) {
 				l.LookupNetIP(ctx, "ip", "a.test").Then(func(_ []netip.Addr, err error) {
@@ -812,7 +902,7 @@ func TestOneWhoLeavesDoesNotEndTheLookupOfOthers(t *testing.T) {
 		<-release
 		zone("a.test. 60 IN A 192.0.2.1")(w, q)
 	})
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(bg)
 	calls, left := 0, 0
 	mustRun(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) {
 		l.LookupNetIP(ctx, "ip4", "a.test").Then(func(_ []netip.Addr, err error) {
@@ -820,7 +910,7 @@ func TestOneWhoLeavesDoesNotEndTheLookupOfOthers(t *testing.T) {
 			wantLookupError(t, err, "a.test", "canceled")
 			close(release)
 		})
-		l.LookupNetIP(nil, "ip4", "a.test").Then(func(addrs []netip.Addr, err error) {
+		l.LookupNetIP(bg, "ip4", "a.test").Then(func(addrs []netip.Addr, err error) {
 			calls++
 			wantEqual(t, "addresses", len(addrs), 1)
 		})
@@ -837,12 +927,12 @@ func TestTheEndOfTheLoopEndsLookupsAtEveryStage(t *testing.T) {
 			var fs []*eventloop.Future[[]netip.Addr]
 			mustRun(t, cfg, func(l *eventloop.Loop) {
 				for i := range 20 {
-					f := l.LookupNetIP(nil, "ip", fmt.Sprintf("n%d.test", i/2))
+					f := l.LookupNetIP(bg, "ip", fmt.Sprintf("n%d.test", i/2))
 					f.Then(func(_ []netip.Addr, err error) { t.Error("callback after the end") })
 					fs = append(fs, f)
 				}
-				l.LookupAddr(nil, netip.MustParseAddr("192.0.2.1"))
-				l.Query(nil, "a.test", dns.TypeMX)
+				l.LookupAddr(bg, netip.MustParseAddr("192.0.2.1"))
+				l.Query(bg, "a.test", dns.TypeMX)
 				whenReached(l, reached, l.Stop)
 			})
 			for _, f := range fs {
@@ -853,13 +943,56 @@ func TestTheEndOfTheLoopEndsLookupsAtEveryStage(t *testing.T) {
 	}
 }
 
+func TestLaw06NothingOfTheResolverIsLeftWhenRunReturns(t *testing.T) {
+	cfg, reached := namesConfig(t, "192.0.2.53"), make(chan struct{}, 100)
+	var running atomic.Int64
+	cfg.Resolver.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		running.Add(1)
+		defer running.Add(-1)
+		reached <- struct{}{}
+		<-ctx.Done()
+		time.Sleep(20 * time.Millisecond) // slow to go: Run waits for it
+		return nil, ctx.Err()
+	}
+	mustRun(t, cfg, func(l *eventloop.Loop) {
+		ctx, cancel := context.WithCancel(bg)
+		left := 0
+		var r *eventloop.Receiver[struct{}]
+		r = eventloop.Receive(l, reached, func(struct{}, bool) {
+			if left++; left == 2 { // both families
+				cancel()
+				r.Stop()
+			}
+		})
+		l.LookupNetIP(ctx, "ip", "left.test").Then(func(_ []netip.Addr, err error) {
+			wantLookupError(t, err, "left.test", "canceled")
+		})
+	})
+	wantEqual(t, "calls of Dial that run after Run", running.Load(), 0)
+}
+
 func TestAnUnrefdLookupDoesNotKeepTheLoopAlive(t *testing.T) {
 	cfg, reached := stage(t, "UDP")
 	mustRun(t, cfg, func(l *eventloop.Loop) {
-		l.LookupNetIP(nil, "ip", "a.test").Unref()
+		l.LookupNetIP(bg, "ip", "a.test").Unref()
 		names := handleNames(l)
 		wantEqual(t, "the lookup is listed", strings.HasPrefix(names, "lookup a.test ") && strings.Contains(names, "(unref)"), true)
 		whenReached(l, reached, func() {})
+	})
+}
+
+func TestANilContextIsTheBackground(t *testing.T) {
+	var none context.Context
+	ns := serveNames(t, zone("a.test. 60 IN A 192.0.2.1", "1.2.0.192.in-addr.arpa. 60 IN PTR a.test."))
+	mustRun(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) {
+		l.Go(none, func(task *eventloop.Task) error {
+			for range 2 { // asked, and from the cache
+				mustAwait(t, task, l.LookupNetIP(none, "ip", "a.test"))
+				mustAwait(t, task, l.LookupAddr(none, netip.MustParseAddr("192.0.2.1")))
+				mustAwait(t, task, l.Query(none, "a.test", dns.TypeMX))
+			}
+			return nil
+		})
 	})
 }
 
@@ -867,7 +1000,7 @@ func TestLookupsInTasks(t *testing.T) {
 	ns := serveNames(t, zone("a.test. 60 IN A 192.0.2.1", "a.test. 60 IN MX 10 b.test.", "b.test. 60 IN A 192.0.2.2"))
 	mustRun(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) {
 		for range 2 {
-			l.Go(nil, func(task *eventloop.Task) error {
+			l.Go(bg, func(task *eventloop.Task) error {
 				m := mustAwait(t, task, l.Query(task.Context(), "a.test", dns.TypeMX))
 				mail := m.Answer[0].(*dns.MX).Mx
 				got := mustAwait(t, task, l.LookupNetIP(task.Context(), "ip", mail))
@@ -880,7 +1013,7 @@ func TestLookupsInTasks(t *testing.T) {
 
 func TestTheEndOfATaskEndsItsLookup(t *testing.T) {
 	cfg, reached := stage(t, "UDP")
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(bg)
 	ended := 0
 	mustRun(t, cfg, func(l *eventloop.Loop) {
 		l.Go(ctx, func(task *eventloop.Task) error {
@@ -905,11 +1038,11 @@ func TestLookupsFromOtherGoroutinesWhileTheLoopEnds(t *testing.T) {
 					var err error
 					switch i % 3 {
 					case 0:
-						_, err = l.LookupNetIP(nil, "ip4", "a.test").Wait(context.Background())
+						_, err = l.LookupNetIP(bg, "ip4", "a.test").Wait(bg)
 					case 1:
-						_, err = l.Query(nil, "a.test", dns.TypeA).Wait(context.Background())
+						_, err = l.Query(bg, "a.test", dns.TypeA).Wait(bg)
 					case 2:
-						_, err = l.LookupAddr(nil, netip.MustParseAddr("192.0.2.1")).Wait(context.Background())
+						_, err = l.LookupAddr(bg, netip.MustParseAddr("192.0.2.1")).Wait(bg)
 						if errors.Is(err, eventloop.ErrDNS) {
 							continue // no such name
 						}
@@ -936,7 +1069,7 @@ func TestDialByName(t *testing.T) {
 	ns := serveNames(t, zone("a.test. 60 IN A 127.0.0.1"))
 	mustRun(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) {
 		for range 2 {
-			_, err := l.Dial(nil, "tcp", "a.test:"+port, &eventloop.ConnConfig{
+			_, err := l.Dial(bg, "tcp", "a.test:"+port, &eventloop.ConnConfig{
 				OnConnect: func(c *eventloop.Conn) {
 					wantEqual(t, "peer", c.RemoteAddr().String(), ln.Addr().String())
 					c.Close()
@@ -953,7 +1086,7 @@ func TestDialByName(t *testing.T) {
 func TestTheLookupOfADialIsAnOpenQuery(t *testing.T) {
 	cfg, reached := stage(t, "UDP")
 	mustRun(t, cfg, func(l *eventloop.Loop) {
-		c, _ := l.Dial(nil, "tcp", "a.test:80", nil)
+		c, _ := l.Dial(bg, "tcp", "a.test:80", nil)
 		whenReached(l, reached, func() {
 			wantEqual(t, "open queries", l.Stats().OpenDNSQueries, 1)
 			c.Close()
@@ -989,7 +1122,7 @@ func wantIs(t testing.TB, err error, targets ...error) {
 
 func TestADialOfANameThatDoesNotExist(t *testing.T) {
 	ns := serveNames(t, zone())
-	err := dialFailure(t, namesConfig(t, ns.addr), nil, "none.test:80", eventloop.ConnConfig{})
+	err := dialFailure(t, namesConfig(t, ns.addr), bg, "none.test:80", eventloop.ConnConfig{})
 	wantIs(t, err, eventloop.ErrDNS, eventloop.ErrConn)
 	var de *net.DNSError
 	if !errors.As(err, &de) || !de.IsNotFound || de.Name != "none.test" {
@@ -1001,14 +1134,14 @@ func TestADialOfANameThatDoesNotExist(t *testing.T) {
 
 func TestADialOfANameThatDoesNotExistEndsALoopThatDoesNotListen(t *testing.T) {
 	ns := serveNames(t, zone())
-	err := runLoop(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) { l.Dial(nil, "tcp", "none.test:80", nil) })
+	err := runLoop(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) { l.Dial(bg, "tcp", "none.test:80", nil) })
 	wantIs(t, err, eventloop.ErrDNS, eventloop.ErrConn)
 }
 
 func TestADialThatIsRefusedEverywhere(t *testing.T) {
 	port := freePort(t, "127.0.0.1", "127.0.0.2")
 	ns := serveNames(t, zone("a.test. 60 IN A 127.0.0.1", "a.test. 60 IN A 127.0.0.2"))
-	err := dialFailure(t, namesConfig(t, ns.addr), nil, "a.test:"+port, eventloop.ConnConfig{})
+	err := dialFailure(t, namesConfig(t, ns.addr), bg, "a.test:"+port, eventloop.ConnConfig{})
 	wantIs(t, err, eventloop.ErrRefused, eventloop.ErrTCP, eventloop.ErrConn)
 	wantEqual(t, "ErrDNS", errors.Is(err, eventloop.ErrDNS), false)
 	for _, ip := range []string{"127.0.0.1", "127.0.0.2"} {
@@ -1037,7 +1170,7 @@ func TestANameServerThatIsGoneIsNotAPeerThatRefuses(t *testing.T) {
 		cfg := namesConfig(t, addr)
 		cfg.Resolver.UseTCP = tcp
 		cfg.Resolver.Attempts = 1
-		err := dialFailure(t, cfg, nil, "a.test:80", eventloop.ConnConfig{})
+		err := dialFailure(t, cfg, bg, "a.test:80", eventloop.ConnConfig{})
 		wantIs(t, err, eventloop.ErrDNS, eventloop.ErrConn)
 		wantEqual(t, "ErrRefused", errors.Is(err, eventloop.ErrRefused), false)
 	}
@@ -1066,7 +1199,7 @@ func TestANameServerThatResetsIsNotInformation(t *testing.T) {
 	cfg.Resolver.UseTCP = true
 	cfg.Resolver.Attempts = 1
 	// The default handler ignores information, and so would a failed dial be lost.
-	err = runLoop(t, cfg, func(l *eventloop.Loop) { l.Dial(nil, "tcp", "a.test:80", nil) })
+	err = runLoop(t, cfg, func(l *eventloop.Loop) { l.Dial(bg, "tcp", "a.test:80", nil) })
 	wantIs(t, err, eventloop.ErrDNS, eventloop.ErrConn)
 	wantEqual(t, "IsInfo", eventloop.IsInfo(err), false)
 	wantEqual(t, "ErrReset", errors.Is(err, eventloop.ErrReset), false)
@@ -1078,7 +1211,7 @@ func TestADialWhoseFirstAddressIsDeadTakesTheSecond(t *testing.T) {
 	ns := serveNames(t, zone("a.test. 60 IN A 127.0.0.9", "a.test. 60 IN A 127.0.0.1"))
 	connected := 0
 	mustRun(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) {
-		l.Dial(nil, "tcp", "a.test:"+port, &eventloop.ConnConfig{
+		l.Dial(bg, "tcp", "a.test:"+port, &eventloop.ConnConfig{
 			OnConnect: func(c *eventloop.Conn) {
 				connected++
 				wantEqual(t, "peer", c.RemoteAddr().String(), "127.0.0.1:"+port)
@@ -1096,7 +1229,7 @@ func TestADialWhoseFirstAddressRefusesTakesTheSecond(t *testing.T) {
 	cfg.Resolver.HostsFile = tempFile(t, "hosts", "::1 both.test\n127.0.0.1 both.test\n")
 	connected := 0
 	mustRun(t, cfg, func(l *eventloop.Loop) {
-		l.Dial(nil, "tcp", "both.test:"+port, &eventloop.ConnConfig{
+		l.Dial(bg, "tcp", "both.test:"+port, &eventloop.ConnConfig{
 			OnConnect: func(c *eventloop.Conn) { connected++; c.Close() },
 		})
 	})
@@ -1109,10 +1242,10 @@ func TestADialThatTimesOutTellsSo(t *testing.T) {
 	for _, host := range []string{"one.test", "two.test", "127.0.0.9"} {
 		cfg := namesConfig(t)
 		cfg.Resolver.HostsFile = hosts
-		err := dialFailure(t, cfg, nil, host+":"+port, eventloop.ConnConfig{ConnectTimeout: 50 * time.Millisecond})
+		err := dialFailure(t, cfg, bg, host+":"+port, eventloop.ConnConfig{ConnectTimeout: 50 * time.Millisecond})
 		wantIs(t, err, eventloop.ErrTimeout, eventloop.ErrTCP, eventloop.ErrConn, context.DeadlineExceeded)
 		boom := errors.New("boom")
-		ctx, cancel := context.WithTimeoutCause(context.Background(), 50*time.Millisecond, boom)
+		ctx, cancel := context.WithTimeoutCause(bg, 50*time.Millisecond, boom)
 		err = dialFailure(t, cfg, ctx, host+":"+port, eventloop.ConnConfig{})
 		wantIs(t, err, eventloop.ErrTimeout, eventloop.ErrTCP, context.DeadlineExceeded, boom)
 		cancel()
@@ -1123,7 +1256,7 @@ func TestConnConfigReachesADialByName(t *testing.T) {
 	ln := acceptAndClose(t, "127.0.0.1:0")
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
 	mustRun(t, namesConfig(t), func(l *eventloop.Loop) {
-		l.Dial(nil, "tcp", "localhost:"+port, &eventloop.ConnConfig{
+		l.Dial(bg, "tcp", "localhost:"+port, &eventloop.ConnConfig{
 			LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 3)},
 			OnConnect: func(c *eventloop.Conn) {
 				wantEqual(t, "local address", c.LocalAddr().(*net.TCPAddr).IP.String(), "127.0.0.3")
@@ -1182,7 +1315,7 @@ func TestADialIsCancelledAtEveryStageByWhoever(t *testing.T) {
 		for _, by := range []string{"context", "Close", "Abort", "Stop"} {
 			t.Run(name+" by "+by, func(t *testing.T) {
 				cfg, reached, address, conn := dialStage(t, name)
-				ctx, cancel := context.WithCancelCause(context.Background())
+				ctx, cancel := context.WithCancelCause(bg)
 				defer cancel(nil)
 				var events []error
 				closes := 0
@@ -1228,9 +1361,8 @@ func BenchmarkLookup(b *testing.B) {
 	cfg := namesConfig(b, ns.addr)
 	cfg.Resolver.ResolvConf = tempFile(b, "resolv.conf", "options no-reload\n")
 	l, _ := startLoop(b, cfg)
-	ctx := context.Background()
 	onLoop := func(f func()) {
-		if _, err := eventloop.Call(ctx, l, func() (struct{}, error) { f(); return struct{}{}, nil }); err != nil {
+		if _, err := eventloop.Call(bg, l, func() (struct{}, error) { f(); return struct{}{}, nil }); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -1239,20 +1371,20 @@ func BenchmarkLookup(b *testing.B) {
 			b.Fatal(addrs, err)
 		}
 	}
-	must(l.LookupNetIP(ctx, "ip", "a.test").Wait(ctx))
+	must(l.LookupNetIP(bg, "ip", "a.test").Wait(bg))
 	for _, host := range []string{"a.test", "192.0.2.1"} {
 		b.Run("cached/"+host+"/future", func(b *testing.B) {
 			b.ReportAllocs()
 			onLoop(func() {
 				for b.Loop() {
-					l.LookupNetIP(ctx, "ip", host)
+					l.LookupNetIP(bg, "ip", host)
 				}
 			})
 		})
 		b.Run("cached/"+host+"/result", func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				must(l.LookupNetIP(ctx, "ip", host).Result())
+				must(l.LookupNetIP(bg, "ip", host).Result())
 			}
 		})
 		b.Run("cached/"+host+"/then", func(b *testing.B) {
@@ -1265,7 +1397,7 @@ func BenchmarkLookup(b *testing.B) {
 					close(done)
 					return
 				}
-				l.LookupNetIP(ctx, "ip", host).Then(next)
+				l.LookupNetIP(bg, "ip", host).Then(next)
 			}
 			l.Post(func() { next(nil, nil) })
 			<-done
@@ -1273,29 +1405,29 @@ func BenchmarkLookup(b *testing.B) {
 	}
 	b.Run("cached/a.test/await", func(b *testing.B) {
 		b.ReportAllocs()
-		_, err := l.Go(ctx, func(task *eventloop.Task) error {
+		_, err := l.Go(bg, func(task *eventloop.Task) error {
 			for b.Loop() {
-				must(l.LookupNetIP(ctx, "ip", "a.test").Await(task))
+				must(l.LookupNetIP(bg, "ip", "a.test").Await(task))
 			}
 			return nil
-		}).Wait(ctx)
+		}).Wait(bg)
 		if err != nil {
 			b.Fatal(err)
 		}
 	})
 	gos := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, ns.addr)
+		return new(net.Dialer).DialContext(bg, network, ns.addr)
 	}}
 	b.Run("net.Resolver/a.test", func(b *testing.B) { // it has no cache
 		b.ReportAllocs()
 		for b.Loop() {
-			must(gos.LookupNetIP(ctx, "ip", "a.test."))
+			must(gos.LookupNetIP(bg, "ip", "a.test."))
 		}
 	})
 	b.Run("net.Resolver/192.0.2.1", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			must(gos.LookupNetIP(ctx, "ip", "192.0.2.1"))
+			must(gos.LookupNetIP(bg, "ip", "192.0.2.1"))
 		}
 	})
 }
@@ -1303,22 +1435,21 @@ func BenchmarkLookup(b *testing.B) {
 func BenchmarkLookupUncached(b *testing.B) {
 	ns := serveNames(b, zone("a.test. 0 IN A 192.0.2.1", "a.test. 0 IN AAAA 2001:db8::1"))
 	l, _ := startLoop(b, namesConfig(b, ns.addr))
-	ctx := context.Background()
 	b.Run("loop", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := l.LookupNetIP(ctx, "ip", "a.test").Wait(ctx); err != nil {
+			if _, err := l.LookupNetIP(bg, "ip", "a.test").Wait(bg); err != nil {
 				b.Fatal(err)
 			}
 		}
 	})
 	gos := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, ns.addr)
+		return new(net.Dialer).DialContext(bg, network, ns.addr)
 	}}
 	b.Run("net.Resolver", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := gos.LookupNetIP(ctx, "ip", "a.test."); err != nil {
+			if _, err := gos.LookupNetIP(bg, "ip", "a.test."); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -1348,7 +1479,7 @@ func BenchmarkLookupCancel(b *testing.B) {
 		l, _ := startLoop(b, cfg)
 		names := 0
 		measure(b, func() func() {
-			ctx, cancel := context.WithCancel(context.Background())
+			ctx, cancel := context.WithCancel(bg)
 			// Names of its own: a lookup may join what is left of the last one.
 			names++
 			f := l.LookupNetIP(ctx, "ip4", fmt.Sprintf("n%d.test", names))
@@ -1359,8 +1490,8 @@ func BenchmarkLookupCancel(b *testing.B) {
 		measure(b, func() func() {
 			l := eventloop.New(cfg)
 			done := make(chan error, 1)
-			l.Post(func() { l.LookupNetIP(nil, "ip4", "a.test") })
-			go func() { done <- l.Run(context.Background()) }()
+			l.Post(func() { l.LookupNetIP(bg, "ip4", "a.test") })
+			go func() { done <- l.Run(bg) }()
 			return func() { l.Stop(); <-done }
 		})
 	})
@@ -1374,11 +1505,11 @@ func BenchmarkDialFirstAddressDead(b *testing.B) {
 	ns := serveNames(b, zone("a.test. 60 IN A 127.0.0.9", "a.test. 60 IN A 127.0.0.1"))
 	l, _ := startLoop(b, namesConfig(b, ns.addr))
 	for b.Loop() {
-		c, err := l.Dial(nil, "tcp", "a.test:"+port, nil)
+		c, err := l.Dial(bg, "tcp", "a.test:"+port, nil)
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := c.Connected().Wait(context.Background()); err != nil {
+		if _, err := c.Connected().Wait(bg); err != nil {
 			b.Fatal(err)
 		}
 		c.Abort()

@@ -78,9 +78,8 @@ type Loop struct {
 	done    chan struct{}             // closed when Run returns
 	ctx     context.Context           // of what the loop waits for; ends with the loop
 	cancel  context.CancelFunc
-	ended   atomic.Bool          // no callback starts any more
-	self    atomic.Uintptr       // goid.ID of the dispatcher
-	task    atomic.Pointer[Task] // the one that runs now, or nil
+	ended   atomic.Bool    // no callback starts any more
+	self    atomic.Uintptr // goid.ID of the dispatcher
 	count   counters
 	names   names
 	work    workers
@@ -89,20 +88,21 @@ type Loop struct {
 	httpOnce sync.Once
 	http     *HTTPClient // of HTTP
 
-	mu       sync.Mutex // guards the following
-	state    loopState
-	sleeping bool        // the dispatcher waits, or is about to: wake it
-	stopping bool        // by force
-	stopErr  error       // what Run is to return
-	panicked *PanicError // what Run is to panic with
-	epoch    time.Time   // when Run began; times of the loop count from here
-	posts    funcqueue.Queue
-	taken    int // posts taken by the dispatcher, at the beginning of the turn
-	timers   timerheap.Heap[*timerItem]
-	refs     int // handles, timers and one-shots that keep the loop alive
-	handles  handleList
-	exits    []func()
-	unasked  map[*unasked]struct{}
+	mu         sync.Mutex // guards the following
+	state      loopState
+	sleeping   bool        // the dispatcher waits, or is about to: wake it
+	stopping   bool        // by force
+	stopErr    error       // what Run is to return
+	panicked   *PanicError // what Run is to panic with
+	epoch      time.Time   // when Run began; times of the loop count from here
+	posts      funcqueue.Queue
+	taken      int // posts taken by the dispatcher, at the beginning of the turn
+	timers     timerheap.Heap[*timerItem]
+	refs       int // handles, timers and one-shots that keep the loop alive
+	handles    handleList
+	exits      []func()
+	unasked    map[*unasked]struct{}
+	coroutines map[uintptr]struct{} // goid.ID of the coroutines of the tasks
 
 	// Statistics, guarded by mu as well: the dispatcher has it anyway when they
 	// change.
@@ -442,8 +442,10 @@ func (l *Loop) onLoop() bool {
 	if id == l.self.Load() {
 		return true
 	}
-	t := l.task.Load()
-	return t != nil && id == t.self.Load()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, ok := l.coroutines[id]
+	return ok
 }
 
 // dispatch runs turns until the loop ends.

@@ -26,7 +26,7 @@ type Future[T any] struct {
 	err       error
 	done      chan struct{}          // made when it is asked for
 	thens     []func(v T, err error) // in order
-	observers []func(v T, err error)
+	observers observerList
 	unasked   *unasked // waits to be reported
 }
 
@@ -112,15 +112,15 @@ func (f *Future[T]) finish(state futureState, v T, err error) {
 	if f.done != nil {
 		close(f.done)
 	}
-	thens, observers := f.thens, f.observers
-	f.thens, f.observers = nil, nil
+	thens := f.thens
+	f.thens = nil
 	if state == futureResolved {
 		for _, then := range thens {
 			f.post(then)
 		}
 	}
-	for _, observer := range observers {
-		observer(v, err)
+	for o := f.observers.pop(); o != nil; o = f.observers.pop() {
+		o.notify()
 	}
 	if err != nil && !f.asked && state == futureResolved {
 		f.unasked = f.loop.watchUnasked(err)
@@ -144,16 +144,76 @@ func (f *Future[T]) ask() {
 
 // observe has cb called with the result at once when it is there, on whatever
 // goroutine that happens, also when the loop ends by force. cb must not block
-// and must not run code of the user.
-func (f *Future[T]) observe(cb func(v T, err error)) {
+// and must not run code of the user; f is locked meanwhile. What observe returns
+// is for ignore.
+func (f *Future[T]) observe(cb func(v T, err error)) *observer {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ask()
+	o := &observer{}
 	if f.state != futurePending {
 		cb(f.value, f.err)
+		return o
+	}
+	o.notify = func() { cb(f.value, f.err) }
+	f.observers.add(o)
+	return o
+}
+
+// ignore undoes observe. It must not be called by an observer.
+func (f *Future[T]) ignore(o *observer) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.observers.remove(o)
+}
+
+// An observer is told of a result. It is part of a list, so that whoever does not
+// want to know any more leaves nothing behind at a future that stays pending, and
+// so that a task, which has one of its own, waits without allocating.
+type observer struct {
+	next, prev *observer
+	listed     bool
+	notify     func()
+}
+
+// An observerList is a list of observers, in order.
+type observerList struct{ first, last *observer }
+
+func (l *observerList) add(o *observer) {
+	o.prev, o.next, o.listed = l.last, nil, true
+	if l.last == nil {
+		l.first = o
+	} else {
+		l.last.next = o
+	}
+	l.last = o
+}
+
+// remove takes o from the list, if it is still there.
+func (l *observerList) remove(o *observer) {
+	if !o.listed {
 		return
 	}
-	f.observers = append(f.observers, cb)
+	if o.prev == nil {
+		l.first = o.next
+	} else {
+		o.prev.next = o.next
+	}
+	if o.next == nil {
+		l.last = o.prev
+	} else {
+		o.next.prev = o.prev
+	}
+	o.next, o.prev, o.listed = nil, nil, false
+}
+
+// pop returns the first observer, which it takes from the list, or nil.
+func (l *observerList) pop() *observer {
+	o := l.first
+	if o != nil {
+		l.remove(o)
+	}
+	return o
 }
 
 // An unasked is a failure that nobody has asked about yet.
@@ -299,62 +359,112 @@ func (f *Future[T]) Wait(ctx context.Context) (T, error) {
 // All returns a future of all results, in the order of fs. It fails with the
 // first error; with no fs it succeeds with an empty slice.
 func All[T any](l *Loop, fs ...*Future[T]) *Future[[]T] {
-	all := newFuture[[]T](l, kindFuture)
-	values, left := make([]T, len(fs)), len(fs)
-	if left == 0 {
-		all.resolve(values, nil)
-	}
-	var mu sync.Mutex // the futures may belong to several loops
-	for i, f := range fs {
-		f.observe(func(v T, err error) {
-			mu.Lock()
-			defer mu.Unlock()
-			values[i] = v
-			if left--; err != nil {
-				all.resolve(nil, err)
-			} else if left == 0 {
-				all.resolve(values, nil)
-			}
-		})
-	}
-	return all
+	values := make([]T, len(fs))
+	return combine(l, fs, values, func(c *combination[T, []T], i int, v T, err error) {
+		values[i] = v
+		if err != nil {
+			c.settle(nil, err)
+		} else if c.left == 0 {
+			c.settle(values, nil)
+		}
+	})
 }
 
 // Any returns a future of the first success among fs. If all fail it fails with
 // their errors joined, in order; with no fs it fails at once.
 func Any[T any](l *Loop, fs ...*Future[T]) *Future[T] {
-	first := newFuture[T](l, kindFuture)
-	errs, left := make([]error, len(fs)), len(fs)
-	if left == 0 {
-		first.resolve(*new(T), errNoFutures)
+	if len(fs) == 0 {
+		return failedFuture[T](l, errNoFutures)
 	}
-	var mu sync.Mutex
-	for i, f := range fs {
-		f.observe(func(v T, err error) {
-			mu.Lock()
-			defer mu.Unlock()
-			errs[i] = err
-			if left--; err == nil {
-				first.resolve(v, nil)
-			} else if left == 0 {
-				first.resolve(v, errors.Join(errs...))
-			}
-		})
-	}
-	return first
+	errs := make([]error, len(fs))
+	return combine(l, fs, *new(T), func(c *combination[T, T], i int, v T, err error) {
+		errs[i] = err
+		if err == nil {
+			c.settle(v, nil)
+		} else if c.left == 0 {
+			c.settle(v, errors.Join(errs...))
+		}
+	})
 }
 
 // Race returns a future of the first result among fs, be it a success or a
 // failure. With no fs it fails at once.
 func Race[T any](l *Loop, fs ...*Future[T]) *Future[T] {
-	first := newFuture[T](l, kindFuture)
 	if len(fs) == 0 {
-		first.resolve(*new(T), errNoFutures)
+		return failedFuture[T](l, errNoFutures)
 	}
-	for _, f := range fs {
-		f.observe(first.resolve)
-	}
-	return first
+	return combine(l, fs, *new(T), func(c *combination[T, T], i int, v T, err error) {
+		c.settle(v, err)
+	})
 }
 
 var errNoFutures = errors.New("eventloop: no futures to choose from")
+
+// A combination of futures has a result of its own.
+type combination[T, R any] struct {
+	result  *Future[R]
+	parts   []*Future[T]
+	watched []*observer
+
+	mu       sync.Mutex // guards the following: the parts may belong to several loops
+	left     int        // parts without a result
+	complete bool       // all parts are watched
+	settled  bool
+}
+
+// combine returns the result of a combination of parts: that of no parts, or what
+// one makes of the results of the parts, one after the other.
+func combine[T, R any](l *Loop, parts []*Future[T], none R, one func(c *combination[T, R], i int, v T, err error)) *Future[R] {
+	c := &combination[T, R]{
+		result: newFuture[R](l, kindFuture),
+		parts:  parts, left: len(parts), watched: make([]*observer, len(parts)),
+	}
+	if len(parts) == 0 {
+		c.result.resolve(none, nil)
+		return c.result
+	}
+	for i, f := range parts {
+		told := func(v T, err error) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.left--
+			one(c, i, v, err)
+		}
+		if f == nil {
+			told(*new(T), errNilFuture)
+		} else {
+			c.watched[i] = f.observe(told)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.complete = true
+	c.leaveIfSettled()
+	return c.result
+}
+
+// settle gives the combination its result.
+func (c *combination[T, R]) settle(v R, err error) {
+	if c.settled {
+		return
+	}
+	c.settled = true
+	c.result.resolve(v, err)
+	c.leaveIfSettled()
+}
+
+// leaveIfSettled stops watching the parts: one that is pending for long, the end
+// of a service say, must not collect all that was ever combined with it. It is
+// done later, because one of the parts may be locked now.
+func (c *combination[T, R]) leaveIfSettled() {
+	if !c.settled || !c.complete || c.left == 0 {
+		return
+	}
+	c.result.loop.Post(func() {
+		for i, f := range c.parts {
+			if f != nil {
+				f.ignore(c.watched[i])
+			}
+		}
+	})
+}

@@ -134,10 +134,15 @@ func (l *Loop) register(h *handle, o owner, k kind, early bool) error {
 	if err := l.usable(early); err != nil {
 		return err
 	}
-	h.loop, h.owner, h.kind, h.born = l, o, k, l.now()
+	if h.loop == nil {
+		h.loop = l
+	}
+	h.owner, h.kind, h.born = o, k, l.now()
 	l.handles.add(h)
 	l.kinds[k]++
-	l.refs++
+	if !h.unref { // a Sender is registered again and again
+		l.refs++
+	}
 	return nil
 }
 

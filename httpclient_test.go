@@ -1047,9 +1047,12 @@ type httpPhase struct {
 	opts func() *eventloop.HTTPOptions
 	cfg  func(cfg *eventloop.HTTPClientConfig)
 	peer func(c net.Conn) // nil: Dial hangs
+
+	lookup bool // in the loop's own resolver
 }
 
 var httpPhases = []httpPhase{
+	{name: "looking up", url: "http://h.example", lookup: true},
 	{name: "connecting", url: "http://h"},
 	{name: "handshake", url: "https://h", peer: hang},
 	{name: "asking for a tunnel", url: "https://h", peer: hang, cfg: func(cfg *eventloop.HTTPClientConfig) {
@@ -1150,10 +1153,18 @@ func testHTTPEnd(t *testing.T, phase httpPhase, how string, when time.Duration) 
 	case "stop":
 		want = eventloop.ErrLoopClosed
 	}
+	conf := &eventloop.Config{HTTP: cfg}
+	if phase.lookup {
+		conf.HTTP.Dial = nil
+		conf.Resolver = eventloop.ResolverConfig{Servers: []string{"192.0.2.1"}, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}
+	}
 	var first, last *eventloop.Future[*eventloop.HTTPResponse]
 	began := time.Now()
 	var ended time.Duration
-	runHTTPLoop(t, &eventloop.Config{HTTP: cfg}, func(l *eventloop.Loop) {
+	runHTTPLoop(t, conf, func(l *eventloop.Loop) {
 		if how == "stop" {
 			l.AfterFunc(when, l.Stop)
 		}
@@ -1215,7 +1226,7 @@ func TestHTTPSilenceOfTheServerEndsTheRequest(t *testing.T) {
 }
 
 func TestHTTPConnectTimeoutCoversTheHandshake(t *testing.T) {
-	for _, phase := range httpPhases[:3] {
+	for _, phase := range httpPhases[1:4] {
 		synctest.Test(t, func(t *testing.T) {
 			peer, dial := newHTTPPipe(hang)
 			cfg := eventloop.HTTPClientConfig{Dial: dial, ConnectTimeout: 3 * time.Second}

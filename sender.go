@@ -1,6 +1,7 @@
 package eventloop
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 )
@@ -12,12 +13,12 @@ import (
 type Sender[T any] struct {
 	handle
 	ch   chan<- T
-	quit chan struct{} // closed by Stop
+	quit chan struct{} // closed by Stop and by the end of the loop
 
 	mu      sync.Mutex // guards the following
 	queue   []sending[T]
-	active  bool // the goroutine runs
-	stopped bool
+	gone    chan struct{} // closed when the goroutine has ended; nil if there is none
+	stopErr error         // why it takes nothing any more
 }
 
 type sending[T any] struct {
@@ -25,9 +26,12 @@ type sending[T any] struct {
 	taken *Future[struct{}]
 }
 
+// ErrChannelClosed is the error of a [Sender] whose channel was closed.
+var ErrChannelClosed = errors.New("eventloop: send on a closed channel")
+
 // SendTo returns a sender of values to ch, in the order of Send. It starts a
 // goroutine only while values wait for a receiver. It panics if ch is nil. The
-// channel must not be closed while values wait.
+// channel should not be closed before all values are taken.
 func SendTo[T any](l *Loop, ch chan<- T) *Sender[T] {
 	if ch == nil {
 		panic("eventloop: SendTo needs a channel")
@@ -39,72 +43,117 @@ func SendTo[T any](l *Loop, ch chan<- T) *Sender[T] {
 
 // Send sends v, after all values that were sent before, and returns a future that
 // succeeds when it was taken, by a receiver or by the buffer of the channel. It
-// fails with net.ErrClosed if the sender was stopped, with [ErrLoopClosed] at the
-// end of the loop, and with [ErrNotRunning] before Run.
+// fails with net.ErrClosed if the sender was stopped, with [ErrChannelClosed] if
+// the channel was closed, with [ErrLoopClosed] at the end of the loop, and with
+// [ErrNotRunning] before Run.
 func (s *Sender[T]) Send(v T) *Future[struct{}] {
 	f := looseFuture[struct{}](s.loop)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped {
-		f.resolve(struct{}{}, ErrClosed)
-		return f
+	switch taken, err := s.sendNow(v); {
+	case err != nil:
+		f.fail(err)
+	case taken:
+		f.resolve(struct{}{}, nil)
+	default:
+		s.queue = append(s.queue, sending[T]{v, f})
 	}
-	if !s.active {
-		select {
-		case s.ch <- v:
-			f.resolve(struct{}{}, nil)
-			return f
-		default:
-		}
-		if err := s.loop.register(&s.handle, s, kindSender, false); err != nil {
-			f.fail(err)
-			return f
-		}
-		s.active = true
-		s.loop.wg.Add(1)
-		go s.send()
-	}
-	s.queue = append(s.queue, sending[T]{v, f})
 	return f
+}
+
+// sendNow sends v if nothing is before it and somebody takes it, and otherwise
+// sees to it that the goroutine runs. The caller holds s.mu.
+func (s *Sender[T]) sendNow(v T) (taken bool, err error) {
+	switch {
+	case s.stopErr != nil:
+		return false, s.stopErr
+	case s.gone != nil:
+		return false, nil
+	}
+	if err := s.loop.mayOpen(); err != nil {
+		return false, err
+	}
+	if taken, err := trySend(s.ch, v); taken || err != nil {
+		return taken, err
+	}
+	if err := s.loop.register(&s.handle, s, kindSender, false); err != nil {
+		return false, err
+	}
+	s.gone = make(chan struct{})
+	s.loop.wg.Add(1)
+	go s.send()
+	return false, nil
+}
+
+// trySend sends v if that needs no waiting.
+func trySend[T any](ch chan<- T, v T) (taken bool, err error) {
+	defer channelClosed(&err)
+	select {
+	case ch <- v:
+		return true, nil
+	default:
+		return false, nil
+	}
+}
+
+// sendOrQuit sends v and waits until it is taken, or until quit is closed.
+func sendOrQuit[T any](ch chan<- T, v T, quit <-chan struct{}) (taken bool, err error) {
+	defer channelClosed(&err)
+	select {
+	case ch <- v:
+		return true, nil
+	case <-quit:
+		return false, nil
+	}
+}
+
+// channelClosed turns the only panic that sending knows into an error.
+func channelClosed(err *error) {
+	if recover() != nil {
+		*err = ErrChannelClosed
+	}
 }
 
 // send is the goroutine.
 func (s *Sender[T]) send() {
 	defer s.loop.wg.Done()
 	for {
-		first, ok := s.first()
+		v, ok := s.first()
 		if !ok {
 			return
 		}
-		select {
-		case s.ch <- first.v:
+		taken, err := sendOrQuit(s.ch, v, s.quit)
+		switch {
+		case err != nil:
+			s.fail(err)
+		case taken:
 			s.sent()
-			first.taken.resolve(struct{}{}, nil)
-		case <-s.quit:
 		}
 	}
 }
 
 // first returns the value to send now. If there is none the handle ends, until
 // the next Send.
-func (s *Sender[T]) first() (sending[T], bool) {
+func (s *Sender[T]) first() (v T, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.queue) > 0 && !s.stopped {
-		return s.queue[0], true
+	if len(s.queue) > 0 && s.stopErr == nil {
+		return s.queue[0].v, true
 	}
-	s.active = false
+	close(s.gone)
+	s.gone = nil
 	s.loop.unregister(&s.handle)
-	return sending[T]{}, false
+	return v, false
 }
 
+// sent resolves the first future. Nobody else takes it from the queue while the
+// goroutine lives.
 func (s *Sender[T]) sent() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.queue) > 0 { // Stop may have taken them all
-		s.queue[0] = sending[T]{}
-		s.queue = s.queue[1:]
-	}
+	s.queue[0].taken.resolve(struct{}{}, nil)
+	s.queue[0] = sending[T]{}
+	s.queue = s.queue[1:]
 }
 
 // Pending returns the number of values that wait.
@@ -114,30 +163,43 @@ func (s *Sender[T]) Pending() int {
 	return len(s.queue)
 }
 
-// Stop ends the sender and returns the values that wait. Their futures fail with
-// net.ErrClosed. A value that is taken at that very moment may be returned too.
+// Stop ends the sender and returns the values that were not taken. Their futures
+// fail with net.ErrClosed. It waits for the sender's goroutine to let go of the
+// channel, which takes no longer than a task switch. A second call returns
+// nothing.
 func (s *Sender[T]) Stop() []T { return s.stop(ErrClosed) }
 
 func (s *Sender[T]) stop(err error) []T {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stopped {
-		return nil
+	if s.stopErr == nil {
+		s.stopErr = err
+		close(s.quit)
 	}
-	s.stopped = true
-	close(s.quit)
-	left := make([]T, len(s.queue))
-	for i, q := range s.queue {
-		left[i] = q.v
-		q.taken.fail(err)
+	gone := s.gone
+	s.mu.Unlock()
+	if gone != nil {
+		<-gone
+	}
+	return s.fail(err)
+}
+
+// fail ends the sender with err and returns the values that wait, if the
+// goroutine has ended or is the caller.
+func (s *Sender[T]) fail(err error) []T {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopErr == nil {
+		s.stopErr = err
+	}
+	var left []T
+	for _, q := range s.queue {
+		left = append(left, q.v)
+		q.taken.fail(s.stopErr)
 	}
 	s.queue = nil
 	return left
 }
 
-func (s *Sender[T]) terminate() {
-	s.stop(ErrLoopClosed)
-	s.loop.unregister(&s.handle)
-}
+func (s *Sender[T]) terminate() { s.stop(ErrLoopClosed) }
 
 func (s *Sender[T]) describe() string { return fmt.Sprintf("%T", s.ch) }

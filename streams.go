@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/onloop/eventloop/internal/sockio"
@@ -24,20 +25,29 @@ import (
 // A stream belongs to its task; each task that uses the connection asks for its
 // own. At any time one task may wait to read and one to write; others get an
 // error. A stream ends with its task: when the last one does, the callbacks have
-// the connection again, and it is closed if its peer has ended it meanwhile.
+// the connection again, with what was not read, and hear of an end that no Read
+// or Write has told; if the peer has ended the connection it is then closed.
 //
-// Used by anybody but its task, the stream returns [ErrNotOnTask]; on a closed
-// connection, net.ErrClosed.
+// Used by anybody but its task, the stream returns [ErrNotOnTask]; when the
+// connection was closed, by Close of the stream or of the connection, whoever did
+// it, net.ErrClosed at once. After an error of the connection, Read and Write
+// return that error.
 func (c *Conn) Stream(t *Task) net.Conn {
-	s := &stream{c: c, t: t}
 	if t == nil || t.check() != nil || t.loop != c.loop {
-		s.err = ErrNotOnTask
-		return s
+		return &stream{c: c, t: t, err: ErrNotOnTask}
 	}
-	if s.sink, s.err = c.openSink(); s.err == nil {
-		s.sink.users++
-		t.releases = append(t.releases, s.release)
+	sink, err := c.openSink()
+	if err != nil {
+		return &stream{c: c, t: t, err: err}
 	}
+	for _, s := range sink.streams {
+		if s.t == t {
+			return s
+		}
+	}
+	s := &stream{c: c, t: t, sink: sink}
+	sink.streams = append(sink.streams, s)
+	t.holds = append(t.holds, s)
 	return s
 }
 
@@ -50,7 +60,7 @@ func (c *Conn) openSink() (*streamSink, error) {
 	case *streamSink:
 		return old, nil
 	case nil:
-		if c.flags.has(flagGone) {
+		if c.flags.has(flagClosing) {
 			return nil, c.closedError()
 		}
 		s := &streamSink{c: c}
@@ -64,13 +74,14 @@ func (c *Conn) openSink() (*streamSink, error) {
 
 // A streamSink is what the streams of a connection share. Only on the loop.
 type streamSink struct {
-	c      *Conn
-	users  int            // streams
-	low    *onLow         // wakes the writer
-	buf    *sockio.Buffer // the chunk that is being read
-	err    error          // how reading ended
-	reader waiter
-	writer waiter
+	c       *Conn
+	streams []*stream      // one a task
+	low     *onLow         // wakes the writer
+	buf     *sockio.Buffer // the chunk that is being read
+	err     error          // how reading ended, or the connection
+	told    error          // what a Read or Write has returned of it
+	reader  waiter
+	writer  waiter
 }
 
 // A waiter is a task that waits for something, or nobody.
@@ -95,7 +106,7 @@ func (s *streamSink) chunk(b *sockio.Buffer) {
 // end keeps the end of reading for Read. After an error the connection is closed;
 // after io.EOF it lives until its streams have ended.
 func (s *streamSink) end(err error) bool {
-	if s.err == nil {
+	if s.err == nil || s.err == io.EOF {
 		s.err = err
 	}
 	if err != io.EOF {
@@ -105,9 +116,32 @@ func (s *streamSink) end(err error) bool {
 	return true
 }
 
-func (s *streamSink) drained() { s.writer.wake() }
+// drained is posted when there is room for output again, and when the connection
+// is closed.
+func (s *streamSink) drained() {
+	s.writer.wake()
+	if s.c.Closed() {
+		s.reader.wake()
+	}
+}
 
-// release ends the sink, after its last user.
+// failure returns the error for an operation, or nil.
+func (s *streamSink) failure() error {
+	if s.err == nil || s.err == io.EOF {
+		if s.c.Closed() && s.c.Err() == nil {
+			return net.ErrClosed // we closed it: whatever has arrived is gone
+		}
+	}
+	return s.err
+}
+
+// tell is for an error of the connection that Read or Write returns.
+func (s *streamSink) tell(err error) error {
+	s.told = err
+	return err
+}
+
+// release ends the sink, after its last stream.
 func (s *streamSink) release() {
 	c := s.c
 	c.mu.Lock()
@@ -115,49 +149,65 @@ func (s *streamSink) release() {
 	c.x.Load().removeLow(s.low)
 	gone := c.flags.has(flagClosing)
 	c.mu.Unlock()
-	if b := s.buf; b != nil && !gone {
+	if b := s.buf; b != nil {
 		s.buf = nil
-		c.chunk = b
-		c.deliver() // in the turn of the task, which has ended
-	} else if b != nil {
-		b.Release()
-		c.consumed()
+		if !gone {
+			c.chunk = b
+			(*chunkTask)(c).redeliver() // in the turn of the task, which has ended
+		} else {
+			b.Release()
+			c.consumed()
+		}
 	}
-	if s.err == io.EOF && !gone {
+	s.releaseEnd(gone)
+}
+
+// releaseEnd tells of the end that no stream has told, if it was one by the peer.
+func (s *streamSink) releaseEnd(gone bool) {
+	c, untold := s.c, s.err != nil && s.err != s.told
+	switch {
+	case c.loop.ended.Load():
+	case s.err == io.EOF && !gone:
+		if untold {
+			c.event(io.EOF)
+		}
 		c.afterEOF()
+	case untold && c.failed:
+		c.loop.event(s.err, true) // too late for the callbacks of the connection
 	}
 }
 
 // A stream is a connection as one task sees it.
 type stream struct {
-	c      *Conn
-	t      *Task
-	sink   *streamSink
-	err    error // for good
-	closed bool
-	read   deadline
-	write  deadline
+	c     *Conn
+	t     *Task
+	sink  *streamSink
+	err   error // for good
+	read  deadline
+	write deadline
 }
 
 // release is called when the task ends.
 func (s *stream) release() {
-	s.closed = true
 	s.read.stop()
 	s.write.stop()
-	if s.sink.users--; s.sink.users == 0 {
-		s.sink.release()
+	k := s.sink
+	k.streams = slices.DeleteFunc(k.streams, func(other *stream) bool { return other == s })
+	if len(k.streams) == 0 {
+		k.release()
 	}
 }
 
 // usable returns what is against using the stream.
 func (s *stream) usable() error {
-	switch {
-	case s.err != nil:
+	if s.err != nil {
 		return s.err
-	case s.t.check() != nil:
-		return ErrNotOnTask
-	case s.closed:
-		return net.ErrClosed
+	}
+	if err := s.t.enter(); err != nil {
+		return err
+	}
+	if s.t.unwound {
+		return ErrLoopClosed
 	}
 	return nil
 }
@@ -170,35 +220,43 @@ func (s *stream) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	for s.sink.buf == nil {
-		if err := s.sink.err; err != nil {
+	k := s.sink
+	for {
+		err := k.failure()
+		if err == net.ErrClosed {
 			return 0, err
 		}
-		if err := s.wait(&s.sink.reader, &s.read, "read"); err != nil {
+		if s.read.passed() {
+			return 0, s.c.opError("read", os.ErrDeadlineExceeded)
+		}
+		if k.buf != nil {
+			return k.read(p), nil
+		}
+		if err != nil {
+			return 0, k.tell(err)
+		}
+		if err := s.wait(&k.reader, &s.read, "read"); err != nil {
 			return 0, err
 		}
-		if s.closed {
-			return 0, net.ErrClosed
-		}
 	}
-	if s.read.passed() {
-		return 0, s.c.opError("read", os.ErrDeadlineExceeded)
-	}
-	b := s.sink.buf
+}
+
+// read takes bytes from the chunk, and gives the chunk back after the last.
+func (s *streamSink) read(p []byte) int {
+	b := s.buf
 	n := copy(p, b.Bytes())
 	if b.Consume(n); b.Len() == 0 {
-		s.sink.buf = nil
+		s.buf = nil
 		b.Release()
 		s.c.consumed()
 	}
-	s.t.spend()
-	return n, nil
+	return n
 }
 
 // wait suspends the task until the sink wakes it as w, or until the deadline.
 func (s *stream) wait(w *waiter, d *deadline, op string) error {
 	if w.t != nil {
-		return s.c.opError(op, errors.New("another task is waiting to "+op))
+		return s.c.opError(op, errBusy)
 	}
 	if d.passed() {
 		return s.c.opError(op, os.ErrDeadlineExceeded)
@@ -216,57 +274,73 @@ func (s *stream) wait(w *waiter, d *deadline, op string) error {
 	return err
 }
 
+var errBusy = errors.New("another task is waiting to do that")
+
 // Write queues p, in pieces of at most HighWater bytes, and waits before each one
 // while too many bytes are pending.
 func (s *stream) Write(p []byte) (n int, err error) {
 	if err := s.usable(); err != nil {
-		return 0, err
+		return 0, writeError(err)
 	}
-	piece := min(s.c.cfg.Load().HighWater, defaultHighWater)
+	k, piece := s.sink, s.piece()
+	if k.writer.t != nil { // in the middle of a Write
+		return 0, s.c.opError("write", errBusy)
+	}
 	for {
+		if err := k.failure(); err != nil && err != io.EOF {
+			return n, k.tell(err)
+		}
 		if s.write.passed() {
 			return n, s.c.opError("write", os.ErrDeadlineExceeded)
 		}
-		for s.c.NeedDrain() && !s.c.Closed() {
-			if err := s.wait(&s.sink.writer, &s.write, "write"); err != nil {
+		if s.c.NeedDrain() {
+			if err := s.wait(&k.writer, &s.write, "write"); err != nil {
 				return n, err
 			}
+			continue
 		}
 		m, err := s.c.Write(p[n:min(len(p), n+piece)])
 		n += m
-		if err != nil {
-			return n, s.writeError(err)
+		if err == net.ErrClosed {
+			err = k.tell(s.c.whyNotWrite())
 		}
-		if n == len(p) {
-			s.t.spend()
-			return n, nil
+		if err != nil || n == len(p) {
+			return n, err
 		}
 	}
 }
 
-// writeError says why writing is not possible any more.
-func (s *stream) writeError(err error) error {
-	if cause := s.sink.err; err == net.ErrClosed && cause != nil && cause != io.EOF {
-		return cause
+// whyNotWrite returns why Write said net.ErrClosed. The error of an earlier write
+// may be known although the loop has not heard of it yet.
+func (c *Conn) whyNotWrite() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return writeError(c.closedError())
+}
+
+// piece returns how much to write at a time, so that it never passes MaxBuffered.
+func (s *stream) piece() int {
+	cfg := s.c.cfg.Load()
+	n := min(cfg.HighWater, defaultHighWater)
+	if room := cfg.MaxBuffered - cfg.HighWater; room > 0 {
+		n = min(n, room)
+	}
+	return max(n, 1)
+}
+
+// writeError is the error of writing to a connection that has ended with err.
+func writeError(err error) error {
+	if err == io.EOF {
+		return net.ErrClosed
 	}
 	return err
 }
 
 // Close closes the connection as Conn.Close does. A task that waits in Read or
-// Write of another stream of it gets net.ErrClosed.
+// Write of it gets net.ErrClosed.
 func (s *stream) Close() error {
 	if err := s.usable(); err != nil {
-		return err
-	}
-	s.closed = true
-	if s.sink.err == nil {
-		s.sink.err = net.ErrClosed
-	}
-	for _, w := range []*waiter{&s.sink.reader, &s.sink.writer} {
-		if t := w.t; t != nil {
-			w.t = nil
-			t.wake(w.seq, nil)
-		}
+		return writeError(err)
 	}
 	return s.c.Close()
 }
@@ -274,7 +348,7 @@ func (s *stream) Close() error {
 // CloseWrite ends the stream to the peer.
 func (s *stream) CloseWrite() error {
 	if err := s.usable(); err != nil {
-		return err
+		return writeError(err)
 	}
 	return s.c.CloseWrite()
 }
@@ -282,26 +356,24 @@ func (s *stream) CloseWrite() error {
 func (s *stream) LocalAddr() net.Addr  { return s.c.LocalAddr() }
 func (s *stream) RemoteAddr() net.Addr { return s.c.RemoteAddr() }
 
-func (s *stream) SetDeadline(t time.Time) error {
-	if err := s.SetReadDeadline(t); err != nil {
-		return err
-	}
-	return s.SetWriteDeadline(t)
-}
+func (s *stream) SetDeadline(t time.Time) error      { return s.setDeadlines(t, &s.read, &s.write) }
+func (s *stream) SetReadDeadline(t time.Time) error  { return s.setDeadlines(t, &s.read) }
+func (s *stream) SetWriteDeadline(t time.Time) error { return s.setDeadlines(t, &s.write) }
 
-func (s *stream) SetReadDeadline(t time.Time) error {
-	if err := s.usable(); err != nil {
-		return err
+func (s *stream) setDeadlines(t time.Time, ds ...*deadline) error {
+	err := s.err
+	if err == nil {
+		err = s.t.check()
 	}
-	s.read.at = t
-	return nil
-}
-
-func (s *stream) SetWriteDeadline(t time.Time) error {
-	if err := s.usable(); err != nil {
-		return err
+	if err == nil && s.c.Closed() {
+		err = net.ErrClosed
 	}
-	s.write.at = t
+	if err != nil {
+		return writeError(err)
+	}
+	for _, d := range ds {
+		d.at = t
+	}
 	return nil
 }
 

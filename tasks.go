@@ -6,7 +6,7 @@ import (
 	"iter"
 	"reflect"
 	"runtime"
-	"sync"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -20,32 +20,35 @@ import (
 //
 // Its methods, and whatever takes the task as an argument, may only be called by
 // the task's own code. Anywhere else, and after the task has ended, they return
-// [ErrNotOnTask].
+// [ErrNotOnTask]. Only Loop, Context, Ref and Unref may be called from anywhere.
 type Task struct {
 	handle
 	f       func(t *Task) error
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	result  *Future[struct{}]
-	next    func() (struct{}, bool) // runs the coroutine up to its next suspension
-	stop    func()                  // unwinds it
-	stepper func()                  // t.step, made once: wake-ups allocate nothing
-	timer   *Timer                  // of Sleep
-	self    atomic.Uintptr          // goid.ID of the coroutine, 0 when there is none
+	self    atomic.Uintptr // goid.ID of the coroutine, 0 when there is none
+	parked  atomic.Uint64  // number of the suspension that waits to be woken, or 0
+	cause   error          // for what it returns; of whoever set parked to 0
+	stepper func()         // t.step, made once: wake-ups allocate nothing
+	await   observer       // of Await
 
 	// Only on the loop.
+	next     func() (struct{}, bool) // runs the coroutine up to its next suspension
+	stop     func()                  // unwinds it
 	yield    func(struct{}) bool
-	unwound  bool // the loop has ended: nothing suspends any more
-	free     int  // operations since the last suspension that needed none
+	unhook   func() bool // from the context
+	timer    *Timer      // of Sleep
+	seq      uint64      // of suspensions that wait to be woken
+	free     int         // operations since the last suspension
+	unwound  bool        // the loop has ended: nothing suspends any more
 	err      error
 	panicked *PanicError
-	releases []func() // what gives back what the task holds
-
-	mu     sync.Mutex // guards the following
-	seq    uint64     // of the suspensions
-	parked bool       // suspended, or about to be, and not woken
-	cause  error      // for what the suspension returns
+	holds    []releaser // what is to be given back at the end
 }
+
+// A releaser is something that a task holds until it ends.
+type releaser interface{ release() }
 
 // ErrNotOnTask is returned by what only a task can do when it is not the task's
 // own code that asks for it: another goroutine, a callback, another task, or the
@@ -53,7 +56,8 @@ type Task struct {
 var ErrNotOnTask = errors.New("eventloop: not called by the running task")
 
 // maxFree is how many operations a task may do without a suspension, because
-// their results were there already, before it has to let others run.
+// their results were there already or it may not wait any more, before it has to
+// let others run.
 const maxFree = 64
 
 // Go runs f as a task: it starts in a later turn. The task keeps the loop alive,
@@ -68,6 +72,10 @@ const maxFree = 64
 // suspension and all later ones return [ErrLoopClosed], and its deferred calls
 // run. A task that has not started then never does.
 //
+// A task has a goroutine of its own, which runs only while the dispatcher waits
+// for it. Therefore it must not call runtime.LockOSThread, nor may a callback,
+// unless the dispatcher is locked to its thread from before Run to the end.
+//
 // Go may be called before Run.
 func (l *Loop) Go(ctx context.Context, f func(t *Task) error) *Future[struct{}] {
 	if f == nil {
@@ -79,6 +87,7 @@ func (l *Loop) Go(ctx context.Context, f func(t *Task) error) *Future[struct{}] 
 	t := &Task{f: f, result: looseFuture[struct{}](l)}
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	t.stepper = t.step
+	t.await.notify = t.resolved
 	if err := l.register(&t.handle, t, kindTask, true); err != nil {
 		t.cancel(err)
 		t.result.fail(err)
@@ -90,11 +99,8 @@ func (l *Loop) Go(ctx context.Context, f func(t *Task) error) *Future[struct{}] 
 
 // start makes the coroutine and runs it up to its first suspension.
 func (t *Task) start() {
-	if t.unwound {
-		return
-	}
-	release := context.AfterFunc(t.ctx, t.canceled)
-	t.releases = append(t.releases, func() { release() })
+	t.unhook = context.AfterFunc(t.ctx, t.canceled)
+	t.err = ErrLoopClosed // unless the body runs
 	t.next, t.stop = iter.Pull(t.body)
 	t.step()
 }
@@ -104,50 +110,74 @@ func (t *Task) start() {
 // from any callback.
 func (t *Task) body(yield func(struct{}) bool) {
 	t.yield = yield
-	t.self.Store(uintptr(goid.Current()))
+	self := uintptr(goid.Current())
+	t.self.Store(self)
+	t.loop.addCoroutine(self)
 	defer func() {
 		if v := recover(); v != nil {
 			t.panicked = newPanicError(v)
 		}
 		t.self.Store(0)
+		t.loop.removeCoroutine(self)
 	}()
 	t.err = errGoexit // unless f returns
 	t.err = t.f(t)
 }
 
-var errGoexit = errors.New("eventloop: the task called runtime.Goexit")
+var errGoexit = errors.New("eventloop: runtime.Goexit was called")
 
-// step runs the task until it is suspended or ends. On the loop.
+func (l *Loop) addCoroutine(id uintptr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.coroutines == nil {
+		l.coroutines = make(map[uintptr]struct{})
+	}
+	l.coroutines[id] = struct{}{}
+}
+
+func (l *Loop) removeCoroutine(id uintptr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.coroutines, id)
+	if len(l.coroutines) == 0 {
+		l.coroutines = nil // a map keeps the size that it has grown to
+	}
+}
+
+// step runs the task until it is suspended or ends. On the loop, in a turn of its
+// own. Once the loop has ended, terminate has the word.
 func (t *Task) step() {
-	if t.next == nil || t.unwound {
+	if t.next == nil || t.loop.ended.Load() {
 		return
 	}
-	l := t.loop
-	ended := true // a Goexit in the task goes through here
-	outer := l.task.Swap(t)
+	if w := t.loop.watch; w != nil {
+		w.task.Store(t)
+		defer w.task.Store(nil)
+	}
+	more := false // a Goexit in the task goes through here
 	defer func() {
-		l.task.Store(outer)
-		if ended {
+		if !more {
 			t.end()
 		}
 	}()
-	_, more := t.next()
-	ended = !more
+	_, more = t.next()
 }
 
 // end settles what there is to settle once the coroutine has returned.
 func (t *Task) end() {
 	t.next = nil
-	for i := len(t.releases) - 1; i >= 0; i-- {
-		t.releases[i]()
-	}
-	t.releases = nil
+	t.unhook()
+	t.cancel(context.Canceled)
 	if t.timer != nil {
 		t.timer.Stop()
 	}
-	t.cancel(context.Canceled)
-	t.settle()
-	t.loop.unregister(&t.handle)
+	defer t.loop.unregister(&t.handle)
+	defer t.settle()
+	holds := t.holds
+	t.holds = nil
+	for _, h := range slices.Backward(holds) {
+		h.release()
+	}
 }
 
 // settle resolves the future.
@@ -159,7 +189,7 @@ func (t *Task) settle() {
 		t.result.finish(futureClosed, struct{}{}, t.panicked) // reported by Run
 	case t.panicked != nil:
 		t.result.fail(t.panicked)
-	case t.unwound && t.err != nil:
+	case t.unwound && (errors.Is(t.err, ErrLoopClosed) || errors.Is(t.err, context.Canceled)):
 		t.result.fail(ErrLoopClosed)
 	default:
 		t.result.resolve(struct{}{}, t.err)
@@ -169,17 +199,15 @@ func (t *Task) settle() {
 // terminate unwinds the task at the end of the loop.
 func (t *Task) terminate() {
 	t.unwound = true
-	t.cancel(ErrLoopClosed)
-	if t.next == nil {
+	if t.next == nil { // not started, or ended since
+		t.cancel(ErrLoopClosed)
 		t.result.fail(ErrLoopClosed)
 		t.loop.unregister(&t.handle)
 		return
 	}
-	outer := t.loop.task.Swap(t)
-	defer func() {
-		t.loop.task.Store(outer)
-		t.end()
-	}()
+	t.unhook()
+	t.cancel(ErrLoopClosed)
+	defer t.end()
 	t.stop() // the suspension returns, and the task runs to its end
 }
 
@@ -210,7 +238,7 @@ func (t *Task) Sleep(d time.Duration) error {
 	if d <= 0 {
 		return t.Yield()
 	}
-	if err := t.check(); err != nil {
+	if err := t.enter(); err != nil {
 		return err
 	}
 	if _, err := t.park(); err != nil {
@@ -223,31 +251,29 @@ func (t *Task) Sleep(d time.Duration) error {
 		t.timer.Reset(d)
 	}
 	err := t.suspend()
-	t.timer.Stop()
+	if err != nil {
+		t.timer.Stop()
+	}
 	return err
 }
 
-// awake is the callback of the timer: it goes on with the task in this turn.
-func (t *Task) awake() { t.wakeNow(t.current()) }
-
-func (t *Task) current() uint64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.seq
-}
+// awake is the callback of the timer, which is armed in Sleep only: it goes on
+// with the task in this turn.
+func (t *Task) awake() { t.wakeNow(t.seq) }
 
 // Yield lets the loop run what is due, and goes on in a later turn. It returns
 // the cause if the task's context has ended.
 func (t *Task) Yield() error {
-	if err := t.check(); err != nil {
+	if err := t.enter(); err != nil {
 		return err
 	}
-	seq, err := t.park()
-	if err != nil {
+	if err := t.over(); err != nil {
 		return err
 	}
-	t.wake(seq, nil)
-	return t.suspend()
+	if err := t.pass(); err != nil {
+		return err
+	}
+	return t.over()
 }
 
 // Await suspends the task t until there is a result, and returns it, or until the
@@ -262,25 +288,38 @@ func (f *Future[T]) Await(t *Task) (T, error) {
 	if t == nil {
 		return zero, ErrNotOnTask
 	}
-	if err := t.check(); err != nil {
+	if err := t.enter(); err != nil {
 		return zero, err
 	}
-	if v, err := f.Result(); err != ErrPending {
-		t.spend()
-		return v, err
+	f.mu.Lock()
+	f.ask()
+	if f.state != futurePending {
+		defer f.mu.Unlock()
+		return f.value, f.err
 	}
-	seq, err := t.park()
+	_, err := t.park()
+	if err == nil {
+		f.observers.add(&t.await)
+	}
+	f.mu.Unlock()
 	if err != nil {
 		return zero, err
 	}
-	f.observe(func(T, error) { t.wake(seq, nil) })
-	if err := t.suspend(); err != nil {
+	err = t.suspend()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.observers.remove(&t.await)
+	if err != nil {
 		return zero, err
 	}
-	return f.Result()
+	return f.value, f.err
 }
 
-var errNilFuture = errors.New("eventloop: Await of a nil future")
+var errNilFuture = errors.New("eventloop: nil future")
+
+// resolved is called when the result is there that the task waits for, on any
+// goroutine. The future is locked, and so the task is still in that Await.
+func (t *Task) resolved() { t.wake(t.seq, nil) }
 
 // check returns ErrNotOnTask unless the caller is the running task.
 func (t *Task) check() error {
@@ -290,28 +329,61 @@ func (t *Task) check() error {
 	return nil
 }
 
-// spend counts an operation that needed no suspension, and yields if there have
-// been many. What ends the task's wait is left to operations that do wait.
-func (t *Task) spend() {
-	if t.free++; t.free >= maxFree {
-		t.Yield()
+// enter begins an operation of the task: it is check, and lets others run if the
+// task has done many operations since it did.
+func (t *Task) enter() error {
+	if t.self.Load() != uintptr(goid.Current()) {
+		return ErrNotOnTask
 	}
+	if t.free++; t.free > maxFree {
+		t.pass()
+	}
+	return nil
+}
+
+// over returns why the task may not wait any more: the loop or its context has
+// ended.
+func (t *Task) over() error {
+	if t.unwound {
+		return ErrLoopClosed
+	}
+	if t.ctx.Err() != nil {
+		return context.Cause(t.ctx)
+	}
+	return nil
+}
+
+// pass suspends the task until a later turn. It fails only at the end of the loop.
+func (t *Task) pass() error {
+	if t.unwound {
+		return ErrLoopClosed
+	}
+	t.cause = nil
+	t.loop.Post(t.stepper) // if it fails the loop is about to unwind the task
+	return t.suspend()
 }
 
 // park begins a suspension: from now on wake with seq ends it. If the task may
-// not be suspended any more, because the loop or its context has ended, park
-// returns the error.
+// not wait any more, park returns the reason.
 func (t *Task) park() (seq uint64, err error) {
+	seq, err = t.parkAnyway()
+	if err != nil || t.ctx.Err() == nil {
+		return seq, err
+	}
+	if t.claim(seq) {
+		return 0, context.Cause(t.ctx)
+	}
+	return seq, nil // canceled was faster: the suspension ends at once, with the cause
+}
+
+// parkAnyway is park that an ended context does not hinder.
+func (t *Task) parkAnyway() (seq uint64, err error) {
 	if t.unwound {
 		return 0, ErrLoopClosed
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.ctx.Err() != nil {
-		return 0, context.Cause(t.ctx)
-	}
 	t.seq++
-	t.parked, t.cause = true, nil
+	t.cause = nil
+	t.parked.Store(t.seq)
 	return t.seq, nil
 }
 
@@ -322,13 +394,14 @@ func (t *Task) suspend() error {
 		t.unwound = true
 		return ErrLoopClosed
 	}
-	return t.cause // written under mu before the step that woke us was posted
+	return t.cause // written before the step that woke us was posted
 }
 
 // wake ends the suspension seq, unless it is over, in a later turn. It may be
 // called from any goroutine, and never runs code of the task by itself.
 func (t *Task) wake(seq uint64, cause error) {
-	if t.claim(seq, cause) {
+	if t.claim(seq) {
+		t.cause = cause
 		t.loop.Post(t.stepper)
 	}
 }
@@ -336,28 +409,21 @@ func (t *Task) wake(seq uint64, cause error) {
 // wakeNow is wake for tasks of the loop, which are turns of their own: the task
 // goes on at once.
 func (t *Task) wakeNow(seq uint64) {
-	if t.claim(seq, nil) {
+	if t.claim(seq) {
 		t.step()
 	}
 }
 
 // claim reports whether the caller is the one to wake the task.
-func (t *Task) claim(seq uint64, cause error) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !t.parked || t.seq != seq {
-		return false
-	}
-	t.parked, t.cause = false, cause
-	return true
+func (t *Task) claim(seq uint64) bool {
+	return seq != 0 && t.parked.CompareAndSwap(seq, 0)
 }
 
 // canceled is called when the task's context ends.
 func (t *Task) canceled() {
-	t.mu.Lock()
-	seq := t.seq
-	t.mu.Unlock()
-	t.wake(seq, context.Cause(t.ctx))
+	if seq := t.parked.Load(); seq != 0 {
+		t.wake(seq, context.Cause(t.ctx))
+	}
 }
 
 // A TaskGroup runs tasks that belong together, as errgroup does for goroutines:
@@ -371,17 +437,31 @@ type TaskGroup struct {
 	// Only on the loop.
 	running int
 	err     error
-	waiting uint64 // the parent's suspension in Wait, or 0
+	waiting uint64 // the parent's suspension in Wait
+	left    bool   // the parent has ended
 }
 
-// Group returns a new group of tasks whose contexts end with that of t.
+// Group returns a new group of tasks whose contexts end with that of t. If t ends
+// without Wait, the group ends with it, and its first error is reported as that
+// of a future that nobody asked about. Group panics if it is not the task's own
+// code that calls it.
 func (t *Task) Group() *TaskGroup {
-	ctx, cancel := context.WithCancelCause(t.ctx)
-	return &TaskGroup{parent: t, ctx: ctx, cancel: cancel}
+	if t.check() != nil {
+		panic(ErrNotOnTask)
+	}
+	g := &TaskGroup{parent: t}
+	g.ctx, g.cancel = context.WithCancelCause(t.ctx)
+	t.holds = append(t.holds, g)
+	return g
 }
+
+// Context returns the context of the group's tasks. It ends with the first error,
+// when Wait returns, and with the context of the parent.
+func (g *TaskGroup) Context() context.Context { return g.ctx }
 
 // Go runs f as a task of the group, from a later turn on. It may be called on the
-// loop only: by the parent, by tasks of the group, or by callbacks.
+// loop only, by the parent, by tasks of the group, or by callbacks, and panics
+// elsewhere.
 func (g *TaskGroup) Go(f func(t *Task) error) {
 	if !g.parent.loop.onLoop() {
 		panic(ErrNotOnTask)
@@ -390,14 +470,37 @@ func (g *TaskGroup) Go(f func(t *Task) error) {
 	g.parent.loop.Go(g.ctx, f).observe(func(_ struct{}, err error) {
 		// Called when the task ends, which is on the loop.
 		g.running--
-		if err != nil && g.err == nil {
-			g.err = err
-			g.cancel(err)
-		}
-		if g.running == 0 && g.waiting != 0 {
+		g.failed(err)
+		if g.running == 0 {
 			g.parent.wake(g.waiting, nil)
 		}
 	})
+}
+
+// failed notes the first error.
+func (g *TaskGroup) failed(err error) {
+	if err == nil || g.err != nil {
+		return
+	}
+	g.err = err
+	g.cancel(err)
+	if g.left && !errors.Is(err, context.Canceled) { // which leaving has caused
+		g.report()
+	}
+}
+
+// release is called when the parent has ended without Wait.
+func (g *TaskGroup) release() {
+	g.left = true
+	if g.err != nil {
+		g.report()
+	}
+}
+
+// report has the error treated as that of a future that nobody asks about.
+func (g *TaskGroup) report() {
+	f := looseFuture[struct{}](g.parent.loop)
+	f.fail(g.err)
 }
 
 // Wait suspends the parent until all tasks of the group have ended, and returns
@@ -405,31 +508,20 @@ func (g *TaskGroup) Go(f func(t *Task) error) {
 // it ends the tasks of the group as well; only the end of the loop does.
 func (g *TaskGroup) Wait() error {
 	t := g.parent
-	if err := t.check(); err != nil {
+	if err := t.enter(); err != nil {
 		return err
 	}
-	defer g.cancel(context.Canceled)
 	for g.running > 0 {
 		seq, err := t.parkAnyway()
 		if err != nil {
 			return err
 		}
 		g.waiting = seq
-		if err := t.suspend(); err == ErrLoopClosed {
-			return err
-		}
+		t.suspend() // its error would be that of the context, or the loop has ended
+	}
+	g.cancel(context.Canceled)
+	if i := slices.Index(t.holds, releaser(g)); i >= 0 {
+		t.holds = slices.Delete(t.holds, i, i+1)
 	}
 	return g.err
-}
-
-// parkAnyway is park that an ended context does not hinder.
-func (t *Task) parkAnyway() (seq uint64, err error) {
-	if t.unwound {
-		return 0, ErrLoopClosed
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.seq++
-	t.parked, t.cause = true, nil
-	return t.seq, nil
 }

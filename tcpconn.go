@@ -208,6 +208,7 @@ const (
 	flagBlocked                         // the writer is a goroutine that may block
 	flagBounded                         // and nc has a write deadline for it
 	flagDeaf                            // nc knows no deadlines
+	flagLost                            // output was discarded
 )
 
 func (f connFlags) has(g connFlags) bool { return f&g != 0 }
@@ -553,6 +554,9 @@ func (c *Conn) closeWith(how connFlags) bool {
 	if c.flags.has(flagGone|flagCut) || c.flags.has(flagClosing) && how == 0 {
 		return false
 	}
+	if x := c.x.Load(); x != nil && !c.flags.has(flagClosing) {
+		x.postLow(c.loop) // who waits to write, or a stream to read, waits in vain
+	}
 	c.flags |= flagClosing | how
 	if c.flags.has(flagCut) {
 		c.discard()
@@ -567,9 +571,10 @@ func (c *Conn) closeWith(how connFlags) bool {
 // views, and buffers go back to their pool only when no writer is active. The
 // caller holds c.mu.
 func (c *Conn) discard() {
-	if c.flags.has(flagWriting) {
+	if c.flags.has(flagWriting) || c.pending() == 0 {
 		return
 	}
+	c.flags |= flagLost
 	c.loop.count.discarded.Add(uint64(c.pending()))
 	c.out.Reset()
 	if x := c.x.Load(); x != nil {
@@ -857,13 +862,14 @@ func (c *Conn) Connected() *Future[*Conn] {
 }
 
 // Flushed returns a future that succeeds when all that has been written so far
-// is with the kernel, or with TLS, and fails if the connection ends before.
+// is with the kernel, or with TLS, and fails if the connection ends before. It may
+// be asked after Close too, and when OnClose has been called.
 func (c *Conn) Flushed() *Future[struct{}] {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f := looseFuture[struct{}](c.loop)
 	switch {
-	case c.werr != nil || c.flags.has(flagCut|flagGone):
+	case c.werr != nil || c.flags.has(flagCut|flagLost):
 		f.resolve(struct{}{}, c.closedError())
 	case c.pending() == 0:
 		f.resolve(struct{}{}, nil)

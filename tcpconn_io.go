@@ -782,6 +782,12 @@ func (c *Conn) caught() {
 func (t *chunkTask) run() {
 	c := (*Conn)(t)
 	c.loop.count.bytesIn.Add(uint64(c.chunk.Len()))
+	t.redeliver()
+}
+
+// redeliver delivers the chunk now or after a pause.
+func (t *chunkTask) redeliver() {
+	c := (*Conn)(t)
 	if c.readPaused() && c.hold(flagHeld) {
 		return
 	}
@@ -830,7 +836,7 @@ func (c *Conn) deliver() {
 		return
 	case f != nil:
 		c.callData(f, b.Bytes())
-	case c.unclaimed():
+	case c.unclaimed(flagHeld):
 		return
 	}
 	c.chunk = nil
@@ -842,9 +848,9 @@ func (c *Conn) deliver() {
 // OnConnect starts does so a turn later, when the data may be here already.
 const unclaimedGrace = time.Second
 
-// unclaimed holds back the chunk, for which there is nobody, if somebody may
-// still come.
-func (c *Conn) unclaimed() bool {
+// unclaimed holds back the chunk or the end, for which there is nobody, if
+// somebody may still come.
+func (c *Conn) unclaimed(what connFlags) bool {
 	if !c.loop.hasTasks() {
 		return false
 	}
@@ -861,7 +867,7 @@ func (c *Conn) unclaimed() bool {
 	})
 	x.unclaimed.Unref()
 	c.setPause(pauseClaim)
-	c.flags |= flagHeld
+	c.flags |= what
 	return true
 }
 
@@ -870,6 +876,7 @@ func (c *Conn) unclaimed() bool {
 func (c *Conn) claim() {
 	if x := c.x.Load(); x != nil && x.unclaimed != nil {
 		x.unclaimed.Stop()
+		x.unclaimed = nil // the next stream may be waited for as well
 		c.clearPause(pauseClaim)
 	}
 }
@@ -904,6 +911,9 @@ func (c *Conn) deliverEnd() {
 		c.fail(c.opError("read", err))
 		return
 	}
+	if cfg := c.cfg.Load(); cfg.OnData == nil && cfg.OnEvent == nil && !c.hasSink() && c.unclaimed(flagEndHeld) {
+		return
+	}
 	c.mu.Lock()
 	c.flags |= flagEOF
 	c.mu.Unlock()
@@ -912,6 +922,11 @@ func (c *Conn) deliverEnd() {
 	}
 	c.event(io.EOF)
 	c.afterEOF()
+}
+
+func (c *Conn) hasSink() bool {
+	x := c.x.Load()
+	return x != nil && x.sink != nil
 }
 
 // afterEOF closes a connection whose peer has ended, unless it is half-open.

@@ -1,11 +1,10 @@
 package eventloop
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
-	"slices"
 	"sync"
 	"time"
 )
@@ -31,25 +30,51 @@ func Work[T any](ctx context.Context, l *Loop, f func(ctx context.Context) (T, e
 		ctx = context.Background()
 	}
 	j := &job{name: funcName(f)}
+	j.ctx, j.cancel = context.WithCancelCause(ctx)
 	result := looseFuture[T](l)
-	j.fail = func(err error) { result.fail(err) }
-	j.do = func(ctx context.Context) {
-		var v T
-		err := errGoexit // unless f returns
-		defer func() {
-			if p := recover(); p != nil {
-				err = newPanicError(p)
-			}
-			result.resolve(v, err)
-		}()
-		v, err = f(ctx)
-	}
+	j.cancelled = func(err error) { result.resolve(*new(T), err) }
+	j.closed = func() { result.fail(ErrLoopClosed) }
+	j.do = func() { do(j.ctx, f, result) }
 	if err := l.register(&j.handle, j, kindWork, false); err != nil {
+		j.cancel(err)
 		result.fail(err)
 		return result
 	}
-	l.startWork(ctx, j)
+	l.startWork(j)
 	return result
+}
+
+// do runs f for Work, unless its context has ended.
+func do[T any](ctx context.Context, f func(ctx context.Context) (T, error), result *Future[T]) {
+	if result.loop.ended.Load() {
+		result.fail(ErrLoopClosed)
+		return
+	}
+	var v T
+	err := errGoexit // unless f returns
+	defer func() {
+		if p := recover(); p != nil {
+			err = newPanicError(p)
+			logLatePanic(result, err)
+		}
+		result.resolve(v, err)
+	}()
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+		return
+	}
+	v, err = f(ctx)
+}
+
+// logLatePanic logs a panic that the future cannot tell any more, because the
+// loop has ended.
+func logLatePanic[T any](result *Future[T], err error) {
+	result.mu.Lock()
+	late := result.state != futurePending
+	result.mu.Unlock()
+	if l := result.loop; late {
+		l.log.Error("panic in work after the end of the loop", "loop", l.cfg.Name, "err", err)
+	}
 }
 
 // ErrWorkLeft matches the error of [Loop.Run] when functions of [Work] did not
@@ -65,37 +90,35 @@ const (
 // A job is a function of Work.
 type job struct {
 	handle
-	name   string
-	do     func(ctx context.Context) // runs the function and resolves the future
-	fail   func(err error)
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	unlink func() bool // from the context of the caller
-
-	started bool // guarded by the workers' mu
+	name      string
+	do        func()          // runs the function and resolves the future
+	cancelled func(err error) // resolves it without
+	closed    func()          // ends it with the loop
+	ctx       context.Context
+	cancel    context.CancelCauseFunc
+	unhook    func() bool   // from ctx; of jobs that have waited
+	place     *list.Element // among those that wait, else nil; guarded by workers.mu
 }
 
 // workers are the goroutines of Work.
 type workers struct {
 	mu      sync.Mutex // guards the following
-	waiting []*job
+	waiting list.List  // of *job
 	running int
 }
 
 // startWork runs j now or lets it wait.
-func (l *Loop) startWork(ctx context.Context, j *job) {
-	j.ctx, j.cancel = context.WithCancelCause(ctx)
+func (l *Loop) startWork(j *job) {
 	w := &l.work
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.running < l.maxWork() {
 		w.running++
-		j.started = true
 		go l.worker(j)
 		return
 	}
-	w.waiting = append(w.waiting, j)
-	j.unlink = context.AfterFunc(ctx, func() { l.cancelWork(j) })
+	j.place = w.waiting.PushBack(j)
+	j.unhook = context.AfterFunc(j.ctx, func() { l.cancelWork(j) })
 }
 
 func (l *Loop) maxWork() int {
@@ -108,31 +131,36 @@ func (l *Loop) maxWork() int {
 // worker runs j, and lets the next one run that waits, also if the function of j
 // takes its goroutine away by Goexit.
 func (l *Loop) worker(j *job) {
-	defer func() {
-		if next := l.nextWork(j); next != nil {
-			go l.worker(next)
-		}
-	}()
-	j.do(j.ctx)
+	defer l.nextWork(j)
+	j.do()
 }
 
-// nextWork ends j and returns the job that is to run in its place, if any.
-func (l *Loop) nextWork(j *job) *job {
+// nextWork ends j and runs another in its place, if one waits.
+func (l *Loop) nextWork(j *job) {
 	j.cancel(context.Canceled)
 	w := &l.work
 	w.mu.Lock()
-	var next *job
-	if len(w.waiting) > 0 {
-		next = w.waiting[0]
-		w.waiting = slices.Delete(w.waiting, 0, 1)
-		next.started = true
-		next.unlink()
+	if first := w.waiting.Front(); first != nil {
+		next := first.Value.(*job)
+		w.drop(next)
+		go l.worker(next)
 	} else {
 		w.running--
 	}
 	w.mu.Unlock()
 	j.gone()
-	return next
+}
+
+// drop takes j from those that wait, and reports whether it was there. The caller
+// holds w.mu.
+func (w *workers) drop(j *job) bool {
+	if j.place == nil {
+		return false
+	}
+	w.waiting.Remove(j.place)
+	j.place = nil
+	j.unhook()
+	return true
 }
 
 // gone tells the loop that j has ended. The dispatcher may have given up on it,
@@ -155,30 +183,23 @@ func (t *workGoneTask) run() {
 func (l *Loop) cancelWork(j *job) {
 	w := &l.work
 	w.mu.Lock()
-	i := slices.Index(w.waiting, j)
-	if i >= 0 {
-		w.waiting = slices.Delete(w.waiting, i, i+1)
-	}
+	dropped := w.drop(j)
 	w.mu.Unlock()
-	if i >= 0 {
-		j.fail(context.Cause(j.ctx))
+	if dropped {
+		j.cancelled(context.Cause(j.ctx))
 		j.gone()
 	}
 }
 
 // terminate ends j's context, and j itself if it has not started.
 func (j *job) terminate() {
-	j.fail(ErrLoopClosed)
-	j.cancel(ErrLoopClosed)
+	j.closed()
 	w := &j.loop.work
 	w.mu.Lock()
-	i := slices.Index(w.waiting, j)
-	if i >= 0 {
-		w.waiting = slices.Delete(w.waiting, i, i+1)
-		j.unlink()
-	}
+	dropped := w.drop(j)
 	w.mu.Unlock()
-	if i >= 0 {
+	j.cancel(ErrLoopClosed)
+	if dropped {
 		j.loop.unregister(&j.handle)
 	}
 }
@@ -208,8 +229,10 @@ func (l *Loop) abandonWork() {
 
 // Call runs f on the loop and waits for its result: the way for another goroutine
 // to ask something of the loop's state. If ctx ends before f has started, f does
-// not run and Call returns the cause; a result that is there counts. On the loop
-// itself Call returns [ErrOnLoop], for it would wait for its own caller.
+// not run and Call returns the cause; once f runs, its result counts. When the
+// loop ends by force before f has started, Call returns [ErrLoopClosed]. On the
+// loop itself it returns [ErrOnLoop], for it would wait for its own caller. Before
+// Run, it waits for Run.
 //
 // A panic in f is one in a callback; Call then returns [ErrLoopClosed], or with
 // Config.CatchPanics the [*PanicError].
@@ -235,17 +258,16 @@ func Call[T any](ctx context.Context, l *Loop, f func() (T, error)) (T, error) {
 	select {
 	case <-result.Done():
 		return result.Result()
-	case <-l.done:
-		if v, err := result.Result(); err != ErrPending {
-			return v, err
-		}
-		return zero, ErrLoopClosed
+	case <-l.ctx.Done(): // before the loop waits for what may be our caller
 	case <-ctx.Done():
 	}
 	left := false
 	once.Do(func() { left = true }) // waits for f if it runs
-	if v, err := result.Result(); !left && err != ErrPending {
-		return v, err
+	switch {
+	case !left:
+		return result.Result()
+	case l.ctx.Err() != nil:
+		return zero, ErrLoopClosed
 	}
 	return zero, context.Cause(ctx)
 }
@@ -276,37 +298,36 @@ type Receiver[T any] struct {
 	f    func(v T, ok bool)
 	ch   <-chan T
 	back chan struct{} // wakes the goroutine; one slot
-	quit chan struct{} // closed by Stop
-	once sync.Once
-	done chan struct{} // closed when the goroutine takes nothing any more
+	quit chan struct{} // closed by Stop and by the end of the loop
+	left chan struct{} // closed when the goroutine has let go of ch, after that
 
-	mu        sync.Mutex // guards the following
-	paused    bool
-	stopped   bool
-	holding   bool // v, taken from the channel, is not delivered yet
-	v         T
-	ok        bool
-	scheduled bool // a delivery is on its way
+	mu      sync.Mutex // guards the following
+	started bool       // the goroutine runs
+	taking  bool       // it is about to receive
+	paused  bool
+	stopped bool
+	calling bool // f
+	holding bool // v, taken from the channel, is not delivered yet
+	v       T
+	ok      bool
 }
 
 // Receive calls f on the loop with each value that it receives from ch, and once
 // with ok == false when ch is closed, which ends the handle. It receives one value
 // at a time, and the next when f has returned: a sender waits for the loop as it
 // would for any receiver. Receive may be called before Run, and then begins with
-// it. It panics if ch or f is nil.
+// it; after the end of the loop it receives nothing. It panics if ch or f is nil.
 func Receive[T any](l *Loop, ch <-chan T, f func(v T, ok bool)) *Receiver[T] {
 	if ch == nil || f == nil {
 		panic("eventloop: Receive needs a channel and a function")
 	}
 	r := &Receiver[T]{
 		f: f, ch: ch,
-		back: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
+		back: make(chan struct{}, 1), quit: make(chan struct{}), left: make(chan struct{}),
 	}
+	r.loop = l
 	if l.register(&r.handle, r, kindReceiver, true) != nil {
-		r.loop = l
-		r.stopped = true
-		r.once.Do(func() { close(r.quit) })
-		close(r.done)
+		r.stop()
 		return r
 	}
 	l.Post(r.start)
@@ -317,9 +338,9 @@ func (r *Receiver[T]) start() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stopped {
-		return // terminate or Stop have ended it
+		return
 	}
-	r.scheduled = true
+	r.started = true
 	r.loop.wg.Add(1)
 	go r.receive()
 }
@@ -330,16 +351,14 @@ func (r *Receiver[T]) receive() {
 	for open := true; open && r.mayReceive(); {
 		select {
 		case v, ok := <-r.ch:
-			r.mu.Lock()
-			r.v, r.ok, r.holding = v, ok, true
-			r.mu.Unlock()
-			r.loop.tasks <- (*receivedTask[T])(r)
 			open = ok
+			r.received(v, ok)
+			r.loop.tasks <- (*receivedTask[T])(r)
 		case <-r.quit:
+			r.letGo()
 		}
 	}
-	close(r.done) // before sending, which may have to wait for a callback in Stop
-	r.await()
+	r.awaitDelivery()
 	r.loop.tasks <- (*receiverGoneTask[T])(r)
 }
 
@@ -348,7 +367,8 @@ func (r *Receiver[T]) receive() {
 func (r *Receiver[T]) mayReceive() bool {
 	for {
 		r.mu.Lock()
-		stopped, wait := r.stopped, r.paused || r.holding
+		stopped, wait := r.stopped, r.paused || r.holding || r.calling
+		r.taking = !stopped && !wait
 		r.mu.Unlock()
 		switch {
 		case stopped:
@@ -363,8 +383,27 @@ func (r *Receiver[T]) mayReceive() bool {
 	}
 }
 
-// await waits until the last value, or the end, has been delivered.
-func (r *Receiver[T]) await() {
+// received keeps what came from the channel for deliver, or for Stop.
+func (r *Receiver[T]) received(v T, ok bool) {
+	r.mu.Lock()
+	r.v, r.ok, r.holding = v, ok, true
+	r.mu.Unlock()
+	r.letGo()
+}
+
+// letGo says that nothing more is taken for now. It is said before anything is
+// sent to the dispatcher, which may be waiting for it in Stop.
+func (r *Receiver[T]) letGo() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.taking = false
+	if r.stopped {
+		close(r.left)
+	}
+}
+
+// awaitDelivery waits until the last value, or the end, has been delivered.
+func (r *Receiver[T]) awaitDelivery() {
 	for {
 		r.mu.Lock()
 		over := r.stopped || !r.holding
@@ -398,12 +437,27 @@ func (r *Receiver[T]) deliver() {
 		r.mu.Unlock()
 		return
 	}
-	v, ok := r.v, r.ok
-	r.v, r.holding = *new(T), false
+	v, ok := r.take()
+	r.calling = true
 	r.mu.Unlock()
-	defer r.nudge()
+	defer r.called()
 	defer r.loop.caught(nil)
 	r.f(v, ok)
+}
+
+// called lets the goroutine receive again, after f.
+func (r *Receiver[T]) called() {
+	r.mu.Lock()
+	r.calling = false
+	r.mu.Unlock()
+	r.nudge()
+}
+
+// take returns the value that is held. The caller holds r.mu.
+func (r *Receiver[T]) take() (v T, ok bool) {
+	v, ok = r.v, r.ok
+	r.v, r.holding = *new(T), false
+	return v, ok
 }
 
 func (r *Receiver[T]) nudge() {
@@ -435,55 +489,43 @@ func (r *Receiver[T]) Resume() {
 }
 
 // Stop ends the handle and returns the values, at most one, that were taken from
-// the channel and not delivered. If it is called on the loop, f is not called any
-// more after it. It waits for the handle's goroutine to let go of the channel,
-// which takes no longer than a task switch. A second call returns nothing.
+// the channel and not delivered; so it does after the end of the loop. If it is
+// called on the loop, f is not called any more after it. It waits for the
+// handle's goroutine to let go of the channel, which takes no longer than a task
+// switch. A second call returns nothing.
 func (r *Receiver[T]) Stop() []T {
+	r.stop()
 	r.mu.Lock()
-	first := !r.stopped
-	r.stopped = true
-	started := r.scheduled
+	taking := r.taking
 	r.mu.Unlock()
-	if !first {
+	if taking {
+		<-r.left
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.holding {
 		return nil
 	}
-	r.once.Do(func() { close(r.quit) })
-	if !started {
-		r.loop.unregister(&r.handle)
-		return nil
+	if v, ok := r.take(); ok {
+		return []T{v}
 	}
-	return r.leftover()
+	return nil
 }
 
-// leftover waits until the goroutine takes nothing any more.
-func (r *Receiver[T]) leftover() []T {
-	for {
-		r.mu.Lock()
-		if r.holding && r.ok {
-			v := r.v
-			r.v, r.holding = *new(T), false
-			r.mu.Unlock()
-			return []T{v}
-		}
-		r.mu.Unlock()
-		select {
-		case <-r.done:
-			return nil
-		default:
-			runtime.Gosched()
-		}
-	}
-}
-
-func (r *Receiver[T]) terminate() {
+// stop ends the handle; if its goroutine runs, through that.
+func (r *Receiver[T]) stop() {
 	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped {
+		return
+	}
 	r.stopped = true
-	started := r.scheduled
-	r.mu.Unlock()
-	r.once.Do(func() { close(r.quit) })
-	if !started {
+	close(r.quit)
+	if !r.started {
 		r.loop.unregister(&r.handle)
 	}
 }
+
+func (r *Receiver[T]) terminate() { r.stop() }
 
 func (r *Receiver[T]) describe() string { return fmt.Sprintf("%T", r.ch) }
