@@ -60,6 +60,9 @@ type Config struct {
 	// WorkGrace is how long Run waits, at the end by force, for functions of
 	// [Work] to return. Zero: 5 s. Negative: not at all.
 	WorkGrace time.Duration
+
+	// HTTP holds the settings of [Loop.HTTP].
+	HTTP HTTPClientConfig
 }
 
 // A Loop runs callbacks one at a time on the goroutine that calls [Loop.Run],
@@ -82,6 +85,9 @@ type Loop struct {
 	names   names
 	work    workers
 	wg      sync.WaitGroup // network goroutines, so that Run can see the last one off
+
+	httpOnce sync.Once
+	http     *HTTPClient // of HTTP
 
 	mu       sync.Mutex // guards the following
 	state    loopState

@@ -203,6 +203,7 @@ func (s *Stats) add(o *Stats) {
 	s.Work += o.Work
 	s.Futures += o.Futures
 	s.Receivers += o.Receivers
+	s.Senders += o.Senders
 	s.Queued += o.Queued
 	s.Buffered += o.Buffered
 	s.QueuePeak = max(s.QueuePeak, o.QueuePeak)
@@ -219,6 +220,18 @@ func (s *Stats) add(o *Stats) {
 	s.DroppedTotal += o.DroppedTotal
 	s.ErrorsTotal += o.ErrorsTotal
 	s.SlowTotal += o.SlowTotal
+	s.HTTPConns += o.HTTPConns
+	s.HTTPRequestsTotal += o.HTTPRequestsTotal
+	for class := range s.HTTPAnswersTotal {
+		s.HTTPAnswersTotal[class] += o.HTTPAnswersTotal[class]
+	}
+	s.HTTPAbortsTotal += o.HTTPAbortsTotal
+	s.HTTPDroppedTotal += o.HTTPDroppedTotal
+	s.HTTPBytesInTotal += o.HTTPBytesInTotal
+	s.HTTPBytesOutTotal += o.HTTPBytesOutTotal
+	s.OutgoingHTTPTotal += o.OutgoingHTTPTotal
+	s.ReusedHTTPTotal += o.ReusedHTTPTotal
+	s.RetriedHTTPTotal += o.RetriedHTTPTotal
 	s.DNSCacheEntries += o.DNSCacheEntries
 	s.DNSCacheHitsTotal += o.DNSCacheHitsTotal
 	s.DNSCacheMissesTotal += o.DNSCacheMissesTotal

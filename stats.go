@@ -22,6 +22,7 @@ type Stats struct {
 	Work      int // functions of Work that have not ended
 	Futures   int // pending futures of the user's own
 	Receivers int
+	Senders   int   // with values that wait
 	Queued    int   // posts and tasks that wait for the dispatcher; exact on the loop
 	Buffered  int64 // bytes that wait to be written, of all connections
 
@@ -53,6 +54,10 @@ type Stats struct {
 	DNSCacheMissesTotal uint64 // lookups that it did not, and that neither a file nor a rule did
 	DNSQueriesTotal     uint64 // queries sent to servers; a lookup may take several
 	DNSFailuresTotal    uint64 // times that a server was asked and gave no answer
+
+	OutgoingHTTPTotal uint64 // requests of our own
+	ReusedHTTPTotal   uint64 // how often one, or what it was redirected to, went out on a kept connection
+	RetriedHTTPTotal  uint64 // how often one was sent again, because that connection was gone
 }
 
 // counters are written by many goroutines and read by Stats. Those that an echo
@@ -83,6 +88,11 @@ type counters struct {
 	httpBytesIn   atomic.Uint64
 	httpBytesOut  atomic.Uint64
 	_             [64]byte
+
+	// Of the client.
+	httpSent    atomic.Uint64 // requests
+	httpReused  atomic.Uint64
+	httpRetried atomic.Uint64
 }
 
 // buffered returns how many bytes wait to be written.
@@ -118,6 +128,10 @@ func (l *Loop) Stats() Stats {
 		DroppedTotal:  c.dropped.Load(),
 		ErrorsTotal:   c.errors.Load(),
 		SlowTotal:     c.slow.Load(),
+
+		OutgoingHTTPTotal: c.httpSent.Load(),
+		ReusedHTTPTotal:   c.httpReused.Load(),
+		RetriedHTTPTotal:  c.httpRetried.Load(),
 	}
 	c.addHTTP(&s)
 	l.names.stats(&s)
@@ -141,6 +155,7 @@ func (l *Loop) Stats() Stats {
 	s.Work = l.kinds[kindWork]
 	s.Futures = l.kinds[kindFuture]
 	s.Receivers = l.kinds[kindReceiver]
+	s.Senders = l.kinds[kindSender]
 	s.Busy, s.Idle = l.busy, l.idle
 	s.QueuePeak, s.IterationsTotal = l.queuePeak, l.turns
 	l.addCurrent(&s)
