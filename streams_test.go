@@ -453,6 +453,7 @@ func TestWhatTheTaskDidNotReadGoesToTheCallbacks(t *testing.T) {
 		near, far := net.Pipe()
 		var events []string
 		go func() {
+			time.Sleep(time.Second) // until the task has the stream
 			io.WriteString(far, "headbody")
 			time.Sleep(time.Second)
 			io.WriteString(far, "more")
