@@ -453,6 +453,7 @@ func TestWhatTheTaskDidNotReadGoesToTheCallbacks(t *testing.T) {
 		near, far := net.Pipe()
 		var events []string
 		go func() {
+			time.Sleep(time.Second) // until the task has the stream
 			io.WriteString(far, "headbody")
 			time.Sleep(time.Second)
 			io.WriteString(far, "more")
@@ -1141,4 +1142,28 @@ func TestManyConversationsOverStreams(t *testing.T) {
 	})
 	want := slices.Repeat([]int{messages * (messages - 1) / 2}, conns)
 	wantSlice(t, "sums", sums, want)
+}
+
+func TestNoTaskGoesOnAfterAnotherHasStoppedTheLoopInTheSameTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		err := eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+			c, err := l.Adopt(near, &eventloop.ConnConfig{HighWater: 10})
+			l.Go(context.Background(), func(k *eventloop.Task) error {
+				_, err := c.Stream(k).Write(make([]byte, 100))
+				wantErr(t, "Write", err, net.ErrClosed)
+				l.Stop()
+				return nil
+			})
+			l.Go(context.Background(), func(k *eventloop.Task) error {
+				_, err := c.Stream(k).Read(make([]byte, 1))
+				wantErr(t, "Read", err, eventloop.ErrLoopClosed)
+				return err
+			})
+			l.AfterFunc(time.Second, func() { c.Close() })
+			return err
+		})
+		wantEqual(t, "Run", err, nil)
+	})
 }

@@ -24,7 +24,8 @@ import (
 type Task struct {
 	handle
 	f       func(t *Task) error
-	ctx     context.Context
+	outer   context.Context // of Go: its end is what ends the waits of the task
+	ctx     context.Context // of the task
 	cancel  context.CancelCauseFunc
 	result  *Future[struct{}]
 	self    atomic.Uintptr // goid.ID of the coroutine, 0 when there is none
@@ -84,7 +85,7 @@ func (l *Loop) Go(ctx context.Context, f func(t *Task) error) *Future[struct{}] 
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	t := &Task{f: f, result: looseFuture[struct{}](l)}
+	t := &Task{f: f, outer: ctx, result: looseFuture[struct{}](l)}
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	t.stepper = t.step
 	t.await.notify = t.resolved
@@ -99,7 +100,7 @@ func (l *Loop) Go(ctx context.Context, f func(t *Task) error) *Future[struct{}] 
 
 // start makes the coroutine and runs it up to its first suspension.
 func (t *Task) start() {
-	t.unhook = context.AfterFunc(t.ctx, t.canceled)
+	t.unhook = context.AfterFunc(t.outer, t.canceled)
 	t.err = ErrLoopClosed // unless the body runs
 	t.next, t.stop = iter.Pull(t.body)
 	t.step()
@@ -329,10 +330,18 @@ func (t *Task) over() error {
 	if t.unwound {
 		return ErrLoopClosed
 	}
-	if t.ctx.Err() != nil {
-		return context.Cause(t.ctx)
+	if t.outer.Err() != nil {
+		return t.canceledBy()
 	}
 	return nil
+}
+
+// canceledBy returns the cause of the end of outer, and sees to it that ctx, which
+// hears of it a moment later, has ended too.
+func (t *Task) canceledBy() error {
+	cause := context.Cause(t.outer)
+	t.cancel(cause)
+	return cause
 }
 
 // pass suspends the task until a later turn. It fails only at the end of the loop.
@@ -349,11 +358,11 @@ func (t *Task) pass() error {
 // not wait any more, park returns the reason.
 func (t *Task) park() (seq uint64, err error) {
 	seq, err = t.parkAnyway()
-	if err != nil || t.ctx.Err() == nil {
+	if err != nil || t.outer.Err() == nil {
 		return seq, err
 	}
 	if t.claim(seq) {
-		return 0, context.Cause(t.ctx)
+		return 0, t.canceledBy()
 	}
 	return seq, nil // canceled was faster: the suspension ends at once, with the cause
 }
@@ -401,10 +410,11 @@ func (t *Task) claim(seq uint64) bool {
 	return seq != 0 && t.parked.CompareAndSwap(seq, 0)
 }
 
-// canceled is called when the task's context ends.
+// canceled is called when outer ends.
 func (t *Task) canceled() {
+	cause := t.canceledBy()
 	if seq := t.parked.Load(); seq != 0 {
-		t.wake(seq, context.Cause(t.ctx))
+		t.wake(seq, cause)
 	}
 }
 

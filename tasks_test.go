@@ -1197,3 +1197,17 @@ func TestAConversationOfTenThousandTasksOneAtATime(t *testing.T) {
 		})
 	})
 }
+
+func TestATaskOfAGroupThatEndsWhileItsParentYieldsWakesNothingLater(t *testing.T) {
+	inTask(t, func(k *eventloop.Task) error {
+		g := k.Group()
+		g.Go(func(*eventloop.Task) error { return nil })
+		if err := k.Yield(); err != nil { // the task of the group ends meanwhile
+			return err
+		}
+		began := time.Now()
+		err := k.Sleep(time.Second)
+		wantEqual(t, "time slept", time.Since(began), time.Second)
+		return err
+	})
+}
