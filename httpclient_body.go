@@ -22,6 +22,7 @@ type httpUpload struct {
 	length int64
 	wait   chan struct{} // closed when the server wants the body; nil: at once
 	once   sync.Once     // closes wait
+	over   chan struct{} // closed when the exchange has ended
 	done   chan struct{} // closed at the end
 	ok     bool          // all was sent; valid when done is closed
 }
@@ -31,7 +32,7 @@ type httpUpload struct {
 const expectTimeout = time.Second
 
 func newHTTPUpload(c *httpCall, conn *httpconn.Conn) *httpUpload {
-	u := &httpUpload{call: c, conn: conn, length: c.length, done: make(chan struct{})}
+	u := &httpUpload{call: c, conn: conn, length: c.length, over: make(chan struct{}), done: make(chan struct{})}
 	if c.expect {
 		u.wait = make(chan struct{})
 	}
@@ -76,7 +77,7 @@ func (u *httpUpload) run() {
 	defer close(u.done)
 	defer func() {
 		if v := recover(); v != nil {
-			c.abort(newPanicError(v))
+			c.abortOn(u.conn, newPanicError(v))
 		}
 	}()
 	if !u.mayBegin() {
@@ -87,11 +88,12 @@ func (u *httpUpload) run() {
 	u.conn.FinishWriting()
 	switch {
 	case readErr != nil:
-		c.abort(fmt.Errorf("request body: %w", readErr))
+		// Of no effect if the answer came first, and the reader was closed for that.
+		c.abortOn(u.conn, fmt.Errorf("request body: %w", readErr))
 	case writeErr == nil:
 		u.ok = true
 	case isTimeout(writeErr):
-		c.abort(writeErr) // of no effect if the request has ended
+		c.abortOn(u.conn, writeErr)
 	}
 	// Any other error of the connection is for the reading side to find, together
 	// with the answer that may have come before it.
@@ -110,7 +112,7 @@ func (u *httpUpload) mayBegin() bool {
 	case <-t.C:
 		u.permit()
 		return true
-	case <-u.call.waitContext().Done():
+	case <-u.over:
 		return false
 	}
 }

@@ -401,6 +401,34 @@ func TestHTTPEarlyAnswerToALongBody(t *testing.T) {
 	}
 }
 
+// A redirect may come before the body is sent. The reader is closed then, and what
+// it says to that does not harm the request that follows.
+func TestHTTPRedirectBeforeTheBodyIsSent(t *testing.T) {
+	p := newHTTPPeer(t, func(c net.Conn) {
+		if head := readHTTPHead(bufio.NewReader(c)); strings.HasPrefix(head, "POST") {
+			io.WriteString(c, "HTTP/1.1 303 X\r\nLocation: /end\r\nContent-Length: 0\r\n\r\n")
+			io.Copy(io.Discard, c)
+			return
+		}
+		time.Sleep(20 * time.Millisecond) // in which the reader speaks up
+		io.WriteString(c, httpOK)
+	})
+	for _, expect := range []bool{false, true} {
+		r, w := io.Pipe()
+		opts := &eventloop.HTTPOptions{BodyReader: &closeCounter{Reader: r}, MaxRedirects: 1}
+		if expect {
+			opts.Headers = eventloop.Headers{{"Expect", "100-continue"}}
+		}
+		res, err := doHTTP(t, eventloop.HTTPClientConfig{}, "POST", "http://"+p.addr, opts)
+		if err != nil || res.Status != 200 || res.Redirects != 1 {
+			t.Errorf("expect %v: %+v, %v", expect, res, err)
+		}
+		if _, err := w.Write([]byte("x")); err != io.ErrClosedPipe {
+			t.Errorf("expect %v: the reader was not closed: %v", expect, err)
+		}
+	}
+}
+
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }

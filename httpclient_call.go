@@ -134,8 +134,15 @@ func (c *httpCall) watch() {
 }
 
 // abort ends the request early. Any goroutine may call it.
-func (c *httpCall) abort(cause error) {
+func (c *httpCall) abort(cause error) { c.abortOn(nil, cause) }
+
+// abortOn is abort, but only while conn carries the request, if it is not nil.
+func (c *httpCall) abortOn(conn *httpconn.Conn, cause error) {
 	c.mu.Lock()
+	if conn != nil && c.conn != conn {
+		c.mu.Unlock()
+		return
+	}
 	if c.cause == nil {
 		c.cause = cause
 	}
@@ -708,6 +715,9 @@ func (x *httpExchange) end() {
 	}
 	c := x.call
 	c.attach(nil) // from here on abort leaves the connection alone
+	if x.upload != nil {
+		close(x.upload.over)
+	}
 	x.count()
 	if conn.End() && x.keep {
 		c.client.keep(conn)
