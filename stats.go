@@ -33,10 +33,18 @@ type Stats struct {
 	IterationsTotal uint64 // turns
 	BytesInTotal    uint64 // read from connections, after TLS
 	BytesOutTotal   uint64 // written to connections, before TLS
-	AcceptedTotal   uint64 // connections
+	AcceptedTotal   uint64 // connections, of HTTP servers too
 	DialedTotal     uint64 // connections, failed ones too
 	DroppedTotal    uint64 // connections that were accepted and closed at once: the loop ended
 	ErrorsTotal     uint64 // events that are errors, not information
+
+	HTTPConns         int       // open connections of HTTP servers
+	HTTPRequestsTotal uint64    // that clients sent and the handler got
+	HTTPAnswersTotal  [6]uint64 // by class: [2] counts 200 to 299; [0] those from 600 on
+	HTTPAbortsTotal   uint64    // clients that went away before they had the answer
+	HTTPDroppedTotal  uint64    // connections over HTTPServerConfig.MaxConnsPerIP
+	HTTPBytesInTotal  uint64    // of HTTP servers, which the figures for connections leave out
+	HTTPBytesOutTotal uint64
 }
 
 // counters are written by the dispatcher or by network goroutines and read by
@@ -54,6 +62,24 @@ type counters struct {
 	dialed     atomic.Uint64
 	dropped    atomic.Uint64
 	errors     atomic.Uint64
+
+	httpConns    atomic.Int64
+	httpOpen     atomic.Int64 // requests without a complete answer
+	httpRequests atomic.Uint64
+	httpAnswers  [6]atomic.Uint64
+	httpAborts   atomic.Uint64
+	httpDropped  atomic.Uint64
+	httpBytesIn  atomic.Uint64
+	httpBytesOut atomic.Uint64
+}
+
+// answered counts an answer of an HTTP server.
+func (c *counters) answered(status int) {
+	class := status / 100
+	if class >= len(c.httpAnswers) {
+		class = 0
+	}
+	c.httpAnswers[class].Add(1)
 }
 
 // Stats returns a snapshot (stats). It may be called from any goroutine at any
@@ -75,6 +101,7 @@ func (l *Loop) Stats() Stats {
 		DroppedTotal:    c.dropped.Load(),
 		ErrorsTotal:     c.errors.Load(),
 	}
+	c.addHTTP(&s)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.Timers = l.timers.Len()
@@ -84,7 +111,6 @@ func (l *Loop) Stats() Stats {
 	s.IncomingTCP = l.kinds[kindConnIn]
 	s.OutgoingTCP = l.kinds[kindConnOut]
 	s.OpenDNSQueries = l.kinds[kindLookup]
-	s.IncomingHTTP = l.kinds[kindHTTPRequest]
 	s.OutgoingHTTP = l.kinds[kindHTTPClient]
 	s.Listeners = l.kinds[kindListener] + l.kinds[kindHTTPServer]
 	s.Signals = l.kinds[kindSignal]
@@ -95,6 +121,19 @@ func (l *Loop) Stats() Stats {
 	s.Busy, s.Idle = time.Duration(c.busy.Load()), time.Duration(c.idle.Load())
 	l.addCurrent(&s)
 	return s
+}
+
+func (c *counters) addHTTP(s *Stats) {
+	s.IncomingHTTP = int(c.httpOpen.Load())
+	s.HTTPConns = int(c.httpConns.Load())
+	s.HTTPRequestsTotal = c.httpRequests.Load()
+	for class := range c.httpAnswers {
+		s.HTTPAnswersTotal[class] = c.httpAnswers[class].Load()
+	}
+	s.HTTPAbortsTotal = c.httpAborts.Load()
+	s.HTTPDroppedTotal = c.httpDropped.Load()
+	s.HTTPBytesInTotal = c.httpBytesIn.Load()
+	s.HTTPBytesOutTotal = c.httpBytesOut.Load()
 }
 
 // addCurrent adds the time since the dispatcher went to sleep or woke up, so
