@@ -42,6 +42,19 @@ type Config struct {
 
 	// Logger receives what no callback can. If nil, nothing is logged.
 	Logger *slog.Logger
+
+	// SlowCallback is how long a callback, or a task between two suspensions, may
+	// hold up the loop before Logger is told, with the stack of the dispatcher and
+	// the name of the task. Zero or negative: such callbacks are not looked for.
+	SlowCallback time.Duration
+
+	// MaxWork is how many functions of [Work] run at a time. Zero or negative:
+	// 64.
+	MaxWork int
+
+	// WorkGrace is how long Run waits, at the end by force, for functions of
+	// [Work] to return. Zero: 5 s. Negative: not at all.
+	WorkGrace time.Duration
 }
 
 // A Loop runs callbacks one at a time on the goroutine that calls [Loop.Run],
@@ -57,10 +70,11 @@ type Loop struct {
 	done    chan struct{}             // closed when Run returns
 	ctx     context.Context           // of what the loop waits for; ends with the loop
 	cancel  context.CancelFunc
-	ended   atomic.Bool    // no callback starts any more
-	self    atomic.Uintptr // goid.ID of the dispatcher
-	task    atomic.Uintptr // goid.ID of the task that runs now, or 0
+	ended   atomic.Bool          // no callback starts any more
+	self    atomic.Uintptr       // goid.ID of the dispatcher
+	task    atomic.Pointer[Task] // the one that runs now, or nil
 	count   counters
+	work    workers
 	wg      sync.WaitGroup // network goroutines, so that Run can see the last one off
 
 	mu       sync.Mutex // guards the following
@@ -76,15 +90,24 @@ type Loop struct {
 	handles  handleList
 	exits    []func()
 	unasked  map[*unasked]struct{}
-	kinds    [kindCount]int // handles by kind
+
+	// Statistics, guarded by mu as well: the dispatcher has it anyway when they
+	// change.
+	turns      uint64
+	queuePeak  int
+	busy, idle time.Duration  // up to when the dispatcher went to sleep last
+	woke       time.Duration  // when it woke up last
+	kinds      [kindCount]int // handles by kind
 
 	// Only on the loop.
 	batch        []func() // posts taken; those before next have run
 	next         int
 	due          []*Timer
-	first        task        // what ended the last sleep
-	timer        *time.Timer // wakes the dispatcher for the first deadline
-	sinceRelease int         // callbacks since the writers got their work
+	first        task          // what ended the last sleep
+	timer        *time.Timer   // wakes the dispatcher for the first deadline
+	watch        *slowWatch    // nil unless Config.SlowCallback is set
+	sinceRelease int           // callbacks since the writers got their work
+	turned       time.Duration // when the last turn began
 	lag          histogram.Histogram
 }
 
@@ -160,7 +183,7 @@ func Run(ctx context.Context, cfg *Config, start func(l *Loop) error) error {
 //
 // A loop runs once: Run returns [ErrRunning] while the loop runs, in a callback
 // too, and [ErrLoopClosed] after it ended.
-func (l *Loop) Run(ctx context.Context) error {
+func (l *Loop) Run(ctx context.Context) (err error) {
 	if ctx == nil {
 		ctx = context.Background()
 	}
@@ -183,10 +206,13 @@ func (l *Loop) Run(ctx context.Context) error {
 		if p := l.panicked; p != nil {
 			panic(p)
 		}
+		err = l.result()
 	}()
 	defer l.teardown()
+	l.startWatch()
+	defer l.stopWatch()
 	l.dispatch()
-	return l.result()
+	return nil
 }
 
 // begin turns a new loop into a running one.
@@ -316,15 +342,20 @@ func (l *Loop) Shutdown(ctx context.Context) {
 	}
 	release := context.AfterFunc(ctx, l.Stop)
 	l.mu.Lock()
-	if l.state == stateNew {
-		l.mu.Unlock()
-		l.Stop()
-		release()
-		return
+	state := l.state
+	if state == stateRunning {
+		l.exits = append(l.exits, func() { release() })
 	}
 	l.mu.Unlock()
-	l.OnExit(func() { release() })
-	l.Post(l.shutdownHandles)
+	switch state {
+	case stateNew:
+		release()
+		l.Stop()
+	case stateRunning:
+		l.Post(l.shutdownHandles)
+	case stateClosed:
+		release()
+	}
 }
 
 // shutdownHandles closes what would go on for ever.
@@ -382,7 +413,11 @@ func (l *Loop) now() time.Duration {
 // task while the dispatcher waits for it.
 func (l *Loop) onLoop() bool {
 	id := uintptr(goid.Current())
-	return id == l.self.Load() || id == l.task.Load()
+	if id == l.self.Load() {
+		return true
+	}
+	t := l.task.Load()
+	return t != nil && id == t.self.Load()
 }
 
 // dispatch runs turns until the loop ends.
@@ -399,17 +434,21 @@ func (l *Loop) dispatch() {
 func (l *Loop) prepare() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := l.now()
+	l.lag.Record(now - l.turned) // the last turn: who came in it waited so long
 	for !l.stopping {
-		l.collectDue()
+		l.turned = now
+		l.collectDue(now)
 		l.collectPosts()
 		posted := l.next < len(l.batch)
 		if l.refs == 0 && !posted {
 			break // what else is due belongs to handles that are unref'd
 		}
 		if posted || l.first != nil || len(l.due) > 0 || len(l.tasks) > 0 {
+			l.turns++
 			return true
 		}
-		l.sleep()
+		now = l.sleep(now)
 	}
 	l.state = stateClosed
 	l.ended.Store(true)
@@ -418,12 +457,8 @@ func (l *Loop) prepare() bool {
 
 // collectDue moves the timers that are due to l.due. Timers that are armed later
 // in this turn wait for the next, however short they are.
-func (l *Loop) collectDue() {
+func (l *Loop) collectDue(now time.Duration) {
 	when, ok := l.timers.Min()
-	if !ok {
-		return
-	}
-	now := l.now()
 	for ok && when <= int64(now) && len(l.due) < maxPerTurn {
 		item, _ := l.timers.Pop()
 		t := (*Timer)(item)
@@ -445,23 +480,20 @@ func (l *Loop) collectPosts() {
 	if cap(l.posts) > 4*maxTasksQueued {
 		l.posts = nil // a burst must not hold its memory for ever
 	}
-	if n := uint64(len(l.batch)); n > l.count.queuePeak.Load() {
-		l.count.queuePeak.Store(n)
-	}
+	l.queuePeak = max(l.queuePeak, len(l.batch))
 }
 
-// sleep waits for a task, a wake-up or the first deadline. The caller holds
-// l.mu, which is released meanwhile.
-func (l *Loop) sleep() {
+// sleep waits from now on for a task, a wake-up or the first deadline, and returns
+// the time when it is over. The caller holds l.mu, which is released meanwhile.
+func (l *Loop) sleep(now time.Duration) time.Duration {
 	l.sleeping = true
+	l.busy += now - l.woke
 	when, timed := l.timers.Min()
-	began := l.now()
 	l.mu.Unlock()
-	l.count.busy.Add(int64(began) - l.count.woke.Load())
 	if !timed {
 		l.first = <-l.tasks
 	} else {
-		l.timer.Reset(time.Duration(when) - began)
+		l.timer.Reset(time.Duration(when) - now)
 		select {
 		case l.first = <-l.tasks:
 		case <-l.timer.C:
@@ -469,15 +501,14 @@ func (l *Loop) sleep() {
 	}
 	l.mu.Lock()
 	l.sleeping = false
-	woke := l.now()
-	l.count.woke.Store(int64(woke))
-	l.count.idle.Add(int64(woke - began))
+	l.woke = l.now()
+	l.idle += l.woke - now
+	return l.woke
 }
 
 // turn runs what prepare collected: timers, then posts, then tasks, a bounded
 // number of each.
 func (l *Loop) turn() {
-	l.count.iterations.Add(1)
 	l.writers.BeginTurn()
 	defer l.writers.EndTurn()
 	l.runDue()
@@ -525,6 +556,9 @@ func (l *Loop) runTasks() {
 // ran counts a callback and lets the writers have, every few callbacks, what
 // was written.
 func (l *Loop) ran() {
+	if l.watch != nil {
+		l.watch.progress.Add(1)
+	}
 	if l.sinceRelease++; l.sinceRelease >= releaseEvery {
 		l.sinceRelease = 0
 		l.writers.Release()
@@ -572,14 +606,30 @@ func (l *Loop) closeAll() {
 		l.first = nil
 		t.run()
 	}
+	grace := l.workGrace()
+	defer grace.Stop()
 	for l.handleCount() > 0 {
-		(<-l.tasks).run()
+		select {
+		case t := <-l.tasks:
+			t.run()
+		case <-grace.C:
+			l.abandonWork()
+		}
 	}
 	l.writers.Close()
 	l.wg.Wait()
 	l.timer.Stop()
 	finished = true
 	l.flushUnasked()
+}
+
+// workGrace returns a timer for the end of Config.WorkGrace.
+func (l *Loop) workGrace() *time.Timer {
+	d := l.cfg.WorkGrace
+	if d == 0 {
+		d = defaultWorkGrace
+	}
+	return time.NewTimer(max(d, 0))
 }
 
 func (l *Loop) handleCount() int {

@@ -8,7 +8,7 @@ import (
 // A Handle describes something that a loop has open, at the moment it was asked.
 type Handle struct {
 	// Kind is "conn", "listener", "timer", "interval", "signal", "hold",
-	// "future", "task", "work", "receiver", ...
+	// "future", "task", "work", "receiver", "sender", ...
 	Kind string
 
 	// Name is the address, the signals, or whatever tells one handle from
@@ -83,6 +83,7 @@ const (
 	kindTask
 	kindWork
 	kindReceiver
+	kindSender
 	kindHTTPServer
 	kindHTTPRequest
 	kindHTTPClient // a request of the client
@@ -90,7 +91,7 @@ const (
 )
 
 var kindNames = [kindCount]string{
-	"conn", "conn", "listener", "signal", "hold", "future", "lookup", "task", "work", "receiver",
+	"conn", "conn", "listener", "signal", "hold", "future", "lookup", "task", "work", "receiver", "sender",
 	"http server", "http request", "http client request",
 }
 
@@ -134,6 +135,13 @@ func (l *Loop) register(h *handle, o owner, k kind, early bool) error {
 	l.kinds[k]++
 	l.refs++
 	return nil
+}
+
+// hasTasks reports whether the loop has tasks that have not ended.
+func (l *Loop) hasTasks() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.kinds[kindTask] > 0
 }
 
 // usable returns the error of a call that the state of the loop forbids. The

@@ -46,6 +46,7 @@ type httpConn struct {
 	out     sockio.Queue // not written yet: of earlier requests, too
 	eof     bool         // the client has ended its side
 	linger  bool         // there may be input that nobody will read
+	reset   bool         // the client is to notice that the answer is not whole
 
 	mu      sync.Mutex // guards the following
 	reading bool       // waits in a read, which kick ends
@@ -166,10 +167,9 @@ func (c *httpConn) serveNext() bool {
 	l.count.httpRequests.Add(1)
 	l.count.httpOpen.Add(1)
 	l.tasks <- (*httpRequestTask)(r)
-	if !c.await(r) {
-		return false
-	}
-	return c.finishRequest(r)
+	answered := c.await(r)
+	c.settleBody(r)
+	return answered && c.finishRequest(r)
 }
 
 // finishRequest is called when the whole answer is in c.out. It reports whether
@@ -177,6 +177,7 @@ func (c *httpConn) serveNext() bool {
 func (c *httpConn) finishRequest(r *HTTPRequest) bool {
 	r.mu.Lock()
 	keep, upgrade := !r.last && !r.cut, r.upgraded
+	c.reset = r.cut && !r.info.http11 // its end would look like a good one
 	r.mu.Unlock()
 	if !c.body.over() {
 		keep, c.linger = false, true
@@ -427,8 +428,14 @@ func (c *httpConn) await(r *HTTPRequest) bool {
 			r.writer.taken(c.out.Len())
 		}
 		complete, lost, delayed := r.complete, r.lost != nil, r.delayed
-		wanted := r.stream != nil && r.stream.wanted()
+		wanted, held := false, false
+		if st := r.stream; st != nil && !st.whole {
+			wanted, held = st.wanted(), st.held
+		}
 		r.mu.Unlock()
+		if !held {
+			c.consumePiece(r)
+		}
 		switch {
 		case lost:
 			return false
@@ -447,7 +454,7 @@ func (c *httpConn) await(r *HTTPRequest) bool {
 			if !c.moveBody(r) {
 				return false
 			}
-		case delayed:
+		case delayed && !held: // a piece of the body is in the reader
 			c.watch(r)
 		default:
 			<-c.back
@@ -517,12 +524,22 @@ func (c *httpConn) moveBody(r *HTTPRequest) bool {
 	st.held = true
 	r.mu.Unlock()
 	c.s.loop.tasks <- (*httpBodyTask)(r)
-	for r.bodyHeld() {
+	return true
+}
+
+// consumePiece frees the room of a piece that the dispatcher is done with.
+func (c *httpConn) consumePiece(r *HTTPRequest) {
+	if st := r.stream; st != nil && st.peeked > 0 {
+		c.consumeBody(st.peeked)
+		st.peeked = 0
+	}
+}
+
+// settleBody waits until no callback can have a piece of the body in its hands.
+func (c *httpConn) settleBody(r *HTTPRequest) {
+	for r.bodyInUse() {
 		<-c.back
 	}
-	c.consumeBody(st.peeked)
-	st.piece, st.peeked = nil, 0
-	return true
 }
 
 // endBody tells r how its streamed body ended.
@@ -607,12 +624,11 @@ func (c *httpConn) flush() error {
 // sent accounts for n bytes that were taken from the output.
 func (c *httpConn) sent(n int) {
 	c.s.loop.count.httpBytesOut.Add(uint64(n))
-	c.s.loop.count.buffered.Add(-int64(n))
 }
 
 // send queues output of the connection's own.
 func (c *httpConn) send(p []byte) {
-	c.s.loop.count.buffered.Add(int64(len(p)))
+	c.s.loop.count.httpWritten.Add(uint64(len(p)))
 	c.out.Append(p)
 }
 
@@ -688,7 +704,7 @@ func (c *httpConn) setWriteDeadline(t time.Time) {
 
 // discard drops the output that will not be written.
 func (c *httpConn) discard() {
-	c.s.loop.count.buffered.Add(-int64(c.out.Len()))
+	c.s.loop.count.httpDiscarded.Add(uint64(c.out.Len()))
 	c.out.Reset()
 	if c.br != nil {
 		c.s.putReader(c.br)
@@ -702,6 +718,10 @@ func (c *httpConn) discard() {
 // has not read it yet.
 func (c *httpConn) close() {
 	defer c.nc.Close()
+	if t, ok := c.nc.(*net.TCPConn); ok && c.reset {
+		t.SetLinger(0)
+		return
+	}
 	if !c.linger && len(c.buffered()) == 0 || c.isCut() {
 		return
 	}

@@ -191,7 +191,7 @@ func (r *HTTPRequest) takeGuest(p []byte) int {
 	}
 	n := copy(p, views[0])
 	r.out.Advance(n)
-	r.loop.count.buffered.Add(-int64(n))
+	r.loop.count.httpBytesOut.Add(uint64(n))
 	r.writer.taken(n)
 	return n
 }

@@ -287,7 +287,7 @@ func (r *HTTPRequest) loseLocked(err error) {
 
 // dropOutput discards what the goroutine has not taken yet.
 func (r *HTTPRequest) dropOutput() {
-	r.loop.count.buffered.Add(-int64(r.out.Len()))
+	r.loop.count.httpDiscarded.Add(uint64(r.out.Len()))
 	r.out.Reset()
 }
 
@@ -412,10 +412,13 @@ func (r *HTTPRequest) opError(err error) *OpError {
 // terminate loses the request at the end of the loop.
 func (r *HTTPRequest) terminate() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !r.begun && r.lost == nil {
+	dropped := !r.begun && r.lost == nil
+	r.mu.Unlock()
+	if dropped {
 		r.loop.log.Warn("a request was never answered", "loop", r.loop.cfg.Name, "request", r.describe())
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.loseLocked(ErrLoopClosed)
 	r.loop.unregister(&r.pending)
 }
@@ -512,11 +515,13 @@ func (r *HTTPRequest) pauseBody(pause bool) {
 	r.wake()
 }
 
-// bodyHeld reports whether the dispatcher has a piece of the body.
-func (r *HTTPRequest) bodyHeld() bool {
+// bodyInUse reports whether the dispatcher has a piece of the body, or will have
+// it. One that a pause holds back is not delivered any more after the answer.
+func (r *HTTPRequest) bodyInUse() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.stream.held && r.lost == nil
+	st := r.stream
+	return st != nil && !st.whole && st.held && !st.parked
 }
 
 // httpBodyTask delivers a piece of the body of a request, or its end.
@@ -533,32 +538,38 @@ func (t *httpBodyTask) run() {
 		return
 	}
 	data, piece := st.onData, st.piece
-	if !st.held || over || r.lost != nil {
-		data = nil
-	}
+	deliver := st.held && !over && r.lost == nil && data != nil
 	r.mu.Unlock()
-	if data != nil {
+	if deliver {
 		r.callBody(data, piece)
 	}
-	r.mu.Lock()
-	st.held = false
-	if st.whole {
-		st.ended = true
-	}
-	var end func(err error)
-	if st.ended && !st.told && st.asked && !over && !st.paused {
-		st.told = true
-		end = st.onEnd
-	}
-	err := st.err
-	if st.ended && !st.told && st.paused {
-		st.parked = true
-	}
-	r.wake()
-	r.mu.Unlock()
-	if end != nil {
+	if end, err := r.bodyTaken(); end != nil {
 		r.loop.call(func() { end(err) })
 	}
+}
+
+// bodyTaken gives a piece back after its delivery, and returns the callback that
+// is to be told of the end, if it has come to that.
+func (r *HTTPRequest) bodyTaken() (end func(err error), err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := r.stream
+	// The goroutine waits for a piece even after the answer; but after the answer
+	// only for that, and must not be woken from a later request.
+	if st.held && !st.whole || !r.complete {
+		defer r.wake()
+	}
+	st.held = false
+	st.ended = st.ended || st.whole
+	switch {
+	case !st.ended || st.told || !st.asked || r.complete || r.loop.ended.Load():
+	case st.paused:
+		st.parked = true
+	default:
+		st.told = true
+		return st.onEnd, st.err
+	}
+	return nil, nil
 }
 
 func (r *HTTPRequest) callBody(f func(p []byte), p []byte) {

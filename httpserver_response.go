@@ -95,7 +95,7 @@ func (r *HTTPRequest) cutShort() {
 
 // queue adds p to the output. The caller holds r.mu.
 func (r *HTTPRequest) queue(p []byte) {
-	r.loop.count.buffered.Add(int64(len(p)))
+	r.loop.count.httpWritten.Add(uint64(len(p)))
 	r.out.Append(p)
 }
 

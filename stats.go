@@ -37,6 +37,7 @@ type Stats struct {
 	DialedTotal     uint64 // connections, failed ones too
 	DroppedTotal    uint64 // connections that were accepted and closed at once: the loop ended
 	ErrorsTotal     uint64 // events that are errors, not information
+	SlowTotal       uint64 // callbacks over Config.SlowCallback
 
 	HTTPConns         int       // open connections of HTTP servers
 	HTTPRequestsTotal uint64    // that clients sent and the handler got
@@ -47,30 +48,41 @@ type Stats struct {
 	HTTPBytesOutTotal uint64
 }
 
-// counters are written by the dispatcher or by network goroutines and read by
-// Stats. Those that many goroutines write are padded apart by their neighbours'
-// rarity; an echo touches two of them.
+// counters are written by many goroutines and read by Stats. Those that an echo
+// changes on the dispatcher lie apart from the one that the writers change, so
+// that the cores do not fight for a cache line.
 type counters struct {
-	iterations atomic.Uint64
-	queuePeak  atomic.Uint64
-	busy, idle atomic.Int64 // nanoseconds
-	woke       atomic.Int64 // since Run, when the dispatcher woke up last
-	bytesIn    atomic.Uint64
-	bytesOut   atomic.Uint64
-	buffered   atomic.Int64
-	accepted   atomic.Uint64
-	dialed     atomic.Uint64
-	dropped    atomic.Uint64
-	errors     atomic.Uint64
+	accepted  atomic.Uint64
+	dialed    atomic.Uint64
+	dropped   atomic.Uint64
+	errors    atomic.Uint64
+	slow      atomic.Uint64
+	discarded atomic.Uint64 // bytes that were written and not sent
+	bytesIn   atomic.Uint64
+	written   atomic.Uint64 // bytes
+	_         [64]byte
+	bytesOut  atomic.Uint64
+	_         [64]byte
 
-	httpConns    atomic.Int64
-	httpOpen     atomic.Int64 // requests without a complete answer
-	httpRequests atomic.Uint64
-	httpAnswers  [6]atomic.Uint64
-	httpAborts   atomic.Uint64
-	httpDropped  atomic.Uint64
-	httpBytesIn  atomic.Uint64
-	httpBytesOut atomic.Uint64
+	httpConns     atomic.Int64
+	httpOpen      atomic.Int64 // requests without a complete answer
+	httpRequests  atomic.Uint64
+	httpAnswers   [6]atomic.Uint64
+	httpAborts    atomic.Uint64
+	httpDropped   atomic.Uint64
+	httpWritten   atomic.Uint64 // bytes
+	httpDiscarded atomic.Uint64 // bytes that were written and not sent
+	_             [64]byte
+	httpBytesIn   atomic.Uint64
+	httpBytesOut  atomic.Uint64
+	_             [64]byte
+}
+
+// buffered returns how many bytes wait to be written.
+func (c *counters) buffered() int64 {
+	out := c.bytesOut.Load() + c.discarded.Load() // first, so as not to exceed written
+	httpOut := c.httpBytesOut.Load() + c.httpDiscarded.Load()
+	return int64(c.written.Load() - out + c.httpWritten.Load() - httpOut)
 }
 
 // answered counts an answer of an HTTP server.
@@ -88,18 +100,17 @@ func (l *Loop) Stats() Stats {
 	c := &l.count
 	lag := l.lag.Quantiles(0.5, 0.99)
 	s := Stats{
-		QueuePeak:       int(c.queuePeak.Load()),
-		Buffered:        c.buffered.Load(),
-		LagP50:          lag[0],
-		LagP99:          lag[1],
-		LagMax:          l.lag.Max(),
-		IterationsTotal: c.iterations.Load(),
-		BytesInTotal:    c.bytesIn.Load(),
-		BytesOutTotal:   c.bytesOut.Load(),
-		AcceptedTotal:   c.accepted.Load(),
-		DialedTotal:     c.dialed.Load(),
-		DroppedTotal:    c.dropped.Load(),
-		ErrorsTotal:     c.errors.Load(),
+		Buffered:      c.buffered(),
+		LagP50:        lag[0],
+		LagP99:        lag[1],
+		LagMax:        l.lag.Max(),
+		BytesInTotal:  c.bytesIn.Load(),
+		BytesOutTotal: c.bytesOut.Load(),
+		AcceptedTotal: c.accepted.Load(),
+		DialedTotal:   c.dialed.Load(),
+		DroppedTotal:  c.dropped.Load(),
+		ErrorsTotal:   c.errors.Load(),
+		SlowTotal:     c.slow.Load(),
 	}
 	c.addHTTP(&s)
 	l.mu.Lock()
@@ -118,7 +129,8 @@ func (l *Loop) Stats() Stats {
 	s.Work = l.kinds[kindWork]
 	s.Futures = l.kinds[kindFuture]
 	s.Receivers = l.kinds[kindReceiver]
-	s.Busy, s.Idle = time.Duration(c.busy.Load()), time.Duration(c.idle.Load())
+	s.Busy, s.Idle = l.busy, l.idle
+	s.QueuePeak, s.IterationsTotal = l.queuePeak, l.turns
 	l.addCurrent(&s)
 	return s
 }

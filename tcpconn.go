@@ -30,7 +30,9 @@ type ConnConfig struct {
 	OnConnect func(c *Conn)
 
 	// OnData is called each time bytes arrive (read-cb). data is valid until
-	// OnData returns. If nil, what arrives is read and dropped.
+	// OnData returns. If nil, what arrives is read and dropped. While the loop
+	// has tasks, however, which may be about to ask for a Stream, the first of it
+	// waits for them, for up to a second.
 	OnData func(c *Conn, data []byte)
 
 	// OnDrain is called each time that all that was written has been handed to
@@ -183,7 +185,7 @@ type Conn struct {
 }
 
 // connFlags are the small facts about a connection.
-type connFlags uint16
+type connFlags uint32
 
 const (
 	flagUp        connFlags = 1 << iota // nc is there
@@ -201,18 +203,19 @@ const (
 	flagReset                           // Abort: tell the peer by a reset
 	flagDetach                          // hand out nc instead of closing it
 	flagGone                            // the descriptor is closed
+	flagStream                          // streams have the connection
 )
 
 func (f connFlags) has(g connFlags) bool { return f&g != 0 }
 
 // Reasons for not reading, a bit each.
 const (
-	pauseUser uint32 = 1 << iota
-	pauseHigh        // output over the high-water mark
-	pausePipe        // so is the output of what the connection is piped to
-	pauseSink        // whoever takes the data is not ready
+	pauseUser  uint32 = 1 << iota
+	pauseHigh         // output over the high-water mark
+	pausePipe         // so is the output of what the connection is piped to
+	pauseClaim        // nobody takes the data yet
 
-	pauseReads = pauseUser | pauseHigh | pausePipe | pauseSink
+	pauseReads = pauseUser | pauseHigh | pausePipe | pauseClaim
 )
 
 // connExtra is what few connections need.
@@ -230,9 +233,10 @@ type connExtra struct {
 	readTimer        *Timer
 	readTimeout      time.Duration // of SetTimeouts
 	writeTimeout     time.Duration
-	ownTimeouts      bool // SetTimeouts was called
-	sink             sink // takes the data instead of OnData; changed on the loop
-	onLow            func()
+	ownTimeouts      bool      // SetTimeouts was called
+	sink             sink      // takes the data instead of OnData; changed on the loop
+	onLow            func()    // posted when the output falls to half of HighWater, and at the end
+	unclaimed        *Timer    // ends the wait for somebody to take the data
 	write            *rawWrite // of adopted connections
 }
 
@@ -445,12 +449,18 @@ func (c *Conn) endWrite(n int) {
 		return
 	}
 	c.flags |= flagWrote
-	c.loop.count.buffered.Add(int64(n))
+	c.loop.count.written.Add(uint64(n))
 	if x := c.x.Load(); x != nil {
 		x.written += uint64(n)
 	}
 	if c.pending() > c.cfg.Load().HighWater {
-		c.setPause(pauseHigh)
+		// Streams wait for room when they write. Were reading paused as well, two
+		// peers that both write before they read would wait for each other.
+		if c.flags.has(flagStream) {
+			c.setPause(outputHigh)
+		} else {
+			c.setPause(pauseHigh)
+		}
 	}
 	c.startWriting()
 	c.mu.Unlock()
@@ -505,7 +515,7 @@ func (c *Conn) discard() {
 	if c.flags.has(flagWriting) {
 		return
 	}
-	c.loop.count.buffered.Add(-int64(c.pending()))
+	c.loop.count.discarded.Add(uint64(c.pending()))
 	c.out.Reset()
 	if x := c.x.Load(); x != nil {
 		x.after.Reset()
@@ -576,6 +586,7 @@ func (c *Conn) SetCallbacks(cfg *ConnConfig) {
 	}
 	if cfg.OnData != nil {
 		conf.OnData = cfg.OnData
+		defer c.claim()
 	}
 	if cfg.OnDrain != nil {
 		conf.OnDrain = cfg.OnDrain
@@ -675,6 +686,7 @@ func (c *Conn) ResumeWriting() {
 const (
 	pauseWrite   uint32 = 1 << 31
 	orderUpgrade uint32 = 1 << 30 // the connection's goroutine is to start TLS
+	outputHigh   uint32 = 1 << 29 // pauseHigh, but reading goes on
 )
 
 func (c *Conn) resumeWriting() {
@@ -758,7 +770,7 @@ func (c *Conn) Buffered() int {
 
 // NeedDrain reports whether more than HighWater bytes were pending, and half of
 // it still are: a producer had better wait for OnDrain.
-func (c *Conn) NeedDrain() bool { return c.pauses.Load()&pauseHigh != 0 }
+func (c *Conn) NeedDrain() bool { return c.pauses.Load()&(pauseHigh|outputHigh) != 0 }
 
 // Data returns what SetData stored, nil before (socket-data).
 func (c *Conn) Data() any {

@@ -223,6 +223,7 @@ func (p *pipe) start() {
 	taken := x.sink != nil
 	if !taken && !gone {
 		x.sink = p
+		p.src.claim()
 	}
 	p.src.mu.Unlock()
 	switch {

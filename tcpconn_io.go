@@ -469,13 +469,13 @@ func (c *Conn) sent(n int) {
 		return
 	}
 	c.loop.count.bytesOut.Add(uint64(n))
-	c.loop.count.buffered.Add(-int64(n))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.out.Advance(n)
 	left := c.pending()
 	x := c.x.Load()
-	if c.pauses.Load()&pauseHigh != 0 && left <= c.cfg.Load().HighWater/2 {
+	if c.NeedDrain() && left <= c.cfg.Load().HighWater/2 {
+		c.pauses.Store(c.pauses.Load() &^ outputHigh)
 		c.clearPause(pauseHigh)
 		if x != nil && x.onLow != nil {
 			c.loop.Post(x.onLow)
@@ -688,6 +688,7 @@ func (c *Conn) caught() {
 
 func (t *chunkTask) run() {
 	c := (*Conn)(t)
+	c.loop.count.bytesIn.Add(uint64(c.chunk.Len()))
 	if c.readPaused() && c.hold(flagHeld) {
 		return
 	}
@@ -724,24 +725,58 @@ func (c *Conn) deliverHeld() {
 
 // deliver runs OnData with the chunk, and gives the credit for the next.
 func (c *Conn) deliver() {
-	b := c.chunk
-	c.chunk = nil
-	c.loop.count.bytesIn.Add(uint64(b.Len()))
-	x := c.x.Load()
+	b, x, f := c.chunk, c.x.Load(), c.cfg.Load().OnData
+	c.heard()
 	switch {
 	case c.quit.Load() || c.loop.ended.Load():
 	case x != nil && x.sink != nil:
-		c.heard()
+		c.chunk = nil
 		x.sink.chunk(b)
 		return
-	default:
-		c.heard()
-		if f := c.cfg.Load().OnData; f != nil {
-			c.callData(f, b.Bytes())
-		}
+	case f != nil:
+		c.callData(f, b.Bytes())
+	case c.unclaimed():
+		return
 	}
+	c.chunk = nil
 	b.Release()
 	c.consumed()
+}
+
+// unclaimedGrace is how long data waits for a task to ask for a Stream: one that
+// OnConnect starts does so a turn later, when the data may be here already.
+const unclaimedGrace = time.Second
+
+// unclaimed holds back the chunk, for which there is nobody, if somebody may
+// still come.
+func (c *Conn) unclaimed() bool {
+	if !c.loop.hasTasks() {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	x := c.extra()
+	if x.unclaimed != nil {
+		return false // it was waited for already
+	}
+	x.unclaimed = c.loop.AfterFunc(unclaimedGrace, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.clearPause(pauseClaim)
+	})
+	x.unclaimed.Unref()
+	c.setPause(pauseClaim)
+	c.flags |= flagHeld
+	return true
+}
+
+// claim delivers what was held back, now that there is somebody to take it. The
+// caller holds c.mu.
+func (c *Conn) claim() {
+	if x := c.x.Load(); x != nil && x.unclaimed != nil {
+		x.unclaimed.Stop()
+		c.clearPause(pauseClaim)
+	}
 }
 
 func (c *Conn) callData(f func(c *Conn, data []byte), data []byte) {
@@ -770,9 +805,6 @@ func (c *Conn) deliverEnd() {
 	if c.quit.Load() || c.failed {
 		return
 	}
-	if x := c.x.Load(); x != nil && x.sink != nil && x.sink.end(err) {
-		return
-	}
 	if err != io.EOF {
 		c.fail(c.opError("read", err))
 		return
@@ -780,6 +812,9 @@ func (c *Conn) deliverEnd() {
 	c.mu.Lock()
 	c.flags |= flagEOF
 	c.mu.Unlock()
+	if x := c.x.Load(); x != nil && x.sink != nil && x.sink.end(io.EOF) {
+		return // it closes the connection when it is done with it
+	}
 	c.event(io.EOF)
 	c.afterEOF()
 }
@@ -819,7 +854,9 @@ func (c *Conn) fail(err error) {
 	c.mu.Lock()
 	c.why = err
 	c.mu.Unlock()
-	c.event(err)
+	if x := c.x.Load(); x == nil || x.sink == nil || !x.sink.end(err) {
+		c.event(err)
+	}
 	c.closeWith(flagCut)
 }
 
@@ -936,8 +973,11 @@ func (c *Conn) dialFailed() {
 		x.connected.fail(c.closedError())
 	}
 	c.mu.Unlock()
-	if !closing {
-		c.failed = true
+	if closing {
+		return
+	}
+	c.failed = true
+	if x := c.x.Load(); x == nil || x.sink == nil || !x.sink.end(c.readErr) {
 		c.event(c.readErr)
 	}
 }
@@ -952,8 +992,10 @@ func (c *Conn) closeExtra() {
 	if c.loop.ended.Load() {
 		err = ErrLoopClosed
 	}
-	if x.readTimer != nil {
-		x.readTimer.Stop()
+	for _, t := range []*Timer{x.readTimer, x.unclaimed} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	if x.connected != nil {
 		x.connected.fail(err)

@@ -103,10 +103,10 @@ func (t *Timer) enqueue() {
 // disarm takes t out of the heap, or out of what is due, and reports whether it
 // was to fire. The caller holds loop.mu.
 func (t *Timer) disarm() bool {
-	switch t.state {
-	case timerIdle:
+	switch {
+	case t.state == timerIdle || t.loop.state == stateClosed:
 		return false
-	case timerArmed:
+	case t.state == timerArmed:
 		t.loop.timers.Remove((*timerItem)(t))
 	}
 	t.state = timerIdle
@@ -116,9 +116,10 @@ func (t *Timer) disarm() bool {
 	return true
 }
 
-// Stop disarms the timer and reports whether it was armed. If Stop is called on
-// the loop, the callback does not run after it any more; from another goroutine,
-// it may be running at that moment, and Stop does not wait for it.
+// Stop disarms the timer and reports whether it was armed; after the end of the
+// loop, none is. If Stop is called on the loop, the callback does not run after
+// it any more; from another goroutine, it may be running at that moment, and Stop
+// does not wait for it.
 func (t *Timer) Stop() bool {
 	t.loop.mu.Lock()
 	defer t.loop.mu.Unlock()
@@ -215,12 +216,9 @@ func (l *Loop) fire(t *Timer) {
 // nextTick arms an interval for its next tick after now. It is done before the
 // callback, so that the callback may Stop and Reset.
 func (t *Timer) nextTick(now time.Duration) {
-	t.when += t.period
-	if t.when <= now {
-		t.when += ((now-t.when)/t.period + 1) * t.period
-	}
-	if t.when < 0 {
-		t.when = math.MaxInt64
+	missed := (now - t.when) / t.period
+	if t.when += (missed + 1) * t.period; t.when < 0 {
+		t.when = math.MaxInt64 // beyond the end of time
 	}
 	t.enqueue()
 }

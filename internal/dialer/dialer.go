@@ -1,0 +1,271 @@
+// Package dialer connects to hosts that have several addresses, by RFC 8305
+// ("happy eyeballs"): it tries the families in turn, does not wait for a dead
+// address for long before it tries the next one beside it, and takes the first
+// connection that comes up.
+package dialer
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// defaultDelay is the Connection Attempt Delay of RFC 8305 section 5.
+const defaultDelay = 250 * time.Millisecond
+
+// minShare is the least time that an address gets when addresses are tried one
+// by one, as in package net: less would fail on slow networks for nothing.
+const minShare = 2 * time.Second
+
+// A Dialer connects to addresses. The zero Dialer is ready to use. Its methods
+// may be called from any goroutine; its fields must not change after the first
+// call.
+type Dialer struct {
+	// Resolve returns the addresses of host, best first. The network is "ip",
+	// "ip4" or "ip6". If nil, the default resolver of package net is used.
+	Resolve func(ctx context.Context, network, host string) ([]netip.Addr, error)
+
+	// AttemptDelay is how long an attempt may take before the next one begins
+	// beside it: 250 ms if zero. If it is negative, the next one begins only
+	// when the one before has failed, and gets its share of the time.
+	AttemptDelay time.Duration
+
+	// LocalAddr, KeepAlive and Control are those of [net.Dialer], Control being
+	// its ControlContext.
+	LocalAddr net.Addr
+	KeepAlive net.KeepAliveConfig
+	Control   func(ctx context.Context, network, address string, c syscall.RawConn) error
+
+	// connect replaces the dialing of one address in tests.
+	connect func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
+}
+
+// Dial connects to address. The network is "tcp", "tcp4" or "tcp6", with an
+// address as in [net.Dial], or "unix".
+//
+// All addresses of a host are tried until one connects or ctx ends. Dial waits
+// for the attempts that lost, which it cancels and, if they connected all the
+// same, closes: when it returns, nothing of it is left but the connection.
+//
+// An error is a [*net.OpError]. When several addresses have failed, it unwraps
+// to the errors of all of them. It matches [context.Canceled] if ctx was
+// cancelled; Timeout reports whether its deadline has passed, or any attempt
+// has timed out.
+func (d *Dialer) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	switch network {
+	case "tcp", "tcp4", "tcp6":
+	case "unix":
+		nd := d.netDialer()
+		return nd.DialContext(ctx, network, address)
+	default:
+		return nil, opError(network, nil, net.UnknownNetworkError(network))
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, opError(network, hostAddr{network, address}, ctxError(err))
+	}
+	// Most dials of a program that knows where to go: no resolver, no
+	// goroutine. What looks like a name is not parsed, since that allocates.
+	if looksLiteral(address) {
+		if ap, err := netip.ParseAddrPort(address); err == nil && d.suits(network, ap.Addr().Unmap()) {
+			return d.dialOne(ctx, network, unmap(ap))
+		}
+	}
+	addrs, err := d.resolve(ctx, network, address)
+	if err != nil {
+		return nil, opError(network, nil, err)
+	}
+	switch {
+	case len(addrs) == 1:
+		return d.dialOne(ctx, network, addrs[0])
+	case d.AttemptDelay < 0:
+		return d.dialInTurn(ctx, network, address, addrs)
+	}
+	return d.race(ctx, network, address, interleave(addrs))
+}
+
+// dialOne connects to one address.
+func (d *Dialer) dialOne(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {
+	if d.connect != nil {
+		return d.connect(ctx, network, addr)
+	}
+	// Not DialTCP: without a local address it binds to port 0 all the same, and
+	// a bound port serves one connection, not one to each destination.
+	nd := d.netDialer()
+	return nd.DialContext(ctx, network, addr.String())
+}
+
+func (d *Dialer) netDialer() net.Dialer {
+	return net.Dialer{LocalAddr: d.LocalAddr, KeepAliveConfig: d.KeepAlive, ControlContext: d.Control}
+}
+
+// race is RFC 8305 section 5. It runs in the goroutine of the caller and alone
+// decides; the attempts only report.
+func (d *Dialer) race(ctx context.Context, network, address string, addrs []netip.AddrPort) (net.Conn, error) {
+	attempts, cancel := context.WithCancel(ctx)
+	defer cancel()
+	results := make(chan result) // everything is received: see drain
+	pending := 0
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	start := func() {
+		go d.attempt(attempts, network, addrs[0], results)
+		addrs = addrs[1:]
+		pending++
+		timer.Reset(d.delay(ctx, len(addrs)))
+	}
+	start()
+
+	var failed []error
+	for pending > 0 {
+		var due <-chan time.Time
+		if len(addrs) > 0 {
+			due = timer.C
+		}
+		select {
+		case <-due:
+			start()
+		case res := <-results:
+			pending--
+			if res.err == nil {
+				cancel()
+				drain(results, pending)
+				return res.conn, nil
+			}
+			failed = append(failed, res.err)
+			if len(addrs) > 0 {
+				start() // the next one at once
+			}
+		case <-ctx.Done():
+			failed = append(failed, drain(results, pending)...)
+			return nil, d.failure(ctx, network, address, failed)
+		}
+	}
+	return nil, d.failure(ctx, network, address, failed)
+}
+
+// result is how one attempt ended.
+type result struct {
+	conn net.Conn
+	err  error
+}
+
+func (d *Dialer) attempt(ctx context.Context, network string, addr netip.AddrPort, results chan<- result) {
+	c, err := d.dialOne(ctx, network, addr)
+	results <- result{c, err}
+}
+
+// drain waits for n attempts that are cancelled. Those that connected before
+// they heard of it are closed. It returns the errors of the others.
+func drain(results <-chan result, n int) (failed []error) {
+	for range n {
+		res := <-results
+		if res.err == nil {
+			res.conn.Close()
+			continue
+		}
+		failed = append(failed, res.err)
+	}
+	return failed
+}
+
+// delay returns how long to wait before the next of the remaining attempts. If
+// time is short, it is an equal share of it, so that every address is tried.
+// Attempts that have begun keep all the time there is, other than in package
+// net, where addresses of one family share it: here they run side by side.
+func (d *Dialer) delay(ctx context.Context, remaining int) time.Duration {
+	delay := d.AttemptDelay
+	if delay == 0 {
+		delay = defaultDelay
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		delay = min(delay, time.Until(deadline)/time.Duration(remaining+1))
+	}
+	return max(delay, 0)
+}
+
+// dialInTurn tries one address after the other. Each gets its share of the
+// time there is.
+func (d *Dialer) dialInTurn(ctx context.Context, network, address string, addrs []netip.AddrPort) (net.Conn, error) {
+	var failed []error
+	for i, addr := range addrs {
+		if over(ctx) != nil {
+			break
+		}
+		c, err := d.dialShare(ctx, network, addr, len(addrs)-i)
+		if err == nil {
+			return c, nil
+		}
+		failed = append(failed, err)
+	}
+	return nil, d.failure(ctx, network, address, failed)
+}
+
+// dialShare connects to addr, in the share of the time that is one of n.
+func (d *Dialer) dialShare(ctx context.Context, network string, addr netip.AddrPort, n int) (net.Conn, error) {
+	if deadline, ok := ctx.Deadline(); ok && n > 1 {
+		left := time.Until(deadline)
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, min(left, max(left/time.Duration(n), minShare)))
+		defer cancel()
+	}
+	return d.dialOne(ctx, network, addr)
+}
+
+// failure is the error of a dial that tried several addresses. If ctx has
+// ended it matches its error also if no attempt was under way to report it.
+func (d *Dialer) failure(ctx context.Context, network, address string, failed []error) error {
+	if err := over(ctx); err != nil {
+		if !errors.Is(errors.Join(failed...), err) {
+			failed = append(failed, ctxError(err))
+		}
+	}
+	return opError(network, hostAddr{network, address}, attemptErrors(failed))
+}
+
+// over returns the error of ctx if it has ended, or if its deadline has passed:
+// the timer of the context may be a little behind that of an attempt.
+func over(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// interleave orders addresses by RFC 8305 section 4: the families in turn,
+// beginning with that of the first, each in its own order.
+func interleave(addrs []netip.AddrPort) []netip.AddrPort {
+	var families [2][]netip.AddrPort
+	first := addrs[0].Addr().Is4()
+	for _, a := range addrs {
+		i := 0
+		if a.Addr().Is4() != first {
+			i = 1
+		}
+		families[i] = append(families[i], a)
+	}
+	out := make([]netip.AddrPort, 0, len(addrs))
+	for i := range addrs {
+		for _, f := range families {
+			if i < len(f) {
+				out = append(out, f[i])
+			}
+		}
+	}
+	return out
+}
+
+func looksLiteral(address string) bool {
+	return address != "" && (address[0] == '[' || '0' <= address[0] && address[0] <= '9') &&
+		!strings.HasSuffix(address, ":")
+}
+
+func unmap(ap netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}

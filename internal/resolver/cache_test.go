@@ -1,0 +1,474 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// pipedResolver returns a resolver in a bubble of virtual time. Its server
+// counts the queries.
+func pipedResolver(t *testing.T, change func(c *Config), h handler) (*Resolver, *atomic.Int64) {
+	queries := new(atomic.Int64)
+	cfg := testConfig(t, "192.0.2.53")
+	cfg.Dial = func(context.Context, string, string) (net.Conn, error) {
+		return packetPipe(t, func(p peer) {
+			queries.Add(1)
+			h(p)
+		}), nil
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	return newResolver(t, cfg), queries
+}
+
+func TestAnswersAreCachedForTheirTTL(t *testing.T) {
+	const negSOA = "ns test. %d IN SOA ns.test. host.test. 1 3600 600 86400 %d"
+	answer := func(rcode int, records ...string) handler {
+		return func(p peer) { p.reply(rcode, records...) }
+	}
+	tests := []struct {
+		name   string
+		change func(c *Config)
+		handle handler
+		want   time.Duration // 0: not cached
+	}{
+		{"an answer", nil, answer(0, "a.test. 30 IN A 192.0.2.1"), 30 * time.Second},
+		{"the smallest TTL of the records", nil, answer(0, "a.test. 30 IN A 192.0.2.1", "a.test. 20 IN A 192.0.2.2"), 20 * time.Second},
+		{"the smallest TTL of the aliases", nil, answer(0, "a.test. 10 IN CNAME b.test.", "b.test. 30 IN A 192.0.2.1"), 10 * time.Second},
+		{"records that do not count", nil, answer(0, "a.test. 30 IN A 192.0.2.1", "b.test. 1 IN A 192.0.2.2"), 30 * time.Second},
+		{"a TTL of zero", nil, answer(0, "a.test. 0 IN A 192.0.2.1"), 0},
+		{"a negative TTL", nil, answer(0, "a.test. 2147483648 IN A 192.0.2.1"), 0},
+		{"a TTL above the limit", nil, answer(0, "a.test. 999999 IN A 192.0.2.1"), time.Hour},
+		{"a TTL above another limit", func(c *Config) { c.CacheMaxTTL = time.Minute }, answer(0, "a.test. 90 IN A 192.0.2.1"), time.Minute},
+		{"answers not wanted", func(c *Config) { c.CacheMaxTTL = -1 }, answer(0, "a.test. 90 IN A 192.0.2.1"), 0},
+		{"no cache", func(c *Config) { c.CacheSize = -1 }, answer(0, "a.test. 90 IN A 192.0.2.1"), 0},
+		{"NXDOMAIN by the last field of SOA", nil, answer(dns.RcodeNameError, fmt.Sprintf(negSOA, 60, 30)), 30 * time.Second},
+		{"NXDOMAIN by the TTL of SOA", nil, answer(dns.RcodeNameError, fmt.Sprintf(negSOA, 20, 30)), 20 * time.Second},
+		{"NXDOMAIN of an alias", nil, answer(dns.RcodeNameError, "a.test. 10 IN CNAME b.test.", fmt.Sprintf(negSOA, 20, 30)), 10 * time.Second},
+		{"NODATA", nil, answer(0, fmt.Sprintf(negSOA, 60, 30)), 30 * time.Second},
+		{"NXDOMAIN without SOA", nil, answer(dns.RcodeNameError), 0},
+		{"NODATA without SOA", nil, answer(0), 0},
+		{"NXDOMAIN above the limit", nil, answer(dns.RcodeNameError, fmt.Sprintf(negSOA, 9999, 9999)), 5 * time.Minute},
+		{"NXDOMAIN above another limit", func(c *Config) { c.CacheMaxNegativeTTL = time.Second }, answer(dns.RcodeNameError, soa), time.Second},
+		{"NXDOMAIN not wanted", func(c *Config) { c.CacheMaxNegativeTTL = -1 }, answer(dns.RcodeNameError, soa), 0},
+		{"SERVFAIL", nil, answer(dns.RcodeServerFailure, soa), 0},
+		{"REFUSED", nil, answer(dns.RcodeRefused, soa), 0},
+		{"silence", nil, func(peer) {}, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, queries := pipedResolver(t, tt.change, tt.handle)
+				want, wantErr := lookup(t, r, "ip4", "a.test")
+				cached := func() bool {
+					// A look at the files that is due is not a matter of the cache.
+					r.system.get()
+					addrs, err, ok := r.Cached("ip4", "A.test")
+					if ok && (join(addrs) != want || errorFlags(err) != errorFlags(wantErr)) {
+						t.Errorf("Cached = %v, %v, want %v, %v", addrs, err, want, wantErr)
+					}
+					return ok
+				}
+				if tt.want == 0 {
+					if cached() {
+						t.Error("the answer is cached")
+					}
+					return
+				}
+				before := queries.Load()
+				time.Sleep(tt.want - time.Nanosecond)
+				if !cached() {
+					t.Errorf("the answer is not cached for %v", tt.want)
+				}
+				if got, err := lookup(t, r, "ip4", "a.test"); got != want || errorFlags(err) != errorFlags(wantErr) || queries.Load() != before {
+					t.Errorf("from the cache: %v, %v, %d queries", got, err, queries.Load()-before)
+				}
+				time.Sleep(time.Nanosecond)
+				if cached() {
+					t.Errorf("the answer is cached for more than %v", tt.want)
+				}
+				if lookup(t, r, "ip4", "a.test"); queries.Load() == before {
+					t.Error("no query after the answer has expired")
+				}
+			})
+		})
+	}
+}
+
+func TestBothFamiliesExpireWithTheFirst(t *testing.T) {
+	for name, tt := range map[string]struct {
+		aaaa []string
+		want time.Duration
+	}{
+		"both have addresses":          {[]string{"a.test. 20 IN AAAA 2001:db8::1"}, 20 * time.Second},
+		"one has none":                 {[]string{soa}, 30 * time.Second},
+		"one has none and no SOA":      {nil, 40 * time.Second},
+		"one does not want to be kept": {[]string{"a.test. 0 IN AAAA 2001:db8::1"}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, _ := pipedResolver(t, nil, func(p peer) {
+					if p.qtype() == dns.TypeA {
+						p.reply(0, "a.test. 40 IN A 192.0.2.1")
+					} else {
+						p.reply(0, tt.aaaa...)
+					}
+				})
+				if _, err := lookup(t, r, "ip", "a.test"); err != nil {
+					t.Fatal(err)
+				}
+				cached := func() bool { r.system.get(); _, _, ok := r.Cached("ip", "a.test"); return ok }
+				if tt.want > 0 {
+					time.Sleep(tt.want - time.Nanosecond)
+					if !cached() {
+						t.Error("not cached long enough")
+					}
+					time.Sleep(time.Nanosecond)
+				}
+				if cached() {
+					t.Error("cached for too long")
+				}
+			})
+		})
+	}
+}
+
+func TestThatThereIsNothingIsCachedOnlyOnTheWordOfAll(t *testing.T) {
+	s := newServer(t, func(p peer) {
+		if p.qtype() == dns.TypeA {
+			p.reply(0, soa)
+		} else {
+			p.reply(0)
+		}
+	})
+	r := resolverFor(t, s)
+	for range 2 {
+		_, err := lookup(t, r, "ip", "a.test")
+		wantError(t, err, "a.test", "notfound nodata")
+	}
+	if want := []string{"a.test. A udp", "a.test. AAAA udp", "a.test. AAAA udp"}; !slices.Equal(s.queries(), want) {
+		t.Errorf("server was asked %q, want %q", s.queries(), want)
+	}
+}
+
+func TestALookupThatBeganBeforeAChangeLeavesNothingToThoseAfterIt(t *testing.T) {
+	s := newServer(t, func(p peer) { p.reply(0, p.name()+" 60 IN MX 1 mail.test.") })
+	cfg := testConfig(t, s.addr)
+	cfg.HostsFile = writeFile(t, "hosts", "")
+	r := newResolver(t, cfg)
+	before := r.system.get()
+	if err := os.WriteFile(cfg.HostsFile, []byte("192.0.2.1 b.test\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expired := *before
+	expired.until = time.Time{}
+	r.system.current.Store(&expired)
+	after := r.system.get()
+	for _, s := range []*settings{before, after, before, after} {
+		if _, err := r.ask(t.Context(), s, "a.test.", dns.TypeMX); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(s.queries()); n != 2 {
+		t.Errorf("queries = %d, want one under each configuration", n)
+	}
+}
+
+func TestQueryTakesTheTimeInTheCacheOffTheTTL(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, queries := pipedResolver(t, nil, zone("a.test. 60 IN MX 1 mail.test."))
+		for _, want := range []uint32{60, 50, 40} {
+			m, err := r.Query(t.Context(), "a.test", dns.TypeMX)
+			if err != nil || m.Answer[0].Header().Ttl != want {
+				t.Errorf("Query = %v, %v, want TTL %d", m, err, want)
+			}
+			time.Sleep(10 * time.Second)
+		}
+		if queries.Load() != 1 {
+			t.Errorf("queries = %d, want 1", queries.Load())
+		}
+	})
+}
+
+func TestTheCacheKeepsTheMostRecentlyUsed(t *testing.T) {
+	c := newLRU(3)
+	now := time.Now()
+	k := func(i int) key { return key{name: fmt.Sprint(i)} }
+	for i := range 3 {
+		c.put(k(i), new(answer), now.Add(time.Hour))
+	}
+	c.get(k(0), now)
+	c.put(k(3), new(answer), now.Add(time.Hour)) // pushes out 1
+	c.put(k(3), new(answer), now.Add(time.Hour)) // no second time
+	for i, want := range []bool{true, false, true, true} {
+		if _, ok := c.get(k(i), now); ok != want {
+			t.Errorf("entry %d is there: %v, want %v", i, ok, want)
+		}
+	}
+	if c.get(k(2), now.Add(time.Hour)); c.len() != 2 {
+		t.Errorf("len = %d after one has expired, want 2", c.len())
+	}
+	c.clear()
+	c.put(k(4), new(answer), now.Add(time.Hour))
+	if _, ok := c.get(k(4), now); !ok || c.len() != 1 {
+		t.Errorf("after clear: len = %d", c.len())
+	}
+}
+
+func TestTheCacheIsBoundedWhateverIsLookedUp(t *testing.T) {
+	s := newServer(t, func(p peer) { p.reply(0, p.name()+" 60 IN A 192.0.2.1") })
+	cfg := testConfig(t, s.addr)
+	cfg.CacheSize = 20
+	r := newResolver(t, cfg)
+	for i := range 100 {
+		wantAddrs(t, r, "ip4", fmt.Sprintf("n%d.test", i), "192.0.2.1")
+		if n := r.Stats().Entries; n > 20 {
+			t.Fatalf("entries = %d", n)
+		}
+	}
+	if n := r.Stats().Entries; n != 20 {
+		t.Errorf("entries = %d, want 20", n)
+	}
+}
+
+func TestGiantAnswersAreNotCached(t *testing.T) {
+	s := newServer(t, func(p peer) {
+		if p.udp() {
+			m := p.message(0)
+			m.Truncated = true
+			p.send(m)
+			return
+		}
+		var rrs []string
+		for range 100 {
+			rrs = append(rrs, p.name()+` 60 IN TXT "`+strings.Repeat("x", 250)+`"`)
+		}
+		p.reply(0, rrs...)
+	})
+	r := resolverFor(t, s)
+	for range 2 {
+		if m, err := r.Query(t.Context(), "a.test", dns.TypeTXT); err != nil || len(m.Answer) != 100 {
+			t.Fatalf("Query = %v", err)
+		}
+	}
+	if n := r.Stats().Entries; n != 0 {
+		t.Errorf("entries = %d, want 0", n)
+	}
+}
+
+func TestAThousandLookupsOfOneNameAskOnceAFamily(t *testing.T) {
+	const n = 1000
+	release := make(chan struct{})
+	s := newServer(t, func(p peer) {
+		<-release
+		zone("a.test. 60 IN A 192.0.2.1", "a.test. 60 IN AAAA 2001:db8::1")(p)
+	})
+	r := resolverFor(t, s)
+	var wg sync.WaitGroup
+	var failed atomic.Int64
+	for i := range n {
+		host := []string{"a.test", "A.TEST", "a.Test"}[i%3]
+		wg.Go(func() {
+			if addrs, err := r.LookupNetIP(t.Context(), "ip", host); len(addrs) != 2 || err != nil {
+				failed.Add(1)
+			}
+		})
+	}
+	waitFor(t, func() bool { return r.Stats().Misses == n })
+	close(release)
+	wg.Wait()
+	if failed.Load() > 0 {
+		t.Errorf("%d lookups failed", failed.Load())
+	}
+	if want := []string{"a.test. A udp", "a.test. AAAA udp"}; !slices.Equal(s.queries(), want) {
+		t.Errorf("server was asked %q, want %q", s.queries(), want)
+	}
+	lookup(t, r, "ip", "a.test")
+	if st := r.Stats(); st.Hits != 1 || st.Misses != n || st.Queries != 2 || st.Entries != 3 || st.Failures != 0 {
+		t.Errorf("stats = %+v", st)
+	}
+}
+
+func TestAddressesOfOneCallerAreNotThoseOfAnother(t *testing.T) {
+	r := resolverFor(t, newServer(t, zone("a.test. 60 IN A 192.0.2.1")))
+	for range 3 {
+		addrs, _ := r.LookupNetIP(t.Context(), "ip4", "a.test")
+		addrs[0] = netip.Addr{}
+		addrs, _, _ = r.Cached("ip4", "a.test")
+		addrs[0] = netip.Addr{}
+	}
+	wantAddrs(t, r, "ip4", "a.test", "192.0.2.1")
+	local, _, _ := r.Cached("ip4", "localhost")
+	local[0] = netip.Addr{}
+	wantAddrs(t, r, "ip4", "localhost", "127.0.0.1")
+}
+
+func TestFlushForgetsAnswersAlsoThoseOnTheirWay(t *testing.T) {
+	release := make(chan struct{})
+	s := newServer(t, func(p peer) {
+		if p.nth == 2 {
+			<-release
+		}
+		p.reply(0, fmt.Sprintf("%s 60 IN A 192.0.2.%d", p.name(), p.nth))
+	})
+	r := resolverFor(t, s)
+	wantAddrs(t, r, "ip4", "a.test", "192.0.2.1")
+	r.Flush()
+	if st := r.Stats(); st.Entries != 0 {
+		t.Errorf("entries after Flush = %d", st.Entries)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { wantAddrs(t, r, "ip4", "a.test", "192.0.2.2") })
+	waitFor(t, func() bool { return len(s.queries()) == 2 })
+	r.Flush()
+	wantAddrs(t, r, "ip4", "a.test", "192.0.2.3") // does not join the one before
+	close(release)
+	wg.Wait()
+	wantAddrs(t, r, "ip4", "a.test", "192.0.2.3") // which has not overwritten it
+}
+
+func TestChangedFilesAreSeenAfterFiveSecondsAtMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked []string
+		resolvConf := writeFile(t, "resolv.conf", "nameserver 192.0.2.53\n")
+		hostsFile := writeFile(t, "hosts", "192.0.2.1 inhosts.test\n")
+		nsswitch := writeFile(t, "nsswitch.conf", "hosts: files dns\n")
+		r, queries := pipedResolver(t, func(c *Config) {
+			c.Servers, c.ResolvConf, c.HostsFile, c.NSSwitch = nil, resolvConf, hostsFile, nsswitch
+			dial := c.Dial
+			c.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+				asked = append(asked, address)
+				return dial(ctx, network, address)
+			}
+		}, func(p peer) { p.reply(0, p.name()+" 3600 IN A 192.0.2.2") })
+		write := func(path, data string) {
+			if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			// Virtual time does not move the clock of the file system.
+			at := time.Now().Add(time.Duration(len(data)) * time.Hour)
+			if err := os.Chtimes(path, at, at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wantAddrs(t, r, "ip4", "a.test", "192.0.2.2")
+		wantAddrs(t, r, "ip4", "inhosts.test", "192.0.2.1")
+
+		write(resolvConf, "nameserver 192.0.2.54\nsearch x\n")
+		write(hostsFile, "192.0.2.3 inhosts.test new.test\n")
+		time.Sleep(checkInterval - time.Nanosecond)
+		wantAddrs(t, r, "ip4", "a.test", "192.0.2.2")
+		wantAddrs(t, r, "ip4", "inhosts.test", "192.0.2.1")
+		if len(asked) != 1 {
+			t.Errorf("servers asked = %q, want one", asked)
+		}
+		time.Sleep(time.Nanosecond)
+		if _, _, ok := r.Cached("ip4", "a.test"); ok {
+			t.Error("Cached answers without the look at the files that is due")
+		}
+		wantAddrs(t, r, "ip4", "inhosts.test", "192.0.2.3")
+		wantAddrs(t, r, "ip4", "new.test", "192.0.2.3")
+		wantAddrs(t, r, "ip4", "a.test", "192.0.2.2")
+		if want := []string{"192.0.2.53:53", "192.0.2.54:53"}; !slices.Equal(asked, want) {
+			t.Errorf("servers asked = %q, want %q", asked, want)
+		}
+
+		time.Sleep(checkInterval) // nothing has changed
+		n := queries.Load()
+		wantAddrs(t, r, "ip4", "a.test", "192.0.2.2")
+		if queries.Load() != n {
+			t.Error("the cache was flushed though nothing has changed")
+		}
+
+		write(nsswitch, "hosts: files\n")
+		time.Sleep(checkInterval)
+		_, err := lookup(t, r, "ip4", "a.test")
+		wantError(t, err, "a.test", "notfound")
+
+		write(nsswitch, "hosts: files dns \n")
+		write(resolvConf, "nameserver 192.0.2.55\noptions no-reload\n")
+		time.Sleep(checkInterval)
+		wantAddrs(t, r, "ip4", "b.test", "192.0.2.2")
+		write(resolvConf, "nameserver 192.0.2.56\n")
+		time.Sleep(2 * checkInterval)
+		wantAddrs(t, r, "ip4", "c.test", "192.0.2.2")
+		if got := asked[len(asked)-1]; got != "192.0.2.55:53" {
+			t.Errorf("with no-reload %s was asked", got)
+		}
+	})
+}
+
+func TestCachedIsQuickAndAllocatesOnlyTheCopy(t *testing.T) {
+	cfg := testConfig(t, newServer(t, zone("a.test. 60 IN A 192.0.2.1")).addr)
+	cfg.HostsFile = writeFile(t, "hosts", "192.0.2.1 inhosts.test\n")
+	r := newResolver(t, cfg)
+	lookup(t, r, "ip4", "a.test")
+	_, err := lookup(t, r, "ip4", "none.test")
+	wantError(t, err, "none.test", "notfound")
+	for _, host := range []string{"a.test", "none.test", "192.0.2.1", "localhost", "inhosts.test"} {
+		n := testing.AllocsPerRun(100, func() {
+			if _, _, ok := r.Cached("ip4", host); !ok {
+				t.Errorf("Cached(%q) has no answer", host)
+			}
+		})
+		if n > 1 {
+			t.Errorf("Cached(%q) allocates %v times, want 1", host, n)
+		}
+	}
+}
+
+func TestTimeOutsAreThoseOfTheConfiguration(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(c *Config)
+		want   time.Duration
+	}{
+		"the defaults":     {func(c *Config) { c.Timeout = 0 }, 10 * time.Second},
+		"two servers":      {func(c *Config) { c.Timeout, c.Servers = 0, []string{"192.0.2.1", "192.0.2.2"} }, 20 * time.Second},
+		"those of Config":  {func(c *Config) { c.Timeout, c.Attempts = time.Second, 3 }, 3 * time.Second},
+		"of resolv.conf":   {func(c *Config) { c.Timeout, c.ResolvConf = 0, writeFile(t, "r", "options timeout:2 attempts:4") }, 8 * time.Second},
+		"TCP has them too": {func(c *Config) { c.Timeout, c.UseTCP = time.Second, true }, 2 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, _ := pipedResolver(t, tt.change, func(peer) {})
+				start := time.Now()
+				_, err := lookup(t, r, "ip", "a.test")
+				wantError(t, err, "a.test", "timeout temporary try")
+				if got := time.Since(start); got != tt.want {
+					t.Errorf("took %v, want %v", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+func TestTheDeadlineOfTheCallerWins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := pipedResolver(t, nil, func(peer) {})
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		start := time.Now()
+		_, err := r.LookupNetIP(ctx, "ip", "a.test")
+		wantError(t, err, "a.test", "timeout temporary deadline")
+		if got := time.Since(start); got != 3*time.Second {
+			t.Errorf("took %v", got)
+		}
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error = %v", err)
+		}
+	})
+}

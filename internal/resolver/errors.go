@@ -1,0 +1,88 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+)
+
+// ErrNoData tells a name that exists, but has no records of the type that was
+// asked for (NODATA, RFC 2308 section 2.2), from one that does not exist. Both
+// are a [net.DNSError] with IsNotFound; this one unwraps to ErrNoData.
+var ErrNoData = errors.New("name has no records of this type")
+
+// What a server, or a name, did wrong. They become the text of a net.DNSError.
+var (
+	errNoSuchHost  = errors.New("no such host")
+	errNoSuitable  = errors.New("no suitable address found")
+	errServFail    = errors.New("server failed to answer (SERVFAIL)")
+	errMisbehaving = errors.New("server misbehaving")
+	errNoReply     = errors.New("server closed the connection without a reply")
+	errLame        = errors.New("lame referral")
+	errBadReply    = errors.New("server sent a malformed reply")
+	errCNAMELoop   = errors.New("chain of aliases (CNAME) is circular or too long")
+	errBadName     = errors.New("not a domain name")
+	errBadType     = errors.New("not a type that can be queried for")
+	errNeverAsked  = errors.New("name is reserved and never asked of a server")
+)
+
+// errClosed is the cause with which a resolver cancels its work, a value of its
+// own so that it cannot be mistaken for a cause of the caller's.
+var errClosed = fmt.Errorf("resolver is closed: %w", net.ErrClosed)
+
+// ctxError returns why ctx ended: errClosed, or the plain error of ctx. Never
+// a cause that the caller gave it: callers look for context.Canceled.
+func ctxError(ctx context.Context) error {
+	if context.Cause(ctx) == errClosed {
+		return errClosed
+	}
+	return ctx.Err()
+}
+
+// dnsError makes the error of a lookup of name. The flags follow what package
+// net does with the same causes, so that callers need not know which resolver
+// they have.
+func dnsError(err error, name, server string) *net.DNSError {
+	e := &net.DNSError{Err: err.Error(), Name: name, Server: server}
+	switch {
+	case err == errNoSuchHost, err == errNoSuitable, err == errBadName, err == errNeverAsked:
+		e.IsNotFound = true
+	case err == ErrNoData:
+		e.IsNotFound, e.UnwrapErr = true, err
+	case err == errServFail:
+		e.IsTemporary = true
+	case errors.Is(err, context.Canceled):
+		e.Err, e.UnwrapErr = "operation was canceled", err
+	case errors.Is(err, context.DeadlineExceeded):
+		e.Err, e.UnwrapErr, e.IsTimeout, e.IsTemporary = "i/o timeout", err, true, true
+	case errors.Is(err, net.ErrClosed):
+		e.Err, e.UnwrapErr = "resolver is closed", net.ErrClosed
+	default:
+		socketError(e, err)
+	}
+	return e
+}
+
+// socketError completes e for an error of the operating system. Such errors
+// pass (a network comes back), so they are temporary. They stay unwrappable,
+// so that errors.Is can find ECONNREFUSED in them.
+func socketError(e *net.DNSError, err error) {
+	var ne net.Error
+	if !errors.As(err, &ne) {
+		return
+	}
+	e.IsTemporary = true
+	e.UnwrapErr = err
+	if ne.Timeout() {
+		e.Err, e.IsTimeout = "i/o timeout", true
+	}
+}
+
+// named returns err with the name as the caller wrote it. It copies, because
+// err may belong to the cache, or to other callers that asked in other words.
+func named(err *net.DNSError, name string) error {
+	e := *err
+	e.Name = name
+	return &e
+}

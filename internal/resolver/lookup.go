@@ -1,0 +1,172 @@
+package resolver
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// lookupHost works out the addresses of a host name from DNS: it goes through
+// the names that the search list gives until one has addresses.
+func (r *Resolver) lookupHost(ctx context.Context, s *settings, network string, k key) *answer {
+	var (
+		life   lifetime
+		final  *net.DNSError
+		noData *net.DNSError
+	)
+	asIs := rooted(k.name)
+	for _, fqdn := range nameList(k.name, s.search, s.ndots) {
+		addrs, err := r.lookupName(ctx, s, network, fqdn, &life)
+		if len(addrs) > 0 {
+			return &answer{addrs: sortAddrs(addrs), expires: life.expires(true)}
+		}
+		if ctx.Err() != nil {
+			return &answer{err: dnsError(ctxError(ctx), k.name, "")}
+		}
+		if err.UnwrapErr == ErrNoData {
+			noData = err
+		}
+		// The error of the name that the caller wrote says more than those of
+		// names that were made of it.
+		if final == nil || fqdn == asIs {
+			final = err
+		}
+	}
+	// A name that exists under one suffix exists.
+	if noData != nil && final.IsNotFound {
+		final = noData
+	}
+	return &answer{err: final, expires: life.expires(false)}
+}
+
+// lookupName asks for the addresses of one absolute name.
+func (r *Resolver) lookupName(ctx context.Context, s *settings, network, fqdn string, life *lifetime) ([]netip.Addr, *net.DNSError) {
+	types := []uint16{dns.TypeA, dns.TypeAAAA}
+	switch network {
+	case "ip4":
+		types = types[:1]
+	case "ip6":
+		types = types[1:]
+	}
+	var addrs []netip.Addr
+	var err *net.DNSError
+	for i, ans := range r.families(ctx, s, fqdn, types) {
+		life.add(ans)
+		if ans.err != nil {
+			err = worse(err, ans.err)
+			continue
+		}
+		addrs = append(addrs, addresses(ans.msg, fqdn, types[i])...)
+	}
+	return addrs, err
+}
+
+// families returns the answers for each type, asked for at the same time
+// unless the settings forbid it. There are routers that lose the second of two
+// queries that come from one host at once: the option single-request is for
+// them.
+func (r *Resolver) families(ctx context.Context, s *settings, fqdn string, types []uint16) []*answer {
+	begin := func(qtype uint16) *call {
+		c, _ := r.table.begin(questionKey(s, fqdn, qtype), r.questionWork(s, fqdn, qtype))
+		return c
+	}
+	if len(types) == 1 {
+		return []*answer{r.await(ctx, begin(types[0]), fqdn)}
+	}
+	if s.singleRequest {
+		first := r.await(ctx, begin(types[0]), fqdn)
+		return []*answer{first, r.awaitSecond(ctx, s, first, begin(types[1]), fqdn)}
+	}
+	a, b := begin(types[0]), begin(types[1])
+	select {
+	case <-a.done:
+	case <-b.done:
+		second := r.await(ctx, b, fqdn)
+		return []*answer{r.awaitSecond(ctx, s, second, a, fqdn), second}
+	case <-ctx.Done():
+	}
+	first := r.await(ctx, a, fqdn)
+	return []*answer{first, r.awaitSecond(ctx, s, first, b, fqdn)}
+}
+
+// await returns the answer of c, or an error in the form of one.
+func (r *Resolver) await(ctx context.Context, c *call, fqdn string) *answer {
+	ans, err := r.table.wait(ctx, c)
+	if err != nil {
+		return &answer{err: dnsError(err, fqdn, "")}
+	}
+	return ans
+}
+
+// awaitSecond is await with less patience if the first family has addresses.
+func (r *Resolver) awaitSecond(ctx context.Context, s *settings, first *answer, c *call, fqdn string) *answer {
+	if first.err != nil {
+		return r.await(ctx, c, fqdn)
+	}
+	timer := time.NewTimer(min(familyGrace, s.timeout))
+	defer timer.Stop()
+	select {
+	case <-c.done:
+	case <-ctx.Done():
+	case <-timer.C:
+		r.table.leave(c)
+		return &answer{err: dnsError(os.ErrDeadlineExceeded, fqdn, "")}
+	}
+	return r.await(ctx, c, fqdn)
+}
+
+// worse returns the error that says more about a name. That it does not exist
+// holds for all types. That it exists without records of one type says nothing
+// if the other type is not known.
+func worse(a, b *net.DNSError) *net.DNSError {
+	rank := func(e *net.DNSError) int {
+		switch {
+		case e == nil:
+			return 0
+		case e.UnwrapErr == ErrNoData:
+			return 1
+		case !e.IsNotFound:
+			return 2
+		}
+		return 3
+	}
+	if rank(b) > rank(a) {
+		return b
+	}
+	return a
+}
+
+// lifetime works out how long an answer holds that is made of several: as long
+// as the first of them to expire.
+type lifetime struct {
+	first time.Time
+	some  bool
+	noSOA bool
+}
+
+func (l *lifetime) add(ans *answer) {
+	if ans.noSOA {
+		l.noSOA = true
+		return
+	}
+	if !l.some || ans.expires.Before(l.first) {
+		l.first = ans.expires
+	}
+	l.some = true
+}
+
+// expires returns the moment at which the answer expires, zero if it must not
+// be cached. An answer with addresses is not kept from the cache by servers
+// that forget the SOA record when they have no address of the other family,
+// which many small ones do. That there are none is cached only on the word of
+// all (RFC 2308 section 5).
+func (l *lifetime) expires(positive bool) time.Time {
+	if !l.some || l.noSOA && !positive {
+		return time.Time{}
+	}
+	return l.first
+}

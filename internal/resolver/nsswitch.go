@@ -1,0 +1,98 @@
+package resolver
+
+import (
+	"fmt"
+	"strings"
+)
+
+// order says where host names are looked for, and what is looked at first.
+type order uint8
+
+const (
+	orderFilesDNS order = iota // also the default
+	orderDNSFiles
+	orderFiles
+	orderDNS
+)
+
+// hasFiles reports whether the hosts file is looked at.
+func (o order) hasFiles() bool { return o != orderDNS }
+
+// hasDNS reports whether servers are asked.
+func (o order) hasDNS() bool { return o != orderFiles }
+
+// filesFirst reports whether the hosts file is looked at before any server.
+func (o order) filesFirst() bool { return o == orderFilesDNS || o == orderFiles }
+
+// parseNSSwitch returns the order of the "hosts" line of an nsswitch.conf file.
+// Without one, and if the line is malformed, it is files and then DNS.
+func parseNSSwitch(data string) (o order, problem string) {
+	for line := range strings.Lines(data) {
+		line, _, _ = strings.Cut(line, "#")
+		database, sources, ok := strings.Cut(line, ":")
+		if !ok || strings.TrimSpace(database) != "hosts" {
+			continue
+		}
+		names, problem := nssSources(sources)
+		if problem != "" {
+			return orderFilesDNS, problem
+		}
+		return orderOf(names), ""
+	}
+	return orderFilesDNS, ""
+}
+
+// nssSources returns the names of the sources, without the criteria in
+// brackets. Criteria are read over: what they decide (whether to go on after a
+// source has failed) is for the sources that this package does not have.
+func nssSources(s string) (names []string, problem string) {
+	for s = strings.TrimSpace(s); s != ""; s = strings.TrimSpace(s) {
+		if s[0] == '[' {
+			end := strings.IndexByte(s, ']')
+			if end < 0 {
+				return nil, fmt.Sprintf("hosts line has an unclosed bracket: %.64q", s)
+			}
+			s = s[end+1:]
+			continue
+		}
+		end := strings.IndexAny(s, " \t[")
+		if end < 0 {
+			end = len(s)
+		}
+		names = append(names, s[:end])
+		s = s[end:]
+	}
+	return names, ""
+}
+
+// orderOf reduces sources to the two that there are here. A source that is not
+// known (mdns, resolve, myhostname, ...) stands for DNS if the list has no dns
+// of its own: "hosts: files resolve" means a stub resolver on this machine,
+// which is also the server in resolv.conf. Package net decides alike.
+func orderOf(sources []string) order {
+	files, dns := -1, -1
+	for i, s := range sources {
+		switch {
+		case s == "files" && files < 0:
+			files = i
+		case s == "dns" && dns < 0:
+			dns = i
+		}
+	}
+	for i, s := range sources {
+		if s != "files" && dns < 0 {
+			dns = i
+		}
+	}
+	switch {
+	case files < 0 && dns < 0:
+		return orderFilesDNS
+	case files < 0:
+		return orderDNS
+	case dns < 0:
+		return orderFiles
+	case dns < files:
+		return orderDNSFiles
+	}
+	return orderFilesDNS
+}

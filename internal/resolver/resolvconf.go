@@ -1,0 +1,168 @@
+package resolver
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Limits and defaults of resolv.conf(5).
+const (
+	maxServers      = 3
+	maxNdots        = 15
+	maxTimeout      = 30 * time.Second
+	maxAttempts     = 5
+	defaultNdots    = 1
+	defaultTimeout  = 5 * time.Second
+	defaultAttempts = 2
+)
+
+// resolvConf is what a resolv.conf file says.
+type resolvConf struct {
+	servers       []netip.Addr
+	search        []string // absolute, that is with a dot at the end
+	searchSet     bool     // by the file: do not derive it from the host name
+	ndots         int
+	timeout       time.Duration
+	attempts      int
+	rotate        bool
+	singleRequest bool
+	useTCP        bool
+	trustAD       bool
+	noReload      bool
+}
+
+// parseResolvConf reads a resolv.conf file. It never fails: what makes no
+// sense is left out and told in problems. Lines and options that are merely
+// unknown are left out in silence, as every resolver does, since each system
+// has its own.
+func parseResolvConf(data string) (c resolvConf, problems []string) {
+	c = resolvConf{ndots: defaultNdots, timeout: defaultTimeout, attempts: defaultAttempts}
+	for line := range strings.Lines(data) {
+		// Comments start at the first column only: "search a ;b" has two names.
+		if line[0] == ';' || line[0] == '#' {
+			continue
+		}
+		f := strings.Fields(line)
+		if len(f) == 0 {
+			continue
+		}
+		if p := c.directive(f[0], f[1:]); p != "" {
+			problems = append(problems, p)
+		}
+	}
+	return c, problems
+}
+
+// directive applies one line and returns what is wrong with it, if anything.
+func (c *resolvConf) directive(keyword string, args []string) (problem string) {
+	switch keyword {
+	case "nameserver":
+		return c.nameserver(args)
+	case "domain": // the older form of search; the last of both wins
+		if len(args) == 0 {
+			return "domain without a name"
+		}
+		return c.setSearch(args[:1])
+	case "search":
+		return c.setSearch(args)
+	case "options":
+		for _, option := range args {
+			if p := c.option(option); p != "" {
+				problem = p
+			}
+		}
+	}
+	return problem
+}
+
+func (c *resolvConf) nameserver(args []string) (problem string) {
+	if len(args) == 0 {
+		return "nameserver without an address"
+	}
+	// A name would need a name server to resolve it.
+	addr, err := netip.ParseAddr(args[0])
+	if err != nil {
+		return fmt.Sprintf("nameserver %.64q is not an address", args[0])
+	}
+	if len(c.servers) < maxServers {
+		c.servers = append(c.servers, addr)
+	}
+	return ""
+}
+
+func (c *resolvConf) setSearch(names []string) (problem string) {
+	c.search, c.searchSet = nil, true
+	for _, name := range names {
+		if name == "." {
+			continue // the root adds nothing to a name
+		}
+		if !isDomainName(name) {
+			problem = fmt.Sprintf("search %.64q is not a domain name", name)
+			continue
+		}
+		c.search = append(c.search, rooted(name))
+	}
+	return problem
+}
+
+func (c *resolvConf) option(s string) (problem string) {
+	key, value, hasValue := strings.Cut(s, ":")
+	switch key {
+	case "ndots", "timeout", "attempts":
+		n, err := strconv.Atoi(value)
+		if !hasValue || err != nil {
+			return fmt.Sprintf("option %.64q has no number", s)
+		}
+		c.number(key, n)
+	case "rotate":
+		c.rotate = true
+	case "single-request", "single-request-reopen":
+		c.singleRequest = true
+	case "use-vc", "usevc", "tcp": // as Linux, FreeBSD and OpenBSD call it
+		c.useTCP = true
+	case "trust-ad":
+		c.trustAD = true
+	case "no-reload":
+		c.noReload = true
+	}
+	// edns0 asks for what this resolver always does.
+	return ""
+}
+
+// number sets a numeric option within the limits of the manual page, so that
+// no file can make a lookup last for hours.
+func (c *resolvConf) number(key string, n int) {
+	switch key {
+	case "ndots":
+		c.ndots = min(max(n, 0), maxNdots)
+	case "timeout":
+		c.timeout = min(time.Duration(max(n, 1))*time.Second, maxTimeout)
+	case "attempts":
+		c.attempts = min(max(n, 1), maxAttempts)
+	}
+}
+
+// defaultSearch is the domain of the host, which resolv.conf(5) names as the
+// search list of a file that has none.
+func defaultSearch() []string {
+	host, err := os.Hostname()
+	if err != nil {
+		return nil
+	}
+	_, domain, _ := strings.Cut(host, ".")
+	if !isDomainName(domain) || domain == "." {
+		return nil
+	}
+	return []string{rooted(domain)}
+}
+
+func rooted(name string) string {
+	if strings.HasSuffix(name, ".") {
+		return name
+	}
+	return name + "."
+}

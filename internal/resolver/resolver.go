@@ -1,0 +1,507 @@
+// Package resolver is a stub resolver: it finds the addresses of host names by
+// the rules of the system (hosts file, nsswitch.conf, resolv.conf), asking the
+// name servers itself.
+//
+// It answers as the Go resolver of package net does, and adds what that lacks:
+// a cache, one query for identical lookups at the same time, cancellation at
+// every stage, and a filter for replies that trusts nobody. Messages are those
+// of github.com/miekg/dns; the exchange with servers is this package's own.
+//
+// It differs from package net on purpose in these points:
+//   - localhost and names below it are never asked of a server (RFC 6761), and
+//     .onion and .invalid are not found without a query, search list or not;
+//   - addresses count only if the name, or an alias of it, owns them;
+//   - a reply to a query with EDNS that says it knows no EDNS leads to one
+//     without;
+//   - when one family has addresses, the other gets a second more, not all
+//     tries that are left;
+//   - IPv4 addresses are never in their IPv6-mapped form.
+package resolver
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+const (
+	defaultCacheSize      = 1024
+	defaultMaxTTL         = time.Hour
+	defaultMaxNegativeTTL = 5 * time.Minute
+	maxCachedSize         = 16 << 10
+
+	// familyGrace is how long the second family is waited for once the first
+	// has addresses. Without it a network that loses AAAA queries makes every
+	// lookup as slow as all tries together.
+	familyGrace = time.Second
+)
+
+// Config says how names are resolved. The zero Config goes by the files of the
+// system; each field that is set takes the place of what they say.
+type Config struct {
+	// Servers are the name servers to ask, in order: IP addresses with or
+	// without a port, such as "192.0.2.1", "192.0.2.1:5353" or "[::1]:53".
+	Servers []string
+	// Search is the list of suffixes for names that are not complete. Nil
+	// means that of the system; an empty list that is not nil means none.
+	Search []string
+	// Ndots is how many dots a name needs to be tried as it is first.
+	// Negative means none.
+	Ndots int
+	// Attempts is how often each server is asked, Timeout how long each time.
+	Attempts int
+	Timeout  time.Duration
+
+	Rotate bool // begin with another server each time
+	UseTCP bool // never use UDP
+	// Use0x20 mixes the case of letters in queries at random and ignores
+	// replies that do not repeat it, which makes forging harder. It is off by
+	// default because there are servers that do not repeat it.
+	Use0x20 bool
+
+	// Paths of files; empty means those of the system.
+	ResolvConf, HostsFile, NSSwitch string
+
+	// CacheSize is how many answers are cached: 1024 if zero, none if
+	// negative. A name takes up to three: each family, and both in order.
+	CacheSize int
+	// CacheMaxTTL and CacheMaxNegativeTTL bound how long an answer, and the
+	// answer that there is none, is cached, whatever its TTL says: an hour and
+	// five minutes if zero. A negative duration means not at all.
+	CacheMaxTTL, CacheMaxNegativeTTL time.Duration
+
+	// TLS, if not nil, makes all queries go over TLS (RFC 7858), to port 853
+	// unless Servers says otherwise. Without a ServerName in it, certificates
+	// must be for the address of the server.
+	TLS *tls.Config
+
+	// Dial connects to a server, network being "udp" or "tcp". It must return
+	// when its context ends. A connection that is no [net.PacketConn] carries
+	// messages as over TCP. If nil, a [net.Dialer] connects.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// Logger is told of mistakes in the configuration files, once for each
+	// version of a file. If nil, nobody is told.
+	Logger *slog.Logger
+}
+
+// Stats counts what a resolver does.
+type Stats struct {
+	Open    int // exchanges with servers in flight
+	Entries int // answers in the cache, among them those that are too old
+
+	Hits     uint64 // lookups that the cache answered
+	Misses   uint64 // lookups that it did not, and that neither a file nor a rule did
+	Queries  uint64 // queries sent to servers
+	Failures uint64 // tries of a server that brought no answer
+}
+
+// A Resolver resolves names. All methods may be called from any goroutine. A
+// Resolver must be created with [New] and should be closed in the end.
+type Resolver struct {
+	cfg    Config
+	system *system
+	table  *table
+	slots  chan struct{} // one for each exchange in flight
+
+	rotation                        atomic.Uint32
+	hits, misses, queries, failures atomic.Uint64
+	open                            atomic.Int64
+}
+
+// New returns a resolver. It reads no file yet and asks nobody. An error says
+// what is wrong with cfg.
+func New(cfg Config) (*Resolver, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	cfg.Servers = slices.Clone(cfg.Servers)
+	cfg.Search = slices.Clone(cfg.Search)
+	cfg.CacheSize = orDefault(cfg.CacheSize, defaultCacheSize)
+	cfg.CacheMaxTTL = orDefault(cfg.CacheMaxTTL, defaultMaxTTL)
+	cfg.CacheMaxNegativeTTL = orDefault(cfg.CacheMaxNegativeTTL, defaultMaxNegativeTTL)
+	r := &Resolver{
+		cfg:   cfg,
+		table: newTable(cfg.CacheSize),
+		slots: make(chan struct{}, maxOpen),
+	}
+	r.system = newSystem(&r.cfg, r.Flush)
+	return r, nil
+}
+
+func orDefault[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+func (c *Config) check() error {
+	for _, s := range c.Servers {
+		if _, err := serverAddress(s, "53"); err != nil {
+			return err
+		}
+	}
+	for _, s := range c.Search {
+		if !isDomainName(s) || s == "." {
+			return fmt.Errorf("resolver: search %q is not a domain name", s)
+		}
+	}
+	if c.Attempts < 0 {
+		return fmt.Errorf("resolver: negative Attempts %d", c.Attempts)
+	}
+	if c.Timeout < 0 {
+		return fmt.Errorf("resolver: negative Timeout %v", c.Timeout)
+	}
+	return nil
+}
+
+// LookupNetIP returns the addresses of host, best first (RFC 6724). The network
+// is "ip" for both families, "ip4" or "ip6".
+//
+// An error is a [net.UnknownNetworkError] or a [*net.DNSError]. It unwraps to
+// the error of ctx if that ended the lookup, to [ErrNoData] if the name exists
+// without such addresses, and to [net.ErrClosed] after Close.
+func (r *Resolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	if err := r.ready(ctx, host); err != nil {
+		return nil, err
+	}
+	s := r.system.get()
+	res := r.local(s, network, host, false)
+	if !res.open {
+		return res.addrs, res.err
+	}
+	ans, err := r.do(ctx, res.key, func(ctx context.Context) *answer {
+		return r.lookupHost(ctx, s, network, res.key)
+	})
+	if err != nil {
+		return nil, dnsError(err, host, "")
+	}
+	if ans.err != nil {
+		if addrs, ok := lateHosts(s, network, host); ok {
+			return addrs, nil
+		}
+		return nil, named(ans.err, host)
+	}
+	return slices.Clone(ans.addrs), nil
+}
+
+// Cached returns what LookupNetIP would, if that takes neither waiting nor
+// reading files nor asking anybody: for addresses, names in the hosts file,
+// localhost, names that cannot exist, and what is in the cache, also that there
+// is no such host. Otherwise ok is false. A lookup that Cached answers counts
+// as a hit; one that it does not is counted by LookupNetIP.
+func (r *Resolver) Cached(network, host string) (addrs []netip.Addr, err error, ok bool) {
+	if err := r.ready(context.Background(), host); err != nil {
+		return nil, err, true
+	}
+	s := r.system.quick()
+	if s == nil {
+		return nil, nil, false
+	}
+	res := r.local(s, network, host, true)
+	if !res.open {
+		return res.addrs, res.err, true
+	}
+	if res.unknown {
+		return nil, nil, false
+	}
+	ans, ok := r.table.get(res.key)
+	if !ok || ans.err != nil && s.order == orderDNSFiles {
+		return nil, nil, false
+	}
+	r.hits.Add(1)
+	if ans.err != nil {
+		return nil, named(ans.err, host), true
+	}
+	return slices.Clone(ans.addrs), nil, true
+}
+
+// LookupAddr returns the names of addr: those in the hosts file, else those
+// that its PTR records give. If some of these are no host names, they are left
+// out, and the others come with an error that says so.
+func (r *Resolver) LookupAddr(ctx context.Context, addr netip.Addr) ([]string, error) {
+	host := addr.String()
+	if err := r.ready(ctx, host); err != nil {
+		return nil, err
+	}
+	arpa, err := dns.ReverseAddr(addr.WithZone("").Unmap().String())
+	if err != nil {
+		return nil, dnsError(errBadName, host, "")
+	}
+	s := r.system.get()
+	var inFile []string
+	if s.order.hasFiles() {
+		inFile = s.hosts.names(addr.Unmap())
+	}
+	if len(inFile) > 0 && s.order.filesFirst() {
+		return inFile, nil
+	}
+	if !s.order.hasDNS() {
+		return nil, dnsError(errNoSuchHost, host, "")
+	}
+	ans, err := r.ask(ctx, s, arpa, dns.TypePTR)
+	switch {
+	case err != nil:
+		return nil, dnsError(err, host, "")
+	case ans.err == nil:
+		return pointers(ans, arpa, host)
+	case ans.err.IsNotFound && len(inFile) > 0:
+		return inFile, nil
+	}
+	return nil, named(ans.err, host)
+}
+
+// Query asks for the records of type qtype (see the constants of
+// github.com/miekg/dns) that name has. The name is absolute, with or without a
+// dot at the end: neither the search list nor the hosts file applies.
+//
+// As with the client of miekg/dns, the answer of a server that there is no such
+// name is a message with Rcode NXDOMAIN, not an error, and so is an answer
+// without records. It is an error, always a [*net.DNSError], if no server gave
+// a final answer, or if the name must not be asked for. The message is the
+// caller's own. If it comes from the cache, the time that it was there has been
+// taken off its TTLs.
+func (r *Resolver) Query(ctx context.Context, name string, qtype uint16) (*dns.Msg, error) {
+	if err := r.ready(ctx, name); err != nil {
+		return nil, err
+	}
+	fqdn, err := queryName(name)
+	if err == nil && !isQueryType(qtype) {
+		err = errBadType
+	}
+	if err != nil {
+		return nil, dnsError(err, name, "")
+	}
+	ans, err := r.ask(ctx, r.system.get(), fqdn, qtype)
+	if err != nil {
+		return nil, dnsError(err, name, "")
+	}
+	if ans.msg == nil {
+		return nil, named(ans.err, name)
+	}
+	return ans.aged(fqdn, time.Now()), nil
+}
+
+// Stats returns the counters.
+func (r *Resolver) Stats() Stats {
+	return Stats{
+		Open:     int(r.open.Load()),
+		Entries:  r.table.entries(),
+		Hits:     r.hits.Load(),
+		Misses:   r.misses.Load(),
+		Queries:  r.queries.Load(),
+		Failures: r.failures.Load(),
+	}
+}
+
+// Flush empties the cache. Lookups in flight go on; nobody joins them.
+func (r *Resolver) Flush() { r.table.flush() }
+
+// Close cancels all lookups and waits until every goroutine of r is gone. From
+// then on lookups fail with an error that matches [net.ErrClosed]. A second
+// call does nothing more.
+func (r *Resolver) Close() { r.table.close() }
+
+// ready returns an error if there is no point in looking up host.
+func (r *Resolver) ready(ctx context.Context, host string) error {
+	if r.table.isClosed() {
+		return dnsError(errClosed, host, "")
+	}
+	if err := ctx.Err(); err != nil {
+		return dnsError(err, host, "")
+	}
+	return nil
+}
+
+// localResult is what is known of a host without asking anybody.
+type localResult struct {
+	addrs []netip.Addr
+	err   error
+
+	open    bool // not decided: ask for key
+	unknown bool // not even that without system calls
+	key     key
+}
+
+// local decides what can be decided without a server. If quick is set it makes
+// no system calls, and may leave the matter open for that reason.
+func (r *Resolver) local(s *settings, network, host string, quick bool) localResult {
+	kind, ok := kindOf(network)
+	if !ok {
+		return localResult{err: net.UnknownNetworkError(network)}
+	}
+	if a, ok := literal(host); ok {
+		if !admits(network, a) {
+			return localResult{err: dnsError(errNoSuitable, host, "")}
+		}
+		return localResult{addrs: []netip.Addr{a}}
+	}
+	// A localhost in the file comes before the rule, whatever the order says:
+	// no server is asked for it.
+	if s.order.filesFirst() || s.order.hasFiles() && isLocalhost(host) {
+		addrs, found, done := s.hosts.lookup(network, host, quick)
+		if !done {
+			return localResult{open: true, unknown: true}
+		}
+		switch {
+		case len(addrs) > 0:
+			return localResult{addrs: addrs}
+		case found && !isLocalhost(host):
+			// The file has the last word: who points a name at 127.0.0.1 does
+			// not want its other addresses found by IPv6.
+			return localResult{err: dnsError(ErrNoData, host, "")}
+		}
+	}
+	if isLocalhost(host) {
+		return localResult{addrs: filterFamily(network, s.loopback)}
+	}
+	name, err := toASCII(host)
+	if err != nil || !isDomainName(name) || isNeverAsked(name) || !s.order.hasDNS() {
+		// Package net has no other word for a malformed name either: it is a
+		// host that does not exist.
+		return localResult{err: dnsError(errNoSuchHost, host, "")}
+	}
+	return localResult{open: true, key: key{lowerName(name), kind, s.version}}
+}
+
+// kindOf returns the kind of key for a network, and whether there is one.
+func kindOf(network string) (kind, bool) {
+	switch network {
+	case "ip":
+		return kindIP, true
+	case "ip4":
+		return kindIP4, true
+	case "ip6":
+		return kindIP6, true
+	}
+	return 0, false
+}
+
+// literal returns the address that host is, if it is one. The look at the first
+// and last bytes avoids the error that netip.ParseAddr allocates for a name.
+func literal(host string) (netip.Addr, bool) {
+	if host == "" || !strings.Contains(host, ":") && !(isDigit(host[0]) && isDigit(host[len(host)-1])) {
+		return netip.Addr{}, false
+	}
+	a, err := netip.ParseAddr(host)
+	return a.Unmap(), err == nil
+}
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+// lateHosts looks into the hosts file after DNS, if that is the order.
+func lateHosts(s *settings, network, host string) ([]netip.Addr, bool) {
+	if s.order != orderDNSFiles {
+		return nil, false
+	}
+	addrs, _, _ := s.hosts.lookup(network, host, false)
+	return addrs, len(addrs) > 0
+}
+
+// do returns the answer to k, from the cache, or from a call in flight, or from
+// work. An error is that of ctx.
+func (r *Resolver) do(ctx context.Context, k key, work func(context.Context) *answer) (*answer, error) {
+	c, hit := r.table.begin(k, work)
+	if hit {
+		r.hits.Add(1)
+	} else {
+		r.misses.Add(1)
+	}
+	return r.table.wait(ctx, c)
+}
+
+// ask is do for one question.
+func (r *Resolver) ask(ctx context.Context, s *settings, fqdn string, qtype uint16) (*answer, error) {
+	return r.do(ctx, questionKey(s, fqdn, qtype), r.questionWork(s, fqdn, qtype))
+}
+
+func questionKey(s *settings, fqdn string, qtype uint16) key {
+	return key{lowerName(fqdn), kind(qtype), s.version}
+}
+
+func (r *Resolver) questionWork(s *settings, fqdn string, qtype uint16) func(context.Context) *answer {
+	return func(ctx context.Context) *answer { return r.query(ctx, s, fqdn, qtype) }
+}
+
+// pointers returns the names in the answer to a PTR question.
+func pointers(ans *answer, arpa, host string) ([]string, error) {
+	records, _, _ := follow(ans.msg, arpa, dns.TypePTR)
+	names := make([]string, 0, len(records))
+	for _, rr := range records {
+		// Whoever owns the address writes what he likes here (CVE-2021-33195).
+		if ptr, ok := rr.(*dns.PTR); ok && isDomainName(ptr.Ptr) {
+			names = append(names, ptr.Ptr)
+		}
+	}
+	if len(names) < len(records) {
+		return names, &net.DNSError{Err: "answer has names that are no host names", Name: host, Server: ans.server}
+	}
+	return names, nil
+}
+
+// queryName returns name as an absolute name in the form in which miekg/dns
+// prints it, so that it can be compared with the question of a reply.
+func queryName(name string) (string, error) {
+	ascii, err := toASCII(name)
+	if err != nil || name == "" {
+		return "", errBadName
+	}
+	if isNeverAsked(ascii) || isLocalhost(ascii) {
+		return "", errNeverAsked
+	}
+	var wire [255]byte
+	n, err := dns.PackDomainName(dns.Fqdn(ascii), wire[:], 0, nil, false)
+	if err != nil {
+		return "", errBadName
+	}
+	fqdn, _, err := dns.UnpackDomainName(wire[:n], 0)
+	if err != nil {
+		return "", errBadName
+	}
+	return fqdn, nil
+}
+
+// isQueryType reports whether one message can answer a question for qtype.
+// Zone transfers are many messages; OPT, TSIG and the like are not in zones
+// (RFC 6895 section 3.1).
+func isQueryType(qtype uint16) bool {
+	switch qtype {
+	case dns.TypeNone, dns.TypeOPT, dns.TypeTKEY, dns.TypeTSIG, dns.TypeIXFR, dns.TypeAXFR:
+		return false
+	}
+	return true
+}
+
+// aged returns a copy of the message for a caller of Query. It has the name as
+// it was asked for, not in the mix of case of 0x20.
+func (a *answer) aged(fqdn string, now time.Time) *dns.Msg {
+	m := a.msg.Copy()
+	for i := range m.Question {
+		m.Question[i].Name = fqdn
+	}
+	spent := uint32(max(now.Sub(a.made), 0) / time.Second)
+	for _, section := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
+		for _, rr := range section {
+			h := rr.Header()
+			if h.Rrtype == dns.TypeOPT {
+				continue // its TTL is not one
+			}
+			h.Ttl -= min(h.Ttl, spent)
+			if equalFold(h.Name, fqdn) {
+				h.Name = fqdn
+			}
+		}
+	}
+	return m
+}

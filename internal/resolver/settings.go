@@ -1,0 +1,279 @@
+package resolver
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// checkInterval is how often the files are looked at for changes, at most.
+	checkInterval = 5 * time.Second
+
+	// The most that is read of a file. The hosts files that block
+	// advertisements have a few megabytes.
+	maxConfSize  = 1 << 20
+	maxHostsSize = 64 << 20
+)
+
+// settings is all that a lookup needs to know. It does not change; a lookup
+// uses the one that it began with to its end.
+type settings struct {
+	resolvConf // its servers are not used: see below
+
+	version  uint32   // of the contents: counts changes
+	servers  []string // host:port
+	order    order
+	hosts    *hosts
+	loopback []netip.Addr // what localhost is, sorted
+	until    time.Time    // when the files must be looked at again
+}
+
+// system watches the configuration files of the system and merges them with
+// what the Config of the resolver says.
+type system struct {
+	cfg      *Config
+	log      *slog.Logger
+	onChange func() // called after a change, when new lookups see it
+
+	current atomic.Pointer[settings]
+
+	mu       sync.Mutex // guards the following; held while files are read
+	resolv   file
+	nsswitch file
+	hosts    file
+}
+
+func newSystem(cfg *Config, onChange func()) *system {
+	s := &system{cfg: cfg, log: cfg.Logger, onChange: onChange}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.resolv = newFile(cfg.ResolvConf, defaultResolvConf, maxConfSize)
+	s.nsswitch = newFile(cfg.NSSwitch, defaultNSSwitch, maxConfSize)
+	s.hosts = newFile(cfg.HostsFile, defaultHostsFile, maxHostsSize)
+	return s
+}
+
+// quick returns the settings, or nil if the files must be looked at first.
+func (s *system) quick() *settings {
+	cur := s.current.Load()
+	if cur == nil || !time.Now().Before(cur.until) {
+		return nil
+	}
+	return cur
+}
+
+// get returns the settings, after a look at the files if it is time for one.
+func (s *system) get() *settings {
+	if cur := s.quick(); cur != nil {
+		return cur
+	}
+	// While one goroutine looks, the others go on with what is known: a slow
+	// file system must not hold up every lookup of the process.
+	if s.current.Load() == nil {
+		s.mu.Lock()
+	} else if !s.mu.TryLock() {
+		return s.current.Load()
+	}
+	defer s.mu.Unlock()
+	if cur := s.quick(); cur != nil {
+		return cur
+	}
+	next, changed := s.load(s.current.Load())
+	s.current.Store(next)
+	if changed {
+		s.onChange()
+	}
+	return next
+}
+
+// load looks at the files and returns the settings that follow from them, and
+// whether answers given under the old ones are void.
+func (s *system) load(old *settings) (next *settings, changed bool) {
+	next = new(settings)
+	if old != nil {
+		*next = *old
+	}
+	var problems []string
+	if old == nil || !old.noReload {
+		if data, ok := s.resolv.read(&problems); ok {
+			changed = true
+			conf, bad := parseResolvConf(data)
+			problems = append(problems, bad...)
+			next.resolvConf = conf
+			next.servers = systemServers(conf.servers)
+			s.cfg.override(next)
+		}
+	}
+	if data, ok := s.nsswitch.read(&problems); ok {
+		changed = true
+		o, bad := parseNSSwitch(data)
+		if bad != "" {
+			problems = append(problems, bad)
+		}
+		next.order = o
+	}
+	if data, ok := s.hosts.read(&problems); ok {
+		changed = true
+		next.hosts = parseHosts(data)
+	}
+	if len(problems) > 0 {
+		s.log.Warn("resolver configuration has mistakes; defaults are used for them", "problems", problems)
+	}
+	next.loopback = sortAddrs([]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()})
+	next.until = time.Now().Add(checkInterval)
+	if changed {
+		next.version++
+	}
+	return next, changed && old != nil
+}
+
+// override puts what c says in the place of what resolv.conf said.
+func (c *Config) override(s *settings) {
+	if len(c.Servers) > 0 {
+		s.servers = slices.Clone(c.Servers)
+	}
+	port := "53"
+	if c.TLS != nil {
+		port = "853" // RFC 7858 section 3.1
+	}
+	for i, server := range s.servers {
+		s.servers[i], _ = serverAddress(server, port) // New has checked them
+	}
+	switch {
+	case c.Search != nil:
+		s.search = nil
+		for _, name := range c.Search {
+			s.search = append(s.search, rooted(name))
+		}
+	case !s.searchSet:
+		s.search = defaultSearch()
+	}
+	if c.Ndots != 0 {
+		s.ndots = max(c.Ndots, 0)
+	}
+	if c.Attempts != 0 {
+		s.attempts = c.Attempts
+	}
+	if c.Timeout != 0 {
+		s.timeout = c.Timeout
+	}
+	s.rotate = s.rotate || c.Rotate
+	s.useTCP = s.useTCP || c.UseTCP || c.TLS != nil
+}
+
+// systemServers returns the servers of resolv.conf, or else those that the
+// system names in other ways, or else the local machine, as resolv.conf(5) has
+// it.
+func systemServers(addrs []netip.Addr) []string {
+	if len(addrs) == 0 {
+		addrs = platformServers()
+	}
+	if len(addrs) == 0 {
+		addrs = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+	}
+	servers := make([]string, len(addrs))
+	for i, a := range addrs {
+		servers[i] = a.String()
+	}
+	return servers
+}
+
+// serverAddress completes "addr", "addr:port", "[addr]" and "[addr]:port" to
+// what Dial takes.
+func serverAddress(s, port string) (string, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return net.JoinHostPort(a.String(), port), nil
+	}
+	if len(s) > 2 && s[0] == '[' && s[len(s)-1] == ']' {
+		s += ":" + port
+	}
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil {
+		// A name would need a server to resolve it.
+		return "", fmt.Errorf("resolver: server %q is not an IP address with or without a port", s)
+	}
+	if ap.Port() == 0 {
+		return "", fmt.Errorf("resolver: server %q has port 0", s)
+	}
+	return net.JoinHostPort(ap.Addr().String(), strconv.Itoa(int(ap.Port()))), nil
+}
+
+// file reads a file again when it has changed.
+type file struct {
+	path     string
+	explicit bool // named by the Config: it should be there
+	max      int64
+
+	known bool // read at least once
+	state fileState
+}
+
+// fileState is what tells one version of a file from another.
+type fileState struct {
+	mtime time.Time
+	size  int64
+	err   string
+}
+
+func newFile(path, system string, max int64) file {
+	if path == "" {
+		return file{path: system, max: max}
+	}
+	return file{path: path, explicit: true, max: max}
+}
+
+// read returns the contents and true if the file is new or has changed. A file
+// that cannot be read counts as empty, which gives the defaults, and adds to
+// problems.
+func (f *file) read(problems *[]string) (data string, changed bool) {
+	state, err := f.stat()
+	if f.known && state.err == f.state.err && state.size == f.state.size && state.mtime.Equal(f.state.mtime) {
+		return "", false
+	}
+	f.known, f.state = true, state
+	if err == nil && f.path != os.DevNull {
+		data, err = f.contents(state.size)
+	}
+	if err != nil && (f.explicit || !errors.Is(err, fs.ErrNotExist)) {
+		*problems = append(*problems, err.Error())
+	}
+	return data, true
+}
+
+func (f *file) stat() (fileState, error) {
+	if f.path == "" { // the platform has no such file
+		return fileState{}, nil
+	}
+	fi, err := os.Stat(f.path)
+	if err != nil {
+		return fileState{err: err.Error()}, err
+	}
+	// Opening a named pipe would block until somebody writes to it.
+	if !fi.Mode().IsRegular() && f.path != os.DevNull {
+		err = &fs.PathError{Op: "read", Path: f.path, Err: errors.New("not a regular file")}
+		return fileState{err: err.Error()}, err
+	}
+	return fileState{mtime: fi.ModTime(), size: fi.Size()}, nil
+}
+
+func (f *file) contents(size int64) (string, error) {
+	if f.path == "" {
+		return "", nil
+	}
+	if size > f.max {
+		return "", &fs.PathError{Op: "read", Path: f.path, Err: fmt.Errorf("has %d bytes, more than %d", size, f.max)}
+	}
+	data, err := os.ReadFile(f.path)
+	return string(data), err
+}

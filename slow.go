@@ -1,0 +1,109 @@
+package eventloop
+
+import (
+	"bytes"
+	"runtime"
+	"sync/atomic"
+	"time"
+)
+
+// A slowWatch reports callbacks that hold up the loop, while they do. It looks
+// from a goroutine of its own at a counter that the dispatcher moves after each
+// callback, which is cheaper than reading the clock before and after.
+type slowWatch struct {
+	loop     *Loop
+	limit    time.Duration
+	header   []byte // "goroutine 12 ", of the dispatcher
+	progress atomic.Uint64
+	quit     chan struct{}
+	done     chan struct{}
+}
+
+// startWatch begins to watch the dispatcher, which is the caller, if
+// Config.SlowCallback says so.
+func (l *Loop) startWatch() {
+	if l.cfg.SlowCallback <= 0 {
+		return
+	}
+	w := &slowWatch{
+		loop:   l,
+		limit:  l.cfg.SlowCallback,
+		header: goroutineHeader(),
+		quit:   make(chan struct{}),
+		done:   make(chan struct{}),
+	}
+	l.watch = w
+	go w.run()
+}
+
+// stopWatch ends it.
+func (l *Loop) stopWatch() {
+	if w := l.watch; w != nil {
+		close(w.quit)
+		<-w.done
+	}
+}
+
+// run looks often enough to report a callback at most half the limit late, and
+// never one that is faster.
+func (w *slowWatch) run() {
+	defer close(w.done)
+	tick := time.NewTicker(max(w.limit/2, time.Millisecond))
+	defer tick.Stop()
+	var last uint64
+	var since time.Time // when the present callback was seen first; zero: none was
+	reported := false
+	for {
+		select {
+		case <-w.quit:
+			return
+		case <-tick.C:
+		}
+		switch p := w.progress.Load(); {
+		case w.loop.isSleeping():
+			since, reported = time.Time{}, false
+		case p != last || since.IsZero():
+			last, since, reported = p, time.Now(), false
+		case !reported && time.Since(since) >= w.limit:
+			reported = true
+			w.report(time.Since(since))
+		}
+	}
+}
+
+func (l *Loop) isSleeping() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sleeping
+}
+
+func (w *slowWatch) report(d time.Duration) {
+	l := w.loop
+	l.count.slow.Add(1)
+	args := []any{"loop", l.cfg.Name, "for", d, "stack", string(w.stack())}
+	if t := l.task.Load(); t != nil {
+		args = append(args, "task", t.describe())
+	}
+	l.log.Warn("a callback holds up the loop", args...)
+}
+
+// stack returns the stack of the dispatcher. To get at that of another goroutine
+// those of all have to be taken, so this is done once a slow callback.
+func (w *slowWatch) stack() []byte {
+	buf := make([]byte, 1<<20)
+	buf = buf[:runtime.Stack(buf, true)]
+	for _, s := range bytes.Split(buf, []byte("\n\n")) {
+		if bytes.HasPrefix(s, w.header) {
+			return s
+		}
+	}
+	return nil
+}
+
+// goroutineHeader returns how the stack trace of the caller begins.
+func goroutineHeader() []byte {
+	buf := make([]byte, 64)
+	buf = buf[:runtime.Stack(buf, false)]
+	header, _, _ := bytes.Cut(buf, []byte("["))
+	return header
+}

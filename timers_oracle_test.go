@@ -1,0 +1,428 @@
+package eventloop_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/onloop/eventloop"
+	"pgregory.net/rapid"
+)
+
+// TestTimersPostsAndHoldsBehaveAsASimpleModelSays runs random programs of
+// timers, posts, holds, and callbacks that stop and reset each other, on a loop
+// in virtual time and on the model below, and compares what ran when and what
+// the calls returned.
+func TestTimersPostsAndHoldsBehaveAsASimpleModelSays(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		program := drawProgram(rt)
+		want := (&model{}).run(program)
+		var got []string
+		synctest.Test(t, func(t *testing.T) { got = runProgram(program) })
+		if !slices.Equal(got, want) {
+			rt.Fatalf("program:\n%s\ngot:\n%s\nwant:\n%s", lines(program), lines(got), lines(want))
+		}
+	})
+}
+
+func lines[T any](all []T) string {
+	s := ""
+	for _, v := range all {
+		s += fmt.Sprintln("  ", v)
+	}
+	return s
+}
+
+// A step is one call. Timers are numbered as they are made.
+type step struct {
+	at     time.Duration // of the steps of the program; not of those of callbacks
+	do     action
+	d      time.Duration
+	target int    // of stop, reset, ref, unref, release: modulo those that there are
+	body   []step // what the callback of a timer or post does, once each time
+	fires  int    // after how many calls a timer stops itself
+}
+
+type action int
+
+const (
+	doPost action = iota
+	doAfter
+	doEvery
+	doStop
+	doReset
+	doRef
+	doUnref
+	doHold
+	doRelease
+	doStopLoop
+	actionCount
+)
+
+func (a action) String() string {
+	return [...]string{"post", "after", "every", "stop", "reset", "ref", "unref", "hold", "release", "stop loop"}[a]
+}
+
+func (s step) String() string {
+	return fmt.Sprintf("%v: %v %v target %d fires %d %v", s.at, s.do, s.d, s.target, s.fires, s.body)
+}
+
+// drawProgram draws steps at whole milliseconds. Delays are a microsecond more
+// than whole milliseconds, so no timer is due at the moment of a step, when the
+// order of the two would be open; equal deadlines of timers are frequent.
+func drawProgram(rt *rapid.T) []step {
+	n := rapid.IntRange(1, 25).Draw(rt, "steps")
+	var at time.Duration
+	var program []step
+	for range n {
+		at += time.Duration(rapid.IntRange(0, 3).Draw(rt, "wait")) * time.Millisecond
+		s := drawStep(rt, 2)
+		s.at = at
+		program = append(program, s)
+	}
+	return program
+}
+
+func drawStep(rt *rapid.T, depth int) step {
+	s := step{
+		do:     action(rapid.IntRange(0, int(actionCount)-1).Draw(rt, "action")),
+		target: rapid.IntRange(0, 7).Draw(rt, "target"),
+		fires:  rapid.IntRange(1, 4).Draw(rt, "fires"),
+	}
+	if s.do == doStopLoop && rapid.IntRange(0, 9).Draw(rt, "really") > 0 {
+		s.do = doAfter
+	}
+	ms := rapid.IntRange(-1, 6).Draw(rt, "ms")
+	if s.do == doEvery || s.do == doReset {
+		ms = max(ms, 1) // positive for intervals, and no endless loop in no time
+	}
+	s.d = time.Duration(ms) * time.Millisecond
+	if ms > 0 {
+		s.d += time.Microsecond
+	}
+	if s.do <= doEvery && depth > 0 {
+		for range rapid.IntRange(0, 2).Draw(rt, "body") {
+			s.body = append(s.body, drawStep(rt, depth-1))
+		}
+	}
+	return s
+}
+
+// maxCalls bounds programs whose callbacks make timers whose callbacks ...
+const maxCalls = 500
+
+// A real carries out programs on a loop.
+type real struct {
+	l     *eventloop.Loop
+	began time.Time
+
+	// Held during a step and during a callback: the steps come from outside of
+	// the loop, and what they cause must wait until they are written down.
+	mu       sync.Mutex
+	trace    []string
+	timers   []*eventloop.Timer
+	releases []func()
+	calls    int
+	posts    int
+	over     bool // no more holds, so that the loop ends
+}
+
+func (r *real) log(format string, args ...any) {
+	r.trace = append(r.trace, fmt.Sprintf("%v: ", time.Since(r.began))+fmt.Sprintf(format, args...))
+}
+
+func runProgram(program []step) []string {
+	r := &real{l: eventloop.New(nil), began: time.Now()}
+	release := r.l.Hold()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, s := range program {
+			time.Sleep(s.at - time.Since(r.began))
+			synctest.Wait() // the loop has done all that was to be done
+			r.mu.Lock()
+			r.do(s)
+			r.mu.Unlock()
+			synctest.Wait()
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.over = true
+		for _, release := range append(r.releases, release) {
+			release()
+		}
+	}()
+	err := r.l.Run(context.Background())
+	r.mu.Lock()
+	r.log("end %v", err)
+	r.mu.Unlock()
+	<-done
+	return r.trace
+}
+
+func (r *real) do(s step) {
+	switch s.do {
+	case doPost:
+		id := r.posts
+		r.posts++
+		err := r.l.Post(func() { r.call(fmt.Sprint("post ", id), s, nil) })
+		r.log("Post %v", err)
+	case doAfter, doEvery:
+		id := len(r.timers)
+		fires := 0
+		f := func() {
+			fires++
+			r.call(fmt.Sprint("timer ", id), s, func() {
+				if fires >= s.fires {
+					r.timers[id].Stop()
+				}
+			})
+		}
+		if s.do == doAfter {
+			r.timers = append(r.timers, r.l.AfterFunc(s.d, f))
+		} else {
+			r.timers = append(r.timers, r.l.Every(s.d, f))
+		}
+	case doHold:
+		if !r.over {
+			r.releases = append(r.releases, r.l.Hold())
+		}
+	case doRelease:
+		if n := len(r.releases); n > 0 {
+			r.releases[s.target%n]()
+		}
+	case doStopLoop:
+		r.l.Stop()
+	default:
+		n := len(r.timers)
+		if n == 0 {
+			return
+		}
+		timer := r.timers[s.target%n]
+		switch s.do {
+		case doStop:
+			r.log("Stop %v", timer.Stop())
+		case doReset:
+			r.log("Reset %v", timer.Reset(s.d))
+		case doRef:
+			timer.Ref()
+		case doUnref:
+			timer.Unref()
+		}
+	}
+}
+
+// call is the body of a callback.
+func (r *real) call(name string, s step, after func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.log("%s", name)
+	if r.calls++; r.calls < maxCalls {
+		for _, b := range s.body {
+			r.do(b)
+		}
+	}
+	if after != nil {
+		after()
+	}
+}
+
+// A model is a loop as simple as can be: a list of timers that is searched for
+// the first, and a list of posts.
+type model struct {
+	now    time.Duration
+	trace  []string
+	timers []*modelTimer
+	posts  []modelPost
+	holds  []bool
+	seq    int
+	calls  int
+	posted int
+	over   bool // the program; until then it holds the loop
+	ended  bool // by force
+	closed bool
+}
+
+type modelTimer struct {
+	id, seq, fires int
+	armed, due     bool
+	unref          bool
+	when, period   time.Duration
+	step           step
+}
+
+type modelPost struct {
+	id   int
+	step step
+}
+
+func (m *model) log(format string, args ...any) {
+	m.trace = append(m.trace, fmt.Sprintf("%v: ", m.now)+fmt.Sprintf(format, args...))
+}
+
+func (m *model) run(program []step) []string {
+	for _, s := range program {
+		m.advance(s.at)
+		m.do(s)
+		m.turns()
+	}
+	m.over, m.holds = true, nil
+	m.advance(1 << 62)
+	return m.trace
+}
+
+// advance lets time pass until then, or until the loop ends.
+func (m *model) advance(then time.Duration) {
+	for !m.closed {
+		m.turns()
+		next := m.first()
+		if m.closed || next == nil || next.when > then {
+			break
+		}
+		m.now = next.when
+	}
+	m.now = max(m.now, then)
+}
+
+// turns runs what is to be done at this moment, and ends the loop if nothing
+// keeps it alive.
+func (m *model) turns() {
+	for !m.closed {
+		if m.ended || !m.alive() {
+			m.closed = true
+			m.log("end <nil>")
+			for _, t := range m.timers {
+				t.armed, t.due = false, false
+			}
+			return
+		}
+		var due []*modelTimer
+		for t := m.first(); t != nil && t.when <= m.now; t = m.first() {
+			t.armed, t.due = false, true
+			due = append(due, t)
+		}
+		batch := m.posts
+		m.posts = nil
+		if len(due)+len(batch) == 0 {
+			return
+		}
+		for _, t := range due {
+			if t.due && !m.ended {
+				m.fire(t)
+			}
+		}
+		for _, p := range batch {
+			if !m.ended {
+				m.call(fmt.Sprint("post ", p.id), p.step)
+			}
+		}
+	}
+}
+
+func (m *model) fire(t *modelTimer) {
+	t.due = false
+	if t.period > 0 {
+		m.arm(t, t.when+t.period-m.now)
+	}
+	t.fires++
+	m.call(fmt.Sprint("timer ", t.id), t.step)
+	if t.fires >= t.step.fires {
+		t.armed = false
+	}
+}
+
+func (m *model) call(name string, s step) {
+	m.log("%s", name)
+	if m.calls++; m.calls < maxCalls {
+		for _, b := range s.body {
+			m.do(b)
+		}
+	}
+}
+
+// first returns the armed timer that fires next.
+func (m *model) first() (first *modelTimer) {
+	for _, t := range m.timers {
+		if t.armed && (first == nil || t.when < first.when || t.when == first.when && t.seq < first.seq) {
+			first = t
+		}
+	}
+	return first
+}
+
+func (m *model) alive() bool {
+	if !m.over || len(m.posts) > 0 || slices.Contains(m.holds, true) {
+		return true
+	}
+	return slices.ContainsFunc(m.timers, func(t *modelTimer) bool { return (t.armed || t.due) && !t.unref })
+}
+
+func (m *model) arm(t *modelTimer, d time.Duration) {
+	m.seq++
+	t.armed, t.due, t.when, t.seq = true, false, m.now+max(d, 0), m.seq
+}
+
+func (m *model) do(s step) {
+	refused := m.closed || m.ended
+	switch s.do {
+	case doPost:
+		var err error
+		if refused {
+			err = eventloop.ErrLoopClosed
+		} else {
+			m.posts = append(m.posts, modelPost{m.posted, s})
+		}
+		m.posted++
+		m.log("Post %v", err)
+	case doAfter, doEvery:
+		t := &modelTimer{id: len(m.timers), step: s}
+		if s.do == doEvery {
+			t.period = s.d
+		}
+		m.timers = append(m.timers, t)
+		if !refused {
+			m.arm(t, s.d)
+		}
+	case doHold:
+		if !m.over {
+			m.holds = append(m.holds, !refused)
+		}
+	case doRelease:
+		if n := len(m.holds); n > 0 {
+			m.holds[s.target%n] = false
+		}
+	case doStopLoop:
+		m.ended = true
+	default:
+		if n := len(m.timers); n > 0 {
+			m.doTimer(s, m.timers[s.target%n], refused)
+		}
+	}
+}
+
+func (m *model) doTimer(s step, t *modelTimer, refused bool) {
+	armed := t.armed || t.due
+	switch s.do {
+	case doStop:
+		t.armed, t.due = false, false
+		m.log("Stop %v", armed)
+	case doReset:
+		if t.period > 0 {
+			t.period = s.d
+		}
+		if refused {
+			armed = false
+		} else {
+			m.arm(t, s.d)
+		}
+		m.log("Reset %v", armed)
+	case doRef:
+		t.unref = false
+	case doUnref:
+		t.unref = true
+	}
+}

@@ -1,0 +1,489 @@
+package eventloop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Work runs f, code that blocks, on a goroutine of its own, and returns a future
+// of its result. At most Config.MaxWork such functions of a loop run at a time;
+// others wait their turn, in order. The work keeps the loop alive.
+//
+// The context that f gets ends with ctx and with the loop. If ctx ends before f
+// has started, f never runs, and the future fails with the cause; once f runs,
+// its result counts, whatever it makes of its context. A panic in f is the
+// future's error, a [*PanicError], always.
+//
+// When the loop ends by force, Run waits for functions that run, for at most
+// Config.WorkGrace, and returns an error that matches [ErrWorkLeft] and names
+// those that did not return. Work may be called while the loop runs; otherwise,
+// and if f is nil, the future fails.
+func Work[T any](ctx context.Context, l *Loop, f func(ctx context.Context) (T, error)) *Future[T] {
+	if f == nil {
+		return failedFuture[T](l, errNilFunc)
+	}
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	j := &job{name: funcName(f)}
+	result := looseFuture[T](l)
+	j.fail = func(err error) { result.fail(err) }
+	j.do = func(ctx context.Context) {
+		var v T
+		err := errGoexit // unless f returns
+		defer func() {
+			if p := recover(); p != nil {
+				err = newPanicError(p)
+			}
+			result.resolve(v, err)
+		}()
+		v, err = f(ctx)
+	}
+	if err := l.register(&j.handle, j, kindWork, false); err != nil {
+		result.fail(err)
+		return result
+	}
+	l.startWork(ctx, j)
+	return result
+}
+
+// ErrWorkLeft matches the error of Run when functions of [Work] did not return
+// after the end of the loop.
+var ErrWorkLeft = errors.New("eventloop: work did not return")
+
+// Defaults of Config.
+const (
+	defaultMaxWork   = 64
+	defaultWorkGrace = 5 * time.Second
+)
+
+// A job is a function of Work.
+type job struct {
+	handle
+	name   string
+	do     func(ctx context.Context) // runs the function and resolves the future
+	fail   func(err error)
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	unlink func() bool // from the context of the caller
+
+	started bool // guarded by the workers' mu
+}
+
+// workers are the goroutines of Work.
+type workers struct {
+	mu      sync.Mutex // guards the following
+	waiting []*job
+	running int
+}
+
+// startWork runs j now or lets it wait.
+func (l *Loop) startWork(ctx context.Context, j *job) {
+	j.ctx, j.cancel = context.WithCancelCause(ctx)
+	w := &l.work
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.running < l.maxWork() {
+		w.running++
+		j.started = true
+		go l.worker(j)
+		return
+	}
+	w.waiting = append(w.waiting, j)
+	j.unlink = context.AfterFunc(ctx, func() { l.cancelWork(j) })
+}
+
+func (l *Loop) maxWork() int {
+	if l.cfg.MaxWork > 0 {
+		return l.cfg.MaxWork
+	}
+	return defaultMaxWork
+}
+
+// worker runs j, and lets the next one run that waits, also if the function of j
+// takes its goroutine away by Goexit.
+func (l *Loop) worker(j *job) {
+	defer func() {
+		if next := l.nextWork(j); next != nil {
+			go l.worker(next)
+		}
+	}()
+	j.do(j.ctx)
+}
+
+// nextWork ends j and returns the job that is to run in its place, if any.
+func (l *Loop) nextWork(j *job) *job {
+	j.cancel(context.Canceled)
+	w := &l.work
+	w.mu.Lock()
+	var next *job
+	if len(w.waiting) > 0 {
+		next = w.waiting[0]
+		w.waiting = slices.Delete(w.waiting, 0, 1)
+		next.started = true
+		next.unlink()
+	} else {
+		w.running--
+	}
+	w.mu.Unlock()
+	j.gone()
+	return next
+}
+
+// gone tells the loop that j has ended. The dispatcher may have given up on it,
+// and nobody serves the channel then.
+func (j *job) gone() {
+	select {
+	case j.loop.tasks <- (*workGoneTask)(j):
+	case <-j.loop.done:
+	}
+}
+
+type workGoneTask job
+
+func (t *workGoneTask) run() {
+	j := (*job)(t)
+	j.loop.unregister(&j.handle)
+}
+
+// cancelWork drops j if it has not started.
+func (l *Loop) cancelWork(j *job) {
+	w := &l.work
+	w.mu.Lock()
+	i := slices.Index(w.waiting, j)
+	if i >= 0 {
+		w.waiting = slices.Delete(w.waiting, i, i+1)
+	}
+	w.mu.Unlock()
+	if i >= 0 {
+		j.fail(context.Cause(j.ctx))
+		j.gone()
+	}
+}
+
+// terminate ends j's context, and j itself if it has not started.
+func (j *job) terminate() {
+	j.fail(ErrLoopClosed)
+	j.cancel(ErrLoopClosed)
+	w := &j.loop.work
+	w.mu.Lock()
+	i := slices.Index(w.waiting, j)
+	if i >= 0 {
+		w.waiting = slices.Delete(w.waiting, i, i+1)
+		j.unlink()
+	}
+	w.mu.Unlock()
+	if i >= 0 {
+		j.loop.unregister(&j.handle)
+	}
+}
+
+func (j *job) describe() string { return j.name }
+
+// abandonWork gives up on the functions that are still running when everything
+// else is closed, and makes Run say so.
+func (l *Loop) abandonWork() {
+	l.mu.Lock()
+	var left []*job
+	for h := range l.handles.all {
+		if j, ok := h.owner.(*job); ok {
+			left = append(left, j)
+		}
+	}
+	l.mu.Unlock()
+	for _, j := range left {
+		l.log.Error("work did not return", "loop", l.cfg.Name, "func", j.name)
+		err := fmt.Errorf("%w: %s", ErrWorkLeft, j.name)
+		l.mu.Lock()
+		l.stopErr = errors.Join(l.stopErr, err)
+		l.mu.Unlock()
+		l.unregister(&j.handle)
+	}
+}
+
+// Call runs f on the loop and waits for its result: the way for another goroutine
+// to ask something of the loop's state. If ctx ends before f has started, f does
+// not run and Call returns the cause; a result that is there counts. On the loop
+// itself Call returns [ErrOnLoop], for it would wait for its own caller.
+//
+// A panic in f is one in a callback; Call then returns [ErrLoopClosed], or with
+// Config.CatchPanics the [*PanicError].
+func Call[T any](ctx context.Context, l *Loop, f func() (T, error)) (T, error) {
+	var zero T
+	if f == nil {
+		return zero, errNilFunc
+	}
+	if l.onLoop() {
+		return zero, ErrOnLoop
+	}
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	result := looseFuture[T](l)
+	var once sync.Once // either f runs or the caller has left
+	err := l.Post(func() {
+		once.Do(func() { callInto(l, f, result) })
+	})
+	if err != nil {
+		return zero, err
+	}
+	select {
+	case <-result.Done():
+		return result.Result()
+	case <-l.done:
+		if v, err := result.Result(); err != ErrPending {
+			return v, err
+		}
+		return zero, ErrLoopClosed
+	case <-ctx.Done():
+	}
+	left := false
+	once.Do(func() { left = true }) // waits for f if it runs
+	if v, err := result.Result(); !left && err != ErrPending {
+		return v, err
+	}
+	return zero, context.Cause(ctx)
+}
+
+func callInto[T any](l *Loop, f func() (T, error), result *Future[T]) {
+	defer func() {
+		v := recover()
+		if v == nil {
+			result.fail(ErrLoopClosed) // unless f returned: by Goexit
+			return
+		}
+		pe := newPanicError(v)
+		if l.cfg.CatchPanics {
+			result.fail(pe)
+			return
+		}
+		result.fail(ErrLoopClosed)
+		l.stopPanic(pe)
+	}()
+	result.resolve(f())
+}
+
+// A Receiver is a Go channel as a handle of the loop. It keeps the loop alive
+// until the channel is closed or Stop is called, unless it is unref'd. All
+// methods may be called from any goroutine and from any callback.
+type Receiver[T any] struct {
+	handle
+	f    func(v T, ok bool)
+	ch   <-chan T
+	back chan struct{} // wakes the goroutine; one slot
+	quit chan struct{} // closed by Stop
+	once sync.Once
+	done chan struct{} // closed when the goroutine takes nothing any more
+
+	mu        sync.Mutex // guards the following
+	paused    bool
+	stopped   bool
+	holding   bool // v, taken from the channel, is not delivered yet
+	v         T
+	ok        bool
+	scheduled bool // a delivery is on its way
+}
+
+// Receive calls f on the loop with each value that it receives from ch, and once
+// with ok == false when ch is closed, which ends the handle. It receives one value
+// at a time, and the next when f has returned: a sender waits for the loop as it
+// would for any receiver. Receive may be called before Run, and then begins with
+// it. It panics if ch or f is nil.
+func Receive[T any](l *Loop, ch <-chan T, f func(v T, ok bool)) *Receiver[T] {
+	if ch == nil || f == nil {
+		panic("eventloop: Receive needs a channel and a function")
+	}
+	r := &Receiver[T]{
+		f: f, ch: ch,
+		back: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
+	}
+	if l.register(&r.handle, r, kindReceiver, true) != nil {
+		r.loop = l
+		r.stopped = true
+		r.once.Do(func() { close(r.quit) })
+		close(r.done)
+		return r
+	}
+	l.Post(r.start)
+	return r
+}
+
+func (r *Receiver[T]) start() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped {
+		return // terminate or Stop have ended it
+	}
+	r.scheduled = true
+	r.loop.wg.Add(1)
+	go r.receive()
+}
+
+// receive is the goroutine.
+func (r *Receiver[T]) receive() {
+	defer r.loop.wg.Done()
+	for open := true; open && r.mayReceive(); {
+		select {
+		case v, ok := <-r.ch:
+			r.mu.Lock()
+			r.v, r.ok, r.holding = v, ok, true
+			r.mu.Unlock()
+			r.loop.tasks <- (*receivedTask[T])(r)
+			open = ok
+		case <-r.quit:
+		}
+	}
+	close(r.done) // before sending, which may have to wait for a callback in Stop
+	r.await()
+	r.loop.tasks <- (*receiverGoneTask[T])(r)
+}
+
+// mayReceive waits until the last value is delivered and there is no pause. It
+// returns false after Stop.
+func (r *Receiver[T]) mayReceive() bool {
+	for {
+		r.mu.Lock()
+		stopped, wait := r.stopped, r.paused || r.holding
+		r.mu.Unlock()
+		switch {
+		case stopped:
+			return false
+		case !wait:
+			return true
+		}
+		select {
+		case <-r.back:
+		case <-r.quit:
+		}
+	}
+}
+
+// await waits until the last value, or the end, has been delivered.
+func (r *Receiver[T]) await() {
+	for {
+		r.mu.Lock()
+		over := r.stopped || !r.holding
+		r.mu.Unlock()
+		if over {
+			return
+		}
+		select {
+		case <-r.back:
+		case <-r.quit:
+		}
+	}
+}
+
+type (
+	receivedTask[T any]     Receiver[T]
+	receiverGoneTask[T any] Receiver[T]
+)
+
+func (t *receivedTask[T]) run() { (*Receiver[T])(t).deliver() }
+
+func (t *receiverGoneTask[T]) run() {
+	r := (*Receiver[T])(t)
+	r.loop.unregister(&r.handle)
+}
+
+// deliver calls f with the value, unless there is none any more or a pause.
+func (r *Receiver[T]) deliver() {
+	r.mu.Lock()
+	if !r.holding || r.paused || r.stopped || r.loop.ended.Load() {
+		r.mu.Unlock()
+		return
+	}
+	v, ok := r.v, r.ok
+	r.v, r.holding = *new(T), false
+	r.mu.Unlock()
+	defer r.nudge()
+	defer r.loop.caught(nil)
+	r.f(v, ok)
+}
+
+func (r *Receiver[T]) nudge() {
+	select {
+	case r.back <- struct{}{}:
+	default:
+	}
+}
+
+// Pause stops calling f, and soon receiving too: at most one more value is taken.
+func (r *Receiver[T]) Pause() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.paused = true
+}
+
+// Resume undoes Pause.
+func (r *Receiver[T]) Resume() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.paused {
+		return
+	}
+	r.paused = false
+	if r.holding {
+		r.loop.Post(r.deliver)
+	}
+	r.nudge()
+}
+
+// Stop ends the handle and returns the values, at most one, that were taken from
+// the channel and not delivered. If it is called on the loop, f is not called any
+// more after it. It waits for the handle's goroutine to let go of the channel,
+// which takes no longer than a task switch. A second call returns nothing.
+func (r *Receiver[T]) Stop() []T {
+	r.mu.Lock()
+	first := !r.stopped
+	r.stopped = true
+	started := r.scheduled
+	r.mu.Unlock()
+	if !first {
+		return nil
+	}
+	r.once.Do(func() { close(r.quit) })
+	if !started {
+		r.loop.unregister(&r.handle)
+		return nil
+	}
+	return r.leftover()
+}
+
+// leftover waits until the goroutine takes nothing any more.
+func (r *Receiver[T]) leftover() []T {
+	for {
+		r.mu.Lock()
+		if r.holding && r.ok {
+			v := r.v
+			r.v, r.holding = *new(T), false
+			r.mu.Unlock()
+			return []T{v}
+		}
+		r.mu.Unlock()
+		select {
+		case <-r.done:
+			return nil
+		default:
+			runtime.Gosched()
+		}
+	}
+}
+
+func (r *Receiver[T]) terminate() {
+	r.mu.Lock()
+	r.stopped = true
+	started := r.scheduled
+	r.mu.Unlock()
+	r.once.Do(func() { close(r.quit) })
+	if !started {
+		r.loop.unregister(&r.handle)
+	}
+}
+
+func (r *Receiver[T]) describe() string { return fmt.Sprintf("%T", r.ch) }
