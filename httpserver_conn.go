@@ -245,10 +245,10 @@ const lastCall = time.Millisecond
 // idleUntil returns when to give up. A deadline that is armed already serves if
 // it is not much later than need be, so a busy connection sets none.
 func (c *httpConn) idleUntil() time.Time {
-	d := c.s.cfg.IdleTimeout
 	if c.served == 0 {
-		d = c.s.cfg.ReadHeaderTimeout
+		return after(c.s.cfg.ReadHeaderTimeout)
 	}
+	d := c.s.cfg.IdleTimeout
 	if d == 0 {
 		return time.Time{}
 	}

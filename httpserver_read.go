@@ -77,6 +77,10 @@ func checkHead(head []byte) (info headInfo, status int) {
 					info.upgrade = true
 				}
 			}
+		case foldIs(name, "host"):
+			if !isHost(value) { // whether it is there, once, is for the parser
+				return info, fasthttp.StatusBadRequest
+			}
 		case foldIs(name, "expect"):
 			if !foldIs(value, "100-continue") {
 				return info, fasthttp.StatusExpectationFailed
@@ -148,6 +152,18 @@ func foldIs(b []byte, s string) bool {
 	}
 	for i := range b {
 		if lowerASCII(b[i]) != s[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// isHost reports whether value has only bytes that a host and a port may have
+// (RFC 3986 section 3.2.2).
+func isHost(value []byte) bool {
+	for _, c := range value {
+		if !isDigit(c) && !('a' <= lowerASCII(c) && lowerASCII(c) <= 'z') &&
+			strings.IndexByte("!$%&'()*+,-.:;=[]_~", c) < 0 {
 			return false
 		}
 	}
