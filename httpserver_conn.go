@@ -430,12 +430,11 @@ func (c *httpConn) await(r *HTTPRequest) bool {
 		complete, lost, delayed := r.complete, r.lost != nil, r.delayed
 		wanted, held := false, false
 		if st := r.stream; st != nil && !st.whole {
-			wanted, held = st.wanted(), st.held
+			if wanted, held = st.wanted(), st.held; !held {
+				c.consumePiece(st)
+			}
 		}
 		r.mu.Unlock()
-		if !held {
-			c.consumePiece(r)
-		}
 		switch {
 		case lost:
 			return false
@@ -528,8 +527,8 @@ func (c *httpConn) moveBody(r *HTTPRequest) bool {
 }
 
 // consumePiece frees the room of a piece that the dispatcher is done with.
-func (c *httpConn) consumePiece(r *HTTPRequest) {
-	if st := r.stream; st != nil && st.peeked > 0 {
+func (c *httpConn) consumePiece(st *bodyStream) {
+	if st.peeked > 0 {
 		c.consumeBody(st.peeked)
 		st.peeked = 0
 	}
@@ -559,11 +558,7 @@ func (c *httpConn) endBody(r *HTTPRequest, err error) bool {
 		err = c.opError(opRequest, err)
 	}
 	r.mu.Lock()
-	st.ended = true
-	st.err = err
-	if err != nil {
-		r.cut = true
-	}
+	st.ended, st.err = true, err
 	r.mu.Unlock()
 	c.s.loop.tasks <- (*httpBodyTask)(r)
 	if gone {

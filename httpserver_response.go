@@ -120,8 +120,7 @@ func (r *HTTPRequest) appendHead(b []byte, status int, headers Headers, length i
 	b = appendStatusLine(b, status)
 	c := r.conn
 	max := c.s.cfg.MaxRequestsPerConn
-	r.last = r.info.close || c.s.closing.Load() || max > 0 && c.served >= max ||
-		r.stream != nil && !r.stream.whole && !r.stream.ended && r.writer == nil
+	r.last = r.info.close || c.s.closing.Load() || max > 0 && c.served >= max || r.bodyLeft()
 	dated, upgrade, stated := false, false, ""
 	for i := range headers {
 		f := &headers[i]
@@ -190,6 +189,14 @@ func (r *HTTPRequest) appendFraming(b []byte, status int, length int64, stated s
 	}
 	r.last = true // the body ends with the connection
 	return b
+}
+
+// bodyLeft reports whether the answer comes before the body has been taken, which
+// is not read then. A streamed answer may take as long as the body. The caller
+// holds r.mu.
+func (r *HTTPRequest) bodyLeft() bool {
+	st := r.stream
+	return st != nil && !st.whole && (!st.ended || st.err != nil) && r.writer == nil
 }
 
 func appendStatusLine(b []byte, status int) []byte {

@@ -3,6 +3,7 @@ package eventloop_test
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -194,7 +195,9 @@ func TestHTTPServerTimesOutStalledClients(t *testing.T) {
 func TestHTTPServerDoesNotWaitForAByteASecond(t *testing.T) {
 	inVirtualTime(t, nil, hai, func(c *rawClient) {
 		start := time.Now()
-		go func() {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() {
 			request := "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: b\r\n", 100)
 			for _, b := range []byte(request) {
 				if _, err := c.Write([]byte{b}); err != nil {
@@ -202,7 +205,7 @@ func TestHTTPServerDoesNotWaitForAByteASecond(t *testing.T) {
 				}
 				time.Sleep(time.Second)
 			}
-		}()
+		})
 		if resp, _ := c.answer("GET"); resp.StatusCode != 408 {
 			t.Errorf("status %d, want 408", resp.StatusCode)
 		}
