@@ -441,6 +441,10 @@ func (c *httpConn) await(r *HTTPRequest) bool {
 		case complete:
 			return true
 		case c.isCut():
+			if c.why == ErrLoopClosed {
+				<-c.back // the dispatcher comes to r, too, and says what it loses
+				break
+			}
 			r.lose(c.why)
 			return false
 		case delayed && c.out.Len() > 0:

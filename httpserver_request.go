@@ -340,17 +340,18 @@ func (r *HTTPRequest) deliver(h func(r *HTTPRequest)) {
 		r.lose(ErrLoopClosed)
 		return
 	}
-	r.handle(h)
+	defer r.handled() // the handler may call runtime.Goexit
+	defer r.loop.caught(r.panicked)
+	h(r)
+}
+
+// handled is called when the handler has returned.
+func (r *HTTPRequest) handled() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.complete && r.lost == nil {
 		r.delay()
 	}
-}
-
-func (r *HTTPRequest) handle(h func(r *HTTPRequest)) {
-	defer r.loop.caught(r.panicked)
-	h(r)
 }
 
 // delay makes r one of the things that the loop has open. The caller holds r.mu.
@@ -540,17 +541,21 @@ func (t *httpBodyTask) run() {
 	data, piece := st.onData, st.piece
 	deliver := st.held && !over && r.lost == nil && data != nil
 	r.mu.Unlock()
+	defer r.bodyTaken() // onData may call runtime.Goexit
 	if deliver {
 		r.callBody(data, piece)
 	}
-	if end, err := r.bodyTaken(); end != nil {
+}
+
+// bodyTaken gives a piece back after its delivery, and tells of the end if it has
+// come to that.
+func (r *HTTPRequest) bodyTaken() {
+	if end, err := r.bodyGivenBack(); end != nil {
 		r.loop.call(func() { end(err) })
 	}
 }
 
-// bodyTaken gives a piece back after its delivery, and returns the callback that
-// is to be told of the end, if it has come to that.
-func (r *HTTPRequest) bodyTaken() (end func(err error), err error) {
+func (r *HTTPRequest) bodyGivenBack() (end func(err error), err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	st := r.stream
