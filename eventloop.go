@@ -66,7 +66,7 @@ type Loop struct {
 	log *slog.Logger
 
 	tasks   chan task                 // the road of the network goroutines
-	writers writers.Pool[*connWriter] // carries out what callbacks wrote
+	writers writers.Pool[writers.Job] // carries out what callbacks wrote
 	done    chan struct{}             // closed when Run returns
 	ctx     context.Context           // of what the loop waits for; ends with the loop
 	cancel  context.CancelFunc

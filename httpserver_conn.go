@@ -25,6 +25,7 @@ type httpConn struct {
 	s      *HTTPServer
 	nc     net.Conn
 	rc     syscall.RawConn // nil: read and write through nc
+	fd     int             // to write to, or -1; the goroutine closes it, which waits for writers
 	remote net.Addr
 	ip     netip.Addr
 	tls    *tls.ConnectionState // nil: in the clear
@@ -34,13 +35,15 @@ type httpConn struct {
 	br      *bufio.Reader // nil if nothing is buffered
 	readFn  func(fd uintptr) bool
 	writeFn func(fd uintptr) bool
-	fd      uintptr      // to read from, inside readFn
+	readFD  uintptr      // to read from, inside readFn
 	ioErr   error        // result of readFn or writeFn
 	blocks  bool         // writeFn may park
 	first   [1]byte      // see readThrough
 	hasOne  bool         // first is to be read
 	deaf    bool         // no deadline works, so no read can be ended
 	armed   time.Time    // the read deadline; zero if there is none
+	cur     *HTTPRequest // handed to the dispatcher last
+	last    time.Time    // when cur was answered
 	served  int          // requests
 	body    bodyReader   // of the current request
 	out     sockio.Queue // not written yet: of earlier requests, too
@@ -57,7 +60,7 @@ type httpConn struct {
 }
 
 func newHTTPConn(s *HTTPServer, nc net.Conn) *httpConn {
-	c := &httpConn{s: s, nc: nc, remote: nc.RemoteAddr(), back: make(chan struct{}, 1)}
+	c := &httpConn{s: s, nc: nc, fd: -1, remote: nc.RemoteAddr(), back: make(chan struct{}, 1)}
 	c.ip = addrIP(c.remote)
 	c.deaf = nc.SetDeadline(noDeadline) != nil
 	if s.cfg.TLS == nil {
@@ -65,6 +68,7 @@ func newHTTPConn(s *HTTPServer, nc net.Conn) *httpConn {
 	}
 	if c.rc != nil {
 		c.readFn, c.writeFn = c.readable, c.writable
+		c.rc.Control(func(fd uintptr) { c.fd = int(fd) })
 	}
 	return c
 }
@@ -166,17 +170,30 @@ func (c *httpConn) serveNext() bool {
 	l := c.s.loop
 	l.count.httpRequests.Add(1)
 	l.count.httpOpen.Add(1)
+	// The goroutine waits for the next request meanwhile, and for the client
+	// going away, unless there is something else for it to do.
+	r.direct = c.fd >= 0 && c.out.Len() == 0 && len(c.buffered()) == 0 &&
+		r.stream == nil && len(r.body) <= smallBody
+	direct := r.direct
+	c.cur = r
 	l.tasks <- (*httpRequestTask)(r)
-	answered := c.await(r)
-	c.settleBody(r)
+	answered := direct && c.awaitDirect(r) || !direct && c.await(r)
+	if c.body.wake != nil {
+		c.settleBody(r)
+	}
 	return answered && c.finishRequest(r)
 }
+
+// smallBody is the most of a body that an idle connection may hold on to.
+const smallBody = 4 << 10
 
 // finishRequest is called when the whole answer is in c.out. It reports whether
 // the connection is to be kept.
 func (c *httpConn) finishRequest(r *HTTPRequest) bool {
 	r.mu.Lock()
-	keep, upgrade := !r.last && !r.cut, r.upgraded
+	keep, upgrade, watched := r.keep(), r.upgraded, r.cancel != nil
+	r.ended = !watched
+	c.last = r.at
 	c.reset = r.cut && !r.info.http11 // its end would look like a good one
 	r.mu.Unlock()
 	if !c.body.over() {
@@ -187,12 +204,13 @@ func (c *httpConn) finishRequest(r *HTTPRequest) bool {
 		return false
 	}
 	// Answers to pipelined requests leave together.
-	if keep && len(c.buffered()) > 0 && c.out.Len() < defaultHighWater {
-		r.end(nil)
-		return true
+	var err error
+	if !keep || len(c.buffered()) == 0 || c.out.Len() >= defaultHighWater {
+		err = c.flush()
 	}
-	err := c.flush()
-	r.end(err)
+	if watched {
+		r.end(err)
+	}
 	if err != nil {
 		c.writeFailed(err)
 		return false
@@ -220,16 +238,7 @@ func (c *httpConn) awaitRequest() bool {
 		return false
 	}
 	c.release()
-	c.mu.Lock()
-	c.idle = true
-	c.mu.Unlock()
-	err := errKicked
-	if !c.s.closing.Load() { // it pokes those that are idle after it is set
-		err = c.fill(c.idleUntil())
-	}
-	c.mu.Lock()
-	c.idle = false
-	c.mu.Unlock()
+	err := c.fillOr(c.idleUntil(), nil, true)
 	if err == errKicked {
 		// The server closes. A request that is on its way already, or nearly,
 		// is served: a client cannot know better.
@@ -252,11 +261,10 @@ func (c *httpConn) idleUntil() time.Time {
 	if d == 0 {
 		return time.Time{}
 	}
-	now := time.Now()
-	if left := c.armed.Sub(now); left >= d && left <= d+d/10 {
+	if left := c.armed.Sub(c.last); left >= d && left <= d+d/10 {
 		return c.armed
 	}
-	return now.Add(d + d/10)
+	return c.last.Add(d + d/10)
 }
 
 // buffered returns what has been read and not been used.
@@ -280,19 +288,23 @@ func (c *httpConn) release() {
 // error that isTimeout knows; errKicked means that the goroutine has to look at
 // its orders.
 func (c *httpConn) fill(until time.Time) error {
-	return c.fillOr(until, nil)
+	return c.fillOr(until, nil, false)
 }
 
-// fillOr is fill that a token on wake ends, too.
-func (c *httpConn) fillOr(until time.Time, wake <-chan struct{}) error {
+// fillOr is fill that a token on wake ends, too. idle says that it waits for a
+// request, which a server that closes does not.
+func (c *httpConn) fillOr(until time.Time, wake <-chan struct{}, idle bool) error {
 	for {
 		c.mu.Lock()
+		c.idle = c.idle || idle
 		if c.gone || c.idle && c.s.closing.Load() {
+			c.idle = false
 			c.mu.Unlock()
 			return errKicked
 		}
 		select {
 		case <-wake:
+			c.idle = false
 			c.mu.Unlock()
 			return errKicked
 		default:
@@ -306,6 +318,7 @@ func (c *httpConn) fillOr(until time.Time, wake <-chan struct{}) error {
 		err := c.read()
 		c.mu.Lock()
 		c.reading = false
+		c.idle = false
 		kicked := c.kicked
 		c.kicked = false
 		if kicked && !c.gone {
@@ -355,7 +368,7 @@ func (c *httpConn) readable(fd uintptr) (done bool) {
 	if idle {
 		c.br = c.s.getReader(c)
 	}
-	c.fd = fd
+	c.readFD = fd
 	c.ioErr = c.readMore()
 	if c.ioErr == syscall.EAGAIN {
 		if idle {
@@ -404,7 +417,7 @@ func (src *httpSource) Read(p []byte) (n int, err error) {
 		n, err = c.nc.Read(p)
 	default:
 		var errno syscall.Errno
-		n, errno = sockio.ReadFD(c.fd, p)
+		n, errno = sockio.ReadFD(c.readFD, p)
 		switch {
 		case errno != 0:
 			return 0, errno
@@ -421,7 +434,7 @@ func (src *httpSource) Read(p []byte) (n int, err error) {
 // for the client going away. It returns false if there is nobody to answer, or
 // nobody who will.
 func (c *httpConn) await(r *HTTPRequest) bool {
-	for {
+	for c.waitWriter(r); ; {
 		r.mu.Lock()
 		c.take(r)
 		if r.writer != nil {
@@ -465,6 +478,71 @@ func (c *httpConn) await(r *HTTPRequest) bool {
 	}
 }
 
+// awaitDirect is await while the goroutine has nothing to do but to wait: the
+// answer is written by a writer of the loop. It finds out when the next request
+// comes, or when it is needed after all.
+func (c *httpConn) awaitDirect(r *HTTPRequest) bool {
+	c.release()
+	for {
+		c.last = time.Now()
+		err := c.fillOr(c.idleUntil(), c.back, false)
+		r.mu.Lock()
+		flushed, blocked, lost := r.flushed, r.blocked, r.lost != nil
+		c.last = r.at
+		r.mu.Unlock()
+		if flushed {
+			c.notIdle() // see setIdle
+		}
+		switch {
+		case flushed && err != nil && err != errKicked && !isTimeout(err):
+			c.eof = true
+			return true
+		case flushed:
+			return true
+		case err == io.EOF:
+			c.eof = true
+			r.aborted(err)
+		case err != nil && err != errKicked && !isTimeout(err):
+			c.waitWriter(r)
+			c.lose(r, "read", err)
+			if r.isComplete() {
+				c.writeFailed(err)
+			}
+			return false
+		case isTimeout(err), err == errKicked && !blocked && !lost && !c.isCut():
+			continue
+		}
+		return c.await(r)
+	}
+}
+
+// waitWriter waits until no writer has the output of r, and keeps it for the
+// goroutine.
+func (c *httpConn) waitWriter(r *HTTPRequest) {
+	for r.keepFromWriters() {
+		<-c.back
+	}
+}
+
+// An httpWriter is a connection as the pool of writers sees it.
+type httpWriter httpConn
+
+// Flush writes what the kernel takes of the answer. When that is not all, the
+// connection's goroutine has to go on.
+func (w *httpWriter) Flush() {
+	c := (*httpConn)(w)
+	r := c.cur
+	var space [sockio.MaxViews][]byte
+	for {
+		views := r.writerViews(space[:])
+		if len(views) == 0 {
+			return
+		}
+		n, errno := sockio.WriteFD(uintptr(c.fd), views)
+		r.writerSent(n, errno)
+	}
+}
+
 // take moves the output of r to that of the connection. The caller holds r.mu.
 func (c *httpConn) take(r *HTTPRequest) {
 	if c.out.Len() == 0 {
@@ -490,7 +568,7 @@ func (c *httpConn) watch(r *HTTPRequest) {
 		return
 	}
 	c.release()
-	switch err := c.fillOr(time.Time{}, c.back); {
+	switch err := c.fillOr(time.Time{}, c.back, false); {
 	case err == nil, err == errKicked:
 	case err == io.EOF:
 		c.eof = true
@@ -758,10 +836,31 @@ func (c *httpConn) kickLocked() {
 		c.kicked = true
 		c.nc.SetReadDeadline(longAgo)
 	}
+	c.token()
+}
+
+func (c *httpConn) token() {
 	select {
 	case c.back <- struct{}{}:
 	default:
 	}
+}
+
+// setIdle says that the goroutine waits for the next request. The caller holds
+// the mutex of the request before.
+func (c *httpConn) setIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle = true
+	if c.s.closing.Load() {
+		c.kickLocked()
+	}
+}
+
+func (c *httpConn) notIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle = false
 }
 
 // poke ends the wait for a request that did not begin to arrive.

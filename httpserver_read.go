@@ -216,6 +216,9 @@ func (c *httpConn) readHead() (head []byte, status int, err error) {
 		if until.IsZero() {
 			until = after(c.s.cfg.ReadHeaderTimeout)
 		}
+		if err := c.flush(); err != nil { // answers to requests before this one
+			return nil, 0, err
+		}
 		if err := c.fill(until); err != nil {
 			if isTimeout(err) && len(buf) > 0 {
 				return nil, fasthttp.StatusRequestTimeout, nil
@@ -418,7 +421,7 @@ func (c *httpConn) fillBody() error {
 	if c.body.until.IsZero() {
 		c.body.until = after(c.s.cfg.ReadTimeout)
 	}
-	err := c.fillOr(c.body.until, c.body.wake)
+	err := c.fillOr(c.body.until, c.body.wake, false)
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}

@@ -10,6 +10,8 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
+	"time"
 	"unicode/utf8"
 
 	"github.com/onloop/eventloop/internal/sockio"
@@ -51,12 +53,17 @@ type HTTPRequest struct {
 	out      sockio.Queue // of the answer, not yet with the goroutine
 	writer   *ResponseWriter
 	upgraded *Conn
-	begun    bool // an answer was chosen
-	complete bool // and nothing of it is to come
-	delayed  bool // the callback has returned without
-	last     bool // the connection is not to be kept
-	cut      bool // nor to be ended in an orderly way
-	ended    bool // the answer is with the kernel, or nobody wants it
+	begun    bool      // an answer was chosen
+	complete bool      // and nothing of it is to come
+	delayed  bool      // the callback has returned without
+	last     bool      // the connection is not to be kept
+	cut      bool      // nor to be ended in an orderly way
+	ended    bool      // the answer is with the kernel, or nobody wants it
+	direct   bool      // a writer of the loop writes the answer, not the goroutine
+	writing  bool      // it does, or will
+	blocked  bool      // and could not write all of it
+	flushed  bool      // and wrote all of it
+	at       time.Time // of the answer
 	lost     error
 	abort    error // to be told, if told is not set
 	told     bool
@@ -273,7 +280,9 @@ func (r *HTTPRequest) loseLocked(err error) {
 		r.abortedLocked(err)
 	}
 	r.lost = err
-	r.dropOutput()
+	if !r.writing {
+		r.dropOutput()
+	}
 	if st := r.stream; st != nil && !st.whole && !st.ended {
 		st.ended, st.err = true, err
 		r.loop.Post((*httpBodyTask)(r).run)
@@ -313,6 +322,69 @@ func (r *HTTPRequest) wake() {
 	case r.back <- struct{}{}:
 	default:
 	}
+}
+
+func (r *HTTPRequest) isComplete() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.complete
+}
+
+// send has the output sent. The caller holds r.mu.
+func (r *HTTPRequest) send() {
+	switch {
+	case !r.direct:
+		r.wake()
+	case !r.writing:
+		r.writing = true
+		r.loop.writers.Add((*httpWriter)(r.conn))
+	}
+}
+
+// keep reports whether the connection is to be kept after the answer. The caller
+// holds r.mu.
+func (r *HTTPRequest) keep() bool { return !r.last && !r.cut && r.upgraded == nil }
+
+// keepFromWriters reports whether a writer has the output of r still; none will
+// have it afterwards.
+func (r *HTTPRequest) keepFromWriters() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.direct = false
+	return r.writing
+}
+
+// writerViews returns what a writer is to write now, or none when it is done.
+func (r *HTTPRequest) writerViews(space [][]byte) [][]byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.blocked && r.lost == nil {
+		if n := r.out.Views(space); n > 0 {
+			return space[:n]
+		}
+		r.drainedLocked()
+	}
+	r.writing = false
+	if r.lost != nil {
+		r.dropOutput()
+	}
+	r.flushed = r.complete && !r.blocked && r.lost == nil
+	r.ended = r.ended || r.flushed && r.cancel == nil
+	if !r.direct || r.blocked || r.lost != nil || r.flushed && (!r.keep() || r.cancel != nil) {
+		r.conn.kick()
+	} else if r.flushed {
+		r.conn.setIdle()
+	}
+	return nil
+}
+
+// writerSent accounts for what a writer has written.
+func (r *HTTPRequest) writerSent(n int, errno syscall.Errno) {
+	r.conn.sent(n)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.out.Advance(n)
+	r.blocked = errno != 0 // an error, too: the goroutine will meet it
 }
 
 // end is called by the goroutine when all that can be written is written.
@@ -365,7 +437,9 @@ func (r *HTTPRequest) delay() {
 		r.timer = r.loop.AfterFunc(d, r.timedOut)
 		r.timer.Unref()
 	}
-	r.wake()
+	if !r.direct || r.out.Len() > 0 {
+		r.send()
+	}
 }
 
 // timedOut answers a request that the application did not.

@@ -83,7 +83,10 @@ func (r *HTTPRequest) begin() error {
 func (r *HTTPRequest) finish() {
 	r.complete = true
 	r.settle()
-	r.wake()
+	if r.writer != nil {
+		r.at = time.Now()
+	}
+	r.send()
 }
 
 // cutShort ends an answer that has begun and cannot be completed. The caller
@@ -121,6 +124,7 @@ func (r *HTTPRequest) appendHead(b []byte, status int, headers Headers, length i
 	c := r.conn
 	max := c.s.cfg.MaxRequestsPerConn
 	r.last = r.info.close || c.s.closing.Load() || max > 0 && c.served >= max || r.bodyLeft()
+	r.at = time.Now()
 	dated, upgrade, stated := false, false, ""
 	for i := range headers {
 		f := &headers[i]
@@ -149,7 +153,7 @@ func (r *HTTPRequest) appendHead(b []byte, status int, headers Headers, length i
 		b = append(b, "\r\n"...)
 	}
 	if !dated {
-		b = appendDate(b, time.Now())
+		b = appendDate(b, r.at)
 	}
 	b = r.appendFraming(b, status, length, stated)
 	switch {
@@ -321,7 +325,7 @@ func (w *ResponseWriter) Write(p []byte) (int, error) {
 	w.wrote = true
 	w.high = w.high || w.buffered() > high
 	if r.delayed && r.out.Len() >= flushOver {
-		r.wake()
+		r.send()
 	} else {
 		w.schedule()
 	}
@@ -346,7 +350,7 @@ func (w *ResponseWriter) schedule() {
 	if !w.posted && w.r.delayed {
 		w.posted = true
 		if w.r.loop.Post(w.Flush) != nil {
-			w.r.wake()
+			w.r.send()
 		}
 	}
 }
@@ -357,7 +361,7 @@ func (w *ResponseWriter) Flush() {
 	defer w.r.mu.Unlock()
 	w.posted = false
 	if !w.r.complete && w.r.lost == nil {
-		w.r.wake()
+		w.r.send()
 	}
 }
 
@@ -390,7 +394,9 @@ func (w *ResponseWriter) Abort() {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
 	if !w.r.complete && w.r.lost == nil {
-		w.r.dropOutput()
+		if !w.r.writing {
+			w.r.dropOutput()
+		}
 		w.r.cutShort()
 	}
 }
@@ -430,6 +436,10 @@ func (w *ResponseWriter) taken(n int) { w.moving = n }
 func (r *HTTPRequest) drained() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.drainedLocked()
+}
+
+func (r *HTTPRequest) drainedLocked() {
 	w := r.writer
 	if w == nil {
 		return
