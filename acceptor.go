@@ -24,6 +24,7 @@ type acceptor struct {
 	acceptMu sync.Mutex // guards the following
 	closed   bool
 	paused   bool
+	pauses   int // so far
 }
 
 // accepting is what an acceptor works for. Its methods are called on the
@@ -43,6 +44,7 @@ func (a *acceptor) init(takes accepting, ln net.Listener, maxConns int) {
 func (a *acceptor) accept(wg *sync.WaitGroup) {
 	defer wg.Done()
 	pause := backoff.New(5*time.Millisecond, time.Second)
+	pauses := 0
 	for a.mayAccept() {
 		nc, err := a.ln.Accept()
 		switch {
@@ -50,7 +52,7 @@ func (a *acceptor) accept(wg *sync.WaitGroup) {
 			pause.Reset()
 			a.takes.accepted(nc)
 		case a.isClosed():
-		case errors.Is(err, os.ErrDeadlineExceeded): // setPaused
+		case errors.Is(err, os.ErrDeadlineExceeded) && a.pausedSince(&pauses):
 		default:
 			a.takes.acceptFailed(err)
 			if errors.Is(err, net.ErrClosed) {
@@ -81,6 +83,16 @@ func (a *acceptor) mayAccept() bool {
 	}
 }
 
+// pausedSince reports whether accepting was paused since the last call. A deadline
+// that comes without that is of somebody else.
+func (a *acceptor) pausedSince(pauses *int) bool {
+	a.acceptMu.Lock()
+	defer a.acceptMu.Unlock()
+	before := *pauses
+	*pauses = a.pauses
+	return a.paused || a.pauses > before
+}
+
 // stop ends accepting and frees the address. It reports whether that changed
 // anything.
 func (a *acceptor) stop() bool {
@@ -107,7 +119,9 @@ func (a *acceptor) setPaused(paused bool) {
 	if a.paused == paused || a.closed {
 		return
 	}
-	a.paused = paused
+	if a.paused = paused; paused {
+		a.pauses++
+	}
 	if d, ok := a.ln.(interface{ SetDeadline(time.Time) error }); ok {
 		if paused {
 			d.SetDeadline(longAgo) // ends an Accept that waits

@@ -22,8 +22,8 @@ var (
 	// when it is asked for before [Loop.Run].
 	ErrNotRunning = errors.New("eventloop: loop not running")
 
-	// ErrRunning is returned by a second call of [Loop.Run].
-	ErrRunning = errors.New("eventloop: loop already run")
+	// ErrRunning is returned by [Loop.Run] while the loop runs already.
+	ErrRunning = errors.New("eventloop: loop already running")
 
 	// ErrOnLoop is returned by a call that waits, when it is made on the loop
 	// that it would wait for.
@@ -87,7 +87,7 @@ type OpError struct {
 	// Err is the cause and never nil.
 	Err error
 
-	// Conn is the connection (tcp-socket of the seed); nil if there is none.
+	// Conn is the connection (tcp-socket); nil if there is none.
 	Conn *Conn
 
 	// Listener is the listener of an accept error; else nil.
@@ -98,6 +98,11 @@ var _ net.Error = (*OpError)(nil)
 
 // Error describes the operation, its address and the cause.
 func (e *OpError) Error() string {
+	if e.Op == opLookup {
+		if dns, ok := e.Err.(*net.DNSError); ok {
+			return dns.Error() // has both, and the server
+		}
+	}
 	var b strings.Builder
 	b.WriteString(e.Op)
 	for _, part := range []string{e.Net, e.Addr} {
@@ -124,9 +129,11 @@ func cause(err error) error {
 func (e *OpError) Unwrap() error { return e.Err }
 
 // Timeout reports whether the cause is a timeout.
-func (e *OpError) Timeout() bool {
+func (e *OpError) Timeout() bool { return isTimeout(e.Err) }
+
+func isTimeout(err error) bool {
 	var t interface{ Timeout() bool }
-	return errors.As(e.Err, &t) && t.Timeout()
+	return errors.As(err, &t) && t.Timeout()
 }
 
 // Temporary reports whether the cause calls itself temporary.
@@ -194,9 +201,18 @@ func newPanicError(value any) *PanicError {
 
 // IsInfo reports whether err tells of an ordinary end rather than of trouble:
 // io.EOF, or a reset by the peer (connection-info that is no connection-error).
-// A server sees both all day; the default event handler ignores them.
+// A server sees both all day; the default event handler ignores them. A panic is
+// trouble whatever its value.
 func IsInfo(err error) bool {
+	if isPanic(err) {
+		return false
+	}
 	return err == io.EOF || errors.Is(err, ErrReset) || isReset(err)
+}
+
+func isPanic(err error) bool {
+	var pe *PanicError
+	return errors.As(err, &pe)
 }
 
 // Errno returns the number of the system error that err carries, or -1 if it
@@ -217,11 +233,25 @@ const (
 	wsaECONNREFUSED = syscall.Errno(10061)
 )
 
+// isLookup reports whether err is that of a name server. What happened between it
+// and the resolver says nothing about the peer of a connection: were a reset by
+// the server a reset by the peer, a failed dial would pass for information.
+func isLookup(err error) bool {
+	var dns *net.DNSError
+	return errors.As(err, &dns)
+}
+
 func isRefused(err error) bool {
+	if isLookup(err) {
+		return false
+	}
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaECONNREFUSED)
 }
 
 func isReset(err error) bool {
+	if isLookup(err) {
+		return false
+	}
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
 		errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, io.ErrClosedPipe) ||
 		errors.Is(err, wsaECONNRESET) || errors.Is(err, wsaECONNABORTED)
@@ -235,10 +265,9 @@ func (l *Loop) event(err error, remote bool) {
 		l.callEvent(func() { h(err) })
 		return
 	}
-	var pe *PanicError
 	switch {
 	case IsInfo(err):
-	case errors.As(err, &pe) && l.cfg.CatchPanics:
+	case l.cfg.CatchPanics && isPanic(err):
 		l.log.Error("panic in a callback", "loop", l.cfg.Name, "err", err)
 	case remote:
 		l.log.Warn("event", "loop", l.cfg.Name, "err", err)
@@ -272,14 +301,20 @@ func (l *Loop) caught(route func(err error)) {
 	if v == nil {
 		return
 	}
-	pe := newPanicError(v)
-	switch {
-	case !l.cfg.CatchPanics:
+	l.panicEvent(newPanicError(v), route)
+}
+
+// panicEvent is what becomes of a panic in a callback.
+func (l *Loop) panicEvent(pe *PanicError, route func(err error)) {
+	if !l.cfg.CatchPanics {
 		l.stopPanic(pe)
-	case route == nil:
+		return
+	}
+	l.count.errors.Add(1)
+	if route == nil {
 		l.event(pe, false)
-	default:
-		route(pe)
+	} else {
+		l.callEvent(func() { route(pe) })
 	}
 }
 

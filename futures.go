@@ -11,10 +11,11 @@ import (
 // of this package return one; [NewFuture] makes one for a function of the user's
 // own. All methods may be called from any goroutine.
 //
-// A pending future keeps the loop alive. One that is pending when the loop ends
-// by force ends with [ErrLoopClosed]. One that fails and that nobody asks about
-// for a second — by Then, Done, Result, Wait, Await, All, Any or Race — is
-// reported to Config.EventHandler, or logged if there is none.
+// A pending future keeps the loop alive, or what it belongs to does: a connection,
+// a task. One that is pending when the loop ends by force ends with
+// [ErrLoopClosed]. One that fails and that nobody asks about for a second — by
+// Then, Done, Result, Wait, Await, All, Any or Race — is reported to
+// Config.EventHandler, or logged if there is none.
 type Future[T any] struct {
 	handle
 
@@ -162,22 +163,32 @@ type unasked struct {
 }
 
 // watchUnasked reports err in a while. The timer does not keep the loop alive:
-// if the loop ends earlier, teardown reports.
+// if the loop ends earlier, teardown reports. At the end of the loop it is too
+// late for both, and err is only logged, unless it is the end itself.
 func (l *Loop) watchUnasked(err error) *unasked {
 	u := &unasked{err: err}
-	u.timer = l.AfterFunc(unaskedGrace, func() {
+	u.timer = &Timer{loop: l, unref: true, f: func() {
 		if l.forgetUnasked(u) {
 			l.reportUnasked(err)
 		}
-	})
-	u.timer.Unref()
+	}}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.unasked == nil {
-		l.unasked = make(map[*unasked]struct{})
+	usable := l.usable(true) == nil
+	if usable {
+		u.timer.arm(unaskedGrace)
+		if l.unasked == nil {
+			l.unasked = make(map[*unasked]struct{})
+		}
+		l.unasked[u] = struct{}{}
 	}
-	l.unasked[u] = struct{}{}
-	return u
+	l.mu.Unlock()
+	if usable {
+		return u
+	}
+	if !errors.Is(err, ErrLoopClosed) {
+		l.logUnasked(err)
+	}
+	return nil
 }
 
 // forgetUnasked reports whether u was still to be reported.
@@ -195,10 +206,15 @@ func (l *Loop) forgetUnasked(u *unasked) bool {
 // reportUnasked reports the failure of a future. Unlike other events it never
 // ends the loop by default. On the loop.
 func (l *Loop) reportUnasked(err error) {
+	l.count.errors.Add(1)
 	if h := l.cfg.EventHandler; h != nil {
 		l.callEvent(func() { h(err) })
 		return
 	}
+	l.logUnasked(err)
+}
+
+func (l *Loop) logUnasked(err error) {
 	l.log.Warn("a future failed and nobody asked about it", "loop", l.cfg.Name, "err", err)
 }
 
@@ -211,7 +227,7 @@ func (l *Loop) flushUnasked() {
 	l.mu.Unlock()
 	for u := range rest {
 		if forced {
-			l.log.Warn("a future failed and nobody asked about it", "loop", l.cfg.Name, "err", u.err)
+			l.logUnasked(u.err)
 		} else {
 			l.reportUnasked(u.err)
 		}

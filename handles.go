@@ -56,6 +56,9 @@ func (l *Loop) Handles() iter.Seq[Handle] {
 	for t, when := range l.timers.All {
 		all = append(all, Handle{Kind: (*Timer)(t).kind(), Ref: !t.unref, Age: min(now-time.Duration(when), -1)})
 	}
+	for t := range l.dueTimers {
+		all = append(all, Handle{Kind: t.kind(), Ref: !t.unref, Age: -1})
+	}
 	l.mu.Unlock()
 	for i := range n {
 		all[i].Name = owners[i].describe() // takes locks of its own

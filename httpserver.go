@@ -148,6 +148,7 @@ type HTTPServer struct {
 	acceptor
 	cfg     *HTTPServerConfig
 	handler func(r *HTTPRequest)
+	ours    bool        // nobody else has the accepted connections
 	readers sync.Pool   // of *bufio.Reader, with room for a header
 	closing atomic.Bool // under mu when it is set
 
@@ -207,6 +208,7 @@ func (l *Loop) ServeHTTP(ln net.Listener, h func(r *HTTPRequest), cfg *HTTPServe
 	s := &HTTPServer{
 		cfg:     cfg.withDefaults(),
 		handler: h,
+		ours:    ours(ln),
 		conns:   make(map[*httpConn]struct{}),
 		perIP:   make(map[netip.Addr]int),
 	}

@@ -68,7 +68,9 @@ func newHTTPConn(s *HTTPServer, nc net.Conn) *httpConn {
 	}
 	if c.rc != nil {
 		c.readFn, c.writeFn = c.readable, c.writable
-		c.rc.Control(func(fd uintptr) { c.fd = int(fd) })
+		if s.ours {
+			c.rc.Control(func(fd uintptr) { c.fd = int(fd) })
+		}
 	}
 	return c
 }
@@ -83,7 +85,9 @@ func after(d time.Duration) time.Time {
 	return time.Now().Add(d)
 }
 
-func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+// pastDeadline reports whether err is that of a deadline of ours; ETIMEDOUT, say,
+// is not.
+func pastDeadline(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
 // serve is the connection's goroutine.
 func (c *httpConn) serve() {
@@ -284,9 +288,9 @@ func (c *httpConn) release() {
 	}
 }
 
-// fill waits until more input is buffered, which must have room. A timeout is an
-// error that isTimeout knows; errKicked means that the goroutine has to look at
-// its orders.
+// fill waits until more input is buffered, for which there must be room. When
+// until has come the error is one that pastDeadline knows; errKicked means that
+// the goroutine has to look at its orders.
 func (c *httpConn) fill(until time.Time) error {
 	return c.fillOr(until, nil, false)
 }
@@ -329,7 +333,7 @@ func (c *httpConn) fillOr(until time.Time, wake <-chan struct{}, idle bool) erro
 		switch {
 		case err == nil:
 			return nil
-		case !isTimeout(err):
+		case !pastDeadline(err):
 			return err
 		case kicked:
 			return errKicked
@@ -494,7 +498,7 @@ func (c *httpConn) awaitDirect(r *HTTPRequest) bool {
 			c.notIdle() // see setIdle
 		}
 		switch {
-		case flushed && err != nil && err != errKicked && !isTimeout(err):
+		case flushed && err != nil && err != errKicked && !pastDeadline(err):
 			c.eof = true
 			return true
 		case flushed:
@@ -502,14 +506,14 @@ func (c *httpConn) awaitDirect(r *HTTPRequest) bool {
 		case err == io.EOF:
 			c.eof = true
 			r.aborted(err)
-		case err != nil && err != errKicked && !isTimeout(err):
+		case err != nil && err != errKicked && !pastDeadline(err):
 			c.waitWriter(r)
 			c.lose(r, "read", err)
 			if r.isComplete() {
 				c.writeFailed(err)
 			}
 			return false
-		case isTimeout(err), err == errKicked && !blocked && !lost && !c.isCut():
+		case pastDeadline(err), err == errKicked && !blocked && !lost && !c.isCut():
 			continue
 		}
 		return c.await(r)
@@ -582,7 +586,7 @@ func (c *httpConn) watch(r *HTTPRequest) {
 func (c *httpConn) lose(r *HTTPRequest, op string, err error) {
 	e := c.opError(opRequest, err)
 	r.lose(e)
-	if op == "write" && isTimeout(err) {
+	if op == "write" && pastDeadline(err) {
 		c.report(op, err)
 	}
 }
@@ -632,7 +636,7 @@ func (c *httpConn) endBody(r *HTTPRequest, err error) bool {
 		err = nil
 	case err == errKicked:
 		return true
-	case err == errBadBody, err == fasthttp.ErrBodyTooLarge, isTimeout(err):
+	case err == errBadBody, err == fasthttp.ErrBodyTooLarge, pastDeadline(err):
 		c.linger = true
 		err = c.opError(opRequest, err)
 	default:
@@ -691,7 +695,7 @@ func (c *httpConn) flush() error {
 			err = c.writeThrough()
 		}
 		c.sent(n - c.out.Len())
-		if err != nil && !(isTimeout(err) && c.out.Len() < n && !c.isCut()) {
+		if err != nil && !(pastDeadline(err) && c.out.Len() < n && !c.isCut()) {
 			return err
 		}
 	}

@@ -220,7 +220,7 @@ func (c *httpConn) readHead() (head []byte, status int, err error) {
 			return nil, 0, err
 		}
 		if err := c.fill(until); err != nil {
-			if isTimeout(err) && len(buf) > 0 {
+			if pastDeadline(err) && len(buf) > 0 {
 				return nil, fasthttp.StatusRequestTimeout, nil
 			}
 			return nil, 0, err
@@ -342,7 +342,7 @@ func (c *httpConn) bodyStatus(err error) (status int, _ error) {
 		return fasthttp.StatusBadRequest, nil
 	case err == fasthttp.ErrBodyTooLarge:
 		return fasthttp.StatusRequestEntityTooLarge, nil
-	case isTimeout(err):
+	case pastDeadline(err):
 		return fasthttp.StatusRequestTimeout, nil
 	}
 	return 0, err

@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -512,9 +511,8 @@ func TestHTTPUpgradeMakesAConnectionOfTheLoop(t *testing.T) {
 func TestHTTPServerWithTLS(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	events := make(chan error, 1)
-	conf, roots := testTLS(t)
 	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{
-		TLS:     conf,
+		TLS:     serverConf,
 		OnEvent: func(s *eventloop.HTTPServer, err error) { events <- err },
 	}, func(r *eventloop.HTTPRequest) {
 		if r.TLS() == nil || r.TLS().Version != tls.VersionTLS13 {
@@ -523,7 +521,7 @@ func TestHTTPServerWithTLS(t *testing.T) {
 		body := bytes.Clone(r.Body())
 		l.AfterFunc(time.Millisecond, func() { r.Respond(200, nil, body) })
 	})
-	nc, err := tls.Dial("tcp", s.Addr().String(), roots)
+	nc, err := tls.Dial("tcp", s.Addr().String(), clientConf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -540,15 +538,6 @@ func TestHTTPServerWithTLS(t *testing.T) {
 	if oe, ok := errors.AsType[*eventloop.OpError](<-events); !ok || oe.Op != "handshake" {
 		t.Errorf("event %v, want a failed handshake", oe)
 	}
-}
-
-// testTLS returns the configurations of a server and of a client that trusts it.
-func testTLS(t *testing.T) (server, client *tls.Config) {
-	s := httptest.NewUnstartedServer(nil)
-	s.StartTLS()
-	defer s.Close()
-	pool := s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
-	return &tls.Config{Certificates: s.TLS.Certificates}, &tls.Config{RootCAs: pool}
 }
 
 func TestHTTPServerOverConnectionsThatAreNoSockets(t *testing.T) {

@@ -20,9 +20,10 @@ type SignalHandler struct {
 	f       func(sig os.Signal)
 	onEvent atomic.Pointer[func(err error)]
 	sigs    []os.Signal
-	cancel  func()
-	once    sync.Once
 	stopped atomic.Bool
+
+	mu     sync.Mutex // OnSignal may race Stop, that of ClearSignals or of the end
+	cancel func()     // guarded by mu; nil once stopped
 }
 
 // OnSignal arranges for f to be called on the loop when the process gets one of
@@ -33,7 +34,8 @@ type SignalHandler struct {
 //
 // What was in force before for a signal, its default action or that it is
 // ignored, is suspended while any handler watches it, and in force again
-// afterwards. No sigs, a nil f, SIGKILL and SIGSTOP are an error.
+// afterwards. No sigs, a nil f, SIGKILL, SIGSTOP and what is no signal of the
+// system are an error.
 func (l *Loop) OnSignal(f func(sig os.Signal), sigs ...os.Signal) (*SignalHandler, error) {
 	if f == nil {
 		return nil, errNilFunc
@@ -42,6 +44,8 @@ func (l *Loop) OnSignal(f func(sig os.Signal), sigs ...os.Signal) (*SignalHandle
 		return nil, err
 	}
 	h := &SignalHandler{f: f, sigs: append([]os.Signal(nil), sigs...)}
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if err := l.register(&h.handle, h, kindSignal, false); err != nil {
 		return nil, err
 	}
@@ -54,15 +58,15 @@ func checkSignals(sigs []os.Signal) error {
 		return errors.New("eventloop: OnSignal without a signal")
 	}
 	for _, sig := range sigs {
-		switch sig {
-		case nil:
-			return errors.New("eventloop: OnSignal of a nil signal")
-		case os.Kill, sigStop:
+		if n, ok := sig.(syscall.Signal); !ok || n <= 0 || n > maxSignal || n == syscall.SIGKILL || n == sigStop {
 			return fmt.Errorf("eventloop: signal %v cannot be caught: %w", sig, syscall.EINVAL)
 		}
 	}
 	return nil
 }
+
+// maxSignal is the largest number of a signal that package os/signal takes.
+const maxSignal = 64
 
 // notify is called by the hub. Post cannot block it.
 func (h *SignalHandler) notify(sig os.Signal) {
@@ -77,11 +81,10 @@ func (h *SignalHandler) notify(sig os.Signal) {
 
 // route returns where a panic of the callback goes.
 func (h *SignalHandler) route() func(err error) {
-	f := h.onEvent.Load()
-	if f == nil {
-		return nil
+	if f := h.onEvent.Load(); f != nil {
+		return *f
 	}
-	return func(err error) { h.loop.callEvent(func() { (*f)(err) }) }
+	return nil
 }
 
 // OnEvent sets the function that is told, on the loop, of a panic in the
@@ -100,10 +103,13 @@ func (h *SignalHandler) OnEvent(f func(err error)) *SignalHandler {
 // callback does not run any more after it. A second call does nothing.
 func (h *SignalHandler) Stop() {
 	h.stopped.Store(true)
-	h.once.Do(func() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.cancel != nil {
 		h.cancel()
+		h.cancel = nil
 		h.loop.unregister(&h.handle)
-	})
+	}
 }
 
 func (h *SignalHandler) terminate() { h.Stop() }

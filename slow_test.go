@@ -48,7 +48,7 @@ func holdUp(d time.Duration) { time.Sleep(d) }
 
 func TestASlowTaskIsReportedWithItsName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log, slow := slowLog(t, func(l *eventloop.Loop) { l.Go(nil, slowTask) })
+		log, slow := slowLog(t, func(l *eventloop.Loop) { l.Go(t.Context(), slowTask) })
 		if slow != 1 || !strings.Contains(log, "slowTask") {
 			t.Errorf("reported %d slow callbacks, want 1 that names the task:\n%s", slow, log)
 		}

@@ -7,7 +7,7 @@ import (
 
 // Stats is a snapshot of a loop. The first seven figures are those of cl-async.
 type Stats struct {
-	OpenDNSQueries int // names being looked up
+	OpenDNSQueries int // names being looked up, on behalf of dials too
 	Callbacks      int // callbacks that wait to be called: queued posts and armed timers
 	Handles        int // what is open: everything that Loop.Handles gives
 	IncomingTCP    int // open connections that were accepted or adopted
@@ -22,8 +22,10 @@ type Stats struct {
 	Work      int // functions of Work that have not ended
 	Futures   int // pending futures of the user's own
 	Receivers int
-	Queued    int   // posts and tasks that wait for the dispatcher
+	Queued    int   // posts and tasks that wait for the dispatcher; exact on the loop
 	Buffered  int64 // bytes that wait to be written, of all connections
+
+	DNSCacheEntries int // answers in the cache of the resolver
 
 	QueuePeak       int           // the most posts that waited for one turn
 	Busy, Idle      time.Duration // since Run: of the dispatcher at work, and waiting
@@ -46,6 +48,11 @@ type Stats struct {
 	HTTPDroppedTotal  uint64    // connections over HTTPServerConfig.MaxConnsPerIP
 	HTTPBytesInTotal  uint64    // of HTTP servers, which the figures for connections leave out
 	HTTPBytesOutTotal uint64
+
+	DNSCacheHitsTotal   uint64 // lookups that the cache answered
+	DNSCacheMissesTotal uint64 // lookups that it did not, and that neither a file nor a rule did
+	DNSQueriesTotal     uint64 // queries sent to servers; a lookup may take several
+	DNSFailuresTotal    uint64 // times that a server was asked and gave no answer
 }
 
 // counters are written by many goroutines and read by Stats. Those that an echo
@@ -113,15 +120,20 @@ func (l *Loop) Stats() Stats {
 		SlowTotal:     c.slow.Load(),
 	}
 	c.addHTTP(&s)
+	l.names.stats(&s)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.Timers = l.timers.Len()
-	s.Queued = len(l.posts) + len(l.tasks)
-	s.Callbacks = len(l.posts) + s.Timers
+	for range l.dueTimers {
+		s.Timers++
+	}
+	posts := l.queuedPosts()
+	s.Queued = posts + len(l.tasks)
+	s.Callbacks = posts + s.Timers
 	s.Handles = l.handles.len + s.Timers
 	s.IncomingTCP = l.kinds[kindConnIn]
 	s.OutgoingTCP = l.kinds[kindConnOut]
-	s.OpenDNSQueries = l.kinds[kindLookup]
+	s.OpenDNSQueries += l.kinds[kindLookup]
 	s.OutgoingHTTP = l.kinds[kindHTTPClient]
 	s.Listeners = l.kinds[kindListener] + l.kinds[kindHTTPServer]
 	s.Signals = l.kinds[kindSignal]
@@ -146,6 +158,29 @@ func (c *counters) addHTTP(s *Stats) {
 	s.HTTPDroppedTotal = c.httpDropped.Load()
 	s.HTTPBytesInTotal = c.httpBytesIn.Load()
 	s.HTTPBytesOutTotal = c.httpBytesOut.Load()
+}
+
+// queuedPosts returns how many posts have not run yet. On the loop that is exact;
+// elsewhere those of the turn that goes on count as if it had just begun. The
+// caller holds l.mu.
+func (l *Loop) queuedPosts() int {
+	if l.onLoop() {
+		return l.posts.Len() + l.batch.Len()
+	}
+	return l.posts.Len() + l.taken
+}
+
+// dueTimers calls yield for the timers that are still to be fired in this turn.
+// Only the loop itself can see them. The caller holds l.mu.
+func (l *Loop) dueTimers(yield func(t *Timer) bool) {
+	if !l.onLoop() {
+		return
+	}
+	for _, t := range l.due {
+		if t != nil && t.state == timerDue && !yield(t) {
+			return
+		}
+	}
 }
 
 // addCurrent adds the time since the dispatcher went to sleep or woke up, so

@@ -54,14 +54,9 @@ func (c *Conn) openSink() (*streamSink, error) {
 			return nil, c.closedError()
 		}
 		s := &streamSink{c: c}
-		x.sink = s
-		c.flags |= flagStream
-		x.onLow = s.drained
-		if c.NeedDrain() {
-			c.setPause(outputHigh)
-			c.clearPause(pauseHigh)
-		}
-		c.claim()
+		s.low = &onLow{s.drained}
+		x.onLow = append(x.onLow, s.low)
+		c.setSink(s)
 		return s, nil
 	}
 	return nil, errors.New("eventloop: the connection's data goes to a pipe")
@@ -71,6 +66,7 @@ func (c *Conn) openSink() (*streamSink, error) {
 type streamSink struct {
 	c      *Conn
 	users  int            // streams
+	low    *onLow         // wakes the writer
 	buf    *sockio.Buffer // the chunk that is being read
 	err    error          // how reading ended
 	reader waiter
@@ -115,9 +111,8 @@ func (s *streamSink) drained() { s.writer.wake() }
 func (s *streamSink) release() {
 	c := s.c
 	c.mu.Lock()
-	c.flags &^= flagStream
-	x := c.x.Load()
-	x.sink, x.onLow = nil, nil
+	c.setSink(nil)
+	c.x.Load().removeLow(s.low)
 	gone := c.flags.has(flagClosing)
 	c.mu.Unlock()
 	if b := s.buf; b != nil && !gone {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -203,7 +204,10 @@ const (
 	flagReset                           // Abort: tell the peer by a reset
 	flagDetach                          // hand out nc instead of closing it
 	flagGone                            // the descriptor is closed
-	flagStream                          // streams have the connection
+	flagSink                            // a sink has the data, see connExtra.sink
+	flagBlocked                         // the writer is a goroutine that may block
+	flagBounded                         // and nc has a write deadline for it
+	flagDeaf                            // nc knows no deadlines
 )
 
 func (f connFlags) has(g connFlags) bool { return f&g != 0 }
@@ -231,14 +235,19 @@ type connExtra struct {
 	lastRead         atomic.Int64 // since Run
 	timed            atomic.Bool  // there is a readTimer
 	readTimer        *Timer
+	closeTimer       *Timer        // see boundClose
 	readTimeout      time.Duration // of SetTimeouts
 	writeTimeout     time.Duration
 	ownTimeouts      bool      // SetTimeouts was called
-	sink             sink      // takes the data instead of OnData; changed on the loop
-	onLow            func()    // posted when the output falls to half of HighWater, and at the end
+	sink             sink      // takes the data instead of OnData; changed under mu
+	onLow            []*onLow  // when the output falls to half of HighWater, and at the end
 	unclaimed        *Timer    // ends the wait for somebody to take the data
 	write            *rawWrite // of adopted connections
 }
+
+// An onLow is a function to be posted. It has an identity, so that it can be
+// taken away again.
+type onLow struct{ f func() }
 
 // A flushWaiter is resolved when pos bytes have been sent.
 type flushWaiter struct {
@@ -255,13 +264,55 @@ type sink interface {
 	end(err error) bool
 }
 
+// setSink changes what takes the data; nil gives it back to the callbacks. The
+// caller holds c.mu.
+func (c *Conn) setSink(s sink) {
+	c.extra().sink = s
+	high := c.NeedDrain()
+	if s == nil {
+		c.flags &^= flagSink
+		if high {
+			c.pauses.Store(c.pauses.Load()&^outputHigh | pauseHigh)
+		}
+		return
+	}
+	c.flags |= flagSink
+	if high {
+		c.setPause(outputHigh)
+		c.clearPause(pauseHigh)
+	}
+	c.claim()
+}
+
+// sink returns what takes the data, or nil. On the loop.
+func (c *Conn) sink() sink {
+	x := c.x.Load()
+	if x == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return x.sink
+}
+
+// removeLow undoes an addition to x.onLow. The caller holds the connection's mu.
+func (x *connExtra) removeLow(low *onLow) {
+	if i := slices.Index(x.onLow, low); i >= 0 {
+		x.onLow = slices.Delete(x.onLow, i, i+1)
+	}
+}
+
+// postLow tells those who wait for room. The caller holds the connection's mu.
+func (x *connExtra) postLow(l *Loop) {
+	for _, low := range x.onLow {
+		l.Post(low.f)
+	}
+}
+
 var _ io.StringWriter = (*Conn)(nil)
 var _ io.WriteCloser = (*Conn)(nil)
 
-var (
-	errBadNetwork  = errors.New("network is not tcp, tcp4, tcp6 or unix")
-	errUnsupported = errors.ErrUnsupported
-)
+var errUnsupported = errors.ErrUnsupported
 
 // newConn returns a connection that is registered with the loop.
 func (l *Loop) newConn(cfg *ConnConfig, k kind) (*Conn, error) {
@@ -278,7 +329,7 @@ func (l *Loop) newConn(cfg *ConnConfig, k kind) (*Conn, error) {
 // "tcp4", "tcp6" or "unix". Host names are resolved by the loop's resolver, and
 // all their addresses are tried (RFC 8305). Data may be written at once; it is
 // sent, in order, when the connection is up. ctx cancels the attempt and has no
-// meaning once the connection is up.
+// meaning once the connection is up; nil means context.Background.
 //
 // An unknown network, a malformed address, or a loop that does not run is
 // reported by the returned error, and then no callback is called.
@@ -299,6 +350,9 @@ func (l *Loop) Dial(ctx context.Context, network, address string, cfg *ConnConfi
 	c.mu.Lock()
 	x := c.extra()
 	x.network, x.address, x.cancel = network, address, cancel
+	if c.flags.has(flagClosing) {
+		cancel() // the loop ended meanwhile, and found nothing to cancel
+	}
 	c.mu.Unlock()
 	l.wg.Add(1)
 	go c.connect(ctx, cancel, network, address)
@@ -417,7 +471,7 @@ func (c *Conn) Writev(bufs ...[]byte) (int, error) {
 // beginWrite checks whether n bytes may be queued. The caller holds c.mu.
 func (c *Conn) beginWrite(n int) error {
 	switch {
-	case c.flags.has(flagClosing|flagShut) || c.werr != nil:
+	case c.flags.has(flagClosing|flagShut) || c.werr != nil || c.why != nil:
 		return net.ErrClosed
 	case n > c.cfg.Load().MaxBuffered-c.pending():
 		return ErrBufferFull
@@ -454,9 +508,10 @@ func (c *Conn) endWrite(n int) {
 		x.written += uint64(n)
 	}
 	if c.pending() > c.cfg.Load().HighWater {
-		// Streams wait for room when they write. Were reading paused as well, two
-		// peers that both write before they read would wait for each other.
-		if c.flags.has(flagStream) {
+		// Streams and pipes wait for room when they write. Were reading paused as
+		// well, two peers that both write before they read would wait for each
+		// other.
+		if c.flags.has(flagSink) {
 			c.setPause(outputHigh)
 		} else {
 			c.setPause(pauseHigh)
@@ -494,8 +549,8 @@ func (c *Conn) Abort() error {
 // anything. how is 0 to flush, or flagCut to discard.
 func (c *Conn) closeWith(how connFlags) bool {
 	c.mu.Lock()
-	if c.flags.has(flagClosing) && c.flags&how == how {
-		c.mu.Unlock()
+	defer c.mu.Unlock()
+	if c.flags.has(flagGone|flagCut) || c.flags.has(flagClosing) && how == 0 {
 		return false
 	}
 	c.flags |= flagClosing | how
@@ -503,8 +558,8 @@ func (c *Conn) closeWith(how connFlags) bool {
 		c.discard()
 	}
 	c.quit.Store(true)
+	c.boundWrite() // from now on the flush as a whole is bounded
 	c.kick()
-	c.mu.Unlock()
 	return true
 }
 
@@ -525,17 +580,96 @@ func (c *Conn) discard() {
 // kick makes the connection's goroutine look at its orders, wherever it waits.
 // The caller holds c.mu.
 func (c *Conn) kick() {
-	if c.flags.has(flagUp) {
-		if c.nc.SetReadDeadline(longAgo) != nil {
-			c.nc.Close() // it knows no deadlines: nothing else wakes its reader
+	if c.owes() {
+		c.boundClose()
+	} else {
+		if x := c.x.Load(); x != nil && x.cancel != nil {
+			x.cancel() // a dial or a handshake; it does nothing once they are over
 		}
-		if c.flags.has(flagCut) {
-			c.nc.SetWriteDeadline(longAgo)
+		if c.flags.has(flagUp) {
+			c.interrupt()
 		}
-	} else if x := c.x.Load(); x != nil && x.cancel != nil && (c.out.Len() == 0 || c.flags.has(flagCut)) {
-		x.cancel()
 	}
 	c.token()
+}
+
+// owes reports whether Close has to let a dial or a handshake go on, because
+// there is output that waits for it. The caller holds c.mu.
+func (c *Conn) owes() bool {
+	switch {
+	case c.flags.has(flagCut):
+		return false
+	case !c.flags.has(flagUp):
+		return c.out.Len() > 0
+	}
+	return c.flags.has(flagGate) && c.x.Load().after.Len() > 0
+}
+
+// boundClose ends a Close by force if it takes longer than a flush may, where
+// more is to be done for it than to write. The caller holds c.mu.
+func (c *Conn) boundClose() {
+	x := c.extra()
+	if x.closeTimer == nil {
+		x.closeTimer = c.loop.AfterFunc(c.flushTime(), func() { c.closeWith(flagCut | flagReset) })
+		x.closeTimer.Unref()
+	}
+}
+
+// flushTime is how long Close may take to write. The caller holds c.mu.
+func (c *Conn) flushTime() time.Duration {
+	if _, d := c.timeouts(); d > 0 {
+		return d
+	}
+	return flushTimeout
+}
+
+// interrupt ends reading, and if the output is to be cut, writing. The caller
+// holds c.mu.
+func (c *Conn) interrupt() {
+	deaf := c.nc.SetReadDeadline(longAgo) != nil && c.rc == nil
+	switch {
+	case !c.flags.has(flagCut) && deaf:
+		// Nothing but Close wakes the reader, and Close has to wait for the
+		// writer, see stopWriting.
+		c.flags |= flagDeaf
+		c.pauses.Store(c.pauses.Load() &^ pauseWrite)
+		c.boundClose()
+		c.startWriting()
+		if !c.flags.has(flagWriting) {
+			c.hangUp()
+		}
+	case !c.flags.has(flagCut):
+	case c.rc != nil:
+		c.nc.SetWriteDeadline(longAgo)
+	default:
+		c.hangUp()
+	}
+}
+
+// hangUp closes nc, or what is below TLS, which would try to say goodbye first.
+// It must not be a socket that is written to by its number. It is done on another
+// goroutine because nobody knows what the Close of a foreign connection does.
+// The caller holds c.mu.
+func (c *Conn) hangUp() {
+	c.setReset()
+	nc := c.lowest()
+	c.loop.wg.Go(func() { nc.Close() })
+}
+
+// lowest returns nc, or the connection below if nc is TLS.
+func (c *Conn) lowest() net.Conn {
+	if t, ok := c.nc.(*tls.Conn); ok {
+		return t.NetConn()
+	}
+	return c.nc
+}
+
+// setReset has the descriptor closed by a reset if that is wanted. The caller
+// holds c.mu.
+func (c *Conn) setReset() {
+	if t, ok := c.lowest().(*net.TCPConn); ok && c.flags.has(flagReset) {
+		t.SetLinger(0)
+	}
 }
 
 var (
@@ -559,7 +693,7 @@ func (c *Conn) token() {
 func (c *Conn) CloseWrite() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.flags.has(flagClosing|flagShut) || c.werr != nil {
+	if c.flags.has(flagClosing|flagShut) || c.werr != nil || c.why != nil {
 		return net.ErrClosed
 	}
 	if _, ok := c.nc.(closeWriter); c.flags.has(flagUp) && !ok {
@@ -613,6 +747,7 @@ func (c *Conn) SetTimeouts(read, write time.Duration) error {
 	x.readTimeout, x.writeTimeout, x.ownTimeouts = max(read, 0), max(write, 0), true
 	if c.flags.has(flagUp) {
 		c.armReadTimer()
+		c.boundWrite()
 	}
 	return nil
 }
@@ -655,7 +790,7 @@ func (c *Conn) clearPause(reason uint32) {
 		return
 	}
 	c.pauses.Store(old &^ reason)
-	if old&^reason&pauseReads != 0 {
+	if old&^reason&pauseReads != 0 || c.flags.has(flagClosing) {
 		return
 	}
 	if x := c.x.Load(); x != nil && x.readTimer != nil {
@@ -667,15 +802,20 @@ func (c *Conn) clearPause(reason uint32) {
 	c.wakeReader()
 }
 
-// PauseWriting keeps what is written from being sent (disable-socket).
+// PauseWriting keeps what is written from being sent (disable-socket), but for
+// what is being handed to the kernel at that moment.
 func (c *Conn) PauseWriting() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.flags.has(flagClosing) {
+		return
+	}
 	c.pauses.Store(c.pauses.Load() | pauseWrite)
+	c.boundWrite()
 }
 
-// ResumeWriting undoes PauseWriting (enable-socket). So does Close, which
-// flushes.
+// ResumeWriting undoes PauseWriting (enable-socket). So do Close and StartTLS,
+// which flush.
 func (c *Conn) ResumeWriting() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -691,6 +831,7 @@ const (
 
 func (c *Conn) resumeWriting() {
 	c.pauses.Store(c.pauses.Load() &^ pauseWrite)
+	c.boundWrite()
 	c.startWriting()
 }
 

@@ -52,12 +52,13 @@ func (c *Conn) connect(ctx context.Context, cancel context.CancelFunc, network, 
 		c.up(nc, true)
 		return
 	}
-	c.handshake(ctx, nc, clientTLS(cfg.TLS, address), true)
+	c.handshake(ctx, tls.Client(nc, clientTLS(cfg.TLS, address)))
 }
 
 // clientTLS returns conf with the host of address as ServerName if it has none.
+// It is sent to the server even if nobody verifies what comes back.
 func clientTLS(conf *tls.Config, address string) *tls.Config {
-	if conf.ServerName != "" || conf.InsecureSkipVerify {
+	if conf.ServerName != "" {
 		return conf
 	}
 	conf = conf.Clone()
@@ -74,37 +75,49 @@ func (c *Conn) handshakeAndServe(nc net.Conn, conf *tls.Config, client, direct b
 	if !direct {
 		nc.SetDeadline(noDeadline) // of its life before
 	}
-	if conf == nil {
+	tc, isTLS := nc.(*tls.Conn) // whoever made it may have left the handshake to us
+	switch {
+	case conf != nil:
+		tc = tlsConn(nc, conf, client)
+	case !isTLS:
 		c.up(nc, direct)
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	c.mu.Lock()
-	if c.flags.has(flagClosing) {
+	if c.flags.has(flagClosing) && !c.owes() {
 		cancel()
 	}
 	c.extra().cancel = cancel
 	c.mu.Unlock()
-	c.handshake(ctx, nc, conf, client)
+	c.handshake(ctx, tc)
 }
 
-func (c *Conn) handshake(ctx context.Context, nc net.Conn, conf *tls.Config, client bool) {
-	tc, err := c.shakeHands(ctx, nc, conf, client)
-	if err != nil {
-		nc.Close()
+func tlsConn(nc net.Conn, conf *tls.Config, client bool) *tls.Conn {
+	if client {
+		return tls.Client(nc, conf)
+	}
+	return tls.Server(nc, conf)
+}
+
+func (c *Conn) handshake(ctx context.Context, tc *tls.Conn) {
+	if err := c.shakeHands(ctx, tc); err != nil {
+		tc.NetConn().Close()
 		c.connectFailed("handshake", err)
 		return
 	}
 	c.up(tc, true)
 }
 
-// shakeHands runs a TLS handshake under its timeout.
-func (c *Conn) shakeHands(ctx context.Context, nc net.Conn, conf *tls.Config, client bool) (*tls.Conn, error) {
-	tc := tls.Server(nc, conf)
-	if client {
-		tc = tls.Client(nc, conf)
-	}
+// shakeHands runs a TLS handshake under its timeout. The callbacks of a
+// tls.Config run in it; their panics are treated as those of all callbacks.
+func (c *Conn) shakeHands(ctx context.Context, tc *tls.Conn) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = newPanicError(v)
+		}
+	}()
 	cfg := c.cfg.Load()
 	d := cfg.ConnectTimeout
 	if d == 0 {
@@ -122,9 +135,9 @@ func (c *Conn) shakeHands(ctx context.Context, nc net.Conn, conf *tls.Config, cl
 		if ctx.Err() != nil {
 			err = contextError(ctx) // not "use of closed connection"
 		}
-		return nil, err
+		return err
 	}
-	return tc, nil
+	return nil
 }
 
 // connectFailed ends a connection that never came up.
@@ -135,22 +148,23 @@ func (c *Conn) connectFailed(op string, err error) {
 
 // up makes nc the connection and starts its goroutine.
 func (c *Conn) up(nc net.Conn, direct bool) {
-	c.attach(nc, direct)
+	c.attach(nc, direct, flagUp|flagWriting)
 	c.loop.tasks <- (*upTask)(c)
 	c.loop.wg.Add(1)
 	go c.serve()
 	c.mu.Lock()
-	c.startWriting() // after upTask is sent: no OnDrain before OnConnect
+	c.stopWriting() // only now may a writer come: no OnDrain before OnConnect
+	c.startWriting()
 	c.mu.Unlock()
 }
 
-// attach stores nc and finds out how to read and write it.
-func (c *Conn) attach(nc net.Conn, direct bool) {
+// attach stores nc, with flags, and finds out how to read and write it.
+func (c *Conn) attach(nc net.Conn, direct bool, flags connFlags) {
 	rc, ok := sockio.Descriptor(nc)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.nc = nc
-	c.flags |= flagUp
+	c.flags |= flags
 	c.rc, c.fd = nil, -1
 	if !ok {
 		return
@@ -166,13 +180,18 @@ func (c *Conn) attach(nc net.Conn, direct bool) {
 // serve is the connection's goroutine.
 func (c *Conn) serve() {
 	ended := false
-	for !c.quit.Load() {
+	for {
+		// Looked at before the order: Close may owe what waits for StartTLS.
+		quit := c.quit.Load()
+		ended = c.upgradeIfOrdered(ended)
+		if quit {
+			break
+		}
 		if ended {
 			<-c.back
 		} else if ended = c.read(); ended {
 			c.loop.tasks <- (*endTask)(c)
 		}
-		ended = c.upgradeIfOrdered(ended)
 	}
 	c.finish()
 	c.loop.wg.Done()
@@ -187,7 +206,9 @@ func (c *Conn) read() (ended bool) {
 	} else {
 		err = c.readConn()
 	}
-	if err != nil && c.readErr == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+	// With an order a deadline says no more than that the order came. Without one
+	// it is somebody else's: that of a wrapper around the connection.
+	if err != nil && c.readErr == nil && !(errors.Is(err, os.ErrDeadlineExceeded) && c.ordered()) {
 		c.readErr = err
 	}
 	return c.readErr != nil
@@ -311,7 +332,8 @@ func (c *Conn) consumed() {
 }
 
 // A rawWrite writes to a descriptor through its RawConn, which is slower than
-// using the number, but safe if somebody else may close the connection.
+// using the number, but safe if somebody else may close the connection. It has
+// views of its own: those of Flush are to stay on its stack.
 type rawWrite struct {
 	space [sockio.MaxViews][]byte // a copy: views are on the writer's stack
 	views int
@@ -352,8 +374,7 @@ type connWriter Conn
 func (w *connWriter) Flush() {
 	c := (*Conn)(w)
 	if c.rc == nil {
-		c.loop.wg.Add(1)
-		go c.writeBlocking() // TLS, or no socket: Write may block
+		c.block() // TLS, or no socket: Write may block
 		return
 	}
 	var space [sockio.MaxViews][]byte
@@ -366,12 +387,13 @@ func (w *connWriter) Flush() {
 			continue
 		}
 		n, errno := c.writeNow(views)
-		c.sent(n)
 		switch errno {
 		case 0:
+			if c.sentLast(n) {
+				return
+			}
 		case syscall.EAGAIN:
-			c.loop.wg.Add(1)
-			go c.writeBlocking()
+			c.block()
 			return
 		default:
 			c.writeFailed(errno)
@@ -395,44 +417,63 @@ func (c *Conn) writeNow(views [][]byte) (int, syscall.Errno) {
 	return w.n, w.errno
 }
 
+// block makes a goroutine that may block the writer.
+func (c *Conn) block() {
+	c.mu.Lock()
+	c.flags |= flagBlocked
+	c.mu.Unlock()
+	c.loop.wg.Go(c.writeBlocking)
+}
+
 // writeBlocking writes until nothing is left. It runs on a goroutine of its own.
 func (c *Conn) writeBlocking() {
-	defer c.loop.wg.Done()
 	var space [sockio.MaxViews][]byte
-	bounded := false
 	for {
 		views := c.views(space[:])
 		if len(views) == 0 {
-			if bounded {
-				c.nc.SetWriteDeadline(time.Time{})
-				bounded = false
-			}
 			if !c.doneWriting() {
 				return
 			}
 			continue
 		}
-		bounded = c.boundWrite() || bounded
 		n, err := c.writeSome(views)
 		c.sent(n)
-		if err != nil {
+		if err != nil && !(n > 0 && c.slowly(err)) {
 			c.writeFailed(err)
 			return
 		}
 	}
 }
 
-// boundWrite sets the deadline for the next piece of output, unless Close has
-// set one for all of it.
-func (c *Conn) boundWrite() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_, d := c.timeouts()
-	if d <= 0 || c.flags.has(flagClosing) {
-		return false
+// slowly reports whether err, of a write that wrote something, only means that
+// the peer is slow. A TLS connection cannot go on after that.
+func (c *Conn) slowly(err error) bool {
+	_, isTLS := c.nc.(*tls.Conn)
+	return !isTLS && errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// boundWrite gives a writer that may block the time of WriteTimeout from now on,
+// or takes the bound away: while writing is paused, and once the connection is
+// being closed, when flush bounds all that is left. The caller holds c.mu.
+func (c *Conn) boundWrite() {
+	if !c.flags.has(flagBlocked) || c.flags.has(flagCut) {
+		return // after a cut a deadline is in force that has to stay
 	}
+	_, d := c.timeouts()
+	if d <= 0 || c.flags.has(flagClosing) || c.pauses.Load()&pauseWrite != 0 {
+		c.unbound()
+		return
+	}
+	c.flags |= flagBounded
 	c.nc.SetWriteDeadline(time.Now().Add(d))
-	return true
+}
+
+// unbound takes away the write deadline. The caller holds c.mu.
+func (c *Conn) unbound() {
+	if c.flags.has(flagBounded) && !c.flags.has(flagCut) {
+		c.nc.SetWriteDeadline(noDeadline)
+	}
+	c.flags &^= flagBounded
 }
 
 // writeSome waits until a piece of the output is written.
@@ -460,6 +501,7 @@ func (c *Conn) views(space [][]byte) [][]byte {
 	if !c.hasOutput() {
 		return nil
 	}
+	c.boundWrite()
 	return space[:c.out.Views(space)]
 }
 
@@ -468,22 +510,59 @@ func (c *Conn) sent(n int) {
 	if n == 0 {
 		return
 	}
-	c.loop.count.bytesOut.Add(uint64(n))
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	due := c.advance(n)
+	c.mu.Unlock()
+	if due {
+		c.loop.tasks <- (*drainTask)(c)
+	}
+}
+
+// sentLast is sent, and doneWriting too if that was all and nobody waits to hear
+// of it: the usual case, which one lock is enough for.
+func (c *Conn) sentLast(n int) (done bool) {
+	c.mu.Lock()
+	due := c.advance(n)
+	done = !due && !c.hasOutput() && !c.wantsDrain()
+	if done {
+		c.stopWriting()
+	}
+	c.mu.Unlock()
+	if due {
+		c.loop.tasks <- (*drainTask)(c)
+	}
+	return done
+}
+
+// advance drops n bytes of output and reports whether the dispatcher is to hear
+// of it, because somebody waits for them. The caller holds c.mu.
+func (c *Conn) advance(n int) bool {
+	c.loop.count.bytesOut.Add(uint64(n))
 	c.out.Advance(n)
 	left := c.pending()
 	x := c.x.Load()
 	if c.NeedDrain() && left <= c.cfg.Load().HighWater/2 {
 		c.pauses.Store(c.pauses.Load() &^ outputHigh)
 		c.clearPause(pauseHigh)
-		if x != nil && x.onLow != nil {
-			c.loop.Post(x.onLow)
+		if x != nil {
+			x.postLow(c.loop)
 		}
 	}
-	if x != nil {
-		x.sent += uint64(n)
+	if x == nil {
+		return false
 	}
+	x.sent += uint64(n)
+	if !x.flushDue() || c.flags.has(flagDrainSent|flagCut) {
+		return false
+	}
+	c.flags |= flagDrainSent
+	return true
+}
+
+// flushDue reports whether the bytes that a Flushed waits for have been sent. The
+// caller holds the connection's mu.
+func (x *connExtra) flushDue() bool {
+	return len(x.flushed) > 0 && x.sent >= x.flushed[0].pos
 }
 
 // doneWriting ends the turn of a writer, when there is nothing more to write, and
@@ -498,9 +577,12 @@ func (c *Conn) doneWriting() (more bool) {
 		}
 		c.flags |= flagShutDone
 		c.mu.Unlock()
-		if cw, ok := c.nc.(closeWriter); ok {
-			cw.CloseWrite()
+		cw, ok := c.nc.(closeWriter)
+		if !ok { // CloseWrite was called before the connection was up
+			c.writeFailed(c.opError("close", errUnsupported))
+			return false
 		}
+		cw.CloseWrite()
 		c.mu.Lock()
 	}
 	if c.wantsDrain() {
@@ -520,10 +602,10 @@ func (c *Conn) wantsDrain() bool {
 	if c.flags.has(flagDrainSent | flagCut) {
 		return false
 	}
-	if x := c.x.Load(); x != nil && len(x.flushed) > 0 && x.sent >= x.flushed[0].pos {
+	if x := c.x.Load(); x != nil && x.flushDue() {
 		return true
 	}
-	if c.out.Len() > 0 {
+	if c.pending() > 0 {
 		return false
 	}
 	return c.flags.has(flagWrote) && c.cfg.Load().OnDrain != nil || c.halfClosed()
@@ -538,25 +620,32 @@ func (c *Conn) halfClosed() bool {
 
 // stopWriting ends flagWriting. The caller holds c.mu.
 func (c *Conn) stopWriting() {
-	c.flags &^= flagWriting
+	c.unbound()
+	c.flags &^= flagWriting | flagBlocked
 	if c.flags.has(flagCut) || c.werr != nil {
 		c.discard()
+	}
+	if c.flags.has(flagDeaf) && !c.hasOutput() {
+		c.hangUp()
 	}
 	if c.flags.has(flagClosing | flagGate) {
 		c.token() // its goroutine waits for this in flush
 	}
 }
 
-// writeFailed ends writing with err.
+// writeFailed ends writing with err, unless it was ended by force, which is why
+// it failed then.
 func (c *Conn) writeFailed(err error) {
 	err = c.opError("write", err)
 	c.mu.Lock()
-	c.werr = err
-	c.mu.Unlock()
-	c.loop.tasks <- (*writeErrTask)(c)
-	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.flags.has(flagCut) {
+		c.werr = err
+		c.mu.Unlock()
+		c.loop.tasks <- (*writeErrTask)(c)
+		c.mu.Lock()
+	}
 	c.stopWriting()
-	c.mu.Unlock()
 }
 
 // flush waits, on the connection's goroutine, until the output is written or
@@ -565,18 +654,14 @@ func (c *Conn) flush() {
 	var timeout <-chan time.Time
 	for {
 		c.mu.Lock()
-		c.pauses.Store(c.pauses.Load() &^ pauseWrite)
-		c.startWriting()
+		c.resumeWriting()
 		writing := c.flags.has(flagWriting)
-		_, d := c.timeouts()
+		d := c.flushTime()
 		c.mu.Unlock()
 		if !writing {
 			return
 		}
-		if timeout == nil {
-			if d <= 0 {
-				d = flushTimeout
-			}
+		if timeout == nil && c.quit.Load() {
 			t := time.NewTimer(d)
 			defer t.Stop()
 			timeout = t.C
@@ -594,20 +679,23 @@ func (c *Conn) flush() {
 func (c *Conn) finish() {
 	c.flush()
 	c.mu.Lock()
-	flags, nc := c.flags, c.nc
+	flags, nc, failed := c.flags, c.nc, c.werr != nil
 	c.mu.Unlock()
 	switch {
-	case flags.has(flagDetach) && !flags.has(flagCut):
-		nc.SetDeadline(time.Time{})
+	case flags.has(flagCut) || failed:
+	case flags.has(flagDetach):
+		nc.SetDeadline(noDeadline)
 		c.loop.tasks <- (*goneTask)(c)
 		return
-	case flags.has(flagReset):
-		if t, ok := nc.(*net.TCPConn); ok {
-			t.SetLinger(0)
-		}
-	case !flags.has(flagCut) && c.werr == nil:
+	default:
 		c.linger(nc, flags.has(flagShutDone))
 	}
+	c.mu.Lock()
+	if c.flags.has(flagCut) { // perhaps only while it lingered
+		c.setReset()
+		nc = c.lowest()
+	}
+	c.mu.Unlock()
 	nc.Close()
 	c.loop.tasks <- (*goneTask)(c)
 }
@@ -658,7 +746,9 @@ func (t *upTask) run() {
 	if x := c.x.Load(); x != nil && x.connected != nil {
 		x.connected.resolve(c, nil)
 	}
-	c.armReadTimer()
+	if !c.flags.has(flagClosing) {
+		c.armReadTimer()
+	}
 	c.mu.Unlock()
 	if f := c.cfg.Load().OnConnect; f != nil && !c.quit.Load() && !c.loop.ended.Load() {
 		c.callback(f)
@@ -679,10 +769,13 @@ func (c *Conn) caught() {
 		return
 	}
 	pe := newPanicError(v)
-	if c.loop.cfg.CatchPanics {
-		c.fail(pe)
-	} else {
+	switch {
+	case !c.loop.cfg.CatchPanics:
 		c.loop.stopPanic(pe)
+	case c.quit.Load(): // closed by the callback: no OnEvent any more
+		c.loop.event(pe, true)
+	default:
+		c.fail(pe)
 	}
 }
 
@@ -725,13 +818,15 @@ func (c *Conn) deliverHeld() {
 
 // deliver runs OnData with the chunk, and gives the credit for the next.
 func (c *Conn) deliver() {
-	b, x, f := c.chunk, c.x.Load(), c.cfg.Load().OnData
+	b, f, s := c.chunk, c.cfg.Load().OnData, c.sink()
 	c.heard()
 	switch {
+	case c.quit.Load() && c.detaching():
+		return // handOut has it
 	case c.quit.Load() || c.loop.ended.Load():
-	case x != nil && x.sink != nil:
+	case s != nil:
 		c.chunk = nil
-		x.sink.chunk(b)
+		s.chunk(b)
 		return
 	case f != nil:
 		c.callData(f, b.Bytes())
@@ -812,7 +907,7 @@ func (c *Conn) deliverEnd() {
 	c.mu.Lock()
 	c.flags |= flagEOF
 	c.mu.Unlock()
-	if x := c.x.Load(); x != nil && x.sink != nil && x.sink.end(io.EOF) {
+	if s := c.sink(); s != nil && s.end(io.EOF) {
 		return // it closes the connection when it is done with it
 	}
 	c.event(io.EOF)
@@ -854,7 +949,7 @@ func (c *Conn) fail(err error) {
 	c.mu.Lock()
 	c.why = err
 	c.mu.Unlock()
-	if x := c.x.Load(); x == nil || x.sink == nil || !x.sink.end(err) {
+	if s := c.sink(); s == nil || !s.end(err) {
 		c.event(err)
 	}
 	c.closeWith(flagCut)
@@ -868,17 +963,36 @@ func (c *Conn) event(err error) {
 	if c.loop.ended.Load() {
 		return
 	}
+	var pe *PanicError
+	if !c.loop.cfg.CatchPanics && errors.As(err, &pe) {
+		c.loop.stopPanic(pe) // of a callback of tls.Config
+		return
+	}
 	if f := c.cfg.Load().OnEvent; f != nil {
 		c.loop.callEvent(func() { f(c, err) })
 		return
 	}
-	c.mu.Lock()
-	x := c.x.Load()
-	asked := x != nil && x.connected != nil && x.connected.isAsked() && !c.flags.has(flagUp)
-	c.mu.Unlock()
-	if !asked {
+	if err == io.EOF || !c.asked() {
 		c.loop.event(err, c.kind == kindConnIn)
 	}
+}
+
+// asked reports whether somebody has asked for a future of c that is going to
+// fail, and so hears of an error.
+func (c *Conn) asked() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	x := c.x.Load()
+	if x == nil {
+		return false
+	}
+	for _, w := range x.flushed {
+		if w.f.isAsked() {
+			return true
+		}
+	}
+	return x.connected != nil && !c.flags.has(flagUp) && x.connected.isAsked() ||
+		x.upgrade != nil && x.upgrade.done.isAsked()
 }
 
 func (t *drainTask) run() {
@@ -886,7 +1000,7 @@ func (t *drainTask) run() {
 	c.mu.Lock()
 	c.flags &^= flagDrainSent
 	c.resolveFlushed()
-	drained := c.out.Len() == 0 && c.flags.has(flagWrote) && c.werr == nil
+	drained := c.pending() == 0 && c.flags.has(flagWrote) && c.werr == nil
 	if drained {
 		c.flags &^= flagWrote
 	}
@@ -916,26 +1030,36 @@ func (c *Conn) resolveFlushed() {
 
 func (t *goneTask) run() {
 	c := (*Conn)(t)
+	// Deferred, because callbacks may call runtime.Goexit (t.FailNow does).
+	defer c.forget()
+	defer c.closed()
 	if c.readErr != nil && !c.isUp() {
 		c.dialFailed()
 	}
+}
+
+// closed ends everything that was promised, and calls OnClose.
+func (c *Conn) closed() {
 	c.quit.Store(true)
 	c.mu.Lock()
 	c.flags |= flagClosing | flagGone
 	c.flags &^= flagHeld | flagEndHeld
-	rest := c.chunk // undelivered: read in a pause, or on the way to Detach
-	c.chunk = nil
 	c.discard()
 	c.closeExtra()
 	c.mu.Unlock()
-	x := c.x.Load()
-	if x != nil && x.sink != nil {
-		x.sink.end(c.endReason())
+	if s := c.sink(); s != nil {
+		s.end(c.endReason())
 	}
 	if f := c.cfg.Load().OnClose; f != nil {
 		c.callClose(f)
 	}
-	if x != nil && x.detached != nil {
+}
+
+// forget is the very end of c.
+func (c *Conn) forget() {
+	rest := c.chunk // undelivered: read in a pause, or on the way to Detach
+	c.chunk = nil
+	if x := c.x.Load(); x != nil && x.detached != nil {
 		c.handOut(x.detached, rest)
 	} else if rest != nil {
 		rest.Release()
@@ -944,6 +1068,13 @@ func (t *goneTask) run() {
 		c.listener.connGone()
 	}
 	c.loop.unregister(&c.handle)
+}
+
+// detaching reports whether what arrives is for whoever called Detach.
+func (c *Conn) detaching() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.flags.has(flagDetach)
 }
 
 func (c *Conn) isUp() bool {
@@ -969,15 +1100,12 @@ func (c *Conn) dialFailed() {
 	if !closing {
 		c.why = c.readErr
 	}
-	if x := c.x.Load(); x != nil && x.connected != nil {
-		x.connected.fail(c.closedError())
-	}
 	c.mu.Unlock()
 	if closing {
 		return
 	}
 	c.failed = true
-	if x := c.x.Load(); x == nil || x.sink == nil || !x.sink.end(c.readErr) {
+	if s := c.sink(); s == nil || !s.end(c.readErr) {
 		c.event(c.readErr)
 	}
 }
@@ -992,24 +1120,31 @@ func (c *Conn) closeExtra() {
 	if c.loop.ended.Load() {
 		err = ErrLoopClosed
 	}
-	for _, t := range []*Timer{x.readTimer, x.unclaimed} {
+	for _, t := range []*Timer{x.readTimer, x.closeTimer, x.unclaimed} {
 		if t != nil {
 			t.Stop()
 		}
 	}
 	if x.connected != nil {
-		x.connected.fail(err)
+		failWith(c, x.connected, err)
 	}
 	for _, w := range x.flushed {
-		w.f.fail(err)
+		failWith(c, w.f, err)
 	}
 	x.flushed = nil
 	if x.upgrade != nil {
-		x.upgrade.done.fail(err)
+		failWith(c, x.upgrade.done, err)
 	}
-	if x.onLow != nil {
-		c.loop.Post(x.onLow)
+	x.postLow(c.loop)
+}
+
+// failWith fails a future of c. An error that was an event of c is not reported
+// again if nobody asks for the future.
+func failWith[T any](c *Conn, f *Future[T], err error) {
+	if c.failed {
+		f.Then(nil)
 	}
+	f.fail(err)
 }
 
 func (c *Conn) callClose(f func(c *Conn)) {
@@ -1053,6 +1188,13 @@ func (c *Conn) readTimedOut() {
 		return
 	}
 	x := c.x.Load()
+	if c.holding.Load() || c.flags.has(flagGate) {
+		// Something arrived in time, and the loop was too busy to look at it; or a
+		// handshake goes on, which has a bound of its own.
+		x.readTimer.Reset(d)
+		c.mu.Unlock()
+		return
+	}
 	if left := time.Duration(x.lastRead.Load()) + d - time.Since(c.loop.epoch); left > 0 {
 		x.readTimer.Reset(left)
 		c.mu.Unlock()

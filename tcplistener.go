@@ -2,9 +2,11 @@ package eventloop
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -50,6 +52,9 @@ type Listener struct {
 	acceptor
 	cfg  ListenConfig
 	conn *ConnConfig
+	ours bool // nobody else has the accepted connections
+
+	stopped atomic.Bool // by Close: no callback any more
 }
 
 // Listen listens on a local address and makes each accepted connection one of
@@ -85,6 +90,16 @@ func (lc *ListenConfig) Listen(l *Loop, network, address string, cfg *ConnConfig
 		return fail(err)
 	}
 	return lc.serve(l, ln, cfg)
+}
+
+// ours reports whether ln is of package net itself, and so hands its connections
+// to nobody but us.
+func ours(ln net.Listener) bool {
+	switch ln.(type) {
+	case *net.TCPListener, *net.UnixListener:
+		return true
+	}
+	return false
 }
 
 // mayOpen returns the error of opening a socket in the state of the loop.
@@ -173,7 +188,7 @@ func duplicate(ln net.Listener) (net.Listener, error) {
 }
 
 func (lc *ListenConfig) serve(l *Loop, nl net.Listener, cfg *ConnConfig) (*Listener, error) {
-	ln := &Listener{cfg: *lc, conn: cfg.withDefaults()}
+	ln := &Listener{cfg: *lc, conn: cfg.withDefaults(), ours: ours(nl)}
 	ln.acceptor.init(ln, nl, lc.MaxConns)
 	if err := l.register(&ln.handle, ln, kindListener, false); err != nil {
 		nl.Close()
@@ -187,6 +202,7 @@ func (lc *ListenConfig) serve(l *Loop, nl net.Listener, cfg *ConnConfig) (*Liste
 // Close stops accepting and frees the address; connections live on
 // (close-tcp-server). A second call does nothing. Close returns nil.
 func (ln *Listener) Close() error {
+	ln.stopped.Store(true)
 	ln.stop()
 	return nil
 }
@@ -201,8 +217,8 @@ func (ln *Listener) Pause() { ln.setPaused(true) }
 // Resume undoes Pause.
 func (ln *Listener) Resume() { ln.setPaused(false) }
 
-func (ln *Listener) terminate()       { ln.stop() }
-func (ln *Listener) shutdown()        { ln.stop() }
+func (ln *Listener) terminate()       { ln.Close() }
+func (ln *Listener) shutdown()        { ln.Close() }
 func (ln *Listener) describe() string { return ln.Addr().Network() + " " + ln.Addr().String() }
 
 // Tasks of a listener.
@@ -228,12 +244,12 @@ func (ln *Listener) accepted(nc net.Conn) {
 	c.listener = ln
 	setTCPOptions(nc, ln.conn)
 	l.wg.Add(1)
-	if ln.conn.TLS != nil {
-		go c.handshakeAndServe(nc, ln.conn.TLS, false, true)
+	if _, isTLS := nc.(*tls.Conn); isTLS || ln.conn.TLS != nil {
+		go c.handshakeAndServe(nc, ln.conn.TLS, false, ln.ours)
 		return
 	}
 	// Not on a goroutine of its own, which would only start that of serve.
-	c.handshakeAndServe(nc, nil, false, true)
+	c.handshakeAndServe(nc, nil, false, ln.ours)
 }
 
 // setTCPOptions applies the settings of cfg to a new connection.
@@ -267,7 +283,7 @@ func (ln *Listener) acceptEnded() { ln.loop.tasks <- (*listenerGoneTask)(ln) }
 func (t acceptErrTask) run() {
 	ln, l := t.ln, t.ln.loop
 	l.count.errors.Add(1)
-	if l.ended.Load() {
+	if l.ended.Load() || ln.stopped.Load() {
 		return
 	}
 	if f := ln.cfg.OnAcceptError; f != nil {

@@ -230,15 +230,11 @@ func (t *Timer) caught() {
 	if v == nil {
 		return
 	}
-	l, pe := t.loop, newPanicError(v)
-	switch f := t.onEvent.Load(); {
-	case !l.cfg.CatchPanics:
-		l.stopPanic(pe)
-	case f == nil:
-		l.event(pe, false)
-	default:
-		l.callEvent(func() { (*f)(pe) })
+	var route func(err error)
+	if f := t.onEvent.Load(); f != nil {
+		route = *f
 	}
+	t.loop.panicEvent(newPanicError(v), route)
 }
 
 // A timerItem is a Timer as the heap sees it: it keeps TimerSlot out of the

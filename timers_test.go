@@ -12,8 +12,8 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// inBubble runs a loop in a bubble, where time is virtual, until its natural end.
-func inBubble(t *testing.T, start func(t *testing.T, l *eventloop.Loop)) {
+// runInBubble runs a loop in a bubble, where time is virtual, until its natural end.
+func runInBubble(t *testing.T, start func(t *testing.T, l *eventloop.Loop)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		err := eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
@@ -34,7 +34,7 @@ func stopwatch(times *[]int) func() {
 
 func TestTimerFiresOnceAtItsTime(t *testing.T) {
 	var times []int
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) { l.AfterFunc(2*time.Second, stopwatch(&times)) })
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) { l.AfterFunc(2*time.Second, stopwatch(&times)) })
 	wantSlice(t, "times", times, []int{2000})
 }
 
@@ -80,7 +80,7 @@ func TestLaw9EqualDeadlinesFireInOrderOfCreation(t *testing.T) {
 	// More than the dispatcher fires in one turn, and created at several times.
 	const timers = 1000
 	var order []int
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		deadline := time.Now().Add(time.Minute)
 		n := 0
 		var create func()
@@ -107,7 +107,7 @@ func TestLaw9EqualDeadlinesFireInOrderOfCreation(t *testing.T) {
 
 func TestLaw9AnEarlierDeadlineFiresFirstWhateverTheOrderOfCreation(t *testing.T) {
 	var order []int
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		for _, s := range []int{5, 1, 4, 2, 3} {
 			l.AfterFunc(time.Duration(s)*time.Second, func() { order = append(order, s) })
 		}
@@ -119,7 +119,7 @@ func TestLaw9ADelayThatIsNotPositiveMeansTheNextTurn(t *testing.T) {
 	for _, d := range []time.Duration{0, -1, -time.Hour, math.MinInt64} {
 		t.Run(d.String(), func(t *testing.T) {
 			var order []string
-			inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+			runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 				began, turn := time.Now(), l.Stats().IterationsTotal
 				l.AfterFunc(d, func() {
 					order = append(order, "timer")
@@ -135,7 +135,7 @@ func TestLaw9ADelayThatIsNotPositiveMeansTheNextTurn(t *testing.T) {
 
 func TestLaw9AZeroTimerThatArmsItselfRunsOnceATurn(t *testing.T) {
 	var turns []uint64
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		var timer *eventloop.Timer
 		timer = l.AfterFunc(0, func() {
 			turns = append(turns, l.Stats().IterationsTotal)
@@ -153,7 +153,7 @@ func TestLaw9AZeroTimerThatArmsItselfRunsOnceATurn(t *testing.T) {
 func TestLaw9MissedTicksAreDroppedAndNeverRunInABurst(t *testing.T) {
 	// The example of the documentation of Every.
 	var times []int
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		note := stopwatch(&times)
 		var interval *eventloop.Timer
 		interval = l.Every(50*time.Millisecond, func() {
@@ -170,7 +170,7 @@ func TestLaw9MissedTicksAreDroppedAndNeverRunInABurst(t *testing.T) {
 
 func TestLaw9AnotherCallbackThatTakesLongDropsTicksToo(t *testing.T) {
 	var times []int
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		note := stopwatch(&times)
 		var interval *eventloop.Timer
 		interval = l.Every(10*time.Millisecond, func() {
@@ -186,7 +186,7 @@ func TestLaw9AnotherCallbackThatTakesLongDropsTicksToo(t *testing.T) {
 func TestIntervalTicksKeepTheirDistance(t *testing.T) {
 	// A callback that takes time does not delay the next tick.
 	var times []int
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		note := stopwatch(&times)
 		var interval *eventloop.Timer
 		interval = l.Every(100*time.Millisecond, func() {
@@ -201,7 +201,7 @@ func TestIntervalTicksKeepTheirDistance(t *testing.T) {
 
 func TestIntervalThatIsStoppedInTimeTicksThreeTimes(t *testing.T) {
 	ticks := 0
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		interval := l.Every(100*time.Millisecond, func() { ticks++ })
 		l.AfterFunc(320*time.Millisecond, func() { wantEqual(t, "Stop", interval.Stop(), true) })
 	})
@@ -210,7 +210,7 @@ func TestIntervalThatIsStoppedInTimeTicksThreeTimes(t *testing.T) {
 
 func TestLaw9StopInATimersOwnCallback(t *testing.T) {
 	ticks, shots := 0, 0
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		var interval, shot *eventloop.Timer
 		interval = l.Every(time.Second, func() {
 			ticks++
@@ -228,7 +228,7 @@ func TestLaw9StopInATimersOwnCallback(t *testing.T) {
 
 func TestLaw9ResetInATimersOwnCallback(t *testing.T) {
 	var shots, ticks []int
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		noteShot, noteTick := stopwatch(&shots), stopwatch(&ticks)
 		var interval, shot *eventloop.Timer
 		shot = l.AfterFunc(time.Second, func() {
@@ -251,7 +251,7 @@ func TestLaw9ResetInATimersOwnCallback(t *testing.T) {
 
 func TestTimerStopReportsWhetherItWasArmed(t *testing.T) {
 	var timer *eventloop.Timer
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		timer = l.AfterFunc(time.Hour, func() { t.Error("a stopped timer fired") })
 		wantEqual(t, "Stop of an armed timer", timer.Stop(), true)
 		wantEqual(t, "Stop of a stopped timer", timer.Stop(), false)
@@ -291,7 +291,7 @@ func TestATimerMadeAfterTheEndNeverFires(t *testing.T) {
 
 func TestTimerResetPostponesAndAdvances(t *testing.T) {
 	var times []int
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		note := stopwatch(&times)
 		postponed := l.AfterFunc(time.Second, note)
 		advanced := l.AfterFunc(24*time.Hour, note)
@@ -312,7 +312,7 @@ func TestTimerResetPostponesAndAdvances(t *testing.T) {
 
 func TestTimerResetFromAnotherGoroutineWakesTheLoop(t *testing.T) {
 	var times []int
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		timer := l.AfterFunc(24*time.Hour, stopwatch(&times))
 		go func() {
 			time.Sleep(time.Second)
@@ -324,7 +324,7 @@ func TestTimerResetFromAnotherGoroutineWakesTheLoop(t *testing.T) {
 
 func TestAfterFuncFromAnotherGoroutineWakesTheLoop(t *testing.T) {
 	var times []int
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		note := stopwatch(&times)
 		l.AfterFunc(24*time.Hour, note)
 		go func() {
@@ -339,7 +339,7 @@ func TestAfterFuncFromAnotherGoroutineWakesTheLoop(t *testing.T) {
 
 func TestAStoppedTimerWorksAgainAfterReset(t *testing.T) {
 	var times []int
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		timer := l.AfterFunc(time.Second, stopwatch(&times))
 		timer.Stop()
 		l.AfterFunc(5*time.Second, func() { wantEqual(t, "Reset", timer.Reset(time.Second), false) })
@@ -349,7 +349,7 @@ func TestAStoppedTimerWorksAgainAfterReset(t *testing.T) {
 
 func TestATimerThatIsDueAndResetFiresAtItsNewTime(t *testing.T) {
 	var times []int
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		var due *eventloop.Timer
 		l.AfterFunc(time.Second, func() { wantEqual(t, "Reset", due.Reset(time.Second), true) })
 		due = l.AfterFunc(time.Second, stopwatch(&times)) // due in the same turn, after the other
@@ -358,7 +358,7 @@ func TestATimerThatIsDueAndResetFiresAtItsNewTime(t *testing.T) {
 }
 
 func TestHugeDelaysDoNotOverflow(t *testing.T) {
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		fail := func() { t.Error("a timer of centuries fired") }
 		timers := []*eventloop.Timer{
 			l.AfterFunc(math.MaxInt64, fail),
@@ -381,7 +381,7 @@ func TestHugeDelaysDoNotOverflow(t *testing.T) {
 func TestAnIntervalOfCenturiesTicksInOrderAndNeverInABurst(t *testing.T) {
 	const century = 100 * 365 * 24 * time.Hour
 	ticks := 0
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		l.Every(150*365*24*time.Hour, func() {
 			if ticks++; ticks > 1 {
 				t.Error("the second tick is beyond the end of time")
@@ -444,7 +444,7 @@ func TestUnrefLetsTheLoopEndAndRefKeepsItAlive(t *testing.T) {
 }
 
 func TestATimerKeepsBeingUnrefdWhenItIsReset(t *testing.T) {
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		timer := l.AfterFunc(time.Second, func() { t.Error("it fired") })
 		timer.Unref()
 		timer.Stop()
@@ -454,7 +454,7 @@ func TestATimerKeepsBeingUnrefdWhenItIsReset(t *testing.T) {
 
 func TestALongCallbackDelaysTimersButLosesNone(t *testing.T) {
 	var times []int
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		note := stopwatch(&times)
 		for i := range 5 {
 			l.AfterFunc(time.Duration(i+1)*10*time.Millisecond, note)

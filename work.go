@@ -52,8 +52,8 @@ func Work[T any](ctx context.Context, l *Loop, f func(ctx context.Context) (T, e
 	return result
 }
 
-// ErrWorkLeft matches the error of Run when functions of [Work] did not return
-// after the end of the loop.
+// ErrWorkLeft matches the error of [Loop.Run] when functions of [Work] did not
+// return within Config.WorkGrace of the end of the loop.
 var ErrWorkLeft = errors.New("eventloop: work did not return")
 
 // Defaults of Config.

@@ -33,8 +33,9 @@ func deep(n int) ID {
 		return Current()
 	}
 	id := deep(n - 1)
-	pad[n%len(pad)] = 1
-	return id + ID(pad[0]&0)
+	at := n % len(pad)
+	pad[at] = 1
+	return id + ID(pad[at]) - 1 // or the compiler would do without pad
 }
 
 func BenchmarkCurrent(b *testing.B) {

@@ -207,7 +207,10 @@ func (r *Resolver) Cached(network, host string) (addrs []netip.Addr, err error, 
 	}
 	s := r.system.quick()
 	if s == nil {
-		return nil, nil, false
+		// An address needs no settings.
+		if _, isAddr := literal(host); !isAddr {
+			return nil, nil, false
+		}
 	}
 	res := r.local(s, network, host, true)
 	if !res.open {

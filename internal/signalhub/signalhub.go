@@ -25,7 +25,7 @@ type line struct {
 
 type watcher struct{ f func(os.Signal) }
 
-// Watch calls f, which must not block, for each of sigs that arrives, until
+// Watch calls f, which must not block nor call this package, for each of sigs that arrives, until
 // cancel has returned. Watchers of one signal are called in the order in which
 // they came. When cancel returns, and nobody else watches, the default action of
 // the signal is in force again, or it is ignored again.
@@ -65,12 +65,11 @@ func join(sig os.Signal, w *watcher) {
 func (ln *line) forward() {
 	defer close(ln.done)
 	for sig := range ln.ch {
-		hub.Lock()
-		watchers := slices.Clone(ln.watchers)
-		hub.Unlock()
-		for _, w := range watchers {
+		hub.Lock() // held during f, so that none is called after its cancel
+		for _, w := range ln.watchers {
 			w.f(sig)
 		}
+		hub.Unlock()
 	}
 }
 
@@ -85,15 +84,15 @@ func leave(w *watcher, sigs []os.Signal) {
 			continue
 		}
 		delete(hub.signals, sig)
-		// Stop waits until nothing is being delivered, so the channel can be
-		// closed. It restores the default, also of signals that the process
-		// ignored by signal.Ignore. Reset and Ignore by themselves would take
-		// the signal away from channels of other packages.
-		signal.Stop(ln.ch)
+		// Stop restores the default, also of signals that the process ignored by
+		// signal.Ignore. So these have to be ignored first, or a signal that came
+		// in between would end the process. The others are left to Stop, because
+		// Ignore and Reset take a signal away from channels of other packages.
 		if ln.ignored {
 			signal.Ignore(sig)
 		}
-		close(ln.ch)
+		signal.Stop(ln.ch)
+		close(ln.ch) // nothing is sent any more: both wait for a delivery that goes on
 		ended = append(ended, ln)
 	}
 	hub.Unlock()

@@ -9,7 +9,10 @@
 // connection, which costs a switch a message (both measured).
 package writers
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // A Job is a piece of writing that does not block.
 type Job interface{ Flush() }
@@ -23,11 +26,16 @@ type Pool[J Job] struct {
 	wg   sync.WaitGroup
 	wake chan struct{}
 
+	// A turn in which nothing is added should cost nothing, so its ends take no
+	// lock. Add sets fresh before it looks at inTurn, and EndTurn does it
+	// the other way round: one of the two sees the other and releases.
+	inTurn atomic.Bool
+	fresh  atomic.Bool // there may be jobs that were not released
+
 	mu      sync.Mutex // guards the following
 	queue   []J
 	head    int // first job in queue
 	ready   int // jobs from head on that workers may take
-	inTurn  bool
 	limit   int
 	workers int
 	idle    int // workers that wait on wake and have no token coming
@@ -45,21 +53,21 @@ func (p *Pool[J]) Init(limit int) {
 func (p *Pool[J]) Add(job J) {
 	p.mu.Lock()
 	p.queue = append(p.queue, job)
-	if !p.inTurn {
+	p.fresh.Store(true)
+	if !p.inTurn.Load() {
 		p.release()
 	}
 	p.mu.Unlock()
 }
 
 // BeginTurn withholds what is added from now on.
-func (p *Pool[J]) BeginTurn() {
-	p.mu.Lock()
-	p.inTurn = true
-	p.mu.Unlock()
-}
+func (p *Pool[J]) BeginTurn() { p.inTurn.Store(true) }
 
 // Release lets the workers have what was added so far in this turn.
 func (p *Pool[J]) Release() {
+	if !p.fresh.Load() {
+		return
+	}
 	p.mu.Lock()
 	p.release()
 	p.mu.Unlock()
@@ -67,15 +75,14 @@ func (p *Pool[J]) Release() {
 
 // EndTurn releases and goes back to handing over at once.
 func (p *Pool[J]) EndTurn() {
-	p.mu.Lock()
-	p.inTurn = false
-	p.release()
-	p.mu.Unlock()
+	p.inTurn.Store(false)
+	p.Release()
 }
 
 // release wakes or starts as many workers as the new jobs are worth. The caller
 // holds p.mu.
 func (p *Pool[J]) release() {
+	p.fresh.Store(false)
 	fresh := len(p.queue) - p.head - p.ready
 	if fresh == 0 || p.closed {
 		return

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+	"io"
+)
+
+// A goal is a figure that the library is to reach.
+type goal struct {
+	workload string
+	against  string // opponent; "" for none, "*" for the best
+	cpu      bool   // of CPU time instead of throughput
+	bound    float64
+}
+
+// ratioGoals bound medians of paired ratios: of throughput from below, of CPU
+// time from above.
+var ratioGoals = []goal{
+	{"echo-50", goroutines, false, 1}, {"echo-500", goroutines, false, 1},
+	{"echo-50", netpollLib, false, 1}, {"echo-500", netpollLib, false, 1},
+	{"echo-50", libuvLib, false, 1.2}, {"echo-500", libuvLib, false, 1.2},
+	{"echo-50", nodeLib, false, 1.3}, {"echo-500", nodeLib, false, 1.3},
+	{"echo-50", goroutines, true, 1}, {"echo-500", goroutines, true, 1},
+	{"pieces", goroutines, false, 1.8}, {"pieces", netpollLib, false, 2.5}, {"pieces", nodeLib, false, 3},
+	{"echo-32k", "*", false, 1},
+	{"posts-1", gojaLib, false, 2}, {"posts-4", gojaLib, false, 2}, {"posts-32", gojaLib, false, 2},
+	{"timers-fire", gojaLib, false, 2}, {"timers-stop", gojaLib, false, 2},
+}
+
+// goals writes which figures were reached.
+func (r *report) goals(w io.Writer) {
+	byName := make(map[string]*outcome)
+	for _, o := range r.Outcomes {
+		byName[o.Name] = o
+	}
+	var lines []string
+	for _, g := range ratioGoals {
+		if o := byName[g.workload]; o != nil && o.has(ours) {
+			lines = append(lines, g.lines(o)...)
+		}
+	}
+	lines = append(lines, growthGoal(byName, r.Outcomes)...)
+	lines = append(lines, seedGoals(byName["seed"])...)
+	if len(lines) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n## Goals\n\n| | goal | figure | reached |\n|---|--:|--:|---|\n")
+	for _, l := range lines {
+		fmt.Fprintln(w, l)
+	}
+}
+
+func (g goal) lines(o *outcome) []string {
+	var worst *row
+	for _, r := range o.rows() {
+		if r.Name == ours || g.against != "*" && r.Name != g.against || r.Ratio.N == 0 {
+			continue
+		}
+		if worst == nil || r.Ratio.Median < worst.Ratio.Median {
+			worst = &r
+		}
+	}
+	switch {
+	case worst == nil:
+		return nil
+	case g.cpu:
+		return []string{goalLine(o.Name+": CPU time, of "+worst.Name, "at most", g.bound, worst.CPURatio.Median, worst.CPURatio.Median <= g.bound)}
+	}
+	return []string{goalLine(o.Name+": throughput, of "+worst.Name, "at least", g.bound, worst.Ratio.Median, worst.Ratio.Median >= g.bound)}
+}
+
+func goalLine(what, sense string, bound, figure float64, reached bool) string {
+	answer := "no"
+	if reached {
+		answer = "yes"
+	}
+	return fmt.Sprintf("| %s | %s %.4g | %.3g | %s |", what, sense, bound, figure, answer)
+}
+
+// maxGrowth is how much more CPU time an echo may take beside the most idle
+// connections than beside none.
+const maxGrowth = 1.15
+
+func growthGoal(byName map[string]*outcome, all []*outcome) []string {
+	none := byName["idle-0"]
+	var most *outcome
+	for _, o := range all {
+		if len(o.Name) > 5 && o.Name[:5] == "idle-" {
+			most = o
+		}
+	}
+	if none == nil || most == nil || most == none || !none.has(ours) || !most.has(ours) {
+		return nil
+	}
+	growth := costOf(most) / costOf(none)
+	return []string{goalLine(most.Name+": CPU time of an echo, of that without idle connections", "at most", maxGrowth, growth, growth <= maxGrowth)}
+}
+
+func costOf(o *outcome) float64 {
+	for _, r := range o.rows() {
+		if r.Name == ours {
+			return r.CPU
+		}
+	}
+	return 0
+}
+
+func seedGoals(o *outcome) []string {
+	if o == nil {
+		return nil
+	}
+	for _, r := range o.rows() {
+		if r.Name != ours || r.Last == nil {
+			continue
+		}
+		late, size := float64(r.P99.Milliseconds()), float64(r.PerConn)/(1<<10)
+		return []string{
+			goalLine("seed: errors", "at most", 0, float64(r.Last.Errors), r.Last.Errors == 0),
+			goalLine("seed: p99 of lateness, ms", "at most", 100, late, late < 100),
+			goalLine("seed: KB a connection", "at most", 5, size, size <= 5),
+		}
+	}
+	return nil
+}

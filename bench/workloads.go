@@ -1,0 +1,238 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"time"
+
+	"github.com/onloop/eventloop/bench/internal/load"
+	"github.com/onloop/eventloop/bench/internal/proc"
+)
+
+// A workload is one comparison: what is done, and by whom.
+type workload struct {
+	name  string // for -run and the JSON
+	title string
+	unit  string // of an operation
+	who   []string
+	with  size
+
+	// One of the two.
+	mode   string // of the server, under load
+	load   load.Spec
+	delay  time.Duration
+	procs  int // server processes, each with a client of its own; 0: one
+	kernel string
+	n      int // of the kernel
+}
+
+// A size says how long and how often a workload is run.
+type size struct {
+	rounds        int
+	warm, measure time.Duration
+}
+
+// A plan is all that is run: in minutes, or thoroughly.
+type plan struct {
+	cell   size // of most workloads
+	idle   size
+	seed   size
+	levels []int // of idle connections
+	n      int   // of a kernel
+
+	seedDelay time.Duration
+	seedTotal float64 // connections to come, in multiples of those open at a time
+	seedMany  bool    // the one over several processes too
+	limit     uint64  // of descriptors
+	all       bool    // all opponents everywhere
+}
+
+func quickPlan(limit uint64) *plan {
+	return &plan{
+		cell:      size{rounds: 2, warm: 100 * time.Millisecond, measure: 250 * time.Millisecond},
+		idle:      size{rounds: 1, warm: 100 * time.Millisecond, measure: 250 * time.Millisecond},
+		seed:      size{rounds: 1},
+		levels:    []int{0, min(10_000, proc.Room(limit))},
+		n:         400_000,
+		seedDelay: time.Second,
+		seedTotal: 1.5,
+		limit:     limit,
+	}
+}
+
+func fullPlan(limit uint64) *plan {
+	room := proc.Room(limit)
+	return &plan{
+		cell:      size{rounds: 5, warm: 200 * time.Millisecond, measure: 700 * time.Millisecond},
+		idle:      size{rounds: 3, warm: 200 * time.Millisecond, measure: time.Second},
+		seed:      size{rounds: 1},
+		levels:    []int{0, min(10_000, room/2), min(19_000, room)},
+		n:         1_000_000,
+		seedDelay: 5 * time.Second,
+		seedTotal: 2,
+		seedMany:  true,
+		limit:     limit,
+		all:       true,
+	}
+}
+
+var (
+	tcpAll   = []string{ours, goroutines, netpollLib, libuvLib, libeventLib, nodeLib}
+	httpAll  = []string{ours, fastHTTP, netHTTP, nodeLib}
+	loopsAll = []string{ours, gojaLib, nodeLib}
+)
+
+// loopCounts are the sizes of the groups of loops that are measured.
+var loopCounts = []int{1, 2, 4}
+
+func groupName(loops int, reusePort bool) string {
+	if reusePort {
+		return fmt.Sprintf("%d loops, ReusePort", loops)
+	}
+	return fmt.Sprintf("%d loops, one listener", loops)
+}
+
+// workloads returns what the plan runs.
+func (p *plan) workloads() []*workload {
+	var all []*workload
+	for _, conns := range []int{1, 50, 500, 5000} {
+		all = append(all, p.echo(fmt.Sprintf("echo-%d", conns), "64 B", 64, conns))
+	}
+	all = append(all, p.echo("echo-32k", "32 KB", 32<<10, 50))
+	pipeline := p.echo("pipeline", "sixteen messages of 64 B on their way", 16*64, 50)
+	all = append(all, pipeline, p.pieces(), p.broadcast(), p.accept())
+	for _, conns := range []int{50, 500} {
+		all = append(all, p.http(conns))
+	}
+	for _, posters := range []int{1, 4, 32} {
+		all = append(all, p.kernelOf(fmt.Sprintf("posts-%d", posters), fmt.Sprintf("posts from %d goroutines", posters), "post"))
+	}
+	all = append(all,
+		p.kernelOf("timers-fire", "timers within 50 ms, until all have fired", "timer"),
+		p.kernelOf("timers-stop", "timers made and stopped", "timer"))
+	for _, conns := range []int{50, 500} {
+		all = append(all, p.scaling(conns))
+	}
+	for _, idle := range p.levels {
+		all = append(all, p.idling(idle))
+	}
+	return append(all, p.seeds()...)
+}
+
+func (p *plan) echo(name, what string, bytesEach, conns int) *workload {
+	message := bytes.Repeat([]byte("m"), bytesEach)
+	return &workload{
+		name: name, title: fmt.Sprintf("Echo, %s, %d connections", what, conns), unit: "answer",
+		who: tcpAll, with: p.cell, mode: modeEcho,
+		load: load.Spec{Kind: load.Closed, Conns: conns, Request: message, Expect: bytesEach},
+	}
+}
+
+func (p *plan) pieces() *workload {
+	w := p.echo("pieces", "", 64, 50)
+	w.title = "An answer of four small writes, 50 connections"
+	w.mode = modePieces
+	w.load.Expect = pieces * pieceSize
+	w.who = append([]string{goroutinesBuffered, netpollBuffered}, tcpAll...)
+	return w
+}
+
+func (p *plan) broadcast() *workload {
+	w := p.echo("broadcast", "", 64, 1000)
+	w.title, w.unit = "Broadcast of 64 B to 1000 connections", "message"
+	w.mode = modeBroadcast
+	w.load.Kind = load.Broadcast
+	return w
+}
+
+func (p *plan) accept() *workload {
+	w := p.echo("accept", "", 64, 20)
+	w.title, w.unit = "Connect, one echo, close; 20 at a time", "connection"
+	w.load.Kind = load.Accept
+	return w
+}
+
+// httpRequest is what a keep-alive client with few headers sends.
+const httpRequest = "GET /hello HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"
+
+func (p *plan) http(conns int) *workload {
+	return &workload{
+		name: fmt.Sprintf("http-%d", conns), title: fmt.Sprintf("HTTP hello, %d connections", conns), unit: "request",
+		who: httpAll, with: p.cell, mode: modeHTTP,
+		load: load.Spec{Kind: load.Closed, Conns: conns, Request: []byte(httpRequest)},
+	}
+}
+
+func (p *plan) kernelOf(name, what, unit string) *workload {
+	return &workload{
+		name: name, title: fmt.Sprintf("%d %s", p.n, what), unit: unit,
+		who: loopsAll, with: p.cell, kernel: name, n: p.n,
+	}
+}
+
+func (p *plan) scaling(conns int) *workload {
+	w := p.echo(fmt.Sprintf("scaling-%d", conns), "64 B", 64, conns)
+	w.title += ", by the number of loops"
+	w.who = nil
+	for _, n := range loopCounts {
+		w.who = append(w.who, groupName(n, false), groupName(n, true))
+	}
+	return w
+}
+
+// idling is an echo beside connections that have done one and wait.
+func (p *plan) idling(idle int) *workload {
+	w := p.echo(fmt.Sprintf("idle-%d", idle), "64 B", 64, 50)
+	w.title = fmt.Sprintf("Echo, 64 B, 50 connections beside %d idle ones", idle)
+	w.load.Idle = idle
+	w.with = p.idle
+	if !p.all {
+		w.who = []string{ours, goroutines}
+	}
+	return w
+}
+
+// seeds are the benchmark of the seed, cl-async: connections come at a rate, and
+// each gets its answer after a delay. One process holds as many as it may have
+// descriptors; then there are several processes.
+func (p *plan) seeds() []*workload {
+	const many = 40_000
+	open := min(proc.Room(p.limit), many)
+	all := []*workload{p.seedOf(modeDelayed, open, 1, tcpAll)}
+	if p.all {
+		all = append(all, p.seedOf(modeHTTPDelay, open, 1, httpAll))
+	}
+	if n := max(proc.Processes(many, p.limit), 3); p.seedMany && n <= 16 {
+		all = append(all, p.seedOf(modeDelayed, many, n, []string{ours, goroutines, libuvLib}))
+	}
+	return all
+}
+
+func (p *plan) seedOf(mode string, open, procs int, who []string) *workload {
+	// A little less than the limit: the last connection opens while the first
+	// closes, and may be early.
+	rate := 0.98 * float64(open) / p.seedDelay.Seconds()
+	name, what := "seed", "TCP"
+	w := &workload{
+		unit: "connection", who: who, with: p.seed, mode: mode, delay: p.seedDelay, procs: procs,
+		load: load.Spec{
+			Kind: load.Open, Request: []byte("GET / HTTP/1.0\r\n\r\n"), Expect: len(delayedAnswer),
+			Total: int(p.seedTotal * float64(open)), Rate: rate, Delay: p.seedDelay,
+		},
+	}
+	if mode == modeHTTPDelay {
+		name, what = "seed-http", "HTTP"
+		w.load.Expect = 0
+	}
+	w.title = fmt.Sprintf("The seed's benchmark over %s: %d connections, %.0f a second, an answer after %v",
+		what, w.load.Total, rate, p.seedDelay)
+	if procs > 1 {
+		name = "seed-many"
+		w.title += fmt.Sprintf("; %d server processes", procs)
+	}
+	w.name = name
+	if !p.all {
+		w.who = who[:2]
+	}
+	return w
+}

@@ -1,0 +1,406 @@
+package eventloop_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/onloop/eventloop"
+)
+
+// proxy returns the address of a proxy to addr, with a small high-water mark.
+func proxy(t testing.TB, l *eventloop.Loop, addr string) (ln *eventloop.Listener, piped chan error) {
+	t.Helper()
+	piped = make(chan error, 100)
+	note := func(n int64, err error) { piped <- err }
+	ln, err := l.Listen("tcp", "127.0.0.1:0", &eventloop.ConnConfig{
+		AllowHalfOpen: true,
+		HighWater:     32 << 10,
+		OnConnect: func(c *eventloop.Conn) {
+			// Data of c may be here before the other side is up.
+			dst, err := l.Dial(nil, "tcp", addr, &eventloop.ConnConfig{
+				AllowHalfOpen: true, HighWater: 32 << 10,
+				OnEvent: func(*eventloop.Conn, error) {},
+			})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			c.Pipe(dst).Then(note)
+			dst.Pipe(c).Then(note)
+		},
+		OnData: func(*eventloop.Conn, []byte) { t.Error("OnData of a connection that is piped") },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln, piped
+}
+
+func TestPipeMakesAProxyThatKeepsEveryByteAndBothEnds(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	server, err := l.Listen("tcp", "127.0.0.1:0", &eventloop.ConnConfig{
+		OnData: func(c *eventloop.Conn, data []byte) { c.Write(data) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, piped := proxy(t, l, server.Addr().String())
+	for _, size := range []int{0, 1, 5 << 20} {
+		peer := dialPeer(t, ln.Addr())
+		want := bytesOf(size)
+		background(t, func() {
+			peer.Write(want)
+			peer.(*net.TCPConn).CloseWrite()
+		})
+		if got := readAll(t, peer); got != string(want) {
+			t.Errorf("got %d bytes back, want %d, equal", len(got), size)
+		}
+		wantEqual(t, "one way", wait(t, piped, "end of a pipe"), nil)
+		wantEqual(t, "other way", wait(t, piped, "end of a pipe"), nil)
+		peer.Close()
+	}
+	server.Close()
+	ln.Close()
+	idle(t, l)
+}
+
+func TestPipeDirectionsDoNotWaitForEachOther(t *testing.T) {
+	// A peer that writes all before it reads, while the other side writes as well:
+	// a proxy that stops reading from who does not read would wait for ever.
+	l, _ := startLoop(t, nil)
+	peers := servePeers(t)
+	ln, piped := proxy(t, l, peers.addr())
+	client := dialPeer(t, ln.Addr())
+	const size = 16 << 20
+	io.WriteString(client, "x")
+	server := peers.next(t)
+	readString(t, server, 1)
+	answer := background(t, func() {
+		server.Write(bytesOf(size))
+		server.CloseWrite()
+	})
+	got := make(chan int, 1)
+	background(t, func() { b, _ := io.ReadAll(server); got <- len(b) })
+	client.Write(bytesOf(size)) // reads nothing meanwhile
+	client.(*net.TCPConn).CloseWrite()
+	wantEqual(t, "bytes at the server", wait(t, got, "end at the server"), size)
+	wantEqual(t, "bytes at the client", len(readAll(t, client)), size)
+	<-answer
+	wait(t, piped, "end of a pipe")
+	wait(t, piped, "end of a pipe")
+	client.Close()
+	ln.Close()
+}
+
+func TestPipeHoldsBackASourceWhoseTargetDoesNotRead(t *testing.T) {
+	for _, chunk := range []int{1, 32 << 10} {
+		inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+			src, in := adoptPipe(t, l, nil)
+			dst, out := adoptPipe(t, l, &eventloop.ConnConfig{HighWater: 10000})
+			f := src.Pipe(dst)
+			total := 0
+			in.SetWriteDeadline(time.Now().Add(time.Second))
+			for {
+				n, err := in.Write(bytesOf(chunk))
+				if total += n; err != nil {
+					break
+				}
+			}
+			if most := 10000 + 2*64<<10; total > most {
+				t.Errorf("a source sent %d bytes, want at most %d", total, most)
+			}
+			in.SetWriteDeadline(time.Time{})
+			go in.Close()
+			b, err := io.ReadAll(out)
+			wantEqual(t, "bytes", len(b), total)
+			wantEqual(t, "error", err, nil)
+			n, err := f.Wait(context.Background())
+			wantEqual(t, "bytes of the future", n, int64(total))
+			wantEqual(t, "error of the future", err, nil)
+			synctest.Wait()
+			wantEqual(t, "the target, which knows no CloseWrite, is closed", dst.Closed(), true)
+			out.Close()
+		})
+	}
+}
+
+func TestPipeTakesWhatArrivesFromTheCallOn(t *testing.T) {
+	for range 200 {
+		l, end := startLoop(t, nil)
+		var dst *eventloop.Conn
+		r, cfg := newTape(&eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) { c.Pipe(dst) }})
+		dst, out := accept(t, l, nil)
+		ln, err := l.Listen("tcp", "127.0.0.1:0", cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := dialPeer(t, ln.Addr())
+		io.WriteString(in, "data")
+		in.Close()
+		wantEqual(t, "piped", readAll(t, out), "data")
+		out.Close()
+		r.wait(t)
+		wantEqual(t, "OnData", r.received(), "")
+		wantEqual(t, "event", r.event(t), io.EOF)
+		ln.Close()
+		end()
+	}
+}
+
+func TestPipeErrors(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+		result := func(f *eventloop.Future[int64]) error {
+			_, err := f.Wait(context.Background())
+			return err
+		}
+		c, peer := adoptPipe(t, l, nil)
+		d, other := adoptPipe(t, l, nil)
+		for _, dst := range []*eventloop.Conn{nil, c} {
+			if err := result(c.Pipe(dst)); err == nil {
+				t.Errorf("Pipe(%v) succeeded", dst)
+			}
+		}
+		second := eventloop.New(nil)
+		release := second.Hold()
+		ended := make(chan struct{})
+		go func() { second.Run(context.Background()); close(ended) }()
+		synctest.Wait()
+		foreign, far := adoptPipe(t, second, nil)
+		if err := result(c.Pipe(foreign)); err == nil {
+			t.Error("Pipe to a connection of another loop succeeded")
+		}
+		foreign.Abort()
+		far.Close()
+		release()
+		<-ended
+
+		f := c.Pipe(d)
+		if err := result(c.Pipe(d)); err == nil {
+			t.Error("a second Pipe succeeded")
+		}
+
+		t.Log("a target that closes, with nothing on its way")
+		d.Close()
+		wantEqual(t, "Pipe", result(f), net.ErrClosed)
+		r, cfg := newTape(nil)
+		c.SetCallbacks(cfg)
+		io.WriteString(peer, "for OnData again")
+		synctest.Wait()
+		wantEqual(t, "OnData", r.received(), "for OnData again")
+		other.Close()
+
+		t.Log("a target that closes while its source is held back")
+		d, other = adoptPipe(t, l, &eventloop.ConnConfig{HighWater: 1})
+		f = c.Pipe(d)
+		io.WriteString(peer, "two chunks")
+		go io.WriteString(peer, "for nobody")
+		synctest.Wait()
+		d.Abort()
+		wantEqual(t, "Pipe", result(f), net.ErrClosed)
+		synctest.Wait()
+		wantEqual(t, "OnData", r.received(), "for OnData againfor nobody")
+		other.Close()
+
+		t.Log("a source that fails")
+		rd, cd := newTape(nil)
+		d, other = adoptPipe(t, l, cd)
+		f = c.Pipe(d)
+		c.SetTimeouts(time.Second, 0)
+		if err := result(f); !errors.Is(err, eventloop.ErrTimeout) {
+			t.Errorf("Pipe = %v", err)
+		}
+		<-r.closed
+		<-rd.closed
+		wantEqual(t, "callbacks of the target", rd.order(), "connect close")
+		if err := r.event(t); !errors.Is(err, eventloop.ErrTimeout) {
+			t.Errorf("event = %v", err)
+		}
+		peer.Close()
+		other.Close()
+
+		t.Log("a source that is closed")
+		rd, cd = newTape(nil)
+		d, other = adoptPipe(t, l, cd)
+		c, peer = adoptPipe(t, l, nil)
+		f = c.Pipe(d)
+		synctest.Wait()
+		c.Close()
+		wantEqual(t, "Pipe", result(f), net.ErrClosed)
+		<-rd.closed
+		peer.Close()
+		other.Close()
+	})
+}
+
+func TestPipeOfSeveralSourcesIntoOneTarget(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+		dst, out := adoptPipe(t, l, &eventloop.ConnConfig{HighWater: 1000, AllowHalfOpen: true})
+		const sources, size = 5, 100 << 10
+		for range sources {
+			src, in := adoptPipe(t, l, nil)
+			src.Pipe(dst).Then(nil)
+			go in.Write(bytesOf(size)) // and stays open
+		}
+		if _, err := io.ReadFull(out, make([]byte, sources*size)); err != nil {
+			t.Error(err)
+		}
+		l.Stop()
+		<-l.Done()
+		out.Close()
+	})
+}
+
+func TestPipeIsEndedByTheEndOfTheLoop(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+		src, in := adoptPipe(t, l, nil)
+		dst, out := adoptPipe(t, l, nil)
+		f := src.Pipe(dst)
+		synctest.Wait()
+		l.Stop()
+		if _, err := f.Wait(context.Background()); err != eventloop.ErrLoopClosed {
+			t.Errorf("Pipe = %v, want ErrLoopClosed", err)
+		}
+		<-l.Done()
+		in.Close()
+		out.Close()
+	})
+}
+
+func TestDetachGivesUndeliveredBytesFirstAndLosesNone(t *testing.T) {
+	forEachTransport(t, func(t *testing.T, join maker) {
+		for range 40 {
+			l, end := startLoop(t, nil)
+			detached := make(chan *eventloop.Future[net.Conn], 1)
+			n := 0
+			r, cfg := newTape(&eventloop.ConnConfig{
+				ReadBufferSize: 100,
+				OnData: func(c *eventloop.Conn, data []byte) {
+					if n++; n == 3 {
+						c.WriteString("still from the loop; ")
+						detached <- c.Detach()
+					}
+				},
+			})
+			_, peer := join(t, l, cfg)
+			want := bytesOf(100 << 10)
+			background(t, func() {
+				peer.Write(want)
+				peer.(interface{ CloseWrite() error }).CloseWrite()
+			})
+			nc, err := await(t, wait(t, detached, "Detach"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.wait(t)
+			wantEqual(t, "callbacks", r.count("close"), 1)
+			rest, err := io.ReadAll(nc)
+			wantEqual(t, "error", err, nil)
+			if got := r.received() + string(rest); got != string(want) {
+				t.Errorf("%d bytes by OnData and %d by Read are not the %d that were sent", len(r.received()), len(rest), len(want))
+			}
+			io.WriteString(nc, "now without it")
+			nc.(interface{ CloseWrite() error }).CloseWrite()
+			wantEqual(t, "received", readAll(t, peer), "still from the loop; now without it")
+			nc.Close()
+			peer.Close()
+			end()
+		}
+	})
+}
+
+func TestDetachFromAnotherGoroutineLosesNothing(t *testing.T) {
+	for i := range 100 {
+		l, end := startLoop(t, nil)
+		r, cfg := newTape(nil)
+		c, peer := accept(t, l, cfg)
+		want := bytesOf(64 << 10)
+		background(t, func() { peer.Write(want); peer.CloseWrite() })
+		if i%2 == 0 {
+			c.PauseReading()
+		}
+		f := c.Detach()
+		wantEqual(t, "Abort after Detach", c.Abort() == nil || true, true)
+		nc, err := await(t, f)
+		if err != nil {
+			end() // Abort was in time: then all is closed
+			peer.Close()
+			continue
+		}
+		got := r.received()
+		b, err := io.ReadAll(nc)
+		wantEqual(t, "error", err, nil)
+		wantEqual(t, "all there", bytes.Equal(append([]byte(got), b...), want), true)
+		nc.Close()
+		end()
+	}
+}
+
+func TestDetachedConnectionIsOutOfReachOfItsOldHandle(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+		c, peer := adoptPipe(t, l, nil)
+		nc, err := c.Detach().Wait(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		wantEqual(t, "Abort", c.Abort(), net.ErrClosed)
+		wantEqual(t, "Close", c.Close(), net.ErrClosed)
+		c.PauseWriting()
+		l.Stop()
+		<-l.Done()
+		go io.WriteString(nc, "lives on")
+		wantEqual(t, "received", readString(t, peer, 8), "lives on")
+		nc.Close()
+		peer.Close()
+	})
+}
+
+func TestDetachFailsWhenTheOutputCannotBeSent(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+		r, cfg := newTape(&eventloop.ConnConfig{WriteTimeout: time.Second})
+		c, peer := adoptPipe(t, l, cfg)
+		c.WriteString("nobody reads this")
+		f := c.Detach()
+		if _, err := f.Wait(context.Background()); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Detach = %v", err)
+		}
+		<-r.closed
+		r.check(t)
+		wantEqual(t, "the peer reads the end", readAll(t, peer), "")
+
+		t.Log("and when the loop is stopped")
+		c, peer = adoptPipe(t, l, nil)
+		c.WriteString("nobody reads this")
+		f = c.Detach()
+		synctest.Wait()
+		l.Stop()
+		if _, err := f.Wait(context.Background()); err != eventloop.ErrLoopClosed {
+			t.Errorf("Detach = %v, want ErrLoopClosed", err)
+		}
+		<-l.Done()
+		wantEqual(t, "the peer reads the end", readAll(t, peer), "")
+	})
+}
+
+func TestDetachBeforeTheConnectionIsUp(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	addr, _ := blackHole(t)
+	r, cfg := newTape(nil)
+	c, err := l.Dial(nil, "tcp", addr, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var oe *eventloop.OpError
+	if _, err := await(t, c.Detach()); !errors.As(err, &oe) || oe.Op != "detach" {
+		t.Errorf("Detach = %v", err)
+	}
+	wantEqual(t, "Closed", c.Closed(), false)
+	c.Close()
+	r.wait(t)
+}

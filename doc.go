@@ -1,0 +1,193 @@
+// Package eventloop runs an application on an event loop: one goroutine runs all
+// its callbacks, one at a time, so that they share state without locks, while
+// timers, signals, sockets, names and blocking work go on beside it. It is
+// cl-async for Go.
+//
+// This program starts an echo server, talks to it, and ends by itself when
+// nothing is left to do:
+//
+//	func main() {
+//		err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+//			ln, err := l.Listen("tcp", "127.0.0.1:0", &eventloop.ConnConfig{
+//				OnData: func(c *eventloop.Conn, data []byte) { c.Write(data) },
+//			})
+//			if err != nil {
+//				return err
+//			}
+//			c, err := l.Dial(context.Background(), "tcp", ln.Addr().String(), &eventloop.ConnConfig{
+//				OnData: func(c *eventloop.Conn, data []byte) {
+//					fmt.Printf("%s\n", data)
+//					c.Close()
+//					ln.Close()
+//				},
+//			})
+//			if err != nil {
+//				return err
+//			}
+//			c.WriteString("hello, loop") // sent when the connection is up
+//			return nil
+//		})
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//	}
+//
+// # Concurrency
+//
+// The goroutine that calls [Run] or [Loop.Run] is the dispatcher of the loop. All
+// callbacks of the loop run on it, and so there is one true order of them:
+//
+//   - callbacks never overlap, and what one of them did is seen by all that follow;
+//   - no call runs user code: a callback runs in a later turn than the call that
+//     registered it, and so, on the loop, after that call has returned;
+//   - functions that one goroutine gives to [Loop.Post] run in that order;
+//   - a call that returns an error never calls its callback.
+//
+// Less formally: code in callbacks is written as if there were no other
+// goroutines. Between callbacks of different handles — a timer and a connection,
+// two connections — no order is promised but that each runs in its turn.
+//
+// Every method of every type may be called from any goroutine and from any
+// callback; a [Task] alone belongs to its own code. So another goroutine may write to a
+// connection, stop a timer, or close a listener, and needs Post only to get at
+// what the callbacks own. What a method forbids "on the loop" it forbids in
+// callbacks.
+//
+// A callback must not block: everything else waits for it. Blocking calls belong
+// into [Work]; waiting for several things in a row reads best in a task, see
+// [Loop.Go]; [Future.Wait] on the loop returns [ErrOnLoop] instead of waiting for
+// ever. [Loop.Stats] tells how late the loop is (LagP99).
+//
+// Only the callbacks are serial. Bytes are read, written, encrypted and decrypted
+// by other goroutines, on all cores. If the callbacks are too much for one core,
+// a [Group] of loops can serve one port.
+//
+// # Handles and lifetime
+//
+// A handle is what stays open until it is closed: a [Conn], a [Listener], a
+// [Timer], a [SignalHandler], a [Receiver], what [Loop.Hold] gives. A request ends by
+// itself: a [Future], a [Task], a function of [Work]. Each keeps the loop alive,
+// unless its Unref was called. When none is left and nothing is queued, the loop
+// ends and Run returns nil: the natural exit. [Loop.Handles] says what a loop
+// waits for.
+//
+// Besides, a loop ends
+//
+//   - by [Loop.Shutdown], gracefully: what would go on for ever is closed, what
+//     runs may finish, and then the exit is natural;
+//   - by force: [Loop.Stop], the end of the context of Run, an error of the start
+//     function, an error that nobody handles, a panic. No callback starts any
+//     more, and everything is closed at once. Only OnClose callbacks still run, and
+//     futures that are pending end with [ErrLoopClosed].
+//
+// In both cases the callbacks of [Loop.OnExit] come last, and when Run returns no
+// goroutine, descriptor or signal registration of the loop is left. (A function of
+// [Work] that ignores the end of its context is waited for, and told of by
+// [ErrWorkLeft].)
+//
+// A loop runs once. Before Run it takes Post, Hold, OnExit, AfterFunc, Every and
+// NewFuture, which begin with Run; whatever needs a socket, a signal or a
+// goroutine returns [ErrNotRunning]. After the end there is [ErrLoopClosed]. Any
+// number of loops may run in one process, and nothing is shared between them but
+// the signals of the process.
+//
+// The callbacks of a connection come in this order: OnConnect; then OnData,
+// OnDrain and OnEvent, any number of times; then OnClose, exactly once and last.
+// All data that the peer sent before it closed comes before io.EOF. After Close,
+// Abort or Stop of a handle has returned on the loop, none of its callbacks runs
+// but OnClose.
+//
+// Memory is bounded: a connection reads no chunk before the last one has been
+// handled, a paused one reads nothing, and one whose output the peer does not
+// take stops reading at ConnConfig.HighWater and refuses output at MaxBuffered.
+//
+// # Events and errors
+//
+// What is wrong with a call is returned by the call. What happens later is an
+// event, and takes exactly one road: the callback of the operation (OnEvent,
+// OnAcceptError, the function given to [Future.Then]); if there is none,
+// Config.EventHandler; if there is none either, the default handler, which
+//
+//   - ignores information, see [IsInfo]: that a peer closed or reset a connection
+//     is daily life;
+//   - logs what remote peers cause — errors of accepted connections, of requests,
+//     of single accepts — since no peer may stop a server;
+//   - lets any other error end the loop: Run returns it.
+//
+// Errors of operations are an [*OpError], to be matched with [errors.Is] against
+// [ErrTimeout], [ErrRefused], [ErrReset] and the other sentinels, on every
+// platform alike:
+//
+//	OnEvent: func(c *eventloop.Conn, err error) {
+//		switch {
+//		case eventloop.IsInfo(err): // io.EOF, or a reset: the peer is gone
+//		case errors.Is(err, eventloop.ErrTimeout):
+//			retry()
+//		default:
+//			log.Print(err) // dial tcp 192.0.2.1:80: connection refused
+//		}
+//	},
+//
+// In OnEvent the connection can still be inspected; the library closes it when
+// OnEvent returns, and OnClose follows. A future that fails and that nobody asked
+// about for a second is an event too, which by default is logged.
+//
+// # Panics
+//
+// By default a panic in a callback ends the loop: everything is closed, the exit
+// callbacks run, and the panic leaves Run as a [*PanicError] with the value and
+// the stack of the callback. With Config.CatchPanics the *PanicError is an event
+// of the operation, else of Config.EventHandler, and the loop goes on; a
+// connection whose callback panicked is closed. A panic in an event callback is
+// not caught again: it ends the loop. A panic in a function of [Work] is always
+// the error of its future. [runtime.Goexit] in a callback, which t.FailNow calls
+// in tests, still closes everything.
+//
+// # Tasks
+//
+// A [Task] is linear code on the loop: a coroutine that [Loop.Go] starts on the
+// dispatcher. Where it waits — [Task.Sleep], [Future.Await], reading from the
+// [Conn.Stream] of a connection — it is suspended and the loop goes on. Between
+// two suspensions it runs like a callback, so it shares state with callbacks and
+// other tasks, without locks:
+//
+//	l.Go(ctx, func(t *eventloop.Task) error {
+//		c, err := l.Dial(t.Context(), "tcp", "localhost:25", nil)
+//		if err != nil {
+//			return err
+//		}
+//		lines := bufio.NewScanner(c.Stream(t))
+//		for lines.Scan() { // suspends the task, never the loop
+//			fmt.Println(lines.Text())
+//		}
+//		return lines.Err()
+//	})
+//
+// When the loop ends, every suspended task is unwound: what it waits for returns
+// an error, and its deferred functions run.
+//
+// [Work] runs a blocking function on a goroutine of its own and gives a [Future]
+// of its result. [Receive] turns a channel into a handle, and [SendTo] is the way
+// back. [Call] lets another goroutine ask something of the loop's state. With
+// these, any Go API can be used from a loop, and a loop from any Go program.
+//
+// # Testing
+//
+// A loop sleeps on a channel and has one runtime timer, so it works inside
+// [testing/synctest] bubbles: hours of timers pass in no time, and in-memory
+// connections (net.Pipe and [Loop.Adopt]) count as blocked when they are. Real
+// sockets and signals stay outside of bubbles. Because Run leaves nothing behind,
+// leak checkers such as go.uber.org/goleak need no exceptions. A test may fail
+// with t.Fatal in a callback.
+//
+//	synctest.Test(t, func(t *testing.T) {
+//		start := time.Now()
+//		eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+//			l.AfterFunc(time.Hour, func() {})
+//			return nil
+//		})
+//		if got, want := time.Since(start), time.Hour; got != want {
+//			t.Errorf("the loop ran for %v, want %v", got, want)
+//		}
+//	})
+package eventloop

@@ -1,0 +1,61 @@
+// Echo is the echo server of cl-async: it sends back what it gets, until SIGINT.
+//
+//	go run ./examples/echo
+//	nc 127.0.0.1 9003
+//
+// SIGINT (Ctrl-C) ends it gracefully: it accepts nobody any more, those who are
+// connected may go on for -grace, and a second SIGINT ends it at once.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"time"
+
+	"github.com/onloop/eventloop"
+)
+
+func main() {
+	addr := flag.String("addr", ":9003", "address to listen on")
+	grace := flag.Duration("grace", 10*time.Second, "how long clients may go on after SIGINT")
+	flag.Parse()
+	log.SetFlags(log.Ltime)
+
+	err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		ln, err := l.Listen("tcp", *addr, &eventloop.ConnConfig{
+			OnConnect: func(c *eventloop.Conn) { log.Print("connected: ", c.RemoteAddr()) },
+			OnData:    func(c *eventloop.Conn, data []byte) { c.Write(data) },
+			OnEvent: func(c *eventloop.Conn, err error) {
+				if !eventloop.IsInfo(err) {
+					log.Print(err)
+				}
+			},
+			OnClose: func(c *eventloop.Conn) { log.Print("closed: ", c.RemoteAddr()) },
+		})
+		if err != nil {
+			return err
+		}
+		log.Print("echo server on ", ln.Addr(), ", SIGINT ends it")
+		return endOnInterrupt(l, *grace)
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "echo:", err)
+		os.Exit(1)
+	}
+	log.Print("ended")
+}
+
+// endOnInterrupt ends the loop gracefully on the first SIGINT. Shutdown stops
+// the handler too, so the second SIGINT has its default action.
+func endOnInterrupt(l *eventloop.Loop, grace time.Duration) error {
+	_, err := l.OnSignal(func(os.Signal) {
+		log.Print("ending: ", l.Stats().IncomingTCP, " clients have ", grace)
+		ctx, cancel := context.WithTimeout(context.Background(), grace)
+		l.OnExit(cancel)
+		l.Shutdown(ctx)
+	}, os.Interrupt)
+	return err
+}

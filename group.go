@@ -1,0 +1,227 @@
+package eventloop
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+)
+
+// A Group is several loops that live and end together, for a service whose
+// callbacks are more than one core can run. Each loop has its own dispatcher:
+// callbacks of one loop never overlap, those of two loops do, so what the loops
+// share needs a lock, or a [Loop.Post] to the loop that owns it.
+//
+// Each loop opens what it serves in the start function of [Group.Run]. To serve
+// one port, give all loops one listener with ListenConfig.Shared, or let each
+// listen on the port with ListenConfig.ReusePort; the kernel spreads the
+// connections. A connection stays with the loop that accepted it.
+//
+// A Group must be created with [NewGroup] and is used once. All methods may be
+// called from any goroutine and from any callback.
+type Group struct {
+	loops []*Loop
+
+	mu    sync.Mutex // guards the following
+	state loopState
+}
+
+// NewGroup returns a group of n loops that do nothing until [Group.Run]; n <= 0
+// means as many as Go code runs on at a time, runtime.GOMAXPROCS. Each loop is
+// made by [New] with cfg; if it has a Name, the loops are called Name/0, Name/1
+// and so on. Config.EventHandler is called on the loop that has the event, so it
+// may run on several at a time.
+func NewGroup(n int, cfg *Config) *Group {
+	if n <= 0 {
+		n = runtime.GOMAXPROCS(0)
+	}
+	g := &Group{loops: make([]*Loop, n)}
+	for i := range g.loops {
+		var c Config
+		if cfg != nil {
+			c = *cfg
+		}
+		if c.Name != "" {
+			c.Name = fmt.Sprintf("%s/%d", c.Name, i)
+		}
+		g.loops[i] = New(&c)
+	}
+	return g
+}
+
+// Loops returns the loops, in the order of their names.
+func (g *Group) Loops() []*Loop { return append([]*Loop(nil), g.loops...) }
+
+// Run runs each loop on a goroutine of its own, calls start on each of them, and
+// returns when all have ended, with nothing left behind. start runs on several
+// loops at a time.
+//
+// A loop that comes to its natural end, or is stopped alone, leaves the others
+// running. One that ends by an error — of start, or an event that the default
+// handler let through — or by a panic takes the others with it, by force. Run
+// returns the first such error, the cause of ctx if ctx ended the loops, and nil
+// otherwise. A panic in a callback leaves Run as a [*PanicError], and
+// runtime.Goexit in a callback leaves it as such, after all loops have ended.
+//
+// A group runs once: Run returns [ErrRunning] while it runs and [ErrLoopClosed]
+// after that.
+func (g *Group) Run(ctx context.Context, start func(l *Loop) error) error {
+	if start == nil {
+		return errNilFunc
+	}
+	if err := g.begin(); err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	ends := make(chan groupEnd, len(g.loops))
+	for _, l := range g.loops {
+		wg.Go(func() { g.runLoop(ctx, l, start, ends) })
+	}
+	first := g.collect(ends)
+	wg.Wait()
+	g.mu.Lock()
+	g.state = stateClosed
+	g.mu.Unlock()
+	switch {
+	case first.panicked != nil:
+		panic(first.panicked)
+	case first.exited:
+		runtime.Goexit()
+	}
+	return first.err
+}
+
+// begin turns a new group into a running one.
+func (g *Group) begin() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch g.state {
+	case stateRunning:
+		return ErrRunning
+	case stateClosed:
+		return ErrLoopClosed
+	}
+	g.state = stateRunning
+	return nil
+}
+
+// A groupEnd is how one of the loops ended.
+type groupEnd struct {
+	err      error
+	panicked any
+	exited   bool // by runtime.Goexit
+}
+
+// worse reports whether e says more than other about why the group ended.
+func (e groupEnd) worse(other groupEnd) bool { return e.rank() > other.rank() }
+
+func (e groupEnd) rank() int {
+	switch {
+	case e.panicked != nil:
+		return 3
+	case e.exited:
+		return 2
+	case e.err != nil:
+		return 1
+	}
+	return 0
+}
+
+// collect waits for all loops. The first that fails stops the others. A panic
+// counts more than an error, as in a single loop, and otherwise the first.
+func (g *Group) collect(ends <-chan groupEnd) groupEnd {
+	var worst groupEnd
+	for range g.loops {
+		end := <-ends
+		if end.rank() > 0 && worst.rank() == 0 {
+			g.Stop()
+		}
+		if end.worse(worst) {
+			worst = end
+		}
+	}
+	return worst
+}
+
+// runLoop runs l to its end and sends how that was, also when a callback ends
+// this goroutine.
+func (g *Group) runLoop(ctx context.Context, l *Loop, start func(l *Loop) error, ends chan<- groupEnd) {
+	end := groupEnd{exited: true}
+	defer func() {
+		if v := recover(); v != nil {
+			end = groupEnd{panicked: v}
+		}
+		ends <- end
+	}()
+	l.Post(func() {
+		if err := start(l); err != nil {
+			l.stop(err)
+		}
+	})
+	end = groupEnd{err: l.Run(ctx)}
+}
+
+// Stop ends all loops by force, as [Loop.Stop] does.
+func (g *Group) Stop() {
+	for _, l := range g.loops {
+		l.Stop()
+	}
+}
+
+// Shutdown ends all loops gracefully, as [Loop.Shutdown] does; by force when ctx
+// ends.
+func (g *Group) Shutdown(ctx context.Context) {
+	for _, l := range g.loops {
+		l.Shutdown(ctx)
+	}
+}
+
+// Stats returns the figures of all loops together: sums, except for QueuePeak and
+// the lags, which are those of the loop where they are worst.
+func (g *Group) Stats() Stats {
+	var sum Stats
+	for _, l := range g.loops {
+		s := l.Stats()
+		sum.add(&s)
+	}
+	return sum
+}
+
+// add adds the figures of another loop.
+func (s *Stats) add(o *Stats) {
+	s.OpenDNSQueries += o.OpenDNSQueries
+	s.Callbacks += o.Callbacks
+	s.Handles += o.Handles
+	s.IncomingTCP += o.IncomingTCP
+	s.OutgoingTCP += o.OutgoingTCP
+	s.IncomingHTTP += o.IncomingHTTP
+	s.OutgoingHTTP += o.OutgoingHTTP
+	s.Listeners += o.Listeners
+	s.Timers += o.Timers
+	s.Signals += o.Signals
+	s.Tasks += o.Tasks
+	s.Work += o.Work
+	s.Futures += o.Futures
+	s.Receivers += o.Receivers
+	s.Queued += o.Queued
+	s.Buffered += o.Buffered
+	s.QueuePeak = max(s.QueuePeak, o.QueuePeak)
+	s.Busy += o.Busy
+	s.Idle += o.Idle
+	s.LagP50 = max(s.LagP50, o.LagP50)
+	s.LagP99 = max(s.LagP99, o.LagP99)
+	s.LagMax = max(s.LagMax, o.LagMax)
+	s.IterationsTotal += o.IterationsTotal
+	s.BytesInTotal += o.BytesInTotal
+	s.BytesOutTotal += o.BytesOutTotal
+	s.AcceptedTotal += o.AcceptedTotal
+	s.DialedTotal += o.DialedTotal
+	s.DroppedTotal += o.DroppedTotal
+	s.ErrorsTotal += o.ErrorsTotal
+	s.SlowTotal += o.SlowTotal
+	s.DNSCacheEntries += o.DNSCacheEntries
+	s.DNSCacheHitsTotal += o.DNSCacheHitsTotal
+	s.DNSCacheMissesTotal += o.DNSCacheMissesTotal
+	s.DNSQueriesTotal += o.DNSQueriesTotal
+	s.DNSFailuresTotal += o.DNSFailuresTotal
+}

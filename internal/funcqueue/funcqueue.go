@@ -1,0 +1,100 @@
+// Package funcqueue holds functions in order, for one goroutine that takes all of
+// them at once now and then.
+//
+// Functions lie in chunks, which go round between the queue and the batches that
+// are taken. So a queue that grows copies nothing, one that is taken in time
+// allocates nothing, and a burst leaves no large array behind.
+package funcqueue
+
+const (
+	chunkSize = 127 // with the link, a kilobyte
+	maxSpare  = 32  // chunks that an empty queue keeps
+)
+
+type chunk struct {
+	next  *chunk
+	funcs [chunkSize]func()
+}
+
+// A Queue is what producers fill. The zero Queue is empty. It is not safe for
+// concurrent use.
+type Queue struct {
+	head, tail *chunk // nil if empty
+	used       int    // of tail
+	n          int
+	spare      *chunk // list
+	spares     int
+}
+
+// Len returns the number of functions.
+func (q *Queue) Len() int { return q.n }
+
+// Push adds f to the end.
+func (q *Queue) Push(f func()) {
+	if q.tail == nil || q.used == chunkSize {
+		q.grow()
+	}
+	q.tail.funcs[q.used] = f
+	q.used++
+	q.n++
+}
+
+func (q *Queue) grow() {
+	c := q.spare
+	if c == nil {
+		c = new(chunk)
+	} else {
+		q.spare, c.next = c.next, nil
+		q.spares--
+	}
+	if q.tail == nil {
+		q.head = c
+	} else {
+		q.tail.next = c
+	}
+	q.tail, q.used = c, 0
+}
+
+// A Batch is what the consumer has taken. The zero Batch is empty. It shares
+// nothing with its queue but for the time of Take.
+type Batch struct {
+	head  *chunk
+	used  int // of head
+	n     int
+	spent *chunk // list
+}
+
+// Len returns the number of functions that have not been popped.
+func (b *Batch) Len() int { return b.n }
+
+// Take moves all functions from q to b, which must be empty, and b's spent chunks
+// to q.
+func (b *Batch) Take(q *Queue) {
+	b.recycle(q)
+	b.head, b.used, b.n = q.head, 0, q.n
+	q.head, q.tail, q.used, q.n = nil, nil, 0, 0
+}
+
+func (b *Batch) recycle(q *Queue) {
+	for c := b.spent; c != nil && q.spares < maxSpare; c = b.spent {
+		b.spent = c.next
+		c.next = q.spare
+		q.spare = c
+		q.spares++
+	}
+	b.spent = nil
+}
+
+// Pop removes and returns the first function. The batch must not be empty.
+func (b *Batch) Pop() func() {
+	c := b.head
+	f := c.funcs[b.used]
+	c.funcs[b.used] = nil
+	b.used++
+	if b.n--; b.used == chunkSize || b.n == 0 {
+		b.head, b.used = c.next, 0
+		c.next = b.spent
+		b.spent = c
+	}
+	return f
+}

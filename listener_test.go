@@ -1,0 +1,677 @@
+package eventloop_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/onloop/eventloop"
+	"golang.org/x/sys/unix"
+)
+
+func TestListenReturnsBindErrors(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	first, err := l.Listen("tcp", "127.0.0.1:0", echo())
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := first.Addr().String()
+	for _, address := range []string{addr, "192.0.2.1:0", "127.0.0.1:nonsense"} {
+		ln, err := l.Listen("tcp", address, nil)
+		var oe *eventloop.OpError
+		if ln != nil || !errors.As(err, &oe) || oe.Op != "listen" || oe.Net != "tcp" || oe.Addr != address || !errors.Is(err, eventloop.ErrConn) {
+			t.Errorf("Listen(%s) = %v, %v", address, ln, err)
+		}
+	}
+	_, err = l.Listen("tcp", addr, nil)
+	wantEqual(t, "Errno", eventloop.Errno(err), int(syscall.EADDRINUSE))
+
+	peer := dialPeer(t, first.Addr()) // the first is unharmed
+	io.WriteString(peer, "hello")
+	wantEqual(t, "echo", readString(t, peer, 5), "hello")
+	peer.Close()
+	first.Close()
+	// The address is free at once.
+	again, err := l.Listen("tcp", addr, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
+	idle(t, l)
+}
+
+func TestListenEmptyHostIsEveryIPv4Address(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	ln, err := l.Listen("tcp", ":0", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, port, _ := net.SplitHostPort(ln.Addr().String())
+	wantEqual(t, "host", host, "0.0.0.0")
+	wantEqual(t, "a port was chosen", port != "0", true)
+	wantEqual(t, "Stats.Listeners", l.Stats().Listeners, 1)
+	ln.Close()
+	wantEqual(t, "second Close", ln.Close(), nil)
+	eventually(func() bool { return l.Stats().Listeners == 0 })
+	wantEqual(t, "Stats.Listeners", l.Stats().Listeners, 0)
+	ln.Pause()
+	ln.Resume()
+	ln.Unref()
+}
+
+func TestListenerKeepsTheLoopAliveUntilItIsClosed(t *testing.T) {
+	served := 0
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		var ln *eventloop.Listener
+		ln, err := l.Listen("tcp", "127.0.0.1:0", &eventloop.ConnConfig{
+			OnConnect: func(c *eventloop.Conn) { served++; ln.Close() },
+		})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		background(t, func() {
+			nc := dialPeer(t, ln.Addr())
+			nc.Close()
+		})
+	})
+	wantEqual(t, "connections", served, 1)
+
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		ln, err := l.Listen("tcp", "127.0.0.1:0", nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		ln.Unref()
+	})
+}
+
+func TestListenerCloseLeavesConnectionsAlive(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	r, cfg := newTape(echo())
+	_, peer := accept(t, l, cfg) // closes the listener
+	io.WriteString(peer, "hello")
+	wantEqual(t, "echo", readString(t, peer, 5), "hello")
+	peer.Close()
+	r.wait(t)
+}
+
+func TestListenerBacklog(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("measured on Linux")
+	}
+	l, _ := startLoop(t, nil)
+	ln, err := (&eventloop.ListenConfig{Backlog: 3}).Listen(l, "tcp", "127.0.0.1:0", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Pause()
+	n := 0
+	for ; n < 20; n++ {
+		nc, err := net.DialTimeout("tcp", ln.Addr().String(), 200*time.Millisecond)
+		if err != nil {
+			break
+		}
+		defer nc.Close()
+	}
+	// One may have been accepted before the Pause; Linux adds one to the backlog.
+	if n < 3 || n > 5 {
+		t.Errorf("connections = %d, want about 3", n)
+	}
+	l.Stop()
+}
+
+func TestListenerPauseAndResume(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	var accepted atomic.Int64
+	ln, err := l.Listen("tcp", "127.0.0.1:0", &eventloop.ConnConfig{
+		OnConnect: func(c *eventloop.Conn) { accepted.Add(1); c.Close() },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range int64(20) {
+		before := accepted.Load()
+		ln.Pause()
+		ln.Pause()
+		// One that was being accepted may still come; after it none.
+		spare := dialPeer(t, ln.Addr())
+		time.Sleep(time.Millisecond)
+		n := accepted.Load()
+		peer := dialPeer(t, ln.Addr())
+		time.Sleep(time.Millisecond)
+		if i == 0 && n > before+1 {
+			t.Errorf("accepted %d in the pause", n-before)
+		}
+		ln.Resume()
+		wantEqual(t, "received", readAll(t, peer), "")
+		wantEqual(t, "received", readAll(t, spare), "")
+		peer.Close()
+		spare.Close()
+	}
+	wantEqual(t, "accepted", accepted.Load(), 40)
+	ln.Pause()
+	ln.Close()
+	idle(t, l)
+}
+
+func TestListenerMaxConnsMakesOthersWait(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	open, most := 0, 0
+	ln, err := (&eventloop.ListenConfig{MaxConns: 3}).Listen(l, "tcp", "127.0.0.1:0", &eventloop.ConnConfig{
+		OnConnect: func(c *eventloop.Conn) {
+			if open++; open > most {
+				most = open
+			}
+		},
+		OnData:  func(c *eventloop.Conn, data []byte) { c.Write(data); c.Close() },
+		OnClose: func(c *eventloop.Conn) { open-- },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var peers []<-chan struct{}
+	for range 20 {
+		peers = append(peers, background(t, func() {
+			nc := dialPeer(t, ln.Addr())
+			io.WriteString(nc, "hello")
+			wantEqual(t, "echo", readAll(t, nc), "hello")
+			nc.Close()
+		}))
+	}
+	for _, p := range peers {
+		wait(t, p, "end of a peer")
+	}
+	onLoop(t, l, func() {
+		if most > 3 {
+			t.Errorf("%d connections at a time, want 3", most)
+		}
+	})
+	ln.Close()
+	idle(t, l)
+}
+
+func TestListenerReusePortLetsTwoLoopsListen(t *testing.T) {
+	loops := startLoops(t, 2)
+	one, two := loops[0], loops[1]
+	lc := &eventloop.ListenConfig{ReusePort: true}
+	a, err := lc.Listen(one, "tcp", "127.0.0.1:0", echo())
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip(err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	b, err := lc.Listen(two, "tcp", a.Addr().String(), echo())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := one.Listen("tcp", a.Addr().String(), nil); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("Listen without ReusePort = %v", err)
+	}
+	for range 20 {
+		nc := dialPeer(t, a.Addr())
+		io.WriteString(nc, "x")
+		readString(t, nc, 1)
+		nc.Close()
+	}
+	wantEqual(t, "accepted by both", one.Stats().AcceptedTotal+two.Stats().AcceptedTotal, 20)
+	a.Close()
+	b.Close()
+}
+
+func TestListenerControlIsCalledWithTheSocket(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	calls := 0
+	ln, err := (&eventloop.ListenConfig{Control: func(network, address string, c syscall.RawConn) error {
+		calls++
+		return nil
+	}}).Listen(l, "tcp", "127.0.0.1:0", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	wantEqual(t, "calls", calls, 1)
+	no := errors.New("no")
+	_, err = (&eventloop.ListenConfig{Control: func(string, string, syscall.RawConn) error { return no }}).Listen(l, "tcp", "127.0.0.1:0", nil)
+	if !errors.Is(err, no) {
+		t.Errorf("Listen = %v", err)
+	}
+}
+
+func TestListenReplacesAStaleSocketFileButNotALiveOne(t *testing.T) {
+	dir := t.TempDir()
+	l, _ := startLoop(t, nil)
+
+	stale := filepath.Join(dir, "stale")
+	old, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old.SetUnlinkOnClose(false)
+	old.Close()
+	ln, err := l.Listen("unix", stale, echo())
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := dialPeer(t, ln.Addr())
+	io.WriteString(peer, "hello")
+	wantEqual(t, "echo", readString(t, peer, 5), "hello")
+	peer.Close()
+
+	if _, err := l.Listen("unix", stale, nil); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("Listen on a live socket = %v", err)
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Listen("unix", file, nil); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("Listen on a file = %v", err)
+	}
+	if b, _ := os.ReadFile(file); string(b) != "precious" {
+		t.Error("the file is gone")
+	}
+	if _, err := l.Listen("unix", filepath.Join(dir, "none", "x"), nil); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Listen in a directory that does not exist = %v", err)
+	}
+	ln.Close()
+}
+
+func TestServeSharedLeavesTheListenerToTheCaller(t *testing.T) {
+	loops := startLoops(t, 3)
+	for _, network := range []string{"tcp", "unix"} {
+		addr := "127.0.0.1:0"
+		if network == "unix" {
+			addr = filepath.Join(t.TempDir(), "socket")
+		}
+		inner, err := net.Listen(network, addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lc := &eventloop.ListenConfig{Shared: true}
+		var lns []*eventloop.Listener
+		for _, l := range loops {
+			ln, err := lc.Serve(l, inner, echo())
+			if err != nil {
+				t.Fatal(err)
+			}
+			lns = append(lns, ln)
+		}
+		for range 30 {
+			nc := dialPeer(t, inner.Addr())
+			io.WriteString(nc, "x")
+			readString(t, nc, 1)
+			nc.Close()
+		}
+		for _, ln := range lns {
+			ln.Close()
+		}
+		for _, l := range loops {
+			eventually(func() bool { return l.Stats().Listeners == 0 })
+		}
+		background(t, func() { dialPeer(t, inner.Addr()).Close() })
+		nc, err := inner.Accept()
+		if err != nil {
+			t.Fatalf("the caller's listener: %v", err)
+		}
+		nc.Close()
+		inner.Close()
+	}
+}
+
+func TestServeOwnsTheListener(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := l.Serve(inner, echo())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	if _, err := inner.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Accept = %v", err)
+	}
+}
+
+// A fakeListener accepts what the test says.
+type fakeListener struct {
+	results chan any // net.Conn or error
+	once    sync.Once
+	closed  chan struct{}
+}
+
+func newFakeListener() *fakeListener {
+	return &fakeListener{results: make(chan any, 100), closed: make(chan struct{})}
+}
+
+func (f *fakeListener) Accept() (net.Conn, error) {
+	select {
+	case r := <-f.results:
+		if nc, ok := r.(net.Conn); ok {
+			return nc, nil
+		}
+		return nil, r.(error)
+	case <-f.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (f *fakeListener) Close() error   { f.once.Do(func() { close(f.closed) }); return nil }
+func (f *fakeListener) Addr() net.Addr { return &net.UnixAddr{Name: "fake", Net: "unix"} }
+
+func TestServeGoesOnAfterAcceptErrorsWithABackOff(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+		fake := newFakeListener()
+		var errs []error
+		var times []time.Duration
+		began := time.Now()
+		lc := &eventloop.ListenConfig{OnAcceptError: func(ln *eventloop.Listener, err error) {
+			var oe *eventloop.OpError
+			if !errors.As(err, &oe) || oe.Op != "accept" || oe.Listener != ln || oe.Net != "unix" || oe.Addr != "fake" {
+				t.Errorf("error = %#v", err)
+			}
+			errs = append(errs, err)
+			times = append(times, time.Since(began))
+		}}
+		causes := []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ECONNABORTED, os.ErrDeadlineExceeded, errors.New("odd")}
+		for range 3 {
+			for _, err := range causes {
+				fake.results <- err
+			}
+		}
+		ln, err := lc.Serve(l, fake, echo())
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		wantEqual(t, "errors", len(errs), 3*len(causes))
+		for i, err := range errs {
+			if !errors.Is(err, causes[i%len(causes)]) || !errors.Is(err, eventloop.ErrConn) {
+				t.Errorf("error %d = %v", i, err)
+			}
+		}
+		want := []time.Duration{0, 5, 15, 35, 75, 155, 315, 635, 1275, 2275, 3275}
+		for i, w := range want {
+			wantEqual(t, fmt.Sprint("time of error ", i), times[i], w*time.Millisecond)
+		}
+		ours, peer := net.Pipe()
+		fake.results <- ours
+		go io.WriteString(peer, "hello")
+		wantEqual(t, "echo after all that", readString(t, peer, 5), "hello")
+		fake.results <- syscall.EMFILE // the back-off begins anew
+		fake.results <- syscall.EMFILE
+		before := time.Now()
+		synctest.Wait()
+		time.Sleep(5 * time.Millisecond)
+		synctest.Wait()
+		wantEqual(t, "errors", len(errs), 3*len(causes)+2)
+		wantEqual(t, "time", time.Since(before), 5*time.Millisecond)
+		wantEqual(t, "Stats.ErrorsTotal", l.Stats().ErrorsTotal, uint64(len(errs)))
+		ln.Close()
+		peer.Close()
+	})
+}
+
+func TestListenerNoCallbackAfterClose(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+		fake := newFakeListener()
+		calls := 0
+		ln, err := (&eventloop.ListenConfig{OnAcceptError: func(ln *eventloop.Listener, err error) { calls++ }}).Serve(l, fake, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Post(func() {
+			fake.results <- syscall.EMFILE
+			time.Sleep(time.Second) // the error waits for this turn to end
+			ln.Close()
+		})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		wantEqual(t, "OnAcceptError after Close", calls, 0)
+		wantEqual(t, "Stats.Listeners", l.Stats().Listeners, 0)
+	})
+}
+
+func TestServeListenerThatEndsByItself(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+		fake := newFakeListener()
+		var errs []error
+		_, err := (&eventloop.ListenConfig{OnAcceptError: func(ln *eventloop.Listener, err error) { errs = append(errs, err) }}).Serve(l, fake, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fake.Close()
+		synctest.Wait()
+		if len(errs) != 1 || !errors.Is(errs[0], net.ErrClosed) {
+			t.Errorf("errors = %v, want one net.ErrClosed", errs)
+		}
+		wantEqual(t, "Stats.Listeners", l.Stats().Listeners, 0)
+	})
+}
+
+func TestListenerAcceptErrorWithoutCallback(t *testing.T) {
+	t.Run("goes to the EventHandler", func(t *testing.T) {
+		var got []error
+		l, end := startLoop(t, &eventloop.Config{EventHandler: func(err error) { got = append(got, err) }})
+		fake := newFakeListener()
+		fake.results <- syscall.EMFILE
+		ln, _ := l.Serve(fake, nil)
+		onLoop(t, l, func() {})
+		eventually(func() bool { return l.Stats().ErrorsTotal == 1 })
+		ln.Close()
+		end()
+		if len(got) > 1 || len(got) == 1 && !errors.Is(got[0], syscall.EMFILE) {
+			t.Errorf("events = %v", got)
+		}
+	})
+	t.Run("is logged and does not end the loop", func(t *testing.T) {
+		var log bytes.Buffer
+		mustRun(t, &eventloop.Config{Logger: textLogger(&log)}, func(l *eventloop.Loop) {
+			fake := newFakeListener()
+			fake.results <- syscall.EMFILE
+			ln, _ := l.Serve(fake, nil)
+			l.AfterFunc(20*time.Millisecond, func() { ln.Close() })
+		})
+		if !strings.Contains(log.String(), "too many open files") {
+			t.Errorf("log = %q", log.String())
+		}
+	})
+}
+
+func TestListenerPanicInOnAcceptErrorLeavesRun(t *testing.T) {
+	checkLeaks(t)
+	v, _ := outcome(func() {
+		eventloop.Run(context.Background(), &eventloop.Config{CatchPanics: true}, func(l *eventloop.Loop) error {
+			fake := newFakeListener()
+			fake.results <- syscall.EMFILE
+			_, err := (&eventloop.ListenConfig{OnAcceptError: func(*eventloop.Listener, error) { panic("boom") }}).Serve(l, fake, nil)
+			return err
+		})
+	})
+	if pe, ok := v.(*eventloop.PanicError); !ok || pe.Value != "boom" {
+		t.Errorf("Run panicked with %v", v)
+	}
+}
+
+// A keptListener keeps what it has accepted.
+type keptListener struct {
+	net.Listener
+	kept chan net.Conn
+}
+
+func (k *keptListener) Accept() (net.Conn, error) {
+	nc, err := k.Listener.Accept()
+	if err == nil {
+		k.kept <- nc
+	}
+	return nc, err
+}
+
+func TestServeForeignListenerMayCloseItsConnections(t *testing.T) {
+	// Then the number of the descriptor may be that of another file at any time:
+	// nothing may be written to it by its number.
+	l, _ := startLoop(t, nil)
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := &keptListener{inner, make(chan net.Conn, 1)}
+	conns := make(chan *eventloop.Conn, 1)
+	r, cfg := newTape(&eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) { conns <- c }})
+	ln, err := l.Serve(kept, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := dialPeer(t, inner.Addr())
+	c := wait(t, conns, "connection")
+	c.PauseReading() // so that it does not notice
+	(<-kept.kept).Close()
+	other, otherPeer := tcpPair(t) // takes the number
+	c.WriteString("not for you")
+	r.wait(t)
+	otherPeer.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+	if b, _ := io.ReadAll(otherPeer); len(b) > 0 {
+		t.Errorf("another connection received %q", b)
+	}
+	other.Close()
+	peer.Close()
+	ln.Close()
+}
+
+func TestListenerFloodOfConnections(t *testing.T) {
+	const peers, each = 8, 100
+	l, _ := startLoop(t, nil)
+	connects, closes := 0, 0
+	ln, err := l.Listen("tcp", "127.0.0.1:0", &eventloop.ConnConfig{
+		OnConnect: func(*eventloop.Conn) { connects++ },
+		OnData:    func(c *eventloop.Conn, data []byte) { c.Write(data) },
+		OnClose:   func(*eventloop.Conn) { closes++ },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var done []<-chan struct{}
+	for i := range peers {
+		done = append(done, background(t, func() {
+			for range each {
+				nc, err := net.Dial("tcp", ln.Addr().String())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				tc := nc.(*net.TCPConn)
+				switch i % 4 {
+				case 0: // resets at once
+					reset(t, tc)
+				case 1: // resets in the middle of an echo
+					io.WriteString(tc, "hello")
+					reset(t, tc)
+				case 2: // leaves without a word
+					tc.Close()
+				case 3: // behaves
+					io.WriteString(tc, "hello")
+					readString(t, tc, 5)
+					tc.Close()
+				}
+			}
+		}))
+	}
+	for _, d := range done {
+		wait(t, d, "end of a peer")
+	}
+	eventually(func() bool { return l.Stats().AcceptedTotal == peers*each })
+	idle(t, l)
+	onLoop(t, l, func() {
+		wantEqual(t, "OnConnect", connects, peers*each)
+		wantEqual(t, "OnClose", closes, peers*each)
+	})
+	ln.Close()
+}
+
+func TestListenerSurvivesRunningOutOfDescriptors(t *testing.T) {
+	if os.Getenv("EVENTLOOP_EMFILE") != "" {
+		runOutOfDescriptors()
+		return
+	}
+	if runtime.GOOS == "windows" {
+		t.Skip("no RLIMIT_NOFILE")
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Skip(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), watchdogTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, exe, "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), "EVENTLOOP_EMFILE=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "emfile: true, echoed: true") {
+		t.Errorf("child: %v\n%s", err, out)
+	}
+}
+
+// runOutOfDescriptors is the child of the test above. It must not use more
+// descriptors than it has to.
+func runOutOfDescriptors() {
+	const limit = 40
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
+		panic(err)
+	}
+	emfile, echoed := false, false
+	err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		var ln *eventloop.Listener
+		var peers []net.Conn
+		lc := &eventloop.ListenConfig{OnAcceptError: func(_ *eventloop.Listener, err error) {
+			if errors.Is(err, syscall.EMFILE) && !emfile {
+				emfile = true
+				for _, nc := range peers[1:] {
+					nc.Close() // gives room for what waits
+				}
+				go func() {
+					peers[0].SetDeadline(time.Now().Add(watchdogTime))
+					io.WriteString(peers[0], "x")
+					_, err := io.ReadFull(peers[0], make([]byte, 1))
+					l.Post(func() { echoed = err == nil; peers[0].Close(); ln.Close() })
+				}()
+			}
+		}}
+		var err error
+		if ln, err = lc.Listen(l, "tcp", "127.0.0.1:0", echo()); err != nil {
+			return err
+		}
+		// The first of these is accepted last: the dispatcher is busy here, and the
+		// acceptor is paused.
+		ln.Pause()
+		for {
+			nc, err := net.Dial("tcp", ln.Addr().String())
+			if err != nil {
+				break
+			}
+			peers = append(peers, nc)
+		}
+		peers[0], peers[len(peers)-1] = peers[len(peers)-1], peers[0]
+		peers[1].Close() // room for one to be accepted
+		peers = append(peers[:1], peers[2:]...)
+		ln.Resume()
+		return nil
+	})
+	fmt.Printf("emfile: %v, echoed: %v, Run: %v\n", emfile, echoed, err)
+}
