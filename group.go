@@ -224,4 +224,15 @@ func (s *Stats) add(o *Stats) {
 	s.DNSCacheMissesTotal += o.DNSCacheMissesTotal
 	s.DNSQueriesTotal += o.DNSQueriesTotal
 	s.DNSFailuresTotal += o.DNSFailuresTotal
+	s.HTTPConns += o.HTTPConns
+	s.HTTPRequestsTotal += o.HTTPRequestsTotal
+	s.HTTP1xxTotal += o.HTTP1xxTotal
+	s.HTTP2xxTotal += o.HTTP2xxTotal
+	s.HTTP3xxTotal += o.HTTP3xxTotal
+	s.HTTP4xxTotal += o.HTTP4xxTotal
+	s.HTTP5xxTotal += o.HTTP5xxTotal
+	s.HTTPAbortsTotal += o.HTTPAbortsTotal
+	s.HTTPDroppedTotal += o.HTTPDroppedTotal
+	s.HTTPBytesInTotal += o.HTTPBytesInTotal
+	s.HTTPBytesOutTotal += o.HTTPBytesOutTotal
 }
