@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -116,9 +117,11 @@ func ExampleConn_Stream_deadline() {
 func ExampleConn_Stream_json() {
 	type sum struct{ A, B, Sum int }
 	near, far := net.Pipe()
-	go func() { // the client
+	client := make(chan struct{})
+	go func() {
+		defer close(client)
 		json.NewEncoder(far).Encode(sum{A: 40, B: 2})
-		io.Copy(printer{}, far)
+		io.Copy(os.Stdout, far)
 	}()
 	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
 		c, err := l.Adopt(near, nil)
@@ -137,13 +140,9 @@ func ExampleConn_Stream_json() {
 		})
 		return nil
 	})
+	<-client
 	// Output: {"A":40,"B":2,"Sum":42}
 }
-
-// printer prints what is written to it.
-type printer struct{}
-
-func (printer) Write(p []byte) (int, error) { return fmt.Print(string(p)) }
 
 // Tasks of a group run side by side; their parent waits for all of them.
 func ExampleTaskGroup() {

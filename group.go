@@ -222,9 +222,11 @@ func (s *Stats) add(o *Stats) {
 	s.SlowTotal += o.SlowTotal
 	s.HTTPConns += o.HTTPConns
 	s.HTTPRequestsTotal += o.HTTPRequestsTotal
-	for class := range s.HTTPAnswersTotal {
-		s.HTTPAnswersTotal[class] += o.HTTPAnswersTotal[class]
-	}
+	s.HTTP1xxTotal += o.HTTP1xxTotal
+	s.HTTP2xxTotal += o.HTTP2xxTotal
+	s.HTTP3xxTotal += o.HTTP3xxTotal
+	s.HTTP4xxTotal += o.HTTP4xxTotal
+	s.HTTP5xxTotal += o.HTTP5xxTotal
 	s.HTTPAbortsTotal += o.HTTPAbortsTotal
 	s.HTTPDroppedTotal += o.HTTPDroppedTotal
 	s.HTTPBytesInTotal += o.HTTPBytesInTotal

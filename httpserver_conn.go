@@ -487,12 +487,15 @@ func (c *httpConn) await(r *HTTPRequest) bool {
 // comes, or when it is needed after all.
 func (c *httpConn) awaitDirect(r *HTTPRequest) bool {
 	c.release()
-	for {
+	if c.armed.IsZero() {
 		c.last = time.Now()
+	}
+	for {
+		// With a deadline of earlier it may be too early, which does no harm: who
+		// waits for a request looks again.
 		err := c.fillOr(c.idleUntil(), c.back, false)
 		r.mu.Lock()
 		flushed, blocked, lost := r.flushed, r.blocked, r.lost != nil
-		c.last = r.at
 		r.mu.Unlock()
 		if flushed {
 			c.notIdle() // see setIdle
@@ -513,7 +516,10 @@ func (c *httpConn) awaitDirect(r *HTTPRequest) bool {
 				c.writeFailed(err)
 			}
 			return false
-		case pastDeadline(err), err == errKicked && !blocked && !lost && !c.isCut():
+		case pastDeadline(err):
+			c.last = time.Now()
+			continue
+		case err == errKicked && !blocked && !lost && !c.isCut():
 			continue
 		}
 		return c.await(r)

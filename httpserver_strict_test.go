@@ -125,7 +125,8 @@ func TestHTTPServerRefusesWhatItMust(t *testing.T) {
 			if got := served.Load(); got != 0 {
 				t.Errorf("the handler got %d requests, want none", got)
 			}
-			if got := l.Stats().HTTPAnswersTotal[v.status/100]; got != 1 {
+			stats := l.Stats()
+			if got := map[int]uint64{4: stats.HTTP4xxTotal, 5: stats.HTTP5xxTotal}[v.status/100]; got != 1 {
 				t.Errorf("%d answers of the class counted, want 1", got)
 			}
 			// The server goes on.

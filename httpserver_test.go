@@ -125,9 +125,9 @@ func TestHTTPServerAnswersInTheCallbackAndLater(t *testing.T) {
 			}
 		}
 	}
-	if got := l.Stats(); got.HTTPRequestsTotal != 9 || got.HTTPAnswersTotal[2] != 9 || got.IncomingHTTP != 0 || got.HTTPConns != 1 {
+	if got := l.Stats(); got.HTTPRequestsTotal != 9 || got.HTTP2xxTotal != 9 || got.IncomingHTTP != 0 || got.HTTPConns != 1 {
 		t.Errorf("stats: %d requests, %d answered, %d open, %d connections; want 9, 9, 0, 1",
-			got.HTTPRequestsTotal, got.HTTPAnswersTotal[2], got.IncomingHTTP, got.HTTPConns)
+			got.HTTPRequestsTotal, got.HTTP2xxTotal, got.IncomingHTTP, got.HTTPConns)
 	}
 }
 

@@ -42,12 +42,16 @@ type Stats struct {
 	ErrorsTotal     uint64 // events that are errors, not information
 	SlowTotal       uint64 // callbacks over Config.SlowCallback
 
-	HTTPConns         int       // open connections of HTTP servers
-	HTTPRequestsTotal uint64    // that clients sent and the handler got
-	HTTPAnswersTotal  [6]uint64 // by class: [2] counts 200 to 299; [0] those from 600 on
-	HTTPAbortsTotal   uint64    // clients that went away before they had the answer
-	HTTPDroppedTotal  uint64    // connections over HTTPServerConfig.MaxConnsPerIP
-	HTTPBytesInTotal  uint64    // of HTTP servers, which the figures for connections leave out
+	HTTPConns         int    // open connections of HTTP servers
+	HTTPRequestsTotal uint64 // that clients sent and the handler got
+	HTTP1xxTotal      uint64 // answers by class of status: upgrades,
+	HTTP2xxTotal      uint64 // successes,
+	HTTP3xxTotal      uint64 // redirections,
+	HTTP4xxTotal      uint64 // faults of clients, requests refused by the server included,
+	HTTP5xxTotal      uint64 // and our own
+	HTTPAbortsTotal   uint64 // clients that went away before they had the answer
+	HTTPDroppedTotal  uint64 // connections over HTTPServerConfig.MaxConnsPerIP
+	HTTPBytesInTotal  uint64 // of HTTP servers, which the figures for connections leave out
 	HTTPBytesOutTotal uint64
 
 	DNSCacheHitsTotal   uint64 // lookups that the cache answered
@@ -104,11 +108,9 @@ func (c *counters) buffered() int64 {
 
 // answered counts an answer of an HTTP server.
 func (c *counters) answered(status int) {
-	class := status / 100
-	if class >= len(c.httpAnswers) {
-		class = 0
+	if class := status / 100; class < len(c.httpAnswers) {
+		c.httpAnswers[class].Add(1)
 	}
-	c.httpAnswers[class].Add(1)
 }
 
 // Stats returns a snapshot (stats). It may be called from any goroutine at any
@@ -166,9 +168,11 @@ func (c *counters) addHTTP(s *Stats) {
 	s.IncomingHTTP = int(c.httpOpen.Load())
 	s.HTTPConns = int(c.httpConns.Load())
 	s.HTTPRequestsTotal = c.httpRequests.Load()
-	for class := range c.httpAnswers {
-		s.HTTPAnswersTotal[class] = c.httpAnswers[class].Load()
-	}
+	s.HTTP1xxTotal = c.httpAnswers[1].Load()
+	s.HTTP2xxTotal = c.httpAnswers[2].Load()
+	s.HTTP3xxTotal = c.httpAnswers[3].Load()
+	s.HTTP4xxTotal = c.httpAnswers[4].Load()
+	s.HTTP5xxTotal = c.httpAnswers[5].Load()
 	s.HTTPAbortsTotal = c.httpAborts.Load()
 	s.HTTPDroppedTotal = c.httpDropped.Load()
 	s.HTTPBytesInTotal = c.httpBytesIn.Load()
