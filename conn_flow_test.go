@@ -378,7 +378,7 @@ func TestConnCloseWhileConnecting(t *testing.T) {
 	})
 }
 
-func TestConnPeerThatNeverReadsCannotFillTheMemory(t *testing.T) {
+func TestLaw10APeerThatNeverReadsCannotFillTheMemory(t *testing.T) {
 	forEachTransport(t, func(t *testing.T, join maker) {
 		const high = 64 << 10
 		l, _ := startLoop(t, nil)

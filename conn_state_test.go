@@ -303,7 +303,7 @@ func runScript(t testing.TB, l *eventloop.Loop, ops []byte) {
 	s.finish()
 }
 
-func TestConnKeepsItsLawsWhateverIsDoneToIt(t *testing.T) {
+func TestLaw7ConnectionsKeepTheirOrderWhateverIsDoneToThem(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	rapid.Check(t, func(rt *rapid.T) {
 		kind := rapid.Byte().Draw(rt, "kind of connection")

@@ -350,7 +350,7 @@ func TestNothingIsLeftATurnAfterALookup(t *testing.T) { // cl-async: dns-lookup-
 	}
 }
 
-func TestLaw02NoLookupCallsBackBeforeItReturns(t *testing.T) {
+func TestLaw2NoLookupCallsBackBeforeItReturns(t *testing.T) {
 	ns := serveNames(t, zone("a.test. 60 IN A 192.0.2.1"))
 	cfg := namesConfig(t, ns.addr)
 	cfg.Resolver.HostsFile = tempFile(t, "hosts", "192.0.2.5 five.test\n")
@@ -943,7 +943,7 @@ func TestTheEndOfTheLoopEndsLookupsAtEveryStage(t *testing.T) {
 	}
 }
 
-func TestLaw06NothingOfTheResolverIsLeftWhenRunReturns(t *testing.T) {
+func TestLaw6NothingOfTheResolverIsLeftWhenRunReturns(t *testing.T) {
 	cfg, reached := namesConfig(t, "192.0.2.53"), make(chan struct{}, 100)
 	var running atomic.Int64
 	cfg.Resolver.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -509,7 +509,7 @@ func TestListenerPanicInOnAcceptErrorLeavesRun(t *testing.T) {
 	}
 }
 
-func TestListenerFloodOfConnections(t *testing.T) {
+func TestLaw11AFloodOfConnectionsDoesNotStopTheLoop(t *testing.T) {
 	const peers, each = 8, 100
 	l, _ := startLoop(t, nil)
 	connects, closes := 0, 0
