@@ -432,12 +432,20 @@ func (l *Loop) now() time.Duration {
 // onLoop reports whether the caller runs on the loop: on the dispatcher, or as a
 // task while the dispatcher waits for it.
 func (l *Loop) onLoop() bool {
-	id := uintptr(goid.Current())
-	if id == l.self.Load() {
+	if uintptr(goid.Current()) == l.self.Load() {
 		return true
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.onLoopLocked()
+}
+
+// onLoopLocked is onLoop for callers that hold l.mu.
+func (l *Loop) onLoopLocked() bool {
+	id := uintptr(goid.Current())
+	if id == l.self.Load() {
+		return true
+	}
 	_, ok := l.coroutines[id]
 	return ok
 }

@@ -120,7 +120,7 @@ func (l *Loop) Stats() Stats {
 // elsewhere those of the turn that goes on count as if it had just begun. The
 // caller holds l.mu.
 func (l *Loop) queuedPosts() int {
-	if l.onLoop() {
+	if l.onLoopLocked() {
 		return l.posts.Len() + l.batch.Len()
 	}
 	return l.posts.Len() + l.taken
@@ -129,7 +129,7 @@ func (l *Loop) queuedPosts() int {
 // dueTimers calls yield for the timers that are still to be fired in this turn.
 // Only the loop itself can see them. The caller holds l.mu.
 func (l *Loop) dueTimers(yield func(t *Timer) bool) {
-	if !l.onLoop() {
+	if !l.onLoopLocked() {
 		return
 	}
 	for _, t := range l.due {
