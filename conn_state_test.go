@@ -165,7 +165,7 @@ func (s *script) do(op, arg int) {
 func (s *script) doPeer(op, arg int) {
 	switch op {
 	case opPeerWrite:
-		if p := bytesOf(arg * arg); !s.peerEnded && !s.peerReset {
+		if p := bytesOf(arg * arg); !s.peerEnded && !s.peerReset && len(s.sent) < 1<<20 { // what the kernel buffers
 			n, _ := s.peer.Write(p)
 			s.sent = append(s.sent, p[:n]...)
 		}

@@ -370,6 +370,7 @@ func (l *Loop) dialContext(ctx context.Context, network, address string, cfg *Co
 func (l *Loop) lookupForDial(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	l.names.dialing.Add(1)
 	defer l.names.dialing.Add(-1)
+	defer recordLookup(ctx, time.Now())
 	r, err := l.names.get(l)
 	if err != nil {
 		return nil, &net.DNSError{Err: err.Error(), Name: host, UnwrapErr: err}

@@ -60,6 +60,9 @@ type Config struct {
 	// WorkGrace is how long Run waits, at the end by force, for functions of
 	// [Work] to return. Zero: 5 s. Negative: not at all.
 	WorkGrace time.Duration
+
+	// HTTP holds the settings of [Loop.HTTP].
+	HTTP HTTPClientConfig
 }
 
 // A Loop runs callbacks one at a time on the goroutine that calls [Loop.Run],
@@ -71,32 +74,35 @@ type Loop struct {
 	log *slog.Logger
 
 	tasks   chan task                 // the road of the network goroutines
-	writers writers.Pool[*connWriter] // carries out what callbacks wrote
+	writers writers.Pool[writers.Job] // carries out what callbacks wrote
 	done    chan struct{}             // closed when Run returns
 	ctx     context.Context           // of what the loop waits for; ends with the loop
 	cancel  context.CancelFunc
-	ended   atomic.Bool    // no callback starts any more
-	self    atomic.Uintptr // goid.ID of the dispatcher
+	ended   atomic.Bool          // no callback starts any more
+	self    atomic.Uintptr       // goid.ID of the dispatcher
+	task    atomic.Pointer[Task] // the one that runs now, or nil
 	count   counters
 	names   names
 	work    workers
 	wg      sync.WaitGroup // network goroutines, so that Run can see the last one off
 
-	mu         sync.Mutex // guards the following
-	state      loopState
-	sleeping   bool        // the dispatcher waits, or is about to: wake it
-	stopping   bool        // by force
-	stopErr    error       // what Run is to return
-	panicked   *PanicError // what Run is to panic with
-	epoch      time.Time   // when Run began; times of the loop count from here
-	posts      funcqueue.Queue
-	taken      int // posts taken by the dispatcher, at the beginning of the turn
-	timers     timerheap.Heap[*timerItem]
-	refs       int // handles, timers and one-shots that keep the loop alive
-	handles    handleList
-	exits      []func()
-	unasked    map[*unasked]struct{}
-	coroutines map[uintptr]struct{} // goid.ID of the coroutines of the tasks
+	httpOnce sync.Once
+	http     *HTTPClient // of HTTP
+
+	mu       sync.Mutex // guards the following
+	state    loopState
+	sleeping bool        // the dispatcher waits, or is about to: wake it
+	stopping bool        // by force
+	stopErr  error       // what Run is to return
+	panicked *PanicError // what Run is to panic with
+	epoch    time.Time   // when Run began; times of the loop count from here
+	posts    funcqueue.Queue
+	taken    int // posts taken by the dispatcher, at the beginning of the turn
+	timers   timerheap.Heap[*timerItem]
+	refs     int // handles, timers and one-shots that keep the loop alive
+	handles  handleList
+	exits    []func()
+	unasked  map[*unasked]struct{}
 
 	// Statistics, guarded by mu as well: the dispatcher has it anyway when they
 	// change.
@@ -432,22 +438,12 @@ func (l *Loop) now() time.Duration {
 // onLoop reports whether the caller runs on the loop: on the dispatcher, or as a
 // task while the dispatcher waits for it.
 func (l *Loop) onLoop() bool {
-	if uintptr(goid.Current()) == l.self.Load() {
-		return true
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.onLoopLocked()
-}
-
-// onLoopLocked is onLoop for callers that hold l.mu.
-func (l *Loop) onLoopLocked() bool {
 	id := uintptr(goid.Current())
 	if id == l.self.Load() {
 		return true
 	}
-	_, ok := l.coroutines[id]
-	return ok
+	t := l.task.Load()
+	return t != nil && id == t.self.Load()
 }
 
 // dispatch runs turns until the loop ends.

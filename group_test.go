@@ -278,15 +278,30 @@ func TestGroupStatsLeavesNoFigureOut(t *testing.T) {
 }
 
 func setNumber(v reflect.Value, n int) {
-	if v.CanInt() {
+	switch {
+	case v.Kind() == reflect.Array:
+		for i := range v.Len() {
+			setNumber(v.Index(i), n)
+		}
+	case v.CanInt():
 		v.SetInt(int64(n))
-	} else {
+	default:
 		v.SetUint(uint64(n))
 	}
 }
 
+// number returns what v holds; of an array, what all its elements hold, or -1.
 func number(v reflect.Value) int {
-	if v.CanInt() {
+	switch {
+	case v.Kind() == reflect.Array:
+		n := number(v.Index(0))
+		for i := range v.Len() {
+			if number(v.Index(i)) != n {
+				return -1
+			}
+		}
+		return n
+	case v.CanInt():
 		return int(v.Int())
 	}
 	return int(v.Uint())

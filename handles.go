@@ -90,12 +90,13 @@ const (
 	kindHTTPServer
 	kindHTTPRequest
 	kindHTTPClient // a request of the client
+	kindHTTPPool   // the connections that a client keeps
 	kindCount
 )
 
 var kindNames = [kindCount]string{
 	"conn", "conn", "listener", "signal", "hold", "future", "lookup", "task", "work", "receiver", "sender",
-	"http server", "http request", "http client request",
+	"http server", "http request", "http client request", "http client",
 }
 
 func (k kind) String() string { return kindNames[k] }

@@ -15,7 +15,6 @@ type slowWatch struct {
 	limit    time.Duration
 	header   []byte // "goroutine 12 ", of the dispatcher
 	progress atomic.Uint64
-	task     atomic.Pointer[Task] // the one that runs now, or nil
 	quit     chan struct{}
 	done     chan struct{}
 }
@@ -82,7 +81,7 @@ func (w *slowWatch) report(d time.Duration) {
 	l := w.loop
 	l.count.slow.Add(1)
 	args := []any{"loop", l.cfg.Name, "for", d, "stack", string(w.stack())}
-	if t := w.task.Load(); t != nil {
+	if t := l.task.Load(); t != nil {
 		args = append(args, "task", t.describe())
 	}
 	l.log.Warn("a callback holds up the loop", args...)

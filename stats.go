@@ -22,6 +22,7 @@ type Stats struct {
 	Work      int // functions of Work that have not ended
 	Futures   int // pending futures of the user's own
 	Receivers int
+	Senders   int   // with values that wait
 	Queued    int   // posts and tasks that wait for the dispatcher; exact on the loop
 	Buffered  int64 // bytes that wait to be written, of all connections
 
@@ -35,16 +36,32 @@ type Stats struct {
 	IterationsTotal uint64 // turns
 	BytesInTotal    uint64 // read from connections, after TLS
 	BytesOutTotal   uint64 // written to connections, before TLS
-	AcceptedTotal   uint64 // connections
+	AcceptedTotal   uint64 // connections, of HTTP servers too
 	DialedTotal     uint64 // connections, failed ones too
 	DroppedTotal    uint64 // connections that were accepted and closed at once: the loop ended
 	ErrorsTotal     uint64 // events that are errors, not information
 	SlowTotal       uint64 // callbacks over Config.SlowCallback
 
+	HTTPConns         int    // open connections of HTTP servers
+	HTTPRequestsTotal uint64 // that clients sent and the handler got
+	HTTP1xxTotal      uint64 // answers by class of status: upgrades,
+	HTTP2xxTotal      uint64 // successes,
+	HTTP3xxTotal      uint64 // redirections,
+	HTTP4xxTotal      uint64 // faults of clients, requests refused by the server included,
+	HTTP5xxTotal      uint64 // and our own
+	HTTPAbortsTotal   uint64 // clients that went away before they had the answer
+	HTTPDroppedTotal  uint64 // connections over HTTPServerConfig.MaxConnsPerIP
+	HTTPBytesInTotal  uint64 // of HTTP servers, which the figures for connections leave out
+	HTTPBytesOutTotal uint64
+
 	DNSCacheHitsTotal   uint64 // lookups that the cache answered
 	DNSCacheMissesTotal uint64 // lookups that it did not, and that neither a file nor a rule did
 	DNSQueriesTotal     uint64 // queries sent to servers; a lookup may take several
 	DNSFailuresTotal    uint64 // times that a server was asked and gave no answer
+
+	OutgoingHTTPTotal uint64 // requests of our own
+	ReusedHTTPTotal   uint64 // how often one, or what it was redirected to, went out on a kept connection
+	RetriedHTTPTotal  uint64 // how often one was sent again, because that connection was gone
 }
 
 // counters are written by many goroutines and read by Stats. Those that an echo
@@ -62,12 +79,38 @@ type counters struct {
 	_         [64]byte
 	bytesOut  atomic.Uint64
 	_         [64]byte
+
+	httpConns     atomic.Int64
+	httpOpen      atomic.Int64 // requests without a complete answer
+	httpRequests  atomic.Uint64
+	httpAnswers   [6]atomic.Uint64
+	httpAborts    atomic.Uint64
+	httpDropped   atomic.Uint64
+	httpWritten   atomic.Uint64 // bytes
+	httpDiscarded atomic.Uint64 // bytes that were written and not sent
+	_             [64]byte
+	httpBytesIn   atomic.Uint64
+	httpBytesOut  atomic.Uint64
+	_             [64]byte
+
+	// Of the client.
+	httpSent    atomic.Uint64 // requests
+	httpReused  atomic.Uint64
+	httpRetried atomic.Uint64
 }
 
 // buffered returns how many bytes wait to be written.
 func (c *counters) buffered() int64 {
 	out := c.bytesOut.Load() + c.discarded.Load() // first, so as not to exceed written
-	return int64(c.written.Load() - out)
+	httpOut := c.httpBytesOut.Load() + c.httpDiscarded.Load()
+	return int64(c.written.Load() - out + c.httpWritten.Load() - httpOut)
+}
+
+// answered counts an answer of an HTTP server.
+func (c *counters) answered(status int) {
+	if class := status / 100; class < len(c.httpAnswers) {
+		c.httpAnswers[class].Add(1)
+	}
 }
 
 // Stats returns a snapshot (stats). It may be called from any goroutine at any
@@ -87,7 +130,12 @@ func (l *Loop) Stats() Stats {
 		DroppedTotal:  c.dropped.Load(),
 		ErrorsTotal:   c.errors.Load(),
 		SlowTotal:     c.slow.Load(),
+
+		OutgoingHTTPTotal: c.httpSent.Load(),
+		ReusedHTTPTotal:   c.httpReused.Load(),
+		RetriedHTTPTotal:  c.httpRetried.Load(),
 	}
+	c.addHTTP(&s)
 	l.names.stats(&s)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -102,7 +150,6 @@ func (l *Loop) Stats() Stats {
 	s.IncomingTCP = l.kinds[kindConnIn]
 	s.OutgoingTCP = l.kinds[kindConnOut]
 	s.OpenDNSQueries += l.kinds[kindLookup]
-	s.IncomingHTTP = l.kinds[kindHTTPRequest]
 	s.OutgoingHTTP = l.kinds[kindHTTPClient]
 	s.Listeners = l.kinds[kindListener] + l.kinds[kindHTTPServer]
 	s.Signals = l.kinds[kindSignal]
@@ -110,17 +157,33 @@ func (l *Loop) Stats() Stats {
 	s.Work = l.kinds[kindWork]
 	s.Futures = l.kinds[kindFuture]
 	s.Receivers = l.kinds[kindReceiver]
+	s.Senders = l.kinds[kindSender]
 	s.Busy, s.Idle = l.busy, l.idle
 	s.QueuePeak, s.IterationsTotal = l.queuePeak, l.turns
 	l.addCurrent(&s)
 	return s
 }
 
+func (c *counters) addHTTP(s *Stats) {
+	s.IncomingHTTP = int(c.httpOpen.Load())
+	s.HTTPConns = int(c.httpConns.Load())
+	s.HTTPRequestsTotal = c.httpRequests.Load()
+	s.HTTP1xxTotal = c.httpAnswers[1].Load()
+	s.HTTP2xxTotal = c.httpAnswers[2].Load()
+	s.HTTP3xxTotal = c.httpAnswers[3].Load()
+	s.HTTP4xxTotal = c.httpAnswers[4].Load()
+	s.HTTP5xxTotal = c.httpAnswers[5].Load()
+	s.HTTPAbortsTotal = c.httpAborts.Load()
+	s.HTTPDroppedTotal = c.httpDropped.Load()
+	s.HTTPBytesInTotal = c.httpBytesIn.Load()
+	s.HTTPBytesOutTotal = c.httpBytesOut.Load()
+}
+
 // queuedPosts returns how many posts have not run yet. On the loop that is exact;
 // elsewhere those of the turn that goes on count as if it had just begun. The
 // caller holds l.mu.
 func (l *Loop) queuedPosts() int {
-	if l.onLoopLocked() {
+	if l.onLoop() {
 		return l.posts.Len() + l.batch.Len()
 	}
 	return l.posts.Len() + l.taken
@@ -129,7 +192,7 @@ func (l *Loop) queuedPosts() int {
 // dueTimers calls yield for the timers that are still to be fired in this turn.
 // Only the loop itself can see them. The caller holds l.mu.
 func (l *Loop) dueTimers(yield func(t *Timer) bool) {
-	if !l.onLoopLocked() {
+	if !l.onLoop() {
 		return
 	}
 	for _, t := range l.due {

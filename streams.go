@@ -109,6 +109,7 @@ func (s *streamSink) end(err error) bool {
 	if s.err == nil || s.err == io.EOF {
 		s.err = err
 	}
+	s.giveBack()
 	if err != io.EOF {
 		s.writer.wake()
 	}
@@ -149,6 +150,7 @@ func (s *streamSink) release() {
 	c.x.Load().removeLow(s.low)
 	gone := c.flags.has(flagClosing)
 	c.mu.Unlock()
+	s.giveBack()
 	if b := s.buf; b != nil {
 		s.buf = nil
 		if !gone {
@@ -160,6 +162,16 @@ func (s *streamSink) release() {
 		}
 	}
 	s.releaseEnd(gone)
+}
+
+// giveBack leaves what was not read to Detach, if somebody called it.
+func (s *streamSink) giveBack() {
+	s.c.mu.Lock()
+	detaching := s.c.flags.has(flagDetach)
+	s.c.mu.Unlock()
+	if detaching && s.buf != nil {
+		s.c.chunk, s.buf = s.buf, nil
+	}
 }
 
 // releaseEnd tells of the end that no stream has told, if it was one by the peer.

@@ -24,7 +24,8 @@ import (
 type Task struct {
 	handle
 	f       func(t *Task) error
-	ctx     context.Context
+	outer   context.Context // of Go: its end is what ends the waits of the task
+	ctx     context.Context // of the task
 	cancel  context.CancelCauseFunc
 	result  *Future[struct{}]
 	self    atomic.Uintptr // goid.ID of the coroutine, 0 when there is none
@@ -84,7 +85,7 @@ func (l *Loop) Go(ctx context.Context, f func(t *Task) error) *Future[struct{}] 
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	t := &Task{f: f, result: looseFuture[struct{}](l)}
+	t := &Task{f: f, outer: ctx, result: looseFuture[struct{}](l)}
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	t.stepper = t.step
 	t.await.notify = t.resolved
@@ -99,7 +100,7 @@ func (l *Loop) Go(ctx context.Context, f func(t *Task) error) *Future[struct{}] 
 
 // start makes the coroutine and runs it up to its first suspension.
 func (t *Task) start() {
-	t.unhook = context.AfterFunc(t.ctx, t.canceled)
+	t.unhook = context.AfterFunc(t.outer, t.canceled)
 	t.err = ErrLoopClosed // unless the body runs
 	t.next, t.stop = iter.Pull(t.body)
 	t.step()
@@ -110,15 +111,12 @@ func (t *Task) start() {
 // from any callback.
 func (t *Task) body(yield func(struct{}) bool) {
 	t.yield = yield
-	self := uintptr(goid.Current())
-	t.self.Store(self)
-	t.loop.addCoroutine(self)
+	t.self.Store(uintptr(goid.Current()))
 	defer func() {
 		if v := recover(); v != nil {
 			t.panicked = newPanicError(v)
 		}
 		t.self.Store(0)
-		t.loop.removeCoroutine(self)
 	}()
 	t.err = errGoexit // unless f returns
 	t.err = t.f(t)
@@ -126,36 +124,17 @@ func (t *Task) body(yield func(struct{}) bool) {
 
 var errGoexit = errors.New("eventloop: runtime.Goexit was called")
 
-func (l *Loop) addCoroutine(id uintptr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.coroutines == nil {
-		l.coroutines = make(map[uintptr]struct{})
-	}
-	l.coroutines[id] = struct{}{}
-}
-
-func (l *Loop) removeCoroutine(id uintptr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.coroutines, id)
-	if len(l.coroutines) == 0 {
-		l.coroutines = nil // a map keeps the size that it has grown to
-	}
-}
-
 // step runs the task until it is suspended or ends. On the loop, in a turn of its
 // own. Once the loop has ended, terminate has the word.
 func (t *Task) step() {
 	if t.next == nil || t.loop.ended.Load() {
 		return
 	}
-	if w := t.loop.watch; w != nil {
-		w.task.Store(t)
-		defer w.task.Store(nil)
-	}
+	l := t.loop
 	more := false // a Goexit in the task goes through here
+	l.task.Store(t)
 	defer func() {
+		l.task.Store(nil)
 		if !more {
 			t.end()
 		}
@@ -207,7 +186,11 @@ func (t *Task) terminate() {
 	}
 	t.unhook()
 	t.cancel(ErrLoopClosed)
-	defer t.end()
+	t.loop.task.Store(t)
+	defer func() {
+		t.loop.task.Store(nil)
+		t.end()
+	}()
 	t.stop() // the suspension returns, and the task runs to its end
 }
 
@@ -347,10 +330,18 @@ func (t *Task) over() error {
 	if t.unwound {
 		return ErrLoopClosed
 	}
-	if t.ctx.Err() != nil {
-		return context.Cause(t.ctx)
+	if t.outer.Err() != nil {
+		return t.canceledBy()
 	}
 	return nil
+}
+
+// canceledBy returns the cause of the end of outer, and sees to it that ctx, which
+// hears of it a moment later, has ended too.
+func (t *Task) canceledBy() error {
+	cause := context.Cause(t.outer)
+	t.cancel(cause)
+	return cause
 }
 
 // pass suspends the task until a later turn. It fails only at the end of the loop.
@@ -367,11 +358,11 @@ func (t *Task) pass() error {
 // not wait any more, park returns the reason.
 func (t *Task) park() (seq uint64, err error) {
 	seq, err = t.parkAnyway()
-	if err != nil || t.ctx.Err() == nil {
+	if err != nil || t.outer.Err() == nil {
 		return seq, err
 	}
 	if t.claim(seq) {
-		return 0, context.Cause(t.ctx)
+		return 0, t.canceledBy()
 	}
 	return seq, nil // canceled was faster: the suspension ends at once, with the cause
 }
@@ -419,10 +410,11 @@ func (t *Task) claim(seq uint64) bool {
 	return seq != 0 && t.parked.CompareAndSwap(seq, 0)
 }
 
-// canceled is called when the task's context ends.
+// canceled is called when outer ends.
 func (t *Task) canceled() {
+	cause := t.canceledBy()
 	if seq := t.parked.Load(); seq != 0 {
-		t.wake(seq, context.Cause(t.ctx))
+		t.wake(seq, cause)
 	}
 }
 

@@ -532,7 +532,7 @@ func TestNothingStaysAtAFutureThatNobodyAwaitsAnyMore(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
 		l := k.Loop()
 		service := never(l)
-		began := heapInUse()
+		began := liveHeap()
 		for range 20_000 {
 			part, resolve := eventloop.NewFuture[int](l)
 			l.Post(func() { resolve(1, nil) })
@@ -548,14 +548,14 @@ func TestNothingStaysAtAFutureThatNobodyAwaitsAnyMore(t *testing.T) {
 				return err
 			}
 		}
-		if grown := heapInUse() - began; grown > 1<<20 {
+		if grown := liveHeap() - began; grown > 1<<20 {
 			t.Errorf("the heap grew by %d bytes", grown)
 		}
 		return nil
 	})
 }
 
-func heapInUse() int64 {
+func liveHeap() int64 {
 	runtime.GC()
 	runtime.GC()
 	var m runtime.MemStats
@@ -596,6 +596,22 @@ func TestAllAnyAndRaceWithTasks(t *testing.T) {
 		g2 := l.Go(k.Context(), func(k *eventloop.Task) error { return nil })
 		_, err = eventloop.All(l, g1, g2).Await(k)
 		return err
+	})
+}
+
+func TestATaskAwaitsAllAnyAndRaceOfNothing(t *testing.T) {
+	inTask(t, func(k *eventloop.Task) error {
+		all, err := eventloop.All[int](k.Loop()).Await(k)
+		if len(all) != 0 || err != nil {
+			t.Errorf("All of nothing = %v, %v", all, err)
+		}
+		if _, err := eventloop.Any[int](k.Loop()).Await(k); err == nil {
+			t.Error("Any of nothing succeeded")
+		}
+		if _, err := eventloop.Race[int](k.Loop()).Await(k); err == nil {
+			t.Error("Race of nothing succeeded")
+		}
+		return nil
 	})
 }
 
@@ -1093,7 +1109,7 @@ func TestAServerTaskMayMakeGroupsForEver(t *testing.T) {
 		var before int64
 		for i := range 20_000 {
 			if i == 100 {
-				before = heapInUse()
+				before = liveHeap()
 			}
 			g := k.Group()
 			g.Go(func(*eventloop.Task) error { return nil })
@@ -1101,7 +1117,7 @@ func TestAServerTaskMayMakeGroupsForEver(t *testing.T) {
 				return err
 			}
 		}
-		if grown := heapInUse() - before; grown > 1<<20 {
+		if grown := liveHeap() - before; grown > 1<<20 {
 			t.Errorf("the heap grew by %d bytes", grown)
 		}
 		return nil
@@ -1111,6 +1127,7 @@ func TestAServerTaskMayMakeGroupsForEver(t *testing.T) {
 // Figures that a test can hold.
 
 func TestSuspensionsAllocateNothing(t *testing.T) {
+	skipAllocations(t)
 	for name, suspend := range map[string]func(k *eventloop.Task) error{
 		"Sleep": func(k *eventloop.Task) error { return k.Sleep(time.Nanosecond) },
 		"Yield": (*eventloop.Task).Yield,
@@ -1118,7 +1135,7 @@ func TestSuspensionsAllocateNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			mustRun(t, nil, func(l *eventloop.Loop) {
 				l.Go(context.Background(), func(k *eventloop.Task) error {
-					wantEqual(t, "allocations", allocsPerRun(t, func() { suspend(k) }), 0)
+					wantEqual(t, "allocations", allocsPerRun(func() { suspend(k) }), 0)
 					return nil
 				})
 			})
@@ -1128,11 +1145,12 @@ func TestSuspensionsAllocateNothing(t *testing.T) {
 
 // allocsPerRun is testing.AllocsPerRun for code that other goroutines take part
 // in, of which it finds the average.
-func allocsPerRun(t *testing.T, f func()) float64 {
+func allocsPerRun(f func()) float64 { return testing.AllocsPerRun(1000, f) }
+
+func skipAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	return testing.AllocsPerRun(1000, f)
 }
 
 func TestAConversationOfTenThousandTasksOneAtATime(t *testing.T) {
@@ -1142,7 +1160,7 @@ func TestAConversationOfTenThousandTasksOneAtATime(t *testing.T) {
 	}
 	inside, ended := 0, 0
 	mustRun(t, nil, func(l *eventloop.Loop) {
-		before := heapInUse()
+		before := liveHeap()
 		goroutines := runtime.NumGoroutine()
 		var all []*eventloop.Future[struct{}]
 		for range tasks {
@@ -1172,10 +1190,24 @@ func TestAConversationOfTenThousandTasksOneAtATime(t *testing.T) {
 				}
 				// The runtime keeps the descriptors of goroutines, half a
 				// kilobyte each, for the next ones.
-				if grown := heapInUse() - before; grown > 8<<20 {
+				if grown := liveHeap() - before; grown > 8<<20 {
 					t.Errorf("the heap is %d bytes larger than before", grown)
 				}
 			})
 		})
+	})
+}
+
+func TestATaskOfAGroupThatEndsWhileItsParentYieldsWakesNothingLater(t *testing.T) {
+	inTask(t, func(k *eventloop.Task) error {
+		g := k.Group()
+		g.Go(func(*eventloop.Task) error { return nil })
+		if err := k.Yield(); err != nil { // the task of the group ends meanwhile
+			return err
+		}
+		began := time.Now()
+		err := k.Sleep(time.Second)
+		wantEqual(t, "time slept", time.Since(began), time.Second)
+		return err
 	})
 }

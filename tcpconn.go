@@ -82,7 +82,7 @@ type ConnConfig struct {
 	// HighWater is the number of pending bytes of output over which the
 	// connection stops reading, until half of them are gone, so that a peer that
 	// sends and never reads cannot fill the memory. Conn.NeedDrain tells of it.
-	// Zero: 256 KB. Negative: never.
+	// Zero: 256 KB, or half of MaxBuffered if that is less. Negative: never.
 	HighWater int
 
 	// MaxBuffered bounds the pending bytes of output: a Write that would pass it
@@ -128,8 +128,8 @@ func (cfg *ConnConfig) withDefaults() *ConnConfig {
 	if c.ReadBufferSize <= 0 || c.ReadBufferSize > sockio.MaxBuffer {
 		c.ReadBufferSize = sockio.MaxBuffer
 	}
-	c.HighWater = limit(c.HighWater, defaultHighWater)
 	c.MaxBuffered = limit(c.MaxBuffered, defaultMaxBuffered)
+	c.HighWater = limit(c.HighWater, min(defaultHighWater, c.MaxBuffered/2))
 	return &c
 }
 

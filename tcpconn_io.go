@@ -911,7 +911,7 @@ func (c *Conn) deliverEnd() {
 		c.fail(c.opError("read", err))
 		return
 	}
-	if cfg := c.cfg.Load(); cfg.OnData == nil && cfg.OnEvent == nil && !c.hasSink() && c.unclaimed(flagEndHeld) {
+	if cfg := c.cfg.Load(); cfg.OnData == nil && cfg.OnEvent == nil && c.sink() == nil && c.unclaimed(flagEndHeld) {
 		return
 	}
 	c.mu.Lock()
@@ -922,11 +922,6 @@ func (c *Conn) deliverEnd() {
 	}
 	c.event(io.EOF)
 	c.afterEOF()
-}
-
-func (c *Conn) hasSink() bool {
-	x := c.x.Load()
-	return x != nil && x.sink != nil
 }
 
 // afterEOF closes a connection whose peer has ended, unless it is half-open.

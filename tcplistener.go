@@ -6,12 +6,9 @@ import (
 	"errors"
 	"net"
 	"os"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/onloop/eventloop/internal/backoff"
 )
 
 // A ListenConfig holds the settings of a listener that few need, as
@@ -52,19 +49,12 @@ type ListenConfig struct {
 // from any callback.
 type Listener struct {
 	handle
+	acceptor
 	cfg  ListenConfig
 	conn *ConnConfig
-	ln   net.Listener
-	open atomic.Int64  // connections
-	gate chan struct{} // wakes the acceptor; one slot
-	ours bool          // nobody else has the accepted connections
+	ours bool // nobody else has the accepted connections
 
 	stopped atomic.Bool // by Close: no callback any more
-
-	mu     sync.Mutex // guards the following
-	closed bool
-	paused bool
-	pauses int // so far
 }
 
 // Listen listens on a local address and makes each accepted connection one of
@@ -198,13 +188,14 @@ func duplicate(ln net.Listener) (net.Listener, error) {
 }
 
 func (lc *ListenConfig) serve(l *Loop, nl net.Listener, cfg *ConnConfig) (*Listener, error) {
-	ln := &Listener{cfg: *lc, conn: cfg.withDefaults(), ln: nl, gate: make(chan struct{}, 1), ours: ours(nl)}
+	ln := &Listener{cfg: *lc, conn: cfg.withDefaults(), ours: ours(nl)}
+	ln.acceptor.init(ln, nl, lc.MaxConns)
 	if err := l.register(&ln.handle, ln, kindListener, false); err != nil {
 		nl.Close()
 		return nil, err
 	}
 	l.wg.Add(1)
-	go ln.accept()
+	go ln.accept(&l.wg)
 	return ln, nil
 }
 
@@ -212,19 +203,8 @@ func (lc *ListenConfig) serve(l *Loop, nl net.Listener, cfg *ConnConfig) (*Liste
 // (close-tcp-server). A second call does nothing. Close returns nil.
 func (ln *Listener) Close() error {
 	ln.stopped.Store(true)
-	ln.close()
+	ln.stop()
 	return nil
-}
-
-// close ends the listener, of itself or because of Close.
-func (ln *Listener) close() {
-	ln.mu.Lock()
-	defer ln.mu.Unlock()
-	if !ln.closed {
-		ln.closed = true
-		ln.ln.Close()
-		ln.nudge()
-	}
 }
 
 // Addr returns the address that is listened on, with the port that was chosen.
@@ -236,33 +216,6 @@ func (ln *Listener) Pause() { ln.setPaused(true) }
 
 // Resume undoes Pause.
 func (ln *Listener) Resume() { ln.setPaused(false) }
-
-func (ln *Listener) setPaused(paused bool) {
-	ln.mu.Lock()
-	defer ln.mu.Unlock()
-	if ln.paused == paused || ln.closed {
-		return
-	}
-	if ln.paused = paused; paused {
-		ln.pauses++
-	}
-	if d, ok := ln.ln.(interface{ SetDeadline(time.Time) error }); ok {
-		if paused {
-			d.SetDeadline(longAgo) // ends an Accept that waits
-		} else {
-			d.SetDeadline(noDeadline)
-		}
-	}
-	ln.nudge()
-}
-
-// nudge makes the acceptor look again at what it waits for.
-func (ln *Listener) nudge() {
-	select {
-	case ln.gate <- struct{}{}:
-	default:
-	}
-}
 
 func (ln *Listener) terminate()       { ln.Close() }
 func (ln *Listener) shutdown()        { ln.Close() }
@@ -277,64 +230,6 @@ type (
 	listenerGoneTask Listener
 )
 
-// accept is the listener's goroutine.
-func (ln *Listener) accept() {
-	defer ln.loop.wg.Done()
-	pause := backoff.New(5*time.Millisecond, time.Second)
-	pauses := 0
-	for ln.mayAccept() {
-		nc, err := ln.ln.Accept()
-		switch {
-		case err == nil:
-			pause.Reset()
-			ln.accepted(nc)
-		case ln.isClosed():
-		case errors.Is(err, os.ErrDeadlineExceeded) && ln.pausedSince(&pauses):
-		default:
-			if !ln.acceptFailed(err) {
-				break
-			}
-			ln.sleep(pause.Next())
-		}
-	}
-	ln.ln.Close()
-	ln.loop.tasks <- (*listenerGoneTask)(ln)
-}
-
-// mayAccept waits while the listener is paused or has all the connections that
-// it may have. It returns false when the listener is closed.
-func (ln *Listener) mayAccept() bool {
-	for {
-		ln.mu.Lock()
-		closed, paused := ln.closed, ln.paused
-		ln.mu.Unlock()
-		full := ln.cfg.MaxConns > 0 && ln.open.Load() >= int64(ln.cfg.MaxConns)
-		switch {
-		case closed:
-			return false
-		case !paused && !full:
-			return true
-		}
-		<-ln.gate
-	}
-}
-
-// pausedSince reports whether there was a Pause since the last call. A deadline
-// that comes without one is that of somebody else.
-func (ln *Listener) pausedSince(pauses *int) bool {
-	ln.mu.Lock()
-	defer ln.mu.Unlock()
-	before := *pauses
-	*pauses = ln.pauses
-	return ln.paused || ln.pauses > before
-}
-
-func (ln *Listener) isClosed() bool {
-	ln.mu.Lock()
-	defer ln.mu.Unlock()
-	return ln.closed
-}
-
 // accepted makes nc a connection of the loop.
 func (ln *Listener) accepted(nc net.Conn) {
 	l := ln.loop
@@ -345,7 +240,7 @@ func (ln *Listener) accepted(nc net.Conn) {
 		nc.Close()
 		return
 	}
-	ln.open.Add(1)
+	ln.opened()
 	c.listener = ln
 	setTCPOptions(nc, ln.conn)
 	l.wg.Add(1)
@@ -375,41 +270,15 @@ func setTCPOptions(nc net.Conn, cfg *ConnConfig) {
 	}
 }
 
-// connGone is called on the loop when one of the connections is closed.
-func (ln *Listener) connGone() {
-	ln.open.Add(-1)
-	if ln.cfg.MaxConns > 0 {
-		ln.nudge()
-	}
-}
-
-// acceptFailed reports a failure and whether accepting goes on. It goes on after
-// all that may pass; a listener of a foreign kind that has ended for good says so
-// with net.ErrClosed.
-func (ln *Listener) acceptFailed(err error) bool {
+// acceptFailed reports a failure to accept.
+func (ln *Listener) acceptFailed(err error) {
 	a := ln.Addr()
 	ln.loop.tasks <- acceptErrTask{ln, &OpError{
 		Op: "accept", Net: a.Network(), Addr: a.String(), Err: err, Listener: ln,
 	}}
-	if errors.Is(err, net.ErrClosed) {
-		ln.close()
-		return false
-	}
-	return true
 }
 
-// sleep waits for d or until the listener is closed.
-func (ln *Listener) sleep(d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	for !ln.isClosed() {
-		select {
-		case <-t.C:
-			return
-		case <-ln.gate:
-		}
-	}
-}
+func (ln *Listener) acceptEnded() { ln.loop.tasks <- (*listenerGoneTask)(ln) }
 
 func (t acceptErrTask) run() {
 	ln, l := t.ln, t.ln.loop

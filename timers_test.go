@@ -505,3 +505,10 @@ func TestTimersThatAreArmedAndStoppedDoNotPileUp(t *testing.T) {
 		}
 	})
 }
+
+func heapInUse() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}

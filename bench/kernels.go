@@ -27,6 +27,12 @@ var kernels = map[string]map[string]kernel{
 		"posts-32":    func(n int) { loopPosts(n, 32) },
 		"timers-fire": loopTimersFire,
 		"timers-stop": loopTimersStop,
+		"tasks-start": loopTasksStart,
+		"tasks-yield": loopTasksYield,
+	},
+	goroutines: {
+		"tasks-start": goroutinesStart,
+		"tasks-yield": goroutinesYield,
 	},
 	gojaLib: {
 		"posts-1":     func(n int) { gojaPosts(n, 1) },
@@ -170,4 +176,63 @@ func gojaTimersStop(n int) {
 		}
 		done()
 	})
+}
+
+// yielders is how many tasks, or goroutines, take turns.
+const yielders = 100
+
+func loopTasksStart(n int) {
+	eventloop.Run(nil, nil, func(l *eventloop.Loop) error {
+		for range n {
+			l.Go(nil, func(*eventloop.Task) error { return nil })
+		}
+		return nil
+	})
+}
+
+func loopTasksYield(n int) {
+	eventloop.Run(nil, nil, func(l *eventloop.Loop) error {
+		for range yielders {
+			l.Go(nil, func(t *eventloop.Task) error {
+				for range n / yielders {
+					if err := t.Yield(); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		return nil
+	})
+}
+
+func goroutinesStart(n int) {
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {})
+	}
+	wg.Wait()
+}
+
+// goroutinesYield has one goroutine serve the others, who ask and wait: the usual
+// way to keep state without locks.
+func goroutinesYield(n int) {
+	asked := make(chan chan struct{})
+	var wg sync.WaitGroup
+	for range yielders {
+		wg.Go(func() {
+			answer := make(chan struct{}, 1)
+			for range n / yielders {
+				asked <- answer
+				<-answer
+			}
+		})
+	}
+	go func() {
+		wg.Wait()
+		close(asked)
+	}()
+	for answer := range asked {
+		answer <- struct{}{}
+	}
 }

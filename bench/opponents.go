@@ -43,7 +43,7 @@ func gather(dir string) (*opponents, error) {
 		return nil, err
 	}
 	o := &opponents{byName: make(map[string]opponent)}
-	for _, name := range []string{ours, goroutines, goroutinesBuffered, netpollLib, netpollBuffered, netHTTP, fastHTTP, gojaLib} {
+	for _, name := range []string{ours, goroutines, goroutinesBuffered, netpollLib, netpollBuffered, netHTTP, fastHTTP, netResolver, gojaLib} {
 		o.byName[name] = inProgram(exe, name)
 	}
 	for _, n := range loopCounts {

@@ -40,6 +40,7 @@ type plan struct {
 	levels []int // of idle connections
 	n      int   // of a kernel
 
+	seedOpen  int // connections at a time, at most
 	seedDelay time.Duration
 	seedTotal float64 // connections to come, in multiples of those open at a time
 	seedMany  bool    // the one over several processes too
@@ -54,7 +55,8 @@ func quickPlan(limit uint64) *plan {
 		seed:      size{rounds: 1},
 		levels:    []int{0, min(10_000, proc.Room(limit))},
 		n:         400_000,
-		seedDelay: time.Second,
+		seedOpen:  7600, // not all that fit, but as many a second as in the full run
+		seedDelay: 2 * time.Second,
 		seedTotal: 1.5,
 		limit:     limit,
 	}
@@ -68,6 +70,7 @@ func fullPlan(limit uint64) *plan {
 		seed:      size{rounds: 1},
 		levels:    []int{0, min(10_000, room/2), min(19_000, room)},
 		n:         1_000_000,
+		seedOpen:  manyOpen,
 		seedDelay: 5 * time.Second,
 		seedTotal: 2,
 		seedMany:  true,
@@ -79,7 +82,7 @@ func fullPlan(limit uint64) *plan {
 var (
 	tcpAll   = []string{ours, goroutines, netpollLib, libuvLib, libeventLib, nodeLib}
 	httpAll  = []string{ours, fastHTTP, netHTTP, nodeLib}
-	loopsAll = []string{ours, gojaLib, nodeLib}
+	loopsAll = []string{ours, goroutines, netResolver, gojaLib, nodeLib}
 )
 
 // loopCounts are the sizes of the groups of loops that are measured.
@@ -105,11 +108,14 @@ func (p *plan) workloads() []*workload {
 		all = append(all, p.http(conns))
 	}
 	for _, posters := range []int{1, 4, 32} {
-		all = append(all, p.kernelOf(fmt.Sprintf("posts-%d", posters), fmt.Sprintf("posts from %d goroutines", posters), "post"))
+		all = append(all, p.kernelOf(p.n, fmt.Sprintf("posts-%d", posters), fmt.Sprintf("posts from %d goroutines", posters), "post"))
 	}
 	all = append(all,
-		p.kernelOf("timers-fire", "timers within 50 ms, until all have fired", "timer"),
-		p.kernelOf("timers-stop", "timers made and stopped", "timer"))
+		p.kernelOf(p.n, "timers-fire", "timers within 50 ms, until all have fired", "timer"),
+		p.kernelOf(p.n, "timers-stop", "timers made and stopped", "timer"),
+		p.kernelOf(p.n/5, "tasks-start", "tasks started and ended", "task"),
+		p.kernelOf(p.n, "tasks-yield", "turns of 100 tasks; of goroutines, that ask one and wait", "turn"),
+		p.kernelOf(p.n/50, "dns", fmt.Sprintf("names looked up, %d at a time", lookups), "name"))
 	for _, conns := range []int{50, 500} {
 		all = append(all, p.scaling(conns))
 	}
@@ -163,10 +169,10 @@ func (p *plan) http(conns int) *workload {
 	}
 }
 
-func (p *plan) kernelOf(name, what, unit string) *workload {
+func (p *plan) kernelOf(n int, name, what, unit string) *workload {
 	return &workload{
-		name: name, title: fmt.Sprintf("%d %s", p.n, what), unit: unit,
-		who: loopsAll, with: p.cell, kernel: name, n: p.n,
+		name: name, title: fmt.Sprintf("%d %s", n, what), unit: unit,
+		who: loopsAll, with: p.cell, kernel: name, n: n,
 	}
 }
 
@@ -192,18 +198,20 @@ func (p *plan) idling(idle int) *workload {
 	return w
 }
 
+// manyOpen is how many connections cl-async showed.
+const manyOpen = 40_000
+
 // seeds are the benchmark of the seed, cl-async: connections come at a rate, and
 // each gets its answer after a delay. One process holds as many as it may have
 // descriptors; then there are several processes.
 func (p *plan) seeds() []*workload {
-	const many = 40_000
-	open := min(proc.Room(p.limit), many)
+	open := min(proc.Room(p.limit), p.seedOpen)
 	all := []*workload{p.seedOf(modeDelayed, open, 1, tcpAll)}
 	if p.all {
 		all = append(all, p.seedOf(modeHTTPDelay, open, 1, httpAll))
 	}
-	if n := max(proc.Processes(many, p.limit), 3); p.seedMany && n <= 16 {
-		all = append(all, p.seedOf(modeDelayed, many, n, []string{ours, goroutines, libuvLib}))
+	if n := max(proc.Processes(manyOpen, p.limit), 3); p.seedMany && n <= 16 {
+		all = append(all, p.seedOf(modeDelayed, manyOpen, n, []string{ours, goroutines, libuvLib}))
 	}
 	return all
 }

@@ -1,0 +1,161 @@
+package eventloop
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A Header is one field of an HTTP message.
+type Header struct {
+	Name, Value string
+}
+
+// Headers are the fields of an HTTP message in their order, duplicates included.
+// Names are compared without regard to the case of ASCII letters, as RFC 9110
+// section 5.1 has it. The nil Headers are empty and ready for use.
+type Headers []Header
+
+// ErrHeader is matched by the error of a call that was given a field which must
+// not go on the wire: a name that is no token, or a value with CR, LF, NUL or
+// another control character but the tab (RFC 9110 section 5.5).
+var ErrHeader = errors.New("eventloop: invalid header field")
+
+// Get returns the value of the first field with that name, or "".
+func (h Headers) Get(name string) string {
+	v, _ := h.lookup(name)
+	return v
+}
+
+// lookup is Get that tells an empty field from none.
+func (h Headers) lookup(name string) (value string, ok bool) {
+	for i := range h {
+		if equalFold(h[i].Name, name) {
+			return h[i].Value, true
+		}
+	}
+	return "", false
+}
+
+// Values returns the values of all fields with that name, in order; nil if there
+// are none. A value is not split at commas.
+func (h Headers) Values(name string) []string {
+	var values []string
+	for i := range h {
+		if equalFold(h[i].Name, name) {
+			values = append(values, h[i].Value)
+		}
+	}
+	return values
+}
+
+// Add appends a field.
+func (h *Headers) Add(name, value string) {
+	*h = append(*h, Header{name, value})
+}
+
+// Set replaces the first field with that name and removes the others; if there
+// is none, it appends one.
+func (h *Headers) Set(name, value string) {
+	for i := range *h {
+		if equalFold((*h)[i].Name, name) {
+			rest := (*h)[i+1:]
+			rest.Del(name)
+			*h = (*h)[:i+1+len(rest)]
+			(*h)[i] = Header{name, value}
+			return
+		}
+	}
+	h.Add(name, value)
+}
+
+// Del removes all fields with that name.
+func (h *Headers) Del(name string) {
+	*h = slices.DeleteFunc(*h, func(f Header) bool { return equalFold(f.Name, name) })
+}
+
+// equalFold compares field names. Unlike strings.EqualFold it folds ASCII only.
+func equalFold(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) {
+		if a[i] != b[i] && lowerASCII(a[i]) != lowerASCII(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func lowerASCII(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
+}
+
+// validate returns an error that matches ErrHeader for the first field that must
+// not go on the wire.
+func (h Headers) validate() error {
+	for i := range h {
+		if !isToken(h[i].Name) {
+			return fmt.Errorf("%w: name %q", ErrHeader, h[i].Name)
+		}
+		if !isFieldValue(h[i].Value) {
+			return fmt.Errorf("%w: value of %s: %q", ErrHeader, h[i].Name, h[i].Value)
+		}
+	}
+	return nil
+}
+
+// isToken reports whether s is a token: the form of field names and methods (RFC
+// 9110 section 5.6.2).
+func isToken(s string) bool {
+	for i := range len(s) {
+		if !tokenByte[s[i]] {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// tokenByte says which bytes a token may have.
+var tokenByte = func() (t [256]bool) {
+	for c := range t {
+		switch {
+		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z':
+			t[c] = true
+		default:
+			t[c] = c < 0x80 && strings.IndexByte("!#$%&'*+-.^_`|~", byte(c)) >= 0
+		}
+	}
+	return t
+}()
+
+// isFieldValue reports whether s may be the value of a field: no control
+// character but the tab. Bytes from 0x80 on are opaque and pass.
+func isFieldValue(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// hasToken reports whether one of the fields with that name, which is a list,
+// has token as an element ("Connection: close, TE").
+func (h Headers) hasToken(name, token string) bool {
+	for i := range h {
+		if !equalFold(h[i].Name, name) {
+			continue
+		}
+		for element := range strings.SplitSeq(h[i].Value, ",") {
+			if equalFold(strings.Trim(element, " \t"), token) {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,415 @@
+package eventloop
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/url"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http/httpproxy"
+
+	"github.com/onloop/eventloop/internal/httpconn"
+)
+
+// Causes of failed requests, beside those that connections have. They are reached
+// through the [*OpError] of the request, which matches [ErrHTTP].
+var (
+	// ErrMalformed matches an answer that is no HTTP/1.
+	ErrMalformed = httpconn.ErrMalformed
+
+	// ErrTooLarge matches an answer whose head or body is over the bounds of the
+	// client.
+	ErrTooLarge = httpconn.ErrTooLarge
+
+	// ErrRedirects matches a request that was redirected more often than
+	// [HTTPOptions.MaxRedirects].
+	ErrRedirects = errors.New("eventloop: too many redirects")
+
+	// ErrBodyLength matches a request whose BodyReader gave more or less than
+	// [HTTPOptions.ContentLength] said.
+	ErrBodyLength = httpconn.ErrBodyLength
+)
+
+// An HTTPClientConfig holds the settings of an [HTTPClient]. The zero value means
+// the defaults.
+type HTTPClientConfig struct {
+	// TLS is for https. The server is verified against its host name unless the
+	// tls.Config says otherwise. If nil, the defaults of package tls.
+	TLS *tls.Config
+
+	// Timeout bounds each request as a whole, as [HTTPOptions.Timeout] does for
+	// one. Zero or negative: none, and InactivityTimeout alone bounds it.
+	Timeout time.Duration
+
+	// ConnectTimeout bounds name lookup, connecting and the TLS handshake
+	// together. Zero: 30 s. Negative: none.
+	ConnectTimeout time.Duration
+
+	// InactivityTimeout ends a request when no byte of it could be sent or
+	// received for so long, or up to an eighth longer. It does not run while OnBody has the data, or
+	// reading is paused. Zero: 60 s. Negative: none.
+	InactivityTimeout time.Duration
+
+	// IdleTimeout is how long a connection is kept for the next request; less if
+	// the server says that it will close it earlier. Zero: 60 s. Negative: none
+	// is kept.
+	IdleTimeout time.Duration
+
+	// MaxConnsPerHost bounds the connections to a host, by scheme, name and
+	// port. Further requests wait, first come, first served, and their timeout
+	// runs meanwhile. Zero: 512. Negative: no bound.
+	MaxConnsPerHost int
+
+	// MaxIdlePerHost bounds the connections to a host that are kept without
+	// being in use. Zero: 256. Negative: none is kept.
+	MaxIdlePerHost int
+
+	// MaxIdle bounds the connections to all hosts that are kept without being in
+	// use. Those that have been idle longest go first. Zero: 512. Negative: none
+	// is kept.
+	MaxIdle int
+
+	// MaxHeaderBytes bounds the head of an answer, interim answers (1xx)
+	// included. Zero: 64 KB. Negative: no bound.
+	MaxHeaderBytes int
+
+	// MaxBodyBytes bounds the body of an answer, and again after decompression.
+	// It does not hold for what goes to OnBody. Zero: 64 MB. Negative: no bound.
+	MaxBodyBytes int
+
+	// DisableKeepAlives sends each request on a connection of its own, with
+	// "Connection: close".
+	DisableKeepAlives bool
+
+	// UserAgent is sent unless the request has the field. Empty: "eventloop".
+	UserAgent string
+
+	// Proxy returns the proxy for a request to u, nil for none. Its scheme is
+	// http or https; user and password are sent to it. For https, and only
+	// then, the proxy is asked for a tunnel (CONNECT). Proxy is called on a
+	// goroutine of the request, not on the loop. If Proxy is nil, HTTP_PROXY,
+	// HTTPS_PROXY and NO_PROXY of the environment count, as in net/http.
+	Proxy func(u *url.URL) (*url.URL, error)
+
+	// Dial connects to a server or a proxy, instead of the loop's own resolver
+	// and dialer. It is called on a goroutine of the request. The network is
+	// "tcp" or "unix". It must heed ctx.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// NoProxy is for [HTTPClientConfig.Proxy]: whatever the environment says, no
+// proxy is used.
+func NoProxy(*url.URL) (*url.URL, error) { return nil, nil }
+
+func (cfg HTTPClientConfig) withDefaults() HTTPClientConfig {
+	cfg.Timeout = max(cfg.Timeout, 0)
+	cfg.ConnectTimeout = timeout(cfg.ConnectTimeout, 30*time.Second)
+	cfg.InactivityTimeout = timeout(cfg.InactivityTimeout, time.Minute)
+	cfg.IdleTimeout = timeout(cfg.IdleTimeout, time.Minute)
+	cfg.MaxConnsPerHost = limit(cfg.MaxConnsPerHost, 512)
+	cfg.MaxIdlePerHost = atMost(cfg.MaxIdlePerHost, 256)
+	cfg.MaxIdle = atMost(cfg.MaxIdle, 512)
+	cfg.MaxHeaderBytes = limit(cfg.MaxHeaderBytes, 64<<10)
+	cfg.MaxBodyBytes = limit(cfg.MaxBodyBytes, 64<<20)
+	if cfg.DisableKeepAlives {
+		cfg.IdleTimeout = 0
+	}
+	if cfg.UserAgent == "" {
+		cfg.UserAgent = "eventloop"
+	}
+	if cfg.Proxy == nil {
+		cfg.Proxy = httpproxy.FromEnvironment().ProxyFunc()
+	}
+	cfg.TLS = httpTLS(cfg.TLS)
+	return cfg
+}
+
+// timeout resolves a duration of which zero is the default and negative is none,
+// which becomes zero.
+func timeout(d, byDefault time.Duration) time.Duration {
+	if d == 0 {
+		return byDefault
+	}
+	return max(d, 0)
+}
+
+// atMost resolves a number of which zero is the default and negative is none at
+// all, which becomes zero.
+func atMost(n, byDefault int) int {
+	if n == 0 {
+		return byDefault
+	}
+	return max(n, 0)
+}
+
+// httpTLS returns a copy of conf that speaks HTTP/1.1 only and resumes sessions.
+func httpTLS(conf *tls.Config) *tls.Config {
+	if conf == nil {
+		conf = &tls.Config{}
+	}
+	conf = conf.Clone()
+	conf.NextProtos = []string{"http/1.1"}
+	if conf.ClientSessionCache == nil {
+		conf.ClientSessionCache = tls.NewLRUClientSessionCache(0)
+	}
+	return conf
+}
+
+// An HTTPClient sends requests and keeps connections for the next ones
+// (http-client). What it keeps does not keep the loop alive, and is closed when
+// the loop ends. It is made by [NewHTTPClient], or by [Loop.HTTP]. All methods
+// may be called from any goroutine.
+type HTTPClient struct {
+	loop *Loop
+	cfg  HTTPClientConfig
+	pool *httpconn.Pool
+	open handle // of the pool: registered from the first request on, unref'd
+
+	mu    sync.Mutex // guards the following
+	begun bool       // the handle was registered
+	timer *Timer     // closes idle connections; nil before the first
+	armed time.Time  // when timer fires, zero if it does not
+}
+
+// HTTP returns the loop's own client, which has the settings of Config.HTTP.
+func (l *Loop) HTTP() *HTTPClient {
+	l.httpOnce.Do(func() { l.http = NewHTTPClient(l, l.cfg.HTTP) })
+	return l.http
+}
+
+// NewHTTPClient returns a client with settings and connections of its own. It
+// needs no closing.
+func NewHTTPClient(l *Loop, cfg HTTPClientConfig) *HTTPClient {
+	cfg = cfg.withDefaults()
+	return &HTTPClient{
+		loop: l,
+		cfg:  cfg,
+		pool: httpconn.NewPool(cfg.MaxConnsPerHost, cfg.MaxIdlePerHost, cfg.MaxIdle, cfg.IdleTimeout),
+	}
+}
+
+// HTTPOptions are what a request may have besides method and URL. Nil means the
+// zero HTTPOptions. They are copied; Headers and Body must not change until the
+// request has ended.
+type HTTPOptions struct {
+	// Headers are sent in their order, with their names as they are. Host,
+	// User-Agent and, with Decompress, Accept-Encoding are added if they are
+	// missing; a User-Agent with an empty value is left out. Connection,
+	// Content-Length, Transfer-Encoding and what else belongs to the connection
+	// is not sent, since it could break the framing; but "Connection: close" is
+	// understood as Close. "Expect: 100-continue" holds the body back until the
+	// server wants it, for a second at most.
+	Headers Headers
+
+	// Host is sent instead of the host of the URL, which is still what is
+	// connected to, and verified.
+	Host string
+
+	// Body is the body of the request. A method that usually has one, like POST,
+	// says "Content-Length: 0" if it is empty.
+	Body []byte
+
+	// BodyReader gives the body instead of Body. It is read on a goroutine of the
+	// request, never on the loop, until io.EOF; any other error fails the
+	// request. It is sent as it comes. If it is an io.Closer it is closed,
+	// exactly once, when it is not needed any more, which may be while a Read
+	// waits, and in any case before the loop ends; a Read that waits then must
+	// return. A request with a BodyReader is never sent a second time.
+	BodyReader io.Reader
+
+	// ContentLength is the length of what BodyReader gives. Zero means unknown,
+	// and the body is sent in chunks, except that a *bytes.Buffer, *bytes.Reader
+	// and *strings.Reader know their own.
+	ContentLength int64
+
+	// Timeout bounds the request from the call to the last byte of the answer:
+	// waiting for a connection, name lookup, connecting, TLS, redirects. Zero:
+	// HTTPClientConfig.Timeout. Negative: none.
+	Timeout time.Duration
+
+	// MaxRedirects is how many redirects are followed. Zero: none, the answer
+	// that redirects is the result. 301, 302 and 303 turn methods other than
+	// HEAD into GET, without a body; 307 and 308 send the same again, unless
+	// there is a BodyReader: then the answer is the result. Authorization and
+	// Cookie are not sent to another scheme, host or port.
+	MaxRedirects int
+
+	// OnBody is called on the loop with each piece of the body of the answer as
+	// it arrives, and HTTPResponse.Body stays nil. Nothing more is read until it
+	// has returned: see also HTTPResponse.PauseReading. res is what the future
+	// will succeed with, except that Trailers and Timing.Total are not known
+	// yet; data is valid until OnBody returns. All calls come before the future
+	// has its result. There is none when the body is empty, after the end of
+	// ctx, or for an answer whose redirect is followed.
+	OnBody func(res *HTTPResponse, data []byte)
+
+	// Decompress asks for a compressed answer (gzip, br, zstd; with OnBody gzip
+	// only) and decompresses it. Content-Encoding and Content-Length are then
+	// missing from the Headers of the answer. An answer with another coding, or
+	// with several, stays as it is.
+	Decompress bool
+
+	// UnixSocket is the path of a unix socket to connect to, whatever the host
+	// of the URL is. No proxy is used then.
+	UnixSocket string
+
+	// Close sends "Connection: close", and does not keep the connection.
+	Close bool
+}
+
+// An HTTPResponse is the answer to a request. Unless the request is still going
+// on, in OnBody, it does not change any more.
+type HTTPResponse struct {
+	Status int    // such as 200
+	Reason string // such as "OK"; may be empty
+	Proto  string // "HTTP/1.1" or "HTTP/1.0"
+
+	// Headers are the fields in their order, duplicates included, with names in
+	// canonical case: "Content-Type".
+	Headers Headers
+
+	// Trailers are the fields after a chunked body.
+	Trailers Headers
+
+	// Body is the whole body; nil with OnBody.
+	Body []byte
+
+	URL        string // that the answer is from: the last one, after redirects
+	Redirects  int    // how many were followed
+	Reused     bool   // the connection had carried a request before
+	RemoteAddr net.Addr
+	TLS        *tls.ConnectionState // nil without TLS
+	Timing     HTTPTiming
+
+	stream *httpStream // of OnBody
+}
+
+// Header returns the value of the first field with that name, "" if there is
+// none.
+func (r *HTTPResponse) Header(name string) string { return r.Headers.Get(name) }
+
+// An HTTPTiming says how long the parts of a request took. Those before
+// FirstByte are of the last connection only, if there were redirects, and zero
+// if it was reused.
+type HTTPTiming struct {
+	Wait      time.Duration // for one of the connections to the host to be free
+	Lookup    time.Duration // of the name
+	Connect   time.Duration // connecting, to a proxy too, without Lookup
+	TLS       time.Duration // the handshake
+	FirstByte time.Duration // from the call to the first byte of the answer
+	Total     time.Duration // from the call to the last byte of the answer
+}
+
+// Get is [HTTPClient.Do] with the method GET and no options.
+func (c *HTTPClient) Get(ctx context.Context, url string) *Future[*HTTPResponse] {
+	return c.Do(ctx, "GET", url, nil)
+}
+
+// Do sends a request and returns at once. The URL is http or https; what it has
+// of user and password is sent as basic authorization. An empty method is GET. A
+// nil ctx never ends.
+//
+// Whatever the status, an answer is the result: the future fails only if there
+// was no whole answer, with an [*OpError] that matches [ErrHTTP] and its cause:
+// [ErrTimeout], [ErrRefused], [ErrReset], [ErrDNS], io.EOF if the server ended the
+// connection without an answer, io.ErrUnexpectedEOF if it ended it within,
+// [ErrMalformed], [ErrTooLarge], [ErrRedirects], those of package tls, the cause
+// of ctx. So does a URL, a method or a field that is not valid ([ErrHeader]).
+//
+// When ctx ends the request ends at once, in whatever it is doing, and its
+// connection is closed. A pending request keeps the loop alive.
+//
+// A request is sent a second time only if its method is idempotent (RFC 9110
+// section 9.2.2), the connection was a kept one, and the server ended it without
+// a single byte of an answer: it had closed it already while the request was on
+// its way. That happens once at most, on a new connection.
+func (c *HTTPClient) Do(ctx context.Context, method, url string, opts *HTTPOptions) *Future[*HTTPResponse] {
+	l := c.loop
+	call := &httpCall{client: c, ctx: ctx, asked: url, begun: time.Now()}
+	if ctx == nil {
+		call.ctx = context.Background()
+	}
+	if opts != nil {
+		call.opts, call.body = *opts, opts.BodyReader
+	}
+	if err := l.register(&call.handle, call, kindHTTPClient, false); err != nil {
+		call.closeBody()
+		return failedFuture[*HTTPResponse](l, err)
+	}
+	call.future.loop = l
+	c.begin()
+	l.count.httpSent.Add(1)
+	if err := call.prepare(method); err != nil {
+		call.finish(nil, err)
+		return &call.future
+	}
+	l.wg.Add(1)
+	go call.run()
+	return &call.future
+}
+
+// CloseIdle closes the connections that are kept for later requests.
+func (c *HTTPClient) CloseIdle() { c.pool.CloseIdle() }
+
+// begin registers the client with the loop, so that the loop's end is its own.
+func (c *HTTPClient) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.begun {
+		return
+	}
+	c.begun = true
+	if err := c.loop.register(&c.open, c, kindHTTPPool, false); err == nil {
+		c.open.Unref()
+	} else {
+		c.pool.Close() // the loop ends at this moment
+	}
+}
+
+// keep puts a connection into the pool, and sees to it that it will not stay
+// there for ever.
+func (c *HTTPClient) keep(conn *httpconn.Conn) {
+	until := c.pool.Put(conn)
+	if until.IsZero() {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.armed.IsZero() || until.Before(c.armed) {
+		c.arm(until)
+	}
+}
+
+// arm starts the timer. It does not keep the loop alive. The caller holds c.mu.
+func (c *HTTPClient) arm(at time.Time) {
+	c.armed = at
+	d := time.Until(at)
+	if c.timer == nil {
+		c.timer = c.loop.AfterFunc(d, c.expire)
+		c.timer.Unref()
+		return
+	}
+	c.timer.Reset(d)
+}
+
+// expire closes what has been idle for too long. On the loop.
+func (c *HTTPClient) expire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.armed = time.Time{}
+	if next := c.pool.Expire(time.Now()); !next.IsZero() {
+		c.arm(next)
+	}
+}
+
+// terminate closes the connections that are idle, and those that will be.
+func (c *HTTPClient) terminate() {
+	c.pool.Close()
+	c.loop.unregister(&c.open)
+}
+
+func (c *HTTPClient) describe() string { return "" }

@@ -1,0 +1,297 @@
+package eventloop
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/onloop/eventloop/internal/httpconn"
+	"github.com/onloop/eventloop/internal/sockio"
+)
+
+// An httpUpload sends the body of a request on a goroutine of its own, while the
+// answer is waited for: a server may answer before it has read all, and then it
+// may read no more.
+type httpUpload struct {
+	call   *httpCall
+	conn   *httpconn.Conn
+	body   io.Reader
+	length int64
+	wait   chan struct{} // closed when the server wants the body; nil: at once
+	once   sync.Once     // closes wait
+	over   chan struct{} // closed when the exchange has ended
+	done   chan struct{} // closed at the end
+	ok     bool          // all was sent; valid when done is closed
+}
+
+// expectTimeout is how long the body waits for "100 Continue". Servers that do not
+// know of it never send it.
+const expectTimeout = time.Second
+
+func newHTTPUpload(c *httpCall, conn *httpconn.Conn) *httpUpload {
+	u := &httpUpload{call: c, conn: conn, length: c.length, over: make(chan struct{}), done: make(chan struct{})}
+	if c.expect {
+		u.wait = make(chan struct{})
+	}
+	if u.body = c.opts.BodyReader; u.body == nil {
+		u.body = bytes.NewReader(c.opts.Body)
+	}
+	return u
+}
+
+// permit lets the body go that waits.
+func (u *httpUpload) permit() {
+	if u.wait != nil {
+		u.once.Do(func() { close(u.wait) })
+	}
+}
+
+// sent waits for the end of the upload, for a while, and reports whether all was
+// sent.
+func (u *httpUpload) sent(d time.Duration) bool {
+	if u.wait != nil {
+		select {
+		case <-u.wait:
+		default:
+			return false // answered without it
+		}
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-u.done:
+		return u.ok
+	case <-t.C:
+		return false
+	}
+}
+
+// run is the goroutine. It ends when the body is sent, when the connection is
+// closed, or when the reader fails; a reader that waits is closed.
+func (u *httpUpload) run() {
+	c := u.call
+	defer c.client.loop.wg.Done()
+	defer close(u.done)
+	defer func() {
+		if v := recover(); v != nil {
+			c.abortOn(u.conn, newPanicError(v))
+		}
+	}()
+	if !u.mayBegin() {
+		return
+	}
+	readErr, writeErr := httpconn.SendBody(u.conn, u.body, u.length)
+	c.closeBody()
+	u.conn.FinishWriting()
+	switch {
+	case readErr != nil:
+		// Of no effect if the answer came first, and the reader was closed for that.
+		c.abortOn(u.conn, fmt.Errorf("request body: %w", readErr))
+	case writeErr == nil:
+		u.ok = true
+	case isTimeout(writeErr):
+		c.abortOn(u.conn, writeErr)
+	}
+	// Any other error of the connection is for the reading side to find, together
+	// with the answer that may have come before it.
+}
+
+// mayBegin waits until the server wants the body, or may be thought to.
+func (u *httpUpload) mayBegin() bool {
+	if u.wait == nil {
+		return true
+	}
+	t := time.NewTimer(expectTimeout)
+	defer t.Stop()
+	select {
+	case <-u.wait:
+		return true
+	case <-t.C:
+		u.permit()
+		return true
+	case <-u.over:
+		return false
+	}
+}
+
+// An httpStream hands the body of an answer to OnBody, piece by piece. The
+// goroutine of the request has one piece at a time with the dispatcher.
+type httpStream struct {
+	call  *httpCall
+	res   *HTTPResponse
+	chunk *sockio.Buffer // with the dispatcher
+	back  chan struct{}  // the dispatcher is done with chunk; one slot
+	again chan struct{}  // reading was resumed; one slot
+	panic *PanicError    // of OnBody
+
+	mu     sync.Mutex // guards the following
+	paused bool
+	held   bool // the dispatcher left chunk until reading is resumed
+	over   bool // no more OnBody
+}
+
+// PauseReading stops OnBody, and soon reading itself, so that the server has to
+// wait. Called on the loop, no OnBody comes after it. The total timeout of the
+// request goes on.
+func (r *HTTPResponse) PauseReading() {
+	if s := r.stream; s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.paused = true
+	}
+}
+
+// ResumeReading undoes PauseReading.
+func (r *HTTPResponse) ResumeReading() {
+	s := r.stream
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.paused = false
+	if s.held {
+		s.held = false
+		s.again <- struct{}{} // empty: it was filled once for each held chunk
+	}
+}
+
+// stream reads the body for OnBody.
+func (x *httpExchange) stream(res *HTTPResponse) error {
+	c := x.call
+	s := &httpStream{
+		call: c, res: res,
+		back: make(chan struct{}, 1), again: make(chan struct{}, 1),
+	}
+	res.stream = s
+	body := x.decoder(res)
+	size := 4 << 10
+	for {
+		b := sockio.GetBuffer(size)
+		n, err := body.Read(b.Room())
+		b.Fill(n)
+		if len(b.Room()) == 0 {
+			size = sockio.MaxBuffer // it comes fast
+		}
+		if n > 0 && !s.hand(b) {
+			b.Release()
+			return s.failure()
+		}
+		b.Release()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// decoder returns the body as OnBody gets it.
+func (x *httpExchange) decoder(res *HTTPResponse) io.Reader {
+	if !x.call.opts.Decompress || !x.resp.HasBody() || coding(res, "gzip") == "" {
+		return &x.resp
+	}
+	decoded(res)
+	return &gunzip{coded: &lastError{r: &x.resp}}
+}
+
+// gunzip undoes gzip. It reads the coded body to its end.
+type gunzip struct {
+	coded *lastError
+	zr    *gzip.Reader
+}
+
+func (g *gunzip) Read(p []byte) (n int, err error) {
+	if g.zr == nil {
+		var first [1]byte
+		if _, err := io.ReadFull(g.coded, first[:]); err != nil {
+			return 0, err // io.EOF: no body at all
+		}
+		g.zr, err = gzip.NewReader(io.MultiReader(bytes.NewReader(first[:]), g.coded))
+	}
+	if err == nil {
+		n, err = g.zr.Read(p)
+	}
+	switch {
+	case err == nil || err == io.EOF:
+		return n, err
+	case g.coded.err != nil && g.coded.err != io.EOF:
+		return n, g.coded.err // of the connection
+	}
+	return n, fmt.Errorf("%w: Content-Encoding gzip: %v", ErrMalformed, err)
+}
+
+// A lastError remembers the error of a reader that is read through another one.
+type lastError struct {
+	r   io.Reader
+	err error
+}
+
+func (e *lastError) Read(p []byte) (n int, err error) {
+	n, err = e.r.Read(p)
+	if err != nil {
+		e.err = err
+	}
+	return n, err
+}
+
+// hand gives b to OnBody and waits until it is done with it. It returns false if
+// the request ends.
+func (s *httpStream) hand(b *sockio.Buffer) bool {
+	l := s.call.client.loop
+	ended := s.call.waitContext().Done()
+	s.chunk = b
+	for {
+		l.tasks <- s
+		select {
+		case <-s.back:
+			return s.panic == nil
+		case <-s.again:
+			continue
+		case <-ended:
+		}
+		s.mu.Lock()
+		s.over = true
+		held := s.held
+		s.held = false
+		s.mu.Unlock()
+		if held {
+			return false
+		}
+		select {
+		case <-s.back: // the dispatcher still had it
+		case <-s.again: // it had been held, and is to be handed over again
+		}
+		return false
+	}
+}
+
+// failure is why hand returned false.
+func (s *httpStream) failure() error {
+	if s.panic != nil {
+		return s.panic
+	}
+	return contextError(s.call.waitContext())
+}
+
+// run calls OnBody. On the loop.
+func (s *httpStream) run() {
+	s.mu.Lock()
+	if s.paused && !s.over {
+		s.held = true
+		s.mu.Unlock()
+		return
+	}
+	over := s.over
+	s.mu.Unlock()
+	defer func() { s.back <- struct{}{} }()
+	if over || s.call.client.loop.ended.Load() || s.call.ctx.Err() != nil {
+		return
+	}
+	defer s.call.client.loop.caught(func(err error) { s.panic, _ = err.(*PanicError) })
+	s.call.opts.OnBody(s.res, s.chunk.Bytes())
+}

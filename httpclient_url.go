@@ -1,0 +1,239 @@
+package eventloop
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"golang.org/x/net/idna"
+
+	"github.com/onloop/eventloop/internal/httpconn"
+)
+
+// An httpTarget is a URL that a request can be sent to.
+type httpTarget struct {
+	u    *url.URL
+	name string // of the server: what is resolved, and verified
+	addr string // name:port
+	host string // the field Host
+}
+
+var errNoHost = errors.New("URL without a host")
+
+// parseTarget finds out where a URL leads.
+func parseTarget(raw string) (httpTarget, error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		// The message of url.Error quotes the URL, which OpError does too.
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err
+		}
+		return httpTarget{}, err
+	}
+	return newTarget(u)
+}
+
+func newTarget(u *url.URL) (httpTarget, error) {
+	t := httpTarget{u: u}
+	port := "80"
+	switch u.Scheme {
+	case "http":
+	case "https":
+		port = "443"
+	default:
+		return t, fmt.Errorf("scheme %q of the URL is not http or https", u.Scheme)
+	}
+	var err error
+	if t.name, err = asciiHost(u.Hostname()); err != nil {
+		return t, err
+	}
+	given := u.Port()
+	if given != "" {
+		port = given
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return t, fmt.Errorf("port %q of the URL is not valid", port)
+		}
+	}
+	t.addr = joinHostPort(u.Host, t.name, port)
+	t.host = t.addr
+	if given == "" {
+		t.host = t.addr[:len(t.addr)-len(":")-len(port)]
+	}
+	if zone := strings.IndexByte(t.name, '%'); zone >= 0 {
+		// A zone means something on this machine only (RFC 6874 section 4).
+		t.host = strings.Replace(t.host, t.name[zone:], "", 1)
+	}
+	return t, nil
+}
+
+// joinHostPort returns what net.JoinHostPort does, but host if it is that already,
+// which saves an allocation for most URLs of services.
+func joinHostPort(host, name, port string) string {
+	if len(host) == len(name)+len(":")+len(port) && strings.HasPrefix(host, name) && strings.IndexByte(name, ':') < 0 {
+		return host
+	}
+	return net.JoinHostPort(name, port)
+}
+
+// asciiHost returns the form of a host name that is resolved and sent (RFC 5891).
+func asciiHost(name string) (string, error) {
+	plain := true
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c >= 0x80, 'A' <= c && c <= 'Z':
+			plain = false
+		case c <= ' ' || c == 0x7f:
+			return "", fmt.Errorf("host %q of the URL is not valid", name)
+		}
+	}
+	if name == "" {
+		return "", errNoHost
+	}
+	if plain {
+		return name, nil
+	}
+	if isASCII(name) {
+		return strings.ToLower(name), nil
+	}
+	ascii, err := idna.Lookup.ToASCII(name)
+	if err != nil {
+		return "", fmt.Errorf("host %q of the URL: %w", name, err)
+	}
+	return ascii, nil
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= 0x80 {
+			return false
+		}
+	}
+	return true
+}
+
+// requestURI returns what comes after the method: path and query, escaped. What
+// the caller has escaped stays as it is; what net/url leaves as it is, spaces in a
+// query above all, is escaped too.
+func (t *httpTarget) requestURI() string {
+	u := t.u
+	s := u.RawPath // as it was written, if that matters
+	if s == "" {
+		s = u.EscapedPath()
+	}
+	if s == "" {
+		s = "/"
+	}
+	if u.ForceQuery || u.RawQuery != "" {
+		s += "?" + u.RawQuery
+	}
+	for i := range len(s) {
+		if !uriByte(s[i]) {
+			return escapeURI(s)
+		}
+	}
+	return s
+}
+
+// uriByte reports whether c may be in a URI (RFC 3986), if only in some places.
+func uriByte(c byte) bool {
+	switch c {
+	case '"', '<', '>', '\\', '^', '`', '{', '|', '}':
+		return false
+	}
+	return c > ' ' && c < 0x7f
+}
+
+func escapeURI(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if uriByte(s[i]) {
+			b.WriteByte(s[i])
+		} else {
+			fmt.Fprintf(&b, "%%%02X", s[i])
+		}
+	}
+	return b.String()
+}
+
+// sameOrigin reports whether credentials for t may be sent to o.
+func (t *httpTarget) sameOrigin(o *httpTarget) bool {
+	return t.u.Scheme == o.u.Scheme && t.addr == o.addr
+}
+
+// redirect returns the target of a Location that t answered with.
+func (t *httpTarget) redirect(location string) (httpTarget, error) {
+	u, err := t.u.Parse(location)
+	if err != nil {
+		return httpTarget{}, fmt.Errorf("%w: Location %q", ErrMalformed, location)
+	}
+	if u.Fragment == "" {
+		u.Fragment, u.RawFragment = t.u.Fragment, t.u.RawFragment // RFC 9110 section 10.2.2
+	}
+	next, err := newTarget(u)
+	if err != nil {
+		return next, fmt.Errorf("%w: Location %q: %w", ErrMalformed, location, err)
+	}
+	return next, nil
+}
+
+// basicAuth returns the value of the field that carries the user of a URL.
+func basicAuth(user *url.Userinfo) string {
+	password, _ := user.Password()
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password))
+}
+
+// redacted returns a URL for messages, without the password.
+func redacted(raw string) string {
+	if strings.IndexByte(raw, '@') < 0 {
+		return raw
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "(URL that is not valid)" // and might have a password in it
+	}
+	return u.Redacted()
+}
+
+// An httpRoute is the way to a target.
+type httpRoute struct {
+	key     httpconn.Key
+	network string
+	addr    string // to connect to
+	proxy   *url.URL
+}
+
+// tunnel reports whether the proxy is to connect to the target.
+func (r *httpRoute) tunnel() bool { return r.proxy != nil && r.key.Addr != "" }
+
+// absolute reports whether the request names the whole URL, for the proxy.
+func (r *httpRoute) absolute() bool { return r.proxy != nil && r.key.Addr == "" }
+
+// route finds the way to t: through a unix socket, a proxy, or straight.
+func (c *HTTPClient) route(t *httpTarget, socket string) (httpRoute, error) {
+	r := httpRoute{network: "tcp", addr: t.addr, key: httpconn.Key{Scheme: t.u.Scheme, Addr: t.addr}}
+	if socket != "" {
+		r.network, r.addr, r.key.Socket = "unix", socket, socket
+		return r, nil
+	}
+	proxy, err := c.cfg.Proxy(t.u)
+	if err != nil {
+		return r, fmt.Errorf("proxy: %w", err)
+	}
+	if proxy == nil {
+		return r, nil
+	}
+	p, err := newTarget(proxy)
+	if err != nil {
+		return r, fmt.Errorf("proxy: %w", err)
+	}
+	r.proxy, r.addr, r.key.Proxy = proxy, p.addr, proxy.String()
+	if t.u.Scheme == "http" {
+		r.key.Addr = "" // the proxy carries requests to any server on one connection
+	}
+	return r, nil
+}

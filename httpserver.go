@@ -1,0 +1,467 @@
+package eventloop
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// An HTTPServerConfig holds the settings of an HTTP server. It is copied. The
+// zero HTTPServerConfig, and nil where a *HTTPServerConfig is asked for, mean
+// the defaults, which are fit for the public: time-outs and limits are on.
+type HTTPServerConfig struct {
+	// TLS, if not nil, makes it a server of https. HTTP/1.1 is what it offers in
+	// ALPN if NextProtos is empty.
+	TLS *tls.Config
+
+	// ReadHeaderTimeout bounds the time from the first byte of a request to the
+	// end of its header, the wait for the first byte on a new connection, and
+	// the TLS handshake. A stalled header is answered with 408. Zero: 10 s.
+	// Negative: no bound.
+	ReadHeaderTimeout time.Duration
+
+	// ReadTimeout bounds the time that the body takes to arrive, counted from
+	// the end of the header; a stalled body is answered with 408. Of a body that
+	// is taken as a stream it bounds each wait for more, and does not run while
+	// the application wants none. Zero: 60 s. Negative: no bound.
+	ReadTimeout time.Duration
+
+	// WriteTimeout ends a connection when output is pending and the client took
+	// none of it for so long. Zero: 30 s. Negative: no bound.
+	WriteTimeout time.Duration
+
+	// IdleTimeout closes a connection that sent no request for so long, or up to
+	// a tenth longer. Zero: 60 s. Negative: no bound.
+	IdleTimeout time.Duration
+
+	// ResponseTimeout bounds the time that the application takes to answer: a
+	// request without an answer or a stream by then is answered with 503, and
+	// OnEvent gets an [ErrTimeout]. Zero or negative: no bound.
+	ResponseTimeout time.Duration
+
+	// MaxHeaderBytes bounds the request line and the header fields together.
+	// More is answered with 431, or 414 if it is the request line that does not
+	// end. Zero or negative: 16 KB.
+	MaxHeaderBytes int
+
+	// MaxBodyBytes bounds the body of a request, also of one that is taken as a
+	// stream. More is answered with 413. Zero: 4 MB. Negative: no bound.
+	MaxBodyBytes int64
+
+	// StreamBodyOver makes bodies longer than so many bytes streams: the handler
+	// is called before they have arrived, and takes them with
+	// [HTTPRequest.OnBody]. Zero or negative: all bodies are whole.
+	StreamBodyOver int64
+
+	// MaxConns bounds the open connections; while they are all open nothing is
+	// accepted. Zero or negative: no bound but that of the system.
+	MaxConns int
+
+	// MaxConnsPerIP bounds the open connections from one address; those over it
+	// are answered with 429 and closed. Zero or negative: no bound.
+	MaxConnsPerIP int
+
+	// MaxRequestsPerConn closes a connection after so many requests. Zero or
+	// negative: no bound.
+	MaxRequestsPerConn int
+
+	// HighWater and MaxBuffered are for streamed answers what they are for
+	// connections in [ConnConfig]. Zero: 256 KB and 64 MB. Negative: no bound.
+	HighWater, MaxBuffered int
+
+	// Backlog and ReusePort are for ListenHTTP what they are in [ListenConfig].
+	Backlog   int
+	ReusePort bool
+
+	// OnAcceptError is called on the loop with each failure to accept, an
+	// [*OpError] with Op "accept". Accepting goes on after a pause, of 5 ms at
+	// first and of a second at most. If nil the error goes to
+	// Config.EventHandler.
+	OnAcceptError func(s *HTTPServer, err error)
+
+	// OnEvent is called on the loop with what went wrong with one connection or
+	// request and has no callback of its own: a TLS handshake, an answer that
+	// could not be written, a panic of the handler (with Config.CatchPanics), a
+	// ResponseTimeout. If nil it goes to Config.EventHandler, which only logs it
+	// by default.
+	OnEvent func(s *HTTPServer, err error)
+}
+
+// Defaults of HTTPServerConfig.
+const (
+	defaultReadHeaderTimeout = 10 * time.Second
+	defaultReadTimeout       = 60 * time.Second
+	defaultHTTPWriteTimeout  = 30 * time.Second
+	defaultIdleTimeout       = 60 * time.Second
+	defaultMaxHeaderBytes    = 16 << 10
+	defaultMaxBodyBytes      = 4 << 20
+)
+
+// withDefaults returns a copy of cfg in which defaults are resolved and what is
+// switched off is zero.
+func (cfg *HTTPServerConfig) withDefaults() *HTTPServerConfig {
+	c := HTTPServerConfig{}
+	if cfg != nil {
+		c = *cfg
+	}
+	c.ReadHeaderTimeout = timeLimit(c.ReadHeaderTimeout, defaultReadHeaderTimeout)
+	c.ReadTimeout = timeLimit(c.ReadTimeout, defaultReadTimeout)
+	c.WriteTimeout = timeLimit(c.WriteTimeout, defaultHTTPWriteTimeout)
+	c.IdleTimeout = timeLimit(c.IdleTimeout, defaultIdleTimeout)
+	c.ResponseTimeout = max(c.ResponseTimeout, 0)
+	if c.MaxHeaderBytes <= 0 {
+		c.MaxHeaderBytes = defaultMaxHeaderBytes
+	}
+	if c.MaxBodyBytes == 0 {
+		c.MaxBodyBytes = defaultMaxBodyBytes
+	}
+	c.HighWater = limit(c.HighWater, defaultHighWater)
+	c.MaxBuffered = limit(c.MaxBuffered, defaultMaxBuffered)
+	if c.TLS != nil && len(c.TLS.NextProtos) == 0 {
+		c.TLS = c.TLS.Clone()
+		c.TLS.NextProtos = []string{"http/1.1"}
+	}
+	return &c
+}
+
+// timeLimit resolves a time-out of which zero is the default and negative is
+// none, which becomes zero.
+func timeLimit(d, byDefault time.Duration) time.Duration {
+	if d == 0 {
+		return byDefault
+	}
+	return max(d, 0)
+}
+
+// An HTTPServer serves HTTP/1.1 and HTTP/1.0 to the clients of a listener, and
+// calls its handler on the loop with each request. It keeps the loop alive until
+// it is closed and the last answer is out, unless it is unref'd. All methods may
+// be called from any goroutine and from any callback.
+type HTTPServer struct {
+	handle
+	acceptor
+	cfg     *HTTPServerConfig
+	handler func(r *HTTPRequest)
+	ours    bool        // nobody else has the accepted connections
+	readers sync.Pool   // of *bufio.Reader, with room for a header
+	closing atomic.Bool // under mu when it is set
+
+	mu       sync.Mutex // guards the following
+	conns    map[*httpConn]struct{}
+	perIP    map[netip.Addr]int
+	stopped  bool  // the acceptor has ended
+	gone     bool  // so has the last connection
+	forced   error // why connections were cut
+	waiters  []*Future[struct{}]
+	releases []func() bool // of the contexts of Shutdown
+}
+
+// ListenHTTP listens on a local TCP address and calls h on the loop with each
+// request (http-server). With an empty host it listens on 0.0.0.0; port 0 means
+// any free one, see [HTTPServer.Addr]. What is wrong with the address, or that
+// it is in use, comes back here.
+//
+// h answers with [HTTPRequest.Respond] or [HTTPRequest.Stream], before it
+// returns or any time later.
+func (l *Loop) ListenHTTP(address string, h func(r *HTTPRequest), cfg *HTTPServerConfig) (*HTTPServer, error) {
+	lc := ListenConfig{}
+	if cfg != nil {
+		lc.Backlog, lc.ReusePort = cfg.Backlog, cfg.ReusePort
+	}
+	if h == nil {
+		return nil, errNilFunc
+	}
+	fail := func(err error) (*HTTPServer, error) {
+		return nil, &OpError{Op: "listen", Net: "tcp", Addr: address, Err: err}
+	}
+	if err := checkAddress("tcp", address); err != nil {
+		return fail(err)
+	}
+	if err := l.mayOpen(); err != nil {
+		return nil, err
+	}
+	ln, err := lc.listen("tcp", address)
+	if err != nil {
+		return fail(err)
+	}
+	return l.ServeHTTP(ln, h, cfg)
+}
+
+// ServeHTTP is ListenHTTP for a listener of an existing service, of any kind:
+// unix sockets, TLS, and connections that are no sockets at all. The listener is
+// closed with the server; if ServeHTTP returns an error, it is closed too unless
+// it is nil.
+func (l *Loop) ServeHTTP(ln net.Listener, h func(r *HTTPRequest), cfg *HTTPServerConfig) (*HTTPServer, error) {
+	if ln == nil {
+		return nil, errors.New("eventloop: ServeHTTP of a nil listener")
+	}
+	if h == nil {
+		ln.Close()
+		return nil, errNilFunc
+	}
+	s := &HTTPServer{
+		cfg:     cfg.withDefaults(),
+		handler: h,
+		ours:    ours(ln),
+		conns:   make(map[*httpConn]struct{}),
+		perIP:   make(map[netip.Addr]int),
+	}
+	s.acceptor.init(s, ln, s.cfg.MaxConns)
+	if err := l.register(&s.handle, s, kindHTTPServer, false); err != nil {
+		ln.Close()
+		return nil, err
+	}
+	l.wg.Add(1)
+	go s.accept(&l.wg)
+	return s, nil
+}
+
+// Addr returns the address that is listened on, with the port that was chosen.
+func (s *HTTPServer) Addr() net.Addr { return s.ln.Addr() }
+
+// Close closes the server gracefully (close-http-server): it frees the address,
+// closes idle connections, and closes the others as soon as their requests are
+// answered, of which the answers tell the clients. It does not wait; see
+// Shutdown for that. A second call does nothing. Close returns nil.
+func (s *HTTPServer) Close() error {
+	s.mu.Lock()
+	if s.closing.Swap(true) {
+		s.mu.Unlock()
+		return nil
+	}
+	conns := s.connList()
+	s.mu.Unlock()
+	s.stop()
+	for _, c := range conns {
+		c.poke()
+	}
+	return nil
+}
+
+// Shutdown is Close with an end: the future succeeds when the last connection is
+// closed. When ctx ends before that, connections are cut, requests that were not
+// answered are lost, and the future fails with the cause of ctx.
+func (s *HTTPServer) Shutdown(ctx context.Context) *Future[struct{}] {
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	f := newFuture[struct{}](s.loop, kindFuture)
+	s.mu.Lock()
+	if s.gone {
+		s.mu.Unlock()
+		f.resolve(struct{}{}, nil)
+		return f
+	}
+	s.waiters = append(s.waiters, f)
+	s.releases = append(s.releases, context.AfterFunc(ctx, func() { s.cut(contextError(ctx)) }))
+	s.mu.Unlock()
+	s.Close()
+	return f
+}
+
+// cut closes the server by force.
+func (s *HTTPServer) cut(why error) {
+	s.Close()
+	s.mu.Lock()
+	if s.forced == nil {
+		s.forced = why
+	}
+	conns := s.connList()
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.cut(why)
+	}
+}
+
+// connList returns the connections. The caller holds s.mu.
+func (s *HTTPServer) connList() []*httpConn {
+	conns := make([]*httpConn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	return conns
+}
+
+func (s *HTTPServer) terminate()       { s.cut(ErrLoopClosed) }
+func (s *HTTPServer) shutdown()        { s.Close() }
+func (s *HTTPServer) describe() string { return s.Addr().Network() + " " + s.Addr().String() }
+
+// accepted makes nc a connection of the server.
+func (s *HTTPServer) accepted(nc net.Conn) {
+	l := s.loop
+	l.count.accepted.Add(1)
+	c := newHTTPConn(s, nc)
+	s.mu.Lock()
+	closing, tooMany := s.closing.Load(), false
+	if !closing {
+		if tooMany = !s.countIP(c.ip, 1); !tooMany {
+			s.conns[c] = struct{}{}
+			s.opened()
+			l.wg.Add(1)
+		}
+	}
+	s.mu.Unlock()
+	switch {
+	case closing:
+		l.count.dropped.Add(1)
+		nc.Close()
+	case tooMany:
+		l.count.dropped.Add(1)
+		l.count.httpDropped.Add(1)
+		c.turnAway()
+	default:
+		l.count.httpConns.Add(1)
+		go c.serve()
+	}
+}
+
+// countIP counts a connection of addr, or with -1 the end of one, and reports
+// whether it may be open. The caller holds s.mu.
+func (s *HTTPServer) countIP(addr netip.Addr, by int) bool {
+	if s.cfg.MaxConnsPerIP <= 0 || !addr.IsValid() {
+		return true
+	}
+	n := s.perIP[addr] + by
+	switch {
+	case by > 0 && n > s.cfg.MaxConnsPerIP:
+		return false
+	case n <= 0:
+		delete(s.perIP, addr)
+	default:
+		s.perIP[addr] = n
+	}
+	return true
+}
+
+// remove forgets a connection that is closed, or belongs to somebody else now.
+func (s *HTTPServer) remove(c *httpConn) {
+	s.loop.count.httpConns.Add(-1)
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.countIP(c.ip, -1)
+	last := s.isGone()
+	s.mu.Unlock()
+	s.connGone()
+	if last {
+		s.loop.tasks <- (*httpServerGoneTask)(s)
+	}
+}
+
+// isGone reports, once, whether nothing of the server is left. The caller holds
+// s.mu.
+func (s *HTTPServer) isGone() bool {
+	if s.gone || !s.stopped || len(s.conns) > 0 {
+		return false
+	}
+	s.gone = true
+	return true
+}
+
+func (s *HTTPServer) acceptFailed(err error) {
+	a := s.Addr()
+	s.loop.tasks <- httpAcceptErrTask{s, &OpError{Op: "accept", Net: a.Network(), Addr: a.String(), Err: err}}
+}
+
+func (s *HTTPServer) acceptEnded() {
+	s.Close() // the listener may have ended by itself
+	s.mu.Lock()
+	s.stopped = true
+	last := s.isGone()
+	s.mu.Unlock()
+	if last {
+		s.loop.tasks <- (*httpServerGoneTask)(s)
+	}
+}
+
+// getReader returns a reader for c.
+func (s *HTTPServer) getReader(c *httpConn) *bufio.Reader {
+	if br, ok := s.readers.Get().(*bufio.Reader); ok {
+		br.Reset((*httpSource)(c))
+		return br
+	}
+	return bufio.NewReaderSize((*httpSource)(c), s.readerSize())
+}
+
+// readerSize is the size of a reader: a header fits, and bodies are not read in
+// small pieces only because headers are to be small.
+func (s *HTTPServer) readerSize() int { return max(s.cfg.MaxHeaderBytes, 4<<10) }
+
+func (s *HTTPServer) putReader(br *bufio.Reader) {
+	br.Reset(nil)
+	s.readers.Put(br)
+}
+
+// Tasks of a server.
+type (
+	httpServerGoneTask HTTPServer
+	httpAcceptErrTask  struct {
+		s   *HTTPServer
+		err error
+	}
+	httpErrTask struct {
+		s   *HTTPServer
+		err error
+	}
+)
+
+func (t *httpServerGoneTask) run() {
+	s := (*HTTPServer)(t)
+	s.mu.Lock()
+	waiters, releases, err := s.waiters, s.releases, s.forced
+	s.waiters, s.releases = nil, nil
+	s.mu.Unlock()
+	for _, release := range releases {
+		release()
+	}
+	for _, f := range waiters {
+		if err != nil {
+			f.fail(err)
+		} else {
+			f.resolve(struct{}{}, nil)
+		}
+	}
+	s.loop.unregister(&s.handle)
+}
+
+func (t httpAcceptErrTask) run() {
+	s, l := t.s, t.s.loop
+	l.count.errors.Add(1)
+	switch f := s.cfg.OnAcceptError; {
+	case l.ended.Load():
+	case f != nil:
+		l.callEvent(func() { f(s, t.err) })
+	default:
+		l.event(t.err, true)
+	}
+}
+
+func (t httpErrTask) run() { t.s.event(t.err) }
+
+// event delivers what went wrong with a connection or a request. On the loop.
+func (s *HTTPServer) event(err error) {
+	l := s.loop
+	if !IsInfo(err) {
+		l.count.errors.Add(1)
+	}
+	switch f := s.cfg.OnEvent; {
+	case l.ended.Load():
+	case f != nil:
+		l.callEvent(func() { f(s, err) })
+	default:
+		l.event(err, true)
+	}
+}
+
+// addrIP returns the IP address of a, or the zero Addr if it has none.
+func addrIP(a net.Addr) netip.Addr {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return t.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}

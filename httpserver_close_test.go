@@ -1,0 +1,422 @@
+package eventloop_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/onloop/eventloop"
+	"github.com/valyala/fasthttp"
+)
+
+func TestHTTPServerCloseIsGraceful(t *testing.T) {
+	l, end := startLoop(t, nil)
+	requests := make(chan *eventloop.HTTPRequest, 2)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		if r.Path() == "/wait" {
+			requests <- r
+			return
+		}
+		hai(r)
+	})
+	silent, idle, waiting, streaming := dialRaw(t, s.Addr()), dialRaw(t, s.Addr()), dialRaw(t, s.Addr()), dialRaw(t, s.Addr())
+	idle.get("/")
+	waiting.send("GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+	r := <-requests
+	streaming.send("GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+	w, err := (<-requests).Stream(200, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := s.Addr().String()
+	if !eventually(func() bool { return l.Stats().HTTPConns == 4 }) {
+		t.Fatal("not all connections are there")
+	}
+	s.Close()
+	s.Close() // does nothing
+	silent.mustClose()
+	idle.mustClose()
+	if _, err := net.Dial("tcp", addr); err == nil {
+		t.Error("the address still answers")
+	}
+	gone := s.Shutdown(context.Background())
+	if _, err := gone.Result(); err != eventloop.ErrPending {
+		t.Errorf("Shutdown with two requests open: %v, want ErrPending", err)
+	}
+	r.Respond(200, nil, []byte("answered"))
+	if resp, body := waiting.answer("GET"); body != "answered" || !resp.Close {
+		t.Errorf("answer %q, close %v", body, resp.Close)
+	}
+	waiting.mustClose()
+	w.Write([]byte("streamed"))
+	w.Close()
+	if _, body := streaming.answer("GET"); body != "streamed" {
+		t.Errorf("answer %q", body)
+	}
+	streaming.mustClose()
+	if _, err := gone.Wait(context.Background()); err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+	if err := end(); err != nil { // nothing keeps the loop alive any more
+		t.Errorf("Run returned %v", err)
+	}
+	if _, err := s.Shutdown(context.Background()).Result(); err != eventloop.ErrLoopClosed {
+		t.Errorf("Shutdown after the end: %v", err)
+	}
+}
+
+// TestHTTPServerCloseLosesNoAnswer closes servers under load. Every request that
+// the handler got must be answered whole; a client whose request was not even
+// read sees the end of the connection.
+func TestHTTPServerCloseLosesNoAnswer(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	var handled, answered atomic.Int64
+	for handled.Load() < 5000 {
+		s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+			if handled.Add(1)%3 == 0 {
+				l.AfterFunc(time.Millisecond, func() { hai(r) })
+				return
+			}
+			hai(r)
+		})
+		var wg sync.WaitGroup
+		for range 20 {
+			c := dialRaw(t, s.Addr())
+			wg.Go(func() {
+				defer c.Close()
+				for {
+					if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+						return
+					}
+					resp, err := http.ReadResponse(c.br, nil)
+					if err != nil {
+						return
+					}
+					if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "hai" {
+						t.Errorf("answer %q and %v", body, err)
+						return
+					}
+					answered.Add(1)
+					if resp.Close {
+						return
+					}
+				}
+			})
+		}
+		eventually(func() bool { return answered.Load()%500 > 400 })
+		if _, err := s.Shutdown(context.Background()).Wait(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		wg.Wait()
+	}
+	if handled, answered := handled.Load(), answered.Load(); handled != answered {
+		t.Errorf("%d of %d answers were lost", handled-answered, handled)
+	}
+}
+
+func TestHTTPServerShutdownByForce(t *testing.T) {
+	l, end := startLoop(t, nil)
+	requests := make(chan *eventloop.HTTPRequest, 1)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) { requests <- r })
+	c := dialRaw(t, s.Addr())
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	r := <-requests
+	why := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	f := s.Shutdown(ctx)
+	cancel(why)
+	if _, err := f.Wait(context.Background()); err != why {
+		t.Errorf("Shutdown: %v, want %v", err, why)
+	}
+	if got, _ := c.rest(); got != "" {
+		t.Errorf("an answer: %q", got)
+	}
+	if err := r.Respond(200, nil, nil); err == nil {
+		t.Error("Respond after the server was closed by force succeeded")
+	}
+	<-r.Context().Done()
+	if err := end(); err != nil {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
+func TestLoopShutdownClosesHTTPServersGracefully(t *testing.T) {
+	l, end := startLoop(t, nil)
+	requests := make(chan *eventloop.HTTPRequest, 1)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) { requests <- r })
+	c := dialRaw(t, s.Addr())
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	r := <-requests
+	l.Shutdown(context.Background())
+	if !eventually(func() bool {
+		nc, err := net.Dial("tcp", s.Addr().String())
+		if err == nil {
+			nc.Close()
+		}
+		return err != nil
+	}) {
+		t.Error("the address still answers")
+	}
+	hai(r)
+	if _, body := c.answer("GET"); body != "hai" {
+		t.Errorf("answer %q", body)
+	}
+	if err := end(); err != nil {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
+func TestHTTPServerThatIsUnrefdLetsTheLoopEnd(t *testing.T) {
+	var c *rawClient
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		s, err := l.ListenHTTP("127.0.0.1:0", hai, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Unref()
+		c = dialRaw(t, s.Addr())
+		release := l.Hold()
+		go func() {
+			c.get("/")
+			release()
+		}()
+	})
+	c.mustClose()
+}
+
+func TestHTTPServerClosedBeforeAnythingComes(t *testing.T) {
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		s, err := l.ListenHTTP("127.0.0.1:0", hai, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		ln, err := net.Listen("tcp", s.Addr().String())
+		if err != nil {
+			t.Errorf("the address is not free after Close: %v", err)
+		} else {
+			ln.Close()
+		}
+	})
+}
+
+// A failingListener fails as often as it is told to.
+type failingListener struct {
+	net.Listener
+	failures atomic.Int64
+	err      error
+}
+
+func (ln *failingListener) Accept() (net.Conn, error) {
+	if ln.failures.Add(-1) >= 0 {
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: ln.err}
+	}
+	return ln.Listener.Accept()
+}
+
+func TestHTTPServerOutlivesFailuresToAccept(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln := &failingListener{Listener: inner, err: syscall.EMFILE}
+	ln.failures.Store(3)
+	failures := make(chan error, 3)
+	s, err := l.ServeHTTP(ln, hai, &eventloop.HTTPServerConfig{
+		OnAcceptError: func(s *eventloop.HTTPServer, err error) { failures <- err },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	if status, _ := dialRaw(t, s.Addr()).get("/"); status != 200 {
+		t.Errorf("status %d", status)
+	}
+	for range 3 {
+		err := <-failures
+		if oe, ok := errors.AsType[*eventloop.OpError](err); !ok || oe.Op != "accept" || !errors.Is(err, syscall.EMFILE) {
+			t.Errorf("failure %v", err)
+		}
+	}
+}
+
+func TestHTTPListenerThatEndsClosesTheServer(t *testing.T) {
+	failures := make(chan error, 1)
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		ln := newPipeListener()
+		_, err := l.ServeHTTP(ln, hai, &eventloop.HTTPServerConfig{
+			OnAcceptError: func(s *eventloop.HTTPServer, err error) { failures <- err },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln.Close()
+	})
+	if err := <-failures; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("failure %v, want net.ErrClosed", err)
+	}
+}
+
+// mounted are the ways to mount a handler into servers of others.
+var mounted = map[string]func(t *testing.T, l *eventloop.Loop, h func(r *eventloop.HTTPRequest)) net.Addr{
+	"fasthttp": func(t *testing.T, l *eventloop.Loop, h func(r *eventloop.HTTPRequest)) net.Addr {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Not Serve, which leaves a goroutine behind for ten seconds.
+		s := &fasthttp.Server{Handler: eventloop.FastHTTPHandler(l, h), NoDefaultDate: true, Logger: quietLogger{}}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				nc, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				wg.Go(func() { s.ServeConn(nc) })
+			}
+		})
+		t.Cleanup(wg.Wait)
+		t.Cleanup(func() { ln.Close() })
+		return ln.Addr()
+	},
+	"net/http": func(t *testing.T, l *eventloop.Loop, h func(r *eventloop.HTTPRequest)) net.Addr {
+		s := httptest.NewServer(eventloop.HTTPHandler(l, h))
+		t.Cleanup(s.Close)
+		return s.Listener.Addr()
+	},
+}
+
+type quietLogger struct{}
+
+func (quietLogger) Printf(string, ...any) {}
+
+func TestHTTPHandlersInServersOfOthers(t *testing.T) {
+	for name, mount := range mounted {
+		t.Run(name, func(t *testing.T) {
+			l, _ := startLoop(t, nil)
+			var kept *eventloop.HTTPRequest
+			addr := mount(t, l, func(r *eventloop.HTTPRequest) {
+				switch r.Path() {
+				case "/now":
+					kept = r
+					r.Respond(201, eventloop.Headers{{"X-A", "1"}, {"X-A", "2"}, {"Content-Type", "a/b"}}, r.Body())
+				case "/later":
+					l.AfterFunc(time.Millisecond, func() {
+						r.Respond(200, nil, []byte(r.Header("X-Q")+" "+r.Query()))
+						if err := r.Respond(200, nil, nil); err != eventloop.ErrResponded {
+							t.Errorf("second answer: %v", err)
+						}
+					})
+				case "/stream":
+					w, _ := r.Stream(200, nil)
+					n := 0
+					w.OnDrain(func() {
+						if n++; n == 3 {
+							w.Close()
+							return
+						}
+						fmt.Fprintf(w, "%d ", n)
+					})
+					w.Write([]byte("0 "))
+				case "/abort":
+					w, _ := r.Stream(200, nil)
+					w.Write([]byte("part"))
+					w.Flush()
+					l.AfterFunc(time.Millisecond, w.Abort)
+				case "/upgrade":
+					if _, err := r.Upgrade(nil, nil); err == nil {
+						t.Error("Upgrade succeeded")
+					}
+					hai(r)
+				}
+			})
+			c := dialRaw(t, addr)
+			c.send("POST /now?q HTTP/1.1\r\nHost: example.org\r\nX-Q: q\r\nContent-Length: 4\r\n\r\nbody")
+			resp, body := c.answer("POST")
+			if resp.StatusCode != 201 || body != "body" || len(resp.Header.Values("X-A")) != 2 || resp.Header.Get("Content-Type") != "a/b" {
+				t.Errorf("%v %q", resp, body)
+			}
+			c.send("GET /later?q=1 HTTP/1.1\r\nHost: x\r\nX-Q: value\r\n\r\n")
+			if _, body := c.answer("GET"); body != "value q=1" {
+				t.Errorf("later: %q", body)
+			}
+			c.send("HEAD /now HTTP/1.1\r\nHost: x\r\n\r\n")
+			if resp, _ := c.answer("HEAD"); resp.StatusCode != 201 {
+				t.Errorf("HEAD: %v", resp)
+			}
+			if _, body := c.get("/stream"); body != "0 1 2 " {
+				t.Errorf("stream: %q", body)
+			}
+			old := dialRaw(t, addr)
+			old.send("GET /stream HTTP/1.0\r\n\r\n")
+			if resp, body := old.answer("GET"); body != "0 1 2 " || len(resp.TransferEncoding) > 0 {
+				t.Errorf("stream to HTTP/1.0: %v %q", resp, body)
+			}
+			c.send("GET /upgrade HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+			c.answer("GET")
+			if kept.Method() != "HEAD" || kept.Header("Host") != "x" || kept.RemoteAddr().String() != c.LocalAddr().String() {
+				t.Errorf("a kept request: %v", kept)
+			}
+			c.send("GET /abort HTTP/1.1\r\nHost: x\r\n\r\n")
+			if got, _ := c.rest(); strings.HasSuffix(got, "0\r\n\r\n") || !strings.Contains(got, "part") {
+				t.Errorf("an aborted stream: %q", got)
+			}
+			c.Close()
+			old.Close()
+		})
+	}
+}
+
+func TestHTTPHandlersInServersOfOthersWhenTheLoopEnds(t *testing.T) {
+	for name, mount := range mounted {
+		t.Run(name, func(t *testing.T) {
+			l, end := startLoop(t, nil)
+			handled := make(chan struct{})
+			addr := mount(t, l, func(r *eventloop.HTTPRequest) { close(handled) })
+			c := dialRaw(t, addr)
+			c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+			<-handled
+			l.Stop()
+			end()
+			if resp, _ := c.answer("GET"); resp.StatusCode != 503 {
+				t.Errorf("status %d, want 503", resp.StatusCode)
+			}
+			if status, _ := c.get("/"); status != 503 {
+				t.Errorf("status %d after the end, want 503", status)
+			}
+			c.Close()
+		})
+	}
+}
+
+func TestHTTPHandlerInNetHTTPTellsOfClientsThatGo(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	told := make(chan error, 1)
+	handled := make(chan struct{})
+	addr := mounted["net/http"](t, l, func(r *eventloop.HTTPRequest) {
+		r.OnAbort(func(err error) {
+			told <- err
+			hai(r)
+		})
+		close(handled)
+	})
+	c := dialRaw(t, addr)
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-handled
+	c.Close()
+	if err := <-told; err != io.EOF {
+		t.Errorf("told %v, want io.EOF", err)
+	}
+}

@@ -1,0 +1,903 @@
+package eventloop
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/onloop/eventloop/internal/sockio"
+	"github.com/valyala/fasthttp"
+)
+
+// An httpConn is a connection of a server. Its goroutine reads a request, hands
+// it to the dispatcher, waits for the answer, writes it, and reads the next. It
+// alone closes the descriptor. While there is nothing to read it holds no buffer.
+type httpConn struct {
+	s      *HTTPServer
+	nc     net.Conn
+	rc     syscall.RawConn // nil: read and write through nc
+	fd     int             // to write to, or -1; the goroutine closes it, which waits for writers
+	remote net.Addr
+	ip     netip.Addr
+	tls    *tls.ConnectionState // nil: in the clear
+	back   chan struct{}        // wakes the goroutine from await; one slot
+
+	// Of the connection's goroutine.
+	br      *bufio.Reader // nil if nothing is buffered
+	readFn  func(fd uintptr) bool
+	writeFn func(fd uintptr) bool
+	readFD  uintptr      // to read from, inside readFn
+	ioErr   error        // result of readFn or writeFn
+	blocks  bool         // writeFn may park
+	first   [1]byte      // see readThrough
+	hasOne  bool         // first is to be read
+	deaf    bool         // no deadline works, so no read can be ended
+	armed   time.Time    // the read deadline; zero if there is none
+	cur     *HTTPRequest // handed to the dispatcher last
+	last    time.Time    // when cur was answered
+	served  int          // requests
+	body    bodyReader   // of the current request
+	out     sockio.Queue // not written yet: of earlier requests, too
+	eof     bool         // the client has ended its side
+	linger  bool         // there may be input that nobody will read
+	reset   bool         // the client is to notice that the answer is not whole
+
+	mu      sync.Mutex // guards the following
+	reading bool       // waits in a read, which kick ends
+	kicked  bool       // kick did
+	idle    bool       // waits for a request
+	gone    bool       // by force
+	why     error      // gone
+}
+
+func newHTTPConn(s *HTTPServer, nc net.Conn) *httpConn {
+	c := &httpConn{s: s, nc: nc, fd: -1, remote: nc.RemoteAddr(), back: make(chan struct{}, 1)}
+	c.ip = addrIP(c.remote)
+	c.deaf = nc.SetDeadline(noDeadline) != nil
+	if s.cfg.TLS == nil {
+		c.rc, _ = sockio.Descriptor(nc)
+	}
+	if c.rc != nil {
+		c.readFn, c.writeFn = c.readable, c.writable
+		if s.ours {
+			c.rc.Control(func(fd uintptr) { c.fd = int(fd) })
+		}
+	}
+	return c
+}
+
+var errKicked = errors.New("eventloop: woken from a read")
+
+// after returns the time in d, or none if d is zero.
+func after(d time.Duration) time.Time {
+	if d == 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(d)
+}
+
+// pastDeadline reports whether err is that of a deadline of ours; ETIMEDOUT, say,
+// is not.
+func pastDeadline(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+
+// serve is the connection's goroutine.
+func (c *httpConn) serve() {
+	defer c.s.loop.wg.Done()
+	if c.handshake() {
+		for c.serveNext() {
+		}
+	}
+	if c.nc != nil {
+		c.close()
+	}
+	c.discard()
+	c.s.remove(c)
+}
+
+// handshake makes the connection one of TLS if it is to be.
+func (c *httpConn) handshake() bool {
+	conf := c.s.cfg.TLS
+	tc, ok := c.nc.(*tls.Conn) // of a TLS listener
+	if conf == nil && !ok {
+		return true
+	}
+	if !ok {
+		tc = tls.Server(c.nc, conf)
+	}
+	// Deadlines instead of a context: cut sets one, too.
+	c.setDeadline(after(c.s.cfg.ReadHeaderTimeout))
+	err := tc.HandshakeContext(context.Background())
+	if err != nil {
+		if err != io.EOF { // somebody looked whether the port is open
+			c.report("handshake", err)
+		}
+		return false
+	}
+	c.setDeadline(noDeadline)
+	state := tc.ConnectionState()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nc, c.tls = tc, &state
+	return true
+}
+
+// setDeadline sets both deadlines, unless the connection was cut.
+func (c *httpConn) setDeadline(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.gone {
+		c.nc.SetDeadline(t)
+	}
+}
+
+// report delivers what went wrong, unless the server is the reason.
+func (c *httpConn) report(op string, err error) {
+	c.mu.Lock()
+	gone := c.gone
+	c.mu.Unlock()
+	if !gone {
+		c.s.loop.tasks <- httpErrTask{c.s, c.opError(op, err)}
+	}
+}
+
+func (c *httpConn) opError(op string, err error) error {
+	e := &OpError{Op: op, Err: err}
+	if c.remote != nil {
+		e.Net, e.Addr = c.remote.Network(), c.remote.String()
+	}
+	return e
+}
+
+// serveNext serves the next request and reports whether there may be one more.
+func (c *httpConn) serveNext() bool {
+	if !c.awaitRequest() {
+		return false
+	}
+	c.served++
+	r, status, err := c.readRequest()
+	if err != nil {
+		return false // the client is gone, or we are
+	}
+	if status != 0 {
+		c.refuse(status)
+		return false
+	}
+	l := c.s.loop
+	l.count.httpRequests.Add(1)
+	l.count.httpOpen.Add(1)
+	// The goroutine waits for the next request meanwhile, and for the client
+	// going away, unless there is something else for it to do.
+	r.direct = c.fd >= 0 && c.out.Len() == 0 && len(c.buffered()) == 0 &&
+		r.stream == nil && len(r.body) <= smallBody
+	direct := r.direct
+	c.cur = r
+	l.tasks <- (*httpRequestTask)(r)
+	answered := direct && c.awaitDirect(r) || !direct && c.await(r)
+	if c.body.wake != nil {
+		c.settleBody(r)
+	}
+	return answered && c.finishRequest(r)
+}
+
+// smallBody is the most of a body that an idle connection may hold on to.
+const smallBody = 4 << 10
+
+// finishRequest is called when the whole answer is in c.out. It reports whether
+// the connection is to be kept.
+func (c *httpConn) finishRequest(r *HTTPRequest) bool {
+	r.mu.Lock()
+	keep, upgrade, watched := r.keep(), r.upgraded, r.cancel != nil
+	r.ended = !watched
+	c.last = r.at
+	c.reset = r.cut && !r.info.http11 // its end would look like a good one
+	r.mu.Unlock()
+	if !c.body.over() {
+		keep, c.linger = false, true
+	}
+	if upgrade != nil {
+		c.handOver(r, upgrade)
+		return false
+	}
+	// Answers to pipelined requests leave together.
+	var err error
+	if !keep || len(c.buffered()) == 0 || c.out.Len() >= defaultHighWater {
+		err = c.flush()
+	}
+	if watched {
+		r.end(err)
+	}
+	if err != nil {
+		c.writeFailed(err)
+		return false
+	}
+	return keep
+}
+
+// writeFailed reports that an answer could not be written.
+func (c *httpConn) writeFailed(err error) {
+	c.s.loop.count.httpAborts.Add(1)
+	c.report("write", err)
+}
+
+// awaitRequest waits for the first byte of a request. It returns false if none
+// comes, or is to come.
+func (c *httpConn) awaitRequest() bool {
+	if len(c.buffered()) > 0 {
+		return true
+	}
+	if err := c.flush(); err != nil {
+		c.writeFailed(err)
+		return false
+	}
+	if c.eof {
+		return false
+	}
+	c.release()
+	err := c.fillOr(c.idleUntil(), nil, true)
+	if err == errKicked {
+		// The server closes. A request that is on its way already, or nearly,
+		// is served: a client cannot know better.
+		err = c.fill(time.Now().Add(lastCall))
+	}
+	return err == nil
+}
+
+// lastCall is how long a server that closes waits for a request on an idle
+// connection.
+const lastCall = time.Millisecond
+
+// idleUntil returns when to give up. A deadline that is armed already serves if
+// it is not much later than need be, so a busy connection sets none.
+func (c *httpConn) idleUntil() time.Time {
+	if c.served == 0 {
+		return after(c.s.cfg.ReadHeaderTimeout)
+	}
+	d := c.s.cfg.IdleTimeout
+	if d == 0 {
+		return time.Time{}
+	}
+	if left := c.armed.Sub(c.last); left >= d && left <= d+d/10 {
+		return c.armed
+	}
+	return c.last.Add(d + d/10)
+}
+
+// buffered returns what has been read and not been used.
+func (c *httpConn) buffered() []byte {
+	if c.br == nil {
+		return nil
+	}
+	b, _ := c.br.Peek(c.br.Buffered())
+	return b
+}
+
+// release gives the reader back if it is empty.
+func (c *httpConn) release() {
+	if c.br != nil && c.br.Buffered() == 0 {
+		c.s.putReader(c.br)
+		c.br = nil
+	}
+}
+
+// fill waits until more input is buffered, for which there must be room. When
+// until has come the error is one that pastDeadline knows; errKicked means that
+// the goroutine has to look at its orders.
+func (c *httpConn) fill(until time.Time) error {
+	return c.fillOr(until, nil, false)
+}
+
+// fillOr is fill that a token on wake ends, too. idle says that it waits for a
+// request, which a server that closes does not.
+func (c *httpConn) fillOr(until time.Time, wake <-chan struct{}, idle bool) error {
+	for {
+		c.mu.Lock()
+		c.idle = c.idle || idle
+		if c.gone || c.idle && c.s.closing.Load() {
+			c.idle = false
+			c.mu.Unlock()
+			return errKicked
+		}
+		select {
+		case <-wake:
+			c.idle = false
+			c.mu.Unlock()
+			return errKicked
+		default:
+		}
+		if !until.Equal(c.armed) && (!until.IsZero() || wake == nil) {
+			c.armed = until
+			c.nc.SetReadDeadline(until)
+		}
+		c.reading = true
+		c.mu.Unlock()
+		err := c.read()
+		c.mu.Lock()
+		c.reading = false
+		c.idle = false
+		kicked := c.kicked
+		c.kicked = false
+		if kicked && !c.gone {
+			c.armed = noDeadline
+			c.nc.SetReadDeadline(noDeadline)
+		}
+		c.mu.Unlock()
+		switch {
+		case err == nil:
+			return nil
+		case !pastDeadline(err):
+			return err
+		case kicked:
+			return errKicked
+		case !until.IsZero():
+			return err
+		}
+		// A deadline from before, which fillOr leaves armed if it does not care.
+		c.armed = noDeadline
+		c.setReadDeadline(noDeadline)
+	}
+}
+
+func (c *httpConn) setReadDeadline(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.gone {
+		c.nc.SetReadDeadline(t)
+	}
+}
+
+// read reads once into the reader, for which it waits without a buffer.
+func (c *httpConn) read() error {
+	if c.rc == nil {
+		return c.readThrough()
+	}
+	if err := c.rc.Read(c.readFn); err != nil {
+		return err
+	}
+	return c.ioErr
+}
+
+// readable is called when there may be something to read, and always tries:
+// only after EAGAIN is it safe to park (returning false).
+func (c *httpConn) readable(fd uintptr) (done bool) {
+	idle := c.br == nil
+	if idle {
+		c.br = c.s.getReader(c)
+	}
+	c.readFD = fd
+	c.ioErr = c.readMore()
+	if c.ioErr == syscall.EAGAIN {
+		if idle {
+			c.release()
+		}
+		return false
+	}
+	return true
+}
+
+// readMore makes the reader read once.
+func (c *httpConn) readMore() error {
+	n := c.br.Buffered()
+	_, err := c.br.Peek(n + 1)
+	if c.br.Buffered() > n {
+		return nil
+	}
+	return err
+}
+
+// readThrough is reading through net.Conn: TLS, and connections that are no
+// sockets. A single byte is read first where there is no reader, so that an idle
+// connection holds none; TLS has the rest of the record then.
+func (c *httpConn) readThrough() error {
+	if c.br == nil {
+		if _, err := io.ReadFull(c.nc, c.first[:]); err != nil {
+			return err
+		}
+		c.hasOne = true
+		c.br = c.s.getReader(c)
+	}
+	return c.readMore()
+}
+
+// httpSource is what a connection's reader reads from.
+type httpSource httpConn
+
+func (src *httpSource) Read(p []byte) (n int, err error) {
+	c := (*httpConn)(src)
+	switch {
+	case c.hasOne:
+		c.hasOne = false
+		p[0] = c.first[0]
+		n = 1
+	case c.rc == nil:
+		n, err = c.nc.Read(p)
+	default:
+		var errno syscall.Errno
+		n, errno = sockio.ReadFD(c.readFD, p)
+		switch {
+		case errno != 0:
+			return 0, errno
+		case n == 0:
+			return 0, io.EOF
+		}
+	}
+	c.s.loop.count.httpBytesIn.Add(uint64(n))
+	return n, err
+}
+
+// await waits for the answer to r, and writes what of it comes before the end. It
+// carries the body to the application if it is taken as a stream, and watches
+// for the client going away. It returns false if there is nobody to answer, or
+// nobody who will.
+func (c *httpConn) await(r *HTTPRequest) bool {
+	for c.waitWriter(r); ; {
+		r.mu.Lock()
+		c.take(r)
+		if r.writer != nil {
+			r.writer.taken(c.out.Len())
+		}
+		complete, lost, delayed := r.complete, r.lost != nil, r.delayed
+		wanted, held := false, false
+		if st := r.stream; st != nil && !st.whole {
+			if wanted, held = st.wanted(), st.held; !held {
+				c.consumePiece(st)
+			}
+		}
+		r.mu.Unlock()
+		switch {
+		case lost:
+			return false
+		case complete:
+			return true
+		case c.isCut():
+			if c.why == ErrLoopClosed {
+				<-c.back // the dispatcher comes to r, too, and says what it loses
+				break
+			}
+			r.lose(c.why)
+			return false
+		case delayed && c.out.Len() > 0:
+			if err := c.flush(); err != nil {
+				c.lose(r, "write", err)
+				return false
+			}
+			r.drained()
+		case wanted:
+			if !c.moveBody(r) {
+				return false
+			}
+		case delayed && !held: // a piece of the body is in the reader
+			c.watch(r)
+		default:
+			<-c.back
+		}
+	}
+}
+
+// awaitDirect is await while the goroutine has nothing to do but to wait: the
+// answer is written by a writer of the loop. It finds out when the next request
+// comes, or when it is needed after all.
+func (c *httpConn) awaitDirect(r *HTTPRequest) bool {
+	c.release()
+	if c.armed.IsZero() {
+		c.last = time.Now()
+	}
+	for {
+		// With a deadline of earlier it may be too early, which does no harm: who
+		// waits for a request looks again.
+		err := c.fillOr(c.idleUntil(), c.back, false)
+		r.mu.Lock()
+		flushed, blocked, lost := r.flushed, r.blocked, r.lost != nil
+		r.mu.Unlock()
+		if flushed {
+			c.notIdle() // see setIdle
+		}
+		switch {
+		case flushed && err != nil && err != errKicked && !pastDeadline(err):
+			c.eof = true
+			return true
+		case flushed:
+			return true
+		case err == io.EOF:
+			c.eof = true
+			r.aborted(err)
+		case err != nil && err != errKicked && !pastDeadline(err):
+			c.waitWriter(r)
+			c.lose(r, "read", err)
+			if r.isComplete() {
+				c.writeFailed(err)
+			}
+			return false
+		case pastDeadline(err):
+			c.last = time.Now()
+			continue
+		case err == errKicked && !blocked && !lost && !c.isCut():
+			continue
+		}
+		return c.await(r)
+	}
+}
+
+// waitWriter waits until no writer has the output of r, and keeps it for the
+// goroutine.
+func (c *httpConn) waitWriter(r *HTTPRequest) {
+	for r.keepFromWriters() {
+		<-c.back
+	}
+}
+
+// An httpWriter is a connection as the pool of writers sees it.
+type httpWriter httpConn
+
+// Flush writes what the kernel takes of the answer. When that is not all, the
+// connection's goroutine has to go on.
+func (w *httpWriter) Flush() {
+	c := (*httpConn)(w)
+	r := c.cur
+	var space [sockio.MaxViews][]byte
+	for {
+		views := r.writerViews(space[:])
+		if len(views) == 0 {
+			return
+		}
+		n, errno := sockio.WriteFD(uintptr(c.fd), views)
+		r.writerSent(n, errno)
+	}
+}
+
+// take moves the output of r to that of the connection. The caller holds r.mu.
+func (c *httpConn) take(r *HTTPRequest) {
+	if c.out.Len() == 0 {
+		c.out, r.out = r.out, c.out
+		return
+	}
+	var views [sockio.MaxViews][]byte
+	for r.out.Len() > 0 {
+		n := 0
+		for _, v := range views[:r.out.Views(views[:])] {
+			c.out.Append(v)
+			n += len(v)
+		}
+		r.out.Advance(n)
+	}
+}
+
+// watch waits until there is something to do for r, and meanwhile for the client
+// going away. A request that the client sends already is kept in the reader.
+func (c *httpConn) watch(r *HTTPRequest) {
+	if c.eof || c.deaf || len(c.buffered()) >= c.s.readerSize() {
+		<-c.back
+		return
+	}
+	c.release()
+	switch err := c.fillOr(time.Time{}, c.back, false); {
+	case err == nil, err == errKicked:
+	case err == io.EOF:
+		c.eof = true
+		r.aborted(err)
+	default:
+		c.lose(r, "read", err)
+	}
+}
+
+// lose tells r that its client is gone.
+func (c *httpConn) lose(r *HTTPRequest, op string, err error) {
+	e := c.opError(opRequest, err)
+	r.lose(e)
+	if op == "write" && pastDeadline(err) {
+		c.report(op, err)
+	}
+}
+
+// moveBody hands a piece of the body to the dispatcher.
+func (c *httpConn) moveBody(r *HTTPRequest) bool {
+	st := r.stream
+	if len(st.first) > 0 {
+		st.piece, st.first = st.first, nil
+	} else {
+		c.body.until = time.Time{} // each wait has its own time
+		p, err := c.peekBody()
+		if err != nil {
+			return c.endBody(r, err)
+		}
+		st.piece = p
+		st.peeked = len(p)
+	}
+	r.mu.Lock()
+	st.held = true
+	r.mu.Unlock()
+	c.s.loop.tasks <- (*httpBodyTask)(r)
+	return true
+}
+
+// consumePiece frees the room of a piece that the dispatcher is done with.
+func (c *httpConn) consumePiece(st *bodyStream) {
+	if st.peeked > 0 {
+		c.consumeBody(st.peeked)
+		st.peeked = 0
+	}
+}
+
+// settleBody waits until no callback can have a piece of the body in its hands.
+func (c *httpConn) settleBody(r *HTTPRequest) {
+	for r.bodyInUse() {
+		<-c.back
+	}
+}
+
+// endBody tells r how its streamed body ended.
+func (c *httpConn) endBody(r *HTTPRequest, err error) bool {
+	st := r.stream
+	gone := false
+	switch {
+	case err == io.EOF:
+		err = nil
+	case err == errKicked:
+		return true
+	case err == errBadBody, err == fasthttp.ErrBodyTooLarge, pastDeadline(err):
+		c.linger = true
+		err = c.opError(opRequest, err)
+	default:
+		gone = true
+		err = c.opError(opRequest, err)
+	}
+	r.mu.Lock()
+	st.ended, st.err = true, err
+	r.mu.Unlock()
+	c.s.loop.tasks <- (*httpBodyTask)(r)
+	if gone {
+		r.lose(err)
+	}
+	return !gone
+}
+
+// refuse answers a request that is none.
+func (c *httpConn) refuse(status int) {
+	c.s.loop.count.answered(status)
+	text := fasthttp.StatusMessage(status)
+	var space [256]byte
+	head := appendStatusLine(space[:0], status)
+	head = appendDate(head, time.Now())
+	head = append(head, "Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: "...)
+	head = strconv.AppendInt(head, int64(len(text)+1), 10)
+	head = append(head, "\r\n\r\n"...)
+	head = append(head, text...)
+	c.send(append(head, '\n'))
+	c.linger = true
+	c.flush()
+}
+
+// turnAway answers a connection that is one too many, and closes it. Nothing was
+// sent on it before, so the kernel takes it all and nothing waits.
+func (c *httpConn) turnAway() {
+	if c.rc != nil {
+		c.refuse(fasthttp.StatusTooManyRequests)
+		c.rc.Read(func(fd uintptr) bool { // unread input would become a reset
+			var b [1024]byte
+			sockio.ReadFD(fd, b[:])
+			return true
+		})
+	}
+	c.discard()
+	c.nc.Close()
+}
+
+// flush writes c.out.
+func (c *httpConn) flush() error {
+	for c.out.Len() > 0 {
+		n := c.out.Len()
+		var err error
+		if c.rc != nil {
+			err = c.writeRaw()
+		} else {
+			err = c.writeThrough()
+		}
+		c.sent(n - c.out.Len())
+		if err != nil && !(pastDeadline(err) && c.out.Len() < n && !c.isCut()) {
+			return err
+		}
+	}
+	return nil
+}
+
+// sent accounts for n bytes that were taken from the output.
+func (c *httpConn) sent(n int) {
+	c.s.loop.count.httpBytesOut.Add(uint64(n))
+}
+
+// send queues output of the connection's own.
+func (c *httpConn) send(p []byte) {
+	c.s.loop.count.httpWritten.Add(uint64(len(p)))
+	c.out.Append(p)
+}
+
+func (c *httpConn) isCut() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.gone
+}
+
+// writeRaw writes to the descriptor: at first without waiting, and so without a
+// deadline.
+func (c *httpConn) writeRaw() error {
+	c.blocks = false
+	err := c.rc.Write(c.writeFn)
+	if err != nil || c.ioErr != syscall.EAGAIN {
+		return firstError(err, c.ioErr)
+	}
+	c.blocks = true
+	c.setWriteDeadline(after(c.s.cfg.WriteTimeout))
+	err = c.rc.Write(c.writeFn)
+	c.setWriteDeadline(noDeadline)
+	return firstError(err, c.ioErr)
+}
+
+func firstError(err, other error) error {
+	if err != nil {
+		return err
+	}
+	return other
+}
+
+// writable is called when the kernel may take something.
+func (c *httpConn) writable(fd uintptr) (done bool) {
+	var views [sockio.MaxViews][]byte
+	for {
+		n := c.out.Views(views[:])
+		if n == 0 {
+			c.ioErr = nil
+			return true
+		}
+		n, errno := sockio.WriteFD(fd, views[:n])
+		c.out.Advance(n)
+		switch errno {
+		case 0:
+		case syscall.EAGAIN:
+			c.ioErr = errno
+			return !c.blocks
+		default:
+			c.ioErr = errno
+			return true
+		}
+	}
+}
+
+// writeThrough writes through net.Conn, a piece at a time, so that the deadline
+// is that of a piece.
+func (c *httpConn) writeThrough() error {
+	var views [1][]byte
+	c.out.Views(views[:])
+	c.setWriteDeadline(after(c.s.cfg.WriteTimeout))
+	n, err := c.nc.Write(views[0][:min(len(views[0]), 16<<10)])
+	c.out.Advance(n)
+	return err
+}
+
+func (c *httpConn) setWriteDeadline(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.gone {
+		c.nc.SetWriteDeadline(t)
+	}
+}
+
+// discard drops the output that will not be written.
+func (c *httpConn) discard() {
+	c.s.loop.count.httpDiscarded.Add(uint64(c.out.Len()))
+	c.out.Reset()
+	if c.br != nil {
+		c.s.putReader(c.br)
+		c.br = nil
+	}
+}
+
+// close closes the connection. If there may be input that nobody read, it ends
+// the stream to the client and waits a moment for the client to do the same: the
+// kernel would else send a reset, which takes the answer away from a client that
+// has not read it yet.
+func (c *httpConn) close() {
+	defer c.nc.Close()
+	if t, ok := c.nc.(*net.TCPConn); ok && c.reset {
+		t.SetLinger(0)
+		return
+	}
+	if !c.linger && len(c.buffered()) == 0 || c.isCut() {
+		return
+	}
+	cw, ok := c.nc.(closeWriter)
+	if !ok {
+		return
+	}
+	c.setDeadline(time.Now().Add(lingerTimeout))
+	if cw.CloseWrite() != nil {
+		return
+	}
+	b := sockio.GetBuffer(0)
+	defer b.Release()
+	for n := 0; n < maxLinger; {
+		m, err := c.nc.Read(b.Room())
+		if n += m; err != nil {
+			return
+		}
+	}
+}
+
+// maxLinger is how much input is thrown away for the sake of the last answer.
+const maxLinger = 256 << 10
+
+// kick wakes the goroutine from await. The caller holds the mutex of the request
+// that is being answered, so no kick comes after the goroutine has gone on.
+func (c *httpConn) kick() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.kickLocked()
+}
+
+func (c *httpConn) kickLocked() {
+	if c.reading && !c.kicked {
+		c.kicked = true
+		c.nc.SetReadDeadline(longAgo)
+	}
+	c.token()
+}
+
+func (c *httpConn) token() {
+	select {
+	case c.back <- struct{}{}:
+	default:
+	}
+}
+
+// setIdle says that the goroutine waits for the next request. The caller holds
+// the mutex of the request before.
+func (c *httpConn) setIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle = true
+	if c.s.closing.Load() {
+		c.kickLocked()
+	}
+}
+
+func (c *httpConn) notIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle = false
+}
+
+// poke ends the wait for a request that did not begin to arrive.
+func (c *httpConn) poke() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.idle && c.reading && !c.kicked {
+		c.kicked = true
+		if c.nc.SetReadDeadline(longAgo) != nil {
+			c.nc.Close()
+		}
+	}
+}
+
+// cut closes the connection by force.
+func (c *httpConn) cut(why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone {
+		return
+	}
+	c.gone, c.why = true, why
+	if c.nc == nil {
+		return // handed over
+	}
+	if c.nc.SetDeadline(longAgo) != nil {
+		c.nc.Close() // it knows no deadlines
+	}
+	c.kickLocked()
+}

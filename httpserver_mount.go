@@ -1,0 +1,314 @@
+package eventloop
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/onloop/eventloop/internal/sockio"
+	"github.com/valyala/fasthttp"
+)
+
+// A guest is what a request has that came through a server that is not ours. The
+// goroutine of that server waits for the answer, and takes it over.
+type guest struct {
+	remote net.Addr
+	tls    *tls.ConnectionState
+	answer guestAnswer // set when the request is begun
+}
+
+type guestAnswer struct {
+	status  int
+	headers Headers
+	body    []byte
+}
+
+// FastHTTPHandler returns a handler for an existing fasthttp server that hands
+// each request to h on the loop, and waits for the answer. The request owns its
+// data, as always.
+//
+// The server reads the body, writes the answer, and has its own limits. It cannot
+// tell of clients that go away, so OnAbort is only told when a streamed answer
+// cannot be written. Upgrade is not possible. A request that comes when the loop
+// does not run, or that the loop did not answer when it ended, is answered with
+// 503.
+func FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
+	return func(ctx *fasthttp.RequestCtx) {
+		r := fastRequest(l, ctx)
+		if !r.run(h, nil) {
+			ctx.Response.Header.SetNoDefaultContentType(true)
+			ctx.SetStatusCode(fasthttp.StatusServiceUnavailable)
+			return
+		}
+		r.answerFast(ctx)
+	}
+}
+
+// fastRequest copies what ctx has, which is only valid while the handler runs.
+func fastRequest(l *Loop, ctx *fasthttp.RequestCtx) *HTTPRequest {
+	var fields Headers
+	for name, value := range ctx.Request.Header.AllInOrder() {
+		fields.Add(string(name), string(value))
+	}
+	r := guestRequest(l, string(ctx.Method()), string(ctx.RequestURI()), fields)
+	r.info.http11 = ctx.Request.Header.IsHTTP11()
+	r.guest.remote = ctx.RemoteAddr()
+	r.guest.tls = ctx.TLSConnectionState()
+	if body := ctx.Request.Body(); len(body) > 0 {
+		r.body = slices.Clone(body)
+	}
+	return r
+}
+
+// guestRequest returns a request that did not come through a server of ours.
+func guestRequest(l *Loop, method, uri string, fields Headers) *HTTPRequest {
+	var b strings.Builder
+	b.WriteString(method + " " + uri + " HTTP/1.1\r\n")
+	start := b.Len()
+	for _, f := range fields {
+		b.WriteString(f.Name + ": " + f.Value + "\r\n")
+	}
+	end := b.Len()
+	b.WriteString("\r\n")
+	text := b.String()
+	return &HTTPRequest{
+		loop:    l,
+		guest:   &guest{},
+		back:    make(chan struct{}, 1),
+		head:    text,
+		method:  method,
+		uri:     uri,
+		fields:  text[start:end],
+		headers: fields,
+	}
+}
+
+// run hands r to the loop and waits until an answer has begun. It returns false
+// if there will be none. gone ends when the client does, if that is known.
+func (r *HTTPRequest) run(h func(r *HTTPRequest), gone <-chan struct{}) bool {
+	r.loop.count.httpRequests.Add(1)
+	r.loop.count.httpOpen.Add(1)
+	if err := r.loop.Post(func() { r.deliver(h) }); err != nil {
+		r.lose(ErrLoopClosed)
+		return false
+	}
+	return r.waitGuest(gone, func() bool { return r.begun })
+}
+
+// waitGuest waits until ready says so, which is called with r.mu held, or there
+// is nothing to wait for. gone ends when the client does.
+func (r *HTTPRequest) waitGuest(gone <-chan struct{}, ready func() bool) bool {
+	for {
+		r.mu.Lock()
+		ok, lost := ready(), r.lost != nil
+		r.mu.Unlock()
+		if ok || lost {
+			return ok
+		}
+		select {
+		case <-r.back:
+		case <-r.loop.ctx.Done():
+			r.lose(ErrLoopClosed)
+		case <-gone:
+			gone = nil
+			r.aborted(io.EOF)
+		}
+	}
+}
+
+// answerFast gives the answer to the server of ctx.
+func (r *HTTPRequest) answerFast(ctx *fasthttp.RequestCtx) {
+	r.mu.Lock()
+	a, w := r.guest.answer, r.writer
+	r.mu.Unlock()
+	ctx.Response.Header.SetNoDefaultContentType(true)
+	ctx.SetStatusCode(a.status)
+	for _, f := range a.headers {
+		switch {
+		case equalFold(f.Name, "Content-Length"), equalFold(f.Name, "Transfer-Encoding"):
+		case equalFold(f.Name, "Connection"):
+			if (Headers{f}).hasToken("Connection", "close") {
+				ctx.SetConnectionClose()
+			}
+		default:
+			ctx.Response.Header.Add(f.Name, f.Value)
+		}
+	}
+	switch {
+	case w == nil:
+		ctx.Response.SetBodyRaw(a.body)
+		r.end(nil)
+	case !r.info.http11: // fasthttp would send chunks, which HTTP/1.0 does not know
+		body, err := io.ReadAll(&guestReader{r})
+		if err != nil {
+			ctx.Conn().Close()
+		}
+		ctx.Response.SetBodyRaw(body)
+	default:
+		ctx.Response.ImmediateHeaderFlush = true
+		ctx.SetBodyStream(&guestReader{r}, int(w.length))
+	}
+}
+
+// A guestReader reads what is written to the ResponseWriter of a request. Read is
+// called by the server's goroutine.
+type guestReader struct{ r *HTTPRequest }
+
+func (g *guestReader) Read(p []byte) (int, error) {
+	r := g.r
+	n := 0
+	r.drained()
+	ok := r.waitGuest(nil, func() bool {
+		n = r.takeGuest(p)
+		return n > 0 || r.complete
+	})
+	switch {
+	case n > 0:
+		return n, nil
+	case !ok || r.isCut():
+		return 0, errUnfinished
+	}
+	return 0, io.EOF
+}
+
+// Close is called at the end, or when the server cannot write any more.
+func (g *guestReader) Close() error {
+	r := g.r
+	r.lose(r.opError(io.ErrClosedPipe)) // no more than a note if it is complete
+	r.end(nil)
+	return nil
+}
+
+// takeGuest moves output to p. The caller holds r.mu.
+func (r *HTTPRequest) takeGuest(p []byte) int {
+	var views [1][]byte
+	if r.out.Views(views[:]) == 0 {
+		return 0
+	}
+	n := copy(p, views[0])
+	r.out.Advance(n)
+	r.loop.count.httpBytesOut.Add(uint64(n))
+	r.writer.taken(n)
+	return n
+}
+
+func (r *HTTPRequest) isCut() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.cut
+}
+
+// HTTPHandler returns a handler for an existing net/http server that hands each
+// request to h on the loop, and waits for the answer. The request owns its data,
+// as always; its body is read by the server's goroutine before, up to 4 MB.
+//
+// That the client is gone is told to OnAbort as io.EOF: net/http does not say
+// which it was. Upgrade is not possible. A request that comes when the loop does
+// not run, or that the loop did not answer when it ended, is answered with 503.
+func HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		r, err := netRequest(l, w, req)
+		if err != nil {
+			status := http.StatusBadRequest
+			if _, ok := err.(*http.MaxBytesError); ok {
+				status = http.StatusRequestEntityTooLarge
+			}
+			http.Error(w, http.StatusText(status), status)
+			return
+		}
+		if !r.run(h, req.Context().Done()) {
+			http.Error(w, http.StatusText(http.StatusServiceUnavailable), http.StatusServiceUnavailable)
+			return
+		}
+		r.answerNet(w, req)
+	})
+}
+
+// netRequest copies what req has. net/http keeps fields in a map, so only the
+// order of the values of a name is known; the names are sorted.
+func netRequest(l *Loop, w http.ResponseWriter, req *http.Request) (*HTTPRequest, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, defaultMaxBodyBytes))
+	if err != nil {
+		return nil, err
+	}
+	fields := Headers{{"Host", req.Host}}
+	names := make([]string, 0, len(req.Header))
+	for name := range req.Header {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		for _, value := range req.Header[name] {
+			fields.Add(name, value)
+		}
+	}
+	uri := req.RequestURI
+	if uri == "" { // not from a server, but from a test
+		uri = req.URL.RequestURI()
+	}
+	r := guestRequest(l, req.Method, uri, fields)
+	r.info.http11 = req.ProtoAtLeast(1, 1)
+	r.guest.remote = stringAddr(req.RemoteAddr)
+	r.guest.tls = req.TLS
+	if len(body) > 0 {
+		r.body = body
+	}
+	return r, nil
+}
+
+// stringAddr is an address of which only the text is known.
+type stringAddr string
+
+func (a stringAddr) Network() string { return "tcp" }
+func (a stringAddr) String() string  { return string(a) }
+
+func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
+	defer r.end(nil)
+	r.mu.Lock()
+	a, streamed := r.guest.answer, r.writer != nil
+	r.mu.Unlock()
+	for _, f := range a.headers {
+		if !equalFold(f.Name, "Transfer-Encoding") && (streamed || !equalFold(f.Name, "Content-Length")) {
+			w.Header().Add(f.Name, f.Value)
+		}
+	}
+	w.WriteHeader(a.status)
+	if !streamed {
+		if !r.bodyless(a.status) {
+			w.Write(a.body)
+		}
+		return
+	}
+	rc := http.NewResponseController(w)
+	rc.Flush()
+	buf := sockio.GetBuffer(sockio.MaxBuffer)
+	defer buf.Release()
+	gone := req.Context().Done()
+	for {
+		n := 0
+		r.waitGuest(gone, func() bool {
+			n = r.takeGuest(buf.Room())
+			return n > 0 || r.complete
+		})
+		if n == 0 {
+			break
+		}
+		rc.SetWriteDeadline(time.Now().Add(defaultHTTPWriteTimeout))
+		if _, err := w.Write(buf.Room()[:n]); err != nil {
+			r.lose(r.opError(err))
+			return
+		}
+		rc.Flush()
+		r.drained()
+	}
+	r.mu.Lock()
+	cut := r.cut || r.lost != nil
+	r.mu.Unlock()
+	if cut {
+		panic(http.ErrAbortHandler) // so that the client notices
+	}
+}

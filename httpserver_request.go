@@ -1,0 +1,659 @@
+package eventloop
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"github.com/onloop/eventloop/internal/sockio"
+	"github.com/valyala/fasthttp"
+)
+
+// ErrResponded is returned by the second attempt to answer a request.
+var ErrResponded = errors.New("eventloop: request answered already")
+
+// An HTTPRequest is a request of a client. It owns what it gives: all of it stays
+// valid as long as the application keeps it, also after the answer. What it gives
+// must not be modified.
+//
+// Exactly one of [HTTPRequest.Respond], [HTTPRequest.Stream] and
+// [HTTPRequest.Upgrade] answers it, in the handler or any time later. Requests of
+// one connection come one after the other: the next when this one is answered. A
+// request that is dropped without an answer keeps its connection and the loop;
+// [Loop.Handles] shows it, HTTPServerConfig.ResponseTimeout bounds it, and it is
+// logged when the loop ends.
+//
+// All methods may be called from any goroutine and from any callback.
+type HTTPRequest struct {
+	loop   *Loop
+	conn   *httpConn     // nil if it came through a server that is not ours
+	guest  *guest        // nil if conn is not
+	back   chan struct{} // wakes the goroutine that serves the request
+	head   string        // all of the header, as it came
+	method string
+	uri    string
+	fields string // lines of head
+	info   headInfo
+	body   []byte
+
+	pending handle // registered while the answer is awaited after the callback
+
+	mu       sync.Mutex // guards the following
+	headers  Headers    // made when they are asked for
+	stream   *bodyStream
+	out      sockio.Queue // of the answer, not yet with the goroutine
+	writer   *ResponseWriter
+	upgraded *Conn
+	begun    bool      // an answer was chosen
+	complete bool      // and nothing of it is to come
+	delayed  bool      // the callback has returned without
+	last     bool      // the connection is not to be kept
+	cut      bool      // nor to be ended in an orderly way
+	ended    bool      // the answer is with the kernel, or nobody wants it
+	direct   bool      // a writer of the loop writes the answer, not the goroutine
+	writing  bool      // it does, or will
+	blocked  bool      // and could not write all of it
+	flushed  bool      // and wrote all of it
+	at       time.Time // of the answer
+	lost     error
+	abort    error // to be told, if told is not set
+	told     bool
+	onAbort  func(err error)
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	timer    *Timer
+}
+
+// Method returns the method as it was sent. It need not be one that anybody
+// knows.
+func (r *HTTPRequest) Method() string { return r.method }
+
+// URI returns the request target as it was sent, without decoding anything:
+// path and query, "*", or what a client says to a proxy (RFC 9112 section 3.2).
+func (r *HTTPRequest) URI() string { return r.uri }
+
+// Path returns the path of the target as it was sent: before "?", and after the
+// authority if there is one. It is not decoded and not cleaned.
+func (r *HTTPRequest) Path() string {
+	path, _, _ := strings.Cut(r.uri, "?")
+	if _, rest, ok := strings.Cut(path, "://"); ok && path[0] != '/' {
+		if i := strings.IndexByte(rest, '/'); i >= 0 {
+			return rest[i:]
+		}
+		return "/"
+	}
+	return path
+}
+
+// Query returns what follows the first "?" of the target, as it was sent.
+// net/url.ParseQuery takes it apart.
+func (r *HTTPRequest) Query() string {
+	_, query, _ := strings.Cut(r.uri, "?")
+	return query
+}
+
+// Headers returns all fields as they were sent, in order.
+func (r *HTTPRequest) Headers() Headers {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.headers == nil {
+		r.headers = make(Headers, 0, strings.Count(r.fields, "\n"))
+		for line := range strings.Lines(r.fields) {
+			r.headers.Add(splitField(line))
+		}
+	}
+	return r.headers[:len(r.headers):len(r.headers)]
+}
+
+// splitField takes a line of a checked header apart.
+func splitField(line string) (name, value string) {
+	name, value, _ = strings.Cut(line, ":")
+	return name, strings.Trim(value, " \t\r\n")
+}
+
+// Header returns the value of the first field with that name, or "".
+func (r *HTTPRequest) Header(name string) string {
+	for rest := r.fields; rest != ""; {
+		line := rest
+		if i := strings.IndexByte(rest, '\n'); i >= 0 {
+			line, rest = rest[:i], rest[i+1:]
+		} else {
+			rest = ""
+		}
+		if len(line) > len(name) && line[len(name)] == ':' && equalFold(line[:len(name)], name) {
+			_, value := splitField(line)
+			return value
+		}
+	}
+	return ""
+}
+
+// Body returns the body, whatever the method; nil if there is none, or if it is
+// taken with [HTTPRequest.OnBody] because of HTTPServerConfig.StreamBodyOver.
+func (r *HTTPRequest) Body() []byte { return r.body }
+
+// RemoteAddr returns the address of the client.
+func (r *HTTPRequest) RemoteAddr() net.Addr {
+	if r.conn == nil {
+		return r.guest.remote
+	}
+	return r.conn.remote
+}
+
+// TLS returns the state of TLS, or nil if the request came in the clear.
+func (r *HTTPRequest) TLS() *tls.ConnectionState {
+	if r.conn == nil {
+		return r.guest.tls
+	}
+	return r.conn.tls
+}
+
+// Loop returns the loop of the request.
+func (r *HTTPRequest) Loop() *Loop { return r.loop }
+
+// Context returns a context that ends when the answer has been written, when the
+// client resets the connection, and when the loop ends. That the client ended its
+// own side does not end it: it may wait for the answer.
+func (r *HTTPRequest) Context() context.Context {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx == nil {
+		r.ctx, r.cancel = context.WithCancelCause(r.loop.ctx)
+		if r.ended || r.lost != nil {
+			r.cancel(r.lost)
+		}
+	}
+	return r.ctx
+}
+
+// String returns a readable overview: the request line, the fields, and the body
+// if it is text, or else its length.
+func (r *HTTPRequest) String() string {
+	var b strings.Builder
+	version := "HTTP/1.0"
+	if r.info.http11 {
+		version = "HTTP/1.1"
+	}
+	fmt.Fprintf(&b, "%s %s %s", r.method, r.uri, version)
+	if addr := r.RemoteAddr(); addr != nil {
+		fmt.Fprintf(&b, " from %v", addr)
+	}
+	b.WriteByte('\n')
+	for _, f := range r.Headers() {
+		fmt.Fprintf(&b, "%s: %s\n", f.Name, f.Value)
+	}
+	switch {
+	case len(r.body) == 0:
+	case len(r.body) <= 4<<10 && utf8.Valid(r.body):
+		fmt.Fprintf(&b, "\n%s\n", r.body)
+	default:
+		fmt.Fprintf(&b, "\n(%d bytes)\n", len(r.body))
+	}
+	return b.String()
+}
+
+// FastHTTP returns the request as one of package fasthttp, of which the caller
+// can use the parsers: Header.Cookie, URI().QueryArgs, PostArgs, MultipartForm.
+// Each call makes a new one, which belongs to the caller but shares the body.
+func (r *HTTPRequest) FastHTTP() *fasthttp.Request {
+	req := &fasthttp.Request{}
+	br := bufio.NewReaderSize(strings.NewReader(r.head), len(r.head))
+	if err := req.Header.Read(br); err != nil { // it was read before, so this cannot be
+		req.Header.SetMethod(r.method)
+		req.Header.SetRequestURI(r.uri)
+	}
+	req.SetBodyRaw(r.body)
+	return req
+}
+
+// OnAbort arranges for f to be called on the loop, at most once, if the client
+// goes away before the answer is complete, a streamed one too: with an error that
+// matches [ErrReset] if it reset the connection, with io.EOF if it ended its own
+// side, which may be a half-close by a client that still waits: an answer is sent
+// then. It is told within a second, usually within a millisecond, also if it was
+// before OnAbort was called. A second call replaces f.
+//
+// Once HTTPServerConfig.MaxHeaderBytes of further requests have been received
+// ahead, or while the body is being taken with OnBody and paused for as much,
+// nothing is noticed until the answer is written.
+func (r *HTTPRequest) OnAbort(f func(err error)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.onAbort = f
+	if r.abort != nil && !r.told {
+		r.loop.Post(r.tellAbort)
+	}
+}
+
+// tellAbort runs on the loop.
+func (r *HTTPRequest) tellAbort() {
+	r.mu.Lock()
+	f, err := r.onAbort, r.abort
+	if f == nil || r.told || r.complete {
+		r.mu.Unlock()
+		return
+	}
+	r.told = true
+	r.mu.Unlock()
+	r.loop.call(func() { f(err) })
+}
+
+// aborted notes that the client has ended its side, or is gone.
+func (r *HTTPRequest) aborted(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.abortedLocked(err)
+}
+
+func (r *HTTPRequest) abortedLocked(err error) {
+	if r.complete || r.abort != nil {
+		return
+	}
+	r.abort = err
+	r.loop.count.httpAborts.Add(1)
+	if r.onAbort != nil {
+		r.loop.Post(r.tellAbort)
+	}
+}
+
+// lose ends a request that cannot be answered any more.
+func (r *HTTPRequest) lose(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.loseLocked(err)
+}
+
+func (r *HTTPRequest) loseLocked(err error) {
+	if r.complete || r.lost != nil {
+		return
+	}
+	if err != ErrLoopClosed {
+		r.abortedLocked(err)
+	}
+	r.lost = err
+	if !r.writing {
+		r.dropOutput()
+	}
+	if st := r.stream; st != nil && !st.whole && !st.ended {
+		st.ended, st.err = true, err
+		r.loop.Post((*httpBodyTask)(r).run)
+	}
+	if r.cancel != nil {
+		r.cancel(err)
+	}
+	r.settle()
+	r.wake()
+}
+
+// dropOutput discards what the goroutine has not taken yet.
+func (r *HTTPRequest) dropOutput() {
+	r.loop.count.httpDiscarded.Add(uint64(r.out.Len()))
+	r.out.Reset()
+}
+
+// settle is called once, when the request needs no answer any more. The caller
+// holds r.mu.
+func (r *HTTPRequest) settle() {
+	r.loop.count.httpOpen.Add(-1)
+	if r.delayed {
+		r.loop.unregister(&r.pending)
+	}
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+}
+
+// wake makes the goroutine that serves r look at it again. The caller holds r.mu.
+func (r *HTTPRequest) wake() {
+	if r.conn != nil {
+		r.conn.kick()
+		return
+	}
+	select {
+	case r.back <- struct{}{}:
+	default:
+	}
+}
+
+func (r *HTTPRequest) isComplete() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.complete
+}
+
+// send has the output sent. The caller holds r.mu.
+func (r *HTTPRequest) send() {
+	switch {
+	case !r.direct:
+		r.wake()
+	case !r.writing:
+		r.writing = true
+		r.loop.writers.Add((*httpWriter)(r.conn))
+	}
+}
+
+// keep reports whether the connection is to be kept after the answer. The caller
+// holds r.mu.
+func (r *HTTPRequest) keep() bool { return !r.last && !r.cut && r.upgraded == nil }
+
+// keepFromWriters reports whether a writer has the output of r still; none will
+// have it afterwards.
+func (r *HTTPRequest) keepFromWriters() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.direct = false
+	return r.writing
+}
+
+// writerViews returns what a writer is to write now, or none when it is done.
+func (r *HTTPRequest) writerViews(space [][]byte) [][]byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.blocked && r.lost == nil {
+		if n := r.out.Views(space); n > 0 {
+			return space[:n]
+		}
+		r.drainedLocked()
+	}
+	r.writing = false
+	if r.lost != nil {
+		r.dropOutput()
+	}
+	r.flushed = r.complete && !r.blocked && r.lost == nil
+	r.ended = r.ended || r.flushed && r.cancel == nil
+	if !r.direct || r.blocked || r.lost != nil || r.flushed && (!r.keep() || r.cancel != nil) {
+		r.conn.kick()
+	} else if r.flushed {
+		r.conn.setIdle()
+	}
+	return nil
+}
+
+// writerSent accounts for what a writer has written.
+func (r *HTTPRequest) writerSent(n int, errno syscall.Errno) {
+	r.conn.sent(n)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.out.Advance(n)
+	r.blocked = errno != 0 // an error, too: the goroutine will meet it
+}
+
+// end is called by the goroutine when all that can be written is written.
+func (r *HTTPRequest) end(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = true
+	if r.cancel != nil {
+		r.cancel(err)
+	}
+}
+
+// httpRequestTask is a request that is to be handed to the handler.
+type httpRequestTask HTTPRequest
+
+func (t *httpRequestTask) run() {
+	r := (*HTTPRequest)(t)
+	r.deliver(r.conn.s.handler)
+}
+
+// deliver calls the handler, and lets the request wait if it is not answered
+// then. An answer that was given has cost nothing but itself.
+func (r *HTTPRequest) deliver(h func(r *HTTPRequest)) {
+	if r.loop.ended.Load() {
+		r.lose(ErrLoopClosed)
+		return
+	}
+	defer r.handled() // the handler may call runtime.Goexit
+	defer r.loop.caught(r.panicked)
+	h(r)
+}
+
+// handled is called when the handler has returned.
+func (r *HTTPRequest) handled() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.complete && r.lost == nil {
+		r.delay()
+	}
+}
+
+// delay makes r one of the things that the loop has open. The caller holds r.mu.
+func (r *HTTPRequest) delay() {
+	if err := r.loop.register(&r.pending, r, kindHTTPRequest, false); err != nil {
+		r.loseLocked(ErrLoopClosed)
+		return
+	}
+	r.delayed = true
+	if d := r.responseTimeout(); d > 0 && !r.begun {
+		r.timer = r.loop.AfterFunc(d, r.timedOut)
+		r.timer.Unref()
+	}
+	if !r.direct || r.out.Len() > 0 {
+		r.send()
+	}
+}
+
+// timedOut answers a request that the application did not.
+func (r *HTTPRequest) timedOut() {
+	text := fasthttp.StatusMessage(fasthttp.StatusServiceUnavailable)
+	if r.Respond(fasthttp.StatusServiceUnavailable, textPlain, []byte(text+"\n")) == nil {
+		r.event(r.opError(os.ErrDeadlineExceeded))
+	}
+}
+
+var textPlain = Headers{{"Content-Type", "text/plain; charset=utf-8"}}
+
+// panicked answers a request after a panic of its handler.
+func (r *HTTPRequest) panicked(err error) {
+	text := fasthttp.StatusMessage(fasthttp.StatusInternalServerError)
+	if r.Respond(fasthttp.StatusInternalServerError, textPlain, []byte(text+"\n")) == ErrResponded {
+		r.mu.Lock()
+		if !r.complete { // a stream: its end would look like a good one
+			r.cutShort()
+		}
+		r.mu.Unlock()
+	}
+	r.event(err)
+}
+
+// event delivers what went wrong with r on our side. On the loop.
+func (r *HTTPRequest) event(err error) {
+	if r.conn != nil {
+		r.conn.s.event(err)
+		return
+	}
+	r.loop.count.errors.Add(1)
+	r.loop.event(err, true)
+}
+
+// opError wraps err as an error of the request.
+func (r *HTTPRequest) opError(err error) *OpError {
+	e := &OpError{Op: opRequest, Addr: r.describe(), Err: err}
+	if a := r.RemoteAddr(); a != nil {
+		e.Net = a.Network()
+	}
+	return e
+}
+
+// terminate loses the request at the end of the loop.
+func (r *HTTPRequest) terminate() {
+	r.mu.Lock()
+	dropped := !r.begun && r.lost == nil
+	r.mu.Unlock()
+	if dropped {
+		r.loop.log.Warn("a request was never answered", "loop", r.loop.cfg.Name, "request", r.describe())
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.loseLocked(ErrLoopClosed)
+	r.loop.unregister(&r.pending)
+}
+
+func (r *HTTPRequest) describe() string { return r.method + " " + r.uri }
+
+// A bodyStream is the body of a request as the application takes it.
+type bodyStream struct {
+	// Of the connection's goroutine, and of the dispatcher while held is set.
+	first  []byte // read before the body turned out to be long
+	piece  []byte // of the body, to be delivered
+	peeked int    // bytes of piece that are still in the reader
+
+	// Guarded by HTTPRequest.mu.
+	whole  bool // there is no goroutine to read it: it has been
+	asked  bool // OnBody was called
+	paused bool
+	held   bool // the dispatcher has a piece
+	parked bool // a task came during a pause
+	ended  bool // nothing follows but onEnd
+	told   bool // onEnd was called
+	err    error
+	onData func(p []byte)
+	onEnd  func(err error)
+}
+
+// wanted reports whether the next piece is to be read.
+func (st *bodyStream) wanted() bool {
+	return st.asked && !st.whole && !st.paused && !st.held && !st.ended
+}
+
+// BodyStreamed reports whether the body is a stream, which Body does not return
+// because it is longer than HTTPServerConfig.StreamBodyOver.
+func (r *HTTPRequest) BodyStreamed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stream != nil && !r.stream.whole
+}
+
+// OnBody takes the body piece by piece: onData is called on the loop with each,
+// which is valid until it returns, and then onEnd once, with nil at the end of
+// the body, or with the error that ended it before. The client is read from no
+// faster than onData takes it, and not at all before OnBody is called; that is
+// also when a client is told to go on that asks (100 Continue). A body that is
+// there as a whole comes in one piece. Either function may be nil.
+//
+// No callback comes after the request was answered: what is left of the body is
+// not read then, and the connection closed. A second call is an error.
+func (r *HTTPRequest) OnBody(onData func(p []byte), onEnd func(err error)) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := r.stream
+	switch {
+	case st != nil && st.asked:
+		return errBodyTaken
+	case st == nil:
+		st = &bodyStream{whole: true, piece: r.body, held: len(r.body) > 0, ended: len(r.body) == 0}
+		r.stream = st
+	}
+	st.asked, st.onData, st.onEnd = true, onData, onEnd
+	switch {
+	case st.whole || st.ended:
+		return r.loop.Post((*httpBodyTask)(r).run)
+	default:
+		r.wake()
+	}
+	return nil
+}
+
+var errBodyTaken = errors.New("eventloop: the body is taken already")
+
+// PauseBody stops the callbacks of OnBody, and soon reading the body. If it is
+// called on the loop, none comes after it.
+func (r *HTTPRequest) PauseBody() { r.pauseBody(true) }
+
+// ResumeBody undoes PauseBody.
+func (r *HTTPRequest) ResumeBody() { r.pauseBody(false) }
+
+func (r *HTTPRequest) pauseBody(pause bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := r.stream
+	if st == nil || !st.asked || st.paused == pause {
+		return
+	}
+	st.paused = pause
+	if pause {
+		return
+	}
+	if st.parked {
+		st.parked = false
+		r.loop.Post((*httpBodyTask)(r).run)
+	}
+	r.wake()
+}
+
+// bodyInUse reports whether the dispatcher has a piece of the body, or will have
+// it. One that a pause holds back is not delivered any more after the answer.
+func (r *HTTPRequest) bodyInUse() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := r.stream
+	return st != nil && !st.whole && st.held && !st.parked
+}
+
+// httpBodyTask delivers a piece of the body of a request, or its end.
+type httpBodyTask HTTPRequest
+
+func (t *httpBodyTask) run() {
+	r := (*HTTPRequest)(t)
+	r.mu.Lock()
+	st := r.stream
+	over := r.complete || r.loop.ended.Load()
+	if st.paused && !over {
+		st.parked = true
+		r.mu.Unlock()
+		return
+	}
+	data, piece := st.onData, st.piece
+	deliver := st.held && !over && r.lost == nil && data != nil
+	r.mu.Unlock()
+	defer r.bodyTaken() // onData may call runtime.Goexit
+	if deliver {
+		r.callBody(data, piece)
+	}
+}
+
+// bodyTaken gives a piece back after its delivery, and tells of the end if it has
+// come to that.
+func (r *HTTPRequest) bodyTaken() {
+	if end, err := r.bodyGivenBack(); end != nil {
+		r.loop.call(func() { end(err) })
+	}
+}
+
+func (r *HTTPRequest) bodyGivenBack() (end func(err error), err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := r.stream
+	// The goroutine waits for a piece even after the answer; but after the answer
+	// only for that, and must not be woken from a later request.
+	if st.held && !st.whole || !r.complete {
+		defer r.wake()
+	}
+	st.held = false
+	st.ended = st.ended || st.whole
+	switch {
+	case !st.ended || st.told || !st.asked || r.complete || r.loop.ended.Load():
+	case st.paused:
+		st.parked = true
+	default:
+		st.told = true
+		return st.onEnd, st.err
+	}
+	return nil, nil
+}
+
+func (r *HTTPRequest) callBody(f func(p []byte), p []byte) {
+	defer r.loop.caught(r.panicked)
+	f(p)
+}
+
+var _ fmt.Stringer = (*HTTPRequest)(nil)

@@ -1,0 +1,541 @@
+package eventloop
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+var (
+	errStatus     = errors.New("eventloop: the status of an answer is from 200 to 999")
+	errShortBody  = errors.New("eventloop: fewer bytes were written than Content-Length says")
+	errLongBody   = errors.New("eventloop: more bytes than Content-Length says")
+	errNoUpgrade  = errors.New("eventloop: the request asks for no upgrade that can be granted")
+	errBadLength  = fmt.Errorf("%w: Content-Length", ErrHeader)
+	errUnfinished = errors.New("eventloop: the stream was cut")
+)
+
+// Respond answers the request (http-response): it queues copies of the fields and
+// the body, and does not wait. Status is from 200 to 999. Fields keep their order
+// and spelling. Date and Content-Length are added; of what is said about the
+// connection only "close" and "upgrade" count, and Content-Length and
+// Transfer-Encoding of the caller do not, but for answers without a body (to
+// HEAD, and 304). With 204, 205 and 304, and to HEAD, the body is not sent.
+//
+// A request is answered once: after that Respond returns [ErrResponded]. If the
+// client is known to be gone it returns why, an error that matches [ErrReset]
+// most often; with an invalid status, or fields that match [ErrHeader], an error,
+// and the request can still be answered. If the client goes while the answer is
+// being sent, HTTPServerConfig.OnEvent hears of it.
+func (r *HTTPRequest) Respond(status int, headers Headers, body []byte) error {
+	if err := checkAnswer(status, headers); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.begin(); err != nil {
+		return err
+	}
+	if r.conn != nil {
+		var space [1024]byte
+		r.queue(r.appendHead(space[:0], status, headers, int64(len(body))))
+		if !r.bodyless(status) {
+			r.queue(body)
+		}
+	} else {
+		r.guest.answer = guestAnswer{status: status, headers: slices.Clone(headers), body: bytes.Clone(body)}
+	}
+	r.loop.count.answered(status)
+	r.finish()
+	return nil
+}
+
+func checkAnswer(status int, headers Headers) error {
+	if status < 200 || status > 999 {
+		return errStatus
+	}
+	return headers.validate()
+}
+
+// begin chooses an answer. The caller holds r.mu.
+func (r *HTTPRequest) begin() error {
+	switch {
+	case r.begun:
+		return ErrResponded
+	case r.lost != nil:
+		return r.lost
+	}
+	r.begun = true
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	return nil
+}
+
+// finish says that the answer is complete. The caller holds r.mu.
+func (r *HTTPRequest) finish() {
+	r.complete = true
+	r.settle()
+	if r.writer != nil {
+		r.at = time.Now()
+	}
+	r.send()
+}
+
+// cutShort ends an answer that has begun and cannot be completed. The caller
+// holds r.mu.
+func (r *HTTPRequest) cutShort() {
+	r.cut = true
+	r.finish()
+}
+
+// queue adds p to the output. The caller holds r.mu.
+func (r *HTTPRequest) queue(p []byte) {
+	r.loop.count.httpWritten.Add(uint64(len(p)))
+	r.out.Append(p)
+}
+
+// bodyless reports whether the answer has no body whatever is said about it (RFC
+// 9110 sections 6.4.1 and 15.3.6).
+func (r *HTTPRequest) bodyless(status int) bool {
+	return status == fasthttp.StatusNoContent || status == fasthttp.StatusNotModified ||
+		status == fasthttp.StatusResetContent || r.method == fasthttp.MethodHead
+}
+
+// responseTimeout returns how long the application may take.
+func (r *HTTPRequest) responseTimeout() time.Duration {
+	if r.conn == nil {
+		return 0
+	}
+	return r.conn.s.cfg.ResponseTimeout
+}
+
+// appendHead appends the head of an answer, whose body has length bytes, or an
+// unknown number if it is negative. The caller holds r.mu.
+func (r *HTTPRequest) appendHead(b []byte, status int, headers Headers, length int64) []byte {
+	b = appendStatusLine(b, status)
+	c := r.conn
+	max := c.s.cfg.MaxRequestsPerConn
+	r.last = r.info.close || c.s.closing.Load() || max > 0 && c.served >= max || r.bodyLeft()
+	r.at = time.Now()
+	dated, upgrade, stated := false, false, ""
+	for i := range headers {
+		f := &headers[i]
+		switch len(f.Name) {
+		case len("Date"):
+			dated = dated || equalFold(f.Name, "Date")
+		case len("Connection"):
+			if equalFold(f.Name, "Connection") {
+				r.last = r.last || headers[i:i+1].hasToken("Connection", "close")
+				upgrade = upgrade || headers[i:i+1].hasToken("Connection", "upgrade")
+				continue
+			}
+		case len("Content-Length"):
+			if equalFold(f.Name, "Content-Length") {
+				stated = f.Value
+				continue
+			}
+		case len("Transfer-Encoding"):
+			if equalFold(f.Name, "Transfer-Encoding") {
+				continue
+			}
+		}
+		b = append(b, f.Name...)
+		b = append(b, ": "...)
+		b = append(b, f.Value...)
+		b = append(b, "\r\n"...)
+	}
+	if !dated {
+		b = appendDate(b, r.at)
+	}
+	b = r.appendFraming(b, status, length, stated)
+	switch {
+	case upgrade:
+		b = append(b, "Connection: Upgrade\r\n"...)
+	case r.last:
+		b = append(b, "Connection: close\r\n"...)
+	case !r.info.http11:
+		b = append(b, "Connection: keep-alive\r\n"...)
+	}
+	return append(b, "\r\n"...)
+}
+
+// appendFraming appends how the end of the body is found (RFC 9112 section 6).
+// stated is the Content-Length that the application gave.
+func (r *HTTPRequest) appendFraming(b []byte, status int, length int64, stated string) []byte {
+	switch {
+	case status == fasthttp.StatusSwitchingProtocols, status == fasthttp.StatusNoContent:
+		return b
+	case status == fasthttp.StatusResetContent:
+		length = 0
+	case r.method == fasthttp.MethodHead || status == fasthttp.StatusNotModified:
+		n, ok := parseLength([]byte(stated))
+		if length <= 0 && ok {
+			length = n // of the answer that a GET would get
+		} else if length <= 0 && status == fasthttp.StatusNotModified {
+			return b
+		}
+	}
+	if length >= 0 {
+		b = append(b, "Content-Length: "...)
+		b = strconv.AppendInt(b, length, 10)
+		return append(b, "\r\n"...)
+	}
+	if r.info.http11 {
+		return append(b, "Transfer-Encoding: chunked\r\n"...)
+	}
+	r.last = true // the body ends with the connection
+	return b
+}
+
+// bodyLeft reports whether the answer comes before the body has been taken, which
+// is not read then. A streamed answer may take as long as the body. The caller
+// holds r.mu.
+func (r *HTTPRequest) bodyLeft() bool {
+	st := r.stream
+	return st != nil && !st.whole && (!st.ended || st.err != nil) && r.writer == nil
+}
+
+func appendStatusLine(b []byte, status int) []byte {
+	if status == fasthttp.StatusOK {
+		return append(b, "HTTP/1.1 200 OK\r\n"...)
+	}
+	b = append(b, "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(status), 10)
+	b = append(b, ' ')
+	b = append(b, fasthttp.StatusMessage(status)...)
+	return append(b, "\r\n"...)
+}
+
+// A dateLine is the Date field of one second.
+type dateLine struct {
+	unix int64
+	line string
+}
+
+var lastDate atomic.Pointer[dateLine]
+
+// appendDate appends the Date field (RFC 9110 section 6.6.1), which is formatted
+// once a second.
+func appendDate(b []byte, now time.Time) []byte {
+	d := lastDate.Load()
+	if unix := now.Unix(); d == nil || d.unix != unix {
+		d = &dateLine{unix, "Date: " + now.UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT") + "\r\n"}
+		lastDate.Store(d)
+	}
+	return append(b, d.line...)
+}
+
+// A ResponseWriter is an answer that is sent while it is being made. What is
+// written is queued and never waits; it leaves when the callback has returned,
+// when Flush is called, or in the next turn of the loop. The request stays open,
+// and keeps the loop alive, until Close.
+//
+// All methods may be called from any goroutine and from any callback.
+type ResponseWriter struct {
+	r *HTTPRequest
+
+	// Guarded by r.mu.
+	length  int64 // of the body that was announced, or -1
+	written int64
+	chunked bool
+	drop    bool // there is no body
+	posted  bool // flush will come
+	wrote   bool // since the last OnDrain
+	high    bool // over the high-water mark, and half of it still there
+	moving  int  // bytes that the goroutine has taken and not written yet
+	onDrain func()
+}
+
+// Stream answers the request with a body that is yet to be written: of the length
+// that the Content-Length field says if there is one, otherwise in chunks, or to
+// a client of HTTP/1.0 until the connection is closed. Errors are those of
+// Respond.
+//
+// OnAbort tells of a client that goes away meanwhile, and the context of the
+// request ends. A stream of which somebody only listens, such as server-sent
+// events, should be closed then, also at io.EOF.
+func (r *HTTPRequest) Stream(status int, headers Headers) (*ResponseWriter, error) {
+	if err := checkAnswer(status, headers); err != nil {
+		return nil, err
+	}
+	length := int64(-1)
+	if stated, ok := headers.lookup("Content-Length"); ok {
+		if length, ok = parseLength([]byte(stated)); !ok {
+			return nil, errBadLength
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.begin(); err != nil {
+		return nil, err
+	}
+	w := &ResponseWriter{r: r, length: length, drop: r.bodyless(status)}
+	r.writer = w
+	if r.conn != nil {
+		w.chunked = length < 0 && r.info.http11
+		var space [1024]byte
+		r.queue(r.appendHead(space[:0], status, headers, length))
+	} else {
+		r.guest.answer = guestAnswer{status: status, headers: slices.Clone(headers)}
+	}
+	r.loop.count.answered(status)
+	w.schedule()
+	return w, nil
+}
+
+// Write queues a copy of p and returns len(p). It returns net.ErrClosed after
+// Close; why the client is gone if that is known; [ErrBufferFull], and takes
+// nothing, if more than HTTPServerConfig.MaxBuffered bytes would be pending; and
+// an error if p goes beyond the Content-Length.
+func (w *ResponseWriter) Write(p []byte) (int, error) {
+	r := w.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	high, most := w.marks()
+	switch {
+	case r.lost != nil:
+		return 0, r.lost
+	case r.complete:
+		return 0, net.ErrClosed
+	case w.length >= 0 && int64(len(p)) > w.length-w.written:
+		return 0, errLongBody
+	case len(p) > most-w.buffered():
+		return 0, ErrBufferFull
+	}
+	w.written += int64(len(p))
+	if w.drop || len(p) == 0 {
+		return len(p), nil
+	}
+	if w.chunked {
+		var space [24]byte
+		r.queue(append(strconv.AppendInt(space[:0], int64(len(p)), 16), "\r\n"...))
+		r.queue(p)
+		r.queue([]byte("\r\n"))
+	} else {
+		r.queue(p)
+	}
+	w.wrote = true
+	w.high = w.high || w.buffered() > high
+	if r.delayed && r.out.Len() >= flushOver {
+		r.send()
+	} else {
+		w.schedule()
+	}
+	return len(p), nil
+}
+
+// flushOver is how much output does not wait for the end of the turn.
+const flushOver = 16 << 10
+
+// marks returns HighWater and MaxBuffered.
+func (w *ResponseWriter) marks() (high, most int) {
+	if c := w.r.conn; c != nil {
+		return c.s.cfg.HighWater, c.s.cfg.MaxBuffered
+	}
+	return defaultHighWater, defaultMaxBuffered
+}
+
+// schedule has the output sent in the next turn, so that what one callback writes
+// leaves together. The goroutine is woken by the end of the handler anyway. The
+// caller holds r.mu.
+func (w *ResponseWriter) schedule() {
+	if !w.posted && w.r.delayed {
+		w.posted = true
+		if w.r.loop.Post(w.Flush) != nil {
+			w.r.send()
+		}
+	}
+}
+
+// Flush has what was written sent now. It does not wait.
+func (w *ResponseWriter) Flush() {
+	w.r.mu.Lock()
+	defer w.r.mu.Unlock()
+	w.posted = false
+	if !w.r.complete && w.r.lost == nil {
+		w.r.send()
+	}
+}
+
+// Close ends the answer. It returns net.ErrClosed the second time, why the client
+// is gone if that is known, and an error if the Content-Length was not reached: the
+// connection is then closed so that the client notices, too.
+func (w *ResponseWriter) Close() error {
+	r := w.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.lost != nil:
+		return r.lost
+	case r.complete:
+		return net.ErrClosed
+	case w.length > w.written && !w.drop:
+		r.cutShort()
+		return errShortBody
+	}
+	if w.chunked && !w.drop {
+		r.queue([]byte("0\r\n\r\n"))
+	}
+	r.finish()
+	return nil
+}
+
+// Abort ends the answer so that the client notices that it is not complete: the
+// connection is closed. After Close it does nothing.
+func (w *ResponseWriter) Abort() {
+	w.r.mu.Lock()
+	defer w.r.mu.Unlock()
+	if !w.r.complete && w.r.lost == nil {
+		if !w.r.writing {
+			w.r.dropOutput()
+		}
+		w.r.cutShort()
+	}
+}
+
+// OnDrain arranges for f to be called on the loop each time that all that was
+// written has been handed to the kernel, or to TLS, until Close. A second call
+// replaces f.
+func (w *ResponseWriter) OnDrain(f func()) {
+	w.r.mu.Lock()
+	defer w.r.mu.Unlock()
+	w.onDrain = f
+}
+
+// Buffered returns the number of bytes that are not with the kernel yet, those
+// that frame the body included.
+func (w *ResponseWriter) Buffered() int {
+	w.r.mu.Lock()
+	defer w.r.mu.Unlock()
+	return w.buffered()
+}
+
+func (w *ResponseWriter) buffered() int { return w.r.out.Len() + w.moving }
+
+// NeedDrain reports whether more than HTTPServerConfig.HighWater bytes were
+// pending, and half of it still are: a producer had better wait for OnDrain.
+func (w *ResponseWriter) NeedDrain() bool {
+	w.r.mu.Lock()
+	defer w.r.mu.Unlock()
+	return w.high
+}
+
+// taken tells the writer that its goroutine has n bytes now. The caller holds
+// r.mu.
+func (w *ResponseWriter) taken(n int) { w.moving = n }
+
+// drained tells the writer, if there is one, that what was taken is written.
+func (r *HTTPRequest) drained() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.drainedLocked()
+}
+
+func (r *HTTPRequest) drainedLocked() {
+	w := r.writer
+	if w == nil {
+		return
+	}
+	w.moving = 0
+	if high, _ := w.marks(); w.high && w.buffered() <= high/2 {
+		w.high = false
+	}
+	if w.wrote && w.buffered() == 0 && w.onDrain != nil {
+		w.wrote = false
+		r.loop.Post(w.tellDrained)
+	}
+}
+
+// tellDrained runs on the loop.
+func (w *ResponseWriter) tellDrained() {
+	w.r.mu.Lock()
+	f := w.onDrain
+	if w.r.complete || w.r.lost != nil || w.buffered() > 0 {
+		f = nil
+	}
+	w.r.mu.Unlock()
+	if f != nil {
+		w.r.loop.call(f)
+	}
+}
+
+// Upgrade answers the request with 101 Switching Protocols and makes the
+// connection one of the loop, with the callbacks and settings of cfg, as if it
+// had been accepted by a listener; OnConnect follows when the answer is sent. The
+// headers are the application's part of the handshake, such as
+// Sec-WebSocket-Accept; Upgrade is the protocol that the client asked for unless
+// it is among them. With [Conn.Stream] a WebSocket library that works on a
+// net.Conn can be used in a task. ConnConfig.TLS is ignored: the connection keeps
+// what it has.
+//
+// It is an error if the request does not ask for an upgrade (RFC 9110 section
+// 7.8), or came through a server that is not ours; the request can still be
+// answered then. Other errors are those of Respond.
+func (r *HTTPRequest) Upgrade(headers Headers, cfg *ConnConfig) (*Conn, error) {
+	if err := headers.validate(); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	protocol := r.Header("Upgrade")
+	if r.conn == nil || !r.info.http11 || !r.info.upgrade || protocol == "" || r.stream != nil {
+		return nil, errNoUpgrade
+	}
+	if err := r.begin(); err != nil {
+		return nil, err
+	}
+	conf := cfg.withDefaults()
+	conf.TLS = nil
+	nc, err := r.loop.newConn(conf, kindConnIn)
+	if err != nil {
+		r.begun = false
+		return nil, err
+	}
+	fields := slices.Clone(headers)
+	if _, ok := fields.lookup("Upgrade"); !ok {
+		fields.Add("Upgrade", protocol)
+	}
+	fields.Set("Connection", "Upgrade")
+	var space [1024]byte
+	r.queue(r.appendHead(space[:0], fasthttp.StatusSwitchingProtocols, fields, 0))
+	r.upgraded = nc
+	r.loop.count.answered(fasthttp.StatusSwitchingProtocols)
+	r.finish()
+	return nc, nil
+}
+
+// handOver gives the connection to what the request upgraded it to.
+func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
+	err := c.flush()
+	r.end(err)
+	if err != nil {
+		to.connectFailed("write", err)
+		return
+	}
+	rest := bytes.Clone(c.buffered())
+	c.mu.Lock()
+	nc := c.nc
+	c.nc = nil // cut finds nothing any more
+	gone := c.gone
+	c.mu.Unlock()
+	if gone {
+		nc.Close()
+		to.connectFailed("read", c.why)
+		return
+	}
+	nc.SetDeadline(noDeadline)
+	direct := len(rest) == 0
+	if !direct {
+		nc = &prefixConn{Conn: nc, rest: rest}
+	}
+	c.s.loop.wg.Add(1)
+	to.handshakeAndServe(nc, nil, false, direct)
+}

@@ -1,0 +1,562 @@
+package eventloop_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/onloop/eventloop"
+	"github.com/valyala/fasthttp"
+)
+
+func TestHTTPStreamInChunks(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		w, err := r.Stream(200, eventloop.Headers{{"Content-Type", "text/event-stream"}})
+		if err != nil {
+			t.Error(err)
+		}
+		w.Write([]byte("one "))
+		n := 0
+		var tick *eventloop.Timer
+		tick = l.Every(time.Millisecond, func() {
+			if n++; n == 3 {
+				tick.Stop()
+				w.Close()
+				if err := w.Close(); err != net.ErrClosed {
+					t.Errorf("second Close: %v, want net.ErrClosed", err)
+				}
+				if _, err := w.Write([]byte("x")); err != net.ErrClosed {
+					t.Errorf("Write after Close: %v, want net.ErrClosed", err)
+				}
+				return
+			}
+			fmt.Fprintf(w, "%d ", n)
+		})
+	})
+	c := dialRaw(t, s.Addr())
+	for range 2 { // the connection is kept
+		c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		resp, body := c.answer("GET")
+		if body != "one 1 2 " || resp.TransferEncoding[0] != "chunked" || resp.Header.Get("Content-Type") != "text/event-stream" {
+			t.Errorf("%v %q", resp, body)
+		}
+	}
+}
+
+func TestHTTPStreamToHTTP10EndsWithTheConnection(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		w, _ := r.Stream(200, nil)
+		w.Write([]byte("one "))
+		l.Post(func() {
+			w.Write([]byte("two"))
+			if r.Path() == "/abort" {
+				w.Abort()
+			} else {
+				w.Close()
+			}
+		})
+	})
+	c := dialRaw(t, s.Addr())
+	c.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+	got, err := c.rest()
+	if head, body, _ := strings.Cut(got, "\r\n\r\n"); body != "one two" || err != nil || strings.Contains(head, "chunked") {
+		t.Errorf("answer %q, %v", got, err)
+	}
+	c = dialRaw(t, s.Addr())
+	c.send("GET /abort HTTP/1.0\r\n\r\n")
+	if _, err := c.rest(); err == nil {
+		t.Error("an aborted stream ends as if it were complete")
+	}
+}
+
+func TestHTTPStreamOfAKnownLength(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	errs := make(chan error, 3)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		w, err := r.Stream(200, eventloop.Headers{{"Content-Length", r.Query()}})
+		if err != nil {
+			errs <- err
+			hai(r)
+			return
+		}
+		w.Write([]byte("12345"))
+		_, err = w.Write([]byte("6"))
+		errs <- err
+		errs <- w.Close()
+	})
+	c := dialRaw(t, s.Addr())
+	if _, body := c.get("/?5"); body != "12345" {
+		t.Errorf("body %q", body)
+	}
+	if err := <-errs; err == nil {
+		t.Error("a byte too many was accepted")
+	}
+	if err := <-errs; err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	if _, body := c.get("/?x"); body != "hai" || !errors.Is(<-errs, eventloop.ErrHeader) {
+		t.Errorf("a bad length: body %q", body)
+	}
+	c.send("GET /?9 HTTP/1.1\r\nHost: x\r\n\r\n")
+	if got, _ := c.rest(); !strings.HasSuffix(got, "\r\n\r\n123456") {
+		t.Errorf("answer %q, want a short one and the end", got)
+	}
+	if err := <-errs; err != nil {
+		t.Errorf("Write: %v", err)
+	}
+	if err := <-errs; err == nil {
+		t.Error("Close of a short answer succeeded")
+	}
+}
+
+func TestHTTPStreamToHEADHasNoBody(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		w, _ := r.Stream(200, nil)
+		w.Write([]byte("body"))
+		w.Close()
+	})
+	c := dialRaw(t, s.Addr())
+	for range 2 {
+		c.send("HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+		c.answer("HEAD") // what follows must be the next answer
+	}
+}
+
+func TestHTTPStreamHasBackPressure(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	const total = 64 << 20
+	most := make(chan int, 1)
+	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{HighWater: 100_000, MaxBuffered: 1 << 20}, func(r *eventloop.HTTPRequest) {
+		w, _ := r.Stream(200, nil)
+		if _, err := w.Write(make([]byte, 2<<20)); err != eventloop.ErrBufferFull {
+			t.Errorf("Write over MaxBuffered: %v, want ErrBufferFull", err)
+		}
+		piece, sent, peak := make([]byte, 10_000), 0, 0
+		more := func() {
+			for sent < total && !w.NeedDrain() {
+				n, err := w.Write(piece[:min(len(piece), total-sent)])
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				sent += n
+				peak = max(peak, w.Buffered())
+			}
+			if sent == total {
+				sent++
+				w.Close()
+				most <- peak
+			}
+		}
+		w.OnDrain(more)
+		more()
+	})
+	c := dialRaw(t, s.Addr())
+	c.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	resp, err := http.ReadResponse(c.br, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, resp.Body); n != total || err != nil {
+		t.Errorf("%d bytes and %v, want %d", n, err, total)
+	}
+	if got := <-most; got > 111_000 {
+		t.Errorf("%d bytes were pending, want no more than the mark and a piece", got)
+	}
+}
+
+// TestHTTPOnAbort makes clients go away in all ways while the answer is pending.
+func TestHTTPOnAbort(t *testing.T) {
+	for _, v := range []struct {
+		name   string
+		leave  func(c *net.TCPConn)
+		reset  bool
+		stream bool
+	}{
+		{"reset", func(c *net.TCPConn) { c.SetLinger(0); c.Close() }, true, false},
+		{"close", func(c *net.TCPConn) { c.Close() }, false, false},
+		{"half-close", func(c *net.TCPConn) { c.CloseWrite() }, false, false},
+		{"reset of a stream", func(c *net.TCPConn) { c.SetLinger(0); c.Close() }, true, true},
+		{"half-close of a stream", func(c *net.TCPConn) { c.CloseWrite() }, false, true},
+		{"reset behind a pipelined request", func(c *net.TCPConn) {
+			c.Write([]byte("GET /2 HTTP/1.1\r\nHost: x\r\n\r\n"))
+			time.Sleep(time.Millisecond) // most often a reset overtakes; either way it is told
+			c.SetLinger(0)
+			c.Close()
+		}, true, false},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			l, _ := startLoop(t, nil)
+			told := make(chan error, 2)
+			requests := make(chan *eventloop.HTTPRequest, 1)
+			s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+				r.OnAbort(func(err error) { told <- err })
+				r.Context()
+				if v.stream {
+					r.Stream(200, nil)
+				}
+				l.Post(func() { requests <- r }) // by then it waits
+			})
+			c := dialRaw(t, s.Addr())
+			c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+			r := <-requests
+			v.leave(c.Conn.(*net.TCPConn))
+			err := <-told
+			if v.reset {
+				if !errors.Is(err, eventloop.ErrReset) || !errors.Is(err, eventloop.ErrHTTP) || !eventloop.IsInfo(err) {
+					t.Errorf("told %v, want ErrReset", err)
+				}
+				<-r.Context().Done()
+				if got := r.Respond(200, nil, nil); got != err && got != eventloop.ErrResponded {
+					t.Errorf("Respond: %v, want what OnAbort was told", got)
+				}
+				if !eventually(func() bool { return l.Stats().IncomingHTTP == 0 && l.Stats().HTTPConns == 0 }) {
+					t.Errorf("the connection stays: %+v", l.Stats())
+				}
+			} else {
+				if err != io.EOF {
+					t.Errorf("told %v, want io.EOF", err)
+				}
+				if r.Context().Err() != nil {
+					t.Error("the context ended at a half-close")
+				}
+			}
+			// An answer is sent to a client that only ended its own side.
+			if v.name == "half-close" {
+				r.Respond(200, nil, []byte("still there"))
+				if _, body := c.answer("GET"); body != "still there" {
+					t.Errorf("answer %q", body)
+				}
+				c.mustClose()
+			}
+			if got := l.Stats().HTTPAbortsTotal; got != 1 {
+				t.Errorf("HTTPAbortsTotal = %d, want 1", got)
+			}
+			s.Shutdown(expired())
+			if len(told) > 0 {
+				t.Errorf("told twice: %v", <-told)
+			}
+		})
+	}
+}
+
+// expired returns a context that has ended.
+func expired() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
+
+func TestHTTPOnAbortIsToldOfWhatWasBefore(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	told := make(chan error, 1)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		var wait *eventloop.Timer
+		wait = l.Every(time.Millisecond, func() {
+			if l.Stats().HTTPAbortsTotal == 1 {
+				wait.Stop()
+				r.OnAbort(func(err error) {
+					told <- err
+					hai(r)
+				})
+			}
+		})
+	})
+	c := dialRaw(t, s.Addr())
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	c.Conn.(*net.TCPConn).CloseWrite()
+	if err := <-told; err != io.EOF {
+		t.Errorf("told %v, want io.EOF", err)
+	}
+	if _, body := c.answer("GET"); body != "hai" {
+		t.Errorf("answer %q", body)
+	}
+}
+
+func TestHTTPPipelinedRequestIsNoAbort(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		r.OnAbort(func(err error) { t.Errorf("told %v", err) })
+		l.AfterFunc(20*time.Millisecond, func() { r.Respond(200, nil, []byte(r.Path())) })
+	})
+	c := dialRaw(t, s.Addr())
+	c.send("GET /1 HTTP/1.1\r\nHost: x\r\n\r\n")
+	time.Sleep(5 * time.Millisecond) // so that it is watched; the test holds without, too
+	c.send("GET /2 HTTP/1.1\r\nHost: x\r\n\r\n")
+	for _, want := range []string{"/1", "/2"} {
+		if _, body := c.answer("GET"); body != want {
+			t.Errorf("answer %q, want %q", body, want)
+		}
+	}
+}
+
+func TestHTTPBodyAsAStream(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{StreamBodyOver: 1000, MaxBodyBytes: -1}, func(r *eventloop.HTTPRequest) {
+		n, pieces := 0, 0
+		streamed := r.BodyStreamed()
+		if streamed && r.Body() != nil {
+			t.Errorf("BodyStreamed is %v, with a body of %d bytes", streamed, len(r.Body()))
+		}
+		err := r.OnBody(func(p []byte) {
+			n += len(p)
+			pieces++
+			if pieces%100 == 1 { // and a pause now and then
+				r.PauseBody()
+				l.AfterFunc(time.Millisecond, r.ResumeBody)
+			}
+		}, func(err error) {
+			r.Respond(200, nil, fmt.Appendf(nil, "%v %d %v", streamed, n, err))
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if r.OnBody(nil, nil) == nil {
+			t.Error("the body was taken twice")
+		}
+	})
+	c := dialRaw(t, s.Addr())
+	big := strings.Repeat("0123456789abcdef", 1<<20)
+	for _, v := range []struct{ request, want string }{
+		{"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 16777216\r\n\r\n" + big, "true 16777216 <nil>"},
+		{"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", "false 3 <nil>"},
+		{"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1000000\r\n" + big + "\r\n0\r\n\r\n", "true 16777216 <nil>"},
+		{"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", "false 3 <nil>"},
+		{"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "false 0 <nil>"},
+	} {
+		go c.Write([]byte(v.request))
+		if _, body := c.answer("POST"); body != v.want {
+			t.Errorf("%.60q: %q, want %q", v.request, body, v.want)
+		}
+	}
+}
+
+func TestHTTPBodyStreamIsReadNoFasterThanTaken(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	requests := make(chan *eventloop.HTTPRequest, 1)
+	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{StreamBodyOver: 1, MaxBodyBytes: -1}, func(r *eventloop.HTTPRequest) {
+		requests <- r
+	})
+	c := dialRaw(t, s.Addr())
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
+	r := <-requests
+	c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+	sent, piece := 0, make([]byte, 1<<20)
+	for {
+		n, err := c.Write(piece)
+		sent += n
+		if err != nil {
+			break // the kernel's buffers are full
+		}
+	}
+	if in := l.Stats().HTTPBytesInTotal; in > 100_000 {
+		t.Errorf("%d bytes were read of a body that nobody takes", in)
+	}
+	taken := make(chan int, 1)
+	n := 0
+	r.OnBody(func(p []byte) {
+		if n += len(p); n == sent {
+			taken <- n
+		}
+	}, nil)
+	<-taken
+	r.Respond(200, nil, nil) // the rest is not read
+	if resp, _ := c.answer("POST"); !resp.Close {
+		t.Error("the connection is to be kept although the body was not taken")
+	}
+	c.mustClose()
+}
+
+func TestHTTPEchoOfAStreamAsItArrives(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{StreamBodyOver: 1}, func(r *eventloop.HTTPRequest) {
+		w, _ := r.Stream(200, nil)
+		r.OnBody(func(p []byte) { w.Write(p) }, func(err error) { w.Close() })
+	})
+	c := dialRaw(t, s.Addr())
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n")
+	for _, want := range []string{"HTTP/1.1 100 Continue\r\n", "\r\n"} {
+		if line, _ := c.br.ReadString('\n'); line != want {
+			t.Fatalf("line %q, want %q", line, want)
+		}
+	}
+	c.send("5\r\nfirst\r\n")
+	resp, err := http.ReadResponse(c.br, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, word := range []string{"first", "second", "third!"} {
+		b := make([]byte, len(word))
+		if _, err := io.ReadFull(resp.Body, b); err != nil || string(b) != word {
+			t.Fatalf("%q and %v, want %q", b, err, word)
+		}
+		c.send("6\r\n%s\r\n", map[string]string{"first": "second", "second": "third!", "third!": "fourth"}[word])
+	}
+	c.send("0\r\n\r\n")
+	if rest, err := io.ReadAll(resp.Body); string(rest) != "fourth" || err != nil {
+		t.Errorf("rest %q and %v", rest, err)
+	}
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nkept")
+	if _, body := c.answer("POST"); body != "kept" {
+		t.Errorf("answer %q on the same connection", body)
+	}
+}
+
+func TestHTTPBodyStreamThatFails(t *testing.T) {
+	for _, v := range []struct {
+		name, sent string
+		leave      func(c *net.TCPConn)
+		check      func(err error) bool
+		answered   bool
+	}{
+		{"bad chunk", "5\r\nhelloX", nil, func(err error) bool { return errors.Is(err, eventloop.ErrHTTP) }, true},
+		{"too long", "5\r\nhello\r\n10000000\r\n", nil, func(err error) bool { return errors.Is(err, fasthttp.ErrBodyTooLarge) }, true},
+		{"too slow", "5\r\nhello\r\n5", nil, func(err error) bool { return errors.Is(err, eventloop.ErrTimeout) }, true},
+		{"truncated", "5\r\nhel", func(c *net.TCPConn) { c.CloseWrite() }, func(err error) bool { return errors.Is(err, io.ErrUnexpectedEOF) }, false},
+		{"reset", "5\r\nhel", func(c *net.TCPConn) { c.SetLinger(0); c.Close() }, func(err error) bool { return errors.Is(err, eventloop.ErrReset) }, false},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			l, _ := startLoop(t, nil)
+			ends := make(chan error, 2)
+			s := serveHTTP(t, l, &eventloop.HTTPServerConfig{StreamBodyOver: 2, ReadTimeout: 50 * time.Millisecond}, func(r *eventloop.HTTPRequest) {
+				r.OnBody(nil, func(err error) {
+					ends <- err
+					r.Respond(400, nil, []byte("sorry"))
+				})
+			})
+			c := dialRaw(t, s.Addr())
+			c.send("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n%s", v.sent)
+			if v.leave != nil {
+				if !eventually(func() bool { return l.Stats().HTTPRequestsTotal == 1 }) {
+					t.Fatal("no request")
+				}
+				v.leave(c.Conn.(*net.TCPConn))
+			}
+			if err := <-ends; !v.check(err) {
+				t.Errorf("the body ended with %v", err)
+			}
+			if v.answered {
+				if resp, body := c.answer("POST"); body != "sorry" || !resp.Close {
+					t.Errorf("answer %q, close %v", body, resp.Close)
+				}
+				c.mustClose()
+			}
+			if !eventually(func() bool { return l.Stats().HTTPConns == 0 }) {
+				t.Error("the connection stays")
+			}
+			if len(ends) > 0 {
+				t.Errorf("the body ended again, with %v", <-ends)
+			}
+		})
+	}
+}
+
+func TestHTTPUpgradeMakesAConnectionOfTheLoop(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	closed := make(chan error, 1)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		_, err := r.Upgrade(eventloop.Headers{{"X-Accept", "yes"}}, &eventloop.ConnConfig{
+			OnConnect: func(c *eventloop.Conn) { c.WriteString("welcome ") },
+			OnData:    func(c *eventloop.Conn, data []byte) { c.Write(data) },
+			OnClose:   func(c *eventloop.Conn) { closed <- c.Err() },
+		})
+		if err != nil {
+			r.Respond(426, eventloop.Headers{{"Upgrade", "echo"}, {"Connection", "Upgrade"}}, nil)
+		}
+	})
+	c := dialRaw(t, s.Addr())
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	if resp, _ := c.answer("GET"); resp.StatusCode != 426 || resp.Header.Get("Connection") != "Upgrade" {
+		t.Errorf("without an upgrade: %d %v", resp.StatusCode, resp.Header)
+	}
+	for _, early := range []string{"", "early "} {
+		c := dialRaw(t, s.Addr())
+		c.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: echo\r\n\r\n%s", early)
+		resp, err := http.ReadResponse(c.br, nil)
+		if err != nil || resp.StatusCode != 101 || resp.Header.Get("Upgrade") != "echo" || resp.Header.Get("X-Accept") != "yes" {
+			t.Fatalf("%v %v", resp, err)
+		}
+		s.Close() // the connection is the application's
+		c.send("late")
+		c.Conn.(*net.TCPConn).CloseWrite()
+		if got, err := c.rest(); got != "welcome "+early+"late" || err != nil {
+			t.Errorf("echo %q and %v", got, err)
+		}
+		if err := <-closed; err != io.EOF {
+			t.Errorf("closed with %v, want io.EOF", err)
+		}
+		s = serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+			r.Upgrade(eventloop.Headers{{"X-Accept", "yes"}}, &eventloop.ConnConfig{
+				OnConnect: func(c *eventloop.Conn) { c.WriteString("welcome ") },
+				OnData:    func(c *eventloop.Conn, data []byte) { c.Write(data) },
+				OnClose:   func(c *eventloop.Conn) { closed <- c.Err() },
+			})
+		})
+	}
+}
+
+func TestHTTPServerWithTLS(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	events := make(chan error, 1)
+	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{
+		TLS:     serverConf,
+		OnEvent: func(s *eventloop.HTTPServer, err error) { events <- err },
+	}, func(r *eventloop.HTTPRequest) {
+		if r.TLS() == nil || r.TLS().Version != tls.VersionTLS13 {
+			t.Errorf("TLS: %v", r.TLS())
+		}
+		body := bytes.Clone(r.Body())
+		l.AfterFunc(time.Millisecond, func() { r.Respond(200, nil, body) })
+	})
+	nc, err := tls.Dial("tcp", s.Addr().String(), clientConf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newRawClient(t, nc)
+	body := strings.Repeat("x", 1_000_000)
+	for range 2 {
+		go fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		if _, got := c.answer("POST"); got != body {
+			t.Errorf("%d bytes came back", len(got))
+		}
+	}
+	plain := dialRaw(t, s.Addr())
+	plain.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	if oe, ok := errors.AsType[*eventloop.OpError](<-events); !ok || oe.Op != "handshake" {
+		t.Errorf("event %v, want a failed handshake", oe)
+	}
+}
+
+func TestHTTPServerOverConnectionsThatAreNoSockets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		serveInBubble(t, nil, func(r *eventloop.HTTPRequest) {
+			r.OnAbort(func(err error) { t.Errorf("aborted: %v", err) })
+			r.Loop().AfterFunc(time.Hour, func() { hai(r) })
+		}, func(c *rawClient) {
+			for range 2 {
+				start := time.Now()
+				c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+				resp, err := http.ReadResponse(bufio.NewReader(c.Conn), nil)
+				if err != nil || resp.StatusCode != 200 {
+					t.Fatalf("%v %v", resp, err)
+				}
+				if took := time.Since(start); took != time.Hour {
+					t.Errorf("answered after %v, want 1h", took)
+				}
+			}
+		})
+	})
+}

@@ -1,0 +1,761 @@
+package eventloop_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/onloop/eventloop"
+)
+
+// serveHTTP starts a server on l, which is closed at the end of the test.
+func serveHTTP(t testing.TB, l *eventloop.Loop, cfg *eventloop.HTTPServerConfig, h func(r *eventloop.HTTPRequest)) *eventloop.HTTPServer {
+	t.Helper()
+	s, err := l.ListenHTTP("127.0.0.1:0", h, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// hai answers every request with "hai".
+func hai(r *eventloop.HTTPRequest) {
+	r.Respond(200, eventloop.Headers{{"Content-Type", "text/plain"}}, []byte("hai"))
+}
+
+// A rawClient speaks HTTP byte by byte.
+type rawClient struct {
+	net.Conn
+	t  testing.TB
+	br *bufio.Reader
+}
+
+func dialRaw(t testing.TB, addr net.Addr) *rawClient {
+	t.Helper()
+	nc, err := net.Dial(addr.Network(), addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newRawClient(t, nc)
+}
+
+func newRawClient(t testing.TB, nc net.Conn) *rawClient {
+	t.Cleanup(func() { nc.Close() })
+	return &rawClient{nc, t, bufio.NewReader(nc)}
+}
+
+func (c *rawClient) send(format string, args ...any) {
+	c.t.Helper()
+	if _, err := fmt.Fprintf(c, format, args...); err != nil {
+		c.t.Errorf("send: %v", err)
+	}
+}
+
+// answer reads an answer to a request with the given method.
+func (c *rawClient) answer(method string) (*http.Response, string) {
+	c.t.Helper()
+	c.SetReadDeadline(time.Now().Add(watchdogTime))
+	resp, err := http.ReadResponse(c.br, &http.Request{Method: method})
+	if err != nil {
+		c.t.Fatalf("no answer: %v", err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		c.t.Fatalf("body of the answer: %v", err)
+	}
+	return resp, string(body)
+}
+
+// get sends a GET and returns status and body of the answer.
+func (c *rawClient) get(path string) (int, string) {
+	c.t.Helper()
+	c.send("GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path)
+	resp, body := c.answer("GET")
+	return resp.StatusCode, body
+}
+
+// rest returns what comes until the server closes the connection, and how it did:
+// nil for an orderly end.
+func (c *rawClient) rest() (string, error) {
+	c.SetReadDeadline(time.Now().Add(watchdogTime))
+	b, err := io.ReadAll(c.br)
+	return string(b), err
+}
+
+// mustClose fails unless the server closes the connection without another byte.
+func (c *rawClient) mustClose() {
+	c.t.Helper()
+	if rest, err := c.rest(); rest != "" || err != nil {
+		c.t.Errorf("after the answer came %q and %v, want the end", rest, err)
+	}
+}
+
+func TestHTTPServerAnswersInTheCallbackAndLater(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		switch r.Path() {
+		case "/later":
+			l.AfterFunc(time.Millisecond, func() { r.Respond(200, nil, []byte("later")) })
+		case "/elsewhere":
+			go r.Respond(200, nil, []byte("elsewhere"))
+		default:
+			hai(r)
+		}
+	})
+	c := dialRaw(t, s.Addr())
+	for range 3 { // on one connection
+		for path, want := range map[string]string{"/": "hai", "/later": "later", "/elsewhere": "elsewhere"} {
+			if status, body := c.get(path); status != 200 || body != want {
+				t.Errorf("%s: %d %q, want 200 %q", path, status, body, want)
+			}
+		}
+	}
+	if got := l.Stats(); got.HTTPRequestsTotal != 9 || got.HTTP2xxTotal != 9 || got.IncomingHTTP != 0 || got.HTTPConns != 1 {
+		t.Errorf("stats: %d requests, %d answered, %d open, %d connections; want 9, 9, 0, 1",
+			got.HTTPRequestsTotal, got.HTTP2xxTotal, got.IncomingHTTP, got.HTTPConns)
+	}
+}
+
+func TestHTTPRequestGivesWhatTheClientSent(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	got := make(chan *eventloop.HTTPRequest, 2)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		got <- r
+		hai(r)
+	})
+	c := dialRaw(t, s.Addr())
+	c.send("PROPFIND /a%%2Fb/../c?q=%%3F&r?s HTTP/1.1\r\nHost: example.org\r\nx-DUP: 1\r\nCookie: a=b; c=d\r\n" +
+		"X-Dup:2 \r\nX-Empty:\r\nContent-Length: 5\r\n\r\nhello")
+	c.answer("PROPFIND")
+	c.get("/next-request-overwrites-buffers?xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx")
+	r := <-got
+	<-got
+	for _, v := range []struct{ name, got, want string }{
+		{"Method", r.Method(), "PROPFIND"},
+		{"URI", r.URI(), "/a%2Fb/../c?q=%3F&r?s"},
+		{"Path", r.Path(), "/a%2Fb/../c"},
+		{"Query", r.Query(), "q=%3F&r?s"},
+		{"Header", r.Header("X-dup"), "1"},
+		{"empty Header", r.Header("X-Empty"), ""},
+		{"absent Header", r.Header("X-Du"), ""},
+		{"Body", string(r.Body()), "hello"},
+		{"RemoteAddr", r.RemoteAddr().String(), c.LocalAddr().String()},
+		{"cookie", string(r.FastHTTP().Header.Cookie("c")), "d"},
+		{"argument", string(r.FastHTTP().URI().QueryArgs().Peek("q")), "?"},
+		{"String", r.String(), "PROPFIND /a%2Fb/../c?q=%3F&r?s HTTP/1.1 from " + c.LocalAddr().String() +
+			"\nHost: example.org\nx-DUP: 1\nCookie: a=b; c=d\nX-Dup: 2\nX-Empty: \nContent-Length: 5\n\nhello\n"},
+	} {
+		if v.got != v.want {
+			t.Errorf("%s = %q, want %q", v.name, v.got, v.want)
+		}
+	}
+	want := eventloop.Headers{{"Host", "example.org"}, {"x-DUP", "1"}, {"Cookie", "a=b; c=d"}, {"X-Dup", "2"},
+		{"X-Empty", ""}, {"Content-Length", "5"}}
+	if !slices.Equal(r.Headers(), want) {
+		t.Errorf("Headers = %v, want %v", r.Headers(), want)
+	}
+	if r.TLS() != nil {
+		t.Error("TLS of a request in the clear is not nil")
+	}
+}
+
+func TestHTTPRequestPathOfOtherTargets(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		r.Respond(200, nil, []byte(r.URI()+" "+r.Path()+" "+r.Query()))
+	})
+	for _, v := range [][2]string{
+		{"GET http://example.org/p?q", "http://example.org/p?q /p q"},
+		{"GET http://example.org", "http://example.org / "},
+		{"OPTIONS *", "* * "},
+		{"GET //x://y", "//x://y //x://y "},
+	} {
+		c := dialRaw(t, s.Addr())
+		c.send("%s HTTP/1.1\r\nHost: example.org\r\n\r\n", v[0])
+		if _, body := c.answer("GET"); body != v[1] {
+			t.Errorf("%s: %q, want %q", v[0], body, v[1])
+		}
+	}
+}
+
+func TestHTTPRequestMultipartForm(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		form, err := r.FastHTTP().MultipartForm()
+		if err != nil {
+			r.Respond(400, nil, []byte(err.Error()))
+			return
+		}
+		r.Respond(200, nil, []byte(form.Value["name"][0]))
+	})
+	c := dialRaw(t, s.Addr())
+	body := "--b\r\nContent-Disposition: form-data; name=\"name\"\r\n\r\nvalue\r\n--b--\r\n"
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	if resp, body := c.answer("POST"); resp.StatusCode != 200 || body != "value" {
+		t.Errorf("%d %q, want 200 %q", resp.StatusCode, body, "value")
+	}
+}
+
+func TestHTTPRequestIsAnsweredOnce(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	errs := make(chan error, 3)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		errs <- r.Respond(200, nil, []byte("first"))
+		errs <- r.Respond(200, nil, []byte("second"))
+		_, err := r.Stream(200, nil)
+		errs <- err
+	})
+	c := dialRaw(t, s.Addr())
+	for range 2 { // the second request is not answered by the second answer to the first
+		if _, body := c.get("/"); body != "first" {
+			t.Errorf("answer %q, want %q", body, "first")
+		}
+		if err := <-errs; err != nil {
+			t.Errorf("Respond: %v", err)
+		}
+		for range 2 {
+			if err := <-errs; err != eventloop.ErrResponded {
+				t.Errorf("answered again: %v, want ErrResponded", err)
+			}
+		}
+	}
+}
+
+func TestHTTPRespondFromManyGoroutinesAnswersOnce(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	var answered atomic.Int64
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		for range 4 {
+			go func() {
+				if r.Respond(200, nil, []byte("hai")) == nil {
+					answered.Add(1)
+				}
+			}()
+		}
+	})
+	c := dialRaw(t, s.Addr())
+	const n = 200
+	for range n {
+		if _, body := c.get("/"); body != "hai" {
+			t.Fatalf("answer %q, want %q", body, "hai")
+		}
+	}
+	if !eventually(func() bool { return answered.Load() >= n }) || answered.Load() > n {
+		t.Errorf("%d answers were accepted, want %d", answered.Load(), n)
+	}
+}
+
+func TestHTTPRespondRefusesWhatMustNotGoOnTheWire(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	errs := make(chan error, 16)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		for _, f := range []eventloop.Header{{"A", "b\r\nC: d"}, {"A\r\n", "b"}, {"A", "b\x00"}, {"A", "\n"}, {"", "b"}, {"A b", "c"}} {
+			errs <- r.Respond(200, eventloop.Headers{f}, nil)
+			_, err := r.Stream(200, eventloop.Headers{f})
+			errs <- err
+		}
+		for _, status := range []int{0, 100, 101, 199, 1000, -1} {
+			if r.Respond(status, nil, nil) == nil {
+				t.Errorf("status %d was accepted", status)
+			}
+		}
+		hai(r)
+	})
+	if status, body := dialRaw(t, s.Addr()).get("/"); status != 200 || body != "hai" {
+		t.Errorf("%d %q, want 200 %q", status, body, "hai")
+	}
+	for range 12 {
+		if err := <-errs; !errors.Is(err, eventloop.ErrHeader) {
+			t.Errorf("error %v, want ErrHeader", err)
+		}
+	}
+}
+
+func TestHTTPRespondKeepsOrderAndSpellingOfFields(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	body := []byte("body")
+	headers := eventloop.Headers{{"x-b", "1"}, {"X-A", "2"}, {"Set-Cookie", "a"}, {"x-b", "3"}, {"Set-Cookie", "b"},
+		{"Content-Length", "99"}, {"Transfer-Encoding", "chunked"}, {"Connection", "keep-alive, x"}, {"Date", "now"}}
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		r.Respond(299, headers, body)
+		copy(body, "XXXX") // it was copied
+		headers[0].Value = "X"
+	})
+	c := dialRaw(t, s.Addr())
+	c.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	got, err := c.rest()
+	want := "HTTP/1.1 299 Unknown Status Code\r\nx-b: 1\r\nX-A: 2\r\nSet-Cookie: a\r\nx-b: 3\r\nSet-Cookie: b\r\nDate: now\r\n" +
+		"Content-Length: 4\r\nConnection: close\r\n\r\nbody"
+	if got != want || err != nil {
+		t.Errorf("answer\n%s\nand %v, want\n%s", got, err, want)
+	}
+}
+
+func TestHTTPAnswersHaveADateAndNoServerField(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	s := serveHTTP(t, l, nil, hai)
+	c := dialRaw(t, s.Addr())
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	resp, _ := c.answer("GET")
+	date, err := http.ParseTime(resp.Header.Get("Date"))
+	if err != nil || time.Since(date).Abs() > time.Minute {
+		t.Errorf("Date %q", resp.Header.Get("Date"))
+	}
+	if got := resp.Header.Values("Server"); got != nil {
+		t.Errorf("Server: %q, want none", got)
+	}
+}
+
+func TestHTTPAnswersWithoutABody(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		status := 0
+		fmt.Sscan(r.Path()[1:], &status)
+		var headers eventloop.Headers
+		if r.Query() != "" {
+			headers.Add("Content-Length", r.Query())
+		}
+		r.Respond(status, headers, []byte(r.Header("X-Body")))
+	})
+	for _, v := range []struct{ method, target, body, length string }{
+		{"GET", "/204", "some", ""},
+		{"GET", "/304", "", ""},
+		{"GET", "/304?77", "", "77"},
+		{"GET", "/205", "some", "0"},
+		{"GET", "/200", "", "0"},
+		{"HEAD", "/200", "some", "4"},
+		{"HEAD", "/200?77", "", "77"},
+		{"HEAD", "/404", "some", "4"},
+		{"HEAD", "/204", "", ""},
+	} {
+		c := dialRaw(t, s.Addr())
+		c.send("%s %s HTTP/1.1\r\nHost: x\r\nX-Body: %s\r\nConnection: close\r\n\r\n", v.method, v.target, v.body)
+		got, _ := c.rest()
+		head, body, _ := strings.Cut(got, "\r\n\r\n")
+		if body != "" {
+			t.Errorf("%s %s: body %q, want none", v.method, v.target, body)
+		}
+		length := ""
+		if _, after, ok := strings.Cut(head, "Content-Length: "); ok {
+			length, _, _ = strings.Cut(after, "\r\n")
+		}
+		if length != v.length {
+			t.Errorf("%s %s: Content-Length %q, want %q", v.method, v.target, length, v.length)
+		}
+	}
+}
+
+func TestHTTPKeepAlive(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{MaxRequestsPerConn: 3}, func(r *eventloop.HTTPRequest) {
+		var headers eventloop.Headers
+		if r.Path() == "/close" {
+			headers.Add("Connection", "close")
+		}
+		r.Respond(200, headers, []byte("hai"))
+	})
+	for _, v := range []struct{ request, connection string }{
+		{"GET / HTTP/1.1\r\nHost: x\r\n\r\n", ""},
+		{"GET / HTTP/1.1\r\nHost: x\r\nConnection: TE, close\r\n\r\n", "close"},
+		{"GET /close HTTP/1.1\r\nHost: x\r\n\r\n", "close"},
+		{"GET / HTTP/1.0\r\n\r\n", "close"},
+		{"GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", "keep-alive"},
+	} {
+		c := dialRaw(t, s.Addr())
+		c.send("%s", v.request)
+		resp, _ := c.answer("GET")
+		got := resp.Header.Get("Connection")
+		if resp.Close && got == "" {
+			got = "close" // ReadResponse takes it out
+		}
+		if got != v.connection {
+			t.Errorf("%q: Connection: %q, want %q", v.request, got, v.connection)
+		}
+		if v.connection == "close" {
+			c.mustClose()
+			continue
+		}
+		c.get("/")
+		c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		if resp, _ := c.answer("GET"); !resp.Close {
+			t.Error("the third answer does not say that it is the last")
+		}
+		c.mustClose()
+	}
+}
+
+func TestHTTPPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	var running, most atomic.Int64
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		most.Store(max(most.Load(), running.Add(1)))
+		answer := func() {
+			running.Add(-1)
+			r.Respond(200, nil, []byte(r.Path()))
+		}
+		if strings.HasSuffix(r.Path(), "7") {
+			l.AfterFunc(time.Millisecond, answer)
+		} else {
+			answer()
+		}
+	})
+	c := dialRaw(t, s.Addr())
+	const n = 300
+	var b bytes.Buffer
+	for i := range n {
+		fmt.Fprintf(&b, "GET /%d HTTP/1.1\r\nHost: x\r\n\r\n", i)
+	}
+	go c.Write(b.Bytes())
+	for i := range n {
+		if _, body := c.answer("GET"); body != fmt.Sprint("/", i) {
+			t.Fatalf("answer %d is %q", i, body)
+		}
+	}
+	if got := most.Load(); got != 1 {
+		t.Errorf("%d requests of one connection at once, want 1", got)
+	}
+}
+
+func TestHTTPBodiesOfAllKinds(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		r.Respond(200, nil, fmt.Appendf(nil, "%s %d %.20s", r.Method(), len(r.Body()), r.Body()))
+	})
+	long := strings.Repeat("0123456789", 30_000)
+	c := dialRaw(t, s.Addr())
+	for _, v := range []struct{ request, want string }{
+		{"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", "GET 3 abc"},
+		{"DELETE / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", "DELETE 0 "},
+		{"POST / HTTP/1.1\r\nHost: x\r\n\r\n", "POST 0 "},
+		{"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n" + long, "PUT 300000 01234567890123456789"},
+		{"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;ext=\"x\"\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n", "POST 13 abc0123456789"},
+		{"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n493E0\r\n" + long + "\r\n000\r\n\r\n", "POST 300000 01234567890123456789"},
+	} {
+		go c.Write([]byte(v.request))
+		if _, body := c.answer("POST"); body != v.want {
+			t.Errorf("%.80q: %q, want %q", v.request, body, v.want)
+		}
+	}
+}
+
+func TestHTTPBodyThatArrivesByteByByte(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+			ln := newPipeListener()
+			s, err := l.ServeHTTP(ln, func(r *eventloop.HTTPRequest) {
+				r.Respond(200, nil, fmt.Appendf(nil, "%s", r.Body()))
+			}, nil)
+			go func() {
+				defer s.Close()
+				c := newRawClient(t, ln.dial())
+				defer c.Close()
+				for _, b := range []byte("\r\nPOST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1;e\r\nc\r\n0\r\nT: t\r\n\r\n") {
+					time.Sleep(10 * time.Millisecond)
+					c.Write([]byte{b})
+				}
+				if _, body := c.answer("POST"); body != "abc" {
+					t.Errorf("body %q, want %q", body, "abc")
+				}
+			}()
+			return err
+		})
+		if err != nil {
+			t.Errorf("Run returned %v", err)
+		}
+	})
+}
+
+func TestHTTPExpectContinue(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{MaxBodyBytes: 100}, func(r *eventloop.HTTPRequest) {
+		r.Respond(200, nil, r.Body())
+	})
+	c := dialRaw(t, s.Addr())
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nContent-Length: 3\r\n\r\n")
+	if line, _ := c.br.ReadString('\n'); line != "HTTP/1.1 100 Continue\r\n" {
+		t.Fatalf("first line %q", line)
+	}
+	c.br.ReadString('\n')
+	c.send("abc")
+	if _, body := c.answer("POST"); body != "abc" {
+		t.Errorf("body %q", body)
+	}
+	// The body is there already: nothing to wait for.
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc")
+	if resp, body := c.answer("POST"); resp.StatusCode != 200 || body != "abc" {
+		t.Errorf("%d %q", resp.StatusCode, body)
+	}
+	// No body: no 100 either.
+	c.send("GET / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n")
+	if resp, _ := c.answer("GET"); resp.StatusCode != 200 {
+		t.Errorf("status %d", resp.StatusCode)
+	}
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 101\r\n\r\n")
+	if resp, _ := c.answer("POST"); resp.StatusCode != 413 {
+		t.Errorf("status %d, want 413 before the body was sent", resp.StatusCode)
+	}
+	c.mustClose()
+}
+
+func TestHTTPServerOnUnixSocket(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	ln, err := net.Listen("unix", t.TempDir()+"/http")
+	if err != nil {
+		t.Skip(err)
+	}
+	s, err := l.ServeHTTP(ln, hai, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	if status, body := dialRaw(t, s.Addr()).get("/"); status != 200 || body != "hai" {
+		t.Errorf("%d %q", status, body)
+	}
+}
+
+func TestHTTPServerReportsWhatIsWrongAtOnce(t *testing.T) {
+	l := eventloop.New(nil)
+	if _, err := l.ListenHTTP("127.0.0.1:0", hai, nil); err != eventloop.ErrNotRunning {
+		t.Errorf("before Run: %v, want ErrNotRunning", err)
+	}
+	l, end := startLoop(t, nil)
+	s := serveHTTP(t, l, nil, hai)
+	for _, address := range []string{s.Addr().String(), "nowhere", "127.0.0.1:http-of-nobody", "192.0.2.1:0"} {
+		_, err := l.ListenHTTP(address, hai, nil)
+		if oe, ok := errors.AsType[*eventloop.OpError](err); !ok || oe.Op != "listen" {
+			t.Errorf("%s: %v, want an OpError of listen", address, err)
+		}
+	}
+	if _, err := l.ListenHTTP("127.0.0.1:0", nil, nil); err == nil {
+		t.Error("a nil handler was accepted")
+	}
+	if _, err := l.ServeHTTP(nil, hai, nil); err == nil {
+		t.Error("a nil listener was accepted")
+	}
+	s.Close()
+	end()
+	if _, err := l.ListenHTTP("127.0.0.1:0", hai, nil); err != eventloop.ErrLoopClosed {
+		t.Errorf("after the end: %v, want ErrLoopClosed", err)
+	}
+}
+
+func TestHTTPHandlerThatPanics(t *testing.T) {
+	events := make(chan error, 4)
+	l, _ := startLoop(t, &eventloop.Config{CatchPanics: true})
+	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{
+		OnEvent: func(s *eventloop.HTTPServer, err error) { events <- err },
+	}, func(r *eventloop.HTTPRequest) {
+		switch r.Path() {
+		case "/panic":
+			panic("boom")
+		case "/answered":
+			hai(r)
+			panic("boom")
+		case "/streaming":
+			w, _ := r.Stream(200, nil)
+			w.Write([]byte("part"))
+			panic("boom")
+		}
+		hai(r)
+	})
+	c := dialRaw(t, s.Addr())
+	for _, v := range []struct {
+		path   string
+		status int
+	}{{"/panic", 500}, {"/answered", 200}, {"/", 200}} {
+		if status, _ := c.get(v.path); status != v.status {
+			t.Errorf("%s: %d, want %d", v.path, status, v.status)
+		}
+	}
+	c.send("GET /streaming HTTP/1.1\r\nHost: x\r\n\r\n")
+	if got, _ := c.rest(); !strings.HasSuffix(got, "4\r\npart\r\n") {
+		t.Errorf("the stream ended as if it were complete: %q", got)
+	}
+	for range 3 {
+		if pe, ok := errors.AsType[*eventloop.PanicError](<-events); !ok || pe.Value != "boom" {
+			t.Errorf("event %v, want the panic", pe)
+		}
+	}
+	if len(events) > 0 {
+		t.Errorf("one more event: %v", <-events)
+	}
+}
+
+func TestHTTPHandlerThatPanicsEndsTheLoopByDefault(t *testing.T) {
+	checkLeaks(t)
+	addr := make(chan net.Addr, 1)
+	result := make(chan any, 1)
+	go func() {
+		defer func() { result <- recover() }()
+		eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+			s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) { panic("boom") }, nil)
+			addr <- s.Addr()
+			return err
+		})
+	}()
+	c := dialRaw(t, <-addr)
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	if got, _ := c.rest(); got != "" {
+		t.Errorf("an answer: %q", got)
+	}
+	if pe, ok := (<-result).(*eventloop.PanicError); !ok || pe.Value != "boom" {
+		t.Errorf("Run ended with %v, want the panic", pe)
+	}
+}
+
+func TestHTTPRequestWithoutAnswerIsLoggedWhenTheLoopEnds(t *testing.T) {
+	var log bytes.Buffer
+	l, end := startLoop(t, &eventloop.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	var kept *eventloop.HTTPRequest
+	handled := make(chan struct{})
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		kept = r
+		l.Post(func() { close(handled) })
+	})
+	c := dialRaw(t, s.Addr())
+	c.send("GET /forgotten HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-handled
+	if names := handleNames(l); !strings.Contains(names, "http request GET /forgotten") {
+		t.Errorf("Handles do not show the request:\n%s", names)
+	}
+	if got := l.Stats().IncomingHTTP; got != 1 {
+		t.Errorf("IncomingHTTP = %d, want 1", got)
+	}
+	l.Stop()
+	end()
+	if got, _ := c.rest(); got != "" {
+		t.Errorf("an answer after the end: %q", got)
+	}
+	if got := log.String(); strings.Count(got, "GET /forgotten") != 1 {
+		t.Errorf("log: %s", got)
+	}
+	if err := kept.Respond(200, nil, nil); err != eventloop.ErrLoopClosed {
+		t.Errorf("Respond after the end: %v, want ErrLoopClosed", err)
+	}
+	if got := l.Stats(); got.IncomingHTTP != 0 || got.HTTPConns != 0 || got.Buffered != 0 {
+		t.Errorf("stats after the end: %d requests, %d connections, %d bytes, want none", got.IncomingHTTP, got.HTTPConns, got.Buffered)
+	}
+}
+
+func TestHTTPResponseTimeoutAnswersForTheApplication(t *testing.T) {
+	events := make(chan error, 1)
+	l, _ := startLoop(t, nil)
+	late := make(chan error, 1)
+	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{
+		ResponseTimeout: 20 * time.Millisecond,
+		OnEvent:         func(s *eventloop.HTTPServer, err error) { events <- err },
+	}, func(r *eventloop.HTTPRequest) {
+		if r.Path() == "/hai" {
+			hai(r)
+			return
+		}
+		context.AfterFunc(r.Context(), func() { late <- r.Respond(200, nil, nil) })
+	})
+	c := dialRaw(t, s.Addr())
+	if status, _ := c.get("/"); status != 503 {
+		t.Errorf("status %d, want 503", status)
+	}
+	if err := <-events; !errors.Is(err, eventloop.ErrTimeout) || !errors.Is(err, eventloop.ErrHTTP) {
+		t.Errorf("event %v, want ErrTimeout and ErrHTTP", err)
+	}
+	if err := <-late; err != eventloop.ErrResponded {
+		t.Errorf("Respond after the time-out: %v, want ErrResponded", err)
+	}
+	if status, _ := c.get("/hai"); status != 200 {
+		t.Errorf("status %d on the same connection, want 200", status)
+	}
+}
+
+func TestHTTPRequestContextEndsWithTheAnswer(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	contexts := make(chan context.Context, 2)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		ctx := r.Context()
+		if ctx.Err() != nil || r.Context() != ctx {
+			t.Error("the context has ended before the answer, or is another each time")
+		}
+		contexts <- ctx
+		hai(r)
+		go func() {
+			<-ctx.Done()
+			contexts <- r.Context()
+		}()
+	})
+	dialRaw(t, s.Addr()).get("/")
+	<-(<-contexts).Done()
+	<-(<-contexts).Done()
+}
+
+// A pipeListener gives connections that are no sockets, for virtual time.
+type pipeListener struct {
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+func newPipeListener() *pipeListener {
+	return &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+}
+
+func (ln *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case nc := <-ln.conns:
+		return nc, nil
+	case <-ln.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (ln *pipeListener) Close() error {
+	ln.once.Do(func() { close(ln.done) })
+	return nil
+}
+
+func (ln *pipeListener) Addr() net.Addr { return pipeAddr{} }
+
+// dial returns the client's end of a new connection.
+func (ln *pipeListener) dial() net.Conn {
+	client, server := net.Pipe()
+	ln.conns <- server
+	return client
+}
+
+type pipeAddr struct{}
+
+func (pipeAddr) Network() string { return "pipe" }
+func (pipeAddr) String() string  { return "pipe" }
+
+func TestHTTPHandlerThatCallsGoexit(t *testing.T) {
+	checkLeaks(t)
+	addr := make(chan net.Addr, 1)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+			s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) { runtime.Goexit() }, nil)
+			addr <- s.Addr()
+			return err
+		})
+	}()
+	c := dialRaw(t, <-addr)
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	if got, _ := c.rest(); got != "" {
+		t.Errorf("an answer: %q", got)
+	}
+	<-ended
+}

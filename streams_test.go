@@ -1,0 +1,1169 @@
+package eventloop_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/textproto"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/onloop/eventloop"
+)
+
+// streamed runs f as a task with the stream of a connection, in virtual time, and
+// far with the other end of it on a goroutine of its own.
+func streamed(t *testing.T, cfg *eventloop.ConnConfig, f func(k *eventloop.Task, nc net.Conn) error, far func(nc net.Conn)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		near, other := net.Pipe()
+		done := make(chan int)
+		go func() { defer close(done); defer other.Close(); far(other) }()
+		err := eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+			c, err := l.Adopt(near, cfg)
+			l.Go(context.Background(), func(k *eventloop.Task) error {
+				nc := c.Stream(k)
+				defer nc.Close()
+				return f(k, nc)
+			}).Then(func(_ struct{}, err error) { wantEqual(t, "the task's error", err, nil) })
+			return err
+		})
+		wantEqual(t, "Run", err, nil)
+		<-done
+	})
+}
+
+// serveTask runs a loop with a listener on a real socket, each connection of
+// which is a task. client runs on a goroutine of its own; afterwards the loop ends
+// when its connections do.
+func serveTask(t *testing.T, cfg *eventloop.ConnConfig, serve func(k *eventloop.Task, c *eventloop.Conn) error, client func(addr string)) {
+	t.Helper()
+	var conf eventloop.ConnConfig
+	if cfg != nil {
+		conf = *cfg
+	}
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		conf.OnConnect = func(c *eventloop.Conn) {
+			l.Go(context.Background(), func(k *eventloop.Task) error {
+				defer c.Close()
+				return serve(k, c)
+			}).Then(func(_ struct{}, err error) { wantEqual(t, "the task's error", err, nil) })
+		}
+		ln, err := l.Listen("tcp", "127.0.0.1:0", &conf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			defer ln.Close()
+			client(ln.Addr().String())
+		}()
+	})
+}
+
+// dial connects to addr, or ends the test.
+func dial(t *testing.T, addr string) *net.TCPConn {
+	t.Helper()
+	nc, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Error(err)
+		panic(err)
+	}
+	return nc.(*net.TCPConn)
+}
+
+func TestStreamReadsLinesWithAScanner(t *testing.T) {
+	var lines []string
+	streamed(t, nil, func(k *eventloop.Task, nc net.Conn) error {
+		s := bufio.NewScanner(nc)
+		for s.Scan() {
+			lines = append(lines, s.Text())
+		}
+		return s.Err()
+	}, func(nc net.Conn) {
+		for _, part := range []string{"on", "e\ntw", "o\n", "\nthree"} {
+			io.WriteString(nc, part)
+			time.Sleep(time.Second)
+		}
+	})
+	wantSlice(t, "lines", lines, []string{"one", "two", "", "three"})
+}
+
+func TestStreamServesJSON(t *testing.T) {
+	type message struct {
+		N    int
+		Text string
+	}
+	serveTask(t, nil, func(k *eventloop.Task, c *eventloop.Conn) error {
+		nc := c.Stream(k)
+		dec, enc := json.NewDecoder(nc), json.NewEncoder(nc)
+		for {
+			var m message
+			if err := dec.Decode(&m); err == io.EOF {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			m.N++
+			if err := enc.Encode(m); err != nil {
+				return err
+			}
+		}
+	}, func(addr string) {
+		nc := dial(t, addr)
+		defer nc.Close()
+		dec, enc := json.NewDecoder(nc), json.NewEncoder(nc)
+		for i := range 100 {
+			sent := message{i, strings.Repeat("x", i*100)}
+			enc.Encode(sent)
+			var got message
+			if err := dec.Decode(&got); err != nil || got.N != i+1 || got.Text != sent.Text {
+				t.Errorf("answer %d = %v, %v", i, got, err)
+				return
+			}
+		}
+	})
+}
+
+func TestStreamServesTextproto(t *testing.T) {
+	streamed(t, nil, func(k *eventloop.Task, nc net.Conn) error {
+		c := textproto.NewConn(nc)
+		if err := c.PrintfLine("220 hello"); err != nil {
+			return err
+		}
+		line, err := c.ReadLine()
+		wantEqual(t, "line", line, "HELO there")
+		if err != nil {
+			return err
+		}
+		h, err := c.ReadMIMEHeader()
+		wantEqual(t, "header", h.Get("Subject"), "tasks")
+		return err
+	}, func(nc net.Conn) {
+		c := textproto.NewConn(nc)
+		code, msg, err := c.ReadResponse(220)
+		if code != 220 || msg != "hello" || err != nil {
+			t.Errorf("greeting = %d %q %v", code, msg, err)
+		}
+		c.PrintfLine("HELO there")
+		c.PrintfLine("Subject: tasks\r\n")
+	})
+}
+
+func TestStreamServesHTTPRequests(t *testing.T) {
+	serveTask(t, nil, func(k *eventloop.Task, c *eventloop.Conn) error {
+		nc := c.Stream(k)
+		r := bufio.NewReader(nc)
+		for {
+			req, err := http.ReadRequest(r)
+			if err == io.EOF {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			body, err := io.ReadAll(req.Body)
+			if err != nil {
+				return err
+			}
+			resp := &http.Response{
+				StatusCode: 200, ProtoMajor: 1, ProtoMinor: 1, Request: req,
+				ContentLength: int64(len(body)), Body: io.NopCloser(bytes.NewReader(body)),
+			}
+			if err := resp.Write(nc); err != nil {
+				return err
+			}
+		}
+	}, func(addr string) {
+		client := &http.Client{Transport: &http.Transport{}}
+		defer client.CloseIdleConnections()
+		for i := range 5 {
+			body := strings.Repeat("body ", i*1000)
+			resp, err := client.Post("http://"+addr+"/echo", "text/plain", strings.NewReader(body))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			got, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if string(got) != body || err != nil {
+				t.Errorf("answer of %d bytes, %v; want %d", len(got), err, len(body))
+			}
+		}
+	})
+}
+
+func TestCopyBetweenTwoStreamsIsAProxy(t *testing.T) {
+	const size = 3 << 20
+	upstream, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	echoed := make(chan int)
+	go func() {
+		defer close(echoed)
+		defer upstream.Close()
+		nc, err := upstream.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer nc.Close()
+		echoAll(nc)
+	}()
+	serveTask(t, nil, func(k *eventloop.Task, c *eventloop.Conn) error {
+		up, err := k.Loop().Dial(k.Context(), "tcp", upstream.Addr().String(), nil)
+		if err != nil {
+			return err
+		}
+		defer up.Close()
+		copyTo := func(dst, src *eventloop.Conn) func(k *eventloop.Task) error {
+			return func(k *eventloop.Task) error {
+				_, err := io.Copy(dst.Stream(k), src.Stream(k))
+				dst.CloseWrite()
+				return err
+			}
+		}
+		g := k.Group()
+		g.Go(copyTo(up, c))
+		g.Go(copyTo(c, up))
+		return g.Wait()
+	}, func(addr string) {
+		nc := dial(t, addr)
+		defer nc.Close()
+		sent := pattern(size)
+		go func() {
+			nc.Write(sent)
+			nc.CloseWrite()
+		}()
+		got, err := io.ReadAll(nc)
+		if !bytes.Equal(got, sent) || err != nil {
+			t.Errorf("%d bytes came back, %v; want the %d that were sent", len(got), err, size)
+		}
+	})
+	<-echoed
+}
+
+// echoAll is io.Copy without the pipes that package net keeps for splice.
+func echoAll(nc net.Conn) {
+	io.Copy(struct{ io.Writer }{nc}, struct{ io.Reader }{nc})
+}
+
+// pattern returns n bytes that tell where they belong.
+func pattern(n int) []byte {
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = byte(i ^ i>>8 ^ i>>16)
+	}
+	return p
+}
+
+func TestTwoTasksOnOneConnection(t *testing.T) {
+	const n = 500
+	serveTask(t, nil, func(k *eventloop.Task, c *eventloop.Conn) error {
+		g := k.Group()
+		g.Go(func(k *eventloop.Task) error { // writes on its own clock
+			nc := c.Stream(k)
+			for i := range n {
+				if _, err := fmt.Fprintln(nc, i); err != nil {
+					return err
+				}
+				k.Yield()
+			}
+			return nil
+		})
+		g.Go(func(k *eventloop.Task) error {
+			s, i := bufio.NewScanner(c.Stream(k)), 0
+			for ; s.Scan(); i++ {
+				wantEqual(t, "line", s.Text(), fmt.Sprint(i))
+			}
+			wantEqual(t, "lines", i, n)
+			return s.Err()
+		})
+		return g.Wait()
+	}, func(addr string) {
+		nc := dial(t, addr)
+		defer nc.Close()
+		go func() {
+			for i := range n {
+				fmt.Fprintln(nc, i)
+			}
+			nc.CloseWrite()
+		}()
+		s, i := bufio.NewScanner(nc), 0
+		for ; s.Scan(); i++ {
+			wantEqual(t, "line at the client", s.Text(), fmt.Sprint(i))
+		}
+		wantEqual(t, "lines at the client", i, n)
+	})
+}
+
+func TestASecondReaderAndASecondWriterGetAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe() // nobody reads it: a Write waits
+		defer far.Close()
+		eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+			c, err := l.Adopt(near, &eventloop.ConnConfig{HighWater: 10})
+			var first []error
+			for _, op := range []func(nc net.Conn) (int, error){
+				func(nc net.Conn) (int, error) { return nc.Read(make([]byte, 1)) },
+				func(nc net.Conn) (int, error) { return nc.Write(make([]byte, 100)) },
+			} {
+				l.Go(context.Background(), func(k *eventloop.Task) error {
+					_, err := op(c.Stream(k))
+					first = append(first, err)
+					return nil
+				})
+				l.Go(context.Background(), func(k *eventloop.Task) error {
+					_, err := op(c.Stream(k))
+					wantErr(t, "error of the second", err, eventloop.ErrConn)
+					if errors.Is(err, net.ErrClosed) || eventloop.IsInfo(err) {
+						t.Errorf("error of the second = %v", err)
+					}
+					return nil
+				})
+			}
+			l.AfterFunc(time.Second, func() { c.Abort() })
+			l.OnExit(func() { wantSlice(t, "errors of the first", first, []error{net.ErrClosed, net.ErrClosed}) })
+			return err
+		})
+	})
+}
+
+// What arrives before Stream.
+
+func TestDataThatArrivedBeforeStreamIsNotLost(t *testing.T) {
+	for _, ended := range []bool{false, true} {
+		for _, wait := range []time.Duration{0, 100 * time.Millisecond} {
+			t.Run(fmt.Sprint(ended, wait), func(t *testing.T) {
+				serveTask(t, nil, func(k *eventloop.Task, c *eventloop.Conn) error {
+					if err := k.Sleep(wait); err != nil {
+						return err
+					}
+					nc := c.Stream(k)
+					if ended {
+						got, err := io.ReadAll(nc)
+						wantEqual(t, "data", string(got), "hello")
+						wantEqual(t, "error", err, nil)
+					} else {
+						got := make([]byte, 5)
+						_, err := io.ReadFull(nc, got)
+						wantEqual(t, "data", string(got), "hello")
+						wantEqual(t, "error", err, nil)
+					}
+					_, err := io.WriteString(nc, "answer")
+					return err
+				}, func(addr string) {
+					nc := dial(t, addr)
+					defer nc.Close()
+					io.WriteString(nc, "hello")
+					if ended {
+						nc.CloseWrite()
+					}
+					got, err := io.ReadAll(nc)
+					wantEqual(t, "answer", string(got), "answer")
+					wantEqual(t, "error of the client", err, nil)
+				})
+			})
+		}
+	}
+}
+
+func TestAnEndThatCameBeforeStreamIsReadAndCanBeAnswered(t *testing.T) {
+	serveTask(t, nil, func(k *eventloop.Task, c *eventloop.Conn) error {
+		if err := k.Sleep(50 * time.Millisecond); err != nil {
+			return err
+		}
+		nc := c.Stream(k)
+		got, err := io.ReadAll(nc)
+		wantEqual(t, "bytes", len(got), 0)
+		wantEqual(t, "error", err, nil)
+		_, err = io.WriteString(nc, "answer")
+		return err
+	}, func(addr string) {
+		nc := dial(t, addr)
+		defer nc.Close()
+		nc.CloseWrite()
+		got, err := io.ReadAll(nc)
+		wantEqual(t, "answer", string(got), "answer")
+		wantEqual(t, "error of the client", err, nil)
+	})
+}
+
+func TestNobodyWaitsForEverForAStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		ended := make(chan time.Duration, 1)
+		began := time.Now()
+		go func() {
+			io.WriteString(far, "for nobody")
+			io.WriteString(far, "for nobody either")
+			far.Close()
+		}()
+		eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+			_, err := l.Adopt(near, &eventloop.ConnConfig{OnClose: func(*eventloop.Conn) { ended <- time.Since(began) }})
+			l.Go(context.Background(), func(k *eventloop.Task) error { return k.Sleep(time.Minute) })
+			return err
+		})
+		if d := <-ended; d > 5*time.Second {
+			t.Errorf("the connection was closed after %v", d)
+		}
+	})
+}
+
+func TestStreamAfterStreamLosesNothing(t *testing.T) {
+	const n = 20
+	serveTask(t, nil, func(k *eventloop.Task, c *eventloop.Conn) error {
+		for i := range n { // a task a letter, and a pause in between
+			_, err := k.Loop().Go(k.Context(), func(k *eventloop.Task) error {
+				p := make([]byte, 1)
+				_, err := c.Stream(k).Read(p)
+				wantEqual(t, "letter", p[0], 'a'+byte(i))
+				return err
+			}).Await(k)
+			if err != nil {
+				return err
+			}
+			k.Sleep(time.Duration(i%3) * time.Millisecond)
+		}
+		return nil
+	}, func(addr string) {
+		nc := dial(t, addr)
+		defer nc.Close()
+		for i := range n {
+			nc.Write([]byte{'a' + byte(i)})
+			if i%2 == 0 {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		io.Copy(io.Discard, nc)
+	})
+}
+
+func TestWhatTheTaskDidNotReadGoesToTheCallbacks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		var events []string
+		go func() {
+			time.Sleep(time.Second) // until the task has the stream
+			io.WriteString(far, "headbody")
+			time.Sleep(time.Second)
+			io.WriteString(far, "more")
+			far.Close()
+		}()
+		err := eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+			c, err := l.Adopt(near, &eventloop.ConnConfig{
+				OnData:  func(c *eventloop.Conn, p []byte) { events = append(events, string(p)) },
+				OnEvent: func(c *eventloop.Conn, err error) { events = append(events, err.Error()) },
+				OnClose: func(c *eventloop.Conn) { events = append(events, "close") },
+			})
+			l.Go(context.Background(), func(k *eventloop.Task) error {
+				head := make([]byte, 4)
+				_, err := io.ReadFull(c.Stream(k), head)
+				events = append(events, "task: "+string(head))
+				return err
+			})
+			return err
+		})
+		wantEqual(t, "Run", err, nil)
+		wantSlice(t, "events", events, []string{"task: head", "body", "more", "EOF", "close"})
+	})
+}
+
+func TestAnEndThatNoReadToldGoesToOnEventWhenTheTaskEnds(t *testing.T) {
+	for _, read := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			near, far := net.Pipe()
+			var events []string
+			eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+				c, err := l.Adopt(near, &eventloop.ConnConfig{
+					OnEvent: func(c *eventloop.Conn, err error) { events = append(events, err.Error()) },
+					OnClose: func(c *eventloop.Conn) { events = append(events, "close") },
+				})
+				l.Go(context.Background(), func(k *eventloop.Task) error {
+					nc := c.Stream(k)
+					k.Sleep(time.Second)
+					far.Close()
+					k.Sleep(time.Second)
+					if read {
+						_, err := nc.Read(make([]byte, 1))
+						wantEqual(t, "Read", err, io.EOF)
+					}
+					events = append(events, "task")
+					return nil
+				})
+				return err
+			})
+			want := []string{"task", "EOF", "close"}
+			if read {
+				want = []string{"task", "close"}
+			}
+			wantSlice(t, "events", events, want)
+		})
+	}
+}
+
+// Deadlines.
+
+func TestDeadlinesOfAStream(t *testing.T) {
+	streamed(t, &eventloop.ConnConfig{HighWater: 10}, func(k *eventloop.Task, nc net.Conn) error {
+		p := make([]byte, 100)
+		began := time.Now()
+		timedOut := func(what string, err error, after time.Duration) {
+			t.Helper()
+			wantErr(t, what, err, os.ErrDeadlineExceeded)
+			wantErr(t, what, err, eventloop.ErrTimeout)
+			if ne, ok := errors.AsType[net.Error](err); !ok || !ne.Timeout() {
+				t.Errorf("%s is no timeout", what)
+			}
+			wantEqual(t, "time of "+what, time.Since(began), after)
+		}
+		nc.SetReadDeadline(began.Add(time.Second))
+		_, err := nc.Read(p)
+		timedOut("Read", err, time.Second)
+		_, err = nc.Read(p)
+		timedOut("a second Read", err, time.Second)
+
+		nc.SetReadDeadline(time.Time{})
+		n, err := nc.Read(p) // comes at 2 s
+		wantEqual(t, "Read without a deadline", string(p[:n]), "data")
+		wantEqual(t, "error", err, nil)
+		wantEqual(t, "time", time.Since(began), 2*time.Second)
+
+		nc.SetDeadline(began.Add(time.Hour))
+		nc.SetDeadline(began.Add(3 * time.Second)) // sooner than the timer that is armed
+		_, err = nc.Read(p)
+		timedOut("Read", err, 3*time.Second)
+		n, err = nc.Write(p)
+		timedOut("Write", err, 3*time.Second)
+		wantEqual(t, "bytes written after the deadline", n, 0)
+
+		nc.SetDeadline(began.Add(4 * time.Second))
+		n, err = nc.Write(p) // the peer reads nothing until 5 s
+		timedOut("Write", err, 4*time.Second)
+		if n == 0 || n == len(p) {
+			t.Errorf("%d bytes of %d were written, want a part", n, len(p))
+		}
+		nc.SetWriteDeadline(began.Add(time.Minute))
+		_, err = nc.Write(p[n:])
+		wantEqual(t, "Write of the rest", err, nil)
+		wantEqual(t, "time", time.Since(began), 5*time.Second)
+		return nil
+	}, func(nc net.Conn) {
+		time.Sleep(2 * time.Second)
+		io.WriteString(nc, "data")
+		time.Sleep(3 * time.Second)
+		got, _ := io.ReadAll(nc)
+		wantEqual(t, "bytes that arrived", len(got), 100)
+	})
+}
+
+func TestADeadlineThatHasPassedCountsMoreThanDataThatIsThere(t *testing.T) {
+	streamed(t, nil, func(k *eventloop.Task, nc net.Conn) error {
+		k.Sleep(time.Second)
+		nc.SetReadDeadline(time.Now().Add(-1))
+		_, err := nc.Read(make([]byte, 10))
+		wantErr(t, "Read", err, os.ErrDeadlineExceeded)
+		nc.SetReadDeadline(time.Time{})
+		_, err = nc.Read(make([]byte, 10))
+		wantEqual(t, "Read without a deadline", err, nil)
+		return nil
+	}, func(nc net.Conn) { io.WriteString(nc, "data") })
+}
+
+func TestTheTaskContextEndsReadAndWriteAndLosesNoData(t *testing.T) {
+	why := errors.New("enough")
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		go func() {
+			time.Sleep(2 * time.Second)
+			io.WriteString(far, "late")
+			io.Copy(io.Discard, far)
+		}()
+		eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+			c, err := l.Adopt(near, &eventloop.ConnConfig{HighWater: 10})
+			ctx, cancel := context.WithCancelCause(context.Background())
+			l.AfterFunc(time.Second, func() { cancel(why) })
+			g := l.Go(ctx, func(k *eventloop.Task) error {
+				_, err := c.Stream(k).Read(make([]byte, 1))
+				wantEqual(t, "Read", err, why)
+				return nil
+			})
+			l.Go(ctx, func(k *eventloop.Task) error {
+				n, err := c.Stream(k).Write(make([]byte, 100))
+				wantEqual(t, "Write", err, why)
+				wantEqual(t, "bytes written", n, 20) // HighWater bytes and one piece
+				return nil
+			})
+			l.Go(context.Background(), func(k *eventloop.Task) error {
+				defer c.Close()
+				if _, err := g.Await(k); err != nil {
+					return err
+				}
+				p := make([]byte, 10)
+				n, err := c.Stream(k).Read(p)
+				wantEqual(t, "data", string(p[:n]), "late")
+				return err
+			})
+			return err
+		})
+		far.Close()
+	})
+}
+
+func TestReadTimeoutEndsARead(t *testing.T) {
+	streamed(t, &eventloop.ConnConfig{ReadTimeout: time.Second}, func(k *eventloop.Task, nc net.Conn) error {
+		_, err := nc.Read(make([]byte, 1))
+		wantErr(t, "Read", err, eventloop.ErrTimeout)
+		_, again := nc.Read(make([]byte, 1))
+		wantEqual(t, "a second Read", again, err)
+		_, err = nc.Write([]byte("x"))
+		wantEqual(t, "Write", err, again)
+		return nil
+	}, func(nc net.Conn) { io.Copy(io.Discard, nc) })
+}
+
+// Back-pressure.
+
+func TestATaskThatDoesNotReadHoldsItsPeerBack(t *testing.T) {
+	const chunks = 4000
+	written := make(chan int, chunks+1)
+	serveTask(t, nil, func(k *eventloop.Task, c *eventloop.Conn) error {
+		nc := c.Stream(k)
+		for n := -1; n != len(written); { // until the peer gets nothing rid any more
+			n = len(written)
+			k.Sleep(100 * time.Millisecond)
+		}
+		if n := len(written); n == chunks {
+			t.Errorf("the peer wrote all %d chunks", n)
+		}
+		n, err := io.Copy(io.Discard, nc)
+		wantEqual(t, "bytes", n, chunks*16<<10)
+		return err
+	}, func(addr string) {
+		nc := dial(t, addr)
+		defer nc.Close()
+		nc.SetWriteBuffer(16 << 10)
+		for range chunks {
+			nc.Write(make([]byte, 16<<10))
+			written <- 1
+		}
+	})
+}
+
+func TestAPeerThatDoesNotReadHoldsTheTaskBackAndNobodyElse(t *testing.T) {
+	const size = 16 << 20
+	for _, max := range []int{0, 100 << 10} {
+		release := make(chan int)
+		serveTask(t, &eventloop.ConnConfig{MaxBuffered: max}, func(k *eventloop.Task, c *eventloop.Conn) error {
+			nc := c.Stream(k)
+			ticks := 0
+			tick := k.Loop().Every(time.Millisecond, func() {
+				if n := c.Buffered(); n > 512<<10 {
+					t.Errorf("%d bytes are buffered", n)
+				}
+				if ticks++; ticks == 20 {
+					close(release)
+				}
+			})
+			defer tick.Stop()
+			n, err := nc.Write(pattern(size))
+			wantEqual(t, "bytes written", n, size)
+			if ticks < 20 {
+				t.Error("Write did not wait for the peer")
+			}
+			return err
+		}, func(addr string) {
+			nc := dial(t, addr)
+			defer nc.Close()
+			<-release
+			got, err := io.ReadAll(nc)
+			if !bytes.Equal(got, pattern(size)) || err != nil {
+				t.Errorf("%d bytes arrived, %v; want the %d that were written", len(got), err, size)
+			}
+		})
+	}
+}
+
+func TestTwoPeersThatBothWriteFirstDoNotWaitForEachOther(t *testing.T) {
+	const size = 8 << 20
+	talk := func(k *eventloop.Task, c *eventloop.Conn) error {
+		g := k.Group()
+		g.Go(func(k *eventloop.Task) error {
+			_, err := c.Stream(k).Write(make([]byte, size))
+			return err
+		})
+		g.Go(func(k *eventloop.Task) error {
+			_, err := io.ReadFull(c.Stream(k), make([]byte, size))
+			return err
+		})
+		return g.Wait()
+	}
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		run := func(c *eventloop.Conn) {
+			l.Go(context.Background(), func(k *eventloop.Task) error {
+				defer c.Close()
+				return talk(k, c)
+			}).Then(func(_ struct{}, err error) { wantEqual(t, "error", err, nil) })
+		}
+		var ln *eventloop.Listener
+		ln, err := l.Listen("tcp", "127.0.0.1:0", &eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) { ln.Close(); run(c) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Dial(context.Background(), "tcp", ln.Addr().String(), &eventloop.ConnConfig{OnConnect: run})
+	})
+}
+
+// Misuse and ends.
+
+func TestAStreamIsOfNoUseToOthers(t *testing.T) {
+	use := func(who string, nc net.Conn) {
+		p := make([]byte, 1)
+		_, read := nc.Read(p)
+		_, write := nc.Write(p)
+		for what, err := range map[string]error{
+			"Read": read, "Write": write, "Close": nc.Close(), "SetDeadline": nc.SetDeadline(time.Now()),
+			"SetReadDeadline": nc.SetReadDeadline(time.Now()), "SetWriteDeadline": nc.SetWriteDeadline(time.Now()),
+			"CloseWrite": nc.(interface{ CloseWrite() error }).CloseWrite(),
+		} {
+			wantErr(t, what+" by "+who, err, eventloop.ErrNotOnTask)
+		}
+	}
+	var kept net.Conn
+	streamed(t, nil, func(k *eventloop.Task, nc net.Conn) error {
+		kept = nc
+		l := k.Loop()
+		other := make(chan int)
+		go func() {
+			use("another goroutine", nc)
+			close(other)
+		}()
+		<-other
+		g := k.Group()
+		g.Go(func(*eventloop.Task) error { use("another task", nc); return nil })
+		l.Post(func() { use("a callback", nc) })
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		_, err := nc.Write([]byte("still fine"))
+		return err
+	}, func(nc net.Conn) {
+		got, _ := io.ReadAll(nc)
+		wantEqual(t, "data", string(got), "still fine")
+	})
+	use("anybody after the end of the task", kept)
+}
+
+func TestStreamForSomebodyElsesTaskOrNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+			c, err := l.Adopt(near, nil)
+			l.Go(context.Background(), func(k *eventloop.Task) error {
+				defer c.Abort()
+				_, err := c.Stream(nil).Read(make([]byte, 1))
+				wantErr(t, "Read without a task", err, eventloop.ErrNotOnTask)
+				g := k.Group()
+				g.Go(func(*eventloop.Task) error {
+					_, err := c.Stream(k).Read(make([]byte, 1))
+					wantErr(t, "Read for another task", err, eventloop.ErrNotOnTask)
+					return nil
+				})
+				wantEqual(t, "streams of one task are the same", c.Stream(k) == c.Stream(k), true)
+				return g.Wait()
+			})
+			return err
+		})
+	})
+}
+
+func TestStreamOnAConnectionOfAnotherLoop(t *testing.T) {
+	other, end := startLoop(t, nil)
+	near, far := net.Pipe()
+	defer far.Close()
+	c, err := other.Adopt(near, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		l.Go(context.Background(), func(k *eventloop.Task) error {
+			_, err := c.Stream(k).Read(make([]byte, 1))
+			wantErr(t, "Read", err, eventloop.ErrNotOnTask)
+			return nil
+		})
+	})
+	c.Abort()
+	end()
+}
+
+// wantClosed tries everything on a stream whose connection was closed.
+func wantClosed(t *testing.T, nc net.Conn) {
+	t.Helper()
+	_, read := nc.Read(make([]byte, 10))
+	_, write := nc.Write([]byte("x"))
+	for what, err := range map[string]error{
+		"Read": read, "Write": write, "Close": nc.Close(), "SetDeadline": nc.SetDeadline(time.Time{}),
+		"CloseWrite": nc.(interface{ CloseWrite() error }).CloseWrite(),
+	} {
+		wantErr(t, what, err, net.ErrClosed)
+	}
+}
+
+func TestStreamOnAClosedConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		go io.Copy(far, strings.NewReader("data that nobody reads"))
+		eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+			c, err := l.Adopt(near, nil)
+			l.Go(context.Background(), func(k *eventloop.Task) error {
+				nc := c.Stream(k)
+				k.Sleep(time.Second) // the data is here
+				wantEqual(t, "Close", nc.Close(), nil)
+				wantClosed(t, nc)
+				wantClosed(t, c.Stream(k))
+				k.Sleep(time.Hour) // it is gone
+				wantClosed(t, nc)
+				wantClosed(t, c.Stream(k))
+				return nil
+			})
+			return err
+		})
+		far.Close()
+	})
+}
+
+func TestCloseByWhomeverEndsReadAndWriteAtOnce(t *testing.T) {
+	for name, closer := range map[string]func(l *eventloop.Loop, c *eventloop.Conn){
+		"a callback":        func(l *eventloop.Loop, c *eventloop.Conn) { c.Close() },
+		"Abort":             func(l *eventloop.Loop, c *eventloop.Conn) { c.Abort() },
+		"another goroutine": func(l *eventloop.Loop, c *eventloop.Conn) { go c.Close() },
+		"another task": func(l *eventloop.Loop, c *eventloop.Conn) {
+			l.Go(context.Background(), func(k *eventloop.Task) error { return c.Stream(k).Close() })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, far := net.Pipe() // reads nothing, so that Close takes its time
+				waited := 0
+				eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+					c, err := l.Adopt(near, &eventloop.ConnConfig{HighWater: 10})
+					began := time.Now()
+					for _, op := range []func(nc net.Conn) (int, error){
+						func(nc net.Conn) (int, error) { return nc.Read(make([]byte, 1)) },
+						func(nc net.Conn) (int, error) { return nc.Write(make([]byte, 100)) },
+					} {
+						l.Go(context.Background(), func(k *eventloop.Task) error {
+							_, err := op(c.Stream(k))
+							wantErr(t, "error", err, net.ErrClosed)
+							wantEqual(t, "time", time.Since(began), time.Second)
+							waited++
+							return nil
+						})
+					}
+					l.AfterFunc(time.Second, func() { closer(l, c) })
+					return err
+				})
+				wantEqual(t, "tasks that went on", waited, 2)
+				far.Close()
+			})
+		})
+	}
+}
+
+func TestStreamOfAConnectionThatIsStillConnecting(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		nc, err := ln.Accept()
+		if err == nil {
+			echoAll(nc)
+			nc.Close()
+		}
+	}()
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		l.Go(context.Background(), func(k *eventloop.Task) error {
+			c, err := l.Dial(k.Context(), "tcp", ln.Addr().String(), nil)
+			if err != nil {
+				return err
+			}
+			nc := c.Stream(k)
+			defer nc.Close()
+			io.WriteString(nc, "early")
+			p := make([]byte, 5)
+			_, err = io.ReadFull(nc, p)
+			wantEqual(t, "echo", string(p), "early")
+			return err
+		}).Then(func(_ struct{}, err error) { wantEqual(t, "error", err, nil) })
+	})
+	addr := ln.Addr().String()
+	ln.Close()
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		l.Go(context.Background(), func(k *eventloop.Task) error {
+			c, err := l.Dial(k.Context(), "tcp", addr, nil)
+			if err != nil {
+				return err
+			}
+			nc := c.Stream(k)
+			_, err = nc.Read(make([]byte, 1))
+			wantErr(t, "Read", err, eventloop.ErrRefused)
+			_, err = nc.Write([]byte("x"))
+			wantErr(t, "Write", err, eventloop.ErrRefused)
+			_, err = c.Stream(k).Read(make([]byte, 1))
+			wantErr(t, "Read of another Stream", err, eventloop.ErrRefused)
+			k.Sleep(10 * time.Millisecond)
+			_, err = c.Stream(k).Read(make([]byte, 1))
+			wantErr(t, "Read of another Stream, later", err, eventloop.ErrRefused)
+			return nil
+		}).Then(func(_ struct{}, err error) { wantEqual(t, "error", err, nil) })
+	})
+}
+
+func TestAResetEndsReadWithItsErrorAndNoEventComesBesides(t *testing.T) {
+	for _, during := range []string{"Read", "Write", "neither"} {
+		t.Run(during, func(t *testing.T) {
+			var events []error
+			cfg := &eventloop.ConnConfig{OnEvent: func(c *eventloop.Conn, err error) { events = append(events, err) }}
+			reset := make(chan int)
+			serveTask(t, cfg, func(k *eventloop.Task, c *eventloop.Conn) (err error) {
+				nc := c.Stream(k)
+				if _, err := io.ReadFull(nc, make([]byte, 2)); err != nil {
+					return err
+				}
+				close(reset)
+				switch during {
+				case "Read":
+					_, err = nc.Read(make([]byte, 1))
+				case "Write":
+					for err == nil {
+						_, err = nc.Write(make([]byte, 64<<10))
+					}
+				default:
+					for !c.Closed() {
+						k.Sleep(time.Millisecond)
+					}
+					return nil
+				}
+				wantErr(t, during, err, eventloop.ErrReset)
+				return nil
+			}, func(addr string) {
+				nc := dial(t, addr)
+				io.WriteString(nc, "hi")
+				<-reset
+				nc.SetLinger(0)
+				nc.Close()
+			})
+			wantEqual(t, "events", len(events), 0)
+		})
+	}
+}
+
+func TestTheEndOfTheLoopUnwindsStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		unwound := 0
+		err := eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+			c, err := l.Adopt(near, &eventloop.ConnConfig{HighWater: 10})
+			for _, op := range []func(nc net.Conn) (int, error){
+				func(nc net.Conn) (int, error) { return nc.Read(make([]byte, 1)) },
+				func(nc net.Conn) (int, error) { return nc.Write(make([]byte, 100)) },
+			} {
+				f := l.Go(context.Background(), func(k *eventloop.Task) error {
+					nc := c.Stream(k)
+					defer func() {
+						_, err := nc.Read(make([]byte, 1))
+						wantErr(t, "Read while unwinding", err, eventloop.ErrLoopClosed)
+						nc.Close()
+						unwound++
+					}()
+					_, err := op(nc)
+					wantErr(t, "error", err, eventloop.ErrLoopClosed)
+					return err
+				})
+				l.OnExit(func() {
+					_, err := f.Result()
+					wantErr(t, "result", err, eventloop.ErrLoopClosed)
+				})
+			}
+			l.AfterFunc(time.Second, l.Stop)
+			return err
+		})
+		wantEqual(t, "Run", err, nil)
+		wantEqual(t, "tasks unwound", unwound, 2)
+		far.Close()
+	})
+}
+
+func TestStreamOfAPipedConnectionIsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, farA := net.Pipe()
+		b, farB := net.Pipe()
+		eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+			src, _ := l.Adopt(a, nil)
+			dst, _ := l.Adopt(b, nil)
+			src.Pipe(dst).Then(nil)
+			l.Go(context.Background(), func(k *eventloop.Task) error {
+				k.Sleep(time.Second)
+				if _, err := src.Stream(k).Read(make([]byte, 1)); err == nil || err == io.EOF {
+					t.Errorf("Read = %v, want an error", err)
+				}
+				src.Abort()
+				dst.Abort()
+				return nil
+			})
+			return nil
+		})
+		farA.Close()
+		farB.Close()
+	})
+}
+
+func TestDetachGivesWhatTheStreamHasNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		go io.WriteString(far, "headbody")
+		eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+			c, err := l.Adopt(near, nil)
+			l.Go(context.Background(), func(k *eventloop.Task) error {
+				head := make([]byte, 4)
+				if _, err := io.ReadFull(c.Stream(k), head); err != nil {
+					return err
+				}
+				nc, err := c.Detach().Await(k)
+				if err != nil {
+					t.Error(err)
+					return nil
+				}
+				defer nc.Close()
+				body, err := eventloop.Work(k.Context(), l, func(context.Context) (string, error) {
+					p := make([]byte, 4)
+					_, err := io.ReadFull(nc, p)
+					return string(p), err
+				}).Await(k)
+				wantEqual(t, "rest", body, "body")
+				return err
+			})
+			l.AfterFunc(time.Minute, l.Stop)
+			return err
+		})
+		far.Close()
+	})
+}
+
+func TestStreamReadAllocatesNothing(t *testing.T) {
+	skipAllocations(t)
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		near, far := net.Pipe()
+		c, err := l.Adopt(near, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ball := make(chan int, 1)
+		go func() {
+			p := []byte("x")
+			for range ball {
+				far.Write(p)
+			}
+			far.Close()
+		}()
+		l.Go(context.Background(), func(k *eventloop.Task) error {
+			nc, p := c.Stream(k), make([]byte, 10)
+			got := allocsPerRun(func() {
+				ball <- 1
+				if _, err := nc.Read(p); err != nil {
+					t.Error(err)
+				}
+			})
+			close(ball)
+			wantEqual(t, "allocations", got, 0)
+			return nc.Close()
+		})
+	})
+}
+
+func TestManyConversationsOverStreams(t *testing.T) {
+	conns, messages := 200, 50
+	if raceEnabled {
+		conns, messages = 50, 20
+	}
+	var sums []int
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		serve := func(k *eventloop.Task, c *eventloop.Conn) error {
+			defer c.Close()
+			nc := c.Stream(k)
+			_, err := io.Copy(nc, nc)
+			return err
+		}
+		ln, err := l.Listen("tcp", "127.0.0.1:0", &eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) {
+			l.Go(nil, func(k *eventloop.Task) error { return serve(k, c) }) //nolint:staticcheck // documented
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Go(context.Background(), func(k *eventloop.Task) error {
+			defer ln.Close()
+			g := k.Group()
+			for range conns {
+				g.Go(func(k *eventloop.Task) error {
+					c, err := l.Dial(k.Context(), "tcp", ln.Addr().String(), nil)
+					if err != nil {
+						return err
+					}
+					nc := c.Stream(k)
+					defer nc.Close()
+					r, sum := bufio.NewReader(nc), 0
+					for i := range messages {
+						fmt.Fprintln(nc, i)
+						line, err := r.ReadString('\n')
+						if err != nil {
+							return err
+						}
+						var n int
+						fmt.Sscan(line, &n)
+						sum += n
+					}
+					sums = append(sums, sum)
+					return nil
+				})
+			}
+			return g.Wait()
+		}).Then(func(_ struct{}, err error) { wantEqual(t, "error", err, nil) })
+	})
+	want := slices.Repeat([]int{messages * (messages - 1) / 2}, conns)
+	wantSlice(t, "sums", sums, want)
+}
+
+func TestNoTaskGoesOnAfterAnotherHasStoppedTheLoopInTheSameTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		err := eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+			c, err := l.Adopt(near, &eventloop.ConnConfig{HighWater: 10})
+			l.Go(context.Background(), func(k *eventloop.Task) error {
+				_, err := c.Stream(k).Write(make([]byte, 100))
+				wantErr(t, "Write", err, net.ErrClosed)
+				l.Stop()
+				return nil
+			})
+			l.Go(context.Background(), func(k *eventloop.Task) error {
+				_, err := c.Stream(k).Read(make([]byte, 1))
+				wantErr(t, "Read", err, eventloop.ErrLoopClosed)
+				return err
+			})
+			l.AfterFunc(time.Second, func() { c.Close() })
+			return err
+		})
+		wantEqual(t, "Run", err, nil)
+	})
+}
