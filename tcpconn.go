@@ -663,10 +663,14 @@ func (c *Conn) hangUp() {
 
 // lowest returns nc, or the connection below if nc is TLS.
 func (c *Conn) lowest() net.Conn {
-	if t, ok := c.nc.(*tls.Conn); ok {
-		return t.NetConn()
+	nc := c.nc
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
 	}
-	return c.nc
+	if p, ok := nc.(*prefixConn); ok {
+		nc = p.Conn // see tlsUpgrade.early
+	}
+	return nc
 }
 
 // setReset has the descriptor closed by a reset if that is wanted. The caller
@@ -972,13 +976,10 @@ func (c *Conn) Loop() *Loop { return c.loop }
 // example. Reading and writing with it takes bytes away from the connection.
 func (c *Conn) SyscallConn() (syscall.RawConn, error) {
 	c.mu.Lock()
-	nc, closing := c.nc, c.flags.has(flagClosing)
+	nc, closing := c.lowest(), c.flags.has(flagClosing)
 	c.mu.Unlock()
 	if closing || nc == nil {
 		return nil, net.ErrClosed
-	}
-	if t, ok := nc.(*tls.Conn); ok {
-		nc = t.NetConn()
 	}
 	sc, ok := nc.(syscall.Conn)
 	if !ok {

@@ -15,13 +15,23 @@ import (
 type tlsUpgrade struct {
 	conf *tls.Config
 	done *Future[tls.ConnectionState]
-	tc   *tls.Conn // set by the connection's goroutine
-	err  error
+
+	// Of the connection's goroutine, until it sends a tlsTask.
+	early *sockio.Buffer // what was read already, or nil
+	tc    *tls.Conn
+	err   error
 }
 
 var errNotUp = errors.New("not connected yet")
 
 var errNoDeadlines = errors.New("the connection does not support deadlines")
+
+func (u *tlsUpgrade) dropEarly() {
+	if u.early != nil {
+		u.early.Release()
+		u.early = nil
+	}
+}
 
 // StartTLS turns the connection into a TLS connection: as the server if it was
 // accepted, or adopted with ConnConfig.Server set, otherwise as the client. What
@@ -97,11 +107,16 @@ func (c *Conn) upgradeIfOrdered(ended bool) bool {
 	}
 	c.mu.Unlock()
 	if stop {
+		u.dropEarly()
 		return ended
 	}
 	if ended {
 		u.err = io.EOF
 	} else {
+		if u.early != nil {
+			nc = &prefixConn{Conn: nc, rest: bytes.Clone(u.early.Bytes())}
+			u.dropEarly()
+		}
 		u.tc = tlsConn(nc, c.upgradeConfig(u.conf), c.isClient())
 		u.err = c.shakeHands(ctx, u.tc)
 	}

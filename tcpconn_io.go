@@ -241,8 +241,23 @@ func (c *Conn) readable(fd uintptr) (done bool) {
 			c.readErr = io.EOF
 			return true
 		}
+		if c.early(b, n) {
+			return true
+		}
 		c.hand(b, n)
 	}
+	return true
+}
+
+// early keeps what was read into b after StartTLS was called, which is for the
+// handshake. The goroutine may have been on its way to read when the order came,
+// and slow enough for the peer to have begun.
+func (c *Conn) early(b *sockio.Buffer, n int) bool {
+	if c.pauses.Load()&orderUpgrade == 0 {
+		return false
+	}
+	b.Fill(n)
+	c.x.Load().upgrade.early = b
 	return true
 }
 
@@ -252,6 +267,9 @@ func (c *Conn) readConn() error {
 		b := sockio.GetBuffer(c.nextRead())
 		n, err := c.nc.Read(c.room(b))
 		if n > 0 {
+			if c.early(b, n) {
+				return nil
+			}
 			c.hand(b, n)
 			if err != nil && !c.mayRead() { // the error has to wait for its data
 				return nil
