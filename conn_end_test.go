@@ -203,13 +203,9 @@ func stuckStates() []stuckState {
 			ln, err := l.Listen("tcp", "127.0.0.1:0", cfg)
 			must(t, nil, err)
 			dialPeer(t, ln.Addr())
-<<<<<<< HEAD
-			eventually(func() bool { return l.Stats().IncomingTCP == 1 })
-=======
 			if !eventually(func() bool { return l.Stats().IncomingTCP == 1 }) {
 				t.Error("nothing is accepted")
 			}
->>>>>>> conn
 		}},
 		{"shaking hands in StartTLS", func(t testing.TB, l *eventloop.Loop, cfg *eventloop.ConnConfig) {
 			c, _ := accept(t, l, cfg)
