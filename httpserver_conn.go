@@ -374,11 +374,14 @@ func (c *httpConn) readable(fd uintptr) (done bool) {
 	}
 	c.readFD = fd
 	c.ioErr = c.readMore()
-	if c.ioErr == syscall.EAGAIN {
+	switch {
+	case c.ioErr == syscall.EAGAIN:
 		if idle {
 			c.release()
 		}
 		return false
+	case c.ioErr == io.EOF && sockio.WasReset(fd):
+		c.ioErr = syscall.ECONNRESET // which a writer has met
 	}
 	return true
 }

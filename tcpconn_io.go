@@ -238,7 +238,7 @@ func (c *Conn) readable(fd uintptr) (done bool) {
 			return true
 		case n == 0:
 			b.Release()
-			c.readErr = io.EOF
+			c.readErr = c.endOf(fd)
 			return true
 		}
 		if c.early(b, n) {
@@ -247,6 +247,17 @@ func (c *Conn) readable(fd uintptr) (done bool) {
 		c.hand(b, n)
 	}
 	return true
+}
+
+// endOf returns why reading fd found the end of the stream.
+func (c *Conn) endOf(fd uintptr) error {
+	c.mu.Lock()
+	shut := c.flags.has(flagShutDone)
+	c.mu.Unlock()
+	if !shut && sockio.WasReset(fd) {
+		return syscall.ECONNRESET // which a writer has met
+	}
+	return io.EOF
 }
 
 // early keeps what was read into b after StartTLS was called, which is for the

@@ -4,6 +4,8 @@ import (
 	"net"
 	"syscall"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // Raw reports whether connections have a descriptor that ReadFD and WriteFD can
@@ -78,4 +80,17 @@ func write(fd uintptr, p []byte) (n int, errno syscall.Errno) {
 			return 0, e
 		}
 	}
+}
+
+// tcpClose is the state of a TCP socket that has no connection any more
+// (TCP_CLOSE of the kernel).
+const tcpClose = 7
+
+// WasReset reports whether the end of the stream that ReadFD found on fd, whose
+// own side has not been shut down, is due to a reset. Read says so itself, but
+// only once: if a write has met the reset before, reading says end of stream,
+// though the peer never sent one. After a real one the socket waits to be closed.
+func WasReset(fd uintptr) bool {
+	info, err := unix.GetsockoptInt(int(fd), unix.SOL_TCP, unix.TCP_INFO)
+	return err == nil && info&0xff == tcpClose // the state is the first byte
 }

@@ -18,3 +18,6 @@ func ReadFD(uintptr, []byte) (int, syscall.Errno) { return 0, syscall.ENOSYS }
 
 // WriteFD is not called on this platform.
 func WriteFD(uintptr, [][]byte) (int, syscall.Errno) { return 0, syscall.ENOSYS }
+
+// WasReset is not called on this platform.
+func WasReset(uintptr) bool { return false }
