@@ -128,10 +128,14 @@ func Example_futures() {
 		if err != nil {
 			return err
 		}
-		hello, balance := ask("user ann"), ask("balance") // one after the other on the wire
+		hello, balance := ask("user ann"), ask("balance") // without waiting for the first answer
 		eventloop.All(l, hello, balance).Then(func(answers []string, err error) {
-			fmt.Println(strings.Join(answers, "\n"))
 			c.Close()
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
+			fmt.Println(strings.Join(answers, "\n"))
 		})
 		return nil
 	})
