@@ -1,6 +1,6 @@
 // Package eventloop runs an application on an event loop: one goroutine runs all
 // its callbacks, one at a time, so that they share state without locks, while
-// timers, signals, sockets, names and blocking work go on beside it. It is
+// timers, signals, sockets, names, HTTP and blocking work go on beside it. It is
 // cl-async for Go.
 //
 // This program starts an echo server, talks to it, and ends by itself when
@@ -65,11 +65,11 @@
 // # Handles and lifetime
 //
 // A handle is what stays open until it is closed: a [Conn], a [Listener], a
-// [Timer], a [SignalHandler], a [Receiver], what [Loop.Hold] gives. A request ends by
-// itself: a [Future], a [Task], a function of [Work]. Each keeps the loop alive,
-// unless its Unref was called. When none is left and nothing is queued, the loop
-// ends and Run returns nil: the natural exit. [Loop.Handles] says what a loop
-// waits for.
+// [Timer], a [SignalHandler], a [Receiver], an [HTTPServer], what [Loop.Hold] gives.
+// A request ends by itself: a [Future], a [Task], a function of [Work], an HTTP
+// request. Each keeps the loop alive, unless its Unref was called. When none is
+// left and nothing is queued, the loop ends and Run returns nil: the natural exit.
+// [Loop.Handles] says what a loop waits for.
 //
 // Besides, a loop ends
 //
@@ -170,6 +170,51 @@
 // of its result. [Receive] turns a channel into a handle, and [SendTo] is the way
 // back. [Call] lets another goroutine ask something of the loop's state. With
 // these, any Go API can be used from a loop, and a loop from any Go program.
+//
+// # HTTP
+//
+// [Loop.ListenHTTP] calls a handler on the loop with each request. The request
+// owns its data and may be answered at any time, in the handler or from any
+// callback that comes later: at once with [HTTPRequest.Respond], piece by piece
+// with [HTTPRequest.Stream], or by becoming a [Conn] with [HTTPRequest.Upgrade].
+// [HTTPRequest.OnAbort] hears of clients that do not wait for it. Limits and
+// time-outs are on by default. This server is greeted by the client of its own
+// loop, and closes:
+//
+//	func main() {
+//		ctx := context.Background()
+//		err := eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+//			s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+//				r.Respond(200, nil, []byte("hello, "+r.Path()))
+//			}, nil)
+//			if err != nil {
+//				return err
+//			}
+//			url := "http://" + s.Addr().String() + "/loop"
+//			l.HTTP().Get(ctx, url).Then(func(res *eventloop.HTTPResponse, err error) {
+//				s.Close()
+//				if err != nil {
+//					log.Print(err)
+//					return
+//				}
+//				fmt.Printf("%d %s\n", res.Status, res.Body) // 200 hello, /loop
+//			})
+//			return nil
+//		})
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//	}
+//
+// The client, [Loop.HTTP] or one with settings of its own from [NewHTTPClient],
+// returns futures: [HTTPClient.Do] has the options, bodies that are streams
+// among them. An answer of any status is a result; an error, which matches
+// [ErrHTTP] and its cause, means that there was none. The end of its context ends
+// a request at once. Connections are kept, and a request is repeated only if
+// that can do no harm.
+//
+// [HTTPHandler] and [FastHTTPHandler] let servers of net/http and fasthttp hand
+// requests to a loop. HTTP is HTTP/1.1 and HTTP/1.0 here.
 //
 // # Testing
 //

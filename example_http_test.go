@@ -1,0 +1,282 @@
+package eventloop_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+	"github.com/valyala/fasthttp/fasthttputil"
+
+	"github.com/onloop/eventloop"
+)
+
+// A server, and a client of it on the same loop. The answer comes from a timer:
+// a request may be answered at any time, and nothing waits for it but its client.
+func ExampleLoop_ListenHTTP() {
+	ctx := context.Background()
+	err := eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+		hits := 0 // no lock
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+			hits++
+			text := fmt.Sprintf("hello from %s, request %d", r.Path(), hits)
+			l.AfterFunc(time.Millisecond, func() {
+				r.Respond(200, eventloop.Headers{{Name: "Content-Type", Value: "text/plain"}}, []byte(text))
+			})
+		}, nil)
+		if err != nil {
+			return err
+		}
+		l.HTTP().Get(ctx, "http://"+s.Addr().String()+"/loop").Then(func(res *eventloop.HTTPResponse, err error) {
+			s.Close()
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
+			fmt.Printf("%d %s: %s\n", res.Status, res.Header("Content-Type"), res.Body)
+		})
+		return nil
+	})
+	fmt.Println("the loop ended:", err)
+	// Output:
+	// 200 text/plain: hello from /loop, request 1
+	// the loop ended: <nil>
+}
+
+// A listener of any kind will do: this one is in memory. Shutdown
+// waits for the last answer.
+func ExampleLoop_ServeHTTP() {
+	ctx := context.Background()
+	ln := fasthttputil.NewInmemoryListener()
+	err := eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+		s, err := l.ServeHTTP(ln, func(r *eventloop.HTTPRequest) {
+			r.Respond(200, nil, []byte(r.Method()+" "+r.URI()))
+		}, nil)
+		if err != nil {
+			return err
+		}
+		client := eventloop.NewHTTPClient(l, eventloop.HTTPClientConfig{
+			Proxy: eventloop.NoProxy,
+			Dial:  func(context.Context, string, string) (net.Conn, error) { return ln.Dial() },
+		})
+		client.Get(ctx, "http://in.memory/a?b=c").Then(func(res *eventloop.HTTPResponse, err error) {
+			if err == nil {
+				fmt.Printf("%s\n", res.Body)
+			}
+			s.Shutdown(ctx).Then(func(_ struct{}, err error) { fmt.Println("closed:", err) })
+		})
+		return nil
+	})
+	if err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// GET /a?b=c
+	// closed: <nil>
+}
+
+// Some routes of a fasthttp server that is there already are moved to a loop:
+// their requests share its state, without locks.
+func ExampleFastHTTPHandler() {
+	ctx := context.Background()
+	err := eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+		visits := map[string]int{}
+		h := eventloop.FastHTTPHandler(l, func(r *eventloop.HTTPRequest) {
+			visits[r.Path()]++
+			r.Respond(200, nil, fmt.Appendf(nil, "%s: %d", r.Path(), visits[r.Path()]))
+		})
+		server := &fasthttp.Server{
+			Handler: func(fctx *fasthttp.RequestCtx) {
+				if string(fctx.Path()) == "/old" {
+					fctx.WriteString("as ever")
+					return
+				}
+				h(fctx)
+			},
+			NoDefaultDate: true,
+		}
+		client := eventloop.NewHTTPClient(l, eventloop.HTTPClientConfig{
+			Proxy: eventloop.NoProxy,
+			Dial: func(context.Context, string, string) (net.Conn, error) {
+				c, s := net.Pipe()
+				go server.ServeConn(s)
+				return c, nil
+			},
+		})
+		l.Go(ctx, func(t *eventloop.Task) error {
+			for _, path := range []string{"/old", "/new", "/new"} {
+				res, err := client.Get(t.Context(), "http://in.memory"+path).Await(t)
+				if err != nil {
+					return err
+				}
+				fmt.Printf("%s\n", res.Body)
+			}
+			return nil
+		})
+		return nil
+	})
+	if err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// as ever
+	// /new: 1
+	// /new: 2
+}
+
+// The same for a server of net/http, or a router for it.
+func ExampleHTTPHandler() {
+	ctx := context.Background()
+	err := eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+		mux := http.NewServeMux()
+		mux.Handle("POST /echo", eventloop.HTTPHandler(l, func(r *eventloop.HTTPRequest) {
+			r.Respond(200, nil, bytes.ToUpper(r.Body()))
+		}))
+		// ServeHTTP waits for the loop, so it must not be called on it.
+		eventloop.Work(ctx, l, func(context.Context) (string, error) {
+			w := httptest.NewRecorder()
+			mux.ServeHTTP(w, httptest.NewRequest("POST", "/echo", strings.NewReader("hello")))
+			return fmt.Sprint(w.Code, " ", w.Body), nil
+		}).Then(func(answer string, err error) { fmt.Println(answer, err) })
+		return nil
+	})
+	if err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// 200 HELLO <nil>
+}
+
+// Server-sent events: an answer that goes on. OnAbort hears of the client that
+// leaves, and the client here leaves after the third event.
+func ExampleHTTPRequest_Stream() {
+	err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+			w, err := r.Stream(200, eventloop.Headers{{Name: "Content-Type", Value: "text/event-stream"}})
+			if err != nil {
+				return
+			}
+			n := 0
+			tick := l.Every(time.Millisecond, func() {
+				if n++; n <= 3 {
+					fmt.Fprintf(w, "data: event %d\n\n", n)
+				}
+			})
+			r.OnAbort(func(error) { // the client is gone
+				tick.Stop()
+				w.Close()
+			})
+		}, nil)
+		if err != nil {
+			return err
+		}
+		ctx, leave := context.WithCancel(context.Background())
+		var text []byte
+		l.HTTP().Do(ctx, "GET", "http://"+s.Addr().String(), &eventloop.HTTPOptions{
+			OnBody: func(_ *eventloop.HTTPResponse, data []byte) {
+				if text = append(text, data...); bytes.Count(text, []byte("\n\n")) == 3 {
+					leave()
+				}
+			},
+		}).Then(func(_ *eventloop.HTTPResponse, err error) {
+			fmt.Printf("%s", text)
+			fmt.Println("cancelled:", errors.Is(err, context.Canceled))
+			s.Close()
+		})
+		return nil
+	})
+	if err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// data: event 1
+	//
+	// data: event 2
+	//
+	// data: event 3
+	//
+	// cancelled: true
+}
+
+// Requests are sent at once and wait for each other as futures do.
+func ExampleLoop_HTTP() {
+	ctx := context.Background()
+	err := eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+			r.Respond(200, nil, []byte(r.Path()))
+		}, nil)
+		if err != nil {
+			return err
+		}
+		base := "http://" + s.Addr().String()
+		a, b := l.HTTP().Get(ctx, base+"/a"), l.HTTP().Get(ctx, base+"/b")
+		eventloop.All(l, a, b).Then(func(all []*eventloop.HTTPResponse, err error) {
+			for _, res := range all {
+				fmt.Printf("%d %s\n", res.Status, res.Body)
+			}
+			s.Close()
+		})
+		return nil
+	})
+	if err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// 200 /a
+	// 200 /b
+}
+
+// In a task, requests are made one after the other. An answer of any status is a
+// result; the future fails if there was none.
+func ExampleHTTPClient_Do() {
+	ctx := context.Background()
+	err := eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+			switch {
+			case r.Path() == "/slow": // is never answered
+			case r.Method() != "POST":
+				r.Respond(405, eventloop.Headers{{Name: "Allow", Value: "POST"}}, nil)
+			default:
+				r.Respond(201, nil, append([]byte("stored: "), r.Body()...))
+			}
+		}, nil)
+		if err != nil {
+			return err
+		}
+		base := "http://" + s.Addr().String()
+		l.Go(ctx, func(t *eventloop.Task) error {
+			defer s.Shutdown(t.Context())
+			res, err := l.HTTP().Do(t.Context(), "POST", base+"/notes", &eventloop.HTTPOptions{
+				Headers: eventloop.Headers{{Name: "Content-Type", Value: "text/plain"}},
+				Body:    []byte("milk"),
+			}).Await(t)
+			if err != nil {
+				return err
+			}
+			fmt.Printf("%d %s\n", res.Status, res.Body)
+			if res, err = l.HTTP().Get(t.Context(), base+"/notes").Await(t); err != nil {
+				return err
+			}
+			fmt.Println(res.Status, res.Header("Allow"), res.Reused)
+			_, err = l.HTTP().Do(t.Context(), "GET", base+"/slow", &eventloop.HTTPOptions{
+				Timeout: 10 * time.Millisecond,
+			}).Await(t)
+			fmt.Println(errors.Is(err, eventloop.ErrHTTP), errors.Is(err, eventloop.ErrTimeout))
+			return nil
+		})
+		return nil
+	})
+	if err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// 201 stored: milk
+	// 405 POST true
+	// true true
+}
