@@ -476,7 +476,7 @@ func (l *Loop) prepare() bool {
 			return true
 		}
 		if l.posted {
-			now = l.yield()
+			l.yield() // the clock is not read again: a timer may be late by it, never early
 		} else {
 			now = l.sleep(now)
 		}
@@ -513,13 +513,12 @@ func (l *Loop) collectPosts() {
 // yield lets others run before the dispatcher goes to sleep after a post: who gets
 // an answer often posts again, and then needs to wake nobody. That makes a post and
 // its answer a third cheaper, and costs nothing that could be measured otherwise.
-// It returns the time; the caller holds l.mu, which is released meanwhile.
-func (l *Loop) yield() time.Duration {
+// The caller holds l.mu, which is released meanwhile.
+func (l *Loop) yield() {
 	l.posted = false
 	l.mu.Unlock()
 	runtime.Gosched()
 	l.mu.Lock()
-	return l.now()
 }
 
 // sleep waits from now on for a task, a wake-up or the first deadline, and returns
