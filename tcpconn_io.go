@@ -855,10 +855,11 @@ func (c *Conn) deliverHeld() {
 func (c *Conn) deliver() {
 	b, f, s := c.chunk, c.cfg.Load().OnData, c.sink()
 	c.heard()
+	quit := c.quit.Load() // once: Detach may come between two looks
 	switch {
-	case c.quit.Load() && c.detaching():
+	case quit && c.detaching():
 		return // handOut has it
-	case c.quit.Load() || c.loop.ended.Load():
+	case quit || c.loop.ended.Load():
 	case s != nil:
 		c.chunk = nil
 		s.chunk(b)
