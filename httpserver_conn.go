@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -35,29 +36,37 @@ type httpConn struct {
 	br      *bufio.Reader // nil if nothing is buffered
 	readFn  func(fd uintptr) bool
 	writeFn func(fd uintptr) bool
-	readFD  uintptr      // to read from, inside readFn
-	ioErr   error        // result of readFn or writeFn
-	blocks  bool         // writeFn may park
-	first   [1]byte      // see readThrough
-	hasOne  bool         // first is to be read
-	deaf    bool         // no deadline works, so no read can be ended
-	armed   time.Time    // the read deadline; zero if there is none
-	cur     *HTTPRequest // handed to the dispatcher last
-	last    time.Time    // when cur was answered
-	served  int          // requests
-	body    bodyReader   // of the current request
-	out     sockio.Queue // not written yet: of earlier requests, too
-	eof     bool         // the client has ended its side
-	linger  bool         // there may be input that nobody will read
-	reset   bool         // the client is to notice that the answer is not whole
+	readFD  uintptr       // to read from, inside readFn
+	ioErr   error         // result of readFn or writeFn
+	blocks  bool          // writeFn may park
+	first   [1]byte       // see readThrough
+	hasOne  bool          // first is to be read
+	deaf    bool          // no deadline works, so no read can be ended
+	armed   time.Duration // the read deadline, by clock; zero if there is none
+	cur     *HTTPRequest  // handed to the dispatcher last
+	last    time.Duration // when cur was answered, by clock
+	served  int           // requests
+	body    bodyReader    // of the current request
+	out     sockio.Queue  // not written yet: of earlier requests, too
+	eof     bool          // the client has ended its side
+	linger  bool          // there may be input that nobody will read
+	reset   bool          // the client is to notice that the answer is not whole
 
-	mu      sync.Mutex // guards the following
-	reading bool       // waits in a read, which kick ends
-	kicked  bool       // kick did
-	idle    bool       // waits for a request
-	gone    bool       // by force
-	why     error      // gone
+	state atomic.Uint32 // of connState
+
+	mu  sync.Mutex // held to set deadlines, and guards the following
+	why error      // connGone
 }
+
+// The bits of httpConn.state.
+const (
+	connReading uint32 = 1 << iota // waits in a read, which a kick ends
+	connKicked                     // a kick did; set with mu held
+	connIdle                       // waits for a request
+	connGone                       // by force; set with mu held
+)
+
+func (c *httpConn) is(bits uint32) bool { return c.state.Load()&bits == bits }
 
 func newHTTPConn(s *HTTPServer, nc net.Conn) *httpConn {
 	c := &httpConn{s: s, nc: nc, fd: -1, remote: nc.RemoteAddr(), back: make(chan struct{}, 1)}
@@ -77,12 +86,20 @@ func newHTTPConn(s *HTTPServer, nc net.Conn) *httpConn {
 
 var errKicked = errors.New("eventloop: woken from a read")
 
-// after returns the time in d, or none if d is zero.
-func after(d time.Duration) time.Time {
+// after returns the time of the clock in d, or none, zero, if d is zero.
+func after(d time.Duration) time.Duration {
 	if d == 0 {
-		return time.Time{}
+		return 0
 	}
-	return time.Now().Add(d)
+	return clock() + d
+}
+
+// deadlineAt returns a time of the clock as net.Conn wants it.
+func deadlineAt(at time.Duration) time.Time {
+	if at == 0 {
+		return noDeadline
+	}
+	return clockBase.Add(at)
 }
 
 // pastDeadline reports whether err is that of a deadline of ours; ETIMEDOUT, say,
@@ -114,7 +131,7 @@ func (c *httpConn) handshake() bool {
 		tc = tls.Server(c.nc, conf)
 	}
 	// Deadlines instead of a context: cut sets one, too.
-	c.setDeadline(after(c.s.cfg.ReadHeaderTimeout))
+	c.setDeadline(deadlineAt(after(c.s.cfg.ReadHeaderTimeout)))
 	err := tc.HandshakeContext(context.Background())
 	if err != nil {
 		if err != io.EOF { // somebody looked whether the port is open
@@ -134,17 +151,14 @@ func (c *httpConn) handshake() bool {
 func (c *httpConn) setDeadline(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.gone {
+	if !c.is(connGone) {
 		c.nc.SetDeadline(t)
 	}
 }
 
 // report delivers what went wrong, unless the server is the reason.
 func (c *httpConn) report(op string, err error) {
-	c.mu.Lock()
-	gone := c.gone
-	c.mu.Unlock()
-	if !gone {
+	if !c.is(connGone) {
 		c.s.loop.tasks <- httpErrTask{c.s, c.opError(op, err)}
 	}
 }
@@ -173,7 +187,6 @@ func (c *httpConn) serveNext() bool {
 	}
 	l := c.s.loop
 	l.count.httpRequests.Add(1)
-	l.count.httpOpen.Add(1)
 	// The goroutine waits for the next request meanwhile, and for the client
 	// going away, unless there is something else for it to do.
 	r.direct = c.fd >= 0 && c.out.Len() == 0 && len(c.buffered()) == 0 &&
@@ -182,6 +195,10 @@ func (c *httpConn) serveNext() bool {
 	c.cur = r
 	l.tasks <- (*httpRequestTask)(r)
 	answered := direct && c.awaitDirect(r) || !direct && c.await(r)
+	if answered && direct && r.settled.Load() {
+		c.last = r.at
+		return true
+	}
 	if c.body.wake != nil {
 		c.settleBody(r)
 	}
@@ -195,7 +212,7 @@ const smallBody = 4 << 10
 // the connection is to be kept.
 func (c *httpConn) finishRequest(r *HTTPRequest) bool {
 	r.mu.Lock()
-	keep, upgrade, watched := r.keep(), r.upgraded, r.cancel != nil
+	keep, upgrade, watched := r.keep(), r.peek().upgraded, r.watched()
 	r.ended = !watched
 	c.last = r.at
 	c.reset = r.cut && !r.info.http11 // its end would look like a good one
@@ -246,7 +263,7 @@ func (c *httpConn) awaitRequest() bool {
 	if err == errKicked {
 		// The server closes. A request that is on its way already, or nearly,
 		// is served: a client cannot know better.
-		err = c.fill(time.Now().Add(lastCall))
+		err = c.fill(after(lastCall))
 	}
 	return err == nil
 }
@@ -257,18 +274,18 @@ const lastCall = time.Millisecond
 
 // idleUntil returns when to give up. A deadline that is armed already serves if
 // it is not much later than need be, so a busy connection sets none.
-func (c *httpConn) idleUntil() time.Time {
+func (c *httpConn) idleUntil() time.Duration {
 	if c.served == 0 {
 		return after(c.s.cfg.ReadHeaderTimeout)
 	}
 	d := c.s.cfg.IdleTimeout
 	if d == 0 {
-		return time.Time{}
+		return 0
 	}
-	if left := c.armed.Sub(c.last); left >= d && left <= d+d/10 {
+	if left := c.armed - c.last; left >= d && left <= d+d/10 {
 		return c.armed
 	}
-	return c.last.Add(d + d/10)
+	return c.last + d + d/10
 }
 
 // buffered returns what has been read and not been used.
@@ -291,67 +308,81 @@ func (c *httpConn) release() {
 // fill waits until more input is buffered, for which there must be room. When
 // until has come the error is one that pastDeadline knows; errKicked means that
 // the goroutine has to look at its orders.
-func (c *httpConn) fill(until time.Time) error {
+func (c *httpConn) fill(until time.Duration) error {
 	return c.fillOr(until, nil, false)
 }
 
 // fillOr is fill that a token on wake ends, too. idle says that it waits for a
 // request, which a server that closes does not.
-func (c *httpConn) fillOr(until time.Time, wake <-chan struct{}, idle bool) error {
+//
+// No lock is taken where nothing happens but that input comes: who wants to end
+// the wait leaves the reason first (a token, closing, connGone) and looks for
+// connReading then; here it is the other way round, so one of the two sees the
+// other.
+func (c *httpConn) fillOr(until time.Duration, wake <-chan struct{}, idle bool) error {
+	bits := connReading
+	if idle {
+		bits |= connIdle
+	}
 	for {
-		c.mu.Lock()
-		c.idle = c.idle || idle
-		if c.gone || c.idle && c.s.closing.Load() {
-			c.idle = false
-			c.mu.Unlock()
-			return errKicked
+		if until != c.armed && (until != 0 || wake == nil) {
+			c.arm(until)
 		}
-		select {
-		case <-wake:
-			c.idle = false
-			c.mu.Unlock()
-			return errKicked
-		default:
+		c.state.Or(bits)
+		var err error
+		ordered := c.ordered(wake)
+		if !ordered {
+			err = c.read()
 		}
-		if !until.Equal(c.armed) && (!until.IsZero() || wake == nil) {
-			c.armed = until
-			c.nc.SetReadDeadline(until)
+		state := c.state.And(^(connReading | connIdle))
+		if state&connKicked != 0 {
+			c.forgetKick()
+			if err != nil && pastDeadline(err) {
+				bits |= state & connIdle // which answered has set
+				continue                 // there is an order, unless somebody has carried it out
+			}
 		}
-		c.reading = true
-		c.mu.Unlock()
-		err := c.read()
-		c.mu.Lock()
-		c.reading = false
-		c.idle = false
-		kicked := c.kicked
-		c.kicked = false
-		if kicked && !c.gone {
-			c.armed = noDeadline
-			c.nc.SetReadDeadline(noDeadline)
-		}
-		c.mu.Unlock()
 		switch {
-		case err == nil:
-			return nil
-		case !pastDeadline(err):
-			return err
-		case kicked:
+		case ordered:
 			return errKicked
-		case !until.IsZero():
+		case err == nil || !pastDeadline(err) || until != 0:
 			return err
 		}
 		// A deadline from before, which fillOr leaves armed if it does not care.
-		c.armed = noDeadline
-		c.setReadDeadline(noDeadline)
+		c.arm(0)
 	}
 }
 
-func (c *httpConn) setReadDeadline(t time.Time) {
+// ordered reports whether there is something else to do than to wait for input.
+func (c *httpConn) ordered(wake <-chan struct{}) bool {
+	state := c.state.Load()
+	if state&connGone != 0 || state&connIdle != 0 && c.s.closing.Load() {
+		return true
+	}
+	select {
+	case <-wake:
+		return true
+	default:
+		return false
+	}
+}
+
+// arm sets the read deadline, unless that of a cut is in force.
+func (c *httpConn) arm(until time.Duration) {
+	c.armed = until
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.gone {
-		c.nc.SetReadDeadline(t)
+	if !c.is(connGone) {
+		c.nc.SetReadDeadline(deadlineAt(until))
 	}
+}
+
+// forgetKick takes the deadline of a kick away.
+func (c *httpConn) forgetKick() {
+	c.mu.Lock() // until who kicked has set it
+	c.state.And(^connKicked)
+	c.mu.Unlock()
+	c.arm(0)
 }
 
 // read reads once into the reader, for which it waits without a buffer.
@@ -368,17 +399,14 @@ func (c *httpConn) read() error {
 // readable is called when there may be something to read, and always tries:
 // only after EAGAIN is it safe to park (returning false).
 func (c *httpConn) readable(fd uintptr) (done bool) {
-	idle := c.br == nil
-	if idle {
+	if c.br == nil {
 		c.br = c.s.getReader(c)
 	}
 	c.readFD = fd
 	c.ioErr = c.readMore()
 	switch {
 	case c.ioErr == syscall.EAGAIN:
-		if idle {
-			c.release()
-		}
+		c.release()
 		return false
 	case c.ioErr == io.EOF && sockio.WasReset(fd):
 		c.ioErr = syscall.ECONNRESET // which a writer has met
@@ -447,7 +475,7 @@ func (c *httpConn) await(r *HTTPRequest) bool {
 		if r.writer != nil {
 			r.writer.taken(c.out.Len())
 		}
-		complete, lost, delayed := r.complete, r.lost != nil, r.delayed
+		complete, lost, delayed := r.complete.Load(), r.isLost, r.delayed
 		wanted, held := false, false
 		if st := r.stream; st != nil && !st.whole {
 			if wanted, held = st.wanted(), st.held; !held {
@@ -489,19 +517,22 @@ func (c *httpConn) await(r *HTTPRequest) bool {
 // answer is written by a writer of the loop. It finds out when the next request
 // comes, or when it is needed after all.
 func (c *httpConn) awaitDirect(r *HTTPRequest) bool {
-	c.release()
-	if c.armed.IsZero() {
-		c.last = time.Now()
+	if c.armed == 0 {
+		c.last = clock()
 	}
 	for {
 		// With a deadline of earlier it may be too early, which does no harm: who
 		// waits for a request looks again.
 		err := c.fillOr(c.idleUntil(), c.back, false)
+		if err == nil && r.settled.Load() {
+			c.state.And(^connIdle) // see answered
+			return true
+		}
 		r.mu.Lock()
-		flushed, blocked, lost := r.flushed, r.blocked, r.lost != nil
+		flushed, blocked, lost := r.flushed, r.blocked, r.isLost
 		r.mu.Unlock()
 		if flushed {
-			c.notIdle() // see setIdle
+			c.state.And(^connIdle)
 		}
 		switch {
 		case flushed && err != nil && err != errKicked && !pastDeadline(err):
@@ -515,17 +546,19 @@ func (c *httpConn) awaitDirect(r *HTTPRequest) bool {
 		case err != nil && err != errKicked && !pastDeadline(err):
 			c.waitWriter(r)
 			c.lose(r, "read", err)
-			if r.isComplete() {
+			if r.complete.Load() {
 				c.writeFailed(err)
 			}
 			return false
 		case pastDeadline(err):
-			c.last = time.Now()
+			c.last = clock()
 			continue
-		case err == errKicked && !blocked && !lost && !c.isCut():
+		case err == errKicked && !blocked && !lost && !c.is(connGone):
 			continue
 		}
-		return c.await(r)
+		answered := c.await(r)
+		c.state.And(^connIdle)
+		return answered
 	}
 }
 
@@ -546,12 +579,16 @@ func (w *httpWriter) Flush() {
 	c := (*httpConn)(w)
 	r := c.cur
 	var space [sockio.MaxViews][]byte
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for {
 		views := r.writerViews(space[:])
 		if len(views) == 0 {
 			return
 		}
+		r.mu.Unlock()
 		n, errno := sockio.WriteFD(uintptr(c.fd), views)
+		r.mu.Lock()
 		r.writerSent(n, errno)
 	}
 }
@@ -581,7 +618,7 @@ func (c *httpConn) watch(r *HTTPRequest) {
 		return
 	}
 	c.release()
-	switch err := c.fillOr(time.Time{}, c.back, false); {
+	switch err := c.fillOr(0, c.back, false); {
 	case err == nil, err == errKicked:
 	case err == io.EOF:
 		c.eof = true
@@ -606,7 +643,7 @@ func (c *httpConn) moveBody(r *HTTPRequest) bool {
 	if len(st.first) > 0 {
 		st.piece, st.first = st.first, nil
 	} else {
-		c.body.until = time.Time{} // each wait has its own time
+		c.body.until = 0 // each wait has its own time
 		p, err := c.peekBody()
 		if err != nil {
 			return c.endBody(r, err)
@@ -668,7 +705,7 @@ func (c *httpConn) refuse(status int) {
 	text := fasthttp.StatusMessage(status)
 	var space [256]byte
 	head := appendStatusLine(space[:0], status)
-	head = appendDate(head, time.Now())
+	head = appendDate(head, clock())
 	head = append(head, "Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: "...)
 	head = strconv.AppendInt(head, int64(len(text)+1), 10)
 	head = append(head, "\r\n\r\n"...)
@@ -722,11 +759,7 @@ func (c *httpConn) send(p []byte) {
 	c.out.Append(p)
 }
 
-func (c *httpConn) isCut() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.gone
-}
+func (c *httpConn) isCut() bool { return c.is(connGone) }
 
 // writeRaw writes to the descriptor: at first without waiting, and so without a
 // deadline.
@@ -737,7 +770,7 @@ func (c *httpConn) writeRaw() error {
 		return firstError(err, c.ioErr)
 	}
 	c.blocks = true
-	c.setWriteDeadline(after(c.s.cfg.WriteTimeout))
+	c.setWriteDeadline(deadlineAt(after(c.s.cfg.WriteTimeout)))
 	err = c.rc.Write(c.writeFn)
 	c.setWriteDeadline(noDeadline)
 	return firstError(err, c.ioErr)
@@ -778,7 +811,7 @@ func (c *httpConn) writable(fd uintptr) (done bool) {
 func (c *httpConn) writeThrough() error {
 	var views [1][]byte
 	c.out.Views(views[:])
-	c.setWriteDeadline(after(c.s.cfg.WriteTimeout))
+	c.setWriteDeadline(deadlineAt(after(c.s.cfg.WriteTimeout)))
 	n, err := c.nc.Write(views[0][:min(len(views[0]), 16<<10)])
 	c.out.Advance(n)
 	return err
@@ -787,7 +820,7 @@ func (c *httpConn) writeThrough() error {
 func (c *httpConn) setWriteDeadline(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.gone {
+	if !c.is(connGone) {
 		c.nc.SetWriteDeadline(t)
 	}
 }
@@ -836,20 +869,28 @@ func (c *httpConn) close() {
 // maxLinger is how much input is thrown away for the sake of the last answer.
 const maxLinger = 256 << 10
 
-// kick wakes the goroutine from await. The caller holds the mutex of the request
-// that is being answered, so no kick comes after the goroutine has gone on.
+// kick wakes the goroutine from await and awaitDirect.
 func (c *httpConn) kick() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.kickLocked()
+	c.token() // see fillOr
+	if c.is(connReading) {
+		c.endRead(connReading)
+	}
 }
 
-func (c *httpConn) kickLocked() {
-	if c.reading && !c.kicked {
-		c.kicked = true
-		c.nc.SetReadDeadline(longAgo)
+// endRead ends a read if all bits are set still. It returns an error if the
+// connection knows no deadlines.
+func (c *httpConn) endRead(bits uint32) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		state := c.state.Load()
+		if state&bits != bits || state&connKicked != 0 {
+			return nil
+		}
+		if c.state.CompareAndSwap(state, state|connKicked) {
+			return c.nc.SetReadDeadline(longAgo)
+		}
 	}
-	c.token()
 }
 
 func (c *httpConn) token() {
@@ -859,32 +900,21 @@ func (c *httpConn) token() {
 	}
 }
 
-// setIdle says that the goroutine waits for the next request. The caller holds
-// the mutex of the request before.
-func (c *httpConn) setIdle() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.idle = true
+// answered says that r was answered, and that nothing is left to do for the
+// goroutine but to wait for the next request. The goroutine may serve that as soon
+// as settled is set. The caller holds r.mu.
+func (c *httpConn) answered(r *HTTPRequest) {
+	c.state.Or(connIdle)
+	r.settled.Store(true)
 	if c.s.closing.Load() {
-		c.kickLocked()
+		c.kick()
 	}
-}
-
-func (c *httpConn) notIdle() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.idle = false
 }
 
 // poke ends the wait for a request that did not begin to arrive.
 func (c *httpConn) poke() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.idle && c.reading && !c.kicked {
-		c.kicked = true
-		if c.nc.SetReadDeadline(longAgo) != nil {
-			c.nc.Close()
-		}
+	if c.endRead(connReading|connIdle) != nil {
+		c.nc.Close()
 	}
 }
 
@@ -892,15 +922,16 @@ func (c *httpConn) poke() {
 func (c *httpConn) cut(why error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.gone {
+	if c.is(connGone) {
 		return
 	}
-	c.gone, c.why = true, why
+	c.why = why
+	c.state.Or(connGone | connKicked)
 	if c.nc == nil {
 		return // handed over
 	}
 	if c.nc.SetDeadline(longAgo) != nil {
 		c.nc.Close() // it knows no deadlines
 	}
-	c.kickLocked()
+	c.token()
 }

@@ -16,6 +16,7 @@ import (
 // A guest is what a request has that came through a server that is not ours. The
 // goroutine of that server waits for the answer, and takes it over.
 type guest struct {
+	back   chan struct{} // wakes the goroutine
 	remote net.Addr
 	tls    *tls.ConnectionState
 	answer guestAnswer // set when the request is begun
@@ -72,18 +73,17 @@ func guestRequest(l *Loop, method, uri string, fields Headers) *HTTPRequest {
 	for _, f := range fields {
 		b.WriteString(f.Name + ": " + f.Value + "\r\n")
 	}
-	end := b.Len()
 	b.WriteString("\r\n")
-	text := b.String()
 	return &HTTPRequest{
-		loop:    l,
-		guest:   &guest{},
-		back:    make(chan struct{}, 1),
-		head:    text,
-		method:  method,
-		uri:     uri,
-		fields:  text[start:end],
-		headers: fields,
+		loop:  l,
+		guest: &guest{back: make(chan struct{}, 1)},
+		x:     &requestExtra{headers: fields},
+		head: requestHead{
+			text:      b.String(),
+			methodEnd: int32(len(method)),
+			uriEnd:    int32(len(method) + 1 + len(uri)),
+			fields:    int32(start),
+		},
 	}
 }
 
@@ -91,7 +91,6 @@ func guestRequest(l *Loop, method, uri string, fields Headers) *HTTPRequest {
 // if there will be none. gone ends when the client does, if that is known.
 func (r *HTTPRequest) run(h func(r *HTTPRequest), gone <-chan struct{}) bool {
 	r.loop.count.httpRequests.Add(1)
-	r.loop.count.httpOpen.Add(1)
 	if err := r.loop.Post(func() { r.deliver(h) }); err != nil {
 		r.lose(ErrLoopClosed)
 		return false
@@ -104,13 +103,13 @@ func (r *HTTPRequest) run(h func(r *HTTPRequest), gone <-chan struct{}) bool {
 func (r *HTTPRequest) waitGuest(gone <-chan struct{}, ready func() bool) bool {
 	for {
 		r.mu.Lock()
-		ok, lost := ready(), r.lost != nil
+		ok, lost := ready(), r.isLost
 		r.mu.Unlock()
 		if ok || lost {
 			return ok
 		}
 		select {
-		case <-r.back:
+		case <-r.guest.back:
 		case <-r.loop.ctx.Done():
 			r.lose(ErrLoopClosed)
 		case <-gone:
@@ -164,7 +163,7 @@ func (g *guestReader) Read(p []byte) (int, error) {
 	r.drained()
 	ok := r.waitGuest(nil, func() bool {
 		n = r.takeGuest(p)
-		return n > 0 || r.complete
+		return n > 0 || r.complete.Load()
 	})
 	switch {
 	case n > 0:
@@ -292,7 +291,7 @@ func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
 		n := 0
 		r.waitGuest(gone, func() bool {
 			n = r.takeGuest(buf.Room())
-			return n > 0 || r.complete
+			return n > 0 || r.complete.Load()
 		})
 		if n == 0 {
 			break
@@ -306,7 +305,7 @@ func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
 		r.drained()
 	}
 	r.mu.Lock()
-	cut := r.cut || r.lost != nil
+	cut := r.cut || r.isLost
 	r.mu.Unlock()
 	if cut {
 		panic(http.ErrAbortHandler) // so that the client notices

@@ -190,7 +190,7 @@ func parseLength(value []byte) (n int64, ok bool) {
 // the status of the refusal, or 0; an error means that there is nobody to refuse.
 func (c *httpConn) readHead() (head []byte, status int, err error) {
 	limit := c.s.cfg.MaxHeaderBytes
-	var until time.Time
+	var until time.Duration
 	searched := 0
 	for {
 		buf := c.buffered()
@@ -213,7 +213,7 @@ func (c *httpConn) readHead() (head []byte, status int, err error) {
 		case len(buf) >= limit:
 			return nil, fasthttp.StatusRequestHeaderFieldsTooLarge, nil
 		}
-		if until.IsZero() {
+		if until == 0 {
 			until = after(c.s.cfg.ReadHeaderTimeout)
 		}
 		if err := c.flush(); err != nil { // answers to requests before this one
@@ -272,17 +272,17 @@ func (c *httpConn) parseHead(head []byte, info headInfo) (r *HTTPRequest, status
 	if err := h.Read(c.br); err != nil || before-c.br.Buffered() != len(text) {
 		return nil, fasthttp.StatusBadRequest
 	}
-	method, target := len(h.Method()), len(h.RequestURI())
-	fields := strings.IndexByte(text, '\n') + 1
+	method := len(h.Method())
 	r = &HTTPRequest{
-		loop:   c.s.loop,
-		conn:   c,
-		back:   c.back,
-		head:   text,
-		method: text[:method],
-		uri:    text[method+1 : method+1+target],
-		fields: text[fields : len(text)-2],
-		info:   info,
+		loop: c.s.loop,
+		conn: c,
+		head: requestHead{
+			text:      text,
+			methodEnd: int32(method),
+			uriEnd:    int32(method + 1 + len(h.RequestURI())),
+			fields:    int32(strings.IndexByte(text, '\n') + 1),
+		},
+		info: info,
 	}
 	return r, 0
 }
@@ -358,7 +358,7 @@ const maxChunkLine = 256
 // arrived in part is taken from the connection's reader, so a read may be
 // interrupted anywhere.
 type bodyReader struct {
-	until   time.Time       // when the wait for it ends, once there was one
+	until   time.Duration   // when the wait for it ends, once there was one
 	wake    <-chan struct{} // ends a wait for more of a stream
 	limit   int64           // bytes that may still come
 	left    int64           // of the body, or of the current chunk
@@ -418,7 +418,7 @@ func (c *httpConn) fillBody() error {
 	if len(c.buffered()) >= c.s.readerSize() {
 		return errBadBody // a line that does not end
 	}
-	if c.body.until.IsZero() {
+	if c.body.until == 0 {
 		c.body.until = after(c.s.cfg.ReadTimeout)
 	}
 	err := c.fillOr(c.body.until, c.body.wake, false)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode/utf8"
@@ -34,36 +35,41 @@ var ErrResponded = errors.New("eventloop: request answered already")
 //
 // All methods may be called from any goroutine and from any callback.
 type HTTPRequest struct {
-	loop   *Loop
-	conn   *httpConn     // nil if it came through a server that is not ours
-	guest  *guest        // nil if conn is not
-	back   chan struct{} // wakes the goroutine that serves the request
-	head   string        // all of the header, as it came
-	method string
-	uri    string
-	fields string // lines of head
-	info   headInfo
-	body   []byte
+	loop  *Loop
+	conn  *httpConn // nil if it came through a server that is not ours
+	guest *guest    // nil if conn is not
+	head  requestHead
+	info  headInfo
+	body  []byte
 
-	pending handle // registered while the answer is awaited after the callback
+	// Set with mu held, but may be looked at without.
+	complete atomic.Bool // nothing of the answer is to come
+	settled  atomic.Bool // it was written, and nothing is left to do for the goroutine
 
-	mu       sync.Mutex // guards the following
-	headers  Headers    // made when they are asked for
-	stream   *bodyStream
-	out      sockio.Queue // of the answer, not yet with the goroutine
-	writer   *ResponseWriter
+	mu      sync.Mutex   // guards the following
+	out     sockio.Queue // of the answer, not yet with the goroutine
+	stream  *bodyStream
+	writer  *ResponseWriter
+	x       *requestExtra // see extra
+	at      time.Duration // of the answer, by clock
+	begun   bool          // an answer was chosen
+	delayed bool          // the callback has returned before it was complete
+	last    bool          // the connection is not to be kept
+	cut     bool          // nor to be ended in an orderly way
+	ended   bool          // the answer is with the kernel, or nobody wants it
+	direct  bool          // a writer of the loop writes the answer, not the goroutine
+	writing bool          // it does, or will
+	blocked bool          // and could not write all of it
+	flushed bool          // and wrote all of it
+	isLost  bool          // nobody can be answered any more; extra says why
+}
+
+// A requestExtra is what a request has that most requests do not need: those
+// that are answered in the handler. It makes a request half as large.
+type requestExtra struct {
+	pending  handle  // registered while the answer is awaited after the callback
+	headers  Headers // made when they are asked for
 	upgraded *Conn
-	begun    bool      // an answer was chosen
-	complete bool      // and nothing of it is to come
-	delayed  bool      // the callback has returned without
-	last     bool      // the connection is not to be kept
-	cut      bool      // nor to be ended in an orderly way
-	ended    bool      // the answer is with the kernel, or nobody wants it
-	direct   bool      // a writer of the loop writes the answer, not the goroutine
-	writing  bool      // it does, or will
-	blocked  bool      // and could not write all of it
-	flushed  bool      // and wrote all of it
-	at       time.Time // of the answer
 	lost     error
 	abort    error // to be told, if told is not set
 	told     bool
@@ -73,18 +79,51 @@ type HTTPRequest struct {
 	timer    *Timer
 }
 
+// noExtra is what extra is read from where a request has none.
+var noExtra requestExtra
+
+// extra returns the rest of the request. The caller holds r.mu.
+func (r *HTTPRequest) extra() *requestExtra {
+	if r.x == nil {
+		r.x = &requestExtra{}
+	}
+	return r.x
+}
+
+// peek is extra for those who change nothing. The caller holds r.mu.
+func (r *HTTPRequest) peek() *requestExtra {
+	if r.x == nil {
+		return &noExtra
+	}
+	return r.x
+}
+
+// A requestHead is the header as it came, and where its parts are.
+type requestHead struct {
+	text      string
+	methodEnd int32
+	uriEnd    int32
+	fields    int32 // where the lines after the first begin
+}
+
+func (h *requestHead) method() string { return h.text[:h.methodEnd] }
+func (h *requestHead) uri() string    { return h.text[h.methodEnd+1 : h.uriEnd] }
+
+// lines returns the fields, each with the end of its line.
+func (h *requestHead) lines() string { return h.text[h.fields : len(h.text)-len("\r\n")] }
+
 // Method returns the method as it was sent. It need not be one that anybody
 // knows.
-func (r *HTTPRequest) Method() string { return r.method }
+func (r *HTTPRequest) Method() string { return r.head.method() }
 
 // URI returns the request target as it was sent, without decoding anything:
 // path and query, "*", or what a client says to a proxy (RFC 9112 section 3.2).
-func (r *HTTPRequest) URI() string { return r.uri }
+func (r *HTTPRequest) URI() string { return r.head.uri() }
 
 // Path returns the path of the target as it was sent: before "?", and after the
 // authority if there is one. It is not decoded and not cleaned.
 func (r *HTTPRequest) Path() string {
-	path, _, _ := strings.Cut(r.uri, "?")
+	path, _, _ := strings.Cut(r.URI(), "?")
 	if _, rest, ok := strings.Cut(path, "://"); ok && path[0] != '/' {
 		if i := strings.IndexByte(rest, '/'); i >= 0 {
 			return rest[i:]
@@ -97,7 +136,7 @@ func (r *HTTPRequest) Path() string {
 // Query returns what follows the first "?" of the target, as it was sent.
 // net/url.ParseQuery takes it apart.
 func (r *HTTPRequest) Query() string {
-	_, query, _ := strings.Cut(r.uri, "?")
+	_, query, _ := strings.Cut(r.URI(), "?")
 	return query
 }
 
@@ -105,13 +144,15 @@ func (r *HTTPRequest) Query() string {
 func (r *HTTPRequest) Headers() Headers {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.headers == nil {
-		r.headers = make(Headers, 0, strings.Count(r.fields, "\n"))
-		for line := range strings.Lines(r.fields) {
-			r.headers.Add(splitField(line))
+	x := r.extra()
+	if x.headers == nil {
+		lines := r.head.lines()
+		x.headers = make(Headers, 0, strings.Count(lines, "\n"))
+		for line := range strings.Lines(lines) {
+			x.headers.Add(splitField(line))
 		}
 	}
-	return r.headers[:len(r.headers):len(r.headers)]
+	return x.headers[:len(x.headers):len(x.headers)]
 }
 
 // splitField takes a line of a checked header apart.
@@ -122,7 +163,7 @@ func splitField(line string) (name, value string) {
 
 // Header returns the value of the first field with that name, or "".
 func (r *HTTPRequest) Header(name string) string {
-	for rest := r.fields; rest != ""; {
+	for rest := r.head.lines(); rest != ""; {
 		line := rest
 		if i := strings.IndexByte(rest, '\n'); i >= 0 {
 			line, rest = rest[:i], rest[i+1:]
@@ -166,13 +207,14 @@ func (r *HTTPRequest) Loop() *Loop { return r.loop }
 func (r *HTTPRequest) Context() context.Context {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.ctx == nil {
-		r.ctx, r.cancel = context.WithCancelCause(r.loop.ctx)
-		if r.ended || r.lost != nil {
-			r.cancel(r.lost)
+	x := r.extra()
+	if x.ctx == nil {
+		x.ctx, x.cancel = context.WithCancelCause(r.loop.ctx)
+		if r.ended || r.isLost {
+			x.cancel(x.lost)
 		}
 	}
-	return r.ctx
+	return x.ctx
 }
 
 // String returns a readable overview: the request line, the fields, and the body
@@ -183,7 +225,7 @@ func (r *HTTPRequest) String() string {
 	if r.info.http11 {
 		version = "HTTP/1.1"
 	}
-	fmt.Fprintf(&b, "%s %s %s", r.method, r.uri, version)
+	fmt.Fprintf(&b, "%s %s %s", r.Method(), r.URI(), version)
 	if addr := r.RemoteAddr(); addr != nil {
 		fmt.Fprintf(&b, " from %v", addr)
 	}
@@ -206,10 +248,10 @@ func (r *HTTPRequest) String() string {
 // Each call makes a new one, which belongs to the caller but shares the body.
 func (r *HTTPRequest) FastHTTP() *fasthttp.Request {
 	req := &fasthttp.Request{}
-	br := bufio.NewReaderSize(strings.NewReader(r.head), len(r.head))
+	br := bufio.NewReaderSize(strings.NewReader(r.head.text), len(r.head.text))
 	if err := req.Header.Read(br); err != nil { // it was read before, so this cannot be
-		req.Header.SetMethod(r.method)
-		req.Header.SetRequestURI(r.uri)
+		req.Header.SetMethod(r.Method())
+		req.Header.SetRequestURI(r.URI())
 	}
 	req.SetBodyRaw(r.body)
 	return req
@@ -228,8 +270,9 @@ func (r *HTTPRequest) FastHTTP() *fasthttp.Request {
 func (r *HTTPRequest) OnAbort(f func(err error)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.onAbort = f
-	if r.abort != nil && !r.told {
+	x := r.extra()
+	x.onAbort = f
+	if x.abort != nil && !x.told {
 		r.loop.Post(r.tellAbort)
 	}
 }
@@ -237,12 +280,13 @@ func (r *HTTPRequest) OnAbort(f func(err error)) {
 // tellAbort runs on the loop.
 func (r *HTTPRequest) tellAbort() {
 	r.mu.Lock()
-	f, err := r.onAbort, r.abort
-	if f == nil || r.told || r.complete {
+	x := r.extra()
+	f, err := x.onAbort, x.abort
+	if f == nil || x.told || r.complete.Load() {
 		r.mu.Unlock()
 		return
 	}
-	r.told = true
+	x.told = true
 	r.mu.Unlock()
 	r.loop.call(func() { f(err) })
 }
@@ -255,12 +299,13 @@ func (r *HTTPRequest) aborted(err error) {
 }
 
 func (r *HTTPRequest) abortedLocked(err error) {
-	if r.complete || r.abort != nil {
+	x := r.extra()
+	if r.complete.Load() || x.abort != nil {
 		return
 	}
-	r.abort = err
+	x.abort = err
 	r.loop.count.httpAborts.Add(1)
-	if r.onAbort != nil {
+	if x.onAbort != nil {
 		r.loop.Post(r.tellAbort)
 	}
 }
@@ -273,13 +318,14 @@ func (r *HTTPRequest) lose(err error) {
 }
 
 func (r *HTTPRequest) loseLocked(err error) {
-	if r.complete || r.lost != nil {
+	if r.complete.Load() || r.isLost {
 		return
 	}
 	if err != ErrLoopClosed {
 		r.abortedLocked(err)
 	}
-	r.lost = err
+	x := r.extra()
+	r.isLost, x.lost = true, err
 	if !r.writing {
 		r.dropOutput()
 	}
@@ -287,8 +333,8 @@ func (r *HTTPRequest) loseLocked(err error) {
 		st.ended, st.err = true, err
 		r.loop.Post((*httpBodyTask)(r).run)
 	}
-	if r.cancel != nil {
-		r.cancel(err)
+	if x.cancel != nil {
+		x.cancel(err)
 	}
 	r.settle()
 	r.wake()
@@ -303,12 +349,17 @@ func (r *HTTPRequest) dropOutput() {
 // settle is called once, when the request needs no answer any more. The caller
 // holds r.mu.
 func (r *HTTPRequest) settle() {
-	r.loop.count.httpOpen.Add(-1)
+	r.loop.count.httpSettled.Add(1)
 	if r.delayed {
-		r.loop.unregister(&r.pending)
+		r.loop.unregister(&r.extra().pending)
 	}
-	if r.timer != nil {
-		r.timer.Stop()
+	r.stopTimer()
+}
+
+// stopTimer ends the bound on the time of an answer. The caller holds r.mu.
+func (r *HTTPRequest) stopTimer() {
+	if t := r.peek().timer; t != nil {
+		t.Stop()
 	}
 }
 
@@ -319,15 +370,9 @@ func (r *HTTPRequest) wake() {
 		return
 	}
 	select {
-	case r.back <- struct{}{}:
+	case r.guest.back <- struct{}{}:
 	default:
 	}
-}
-
-func (r *HTTPRequest) isComplete() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.complete
 }
 
 // send has the output sent. The caller holds r.mu.
@@ -343,7 +388,11 @@ func (r *HTTPRequest) send() {
 
 // keep reports whether the connection is to be kept after the answer. The caller
 // holds r.mu.
-func (r *HTTPRequest) keep() bool { return !r.last && !r.cut && r.upgraded == nil }
+func (r *HTTPRequest) keep() bool { return !r.last && !r.cut && r.peek().upgraded == nil }
+
+// watched reports whether there is a context that has to end with r. The caller
+// holds r.mu.
+func (r *HTTPRequest) watched() bool { return r.peek().cancel != nil }
 
 // keepFromWriters reports whether a writer has the output of r still; none will
 // have it afterwards.
@@ -354,26 +403,26 @@ func (r *HTTPRequest) keepFromWriters() bool {
 	return r.writing
 }
 
-// writerViews returns what a writer is to write now, or none when it is done.
+// writerViews returns what a writer is to write now, or none when it is done. The
+// caller holds r.mu.
 func (r *HTTPRequest) writerViews(space [][]byte) [][]byte {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !r.blocked && r.lost == nil {
+	if !r.blocked && !r.isLost {
 		if n := r.out.Views(space); n > 0 {
 			return space[:n]
 		}
 		r.drainedLocked()
 	}
 	r.writing = false
-	if r.lost != nil {
+	if r.isLost {
 		r.dropOutput()
 	}
-	r.flushed = r.complete && !r.blocked && r.lost == nil
-	r.ended = r.ended || r.flushed && r.cancel == nil
-	if !r.direct || r.blocked || r.lost != nil || r.flushed && (!r.keep() || r.cancel != nil) {
+	r.flushed = r.complete.Load() && !r.blocked && !r.isLost
+	r.ended = r.ended || r.flushed && !r.watched()
+	switch {
+	case !r.direct || r.blocked || r.isLost || r.flushed && (!r.keep() || r.watched()):
 		r.conn.kick()
-	} else if r.flushed {
-		r.conn.setIdle()
+	case r.flushed:
+		r.conn.answered(r)
 	}
 	return nil
 }
@@ -381,8 +430,6 @@ func (r *HTTPRequest) writerViews(space [][]byte) [][]byte {
 // writerSent accounts for what a writer has written.
 func (r *HTTPRequest) writerSent(n int, errno syscall.Errno) {
 	r.conn.sent(n)
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.out.Advance(n)
 	r.blocked = errno != 0 // an error, too: the goroutine will meet it
 }
@@ -392,8 +439,8 @@ func (r *HTTPRequest) end(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ended = true
-	if r.cancel != nil {
-		r.cancel(err)
+	if x := r.peek(); x.cancel != nil {
+		x.cancel(err)
 	}
 }
 
@@ -419,23 +466,27 @@ func (r *HTTPRequest) deliver(h func(r *HTTPRequest)) {
 
 // handled is called when the handler has returned.
 func (r *HTTPRequest) handled() {
+	if r.complete.Load() {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.complete && r.lost == nil {
+	if !r.complete.Load() && !r.isLost {
 		r.delay()
 	}
 }
 
 // delay makes r one of the things that the loop has open. The caller holds r.mu.
 func (r *HTTPRequest) delay() {
-	if err := r.loop.register(&r.pending, r, kindHTTPRequest, false); err != nil {
+	x := r.extra()
+	if err := r.loop.register(&x.pending, r, kindHTTPRequest, false); err != nil {
 		r.loseLocked(ErrLoopClosed)
 		return
 	}
 	r.delayed = true
 	if d := r.responseTimeout(); d > 0 && !r.begun {
-		r.timer = r.loop.AfterFunc(d, r.timedOut)
-		r.timer.Unref()
+		x.timer = r.loop.AfterFunc(d, r.timedOut)
+		x.timer.Unref()
 	}
 	if !r.direct || r.out.Len() > 0 {
 		r.send()
@@ -457,7 +508,7 @@ func (r *HTTPRequest) panicked(err error) {
 	text := fasthttp.StatusMessage(fasthttp.StatusInternalServerError)
 	if r.Respond(fasthttp.StatusInternalServerError, textPlain, []byte(text+"\n")) == ErrResponded {
 		r.mu.Lock()
-		if !r.complete { // a stream: its end would look like a good one
+		if !r.complete.Load() && !r.isLost { // a stream: its end would look like a good one
 			r.cutShort()
 		}
 		r.mu.Unlock()
@@ -487,7 +538,7 @@ func (r *HTTPRequest) opError(err error) *OpError {
 // terminate loses the request at the end of the loop.
 func (r *HTTPRequest) terminate() {
 	r.mu.Lock()
-	dropped := !r.begun && r.lost == nil
+	dropped := !r.begun && !r.isLost
 	r.mu.Unlock()
 	if dropped {
 		r.loop.log.Warn("a request was never answered", "loop", r.loop.cfg.Name, "request", r.describe())
@@ -495,10 +546,10 @@ func (r *HTTPRequest) terminate() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.loseLocked(ErrLoopClosed)
-	r.loop.unregister(&r.pending)
+	r.loop.unregister(&r.extra().pending)
 }
 
-func (r *HTTPRequest) describe() string { return r.method + " " + r.uri }
+func (r *HTTPRequest) describe() string { return r.Method() + " " + r.URI() }
 
 // A bodyStream is the body of a request as the application takes it.
 type bodyStream struct {
@@ -606,14 +657,14 @@ func (t *httpBodyTask) run() {
 	r := (*HTTPRequest)(t)
 	r.mu.Lock()
 	st := r.stream
-	over := r.complete || r.loop.ended.Load()
+	over := r.complete.Load() || r.loop.ended.Load()
 	if st.paused && !over {
 		st.parked = true
 		r.mu.Unlock()
 		return
 	}
 	data, piece := st.onData, st.piece
-	deliver := st.held && !over && r.lost == nil && data != nil
+	deliver := st.held && !over && !r.isLost && data != nil
 	r.mu.Unlock()
 	defer r.bodyTaken() // onData may call runtime.Goexit
 	if deliver {
@@ -635,13 +686,13 @@ func (r *HTTPRequest) bodyGivenBack() (end func(err error), err error) {
 	st := r.stream
 	// The goroutine waits for a piece even after the answer; but after the answer
 	// only for that, and must not be woken from a later request.
-	if st.held && !st.whole || !r.complete {
+	if st.held && !st.whole || !r.complete.Load() {
 		defer r.wake()
 	}
 	st.held = false
 	st.ended = st.ended || st.whole
 	switch {
-	case !st.ended || st.told || !st.asked || r.complete || r.loop.ended.Load():
+	case !st.ended || st.told || !st.asked || r.complete.Load() || r.loop.ended.Load():
 	case st.paused:
 		st.parked = true
 	default:

@@ -45,8 +45,14 @@ func (r *HTTPRequest) Respond(status int, headers Headers, body []byte) error {
 	}
 	if r.conn != nil {
 		var space [1024]byte
-		r.queue(r.appendHead(space[:0], status, headers, int64(len(body))))
-		if !r.bodyless(status) {
+		b := r.appendHead(space[:0], status, headers, int64(len(body)))
+		switch {
+		case r.bodyless(status):
+			r.queue(b)
+		case len(body) <= cap(b)-len(b):
+			r.queue(append(b, body...))
+		default:
+			r.queue(b)
 			r.queue(body)
 		}
 	} else {
@@ -69,22 +75,20 @@ func (r *HTTPRequest) begin() error {
 	switch {
 	case r.begun:
 		return ErrResponded
-	case r.lost != nil:
-		return r.lost
+	case r.isLost:
+		return r.x.lost
 	}
 	r.begun = true
-	if r.timer != nil {
-		r.timer.Stop()
-	}
+	r.stopTimer()
 	return nil
 }
 
 // finish says that the answer is complete. The caller holds r.mu.
 func (r *HTTPRequest) finish() {
-	r.complete = true
+	r.complete.Store(true)
 	r.settle()
 	if r.writer != nil {
-		r.at = time.Now()
+		r.at = clock()
 	}
 	r.send()
 }
@@ -106,7 +110,7 @@ func (r *HTTPRequest) queue(p []byte) {
 // 9110 sections 6.4.1 and 15.3.6).
 func (r *HTTPRequest) bodyless(status int) bool {
 	return status == fasthttp.StatusNoContent || status == fasthttp.StatusNotModified ||
-		status == fasthttp.StatusResetContent || r.method == fasthttp.MethodHead
+		status == fasthttp.StatusResetContent || r.Method() == fasthttp.MethodHead
 }
 
 // responseTimeout returns how long the application may take.
@@ -124,7 +128,7 @@ func (r *HTTPRequest) appendHead(b []byte, status int, headers Headers, length i
 	c := r.conn
 	max := c.s.cfg.MaxRequestsPerConn
 	r.last = r.info.close || c.s.closing.Load() || max > 0 && c.served >= max || r.bodyLeft()
-	r.at = time.Now()
+	r.at = clock()
 	dated, upgrade, stated := false, false, ""
 	for i := range headers {
 		f := &headers[i]
@@ -175,7 +179,7 @@ func (r *HTTPRequest) appendFraming(b []byte, status int, length int64, stated s
 		return b
 	case status == fasthttp.StatusResetContent:
 		length = 0
-	case r.method == fasthttp.MethodHead || status == fasthttp.StatusNotModified:
+	case r.Method() == fasthttp.MethodHead || status == fasthttp.StatusNotModified:
 		n, ok := parseLength([]byte(stated))
 		if length <= 0 && ok {
 			length = n // of the answer that a GET would get
@@ -214,20 +218,32 @@ func appendStatusLine(b []byte, status int) []byte {
 	return append(b, "\r\n"...)
 }
 
+// clockBase is what times are counted from that need no date: they take half the
+// room, and half the time to read.
+var clockBase = time.Now()
+
+// clock returns the time since clockBase.
+func clock() time.Duration { return time.Since(clockBase) }
+
 // A dateLine is the Date field of one second.
 type dateLine struct {
-	unix int64
-	line string
+	from, until time.Duration // of the clock
+	line        string
 }
 
 var lastDate atomic.Pointer[dateLine]
 
-// appendDate appends the Date field (RFC 9110 section 6.6.1), which is formatted
-// once a second.
-func appendDate(b []byte, now time.Time) []byte {
+// appendDate appends the Date field (RFC 9110 section 6.6.1) for a time of the
+// clock that has just been read. The date is looked up once a second.
+func appendDate(b []byte, at time.Duration) []byte {
 	d := lastDate.Load()
-	if unix := now.Unix(); d == nil || d.unix != unix {
-		d = &dateLine{unix, "Date: " + now.UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT") + "\r\n"}
+	if d == nil || at < d.from || at >= d.until {
+		now := time.Now()
+		d = &dateLine{
+			from:  at,
+			until: at + time.Second - time.Duration(now.Nanosecond()),
+			line:  "Date: " + now.UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT") + "\r\n",
+		}
 		lastDate.Store(d)
 	}
 	return append(b, d.line...)
@@ -301,9 +317,9 @@ func (w *ResponseWriter) Write(p []byte) (int, error) {
 	defer r.mu.Unlock()
 	high, most := w.marks()
 	switch {
-	case r.lost != nil:
-		return 0, r.lost
-	case r.complete:
+	case r.isLost:
+		return 0, r.x.lost
+	case r.complete.Load():
 		return 0, net.ErrClosed
 	case w.length >= 0 && int64(len(p)) > w.length-w.written:
 		return 0, errLongBody
@@ -360,7 +376,7 @@ func (w *ResponseWriter) Flush() {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
 	w.posted = false
-	if !w.r.complete && w.r.lost == nil {
+	if !w.r.complete.Load() && !w.r.isLost {
 		w.r.send()
 	}
 }
@@ -373,9 +389,9 @@ func (w *ResponseWriter) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case r.lost != nil:
-		return r.lost
-	case r.complete:
+	case r.isLost:
+		return r.x.lost
+	case r.complete.Load():
 		return net.ErrClosed
 	case w.length > w.written && !w.drop:
 		r.cutShort()
@@ -393,7 +409,7 @@ func (w *ResponseWriter) Close() error {
 func (w *ResponseWriter) Abort() {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
-	if !w.r.complete && w.r.lost == nil {
+	if !w.r.complete.Load() && !w.r.isLost {
 		if !w.r.writing {
 			w.r.dropOutput()
 		}
@@ -458,7 +474,7 @@ func (r *HTTPRequest) drainedLocked() {
 func (w *ResponseWriter) tellDrained() {
 	w.r.mu.Lock()
 	f := w.onDrain
-	if w.r.complete || w.r.lost != nil || w.buffered() > 0 {
+	if w.r.complete.Load() || w.r.isLost || w.buffered() > 0 {
 		f = nil
 	}
 	w.r.mu.Unlock()
@@ -506,7 +522,7 @@ func (r *HTTPRequest) Upgrade(headers Headers, cfg *ConnConfig) (*Conn, error) {
 	fields.Set("Connection", "Upgrade")
 	var space [1024]byte
 	r.queue(r.appendHead(space[:0], fasthttp.StatusSwitchingProtocols, fields, 0))
-	r.upgraded = nc
+	r.extra().upgraded = nc
 	r.loop.count.answered(fasthttp.StatusSwitchingProtocols)
 	r.finish()
 	return nc, nil
@@ -524,7 +540,7 @@ func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
 	c.mu.Lock()
 	nc := c.nc
 	c.nc = nil // cut finds nothing any more
-	gone := c.gone
+	gone := c.is(connGone)
 	c.mu.Unlock()
 	if gone {
 		nc.Close()

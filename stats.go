@@ -81,15 +81,17 @@ type counters struct {
 	_         [64]byte
 
 	httpConns     atomic.Int64
-	httpOpen      atomic.Int64 // requests without a complete answer
-	httpRequests  atomic.Uint64
-	httpAnswers   [6]atomic.Uint64
 	httpAborts    atomic.Uint64
 	httpDropped   atomic.Uint64
-	httpWritten   atomic.Uint64 // bytes
 	httpDiscarded atomic.Uint64 // bytes that were written and not sent
 	_             [64]byte
+	httpAnswers   [6]atomic.Uint64
+	httpSettled   atomic.Uint64 // requests that need no answer any more
+	httpWritten   atomic.Uint64 // bytes
+	_             [64]byte
+	httpRequests  atomic.Uint64
 	httpBytesIn   atomic.Uint64
+	_             [64]byte
 	httpBytesOut  atomic.Uint64
 	_             [64]byte
 
@@ -165,9 +167,10 @@ func (l *Loop) Stats() Stats {
 }
 
 func (c *counters) addHTTP(s *Stats) {
-	s.IncomingHTTP = int(c.httpOpen.Load())
-	s.HTTPConns = int(c.httpConns.Load())
+	settled := c.httpSettled.Load() // first, so as not to exceed the requests
 	s.HTTPRequestsTotal = c.httpRequests.Load()
+	s.IncomingHTTP = int(s.HTTPRequestsTotal - settled)
+	s.HTTPConns = int(c.httpConns.Load())
 	s.HTTP1xxTotal = c.httpAnswers[1].Load()
 	s.HTTP2xxTotal = c.httpAnswers[2].Load()
 	s.HTTP3xxTotal = c.httpAnswers[3].Load()
