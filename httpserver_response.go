@@ -489,8 +489,8 @@ func (w *ResponseWriter) tellDrained() {
 // headers are the application's part of the handshake, such as
 // Sec-WebSocket-Accept; Upgrade is the protocol that the client asked for unless
 // it is among them. With [Conn.Stream] a WebSocket library that works on a
-// net.Conn can be used in a task. ConnConfig.TLS is ignored: the connection keeps
-// what it has.
+// net.Conn can be used in a task; examples/websocket decodes frames in OnData.
+// ConnConfig.TLS is ignored: the connection keeps what it has.
 //
 // It is an error if the request does not ask for an upgrade (RFC 9110 section
 // 7.8), or came through a server that is not ours; the request can still be

@@ -31,9 +31,9 @@ type ConnConfig struct {
 	OnConnect func(c *Conn)
 
 	// OnData is called each time bytes arrive (read-cb). data is valid until
-	// OnData returns. If nil, what arrives is read and dropped. While the loop
-	// has tasks, however, which may be about to ask for a Stream, the first of it
-	// waits for them, for up to a second.
+	// OnData returns, which may change it. If nil, what arrives is read and
+	// dropped. While the loop has tasks, however, which may be about to ask for a
+	// Stream, the first of it waits for them, for up to a second.
 	OnData func(c *Conn, data []byte)
 
 	// OnDrain is called each time that all that was written has been handed to
