@@ -344,6 +344,13 @@ func (l *Loop) stop(err error) {
 	l.wakeLocked()
 }
 
+// isStopping reports whether the loop ends by force, or did.
+func (l *Loop) isStopping() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stopping
+}
+
 // stopPanic ends the loop by force because of p, which Run will panic with. A
 // panic counts more than any other reason, and the first panic the most.
 func (l *Loop) stopPanic(p *PanicError) {
@@ -615,6 +622,9 @@ func (l *Loop) ran() {
 // case the loop is still marked as running.
 func (l *Loop) teardown() {
 	l.mu.Lock()
+	if l.state != stateClosed {
+		l.stopping = true // Goexit is an end by force
+	}
 	l.state = stateClosed
 	l.ended.Store(true)
 	l.busy += l.now() - l.woke // statistics end here

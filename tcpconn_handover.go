@@ -178,7 +178,8 @@ func (t *tlsTask) run() {
 // Detach gives the connection back to the blocking world: it sends what was
 // written, ends the handle (OnClose is called), and then succeeds with a
 // net.Conn, which first gives what had been read and not delivered. If it cannot
-// be sent, or the loop is stopped, the connection is closed and the future fails.
+// be sent, or the loop is stopped before somebody has taken the net.Conn from the
+// future, the connection is closed and the future fails.
 // A connection that is not up, is being closed, is in the middle of StartTLS or
 // knows no deadlines fails the future and lives on.
 func (c *Conn) Detach() *Future[net.Conn] {
@@ -235,7 +236,10 @@ func (c *Conn) handOut(f *Future[net.Conn], rest *sockio.Buffer) {
 	if p.rest != nil || p.err != nil {
 		p.Conn, nc = nc, p
 	}
-	f.resolve(nc, nil)
+	if !f.resolveInCustody(nc, func(nc net.Conn) { nc.Close() }) {
+		nc.Close()
+		f.fail(ErrLoopClosed)
+	}
 }
 
 // A prefixConn is a connection of which something has been read already.
