@@ -388,6 +388,9 @@ func TestConnStartTLSFailureEndsTheConnectionOnce(t *testing.T) {
 	if strings.Contains(rs.received(), "secret") {
 		t.Error("the secret was sent in the clear")
 	}
+	if err := rs.event(t); !strings.Contains(err.Error(), "remote error") {
+		t.Errorf("event of the server = %v, want the alert of the client", err)
+	}
 	idle(t, l)
 }
 

@@ -46,8 +46,9 @@ type ConnConfig struct {
 	// [*OpError] or a [*PanicError] (event-cb). The connection can still be
 	// inspected then, and after io.EOF be written to. When OnEvent returns, the
 	// connection is closed: after io.EOF as by Close, unless AllowHalfOpen is
-	// set, otherwise as by Abort. At most one error is delivered. If OnEvent is
-	// nil the event goes to Config.EventHandler.
+	// set, otherwise as by Abort, so that the peer does not take what it has got
+	// for all of it. At most one error is delivered. If OnEvent is nil the event
+	// goes to Config.EventHandler.
 	OnEvent func(c *Conn, err error)
 
 	// OnClose is called once, last, when the descriptor is closed. Conn.Err says
@@ -1027,5 +1028,14 @@ func (c *Conn) describe() string {
 	return strings.TrimSpace(strings.Join(parts, " "))
 }
 
-// terminate closes c at the end of the loop.
-func (c *Conn) terminate() { c.closeWith(flagCut) }
+// terminate closes c at the end of the loop. The peer of a connection with nothing
+// to send keeps what it was sent; that of one whose output is cut sees a reset.
+func (c *Conn) terminate() {
+	how := flagCut
+	c.mu.Lock()
+	if c.pending() > 0 {
+		how |= flagReset
+	}
+	c.mu.Unlock()
+	c.closeWith(how)
+}

@@ -44,7 +44,8 @@ func (u *tlsUpgrade) dropEarly() {
 // handshake is taken for data.
 //
 // The future tells the outcome. A failed handshake is an error of the connection
-// too, which it ends. A connection that is not up yet, is closed, has TLS already
+// too, which it ends: the peer sees the alert of TLS and the end of the stream,
+// and no reset. A connection that is not up yet, is closed, has TLS already
 // or knows no deadlines fails the future and lives on.
 func (c *Conn) StartTLS(conf *tls.Config) *Future[tls.ConnectionState] {
 	f := looseFuture[tls.ConnectionState](c.loop)
@@ -164,7 +165,7 @@ func (t *tlsTask) run() {
 	u := c.x.Load().upgrade
 	if u.err != nil {
 		err := c.opError("handshake", u.err)
-		c.fail(err)
+		c.failBy(err, flagCut) // a reset would take the alert away
 		failWith(c, u.done, err)
 	} else {
 		c.heard()

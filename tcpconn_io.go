@@ -980,8 +980,12 @@ func (t *writeErrTask) run() {
 	c.fail(err)
 }
 
-// fail delivers an error, once, and closes the connection. On the loop.
-func (c *Conn) fail(err error) {
+// fail delivers an error, once, and closes the connection by a reset: what the
+// peer has got must not look like all of it. On the loop.
+func (c *Conn) fail(err error) { c.failBy(err, flagCut|flagReset) }
+
+// failBy is fail that closes the connection as how says.
+func (c *Conn) failBy(err error, how connFlags) {
 	if c.failed || c.quit.Load() {
 		return
 	}
@@ -992,7 +996,7 @@ func (c *Conn) fail(err error) {
 	if s := c.sink(); s == nil || !s.end(err) {
 		c.event(err)
 	}
-	c.closeWith(flagCut)
+	c.closeWith(how)
 }
 
 // event tells OnEvent, who asked for a future, or the default handler.
