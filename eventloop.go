@@ -325,10 +325,11 @@ func (h *hold) terminate()       { h.loop.unregister(&h.handle) }
 func (h *hold) describe() string { return "" }
 
 // Stop ends the loop by force. The callback that runs now finishes, and no other
-// starts; whatever the loop has is closed at once, without flushing; then only
-// OnClose callbacks, once each, and the exit callbacks run, and Run returns nil.
-// Stop does not wait; [Loop.Done] tells when the loop has ended. Before Run, it
-// makes Run return at once. A second call does nothing.
+// starts; whatever the loop has is closed at once, without flushing, and the peer
+// of a connection with pending output sees a reset; then only OnClose callbacks,
+// once each, and the exit callbacks run, and Run returns nil. Stop does not wait;
+// [Loop.Done] tells when the loop has ended. Before Run, it makes Run return at
+// once. A second call does nothing.
 func (l *Loop) Stop() { l.stop(nil) }
 
 // stop ends the loop by force. The first reason counts.
