@@ -534,3 +534,36 @@ func TestDetachedConnectionOutlivesTheLoopOnceItIsTakenOrTheEndIsNatural(t *test
 		})
 	}
 }
+
+func TestPipeIsBoundedByMaxBufferedWithoutAHighWaterMark(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+		src, in := adoptPipe(t, l, nil)
+		r, cfg := newTape(&eventloop.ConnConfig{HighWater: -1, MaxBuffered: 100_000})
+		dst, out := adoptPipe(t, l, cfg)
+		f := src.Pipe(dst)
+		total := 0
+		in.SetWriteDeadline(time.Now().Add(time.Second))
+		for total < 10<<20 {
+			n, err := in.Write(bytesOf(32 << 10))
+			if total += n; err != nil {
+				break
+			}
+		}
+		// Beside what dst has pending, src may have read one chunk.
+		if least, most := 100_000, 100_000+2*64<<10; total < least || total > most {
+			t.Errorf("a source sent %d bytes, want from %d to %d", total, least, most)
+		}
+		wantEqual(t, "NeedDrain", dst.NeedDrain(), true)
+		go io.WriteString(out, "without a mark it reads on")
+		synctest.Wait()
+		wantEqual(t, "received by the target", r.received(), "without a mark it reads on")
+		in.SetWriteDeadline(time.Time{})
+		go in.Close()
+		b, _ := io.ReadAll(out)
+		wantEqual(t, "bytes", len(b), total)
+		n, err := f.Wait(context.Background())
+		wantEqual(t, "bytes of the future", n, int64(total))
+		wantEqual(t, "error of the future", err, nil)
+		out.Close()
+	})
+}

@@ -271,7 +271,8 @@ func (p *prefixConn) CloseWrite() error {
 }
 
 // Pipe sends all that arrives on c from now on to dst, instead of to OnData,
-// and reads no faster than dst takes it. When the peer of c ends its side,
+// and reads no faster than dst takes it: no more is pending than HighWater or
+// MaxBuffered of dst, whichever is less, and one read of c. When the peer of c ends its side,
 // dst.CloseWrite is called (dst.Close if dst cannot do that), the future succeeds
 // with the number of bytes, and OnEvent gets io.EOF as usual. When c fails or is
 // closed otherwise, dst is aborted and the future fails with the error. When dst

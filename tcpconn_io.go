@@ -570,7 +570,7 @@ func (c *Conn) advance(n int) bool {
 	c.out.Advance(n)
 	left := c.pending()
 	x := c.x.Load()
-	if c.NeedDrain() && left <= c.cfg.Load().HighWater/2 {
+	if c.NeedDrain() && left <= c.cfg.Load().mark()/2 {
 		c.pauses.Store(c.pauses.Load() &^ outputHigh)
 		c.clearPause(pauseHigh)
 		if x != nil {
