@@ -1517,3 +1517,35 @@ func openFDs(t *testing.T) int {
 	}
 	return len(entries)
 }
+
+// Functions of the user that leave the goroutine of the request by Goexit.
+func TestHTTPGoexitIsTheFuturesError(t *testing.T) {
+	p := newHTTPPeer(t, withTLS(httpServerTLS(), hang))
+	verify := httpClientTLS()
+	verify.VerifyConnection = func(tls.ConnectionState) error { runtime.Goexit(); return nil }
+	cases := map[string]struct {
+		cfg  eventloop.HTTPClientConfig
+		opts *eventloop.HTTPOptions
+	}{
+		"Proxy": {cfg: eventloop.HTTPClientConfig{Proxy: func(*url.URL) (*url.URL, error) { runtime.Goexit(); return nil, nil }}},
+		"Dial": {cfg: eventloop.HTTPClientConfig{Dial: func(context.Context, string, string) (net.Conn, error) {
+			runtime.Goexit()
+			return nil, nil
+		}}},
+		"TLS":        {cfg: eventloop.HTTPClientConfig{TLS: verify}},
+		"BodyReader": {cfg: eventloop.HTTPClientConfig{TLS: httpClientTLS()}, opts: &eventloop.HTTPOptions{BodyReader: exitingReader{}}},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			checkLeaks(t)
+			_, err := doHTTP(t, tc.cfg, "POST", "https://"+p.addr, tc.opts)
+			if !errors.Is(err, eventloop.ErrHTTP) || !strings.Contains(err.Error(), "Goexit") {
+				t.Errorf("got %v, want an error that says Goexit", err)
+			}
+		})
+	}
+}
+
+type exitingReader struct{}
+
+func (exitingReader) Read([]byte) (int, error) { runtime.Goexit(); return 0, nil }

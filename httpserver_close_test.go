@@ -2,12 +2,14 @@ package eventloop_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -418,5 +420,66 @@ func TestHTTPHandlerInNetHTTPTellsOfClientsThatGo(t *testing.T) {
 	c.Close()
 	if err := <-told; err != io.EOF {
 		t.Errorf("told %v, want io.EOF", err)
+	}
+}
+
+// A callback of the tls.Config that does not return must not take the process,
+// or leave the server with a connection that nobody serves.
+func TestHTTPServerOutlivesCallbacksOfTLSConfig(t *testing.T) {
+	does := map[string]func(){"panic": func() { panic("boom") }, "Goexit": runtime.Goexit}
+	for name, f := range does {
+		t.Run(name, func(t *testing.T) {
+			l, _ := startLoop(t, &eventloop.Config{CatchPanics: true})
+			events := make(chan error, 1)
+			conf := httpServerTLS()
+			first := true
+			conf.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+				if first {
+					first = false
+					f()
+				}
+				return nil, nil
+			}
+			s := serveHTTP(t, l, &eventloop.HTTPServerConfig{
+				TLS:     conf,
+				OnEvent: func(_ *eventloop.HTTPServer, err error) { events <- err },
+			}, hai)
+			if _, err := tls.Dial("tcp", s.Addr().String(), &tls.Config{InsecureSkipVerify: true}); err == nil {
+				t.Error("the handshake succeeded")
+			}
+			err := <-events
+			if oe, ok := errors.AsType[*eventloop.OpError](err); !ok || oe.Op != "handshake" {
+				t.Errorf("event %v", err)
+			}
+			if pe, ok := errors.AsType[*eventloop.PanicError](err); ok != (name == "panic") || ok && pe.Value != "boom" {
+				t.Errorf("event %v", err)
+			}
+			c, err := tls.Dial("tcp", s.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+			if _, err := await(t, s.Shutdown(t.Context())); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestHTTPServerPanicInACallbackOfTLSConfigLeavesRun(t *testing.T) {
+	checkLeaks(t)
+	conf := httpServerTLS()
+	conf.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { panic("boom") }
+	v, _ := outcome(func() {
+		eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+			s, err := l.ListenHTTP("127.0.0.1:0", hai, &eventloop.HTTPServerConfig{TLS: conf})
+			if err == nil {
+				background(t, func() { tls.Dial("tcp", s.Addr().String(), &tls.Config{InsecureSkipVerify: true}) })
+			}
+			return err
+		})
+	})
+	if pe, ok := v.(*eventloop.PanicError); !ok || pe.Value != "boom" {
+		t.Errorf("Run panicked with %v", v)
 	}
 }

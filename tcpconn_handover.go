@@ -119,7 +119,7 @@ func (c *Conn) upgradeIfOrdered(ended bool) bool {
 			u.dropEarly()
 		}
 		u.tc = tlsConn(nc, c.upgradeConfig(u.conf), c.isClient())
-		u.err = c.shakeHands(ctx, u.tc)
+		u.err = c.shakeHandsAside(ctx, u.tc)
 	}
 	if u.err == nil {
 		c.attach(u.tc, true, 0)
@@ -127,6 +127,18 @@ func (c *Conn) upgradeIfOrdered(ended bool) bool {
 	c.loop.tasks <- (*tlsTask)(c)
 	c.openGate(u.err == nil)
 	return ended || u.err != nil
+}
+
+// shakeHandsAside is shakeHands on a goroutine of its own. A callback of the
+// tls.Config may call runtime.Goexit, and the connection's goroutine has to go on.
+func (c *Conn) shakeHandsAside(ctx context.Context, tc *tls.Conn) error {
+	done := make(chan error, 1)
+	c.loop.wg.Go(func() {
+		err := errGoexit // unless shakeHands returns
+		defer func() { done <- err }()
+		err = c.shakeHands(ctx, tc)
+	})
+	return <-done
 }
 
 // isClient reports which side of TLS is ours.

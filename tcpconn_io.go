@@ -102,12 +102,16 @@ func tlsConn(nc net.Conn, conf *tls.Config, client bool) *tls.Conn {
 }
 
 func (c *Conn) handshake(ctx context.Context, tc *tls.Conn) {
-	if err := c.shakeHands(ctx, tc); err != nil {
-		tc.NetConn().Close()
-		c.connectFailed("handshake", err)
-		return
+	err := errGoexit // unless no callback of the tls.Config calls it
+	defer func() {
+		if err != nil {
+			tc.NetConn().Close()
+			c.connectFailed("handshake", err)
+		}
+	}()
+	if err = c.shakeHands(ctx, tc); err == nil {
+		c.up(tc, true)
 	}
-	c.up(tc, true)
 }
 
 // shakeHands runs a TLS handshake under its timeout. The callbacks of a
