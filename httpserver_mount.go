@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/onloop/eventloop/internal/sockio"
 	"github.com/valyala/fasthttp"
@@ -16,6 +15,7 @@ import (
 // A guest is what a request has that came through a server that is not ours. The
 // goroutine of that server waits for the answer, and takes it over.
 type guest struct {
+	cfg    *HTTPServerConfig
 	remote net.Addr
 	tls    *tls.ConnectionState
 	answer guestAnswer // set when the request is begun
@@ -31,14 +31,24 @@ type guestAnswer struct {
 // each request to h on the loop, and waits for the answer. The request owns its
 // data, as always.
 //
-// The server reads the body, writes the answer, and has its own limits. It cannot
-// tell of clients that go away, so OnAbort is only told when a streamed answer
+// The server reads the body, writes the answer, and has its own limits; those of
+// the loop are the defaults of [HTTPServerConfig], whose method of the same name
+// sets them. It cannot tell of clients that go away, so OnAbort is only told when a streamed answer
 // cannot be written. Upgrade is not possible. A request that comes when the loop
 // does not run, or that the loop did not answer when it ended, is answered with
 // 503.
 func FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
+	return (&HTTPServerConfig{}).FastHTTPHandler(l, h)
+}
+
+// FastHTTPHandler is the function of the same name with the ResponseTimeout, the
+// HighWater and the MaxBuffered of cfg, which is copied. What the other fields say
+// is the business of the server; events go to Config.EventHandler.
+func (cfg *HTTPServerConfig) FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
+	cfg = cfg.withDefaults()
 	return func(ctx *fasthttp.RequestCtx) {
 		r := fastRequest(l, ctx)
+		r.guest.cfg = cfg
 		if !r.run(h, nil) {
 			ctx.Response.Header.SetNoDefaultContentType(true)
 			ctx.SetStatusCode(fasthttp.StatusServiceUnavailable)
@@ -205,13 +215,23 @@ func (r *HTTPRequest) isCut() bool {
 // HTTPHandler returns a handler for an existing net/http server that hands each
 // request to h on the loop, and waits for the answer. The request owns its data,
 // as always; its body is read by the server's goroutine before, up to 4 MB.
+// [HTTPServerConfig.HTTPHandler] sets other limits.
 //
 // That the client is gone is told to OnAbort as io.EOF: net/http does not say
 // which it was. Upgrade is not possible. A request that comes when the loop does
 // not run, or that the loop did not answer when it ended, is answered with 503.
 func HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
+	return (&HTTPServerConfig{}).HTTPHandler(l, h)
+}
+
+// HTTPHandler is the function of the same name with the ResponseTimeout, the
+// WriteTimeout, the MaxBodyBytes, the HighWater and the MaxBuffered of cfg, which
+// is copied. What the other fields say is the business of the server; events go to
+// Config.EventHandler.
+func (cfg *HTTPServerConfig) HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
+	cfg = cfg.withDefaults()
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		r, err := netRequest(l, w, req)
+		r, err := netRequest(l, cfg, w, req)
 		if err != nil {
 			status := http.StatusBadRequest
 			if _, ok := err.(*http.MaxBytesError); ok {
@@ -230,8 +250,12 @@ func HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
 
 // netRequest copies what req has. net/http keeps fields in a map, so only the
 // order of the values of a name is known; the names are sorted.
-func netRequest(l *Loop, w http.ResponseWriter, req *http.Request) (*HTTPRequest, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, defaultMaxBodyBytes))
+func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http.Request) (*HTTPRequest, error) {
+	src := req.Body
+	if cfg.MaxBodyBytes > 0 {
+		src = http.MaxBytesReader(w, src, cfg.MaxBodyBytes)
+	}
+	body, err := io.ReadAll(src)
 	if err != nil {
 		return nil, err
 	}
@@ -252,6 +276,7 @@ func netRequest(l *Loop, w http.ResponseWriter, req *http.Request) (*HTTPRequest
 	}
 	r := guestRequest(l, req.Method, uri, fields)
 	r.info.http11 = req.ProtoAtLeast(1, 1)
+	r.guest.cfg = cfg
 	r.guest.remote = stringAddr(req.RemoteAddr)
 	r.guest.tls = req.TLS
 	if len(body) > 0 {
@@ -297,7 +322,7 @@ func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
 		if n == 0 {
 			break
 		}
-		rc.SetWriteDeadline(time.Now().Add(defaultHTTPWriteTimeout))
+		rc.SetWriteDeadline(after(r.guest.cfg.WriteTimeout))
 		if _, err := w.Write(buf.Room()[:n]); err != nil {
 			r.lose(r.opError(err))
 			return
