@@ -16,6 +16,7 @@ import (
 // goroutine of that server waits for the answer, and takes it over.
 type guest struct {
 	cfg    *HTTPServerConfig
+	body   *guestBody // nil unless the body is a stream
 	remote net.Addr
 	tls    *tls.ConnectionState
 	answer guestAnswer // set when the request is begun
@@ -42,16 +43,25 @@ func FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
 }
 
 // FastHTTPHandler is the function of the same name with the ResponseTimeout, the
-// HighWater and the MaxBuffered of cfg, which is copied. What the other fields say
-// is the business of the server; events go to Config.EventHandler.
+// HighWater and the MaxBuffered of cfg, which is copied. In a server with
+// StreamRequestBody, StreamBodyOver and MaxBodyBytes count as well: long bodies
+// are taken with [HTTPRequest.OnBody]. What the other fields say is the business
+// of the server; events go to Config.EventHandler.
 func (cfg *HTTPServerConfig) FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
 	cfg = cfg.withDefaults()
 	return func(ctx *fasthttp.RequestCtx) {
 		r := fastRequest(l, ctx)
 		r.guest.cfg = cfg
+		if err := r.takeFastBody(ctx); err != nil {
+			ctx.Error(http.StatusText(bodyRefusal(err)), bodyRefusal(err))
+			ctx.SetConnectionClose()
+			return
+		}
+		r.startBody()
 		if !r.run(h, nil) {
 			ctx.Response.Header.SetNoDefaultContentType(true)
 			ctx.SetStatusCode(fasthttp.StatusServiceUnavailable)
+			r.stopBody()
 			return
 		}
 		r.answerFast(ctx)
@@ -68,10 +78,25 @@ func fastRequest(l *Loop, ctx *fasthttp.RequestCtx) *HTTPRequest {
 	r.info.http11 = ctx.Request.Header.IsHTTP11()
 	r.guest.remote = ctx.RemoteAddr()
 	r.guest.tls = ctx.TLSConnectionState()
+	return r
+}
+
+// takeFastBody takes the body of a request of fasthttp.
+func (r *HTTPRequest) takeFastBody(ctx *fasthttp.RequestCtx) error {
+	if cfg := r.guest.cfg; cfg.StreamBodyOver > 0 && ctx.Request.IsBodyStream() {
+		src, length := ctx.RequestBodyStream(), int64(max(ctx.Request.Header.ContentLength(), -1))
+		if most := cfg.MaxBodyBytes; most > 0 {
+			if length > most {
+				return fasthttp.ErrBodyTooLarge
+			}
+			src = &boundedBody{src, most}
+		}
+		return r.takeBody(src, length, func() { ctx.Conn().SetReadDeadline(longAgo) })
+	}
 	if body := ctx.Request.Body(); len(body) > 0 {
 		r.body = slices.Clone(body)
 	}
-	return r
+	return nil
 }
 
 // guestRequest returns a request that did not come through a server of ours.
@@ -150,13 +175,18 @@ func (r *HTTPRequest) answerFast(ctx *fasthttp.RequestCtx) {
 	}
 	switch {
 	case w == nil:
+		if r.bodyIsLeft() {
+			ctx.SetConnectionClose()
+		}
 		ctx.Response.SetBodyRaw(a.body)
+		r.stopBody()
 		r.end(nil)
 	case !r.info.http11: // fasthttp would send chunks, which HTTP/1.0 does not know
 		body, err := io.ReadAll(&guestReader{r})
 		if err != nil {
 			ctx.Conn().Close()
 		}
+		r.stopBody()
 		ctx.Response.SetBodyRaw(body)
 	default:
 		ctx.Response.ImmediateHeaderFlush = true
@@ -189,6 +219,7 @@ func (g *guestReader) Read(p []byte) (int, error) {
 func (g *guestReader) Close() error {
 	r := g.r
 	r.lose(r.opError(io.ErrClosedPipe)) // no more than a note if it is complete
+	r.stopBody()
 	r.end(nil)
 	return nil
 }
@@ -225,20 +256,24 @@ func HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
 }
 
 // HTTPHandler is the function of the same name with the ResponseTimeout, the
-// WriteTimeout, the MaxBodyBytes, the HighWater and the MaxBuffered of cfg, which
-// is copied. What the other fields say is the business of the server; events go to
-// Config.EventHandler.
+// WriteTimeout, the MaxBodyBytes, the StreamBodyOver, the HighWater and the
+// MaxBuffered of cfg, which is copied. Bodies longer than StreamBodyOver are taken
+// with [HTTPRequest.OnBody]; while one is read, nothing is noticed of a client
+// that goes but the end of the body. What the other fields say is the business of
+// the server; events go to Config.EventHandler.
 func (cfg *HTTPServerConfig) HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
 	cfg = cfg.withDefaults()
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r, err := netRequest(l, cfg, w, req)
 		if err != nil {
-			status := http.StatusBadRequest
-			if _, ok := err.(*http.MaxBytesError); ok {
-				status = http.StatusRequestEntityTooLarge
-			}
+			status := bodyRefusal(err)
 			http.Error(w, http.StatusText(status), status)
 			return
+		}
+		if r.guest.body != nil {
+			http.NewResponseController(w).EnableFullDuplex()
+			r.startBody()
+			defer r.stopBody()
 		}
 		if !r.run(h, req.Context().Done()) {
 			http.Error(w, http.StatusText(http.StatusServiceUnavailable), http.StatusServiceUnavailable)
@@ -254,10 +289,6 @@ func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http
 	src := req.Body
 	if cfg.MaxBodyBytes > 0 {
 		src = http.MaxBytesReader(w, src, cfg.MaxBodyBytes)
-	}
-	body, err := io.ReadAll(src)
-	if err != nil {
-		return nil, err
 	}
 	fields := Headers{{"Host", req.Host}}
 	names := make([]string, 0, len(req.Header))
@@ -279,10 +310,20 @@ func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http
 	r.guest.cfg = cfg
 	r.guest.remote = stringAddr(req.RemoteAddr)
 	r.guest.tls = req.TLS
-	if len(body) > 0 {
-		r.body = body
-	}
-	return r, nil
+	err := r.takeBody(src, req.ContentLength, func() {
+		if http.NewResponseController(w).SetReadDeadline(soon()) != nil {
+			req.Body.Close()
+		}
+	})
+	return r, err
+}
+
+// bodyIsLeft reports whether the answer comes before the end of a body that is a
+// stream.
+func (r *HTTPRequest) bodyIsLeft() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.bodyLeft()
 }
 
 // stringAddr is an address of which only the text is known.
@@ -301,14 +342,21 @@ func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
 			w.Header().Add(f.Name, f.Value)
 		}
 	}
+	left := r.bodyIsLeft()
+	if left {
+		w.Header().Set("Connection", "close")
+	}
 	w.WriteHeader(a.status)
+	rc := http.NewResponseController(w)
 	if !streamed {
 		if !r.bodyless(a.status) {
 			w.Write(a.body)
 		}
+		if left {
+			rc.Flush() // stopBody may take a while
+		}
 		return
 	}
-	rc := http.NewResponseController(w)
 	rc.Flush()
 	buf := sockio.GetBuffer(sockio.MaxBuffer)
 	defer buf.Release()

@@ -322,6 +322,12 @@ func (r *HTTPRequest) wake() {
 	case r.back <- struct{}{}:
 	default:
 	}
+	if b := r.guest.body; b != nil {
+		select {
+		case b.feed <- struct{}{}:
+		default:
+		}
+	}
 }
 
 func (r *HTTPRequest) isComplete() bool {
