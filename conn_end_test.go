@@ -26,14 +26,17 @@ func spoiled(where string, f func()) *eventloop.ConnConfig {
 		}
 	}
 	return &eventloop.ConnConfig{
-		// Else the peer's end may close the connection before OnDrain is called.
-		AllowHalfOpen: where == "drain",
-
-		OnConnect: func(c *eventloop.Conn) { c.WriteString("greeting"); in("connect") },
-		OnData:    func(c *eventloop.Conn, data []byte) { in("data") },
-		OnDrain:   func(c *eventloop.Conn) { in("drain") },
-		OnEvent:   func(c *eventloop.Conn, err error) { in("event") },
-		OnClose:   func(c *eventloop.Conn) { in("close") },
+		OnConnect: func(c *eventloop.Conn) {
+			if where == "drain" { // else the peer's end may close the connection before
+				c.PauseReading()
+			}
+			c.WriteString("greeting")
+			in("connect")
+		},
+		OnData:  func(c *eventloop.Conn, data []byte) { in("data") },
+		OnDrain: func(c *eventloop.Conn) { in("drain") },
+		OnEvent: func(c *eventloop.Conn, err error) { in("event") },
+		OnClose: func(c *eventloop.Conn) { in("close") },
 	}
 }
 
