@@ -8,6 +8,7 @@ import (
 	"net"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,11 +26,17 @@ func spoiled(where string, f func()) *eventloop.ConnConfig {
 		}
 	}
 	return &eventloop.ConnConfig{
-		OnConnect: func(c *eventloop.Conn) { c.WriteString("greeting"); in("connect") },
-		OnData:    func(c *eventloop.Conn, data []byte) { in("data") },
-		OnDrain:   func(c *eventloop.Conn) { in("drain") },
-		OnEvent:   func(c *eventloop.Conn, err error) { in("event") },
-		OnClose:   func(c *eventloop.Conn) { in("close") },
+		OnConnect: func(c *eventloop.Conn) {
+			if where == "drain" { // else the peer's end may close the connection before
+				c.PauseReading()
+			}
+			c.WriteString("greeting")
+			in("connect")
+		},
+		OnData:  func(c *eventloop.Conn, data []byte) { in("data") },
+		OnDrain: func(c *eventloop.Conn) { in("drain") },
+		OnEvent: func(c *eventloop.Conn, err error) { in("event") },
+		OnClose: func(c *eventloop.Conn) { in("close") },
 	}
 }
 
@@ -409,4 +416,74 @@ func TestStopRacesWithConnectionsThatComeAndGo(t *testing.T) {
 			wantEqual(t, "OnClose of a connection", n, 1)
 		}
 	}
+}
+
+// readToReset reads from a peer until a reset ends the stream, which an end of
+// file does not.
+func readToReset(t testing.TB, nc net.Conn) string {
+	t.Helper()
+	b, err := io.ReadAll(nc)
+	if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.Errno(10054)) { // of Windows
+		t.Errorf("the peer reads %d bytes and then %v, want a reset", len(b), err)
+	}
+	return string(b)
+}
+
+// Half an answer with an orderly end would pass for a whole one.
+func TestConnThatFailedEndsByAReset(t *testing.T) {
+	fails := map[string]*eventloop.ConnConfig{
+		"a read timeout": {ReadTimeout: 50 * time.Millisecond},
+		"a panic":        {OnData: func(*eventloop.Conn, []byte) { panic("boom") }},
+		"a write timeout": {
+			WriteTimeout: 50 * time.Millisecond,
+			OnData:       func(c *eventloop.Conn, _ []byte) { c.Write(bytesOf(16 << 20)) },
+		},
+	}
+	for name, cfg := range fails {
+		for _, conf := range []*tls.Config{nil, serverConf} {
+			t.Run(name+map[bool]string{true: " of TLS"}[conf != nil], func(t *testing.T) {
+				l, _ := startLoop(t, &eventloop.Config{CatchPanics: true})
+				cfg := *cfg
+				cfg.TLS = conf
+				cfg.OnConnect = func(c *eventloop.Conn) { c.WriteString("half an answer") }
+				r, with := newTape(&cfg)
+				ln, err := l.Listen("tcp", "127.0.0.1:0", with)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer ln.Close()
+				peer := dialPeer(t, ln.Addr())
+				if conf != nil {
+					peer = tlsClient(peer)
+				}
+				wantEqual(t, "received", readString(t, peer, 14), "half an answer")
+				io.WriteString(peer, "x")
+				r.wait(t)
+				r.event(t)
+				readToReset(t, peer)
+				peer.Close()
+			})
+		}
+	}
+}
+
+func TestStopEndsAConnectionWithPendingOutputByAReset(t *testing.T) {
+	l, end := startLoop(t, nil)
+	c, peer := accept(t, l, nil)
+	onLoop(t, l, func() {
+		c.Write(bytesOf(16 << 20))
+		l.Stop()
+	})
+	end()
+	readToReset(t, peer)
+	peer.Close()
+
+	l, end = startLoop(t, nil)
+	c, peer = accept(t, l, nil)
+	c.WriteString("all of an answer")
+	await(t, c.Flushed())
+	l.Stop()
+	end()
+	wantEqual(t, "received", readAll(t, peer), "all of an answer")
+	peer.Close()
 }

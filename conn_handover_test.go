@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -445,4 +446,127 @@ func TestDetachBeforeTheConnectionIsUp(t *testing.T) {
 	wantEqual(t, "Closed", c.Closed(), false)
 	c.Close()
 	r.wait(t)
+}
+
+func TestDetachedConnectionThatNobodyHasTakenIsClosedWhenTheLoopIsStopped(t *testing.T) {
+	const stopped, exited = "stopped", "left by Goexit"
+	for _, how := range []string{stopped, exited} {
+		for _, taker := range []string{"Then", "Await", "nobody"} {
+			t.Run(how+", "+taker, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					detachAndStop(t, how == exited, taker)
+				})
+			})
+		}
+	}
+}
+
+// detachAndStop ends the loop by force in the callback before the one that would
+// take the connection.
+func detachAndStop(t *testing.T, exit bool, taker string) {
+	l := eventloop.New(nil)
+	nc, peer := net.Pipe()
+	var f *eventloop.Future[net.Conn]
+	taken := false
+	l.Post(func() {
+		l.Hold()
+		c, err := l.Adopt(nc, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		c.SetCallbacks(&eventloop.ConnConfig{OnClose: func(*eventloop.Conn) {
+			l.Post(func() { // runs when the future has its result, and before Then
+				if exit {
+					runtime.Goexit()
+				}
+				l.Stop()
+			})
+		}})
+		c.Connected().Then(func(*eventloop.Conn, error) {
+			switch taker {
+			case "nobody":
+				f = c.Detach()
+			case "Then":
+				f = c.Detach()
+				f.Then(func(net.Conn, error) { taken = true })
+			case "Await":
+				l.Go(t.Context(), func(t *eventloop.Task) error {
+					f = c.Detach() // here, so that it waits before there is a result
+					_, err := f.Await(t)
+					taken = err == nil
+					return nil
+				})
+			}
+		})
+	})
+	outcome(func() { l.Run(context.Background()) })
+	wantEqual(t, "taken", taken, false)
+	if nc, err := f.Result(); nc != nil || err != eventloop.ErrLoopClosed {
+		t.Errorf("Result = %v, %v, want ErrLoopClosed", nc, err)
+	}
+	peer.SetReadDeadline(time.Now().Add(time.Second))
+	_, err := peer.Read(make([]byte, 1))
+	wantEqual(t, "the peer reads", err, io.EOF)
+	peer.Close()
+}
+
+func TestDetachedConnectionOutlivesTheLoopOnceItIsTakenOrTheEndIsNatural(t *testing.T) {
+	for _, natural := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			l := eventloop.New(nil)
+			end, peer := net.Pipe()
+			var f *eventloop.Future[net.Conn]
+			l.Post(func() {
+				l.Adopt(end, &eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) {
+					if f = c.Detach(); !natural {
+						f.Then(func(net.Conn, error) { l.Stop() })
+					}
+				}})
+			})
+			wantEqual(t, "Run", l.Run(context.Background()), nil)
+			wantEqual(t, "handles", l.Stats().Handles, 0)
+			nc, err := f.Result()
+			if err != nil {
+				t.Fatal(err)
+			}
+			go io.WriteString(nc, "lives on")
+			wantEqual(t, "received", readString(t, peer, 8), "lives on")
+			nc.Close()
+			peer.Close()
+		})
+	}
+}
+
+func TestPipeIsBoundedByMaxBufferedWithoutAHighWaterMark(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+		src, in := adoptPipe(t, l, nil)
+		r, cfg := newTape(&eventloop.ConnConfig{HighWater: -1, MaxBuffered: 100_000})
+		dst, out := adoptPipe(t, l, cfg)
+		f := src.Pipe(dst)
+		total := 0
+		in.SetWriteDeadline(time.Now().Add(time.Second))
+		for total < 10<<20 {
+			n, err := in.Write(bytesOf(32 << 10))
+			if total += n; err != nil {
+				break
+			}
+		}
+		// Beside what dst has pending, src may have read one chunk.
+		if least, most := 100_000, 100_000+2*64<<10; total < least || total > most {
+			t.Errorf("a source sent %d bytes, want from %d to %d", total, least, most)
+		}
+		wantEqual(t, "NeedDrain", dst.NeedDrain(), true)
+		go io.WriteString(out, "without a mark it reads on")
+		synctest.Wait()
+		wantEqual(t, "received by the target", r.received(), "without a mark it reads on")
+		in.SetWriteDeadline(time.Time{})
+		go in.Close()
+		b, _ := io.ReadAll(out)
+		wantEqual(t, "bytes", len(b), total)
+		n, err := f.Wait(context.Background())
+		wantEqual(t, "bytes of the future", n, int64(total))
+		wantEqual(t, "error of the future", err, nil)
+		out.Close()
+	})
 }

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -388,6 +389,9 @@ func TestConnStartTLSFailureEndsTheConnectionOnce(t *testing.T) {
 	if strings.Contains(rs.received(), "secret") {
 		t.Error("the secret was sent in the clear")
 	}
+	if err := rs.event(t); !strings.Contains(err.Error(), "remote error") {
+		t.Errorf("event of the server = %v, want the alert of the client", err)
+	}
 	idle(t, l)
 }
 
@@ -542,3 +546,60 @@ func (p tlsPeer) SetLinger(sec int) error { return p.NetConn().(*net.TCPConn).Se
 
 // Close does not say goodbye where that would wait for a reader.
 func (p tlsPeer) Close() error { return p.NetConn().Close() }
+
+// exiting returns a copy of conf with a callback, of either side, that calls
+// runtime.Goexit.
+func exiting(conf *tls.Config) *tls.Config {
+	conf = conf.Clone()
+	conf.VerifyConnection = func(tls.ConnectionState) error { runtime.Goexit(); return nil }
+	return conf
+}
+
+func wantGoexit(t testing.TB, err error) {
+	t.Helper()
+	var oe *eventloop.OpError
+	if !errors.As(err, &oe) || !strings.Contains(err.Error(), "Goexit") {
+		t.Errorf("error = %v, want an OpError that says Goexit", err)
+	}
+}
+
+func TestConnGoexitInACallbackOfTLSConfigIsAnError(t *testing.T) {
+	t.Run("accepted", func(t *testing.T) {
+		l, _ := startLoop(t, nil)
+		addr, r := tlsEcho(t, l, exiting(serverConf))
+		l.Dial(nil, "tcp", addr, &eventloop.ConnConfig{TLS: clientConf, OnEvent: func(*eventloop.Conn, error) {}})
+		r.wait(t)
+		wantGoexit(t, r.event(t))
+		idle(t, l)
+	})
+	t.Run("dialled", func(t *testing.T) {
+		l, _ := startLoop(t, nil)
+		addr, _ := tlsEcho(t, l, serverConf)
+		r, cfg := newTape(&eventloop.ConnConfig{TLS: exiting(clientConf)})
+		l.Dial(nil, "tcp", addr, cfg)
+		r.wait(t)
+		wantGoexit(t, r.event(t))
+		idle(t, l)
+	})
+	t.Run("StartTLS", func(t *testing.T) {
+		l, _ := startLoop(t, nil)
+		ln, err := l.Listen("tcp", "127.0.0.1:0", startTLSServer(t, serverConf))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		var got error
+		r, cfg := newTape(&eventloop.ConnConfig{
+			OnConnect: func(c *eventloop.Conn) { c.WriteString("STARTTLS") },
+			OnData: func(c *eventloop.Conn, data []byte) {
+				c.StartTLS(exiting(clientConf)).Then(func(_ tls.ConnectionState, err error) { got = err })
+			},
+		})
+		l.Dial(nil, "tcp", ln.Addr().String(), cfg)
+		r.wait(t)
+		onLoop(t, l, func() {})
+		wantGoexit(t, r.event(t))
+		wantEqual(t, "StartTLS", got, r.event(t))
+		idle(t, l)
+	})
+}

@@ -325,10 +325,11 @@ func (h *hold) terminate()       { h.loop.unregister(&h.handle) }
 func (h *hold) describe() string { return "" }
 
 // Stop ends the loop by force. The callback that runs now finishes, and no other
-// starts; whatever the loop has is closed at once, without flushing; then only
-// OnClose callbacks, once each, and the exit callbacks run, and Run returns nil.
-// Stop does not wait; [Loop.Done] tells when the loop has ended. Before Run, it
-// makes Run return at once. A second call does nothing.
+// starts; whatever the loop has is closed at once, without flushing, and the peer
+// of a connection with pending output sees a reset; then only OnClose callbacks,
+// once each, and the exit callbacks run, and Run returns nil. Stop does not wait;
+// [Loop.Done] tells when the loop has ended. Before Run, it makes Run return at
+// once. A second call does nothing.
 func (l *Loop) Stop() { l.stop(nil) }
 
 // stop ends the loop by force. The first reason counts.
@@ -342,6 +343,13 @@ func (l *Loop) stop(err error) {
 	l.stopErr = err
 	l.ended.Store(true)
 	l.wakeLocked()
+}
+
+// isStopping reports whether the loop ends by force, or did.
+func (l *Loop) isStopping() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stopping
 }
 
 // stopPanic ends the loop by force because of p, which Run will panic with. A
@@ -626,6 +634,9 @@ func (l *Loop) ran() {
 // case the loop is still marked as running.
 func (l *Loop) teardown() {
 	l.mu.Lock()
+	if l.state != stateClosed {
+		l.stopping = true // Goexit is an end by force
+	}
 	l.state = stateClosed
 	l.ended.Store(true)
 	l.busy += l.now() - l.woke // statistics end here

@@ -27,7 +27,8 @@ type Future[T any] struct {
 	done      chan struct{}          // made when it is asked for
 	thens     []func(v T, err error) // in order
 	observers observerList
-	unasked   *unasked // waits to be reported
+	unasked   *unasked    // waits to be reported
+	custody   *custody[T] // of a result that must not get lost, until it is taken
 }
 
 type futureState uint8
@@ -130,8 +131,67 @@ func (f *Future[T]) finish(state futureState, v T, err error) {
 // post arranges for then to be called with the result.
 func (f *Future[T]) post(then func(v T, err error)) {
 	v, err := f.value, f.err
-	f.loop.Post(func() { then(v, err) })
+	if f.custody == nil {
+		f.loop.Post(func() { then(v, err) })
+		return
+	}
+	f.loop.Post(func() {
+		f.mu.Lock()
+		f.take()
+		f.mu.Unlock()
+		then(v, err)
+	})
 }
+
+// A custody is a result that has to be closed: a connection. If the loop is
+// stopped before anybody has taken it, nobody will, and it is closed then.
+type custody[T any] struct {
+	handle
+	f    *Future[T]
+	drop func(v T)
+}
+
+// resolveInCustody is resolve for a result that drop closes. It returns false,
+// and leaves v alone, if the loop has ended.
+func (f *Future[T]) resolveInCustody(v T, drop func(v T)) bool {
+	c := &custody[T]{f: f, drop: drop}
+	c.unref = true // it is no reason for the loop to go on
+	if f.loop.register(&c.handle, c, kindFuture, false) != nil {
+		return false
+	}
+	f.mu.Lock()
+	f.custody = c
+	f.mu.Unlock()
+	f.resolve(v, nil)
+	return true
+}
+
+// take ends the custody: somebody has the result now. The caller holds f.mu.
+func (f *Future[T]) take() {
+	if c := f.custody; c != nil {
+		f.custody = nil
+		f.loop.unregister(&c.handle)
+	}
+}
+
+// terminate drops the result at an end by force. Else it stays with the future,
+// which can be asked after the end of the loop.
+func (c *custody[T]) terminate() {
+	f := c.f
+	f.mu.Lock()
+	v, mine := f.value, f.custody == c
+	if mine = mine && f.loop.isStopping(); mine {
+		f.state, f.value, f.err = futureClosed, *new(T), ErrLoopClosed
+	}
+	f.custody = nil
+	f.mu.Unlock()
+	if mine {
+		c.drop(v)
+	}
+	f.loop.unregister(&c.handle)
+}
+
+func (c *custody[T]) describe() string { return "" }
 
 // ask notes that somebody wants to know. The caller holds f.mu.
 func (f *Future[T]) ask() {
@@ -152,10 +212,11 @@ func (f *Future[T]) observe(cb func(v T, err error)) *observer {
 	f.ask()
 	o := &observer{}
 	if f.state != futurePending {
+		f.take()
 		cb(f.value, f.err)
 		return o
 	}
-	o.notify = func() { cb(f.value, f.err) }
+	o.notify = func() { f.take(); cb(f.value, f.err) }
 	f.observers.add(o)
 	return o
 }
@@ -332,6 +393,7 @@ func (f *Future[T]) Result() (T, error) {
 	if f.state == futurePending {
 		return f.value, ErrPending
 	}
+	f.take()
 	return f.value, f.err
 }
 

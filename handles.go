@@ -18,21 +18,25 @@ type Handle struct {
 	// Ref reports whether the handle keeps the loop alive.
 	Ref bool
 
-	// Age is the time since the handle was opened. Of timers it is not kept, and
-	// Age is then the time until the timer fires, as a negative number.
+	// Age is the time since the handle was opened; of a timer since it was armed,
+	// by AfterFunc, Every or Reset. A tick of an interval does not count.
 	Age time.Duration
+
+	// Due is the time until a timer fires or an interval ticks next, zero if it is
+	// about to. Of other handles it is zero.
+	Due time.Duration
 }
 
-// String returns kind, name, age and whether the handle is unref'd.
+// String returns kind, name, age, when it is due, and whether the handle is
+// unref'd.
 func (h Handle) String() string {
 	s := h.Kind
 	if h.Name != "" {
 		s += " " + h.Name
 	}
-	if h.Age < 0 {
-		s += " in " + (-h.Age).Round(time.Millisecond).String()
-	} else {
-		s += " " + h.Age.Round(time.Millisecond).String()
+	s += " " + h.Age.Round(time.Millisecond).String()
+	if h.Due > 0 {
+		s += ", due in " + h.Due.Round(time.Millisecond).String()
 	}
 	if !h.Ref {
 		s += " (unref)"
@@ -53,11 +57,11 @@ func (l *Loop) Handles() iter.Seq[Handle] {
 		owners = append(owners, h.owner)
 	}
 	n := len(all)
-	for t, when := range l.timers.All {
-		all = append(all, Handle{Kind: (*Timer)(t).kind(), Ref: !t.unref, Age: min(now-time.Duration(when), -1)})
+	for t := range l.timers.All {
+		all = append(all, (*Timer)(t).handle(now))
 	}
 	for t := range l.dueTimers {
-		all = append(all, Handle{Kind: t.kind(), Ref: !t.unref, Age: -1})
+		all = append(all, t.handle(now))
 	}
 	l.mu.Unlock()
 	for i := range n {

@@ -75,11 +75,21 @@ func (u *httpUpload) run() {
 	c := u.call
 	defer c.client.loop.wg.Done()
 	defer close(u.done)
+	returned := false
 	defer func() {
 		if v := recover(); v != nil {
 			c.abortOn(u.conn, newPanicError(v))
+		} else if !returned {
+			c.abortOn(u.conn, fmt.Errorf("request body: %w", errGoexit))
 		}
 	}()
+	u.send()
+	returned = true
+}
+
+// send sends the body when it is time to.
+func (u *httpUpload) send() {
+	c := u.call
 	if !u.mayBegin() {
 		return
 	}

@@ -192,9 +192,9 @@ func (c *httpCall) attach(conn *httpconn.Conn) {
 func (c *httpCall) run() {
 	defer c.client.loop.wg.Done()
 	var res *HTTPResponse
-	var err error
+	err := errGoexit // unless Proxy, Dial and the callbacks of TLS return
 	defer func() {
-		if v := recover(); v != nil { // of Proxy or Dial
+		if v := recover(); v != nil {
 			err = newPanicError(v)
 		}
 		c.finish(res, err)

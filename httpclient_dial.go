@@ -135,13 +135,19 @@ func (c *httpCall) handshake(ctx context.Context, nc net.Conn, name string, time
 		conf.ServerName = name
 	}
 	tc := tls.Client(nc, conf)
+	ok := false
+	defer func() {
+		if !ok { // failed, or a callback of the tls.Config did not return
+			nc.Close()
+		}
+	}()
 	if err := tc.HandshakeContext(ctx); err != nil {
-		nc.Close()
 		if ctx.Err() != nil {
 			err = contextError(ctx) // not "use of closed connection"
 		}
 		return nil, err
 	}
+	ok = true
 	times.TLS += time.Since(began)
 	return tc, nil
 }

@@ -1465,44 +1465,62 @@ func TestHTTPPanicInDialIsTheFuturesError(t *testing.T) {
 	}
 }
 
-func TestHTTPManyRequestsToSlowServersTakeFewGoroutines(t *testing.T) {
-	const n = 1000
+// A request in flight takes at most two goroutines, and its memory, goroutines
+// and descriptors come back, all but the connections that the pool may keep.
+func TestHTTPManyRequestsToSlowServersTakeLittleAndGiveItBack(t *testing.T) {
+	const n, kept = 1000, 10
+	answer := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", 8<<10, strings.Repeat("x", 8<<10))
 	release := make(chan struct{})
 	var waiting sync.WaitGroup
 	waiting.Add(n)
 	p := newHTTPPeer(t, func(c net.Conn) {
-		br := bufio.NewReader(c)
-		if readHTTPHead(br) != "" {
+		var head [512]byte // a server of few means, so that the client's are measured
+		if k, _ := c.Read(head[:]); k > 0 {
 			waiting.Done()
 			<-release
-			io.WriteString(c, httpOK)
-			readHTTPHead(br)
+			io.WriteString(c, answer)
+			io.Copy(io.Discard, c)
 		}
 	})
-	fds := openFDs(t)
-	got := 0
-	cfg := eventloop.HTTPClientConfig{MaxConnsPerHost: -1}
-	runHTTPLoop(t, &eventloop.Config{HTTP: cfg}, func(l *eventloop.Loop) {
-		before := runtime.NumGoroutine()
+	l, end := startLoop(t, &eventloop.Config{HTTP: eventloop.HTTPClientConfig{MaxConnsPerHost: -1, MaxIdle: kept}})
+	onLoop(t, l, func() { l.HTTP().Get(nil, "http://127.0.0.1:1").Then(nil) }) // what is made once
+	eventually(func() bool { return l.Stats().OutgoingHTTP == 0 })
+	goroutines, fds, heap := runtime.NumGoroutine(), openFDs(t), liveHeap()
+	var answered sync.WaitGroup
+	answered.Add(n)
+	onLoop(t, l, func() {
 		for range n {
 			l.HTTP().Get(nil, "http://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
-				if err != nil {
-					t.Error(err)
+				if err != nil || len(res.Body) != 8<<10 {
+					t.Error(res, err)
 				}
-				got++
+				answered.Done()
 			})
 		}
-		go func() {
-			waiting.Wait()
-			if more := runtime.NumGoroutine() - before - n; more > 2*n { // the server has n of its own
-				t.Errorf("goroutines = %d for %d requests", more, n)
-			}
-			close(release)
-		}()
 	})
-	if got != n {
-		t.Errorf("results = %d, want %d", got, n)
+	waiting.Wait()
+	more, inFlight := runtime.NumGoroutine()-goroutines-n, int(liveHeap()-heap) // the server has n goroutines
+	if more > 2*n {
+		t.Errorf("goroutines = %d for %d requests", more, n)
 	}
+	close(release)
+	answered.Wait()
+	back := eventually(func() bool {
+		return runtime.NumGoroutine() <= goroutines+kept+2 && openFDs(t) <= fds+2*kept // with those of the server
+	})
+	if !back {
+		t.Errorf("goroutines = %d, before %d; descriptors = %d, before %d; want %d kept connections",
+			runtime.NumGoroutine(), goroutines, openFDs(t), fds, kept)
+	}
+	left := int(liveHeap() - heap)
+	t.Logf("in flight: %d goroutines and %d bytes of heap a request, with those of the server; left: %d bytes a request",
+		more/n, inFlight/n, left/n)
+	// A buffer of 4 KB a request would be too much. The server's connections and
+	// the peer's list of them are in it, too.
+	if left > n*(2<<10) {
+		t.Errorf("%d bytes a request are left", left/n)
+	}
+	end()
 	p.stop()
 	if now := openFDs(t); now > fds {
 		t.Errorf("descriptors = %d, before %d", now, fds)
@@ -1517,3 +1535,35 @@ func openFDs(t *testing.T) int {
 	}
 	return len(entries)
 }
+
+// Functions of the user that leave the goroutine of the request by Goexit.
+func TestHTTPGoexitIsTheFuturesError(t *testing.T) {
+	p := newHTTPPeer(t, withTLS(httpServerTLS(), hang))
+	verify := httpClientTLS()
+	verify.VerifyConnection = func(tls.ConnectionState) error { runtime.Goexit(); return nil }
+	cases := map[string]struct {
+		cfg  eventloop.HTTPClientConfig
+		opts *eventloop.HTTPOptions
+	}{
+		"Proxy": {cfg: eventloop.HTTPClientConfig{Proxy: func(*url.URL) (*url.URL, error) { runtime.Goexit(); return nil, nil }}},
+		"Dial": {cfg: eventloop.HTTPClientConfig{Dial: func(context.Context, string, string) (net.Conn, error) {
+			runtime.Goexit()
+			return nil, nil
+		}}},
+		"TLS":        {cfg: eventloop.HTTPClientConfig{TLS: verify}},
+		"BodyReader": {cfg: eventloop.HTTPClientConfig{TLS: httpClientTLS()}, opts: &eventloop.HTTPOptions{BodyReader: exitingReader{}}},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			checkLeaks(t)
+			_, err := doHTTP(t, tc.cfg, "POST", "https://"+p.addr, tc.opts)
+			if !errors.Is(err, eventloop.ErrHTTP) || !strings.Contains(err.Error(), "Goexit") {
+				t.Errorf("got %v, want an error that says Goexit", err)
+			}
+		})
+	}
+}
+
+type exitingReader struct{}
+
+func (exitingReader) Read([]byte) (int, error) { runtime.Goexit(); return 0, nil }

@@ -449,8 +449,11 @@ func (s *HTTPServer) event(err error) {
 	if !IsInfo(err) {
 		l.count.errors.Add(1)
 	}
+	var pe *PanicError
 	switch f := s.cfg.OnEvent; {
 	case l.ended.Load():
+	case !l.cfg.CatchPanics && errors.As(err, &pe):
+		l.stopPanic(pe) // of a callback of tls.Config
 	case f != nil:
 		l.callEvent(func() { f(s, err) })
 	default:

@@ -2,12 +2,14 @@ package eventloop_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -268,15 +270,23 @@ func TestHTTPListenerThatEndsClosesTheServer(t *testing.T) {
 	}
 }
 
-// mounted are the ways to mount a handler into servers of others.
-var mounted = map[string]func(t *testing.T, l *eventloop.Loop, h func(r *eventloop.HTTPRequest)) net.Addr{
-	"fasthttp": func(t *testing.T, l *eventloop.Loop, h func(r *eventloop.HTTPRequest)) net.Addr {
+// A mounter mounts a handler into a server of others, with the settings of cfg
+// unless it is nil.
+type mounter func(t *testing.T, l *eventloop.Loop, cfg *eventloop.HTTPServerConfig, h func(r *eventloop.HTTPRequest)) net.Addr
+
+// mounted are the ways to do it.
+var mounted = map[string]mounter{
+	"fasthttp": func(t *testing.T, l *eventloop.Loop, cfg *eventloop.HTTPServerConfig, h func(r *eventloop.HTTPRequest)) net.Addr {
+		handler := eventloop.FastHTTPHandler(l, h)
+		if cfg != nil {
+			handler = cfg.FastHTTPHandler(l, h)
+		}
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		// Not Serve, which leaves a goroutine behind for ten seconds.
-		s := &fasthttp.Server{Handler: eventloop.FastHTTPHandler(l, h), NoDefaultDate: true, Logger: quietLogger{}}
+		s := &fasthttp.Server{Handler: handler, StreamRequestBody: cfg != nil, NoDefaultDate: true, Logger: quietLogger{}}
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			for {
@@ -291,8 +301,12 @@ var mounted = map[string]func(t *testing.T, l *eventloop.Loop, h func(r *eventlo
 		t.Cleanup(func() { ln.Close() })
 		return ln.Addr()
 	},
-	"net/http": func(t *testing.T, l *eventloop.Loop, h func(r *eventloop.HTTPRequest)) net.Addr {
-		s := httptest.NewServer(eventloop.HTTPHandler(l, h))
+	"net/http": func(t *testing.T, l *eventloop.Loop, cfg *eventloop.HTTPServerConfig, h func(r *eventloop.HTTPRequest)) net.Addr {
+		handler := eventloop.HTTPHandler(l, h)
+		if cfg != nil {
+			handler = cfg.HTTPHandler(l, h)
+		}
+		s := httptest.NewServer(handler)
 		t.Cleanup(s.Close)
 		return s.Listener.Addr()
 	},
@@ -307,7 +321,7 @@ func TestHTTPHandlersInServersOfOthers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l, _ := startLoop(t, nil)
 			var kept *eventloop.HTTPRequest
-			addr := mount(t, l, func(r *eventloop.HTTPRequest) {
+			addr := mount(t, l, nil, func(r *eventloop.HTTPRequest) {
 				switch r.Path() {
 				case "/now":
 					kept = r
@@ -384,7 +398,7 @@ func TestHTTPHandlersInServersOfOthersWhenTheLoopEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l, end := startLoop(t, nil)
 			handled := make(chan struct{})
-			addr := mount(t, l, func(r *eventloop.HTTPRequest) { close(handled) })
+			addr := mount(t, l, nil, func(r *eventloop.HTTPRequest) { close(handled) })
 			c := dialRaw(t, addr)
 			c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 			<-handled
@@ -405,7 +419,7 @@ func TestHTTPHandlerInNetHTTPTellsOfClientsThatGo(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	told := make(chan error, 1)
 	handled := make(chan struct{})
-	addr := mounted["net/http"](t, l, func(r *eventloop.HTTPRequest) {
+	addr := mounted["net/http"](t, l, nil, func(r *eventloop.HTTPRequest) {
 		r.OnAbort(func(err error) {
 			told <- err
 			hai(r)
@@ -419,4 +433,103 @@ func TestHTTPHandlerInNetHTTPTellsOfClientsThatGo(t *testing.T) {
 	if err := <-told; err != io.EOF {
 		t.Errorf("told %v, want io.EOF", err)
 	}
+}
+
+// A callback of the tls.Config that does not return must not take the process,
+// or leave the server with a connection that nobody serves.
+func TestHTTPServerOutlivesCallbacksOfTLSConfig(t *testing.T) {
+	does := map[string]func(){"panic": func() { panic("boom") }, "Goexit": runtime.Goexit}
+	for name, f := range does {
+		t.Run(name, func(t *testing.T) {
+			l, _ := startLoop(t, &eventloop.Config{CatchPanics: true})
+			events := make(chan error, 1)
+			conf := httpServerTLS()
+			first := true
+			conf.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+				if first {
+					first = false
+					f()
+				}
+				return nil, nil
+			}
+			s := serveHTTP(t, l, &eventloop.HTTPServerConfig{
+				TLS:     conf,
+				OnEvent: func(_ *eventloop.HTTPServer, err error) { events <- err },
+			}, hai)
+			if _, err := tls.Dial("tcp", s.Addr().String(), &tls.Config{InsecureSkipVerify: true}); err == nil {
+				t.Error("the handshake succeeded")
+			}
+			err := <-events
+			if oe, ok := errors.AsType[*eventloop.OpError](err); !ok || oe.Op != "handshake" {
+				t.Errorf("event %v", err)
+			}
+			if pe, ok := errors.AsType[*eventloop.PanicError](err); ok != (name == "panic") || ok && pe.Value != "boom" {
+				t.Errorf("event %v", err)
+			}
+			c, err := tls.Dial("tcp", s.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+			if _, err := await(t, s.Shutdown(t.Context())); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestHTTPServerPanicInACallbackOfTLSConfigLeavesRun(t *testing.T) {
+	checkLeaks(t)
+	conf := httpServerTLS()
+	conf.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { panic("boom") }
+	v, _ := outcome(func() {
+		eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+			s, err := l.ListenHTTP("127.0.0.1:0", hai, &eventloop.HTTPServerConfig{TLS: conf})
+			if err == nil {
+				background(t, func() { tls.Dial("tcp", s.Addr().String(), &tls.Config{InsecureSkipVerify: true}) })
+			}
+			return err
+		})
+	})
+	if pe, ok := v.(*eventloop.PanicError); !ok || pe.Value != "boom" {
+		t.Errorf("Run panicked with %v", v)
+	}
+}
+
+func TestHTTPHandlersInServersOfOthersAnswerInTime(t *testing.T) {
+	for name, mount := range mounted {
+		t.Run(name, func(t *testing.T) {
+			events := make(chan error, 1)
+			l, _ := startLoop(t, &eventloop.Config{EventHandler: func(err error) { events <- err }})
+			cfg := &eventloop.HTTPServerConfig{ResponseTimeout: 20 * time.Millisecond}
+			late := make(chan *eventloop.HTTPRequest, 1)
+			addr := mount(t, l, cfg, func(r *eventloop.HTTPRequest) { late <- r })
+			c := dialRaw(t, addr)
+			if status, _ := c.get("/slow"); status != 503 {
+				t.Errorf("status %d, want 503", status)
+			}
+			if err := <-events; !errors.Is(err, eventloop.ErrTimeout) || !errors.Is(err, eventloop.ErrHTTP) {
+				t.Errorf("event %v, want ErrTimeout", err)
+			}
+			if err := (<-late).Respond(200, nil, nil); err != eventloop.ErrResponded {
+				t.Errorf("Respond = %v, want ErrResponded", err)
+			}
+			c.Close()
+		})
+	}
+}
+
+func TestHTTPHandlerInNetHTTPBoundsBodies(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	cfg := &eventloop.HTTPServerConfig{MaxBodyBytes: 4}
+	c := dialRaw(t, mounted["net/http"](t, l, cfg, hai))
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nfour")
+	if resp, _ := c.answer("POST"); resp.StatusCode != 200 {
+		t.Errorf("status %d", resp.StatusCode)
+	}
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nfive!")
+	if resp, _ := c.answer("POST"); resp.StatusCode != 413 {
+		t.Errorf("status %d, want 413", resp.StatusCode)
+	}
+	c.Close()
 }

@@ -109,10 +109,15 @@ func pastDeadline(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded
 // serve is the connection's goroutine.
 func (c *httpConn) serve() {
 	defer c.s.loop.wg.Done()
+	defer c.over() // a callback of tls.Config may call runtime.Goexit
 	if c.handshake() {
 		for c.serveNext() {
 		}
 	}
+}
+
+// over is the end of the connection.
+func (c *httpConn) over() {
 	if c.nc != nil {
 		c.close()
 	}
@@ -120,8 +125,9 @@ func (c *httpConn) serve() {
 	c.s.remove(c)
 }
 
-// handshake makes the connection one of TLS if it is to be.
-func (c *httpConn) handshake() bool {
+// handshake makes the connection one of TLS if it is to be. The callbacks of a
+// tls.Config run in it; their panics are treated as those of all callbacks.
+func (c *httpConn) handshake() (ok bool) {
 	conf := c.s.cfg.TLS
 	tc, ok := c.nc.(*tls.Conn) // of a TLS listener
 	if conf == nil && !ok {
@@ -132,11 +138,16 @@ func (c *httpConn) handshake() bool {
 	}
 	// Deadlines instead of a context: cut sets one, too.
 	c.setDeadline(deadlineAt(after(c.s.cfg.ReadHeaderTimeout)))
-	err := tc.HandshakeContext(context.Background())
-	if err != nil {
-		if err != io.EOF { // somebody looked whether the port is open
+	err := errGoexit // unless HandshakeContext returns
+	defer func() {
+		if v := recover(); v != nil {
+			err, ok = newPanicError(v), false
+		}
+		if err != nil && err != io.EOF { // somebody looked whether the port is open
 			c.report("handshake", err)
 		}
+	}()
+	if err = tc.HandshakeContext(context.Background()); err != nil {
 		return false
 	}
 	c.setDeadline(noDeadline)

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/onloop/eventloop/internal/sockio"
 	"github.com/valyala/fasthttp"
@@ -17,6 +16,8 @@ import (
 // goroutine of that server waits for the answer, and takes it over.
 type guest struct {
 	back   chan struct{} // wakes the goroutine
+	cfg    *HTTPServerConfig
+	body   *guestBody // nil unless the body is a stream
 	remote net.Addr
 	tls    *tls.ConnectionState
 	answer guestAnswer // set when the request is begun
@@ -32,17 +33,36 @@ type guestAnswer struct {
 // each request to h on the loop, and waits for the answer. The request owns its
 // data, as always.
 //
-// The server reads the body, writes the answer, and has its own limits. It cannot
-// tell of clients that go away, so OnAbort is only told when a streamed answer
+// The server reads the body, writes the answer, and has its own limits; those of
+// the loop are the defaults of [HTTPServerConfig], whose method of the same name
+// sets them. It cannot tell of clients that go away, so OnAbort is only told when a streamed answer
 // cannot be written. Upgrade is not possible. A request that comes when the loop
 // does not run, or that the loop did not answer when it ended, is answered with
 // 503.
 func FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
+	return (&HTTPServerConfig{}).FastHTTPHandler(l, h)
+}
+
+// FastHTTPHandler is the function of the same name with the ResponseTimeout, the
+// HighWater and the MaxBuffered of cfg, which is copied. In a server with
+// StreamRequestBody, StreamBodyOver and MaxBodyBytes count as well: long bodies
+// are taken with [HTTPRequest.OnBody]. What the other fields say is the business
+// of the server; events go to Config.EventHandler.
+func (cfg *HTTPServerConfig) FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
+	cfg = cfg.withDefaults()
 	return func(ctx *fasthttp.RequestCtx) {
 		r := fastRequest(l, ctx)
+		r.guest.cfg = cfg
+		if err := r.takeFastBody(ctx); err != nil {
+			ctx.Error(http.StatusText(bodyRefusal(err)), bodyRefusal(err))
+			ctx.SetConnectionClose()
+			return
+		}
+		r.startBody()
 		if !r.run(h, nil) {
 			ctx.Response.Header.SetNoDefaultContentType(true)
 			ctx.SetStatusCode(fasthttp.StatusServiceUnavailable)
+			r.stopBody()
 			return
 		}
 		r.answerFast(ctx)
@@ -59,10 +79,25 @@ func fastRequest(l *Loop, ctx *fasthttp.RequestCtx) *HTTPRequest {
 	r.info.http11 = ctx.Request.Header.IsHTTP11()
 	r.guest.remote = ctx.RemoteAddr()
 	r.guest.tls = ctx.TLSConnectionState()
+	return r
+}
+
+// takeFastBody takes the body of a request of fasthttp.
+func (r *HTTPRequest) takeFastBody(ctx *fasthttp.RequestCtx) error {
+	if cfg := r.guest.cfg; cfg.StreamBodyOver > 0 && ctx.Request.IsBodyStream() {
+		src, length := ctx.RequestBodyStream(), int64(max(ctx.Request.Header.ContentLength(), -1))
+		if most := cfg.MaxBodyBytes; most > 0 {
+			if length > most {
+				return fasthttp.ErrBodyTooLarge
+			}
+			src = &boundedBody{src, most}
+		}
+		return r.takeBody(src, length, func() { ctx.Conn().SetReadDeadline(longAgo) })
+	}
 	if body := ctx.Request.Body(); len(body) > 0 {
 		r.body = slices.Clone(body)
 	}
-	return r
+	return nil
 }
 
 // guestRequest returns a request that did not come through a server of ours.
@@ -139,13 +174,18 @@ func (r *HTTPRequest) answerFast(ctx *fasthttp.RequestCtx) {
 	}
 	switch {
 	case w == nil:
+		if r.bodyIsLeft() {
+			ctx.SetConnectionClose()
+		}
 		ctx.Response.SetBodyRaw(a.body)
+		r.stopBody()
 		r.end(nil)
 	case !r.info.http11: // fasthttp would send chunks, which HTTP/1.0 does not know
 		body, err := io.ReadAll(&guestReader{r})
 		if err != nil {
 			ctx.Conn().Close()
 		}
+		r.stopBody()
 		ctx.Response.SetBodyRaw(body)
 	default:
 		ctx.Response.ImmediateHeaderFlush = true
@@ -178,6 +218,7 @@ func (g *guestReader) Read(p []byte) (int, error) {
 func (g *guestReader) Close() error {
 	r := g.r
 	r.lose(r.opError(io.ErrClosedPipe)) // no more than a note if it is complete
+	r.stopBody()
 	r.end(nil)
 	return nil
 }
@@ -204,20 +245,34 @@ func (r *HTTPRequest) isCut() bool {
 // HTTPHandler returns a handler for an existing net/http server that hands each
 // request to h on the loop, and waits for the answer. The request owns its data,
 // as always; its body is read by the server's goroutine before, up to 4 MB.
+// [HTTPServerConfig.HTTPHandler] sets other limits.
 //
 // That the client is gone is told to OnAbort as io.EOF: net/http does not say
 // which it was. Upgrade is not possible. A request that comes when the loop does
 // not run, or that the loop did not answer when it ended, is answered with 503.
 func HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
+	return (&HTTPServerConfig{}).HTTPHandler(l, h)
+}
+
+// HTTPHandler is the function of the same name with the ResponseTimeout, the
+// WriteTimeout, the MaxBodyBytes, the StreamBodyOver, the HighWater and the
+// MaxBuffered of cfg, which is copied. Bodies longer than StreamBodyOver are taken
+// with [HTTPRequest.OnBody]; while one is read, nothing is noticed of a client
+// that goes but the end of the body. What the other fields say is the business of
+// the server; events go to Config.EventHandler.
+func (cfg *HTTPServerConfig) HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
+	cfg = cfg.withDefaults()
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		r, err := netRequest(l, w, req)
+		r, err := netRequest(l, cfg, w, req)
 		if err != nil {
-			status := http.StatusBadRequest
-			if _, ok := err.(*http.MaxBytesError); ok {
-				status = http.StatusRequestEntityTooLarge
-			}
+			status := bodyRefusal(err)
 			http.Error(w, http.StatusText(status), status)
 			return
+		}
+		if r.guest.body != nil {
+			http.NewResponseController(w).EnableFullDuplex()
+			r.startBody()
+			defer r.stopBody()
 		}
 		if !r.run(h, req.Context().Done()) {
 			http.Error(w, http.StatusText(http.StatusServiceUnavailable), http.StatusServiceUnavailable)
@@ -229,10 +284,10 @@ func HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
 
 // netRequest copies what req has. net/http keeps fields in a map, so only the
 // order of the values of a name is known; the names are sorted.
-func netRequest(l *Loop, w http.ResponseWriter, req *http.Request) (*HTTPRequest, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, defaultMaxBodyBytes))
-	if err != nil {
-		return nil, err
+func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http.Request) (*HTTPRequest, error) {
+	src := req.Body
+	if cfg.MaxBodyBytes > 0 {
+		src = http.MaxBytesReader(w, src, cfg.MaxBodyBytes)
 	}
 	fields := Headers{{"Host", req.Host}}
 	names := make([]string, 0, len(req.Header))
@@ -251,12 +306,23 @@ func netRequest(l *Loop, w http.ResponseWriter, req *http.Request) (*HTTPRequest
 	}
 	r := guestRequest(l, req.Method, uri, fields)
 	r.info.http11 = req.ProtoAtLeast(1, 1)
+	r.guest.cfg = cfg
 	r.guest.remote = stringAddr(req.RemoteAddr)
 	r.guest.tls = req.TLS
-	if len(body) > 0 {
-		r.body = body
-	}
-	return r, nil
+	err := r.takeBody(src, req.ContentLength, func() {
+		if http.NewResponseController(w).SetReadDeadline(soon()) != nil {
+			req.Body.Close()
+		}
+	})
+	return r, err
+}
+
+// bodyIsLeft reports whether the answer comes before the end of a body that is a
+// stream.
+func (r *HTTPRequest) bodyIsLeft() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.bodyLeft()
 }
 
 // stringAddr is an address of which only the text is known.
@@ -275,14 +341,21 @@ func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
 			w.Header().Add(f.Name, f.Value)
 		}
 	}
+	left := r.bodyIsLeft()
+	if left {
+		w.Header().Set("Connection", "close")
+	}
 	w.WriteHeader(a.status)
+	rc := http.NewResponseController(w)
 	if !streamed {
 		if !r.bodyless(a.status) {
 			w.Write(a.body)
 		}
+		if left {
+			rc.Flush() // stopBody may take a while
+		}
 		return
 	}
-	rc := http.NewResponseController(w)
 	rc.Flush()
 	buf := sockio.GetBuffer(sockio.MaxBuffer)
 	defer buf.Release()
@@ -296,7 +369,7 @@ func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
 		if n == 0 {
 			break
 		}
-		rc.SetWriteDeadline(time.Now().Add(defaultHTTPWriteTimeout))
+		rc.SetWriteDeadline(deadlineAt(after(r.guest.cfg.WriteTimeout)))
 		if _, err := w.Write(buf.Room()[:n]); err != nil {
 			r.lose(r.opError(err))
 			return

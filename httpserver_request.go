@@ -373,6 +373,12 @@ func (r *HTTPRequest) wake() {
 	case r.guest.back <- struct{}{}:
 	default:
 	}
+	if b := r.guest.body; b != nil {
+		select {
+		case b.feed <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // send has the output sent. The caller holds r.mu.

@@ -115,10 +115,16 @@ func (r *HTTPRequest) bodyless(status int) bool {
 
 // responseTimeout returns how long the application may take.
 func (r *HTTPRequest) responseTimeout() time.Duration {
+	return r.settings().ResponseTimeout
+}
+
+// settings returns those of the server, or of the handler that is mounted in one
+// of others.
+func (r *HTTPRequest) settings() *HTTPServerConfig {
 	if r.conn == nil {
-		return 0
+		return r.guest.cfg
 	}
-	return r.conn.s.cfg.ResponseTimeout
+	return r.conn.s.cfg
 }
 
 // appendHead appends the head of an answer, whose body has length bytes, or an
@@ -353,10 +359,8 @@ const flushOver = 16 << 10
 
 // marks returns HighWater and MaxBuffered.
 func (w *ResponseWriter) marks() (high, most int) {
-	if c := w.r.conn; c != nil {
-		return c.s.cfg.HighWater, c.s.cfg.MaxBuffered
-	}
-	return defaultHighWater, defaultMaxBuffered
+	cfg := w.r.settings()
+	return cfg.HighWater, cfg.MaxBuffered
 }
 
 // schedule has the output sent in the next turn, so that what one callback writes

@@ -560,3 +560,102 @@ func TestHTTPServerOverConnectionsThatAreNoSockets(t *testing.T) {
 		})
 	})
 }
+
+func TestHTTPHandlersInServersOfOthersTakeBodiesAsStreams(t *testing.T) {
+	const size = 4 << 20
+	for name, mount := range mounted {
+		t.Run(name, func(t *testing.T) {
+			l, _ := startLoop(t, nil)
+			cfg := &eventloop.HTTPServerConfig{StreamBodyOver: 1000, MaxBodyBytes: size}
+			paused := make(chan *eventloop.HTTPRequest, 1)
+			errs := make(chan error, 1)
+			addr := mount(t, l, cfg, func(r *eventloop.HTTPRequest) {
+				if r.Path() == "/early" {
+					r.Respond(403, nil, []byte("no"))
+					return
+				}
+				if !r.BodyStreamed() {
+					r.Respond(200, nil, r.Body())
+					return
+				}
+				var got []byte
+				err := r.OnBody(func(p []byte) {
+					if got == nil {
+						r.PauseBody()
+						paused <- r
+					}
+					got = append(got, p...)
+				}, func(err error) {
+					if err != nil {
+						errs <- err
+						r.Respond(413, nil, nil)
+						return
+					}
+					r.Respond(200, nil, got)
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+			want := string(bytesOf(size))
+			for _, chunked := range []bool{false, true} {
+				c := dialRaw(t, addr)
+				sent := background(t, func() {
+					if chunked {
+						io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+						fmt.Fprintf(c, "%x\r\n%s\r\n0\r\n\r\n", size, want)
+					} else {
+						fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", size, want)
+					}
+				})
+				r := wait(t, paused, "first piece")
+				onLoop(t, l, func() {})
+				if in := l.Stats().HTTPBytesInTotal; in > 2*size {
+					t.Errorf("%d bytes were read in a pause", in)
+				}
+				r.ResumeBody()
+				if resp, body := c.answer("POST"); resp.StatusCode != 200 || body != want {
+					t.Errorf("chunked %v: status %d and %d bytes, want 200 and %d, equal", chunked, resp.StatusCode, len(body), size)
+				}
+				<-sent
+				if status, _ := c.get("/short"); status != 200 { // the connection is kept
+					t.Errorf("status %d", status)
+				}
+				c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nfour")
+				if _, body := c.answer("POST"); body != "four" {
+					t.Errorf("a short body: %q", body)
+				}
+				c.Close()
+			}
+
+			t.Log("an answer before the body")
+			c := dialRaw(t, addr)
+			c.send("POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n%s", want[:20_000]) // fasthttp reads some before it calls
+			if resp, body := c.answer("POST"); resp.StatusCode != 403 || body != "no" || !resp.Close {
+				t.Errorf("early: %v %q", resp, body)
+			}
+			c.Close()
+
+			t.Log("a body that is too long, found out on the way")
+			c = dialRaw(t, addr)
+			background(t, func() {
+				io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+				fmt.Fprintf(c, "%x\r\n%sx\r\n0\r\n\r\n", size+1, want)
+			})
+			wait(t, paused, "first piece").ResumeBody()
+			if err := wait(t, errs, "error"); !errors.Is(err, eventloop.ErrHTTP) {
+				t.Errorf("error %v", err)
+			}
+			c.Close()
+
+			t.Log("a client that goes")
+			c = dialRaw(t, addr)
+			c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n%s", want[:20_000])
+			wait(t, paused, "first piece").ResumeBody()
+			c.Close()
+			if err := wait(t, errs, "error"); !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("error %v, want io.ErrUnexpectedEOF", err)
+			}
+		})
+	}
+}

@@ -3,7 +3,6 @@ package eventloop_test
 import (
 	"context"
 	"slices"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -213,7 +212,7 @@ func TestHandlesSayWhatKeepsTheLoopAlive(t *testing.T) {
 				}
 				slices.Sort(got)
 				wantSlice(t, "handles", got, []string{
-					"future 1m0s", "hold 1m0s", "interval in 1h59m0s (unref)", "timer in 59m0s",
+					"future 1m0s", "hold 1m0s", "interval 1m0s, due in 1h59m0s (unref)", "timer 1m0s, due in 59m0s",
 				})
 				for h := range l.Handles() {
 					if h.Kind == "hold" && (!h.Ref || h.Age != time.Minute) {
@@ -227,6 +226,58 @@ func TestHandlesSayWhatKeepsTheLoopAlive(t *testing.T) {
 			})
 			return nil
 		})
+	})
+}
+
+func TestHandlesTellAgeAndDueOfTimersFromWhenTheyWereArmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := eventloop.New(nil)
+		timer := l.AfterFunc(time.Hour, func() {}) // Run is a second away
+		time.Sleep(time.Second)
+		check := func(what, kind string, age, due time.Duration) {
+			t.Helper()
+			var all []string
+			for h := range l.Handles() {
+				if h.Kind == kind && h.Age == age && h.Due == due {
+					return
+				}
+				all = append(all, h.String())
+			}
+			t.Errorf("%s: handles = %q, want one %s of age %v, due in %v", what, all, kind, age, due)
+		}
+		check("before Run", "timer", 0, time.Hour)
+		var interval *eventloop.Timer
+		l.Post(func() {
+			interval = l.Every(10*time.Second, func() {})
+			l.AfterFunc(25*time.Second, func() {
+				check("armed before Run", "timer", 25*time.Second, time.Hour-25*time.Second)
+				check("after two ticks", "interval", 25*time.Second, 5*time.Second)
+				timer.Reset(time.Minute)
+				interval.Reset(time.Minute)
+			})
+			l.AfterFunc(26*time.Second, func() {
+				check("reset", "interval", time.Second, 59*time.Second)
+				timer.Stop()
+				interval.Stop()
+			})
+			// In one turn: the second is due while the first one runs.
+			l.AfterFunc(2*time.Second, func() {
+				time.Sleep(time.Second)
+				interval.Unref()
+				n := 0
+				for h := range l.Handles() {
+					if h.Kind == "timer" && h.Due == 0 {
+						n++
+						wantEqual(t, "due: Age", h.Age, 3*time.Second)
+						wantEqual(t, "due: String", h.String(), "timer 3s")
+					}
+				}
+				wantEqual(t, "timers that are due", n, 1)
+				interval.Ref()
+			})
+			l.AfterFunc(2*time.Second, func() {})
+		})
+		l.Run(t.Context())
 	})
 }
 
@@ -245,10 +296,8 @@ func TestHandlesAreASnapshot(t *testing.T) {
 func TestHandleStringNamesKindNameAgeAndRef(t *testing.T) {
 	h := eventloop.Handle{Kind: "conn", Name: "127.0.0.1:80", Ref: true, Age: 1234567 * time.Microsecond}
 	wantEqual(t, "String", h.String(), "conn 127.0.0.1:80 1.235s")
-	h.Ref, h.Age = false, -time.Second
-	if got := h.String(); !strings.HasSuffix(got, "in 1s (unref)") {
-		t.Errorf("String = %q, want it to end with \"in 1s (unref)\"", got)
-	}
+	h = eventloop.Handle{Kind: "timer", Age: time.Second, Due: 2 * time.Second}
+	wantEqual(t, "String", h.String(), "timer 1s, due in 2s (unref)")
 }
 
 // The tests below hold what the benchmarks showed: a callback costs no memory.

@@ -19,8 +19,9 @@ import (
 // From the first Stream on, what arrives and how it ends goes to Read instead of
 // OnData and OnEvent; what had arrived and was not delivered comes first. After
 // io.EOF the connection can still be written to. Write returns when its bytes are
-// queued, and waits while more than HighWater bytes are pending. Close closes the
-// connection as [Conn.Close] does.
+// queued, and waits while more than HighWater bytes are pending; if HighWater is
+// not below MaxBuffered it returns [ErrBufferFull] when that is reached. Close
+// closes the connection as [Conn.Close] does.
 //
 // A stream belongs to its task; each task that uses the connection asks for its
 // own. At any time one task may wait to read and one to write; others get an

@@ -278,6 +278,7 @@ func (f *Future[T]) Await(t *Task) (T, error) {
 	f.ask()
 	if f.state != futurePending {
 		defer f.mu.Unlock()
+		f.take()
 		return f.value, f.err
 	}
 	_, err := t.park()
@@ -295,6 +296,7 @@ func (f *Future[T]) Await(t *Task) (T, error) {
 	if err != nil {
 		return zero, err
 	}
+	f.take()
 	return f.value, f.err
 }
 

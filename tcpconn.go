@@ -46,8 +46,9 @@ type ConnConfig struct {
 	// [*OpError] or a [*PanicError] (event-cb). The connection can still be
 	// inspected then, and after io.EOF be written to. When OnEvent returns, the
 	// connection is closed: after io.EOF as by Close, unless AllowHalfOpen is
-	// set, otherwise as by Abort. At most one error is delivered. If OnEvent is
-	// nil the event goes to Config.EventHandler.
+	// set, otherwise as by Abort, so that the peer does not take what it has got
+	// for all of it. At most one error is delivered. If OnEvent is nil the event
+	// goes to Config.EventHandler.
 	OnEvent func(c *Conn, err error)
 
 	// OnClose is called once, last, when the descriptor is closed. Conn.Err says
@@ -86,7 +87,9 @@ type ConnConfig struct {
 	HighWater int
 
 	// MaxBuffered bounds the pending bytes of output: a Write that would pass it
-	// returns [ErrBufferFull]. Zero: 64 MB. Negative: no bound.
+	// returns [ErrBufferFull], and a Pipe into the connection waits, whatever
+	// HighWater is, when it has passed it by one read of its source. Zero: 64 MB.
+	// Negative: no bound.
 	MaxBuffered int
 
 	// KeepAlive configures the probes of TCP. The zero value means those of
@@ -132,6 +135,13 @@ func (cfg *ConnConfig) withDefaults() *ConnConfig {
 	c.HighWater = limit(c.HighWater, min(defaultHighWater, c.MaxBuffered/2))
 	return &c
 }
+
+// mark is the number of pending bytes over which producers are to wait.
+func (cfg *ConnConfig) mark() int { return min(cfg.HighWater, cfg.MaxBuffered) }
+
+// pausesReads reports whether a connection whose output is over the mark stops
+// reading. If HighWater is not the mark, only a pipe can get there.
+func (cfg *ConnConfig) pausesReads() bool { return cfg.HighWater <= cfg.MaxBuffered }
 
 // limit resolves a limit of which zero is the default and negative is none.
 func limit(n, byDefault int) int {
@@ -272,7 +282,7 @@ func (c *Conn) setSink(s sink) {
 	high := c.NeedDrain()
 	if s == nil {
 		c.flags &^= flagSink
-		if high {
+		if high && c.cfg.Load().pausesReads() {
 			c.pauses.Store(c.pauses.Load()&^outputHigh | pauseHigh)
 		}
 		return
@@ -508,11 +518,11 @@ func (c *Conn) endWrite(n int) {
 	if x := c.x.Load(); x != nil {
 		x.written += uint64(n)
 	}
-	if c.pending() > c.cfg.Load().HighWater {
+	if cfg := c.cfg.Load(); c.pending() > cfg.mark() {
 		// Streams and pipes wait for room when they write. Were reading paused as
 		// well, two peers that both write before they read would wait for each
 		// other.
-		if c.flags.has(flagSink) {
+		if c.flags.has(flagSink) || !cfg.pausesReads() {
 			c.setPause(outputHigh)
 		} else {
 			c.setPause(pauseHigh)
@@ -919,8 +929,9 @@ func (c *Conn) Buffered() int {
 	return c.pending()
 }
 
-// NeedDrain reports whether more than HighWater bytes were pending, and half of
-// it still are: a producer had better wait for OnDrain.
+// NeedDrain reports whether more than HighWater bytes were pending, or MaxBuffered
+// if that is less, and half of it still are: a producer had better wait for
+// OnDrain.
 func (c *Conn) NeedDrain() bool { return c.pauses.Load()&(pauseHigh|outputHigh) != 0 }
 
 // Data returns what SetData stored, nil before (socket-data).
@@ -1027,5 +1038,14 @@ func (c *Conn) describe() string {
 	return strings.TrimSpace(strings.Join(parts, " "))
 }
 
-// terminate closes c at the end of the loop.
-func (c *Conn) terminate() { c.closeWith(flagCut) }
+// terminate closes c at the end of the loop. The peer of a connection with nothing
+// to send keeps what it was sent; that of one whose output is cut sees a reset.
+func (c *Conn) terminate() {
+	how := flagCut
+	c.mu.Lock()
+	if c.pending() > 0 {
+		how |= flagReset
+	}
+	c.mu.Unlock()
+	c.closeWith(how)
+}

@@ -44,7 +44,8 @@ func (u *tlsUpgrade) dropEarly() {
 // handshake is taken for data.
 //
 // The future tells the outcome. A failed handshake is an error of the connection
-// too, which it ends. A connection that is not up yet, is closed, has TLS already
+// too, which it ends: the peer sees the alert of TLS and the end of the stream,
+// and no reset. A connection that is not up yet, is closed, has TLS already
 // or knows no deadlines fails the future and lives on.
 func (c *Conn) StartTLS(conf *tls.Config) *Future[tls.ConnectionState] {
 	f := looseFuture[tls.ConnectionState](c.loop)
@@ -118,7 +119,7 @@ func (c *Conn) upgradeIfOrdered(ended bool) bool {
 			u.dropEarly()
 		}
 		u.tc = tlsConn(nc, c.upgradeConfig(u.conf), c.isClient())
-		u.err = c.shakeHands(ctx, u.tc)
+		u.err = c.shakeHandsAside(ctx, u.tc)
 	}
 	if u.err == nil {
 		c.attach(u.tc, true, 0)
@@ -126,6 +127,18 @@ func (c *Conn) upgradeIfOrdered(ended bool) bool {
 	c.loop.tasks <- (*tlsTask)(c)
 	c.openGate(u.err == nil)
 	return ended || u.err != nil
+}
+
+// shakeHandsAside is shakeHands on a goroutine of its own. A callback of the
+// tls.Config may call runtime.Goexit, and the connection's goroutine has to go on.
+func (c *Conn) shakeHandsAside(ctx context.Context, tc *tls.Conn) error {
+	done := make(chan error, 1)
+	c.loop.wg.Go(func() {
+		err := errGoexit // unless shakeHands returns
+		defer func() { done <- err }()
+		err = c.shakeHands(ctx, tc)
+	})
+	return <-done
 }
 
 // isClient reports which side of TLS is ours.
@@ -164,7 +177,7 @@ func (t *tlsTask) run() {
 	u := c.x.Load().upgrade
 	if u.err != nil {
 		err := c.opError("handshake", u.err)
-		c.fail(err)
+		c.failBy(err, flagCut) // a reset would take the alert away
 		failWith(c, u.done, err)
 	} else {
 		c.heard()
@@ -178,7 +191,8 @@ func (t *tlsTask) run() {
 // Detach gives the connection back to the blocking world: it sends what was
 // written, ends the handle (OnClose is called), and then succeeds with a
 // net.Conn, which first gives what had been read and not delivered. If it cannot
-// be sent, or the loop is stopped, the connection is closed and the future fails.
+// be sent, or the loop is stopped before somebody has taken the net.Conn from the
+// future, the connection is closed and the future fails.
 // A connection that is not up, is being closed, is in the middle of StartTLS or
 // knows no deadlines fails the future and lives on.
 func (c *Conn) Detach() *Future[net.Conn] {
@@ -235,7 +249,10 @@ func (c *Conn) handOut(f *Future[net.Conn], rest *sockio.Buffer) {
 	if p.rest != nil || p.err != nil {
 		p.Conn, nc = nc, p
 	}
-	f.resolve(nc, nil)
+	if !f.resolveInCustody(nc, func(nc net.Conn) { nc.Close() }) {
+		nc.Close()
+		f.fail(ErrLoopClosed)
+	}
 }
 
 // A prefixConn is a connection of which something has been read already.
@@ -266,7 +283,8 @@ func (p *prefixConn) CloseWrite() error {
 }
 
 // Pipe sends all that arrives on c from now on to dst, instead of to OnData,
-// and reads no faster than dst takes it. When the peer of c ends its side,
+// and reads no faster than dst takes it: no more is pending than HighWater or
+// MaxBuffered of dst, whichever is less, and one read of c. When the peer of c ends its side,
 // dst.CloseWrite is called (dst.Close if dst cannot do that), the future succeeds
 // with the number of bytes, and OnEvent gets io.EOF as usual. When c fails or is
 // closed otherwise, dst is aborted and the future fails with the error. When dst

@@ -102,12 +102,16 @@ func tlsConn(nc net.Conn, conf *tls.Config, client bool) *tls.Conn {
 }
 
 func (c *Conn) handshake(ctx context.Context, tc *tls.Conn) {
-	if err := c.shakeHands(ctx, tc); err != nil {
-		tc.NetConn().Close()
-		c.connectFailed("handshake", err)
-		return
+	err := errGoexit // unless no callback of the tls.Config calls it
+	defer func() {
+		if err != nil {
+			tc.NetConn().Close()
+			c.connectFailed("handshake", err)
+		}
+	}()
+	if err = c.shakeHands(ctx, tc); err == nil {
+		c.up(tc, true)
 	}
-	c.up(tc, true)
 }
 
 // shakeHands runs a TLS handshake under its timeout. The callbacks of a
@@ -570,7 +574,7 @@ func (c *Conn) advance(n int) bool {
 	c.out.Advance(n)
 	left := c.pending()
 	x := c.x.Load()
-	if c.NeedDrain() && left <= c.cfg.Load().HighWater/2 {
+	if c.NeedDrain() && left <= c.cfg.Load().mark()/2 {
 		c.pauses.Store(c.pauses.Load() &^ outputHigh)
 		c.clearPause(pauseHigh)
 		if x != nil {
@@ -980,8 +984,12 @@ func (t *writeErrTask) run() {
 	c.fail(err)
 }
 
-// fail delivers an error, once, and closes the connection. On the loop.
-func (c *Conn) fail(err error) {
+// fail delivers an error, once, and closes the connection by a reset: what the
+// peer has got must not look like all of it. On the loop.
+func (c *Conn) fail(err error) { c.failBy(err, flagCut|flagReset) }
+
+// failBy is fail that closes the connection as how says.
+func (c *Conn) failBy(err error, how connFlags) {
 	if c.failed || c.quit.Load() {
 		return
 	}
@@ -992,7 +1000,7 @@ func (c *Conn) fail(err error) {
 	if s := c.sink(); s == nil || !s.end(err) {
 		c.event(err)
 	}
-	c.closeWith(flagCut)
+	c.closeWith(how)
 }
 
 // event tells OnEvent, who asked for a future, or the default handler.

@@ -24,7 +24,8 @@ type Timer struct {
 	// Guarded by loop.mu.
 	slot   timerheap.Slot
 	period time.Duration // 0: fires once
-	when   time.Duration // of an interval: the next tick, since Run
+	when   time.Duration // it fires, or the next tick of an interval; since Run
+	born   time.Duration // it was armed; since Run
 	state  timerState
 	unref  bool
 }
@@ -79,6 +80,7 @@ func (l *Loop) newTimer(d, period time.Duration, f func()) *Timer {
 func (t *Timer) arm(d time.Duration) {
 	l := t.loop
 	now := l.now()
+	t.born = now
 	t.when = now + max(d, 0)
 	if t.when < now {
 		t.when = math.MaxInt64 // d was huge: in some three hundred years
@@ -190,6 +192,11 @@ func (t *Timer) kind() string {
 		return "interval"
 	}
 	return "timer"
+}
+
+// handle describes the timer. The caller holds loop.mu.
+func (t *Timer) handle(now time.Duration) Handle {
+	return Handle{Kind: t.kind(), Ref: !t.unref, Age: now - t.born, Due: max(t.when-now, 0)}
 }
 
 // fire runs a timer that collectDue took from the heap, unless it was stopped or
