@@ -300,6 +300,21 @@ func (l *Loop) wake() {
 	}
 }
 
+// hand gives t to the dispatcher. It is for writers, which may be the dispatcher
+// itself: that must not wait for room in its own channel.
+func (l *Loop) hand(t task) {
+	select {
+	case l.tasks <- t:
+		return
+	default:
+	}
+	if l.onLoop() {
+		l.Post(t.run)
+	} else {
+		l.tasks <- t
+	}
+}
+
 // wakeLocked is wake for callers that hold l.mu.
 func (l *Loop) wakeLocked() {
 	if l.sleeping {
@@ -577,7 +592,7 @@ func (l *Loop) turn() {
 		runtime.Gosched()
 	}
 	l.writers.BeginTurn()
-	defer l.writers.EndTurn()
+	defer func() { l.writers.EndTurn(len(l.tasks) == 0) }()
 	l.runDue()
 	l.runPosts()
 	l.runTasks()
@@ -666,7 +681,7 @@ func (l *Loop) closeAll() {
 		owners = append(owners, h.owner)
 	}
 	l.mu.Unlock()
-	l.writers.EndTurn()
+	l.writers.EndTurn(false)
 	for _, o := range owners {
 		o.terminate()
 	}

@@ -547,7 +547,7 @@ func (c *Conn) sent(n int) {
 	due := c.advance(n)
 	c.mu.Unlock()
 	if due {
-		c.loop.tasks <- (*drainTask)(c)
+		c.loop.hand((*drainTask)(c))
 	}
 }
 
@@ -562,7 +562,7 @@ func (c *Conn) sentLast(n int) (done bool) {
 	}
 	c.mu.Unlock()
 	if due {
-		c.loop.tasks <- (*drainTask)(c)
+		c.loop.hand((*drainTask)(c))
 	}
 	return done
 }
@@ -621,7 +621,7 @@ func (c *Conn) doneWriting() (more bool) {
 	if c.wantsDrain() {
 		c.flags |= flagDrainSent
 		c.mu.Unlock()
-		c.loop.tasks <- (*drainTask)(c)
+		c.loop.hand((*drainTask)(c))
 		return true // look again: something may have been written meanwhile
 	}
 	c.stopWriting()
@@ -675,7 +675,7 @@ func (c *Conn) writeFailed(err error) {
 	if !c.flags.has(flagCut) {
 		c.werr = err
 		c.mu.Unlock()
-		c.loop.tasks <- (*writeErrTask)(c)
+		c.loop.hand((*writeErrTask)(c))
 		c.mu.Lock()
 	}
 	c.stopWriting()

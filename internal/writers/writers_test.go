@@ -6,6 +6,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/onloop/eventloop/internal/goid"
 	"go.uber.org/goleak"
 )
 
@@ -40,7 +41,7 @@ func TestJobsOfATurnWaitForItsEnd(t *testing.T) {
 			t.Errorf("%d jobs ran after Release, want 20", n)
 		}
 		p.Add(&job{func() { ran.Add(1) }})
-		p.EndTurn()
+		p.EndTurn(false)
 		p.Add(&job{func() { ran.Add(1) }})
 		synctest.Wait()
 		if n := ran.Load(); n != 22 {
@@ -59,7 +60,7 @@ func TestABatchIsSharedByWorkersUpToTheLimit(t *testing.T) {
 		for range 10 * share {
 			p.Add(&job{func() { running.Add(1); <-gate }})
 		}
-		p.EndTurn()
+		p.EndTurn(false)
 		synctest.Wait()
 		if n := running.Load(); n != 3 {
 			t.Errorf("%d jobs run at a time, want 3", n)
@@ -70,6 +71,43 @@ func TestABatchIsSharedByWorkersUpToTheLimit(t *testing.T) {
 			t.Errorf("%d jobs ran, want %d", n, 10*share)
 		}
 	})
+}
+
+func TestASingleJobIsRunByADispatcherThatIsIdle(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		jobs int
+		idle bool
+		here int // jobs that EndTurn runs itself
+	}{
+		{"one", 1, true, 1},
+		{"two", 2, true, 0},
+		{"one of a busy dispatcher", 1, false, 0},
+		{"none", 0, true, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(2)
+				defer p.Close()
+				self := goid.Current()
+				var here, ran atomic.Int32
+				p.BeginTurn()
+				for range test.jobs {
+					p.Add(&job{func() {
+						ran.Add(1)
+						if goid.Current() == self {
+							here.Add(1)
+						}
+					}})
+				}
+				p.EndTurn(test.idle)
+				synctest.Wait()
+				if int(here.Load()) != test.here || int(ran.Load()) != test.jobs {
+					t.Errorf("%d jobs ran here and %d in all, want %d and %d", here.Load(), ran.Load(), test.here, test.jobs)
+				}
+			})
+		})
+	}
 }
 
 func TestJobsStartInTheOrderOfAdding(t *testing.T) {
@@ -103,7 +141,7 @@ func TestEveryJobAddedFromManyGoroutinesRunsOnce(t *testing.T) {
 	for range 100 {
 		p.BeginTurn()
 		p.Release()
-		p.EndTurn()
+		p.EndTurn(false)
 	}
 	wg.Wait()
 	p.Close()
@@ -127,7 +165,7 @@ func TestNoJobIsLeftLyingWhenATurnBeginsOrEndsMeanwhile(t *testing.T) {
 				return
 			default:
 				p.BeginTurn()
-				p.EndTurn()
+				p.EndTurn(false)
 			}
 		}
 	}()
@@ -142,7 +180,7 @@ func TestNoJobIsLeftLyingWhenATurnBeginsOrEndsMeanwhile(t *testing.T) {
 		// One turn only, and nothing after it that would release.
 		go func() {
 			p.BeginTurn()
-			p.EndTurn()
+			p.EndTurn(false)
 		}()
 		p.Add(run)
 		<-ran
