@@ -164,10 +164,11 @@ func httpTLS(conf *tls.Config) *tls.Config {
 // the loop ends. It is made by [NewHTTPClient], or by [Loop.HTTP]. All methods
 // may be called from any goroutine.
 type HTTPClient struct {
-	loop *Loop
-	cfg  HTTPClientConfig
-	pool *httpconn.Pool
-	open handle // of the pool: registered from the first request on, unref'd
+	loop     *Loop
+	cfg      HTTPClientConfig
+	pool     *httpconn.Pool
+	ownProxy bool   // cfg.Proxy is the application's
+	open     handle // of the pool: registered from the first request on, unref'd
 
 	mu    sync.Mutex // guards the following
 	begun bool       // the handle was registered
@@ -184,11 +185,13 @@ func (l *Loop) HTTP() *HTTPClient {
 // NewHTTPClient returns a client with settings and connections of its own. It
 // needs no closing.
 func NewHTTPClient(l *Loop, cfg HTTPClientConfig) *HTTPClient {
+	ownProxy := cfg.Proxy != nil
 	cfg = cfg.withDefaults()
 	return &HTTPClient{
-		loop: l,
-		cfg:  cfg,
-		pool: httpconn.NewPool(cfg.MaxConnsPerHost, cfg.MaxIdlePerHost, cfg.MaxIdle, cfg.IdleTimeout),
+		loop:     l,
+		cfg:      cfg,
+		ownProxy: ownProxy,
+		pool:     httpconn.NewPool(cfg.MaxConnsPerHost, cfg.MaxIdlePerHost, cfg.MaxIdle, cfg.IdleTimeout),
 	}
 }
 
@@ -347,8 +350,10 @@ func (c *HTTPClient) Do(ctx context.Context, method, url string, opts *HTTPOptio
 		call.finish(nil, err)
 		return &call.future
 	}
-	l.wg.Add(1)
-	go call.run()
+	if !call.assign() {
+		l.wg.Add(1)
+		go call.run()
+	}
 	return &call.future
 }
 
@@ -371,17 +376,24 @@ func (c *HTTPClient) begin() {
 }
 
 // keep puts a connection into the pool, and sees to it that it will not stay
-// there for ever.
-func (c *HTTPClient) keep(conn *httpconn.Conn) {
-	until := c.pool.Put(conn)
+// there for ever. It returns false if somebody else has it at once, or nobody.
+// With a keeper it is PutKept.
+func (c *HTTPClient) keep(conn *httpconn.Conn, keeper bool) bool {
+	var until time.Time
+	if keeper {
+		until = c.pool.PutKept(conn)
+	} else {
+		until = c.pool.Put(conn)
+	}
 	if until.IsZero() {
-		return
+		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.armed.IsZero() || until.Before(c.armed) {
 		c.arm(until)
 	}
+	return true
 }
 
 // arm starts the timer. It does not keep the loop alive. The caller holds c.mu.

@@ -22,7 +22,9 @@ import (
 
 // An httpCall is one request, redirects included, from Do to its result. One
 // goroutine carries it through; a second one sends a body that is long, or that a
-// reader gives, while the first waits for the answer.
+// reader gives, while the first waits for the answer. The first stays with a
+// connection that is kept, and carries the next request there, if that is a plain
+// one: see assign.
 //
 // It is ended early by abort: at the end of ctx or of the loop, or when the
 // second goroutine fails. Whatever the goroutine waits for, then ends: the
@@ -46,6 +48,11 @@ type httpCall struct {
 
 	deadline   time.Time
 	releaseCtx func() bool // stops watching ctx
+
+	assigned *httpconn.Conn // that has a keeper, and carries the request at first
+	route    httpRoute      // of assigned
+	tried    bool           // assigned was
+	kept     *httpconn.Conn // that the goroutine is to wait with
 
 	mu     sync.Mutex      // guards the following
 	cause  error           // why it is to end early; the first counts
@@ -188,9 +195,23 @@ func (c *httpCall) attach(conn *httpconn.Conn) {
 	}
 }
 
-// run is the goroutine of the request.
+// run is a goroutine that carries requests, one after the other: as long as there
+// is a connection to wait with for the next.
 func (c *httpCall) run() {
 	defer c.client.loop.wg.Done()
+	growStack()
+	client := c.client
+	for c != nil {
+		conn := c.carry()
+		c = nil
+		if conn != nil {
+			c, _ = conn.Await(client.pool).(*httpCall)
+		}
+	}
+}
+
+// carry carries the request, and returns the connection to wait with, if any.
+func (c *httpCall) carry() *httpconn.Conn {
 	var res *HTTPResponse
 	err := errGoexit // unless Proxy, Dial and the callbacks of TLS return
 	defer func() {
@@ -199,8 +220,49 @@ func (c *httpCall) run() {
 		}
 		c.finish(res, err)
 	}()
-	growStack()
 	res, err = c.perform()
+	return c.kept
+}
+
+// assign gives the request to a connection whose keeper waits, if there is one and
+// the request is a plain one, and has it written. It returns false if the request
+// needs a goroutine.
+func (c *httpCall) assign() bool {
+	o := &c.opts
+	if o.BodyReader != nil || o.MaxRedirects > 0 || c.expect || c.client.ownProxy || !httpconn.Inline(len(o.Body)) {
+		return false
+	}
+	route, err := c.client.route(&c.target, o.UnixSocket)
+	if err != nil {
+		return false // run says so
+	}
+	conn := c.client.pool.TakeKept(route.key)
+	if conn == nil {
+		return false
+	}
+	c.assigned, c.route = conn, route
+	head := c.head(&route)
+	defer head.Release()
+	if !head.Queue(conn, o.Body) {
+		conn.Retire()
+		c.client.pool.Put(conn)
+		c.assigned = nil
+		return false
+	}
+	c.attach(conn)
+	conn.Assign(c, c.deadline, c.client.cfg.InactivityTimeout)
+	c.client.loop.writers.Add((*httpSender)(c))
+	return true
+}
+
+// An httpSender is a request as the pool of writers sees it.
+type httpSender httpCall
+
+// Flush writes what the kernel takes of the request.
+func (s *httpSender) Flush() {
+	if !s.assigned.TryFlush() {
+		s.client.loop.wg.Go(s.assigned.FlushRest)
+	}
 }
 
 // growStack gives the goroutine at once the stack that a request needs, when
@@ -352,6 +414,7 @@ type httpExchange struct {
 	upload *httpUpload // sends the body meanwhile; nil if none is needed
 	times  HTTPTiming
 	keep   bool // the connection, when it is over
+	last   bool // no other follows
 }
 
 var exchanges = sync.Pool{New: func() any { return new(httpExchange) }}
@@ -364,7 +427,9 @@ func (x *httpExchange) do(redirects int) (res *HTTPResponse, next *httpTarget, e
 	}
 	x.times.FirstByte = x.conn.FirstByte().Sub(x.call.begun)
 	res = x.response(redirects)
-	if next, err = x.next(); next != nil || err != nil {
+	next, err = x.next()
+	x.last = next == nil
+	if next != nil || err != nil {
 		x.resp.Discard(maxDiscard)
 	} else if err = x.receive(res); err == nil {
 		res.Trailers = headersOf(x.resp.Trailers(), 0)
@@ -385,13 +450,16 @@ const maxDiscard = 64 << 10
 // if the first was a kept one that the server has closed.
 func (x *httpExchange) ask() (err error) {
 	c := x.call
-	if x.route, err = c.client.route(&c.target, c.opts.UnixSocket); err != nil {
+	if c.assigned != nil && !c.tried {
+		c.tried = true
+		x.route, x.conn = c.route, c.assigned
+		err = x.answer()
+	} else if err = x.connect(); err == nil {
+		err = x.attempt()
+	} else {
 		return err
 	}
-	if x.conn, err = c.acquire(&x.route, &x.times); err != nil {
-		return err
-	}
-	if err = x.attempt(); err == nil || !x.mayRepeat(err) {
+	if err == nil || !x.mayRepeat(err) {
 		return err
 	}
 	// In the slot of the connection that is gone.
@@ -409,6 +477,28 @@ func (x *httpExchange) ask() (err error) {
 	return x.attempt()
 }
 
+// connect finds a connection.
+func (x *httpExchange) connect() (err error) {
+	c := x.call
+	if x.route, err = c.client.route(&c.target, c.opts.UnixSocket); err != nil {
+		return err
+	}
+	x.conn, err = c.acquire(&x.route, &x.times)
+	return err
+}
+
+// answer reads the head of the answer to a request that was assigned.
+func (x *httpExchange) answer() error {
+	x.call.client.loop.count.httpReused.Add(1)
+	err := x.readHead()
+	if err != nil {
+		if _, werr := x.conn.Sent(); werr != nil {
+			return werr
+		}
+	}
+	return err
+}
+
 // attempt sends the request and reads the head of the answer.
 func (x *httpExchange) attempt() error {
 	c := x.call
@@ -423,11 +513,16 @@ func (x *httpExchange) attempt() error {
 	}
 	// After a failed write too: a server that did not want the request may have
 	// said so before it closed the connection.
-	err := x.resp.ReadHead(x.conn, c.method, c.client.cfg.MaxHeaderBytes, x)
+	err := x.readHead()
 	if err != nil && werr != nil {
 		return werr
 	}
 	return err
+}
+
+func (x *httpExchange) readHead() error {
+	c := x.call
+	return x.resp.ReadHead(x.conn, c.method, c.client.cfg.MaxHeaderBytes, x)
 }
 
 // mayRepeat reports whether the request may be sent a second time after err.
@@ -452,7 +547,7 @@ func idempotent(method string) bool {
 // send sends the request, or begins to.
 func (x *httpExchange) send() error {
 	c := x.call
-	head := x.head()
+	head := c.head(&x.route)
 	defer head.Release()
 	if c.opts.BodyReader == nil && httpconn.Inline(len(c.opts.Body)) && !c.expect {
 		return head.Send(x.conn, c.opts.Body)
@@ -468,15 +563,14 @@ func (x *httpExchange) send() error {
 	return nil
 }
 
-// head returns the head of the request.
-func (x *httpExchange) head() *httpconn.Head {
-	c := x.call
+// head returns the head of the request on the way that route is.
+func (c *httpCall) head(route *httpRoute) *httpconn.Head {
 	target := c.target.requestURI()
-	if x.route.absolute() {
+	if route.absolute() {
 		target = "http://" + c.target.host + target
 	}
 	h := httpconn.GetHead(c.method, target)
-	h.Add("Host", x.host())
+	h.Add("Host", c.hostField())
 	agent, named := c.opts.Headers.lookup("User-Agent")
 	if !named {
 		agent = c.client.cfg.UserAgent
@@ -484,7 +578,7 @@ func (x *httpExchange) head() *httpconn.Head {
 	if agent != "" {
 		h.Add("User-Agent", agent)
 	}
-	x.addOwn(h)
+	c.addOwn(h, route)
 	for i := range c.opts.Headers {
 		if f := &c.opts.Headers[i]; !ownField(f.Name) {
 			h.Add(f.Name, f.Value)
@@ -493,9 +587,8 @@ func (x *httpExchange) head() *httpconn.Head {
 	return h
 }
 
-// host returns the value of the field Host.
-func (x *httpExchange) host() string {
-	c := x.call
+// hostField returns the value of the field Host.
+func (c *httpCall) hostField() string {
 	if c.opts.Host != "" {
 		return c.opts.Host
 	}
@@ -506,8 +599,7 @@ func (x *httpExchange) host() string {
 }
 
 // addOwn adds the fields that the request needs and the caller did not give.
-func (x *httpExchange) addOwn(h *httpconn.Head) {
-	c := x.call
+func (c *httpCall) addOwn(h *httpconn.Head, route *httpRoute) {
 	has := func(name string) bool { _, ok := c.opts.Headers.lookup(name); return ok }
 	switch {
 	case c.length < 0:
@@ -518,8 +610,8 @@ func (x *httpExchange) addOwn(h *httpconn.Head) {
 	if u := c.target.u.User; u != nil && !has("Authorization") {
 		h.Add("Authorization", basicAuth(u))
 	}
-	if x.route.absolute() && x.route.proxy.User != nil && !has("Proxy-Authorization") {
-		h.Add("Proxy-Authorization", basicAuth(x.route.proxy.User))
+	if route.absolute() && route.proxy.User != nil && !has("Proxy-Authorization") {
+		h.Add("Proxy-Authorization", basicAuth(route.proxy.User))
 	}
 	if c.opts.Decompress && !has("Accept-Encoding") {
 		h.Add("Accept-Encoding", c.codings())
@@ -702,6 +794,11 @@ func (x *httpExchange) reusable() bool {
 	if x.upload != nil && !x.upload.sent(maxUploadWait) {
 		return false
 	}
+	if x.conn == x.call.assigned {
+		if all, _ := x.conn.Sent(); !all {
+			return false
+		}
+	}
 	x.conn.SetKeepAlive(x.resp.KeepAliveTimeout())
 	return true
 }
@@ -720,7 +817,10 @@ func (x *httpExchange) end() {
 	}
 	x.count()
 	if conn.End() && x.keep {
-		c.client.keep(conn)
+		keeper := x.last && conn.Keepable()
+		if c.client.keep(conn, keeper) && keeper {
+			c.kept = conn
+		}
 		return
 	}
 	conn.Close()

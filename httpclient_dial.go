@@ -14,7 +14,7 @@ import (
 // acquire returns a connection for the route: a kept one, or a new one. It holds
 // a slot of the pool, which release gives back.
 func (c *httpCall) acquire(r *httpRoute, times *HTTPTiming) (*httpconn.Conn, error) {
-	conn, waiter := c.client.pool.Get(r.key)
+	conn, kept, waiter := c.client.pool.Get(r.key)
 	if waiter != nil {
 		began := time.Now()
 		var err error
@@ -24,7 +24,7 @@ func (c *httpCall) acquire(r *httpRoute, times *HTTPTiming) (*httpconn.Conn, err
 		times.Wait = time.Since(began)
 	}
 	if conn != nil {
-		if conn.Alive() {
+		if (!kept || conn.Retire()) && conn.Alive() {
 			return conn, nil
 		}
 		conn.Close()

@@ -38,6 +38,8 @@ type Conn struct {
 	hint  time.Duration   // how long the server keeps it, zero if not known
 	alive aliveCheck
 
+	keeper *keeper // nil if it never had one
+
 	out     atomic.Int64 // bytes written for the request, before TLS
 	in      int64        // bytes read, after TLS
 	firstAt time.Time    // when the first of them came
@@ -51,6 +53,7 @@ type Conn struct {
 
 	mu       sync.Mutex // guards the following
 	cut      bool       // interrupted
+	taken    bool       // from a keeper that waits
 	writing  bool       // the silence of the peer is not its fault yet
 	shut     bool       // writing is over
 	deadline time.Time  // of the request
@@ -103,8 +106,7 @@ func (c *Conn) Begin(deadline time.Time, silence time.Duration) {
 	c.uses++
 	c.in, c.slack = 0, 0
 	c.out.Store(0)
-	c.br = readers.Get().(*bufio.Reader)
-	c.br.Reset((*reader)(c))
+	c.takeReader()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.deadline, c.silence = deadline, silence
@@ -118,13 +120,11 @@ func (c *Conn) End() bool {
 		return false
 	}
 	clean := c.br.Buffered() == 0 && len(c.prefix) == 0 && c.failed == nil && c.parked == nil
-	if c.br.Size() == readerSize {
-		c.br.Reset(nil)
-		readers.Put(c.br)
-	}
-	c.br, c.prefix = nil, nil
+	c.releaseReader()
+	c.prefix = nil
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.taken = false
 	return clean && !c.cut && !c.writing && !c.shut
 }
 
@@ -285,14 +285,14 @@ func (r *reader) Read(p []byte) (int, error) {
 		c.failed = errSlack
 		return 0, c.failed
 	}
+	if c.keeper != nil && c.keeper.waiting {
+		return c.readNow(p)
+	}
 	if c.failed = c.armRead(); c.failed != nil {
 		return 0, c.failed
 	}
 	n, err := c.nc.Read(p)
-	if c.in == 0 {
-		c.firstAt = time.Now()
-	}
-	c.in += int64(n)
+	c.received(n)
 	if len(p) <= c.br.Size() { // more goes past the buffer: body
 		c.slack += n
 	}
@@ -304,6 +304,14 @@ func (r *reader) Read(p []byte) (int, error) {
 	}
 	c.failed = err
 	return 0, err
+}
+
+// received counts n bytes that were read.
+func (c *Conn) received(n int) {
+	if c.in == 0 {
+		c.firstAt = time.Now()
+	}
+	c.in += int64(n)
 }
 
 // cause returns the error of an answer that ended too early, or was wrong: what

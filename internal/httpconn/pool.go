@@ -39,6 +39,7 @@ type host struct {
 type idleLinks struct {
 	next, prev *Conn
 	until      time.Time
+	kept       bool // there is a keeper
 }
 
 // A Waiter waits for a slot of its Key, in order of arrival.
@@ -61,8 +62,9 @@ func NewPool(maxPerHost, maxIdle, maxTotal int, lifetime time.Duration) *Pool {
 // the right to dial. If all slots are taken it returns a Waiter instead, which
 // must be waited for or abandoned. The slot is given back by Put or Release.
 //
-// The connection may be one that its server has closed: see Conn.Alive.
-func (p *Pool) Get(key Key) (*Conn, *Waiter) {
+// The connection may be one that its server has closed: see Conn.Alive. If kept is
+// true it has a keeper, which must be told to go: see Conn.Retire.
+func (p *Pool) Get(key Key) (c *Conn, kept bool, w *Waiter) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.hosts[key]
@@ -71,17 +73,48 @@ func (p *Pool) Get(key Key) (*Conn, *Waiter) {
 		p.hosts[key] = h
 	}
 	if n := len(h.idle); n > 0 {
-		c := h.idle[n-1]
+		c = h.idle[n-1]
+		kept = c.idle.kept
 		p.take(h, c, n-1)
-		return c, nil
+		return c, kept, nil
 	}
 	if h.open < p.maxPerHost {
 		h.open++
-		return nil, nil
+		return nil, false, nil
 	}
-	w := &Waiter{Ready: make(chan *Conn, 1), key: key}
+	w = &Waiter{Ready: make(chan *Conn, 1), key: key}
 	h.waiters = append(h.waiters, w)
-	return nil, w
+	return nil, false, w
+}
+
+// TakeKept takes a slot of key with an idle connection that has a keeper, to be
+// given a request with Conn.Assign. It returns nil, and takes nothing, if the one
+// that was used last is not such a connection.
+func (p *Pool) TakeKept(key Key) *Conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := p.hosts[key]
+	if h == nil || len(h.idle) == 0 {
+		return nil
+	}
+	n := len(h.idle)
+	c := h.idle[n-1]
+	if !c.idle.kept {
+		return nil
+	}
+	p.take(h, c, n-1)
+	return c
+}
+
+// leave takes c and its slot away if c is idle still.
+func (p *Pool) leave(c *Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !c.idle.kept {
+		return false
+	}
+	p.drop(c)
+	return true
 }
 
 // Abandon ends the wait of w. What it has got meanwhile goes to the next.
@@ -106,7 +139,13 @@ func (p *Pool) Abandon(w *Waiter) {
 // Put gives back the slot of c, which is kept for the next request, or closed if
 // that is not possible. It returns the time until which c is kept, zero if it is
 // not.
-func (p *Pool) Put(c *Conn) (until time.Time) {
+func (p *Pool) Put(c *Conn) (until time.Time) { return p.put(c, false) }
+
+// PutKept is Put by a keeper, which has to wait with the connection if it is kept:
+// see Conn.Await.
+func (p *Pool) PutKept(c *Conn) (until time.Time) { return p.put(c, true) }
+
+func (p *Pool) put(c *Conn, kept bool) (until time.Time) {
 	life := p.lifetime
 	if c.hint > 0 {
 		// The server says when it will close. A second for the request to get
@@ -128,6 +167,7 @@ func (p *Pool) Put(c *Conn) (until time.Time) {
 	}
 	c.idle.until = time.Now().Add(life)
 	until = c.idle.until
+	c.idle.kept = kept
 	h.idle = append(h.idle, c)
 	p.link(c)
 	var surplus *Conn
@@ -210,9 +250,12 @@ func (p *Pool) take(h *host, c *Conn, i int) {
 	c.idle = idleLinks{}
 }
 
-// drop takes an idle connection and its slot away. The caller holds p.mu, and
-// closes the connection.
+// drop takes an idle connection and its slot away, and tells its keeper. The
+// caller holds p.mu, and closes the connection.
 func (p *Pool) drop(c *Conn) {
+	if c.idle.kept {
+		close(c.keeper.assigned)
+	}
 	h := p.hosts[c.key]
 	for i := range h.idle {
 		if h.idle[i] == c {

@@ -68,7 +68,7 @@ func (m *model) newest(key httpconn.Key) *httpconn.Conn {
 func (m *model) get(key httpconn.Key) {
 	open := m.open(key)
 	want := m.newest(key)
-	c, w := m.pool.Get(key)
+	c, _, w := m.pool.Get(key)
 	switch {
 	case c != want:
 		m.t.Fatalf("Get = %p, want %p", c, want)
@@ -239,8 +239,8 @@ func TestPoolAbandonAfterTheGrantPassesItOn(t *testing.T) {
 	key := httpconn.Key{Addr: "h"}
 	p := httpconn.NewPool(1, 1, 1, time.Hour)
 	p.Get(key)
-	_, first := p.Get(key)
-	_, second := p.Get(key)
+	_, _, first := p.Get(key)
+	_, _, second := p.Get(key)
 	c := httpconn.New(&recorder{}, key)
 	p.Put(c)
 	p.Abandon(first)
@@ -253,7 +253,7 @@ func TestPoolAbandonAfterTheGrantPassesItOn(t *testing.T) {
 		t.Error("the second waiter got nothing")
 	}
 	p.Release(key)
-	if got, w := p.Get(key); got != nil || w != nil {
+	if got, _, w := p.Get(key); got != nil || w != nil {
 		t.Errorf("Get = %v, %v; want the right to dial", got, w)
 	}
 }

@@ -47,14 +47,37 @@ func Inline(n int) bool { return n <= maxInline }
 
 // Send sends the head and the body, which must be Inline.
 func (h *Head) Send(c *Conn, body []byte) error {
+	b := bufferFor(body)
+	defer b.Release()
+	_, err := c.Write(h.append(b, body))
+	return err
+}
+
+// Queue is Send for a connection that has a keeper: TryFlush writes it. It returns
+// false, and queues nothing, if it is too much for that.
+func (h *Head) Queue(c *Conn, body []byte) bool {
+	b := bufferFor(body)
+	n := len(h.append(b, body))
+	if n > len(b.Room()) {
+		b.Release()
+		return false
+	}
+	b.Fill(n)
+	c.queue(b)
+	return true
+}
+
+func bufferFor(body []byte) *sockio.Buffer {
 	size := 4 << 10
 	if len(body) > size/2 {
 		size = len(body) + size
 	}
-	b := sockio.GetBuffer(size)
-	defer b.Release()
-	_, err := c.Write(append(h.h.AppendBytes(b.Room()[:0]), body...))
-	return err
+	return sockio.GetBuffer(size)
+}
+
+// append writes head and body into b, if there is room, and returns them.
+func (h *Head) append(b *sockio.Buffer, body []byte) []byte {
+	return append(h.h.AppendBytes(b.Room()[:0]), body...)
 }
 
 // ErrBodyLength is the error of a body that is not as long as was announced.
