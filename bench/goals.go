@@ -23,6 +23,11 @@ var ratioGoals = []goal{
 	{"echo-50", goroutines, true, 1}, {"echo-500", goroutines, true, 1},
 	{"pieces", goroutines, false, 1.8}, {"pieces", netpollLib, false, 2.5}, {"pieces", nodeLib, false, 3},
 	{"echo-32k", "*", false, 1},
+	{"http-50", fastHTTP, false, 0.95}, {"http-500", fastHTTP, false, 0.95},
+	{"http-50", netHTTP, false, 1.2}, {"http-500", netHTTP, false, 1.2},
+	{"http-50", nodeLib, false, 1.2}, {"http-500", nodeLib, false, 1.2},
+	{"client-1", fastHTTP, false, 0.9}, {"client-100", fastHTTP, false, 0.9},
+	{"client-1", netHTTP, false, 1.2}, {"client-100", netHTTP, false, 1.2},
 	{"posts-1", gojaLib, false, 2}, {"posts-4", gojaLib, false, 2}, {"posts-32", gojaLib, false, 2},
 	{"timers-fire", gojaLib, false, 2}, {"timers-stop", gojaLib, false, 2},
 }

@@ -17,6 +17,7 @@ const (
 	modeDelayed   = "delayed"   // answers 110 bytes after a delay, and closes: the seed's benchmark
 	modeHTTP      = "http"      // says hello
 	modeHTTPDelay = "httpdelay" // the seed's benchmark through the HTTP server
+	modeAnswer    = "answer"    // answers requests of HTTP clients with 100 bytes
 )
 
 // Netpoll does not exist on Windows.
@@ -75,6 +76,7 @@ var servers = map[string]map[string]server{
 	fastHTTP: {
 		modeHTTP:      fastHTTPServer,
 		modeHTTPDelay: fastHTTPServer,
+		modeAnswer:    fastHTTPServer,
 	},
 }
 

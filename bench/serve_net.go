@@ -168,6 +168,10 @@ func fastHTTPServer(cfg *serveConfig, ready func(net.Addr), stop <-chan struct{}
 			time.Sleep(cfg.delay)
 			ctx.SetConnectionClose()
 		}
+		if cfg.mode == modeAnswer {
+			ctx.WriteString(answered)
+			return
+		}
 		ctx.WriteString(hello)
 	}}
 	return stopped(s.Serve(ln), stop)

@@ -82,7 +82,7 @@ func fullPlan(limit uint64) *plan {
 var (
 	tcpAll   = []string{ours, goroutines, netpollLib, libuvLib, libeventLib, nodeLib}
 	httpAll  = []string{ours, fastHTTP, netHTTP, nodeLib}
-	loopsAll = []string{ours, goroutines, netResolver, gojaLib, nodeLib}
+	loopsAll = []string{ours, goroutines, netResolver, fastHTTP, netHTTP, gojaLib, nodeLib}
 )
 
 // loopCounts are the sizes of the groups of loops that are measured.
@@ -106,6 +106,10 @@ func (p *plan) workloads() []*workload {
 	all = append(all, pipeline, p.pieces(), p.broadcast(), p.accept())
 	for _, conns := range []int{50, 500} {
 		all = append(all, p.http(conns))
+	}
+	for _, inFlight := range clientsInFlight {
+		all = append(all, p.kernelOf(p.n/10, fmt.Sprintf("client-%d", inFlight),
+			fmt.Sprintf("HTTP requests of a client, %d at a time, answers of %d B", inFlight, len(answered)), "request"))
 	}
 	for _, posters := range []int{1, 4, 32} {
 		all = append(all, p.kernelOf(p.n, fmt.Sprintf("posts-%d", posters), fmt.Sprintf("posts from %d goroutines", posters), "post"))
