@@ -814,7 +814,9 @@ func (c *Conn) caught() {
 
 func (t *chunkTask) run() {
 	c := (*Conn)(t)
-	c.loop.count.bytesIn.Add(uint64(c.chunk.Len()))
+	n := c.chunk.Len()
+	c.loop.count.bytesIn.Add(uint64(n))
+	c.loop.bulk = c.loop.bulk || n >= bulk
 	t.redeliver()
 }
 
