@@ -503,7 +503,7 @@ func (l *Loop) prepare() bool {
 			l.posted = posted
 			return true
 		}
-		if l.posted {
+		if l.posted && l.crowded {
 			l.yield() // the clock is not read again: a timer may be late by it, never early
 		} else {
 			now = l.sleep(now)
