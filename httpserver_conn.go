@@ -43,16 +43,19 @@ type httpConn struct {
 	hasOne  bool          // first is to be read
 	deaf    bool          // no deadline works, so no read can be ended
 	armed   time.Duration // the read deadline, by clock; zero if there is none
-	cur     *HTTPRequest  // handed to the dispatcher last
-	last    time.Duration // when cur was answered, by clock
+	last    time.Duration // when a request was answered last, by clock
 	served  int           // requests
+	up      bool          // the handshake is over
+	dozed   bool          // idle for a while: see renew
 	body    bodyReader    // of the current request
 	out     sockio.Queue  // not written yet: of earlier requests, too
 	eof     bool          // the client has ended its side
 	linger  bool          // there may be input that nobody will read
 	reset   bool          // the client is to notice that the answer is not whole
 
-	state atomic.Uint32 // of connState
+	state     atomic.Uint32
+	cur       atomic.Pointer[HTTPRequest] // handed to the dispatcher last; nil if it is settled
+	settledAt time.Duration               // when it was answered; set before connSettled
 
 	mu  sync.Mutex // held to set deadlines, and guards the following
 	why error      // connGone
@@ -64,6 +67,7 @@ const (
 	connKicked                     // a kick did; set with mu held
 	connIdle                       // waits for a request
 	connGone                       // by force; set with mu held
+	connSettled                    // the last request needs nothing more
 )
 
 func (c *httpConn) is(bits uint32) bool { return c.state.Load()&bits == bits }
@@ -109,12 +113,41 @@ func pastDeadline(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded
 // serve is the connection's goroutine.
 func (c *httpConn) serve() {
 	defer c.s.loop.wg.Done()
-	defer c.over() // a callback of tls.Config may call runtime.Goexit
-	if c.handshake() {
-		for c.serveNext() {
+	goesOn := false
+	defer func() { // a callback of tls.Config may call runtime.Goexit
+		if !goesOn {
+			c.over()
 		}
+	}()
+	if c.up || c.handshake() {
+		c.up = true
+		goesOn = c.serveRequests()
 	}
 }
+
+// serveRequests serves until no request will come, or until another goroutine goes
+// on with it.
+func (c *httpConn) serveRequests() (goesOn bool) {
+	for c.serveNext() {
+		if c.dozed {
+			c.renew()
+			return true
+		}
+	}
+	return false
+}
+
+// renew goes on with a new goroutine. Requests make the stack grow, and it does
+// not shrink again while the goroutine waits in a read; most connections wait most
+// of the time, and a small stack does for that.
+func (c *httpConn) renew() {
+	c.dozed = false
+	c.s.loop.wg.Add(1)
+	go c.serve()
+}
+
+// dozeAfter is how long a connection has to be idle to be worth that.
+const dozeAfter = time.Second
 
 // over is the end of the connection.
 func (c *httpConn) over() {
@@ -200,20 +233,51 @@ func (c *httpConn) serveNext() bool {
 	l.count.httpRequests.Add(1)
 	// The goroutine waits for the next request meanwhile, and for the client
 	// going away, unless there is something else for it to do.
-	r.direct = c.fd >= 0 && c.out.Len() == 0 && len(c.buffered()) == 0 &&
+	direct := c.fd >= 0 && c.out.Len() == 0 && len(c.buffered()) == 0 &&
 		r.stream == nil && len(r.body) <= smallBody
-	direct := r.direct
-	c.cur = r
+	r.direct = direct
+	c.cur.Store(r)
 	l.tasks <- (*httpRequestTask)(r)
-	answered := direct && c.awaitDirect(r) || !direct && c.await(r)
-	if answered && direct && r.settled.Load() {
-		c.last = r.at
-		return true
+	if direct {
+		return c.finishDirect()
 	}
+	answered := c.await(r)
 	if c.body.wake != nil {
 		c.settleBody(r)
 	}
 	return answered && c.finishRequest(r)
+}
+
+// finishDirect is the rest of serveNext for a request that is answered by a
+// writer. Nothing here holds on to the request, which would take memory as long as
+// the connection is idle.
+func (c *httpConn) finishDirect() bool {
+	c.release()
+	if c.last == 0 {
+		c.last = clock()
+	}
+	// The deadline may be too early, which does no harm: who waits for a request
+	// looks again.
+	until := c.dozeUntil()
+	for {
+		err := c.fillOr(until, c.back, false)
+		if c.is(connSettled) {
+			c.state.And(^(connSettled | connIdle))
+			c.last = c.settledAt
+			c.dozed = pastDeadline(err)
+			c.eof = err != nil && err != errKicked && !pastDeadline(err)
+			return true
+		}
+		if pastDeadline(err) { // an answer that takes so long may take much longer
+			c.last = clock()
+			until = c.idleUntil()
+		}
+		r := c.cur.Load()
+		if answered, over := c.awaitDirect(r, err); over {
+			c.state.And(^(connSettled | connIdle))
+			return answered && c.finishRequest(r)
+		}
+	}
 }
 
 // smallBody is the most of a body that an idle connection may hold on to.
@@ -283,13 +347,18 @@ func (c *httpConn) awaitRequest() bool {
 // connection.
 const lastCall = time.Millisecond
 
-// idleUntil returns when to give up. A deadline that is armed already serves if
-// it is not much later than need be, so a busy connection sets none.
+// idleUntil returns when to give up.
 func (c *httpConn) idleUntil() time.Duration {
 	if c.served == 0 {
 		return after(c.s.cfg.ReadHeaderTimeout)
 	}
-	d := c.s.cfg.IdleTimeout
+	return c.sinceLast(c.s.cfg.IdleTimeout)
+}
+
+// sinceLast returns the time when the last answer is d ago, or none if d is zero.
+// A deadline that is armed already serves if it is not much later than need be, so
+// a busy connection sets none.
+func (c *httpConn) sinceLast(d time.Duration) time.Duration {
 	if d == 0 {
 		return 0
 	}
@@ -297,6 +366,15 @@ func (c *httpConn) idleUntil() time.Duration {
 		return c.armed
 	}
 	return c.last + d + d/10
+}
+
+// dozeUntil returns when a connection is idle for long enough to doze, or for too
+// long.
+func (c *httpConn) dozeUntil() time.Duration {
+	if d := c.s.cfg.IdleTimeout; d != 0 && d <= dozeAfter {
+		return c.sinceLast(d)
+	}
+	return c.sinceLast(dozeAfter)
 }
 
 // buffered returns what has been read and not been used.
@@ -524,53 +602,34 @@ func (c *httpConn) await(r *HTTPRequest) bool {
 	}
 }
 
-// awaitDirect is await while the goroutine has nothing to do but to wait: the
-// answer is written by a writer of the loop. It finds out when the next request
-// comes, or when it is needed after all.
-func (c *httpConn) awaitDirect(r *HTTPRequest) bool {
-	if c.armed == 0 {
-		c.last = clock()
+// awaitDirect looks at a request that a writer is to answer, after a read that
+// returned err. It returns over if that was all, or if the goroutine was needed
+// after all and there is nothing more to wait for.
+func (c *httpConn) awaitDirect(r *HTTPRequest, err error) (answered, over bool) {
+	r.mu.Lock()
+	flushed, blocked, lost := r.flushed, r.blocked, r.isLost
+	r.mu.Unlock()
+	switch {
+	case flushed && err != nil && err != errKicked && !pastDeadline(err):
+		c.eof = true
+		return true, true
+	case flushed:
+		return true, true
+	case err == io.EOF:
+		c.eof = true
+		r.aborted(err)
+	case err != nil && err != errKicked && !pastDeadline(err):
+		c.waitWriter(r)
+		c.lose(r, "read", err)
+		if r.complete.Load() {
+			c.writeFailed(err)
+		}
+		return false, true
+	case pastDeadline(err),
+		err == errKicked && !blocked && !lost && !c.is(connGone):
+		return false, false
 	}
-	for {
-		// With a deadline of earlier it may be too early, which does no harm: who
-		// waits for a request looks again.
-		err := c.fillOr(c.idleUntil(), c.back, false)
-		if err == nil && r.settled.Load() {
-			c.state.And(^connIdle) // see answered
-			return true
-		}
-		r.mu.Lock()
-		flushed, blocked, lost := r.flushed, r.blocked, r.isLost
-		r.mu.Unlock()
-		if flushed {
-			c.state.And(^connIdle)
-		}
-		switch {
-		case flushed && err != nil && err != errKicked && !pastDeadline(err):
-			c.eof = true
-			return true
-		case flushed:
-			return true
-		case err == io.EOF:
-			c.eof = true
-			r.aborted(err)
-		case err != nil && err != errKicked && !pastDeadline(err):
-			c.waitWriter(r)
-			c.lose(r, "read", err)
-			if r.complete.Load() {
-				c.writeFailed(err)
-			}
-			return false
-		case pastDeadline(err):
-			c.last = clock()
-			continue
-		case err == errKicked && !blocked && !lost && !c.is(connGone):
-			continue
-		}
-		answered := c.await(r)
-		c.state.And(^connIdle)
-		return answered
-	}
+	return c.await(r), true
 }
 
 // waitWriter waits until no writer has the output of r, and keeps it for the
@@ -588,7 +647,7 @@ type httpWriter httpConn
 // connection's goroutine has to go on.
 func (w *httpWriter) Flush() {
 	c := (*httpConn)(w)
-	r := c.cur
+	r := c.cur.Load()
 	var space [sockio.MaxViews][]byte
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -912,11 +971,12 @@ func (c *httpConn) token() {
 }
 
 // answered says that r was answered, and that nothing is left to do for the
-// goroutine but to wait for the next request. The goroutine may serve that as soon
-// as settled is set. The caller holds r.mu.
+// goroutine but to wait for the next request. It may serve that as soon as
+// connSettled is set. The caller holds r.mu.
 func (c *httpConn) answered(r *HTTPRequest) {
-	c.state.Or(connIdle)
-	r.settled.Store(true)
+	c.settledAt = r.at
+	c.state.Or(connIdle | connSettled)
+	c.cur.CompareAndSwap(r, nil) // unless that is the next one
 	if c.s.closing.Load() {
 		c.kick()
 	}

@@ -42,9 +42,7 @@ type HTTPRequest struct {
 	info  headInfo
 	body  []byte
 
-	// Set with mu held, but may be looked at without.
-	complete atomic.Bool // nothing of the answer is to come
-	settled  atomic.Bool // it was written, and nothing is left to do for the goroutine
+	complete atomic.Bool // nothing of the answer is to come; set with mu held
 
 	mu      sync.Mutex   // guards the following
 	out     sockio.Queue // of the answer, not yet with the goroutine

@@ -399,6 +399,38 @@ func TestHTTPKeepAlive(t *testing.T) {
 	}
 }
 
+// After a second a connection that is idle goes on with another goroutine: the
+// client must not notice, and Close must find the connection still.
+func TestHTTPConnectionThatIsIdleForAWhileIsKept(t *testing.T) {
+
+	l, end := startLoop(t, nil)
+	s := serveHTTP(t, l, nil, hai)
+	kept, closed := dialRaw(t, s.Addr()), dialRaw(t, s.Addr())
+	idle := func(c *rawClient) {
+		c.SetReadDeadline(time.Now().Add(1500 * time.Millisecond))
+		if _, err := c.br.Peek(1); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("an idle connection: %v, want nothing to read", err)
+		}
+		c.SetReadDeadline(time.Time{})
+	}
+	closed.get("/")
+	for range 2 {
+		kept.get("/")
+		idle(kept)
+		wantEqual(t, "connections", l.Stats().HTTPConns, 2)
+	}
+	status, body := kept.get("/")
+	if status != 200 || body != "hai" {
+		t.Errorf("an answer after a while = %d, %q", status, body)
+	}
+	s.Close()
+	closed.mustClose()
+	kept.mustClose()
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestHTTPPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	var running, most atomic.Int64
