@@ -253,9 +253,6 @@ func (c *httpConn) serveNext() bool {
 // the connection is idle.
 func (c *httpConn) finishDirect() bool {
 	c.release()
-	if c.last == 0 {
-		c.last = clock()
-	}
 	// The deadline may be too early, which does no harm: who waits for a request
 	// looks again.
 	until := c.dozeUntil()
@@ -340,6 +337,7 @@ func (c *httpConn) awaitRequest() bool {
 		// is served: a client cannot know better.
 		err = c.fill(after(lastCall))
 	}
+	c.last = clock() // the answer before may be long ago: see finishDirect
 	return err == nil
 }
 
