@@ -33,7 +33,7 @@ type keeper struct {
 	unsent   *sockio.Buffer
 	sending  bool // a goroutine writes what TryFlush could not
 	failed   error
-	writable func(fd uintptr) bool
+	writable func(fd uintptr)
 	sent     int
 	errno    syscall.Errno
 }
@@ -235,7 +235,8 @@ func (c *Conn) TryFlush() (done bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for k.unsent != nil {
-		if err := k.raw.Write(k.writable); err != nil {
+		// Not raw.Write, which fails for the deadline of an earlier write.
+		if err := k.raw.Control(k.writable); err != nil {
 			c.unsendable(err)
 			return true
 		}
@@ -255,11 +256,10 @@ func (c *Conn) TryFlush() (done bool) {
 	return true
 }
 
-func (c *Conn) writable(fd uintptr) (done bool) {
+func (c *Conn) writable(fd uintptr) {
 	k := c.keeper
 	views := [1][]byte{k.unsent.Bytes()}
 	k.sent, k.errno = sockio.WriteFD(fd, views[:])
-	return true
 }
 
 // unsendable gives up sending. The caller holds keeper.mu.
