@@ -69,11 +69,10 @@ func (c *Conn) Await(p *Pool) (request any) {
 			select {
 			case request = <-k.assigned:
 			default:
-				if late {
-					c.disarm()
+				if late && c.disarm() {
 					continue
 				}
-				if p.leave(c) { // the server has ended it, or speaks unasked
+				if !late && p.leave(c) { // the server has ended it, or speaks unasked
 					c.releaseReader()
 					c.Close()
 					return nil
@@ -166,14 +165,17 @@ func (c *Conn) releaseReader() {
 	c.br = nil
 }
 
-// disarm takes a deadline away that is no request's.
-func (c *Conn) disarm() {
+// disarm takes a deadline away that is no request's. It returns false if somebody
+// has taken the connection, and the deadline may be his.
+func (c *Conn) disarm() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.taken {
-		c.readBy = time.Time{}
-		c.nc.SetReadDeadline(c.readBy)
+	if c.taken || c.cut {
+		return false
 	}
+	c.readBy = time.Time{}
+	c.nc.SetReadDeadline(c.readBy)
+	return true
 }
 
 // due reports whether the deadline that has come is that of the request.
@@ -234,6 +236,9 @@ func (c *Conn) TryFlush() (done bool) {
 	k := c.keeper
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.unsent != nil && c.Interrupted() {
+		c.unsendable(os.ErrDeadlineExceeded)
+	}
 	for k.unsent != nil {
 		// Not raw.Write, which fails for the deadline of an earlier write.
 		if err := k.raw.Control(k.writable); err != nil {

@@ -4,8 +4,10 @@ package httpconn_test
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -192,6 +194,36 @@ func TestKeeperOutlivesTheDeadlineOfAnEarlierRequest(t *testing.T) {
 	k.pool.Close()
 	if got := <-back; got != nil {
 		t.Errorf("Await = %v after the pool was closed, want nil", got)
+	}
+}
+
+func TestInterruptBeforeAssignIsNotForgotten(t *testing.T) {
+	k := newKept(t, time.Time{}, 0)
+	k.take(nil)
+	k.conn.Interrupt()
+	back := k.await()
+	time.Sleep(10 * time.Millisecond) // the keeper finds the deadline, and nothing assigned
+	k.conn.Assign("mine", time.Time{}, 0)
+	select {
+	case got := <-back:
+		if got != "mine" {
+			t.Errorf("Await = %v, want mine", got)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the keeper waits for a connection that was interrupted")
+	}
+	if _, err := k.response(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("error = %v, want that of a deadline", err)
+	}
+	k.conn.TryFlush()
+	if all, err := k.conn.Sent(); all || err == nil {
+		t.Errorf("Sent = %v, %v, want an error", all, err)
+	}
+	if _, out := k.conn.Bytes(); out != 0 {
+		t.Errorf("bytes written = %d, want 0", out)
+	}
+	if k.conn.End() {
+		t.Error("a connection that was interrupted is to be used again")
 	}
 }
 
