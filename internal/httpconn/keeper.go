@@ -31,12 +31,17 @@ type keeper struct {
 
 	mu       sync.Mutex // held while writing, and guards the following
 	unsent   *sockio.Buffer
+	begun    bool // some of it may have been sent
 	sending  bool // a goroutine writes what TryFlush could not
 	failed   error
 	writable func(fd uintptr)
 	sent     int
 	errno    syscall.Errno
 }
+
+// ErrStale is the error of a request of which nothing was sent: the server had
+// ended the connection, or had spoken unasked, before.
+var ErrStale = errors.New("eventloop: connection is stale")
 
 // retire is assigned by Retire.
 type retire struct{}
@@ -93,8 +98,12 @@ func (c *Conn) Await(p *Pool) (request any) {
 		if late && !c.due() {
 			continue
 		}
-		if late {
+		switch unsent := c.withdraw(); {
+		case late:
 			c.failed = os.ErrDeadlineExceeded
+		case unsent:
+			c.releaseReader() // no answer, whatever it says
+			c.failed = ErrStale
 		}
 		c.uses++
 		c.takeReader()
@@ -226,12 +235,27 @@ func (c *Conn) queue(b *sockio.Buffer) {
 	k := c.keeper
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.unsent = b
+	k.unsent, k.begun, k.failed = b, false, nil
 	c.out.Store(int64(b.Len()))
+}
+
+// withdraw takes back what was queued, and reports whether nothing of it was sent.
+func (c *Conn) withdraw() bool {
+	k := c.keeper
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.unsent != nil && !k.begun {
+		c.unsendable(ErrStale)
+	}
+	return k.failed == ErrStale
 }
 
 // TryFlush writes what the kernel takes of what was queued. If that is not all it
 // returns false, and FlushRest is to be called.
+//
+// It writes nothing if there is input already. The keeper, which runs when it gets
+// to, could not tell it from an answer, and a server that has ended the connection
+// cannot be sent what must not be sent twice.
 func (c *Conn) TryFlush() (done bool) {
 	k := c.keeper
 	k.mu.Lock()
@@ -246,6 +270,9 @@ func (c *Conn) TryFlush() (done bool) {
 			return true
 		}
 		switch {
+		case !k.begun:
+			c.unsendable(ErrStale)
+			return true
 		case k.errno == syscall.EAGAIN:
 			k.sending = true
 			return false
@@ -263,6 +290,10 @@ func (c *Conn) TryFlush() (done bool) {
 
 func (c *Conn) writable(fd uintptr) {
 	k := c.keeper
+	if !k.begun && !quiet(fd) {
+		return
+	}
+	k.begun = true
 	views := [1][]byte{k.unsent.Bytes()}
 	k.sent, k.errno = sockio.WriteFD(fd, views[:])
 }

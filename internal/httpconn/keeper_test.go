@@ -227,6 +227,47 @@ func TestInterruptBeforeAssignIsNotForgotten(t *testing.T) {
 	}
 }
 
+func TestWhatComesBeforeARequestIsSentIsNoAnswerToIt(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		does  func(k *kept)
+		flush bool // before the keeper looks
+	}{
+		{"an answer, found by the keeper", func(k *kept) { io.WriteString(k.server, keptAnswer) }, false},
+		{"an answer, found by who writes", func(k *kept) { io.WriteString(k.server, keptAnswer) }, true},
+		{"the end, found by the keeper", func(k *kept) { k.server.Close() }, false},
+		{"the end, found by who writes", func(k *kept) { k.server.Close() }, true},
+		{"a reset, found by the keeper", func(k *kept) { k.server.SetLinger(0); k.server.Close() }, false},
+		{"a reset, found by who writes", func(k *kept) { k.server.SetLinger(0); k.server.Close() }, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			k := newKept(t, time.Time{}, 0)
+			k.take(nil)
+			test.does(k)
+			k.inputComes()
+			k.conn.Assign("mine", time.Now().Add(10*time.Second), 0)
+			if test.flush && !k.conn.TryFlush() {
+				t.Error("TryFlush has something left to write")
+			}
+			if got := <-k.await(); got != "mine" {
+				t.Fatalf("Await = %v, want mine", got)
+			}
+			if !test.flush && !k.conn.TryFlush() {
+				t.Error("TryFlush has something left to write")
+			}
+			if got, err := k.response(); err != httpconn.ErrStale {
+				t.Errorf("answer = %q, %v, want ErrStale", got, err)
+			}
+			if _, out := k.conn.Bytes(); out != 0 {
+				t.Errorf("bytes written = %d, want 0", out)
+			}
+			if k.conn.End() {
+				t.Error("the connection is to be used again")
+			}
+		})
+	}
+}
+
 func TestRetireTellsOfInputThatNobodyAskedFor(t *testing.T) {
 	k := newKept(t, time.Time{}, 0)
 	c, hasKeeper, _ := k.pool.Get(keptKey)
