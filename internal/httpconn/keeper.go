@@ -275,6 +275,7 @@ func (c *Conn) TryFlush() (done bool) {
 			return true
 		case k.errno == syscall.EAGAIN:
 			k.sending = true
+			c.waitToSend()
 			return false
 		case k.errno != 0:
 			c.unsendable(os.NewSyscallError("write", k.errno))
@@ -307,6 +308,17 @@ func (c *Conn) unsendable(err error) {
 	k.unsent = nil
 }
 
+// waitToSend is BeginWriting while the keeper reads already.
+func (c *Conn) waitToSend() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writing = true
+	if !c.cut {
+		c.readBy = c.deadline
+		c.nc.SetReadDeadline(c.readBy)
+	}
+}
+
 // FlushRest writes the rest of what was queued. It may wait.
 func (c *Conn) FlushRest() {
 	k := c.keeper
@@ -315,6 +327,11 @@ func (c *Conn) FlushRest() {
 	k.mu.Unlock()
 	c.out.Add(-int64(b.Len())) // Write counts it
 	_, err := c.Write(b.Bytes())
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		defer c.Interrupt() // the keeper need not wait for an answer
+	} else {
+		c.FinishWriting() // before the connection can be somebody else's
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.unsent, k.sending, k.failed = nil, false, err

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,7 +33,11 @@ const keptAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 // newKept returns one whose first request had that deadline and silence.
 func newKept(t *testing.T, deadline time.Time, silence time.Duration) *kept {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	// Of a long request the kernel takes a part only.
+	small := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4<<10) })
+	}}
+	ln, err := small.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,5 +287,61 @@ func TestRetireTellsOfInputThatNobodyAskedFor(t *testing.T) {
 	}
 	if got := <-back; got != nil {
 		t.Errorf("Await = %v, want nil", got)
+	}
+}
+
+func TestSilenceBeginsAnewWhenALongRequestIsWritten(t *testing.T) {
+	const silence = 400 * time.Millisecond
+	k := newKept(t, time.Time{}, silence)
+	k.conn.NetConn().(*net.TCPConn).SetWriteBuffer(4 << 10)
+	back := k.await()
+	body := make([]byte, 48<<10)
+	k.take(body)
+	k.conn.Assign("mine", time.Time{}, silence)
+	if k.conn.TryFlush() {
+		t.Fatal("the kernel takes it all at once")
+	}
+	written := make(chan struct{})
+	go func() { k.conn.FlushRest(); close(written) }()
+	time.Sleep(silence * 3 / 4)
+	for line := ""; line != "\r\n"; {
+		line, _ = k.read.ReadString('\n')
+	}
+	if _, err := io.ReadFull(k.read, body); err != nil {
+		t.Fatal(err)
+	}
+	<-written
+	time.Sleep(silence * 3 / 4)
+	io.WriteString(k.server, keptAnswer)
+	if got := <-back; got != "mine" {
+		t.Fatalf("Await = %v, want mine", got)
+	}
+	if got, err := k.response(); got != "ok" || err != nil {
+		t.Errorf("answer = %q, %v", got, err)
+	}
+	if all, err := k.conn.Sent(); !all || err != nil {
+		t.Errorf("Sent = %v, %v", all, err)
+	}
+}
+
+func TestRequestThatTheServerDoesNotTakeEndsAfterTheSilence(t *testing.T) {
+	const silence = 50 * time.Millisecond
+	k := newKept(t, time.Time{}, silence)
+	k.conn.NetConn().(*net.TCPConn).SetWriteBuffer(4 << 10)
+	back := k.await()
+	k.take(make([]byte, 48<<10))
+	k.conn.Assign("mine", time.Time{}, silence)
+	if k.conn.TryFlush() {
+		t.Fatal("the kernel takes it all at once")
+	}
+	k.conn.FlushRest()
+	if got := <-back; got != "mine" {
+		t.Fatalf("Await = %v, want mine", got)
+	}
+	if _, err := k.response(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("error = %v, want that of a deadline", err)
+	}
+	if _, err := k.conn.Sent(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("error of sending = %v, want that of a deadline", err)
 	}
 }
