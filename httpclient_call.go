@@ -244,9 +244,13 @@ func (c *httpCall) assign() bool {
 	head := c.head(&route)
 	defer head.Release()
 	if !head.Queue(conn, o.Body) {
-		conn.Retire()
-		c.client.pool.Put(conn)
 		c.assigned = nil
+		if conn.Retire() {
+			c.client.keep(conn, false)
+		} else {
+			conn.Close()
+			c.client.pool.Release(route.key)
+		}
 		return false
 	}
 	c.attach(conn)
