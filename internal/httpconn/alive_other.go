@@ -8,5 +8,3 @@ type aliveCheck struct{}
 // way to find out without reading; a request on a connection that is gone fails,
 // and is sent again if it may be.
 func (c *Conn) Alive() bool { return true }
-
-func quiet(fd uintptr) bool { return true }

@@ -20,15 +20,10 @@ func (c *Conn) Alive() bool {
 	}
 	if c.alive.look == nil {
 		c.alive.look = func(fd uintptr) {
-			c.alive.quiet = quiet(fd)
+			var b [1]byte
+			_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+			c.alive.quiet = err == syscall.EAGAIN || err == syscall.EINTR
 		}
 	}
 	return c.raw.Control(c.alive.look) == nil && c.alive.quiet
-}
-
-// quiet reports whether there is nothing to read from fd, not even its end.
-func quiet(fd uintptr) bool {
-	var b [1]byte
-	_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-	return err == syscall.EAGAIN || err == syscall.EINTR
 }
