@@ -282,7 +282,7 @@ func growStack() {
 //go:noinline
 func touch(*[3 << 10]byte) {}
 
-// finish resolves the future.
+// finish ends what still goes on and resolves the future.
 func (c *httpCall) finish(res *HTTPResponse, err error) {
 	if c.releaseCtx != nil {
 		c.releaseCtx()
@@ -292,7 +292,12 @@ func (c *httpCall) finish(res *HTTPResponse, err error) {
 		res = nil
 	}
 	c.abort(errOver)
+	defer c.resolve(res, err) // Close of the body may call runtime.Goexit
 	c.closeBody()
+}
+
+// resolve gives the future its result. That is the end of the request.
+func (c *httpCall) resolve(res *HTTPResponse, err error) {
 	c.settle()
 	if err == ErrLoopClosed {
 		c.future.fail(err)
