@@ -313,10 +313,10 @@ func (l *Loop) hand(t task) {
 		return
 	default:
 	}
-	if l.onLoop() {
-		l.Post(t.run)
-	} else {
+	if !l.onLoop() {
 		l.tasks <- t
+	} else if l.Post(t.run) != nil { // the loop ends, and may wait for t
+		l.wg.Go(func() { l.tasks <- t })
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -696,4 +697,21 @@ func TestHTTPAgainstNetHTTP(t *testing.T) {
 				})
 		}
 	})
+}
+
+// goexitCloser is a body whose Read waits for Close, which does not return.
+type goexitCloser struct{ closed chan struct{} }
+
+func (b goexitCloser) Read([]byte) (int, error) { <-b.closed; return 0, io.EOF }
+
+func (b goexitCloser) Close() error { close(b.closed); runtime.Goexit(); return nil }
+
+func TestHTTPRequestEndsThoughItsBodyCallsGoexitInClose(t *testing.T) {
+	p := newHTTPPeer(t, answerOnce(httpOK)) // before the body
+	opts := &eventloop.HTTPOptions{BodyReader: goexitCloser{make(chan struct{})}}
+	res, err := doHTTP(t, eventloop.HTTPClientConfig{}, "POST", "http://"+p.addr, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantEqual(t, "body", string(res.Body), "ok")
 }

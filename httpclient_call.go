@@ -244,9 +244,13 @@ func (c *httpCall) assign() bool {
 	head := c.head(&route)
 	defer head.Release()
 	if !head.Queue(conn, o.Body) {
-		conn.Retire()
-		c.client.pool.Put(conn)
 		c.assigned = nil
+		if conn.Retire() {
+			c.client.keep(conn, false)
+		} else {
+			conn.Close()
+			c.client.pool.Release(route.key)
+		}
 		return false
 	}
 	c.attach(conn)
@@ -278,7 +282,7 @@ func growStack() {
 //go:noinline
 func touch(*[3 << 10]byte) {}
 
-// finish resolves the future.
+// finish ends what still goes on and resolves the future.
 func (c *httpCall) finish(res *HTTPResponse, err error) {
 	if c.releaseCtx != nil {
 		c.releaseCtx()
@@ -288,7 +292,12 @@ func (c *httpCall) finish(res *HTTPResponse, err error) {
 		res = nil
 	}
 	c.abort(errOver)
+	defer c.resolve(res, err) // Close of the body may call runtime.Goexit
 	c.closeBody()
+}
+
+// resolve gives the future its result. That is the end of the request.
+func (c *httpCall) resolve(res *HTTPResponse, err error) {
 	c.settle()
 	if err == ErrLoopClosed {
 		c.future.fail(err)
@@ -447,7 +456,8 @@ func (x *httpExchange) do(redirects int) (res *HTTPResponse, next *httpTarget, e
 const maxDiscard = 64 << 10
 
 // ask sends the request and reads the head of the answer, on another connection
-// if the first was a kept one that the server has closed.
+// if the first was a kept one that the server has closed, or has spoken on before
+// it was asked.
 func (x *httpExchange) ask() (err error) {
 	c := x.call
 	if c.assigned != nil && !c.tried {
@@ -459,6 +469,7 @@ func (x *httpExchange) ask() (err error) {
 	} else {
 		return err
 	}
+	stale := err == httpconn.ErrStale
 	if err == nil || !x.mayRepeat(err) {
 		return err
 	}
@@ -473,7 +484,9 @@ func (x *httpExchange) ask() (err error) {
 	if x.conn, err = c.dialSlot(&x.route, &x.times); err != nil {
 		return err
 	}
-	c.client.loop.count.httpRetried.Add(1)
+	if !stale {
+		c.client.loop.count.httpRetried.Add(1)
+	}
 	return x.attempt()
 }
 
@@ -489,8 +502,11 @@ func (x *httpExchange) connect() (err error) {
 
 // answer reads the head of the answer to a request that was assigned.
 func (x *httpExchange) answer() error {
-	x.call.client.loop.count.httpReused.Add(1)
 	err := x.readHead()
+	if err == httpconn.ErrStale {
+		return err
+	}
+	x.call.client.loop.count.httpReused.Add(1)
 	if err != nil {
 		if _, werr := x.conn.Sent(); werr != nil {
 			return werr
@@ -531,7 +547,10 @@ func (x *httpExchange) mayRepeat(err error) bool {
 	c.mu.Lock()
 	aborted := c.cause != nil
 	c.mu.Unlock()
-	return !aborted && x.conn.Reused() && !x.conn.Answered() && idempotent(c.method) &&
+	if aborted || err == httpconn.ErrStale {
+		return !aborted // what was never sent can be
+	}
+	return x.conn.Reused() && !x.conn.Answered() && idempotent(c.method) &&
 		c.opts.BodyReader == nil && x.upload == nil && (err == io.EOF || isReset(err))
 }
 

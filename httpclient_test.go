@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	mrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -1568,3 +1569,275 @@ func TestHTTPGoexitIsTheFuturesError(t *testing.T) {
 type exitingReader struct{}
 
 func (exitingReader) Read([]byte) (int, error) { runtime.Goexit(); return 0, nil }
+
+// TestHTTPClientStorm has many requests of all kinds meet a server that does
+// whatever a server can do. Each has to end once, and what is an answer has to be
+// its own.
+func TestHTTPClientStorm(t *testing.T) {
+	const total, inFlight = 4000, 40
+	p := newHTTPPeer(t, stormServer)
+	ctx := context.Background()
+	var ended [total]atomic.Int32
+	var answered, failed atomic.Int64
+	mustRun(t, &eventloop.Config{HTTP: eventloop.HTTPClientConfig{
+		Proxy:             eventloop.NoProxy,
+		MaxConnsPerHost:   inFlight / 2,
+		MaxIdlePerHost:    inFlight / 3,
+		InactivityTimeout: 50 * time.Millisecond,
+		IdleTimeout:       20 * time.Millisecond,
+	}}, func(l *eventloop.Loop) {
+		n := 0
+		var next func()
+		next = func() {
+			if n == total {
+				return
+			}
+			i := n
+			n++
+			rnd := mrand.New(mrand.NewPCG(1, uint64(i)))
+			method, opts, ctx, cancel := "GET", &eventloop.HTTPOptions{}, ctx, func() {}
+			switch rnd.IntN(8) {
+			case 0:
+				method, opts.Body = "POST", make([]byte, rnd.IntN(40<<10))
+			case 1:
+				method, opts.BodyReader = "POST", strings.NewReader(strings.Repeat("x", rnd.IntN(9000)))
+			case 2:
+				method, opts.Body = "PUT", make([]byte, 100<<10)
+			case 3:
+				opts.Headers = eventloop.Headers{{"X-Long", strings.Repeat("y", 6000)}}
+			}
+			switch rnd.IntN(8) {
+			case 0:
+				opts.Timeout = time.Duration(1+rnd.IntN(5000)) * time.Microsecond
+			case 1:
+				ctx, cancel = context.WithCancel(ctx)
+				time.AfterFunc(time.Duration(rnd.IntN(2000))*time.Microsecond, cancel)
+			case 2:
+				ctx, cancel = context.WithCancel(ctx)
+				l.Post(cancel)
+			case 3:
+				l.HTTP().CloseIdle()
+			case 4:
+				opts.MaxRedirects = 1
+			}
+			url := fmt.Sprintf("http://%s/%d", p.addr, i)
+			l.HTTP().Do(ctx, method, url, opts).Then(func(res *eventloop.HTTPResponse, err error) {
+				cancel()
+				ended[i].Add(1)
+				if err != nil {
+					failed.Add(1)
+					if !slices.ContainsFunc(stormErrors, func(e error) bool { return errors.Is(err, e) }) {
+						t.Errorf("request %d failed with %v", i, err)
+					}
+				} else if answered.Add(1); string(res.Body) != fmt.Sprint("answer ", i) {
+					t.Errorf("request %d got %q", i, res.Body)
+				}
+				if rnd.IntN(4) == 0 {
+					l.AfterFunc(time.Duration(rnd.IntN(1000))*time.Microsecond, next)
+				} else {
+					next()
+				}
+			})
+		}
+		for range inFlight {
+			next()
+		}
+	})
+	for i := range ended {
+		if n := ended[i].Load(); n != 1 {
+			t.Errorf("request %d ended %d times, want once", i, n)
+		}
+	}
+	t.Logf("%d answers, %d failures", answered.Load(), failed.Load())
+	if answered.Load() < total/4 {
+		t.Errorf("answers = %d of %d", answered.Load(), total)
+	}
+}
+
+// stormErrors are what the server of a storm, and those who ask it, can cause.
+var stormErrors = []error{eventloop.ErrTimeout, eventloop.ErrReset, eventloop.ErrMalformed, io.EOF,
+	io.ErrUnexpectedEOF, context.Canceled}
+
+// TestHTTPClientStormEndedByForce stops loops in the midst of requests on
+// connections with and without a keeper. Every request has to end.
+func TestHTTPClientStormEndedByForce(t *testing.T) {
+	p := newHTTPPeer(t, stormServer)
+	for round := range 30 {
+		var futures []*eventloop.Future[*eventloop.HTTPResponse]
+		mustRun(t, &eventloop.Config{HTTP: eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}, func(l *eventloop.Loop) {
+			ended := 0
+			var next func()
+			next = func() {
+				f := l.HTTP().Get(nil, fmt.Sprintf("http://%s/%d", p.addr, len(futures)))
+				futures = append(futures, f)
+				f.Then(func(*eventloop.HTTPResponse, error) {
+					if ended++; ended == 10*round {
+						go l.Stop()
+					}
+					next()
+				})
+			}
+			for range 8 {
+				next()
+			}
+			if round == 0 {
+				l.Stop()
+			}
+		})
+		for i, f := range futures {
+			if _, err := f.Result(); err == eventloop.ErrPending {
+				t.Errorf("round %d: request %d did not end", round, i)
+			}
+		}
+	}
+}
+
+// stormServer answers "answer N" to a request for /N, most of the time.
+func stormServer(c net.Conn) {
+	br := bufio.NewReader(c)
+	pause := func() { time.Sleep(time.Duration(mrand.IntN(3000)) * time.Microsecond) }
+	for {
+		req, err := http.ReadRequest(br)
+		if err != nil {
+			return
+		}
+		answer := "answer " + strings.TrimPrefix(req.URL.Path, "/")
+		answer = fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(answer), answer)
+		do := mrand.IntN(40)
+		if do != 0 { // else the answer comes before the body is read
+			io.Copy(io.Discard, req.Body)
+		}
+		switch do {
+		case 1: // no answer
+			return
+		case 2:
+			pause()
+			return
+		case 3:
+			io.WriteString(c, answer[:mrand.IntN(len(answer))])
+			return
+		case 4: // in pieces
+			n := mrand.IntN(len(answer))
+			io.WriteString(c, answer[:n])
+			pause()
+			answer = answer[n:]
+		case 5:
+			pause()
+		case 6: // in silence
+			time.Sleep(70 * time.Millisecond)
+		case 7:
+			c.(*net.TCPConn).SetLinger(0)
+			return
+		case 8:
+			io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
+		case 9: // two for one
+			answer += "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
+		}
+		if _, err := io.WriteString(c, answer); err != nil {
+			return
+		}
+		switch mrand.IntN(40) {
+		case 0:
+			return
+		case 1:
+			pause()
+			return
+		case 2:
+			pause()
+			c.(*net.TCPConn).SetLinger(0)
+			return
+		case 3: // what nobody asked for
+			pause()
+			io.WriteString(c, "nonsense")
+		case 4:
+			io.WriteString(c, "nonsense")
+		case 5: // half-closed
+			c.(*net.TCPConn).CloseWrite()
+		}
+	}
+}
+
+func TestHTTPKeptConnectionOutlivesTheTimesOfItsRequests(t *testing.T) {
+	p := newHTTPPeer(t, answerAll(httpOK))
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		client := eventloop.NewHTTPClient(l, eventloop.HTTPClientConfig{InactivityTimeout: 40 * time.Millisecond})
+		n := 0
+		var next func()
+		next = func() {
+			client.Do(nil, "POST", "http://"+p.addr, &eventloop.HTTPOptions{Timeout: time.Second}).Then(func(res *eventloop.HTTPResponse, err error) {
+				if err != nil {
+					t.Errorf("request %d: %v", n, err)
+				} else if res.Reused != (n > 0) {
+					t.Errorf("request %d: Reused = %v", n, res.Reused)
+				}
+				if n++; n < 4 {
+					l.AfterFunc(60*time.Millisecond, next) // longer than a server may be silent
+				}
+			})
+		}
+		next()
+	})
+	wantEqual(t, "connections", p.conns.Load(), 1)
+}
+
+func TestHTTPRequestsThatNeedAGoroutineUseKeptConnections(t *testing.T) {
+	var received, sent atomic.Uint64
+	p := newHTTPPeer(t, func(c net.Conn) {
+		br := bufio.NewReader(io.TeeReader(c, countTo(&received)))
+		for {
+			req, err := http.ReadRequest(br)
+			if err != nil {
+				return
+			}
+			io.Copy(io.Discard, req.Body)
+			sent.Add(uint64(len(httpOK)))
+			io.WriteString(c, httpOK)
+		}
+	})
+	var stats eventloop.Stats
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		client := eventloop.NewHTTPClient(l, eventloop.HTTPClientConfig{})
+		requests := []*eventloop.HTTPOptions{
+			{},
+			{Headers: eventloop.Headers{{"Long", strings.Repeat("x", 6<<10)}}}, // too long to be queued
+			{},
+			{Body: make([]byte, 48<<10)},
+			{Body: make([]byte, 100<<10)},
+			{},
+			{BodyReader: strings.NewReader("hello")},
+			{},
+			{MaxRedirects: 1},
+			{},
+		}
+		n := 0
+		var next func()
+		next = func() {
+			client.Do(nil, "POST", "http://"+p.addr, requests[n]).Then(func(res *eventloop.HTTPResponse, err error) {
+				if err != nil {
+					t.Errorf("request %d: %v", n, err)
+				} else if res.Reused != (n > 0) {
+					t.Errorf("request %d: Reused = %v", n, res.Reused)
+				}
+				if n++; n < len(requests) {
+					next()
+				}
+			})
+		}
+		next()
+		l.OnExit(func() { stats = l.Stats() })
+	})
+	wantEqual(t, "connections", p.conns.Load(), 1)
+	wantEqual(t, "reused", stats.ReusedHTTPTotal, 9)
+	wantEqual(t, "bytes sent", stats.BytesOutTotal, received.Load())
+	wantEqual(t, "bytes received", stats.BytesInTotal, sent.Load())
+	wantEqual(t, "bytes buffered", stats.Buffered, 0)
+}
+
+// countTo counts the bytes that are written to it.
+func countTo(n *atomic.Uint64) io.Writer {
+	return writerFunc(func(p []byte) (int, error) { n.Add(uint64(len(p))); return len(p), nil })
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

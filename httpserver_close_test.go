@@ -533,3 +533,28 @@ func TestHTTPHandlerInNetHTTPBoundsBodies(t *testing.T) {
 	}
 	c.Close()
 }
+
+func TestHTTPServerCloseEndsConnectionsThatMayBeIdleForEver(t *testing.T) {
+	l, end := startLoop(t, nil)
+	cfg := &eventloop.HTTPServerConfig{ReadHeaderTimeout: 30 * time.Millisecond, IdleTimeout: -1}
+	s := serveHTTP(t, l, cfg, hai)
+	var conns []*rawClient
+	for range 5 {
+		c := dialRaw(t, s.Addr())
+		if status, body := c.get("/"); status != 200 || body != "hai" {
+			t.Fatalf("answer %d %q", status, body)
+		}
+		conns = append(conns, c)
+	}
+	time.Sleep(100 * time.Millisecond) // the time for the head passes, which is over
+	if n := l.Stats().HTTPConns; n != len(conns) {
+		t.Fatalf("connections = %d, want %d", n, len(conns))
+	}
+	s.Close()
+	for _, c := range conns {
+		c.mustClose()
+	}
+	if err := end(); err != nil {
+		t.Errorf("Run returned %v", err)
+	}
+}

@@ -422,11 +422,11 @@ func (c *httpConn) fillOr(until time.Duration, wake <-chan struct{}, idle bool) 
 			err = c.read()
 		}
 		state := c.state.And(^(connReading | connIdle))
+		bits |= state & connIdle // which answered may have set
 		if state&connKicked != 0 {
 			c.forgetKick()
 			if err != nil && pastDeadline(err) {
-				bits |= state & connIdle // which answered has set
-				continue                 // there is an order, unless somebody has carried it out
+				continue // there is an order, unless somebody has carried it out
 			}
 		}
 		switch {

@@ -512,3 +512,92 @@ func heapInUse() int64 {
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }
+
+// The dispatcher leaves the timer that wakes it alone when the first deadline has
+// not changed.
+func TestTimersAreExactWhateverHappensWhileTheDispatcherSleeps(t *testing.T) {
+	const ms = time.Millisecond
+	for _, test := range []struct {
+		name string
+		do   func(l *eventloop.Loop, fired func())
+		want []int
+	}{
+		{"the first is stopped, and a later one is left", func(l *eventloop.Loop, fired func()) {
+			first := l.AfterFunc(10*ms, func() { panic("stopped") })
+			l.AfterFunc(30*ms, fired)
+			go func() { time.Sleep(5 * ms); first.Stop() }()
+		}, []int{30}},
+		{"the only one is stopped, and another one has its deadline", func(l *eventloop.Loop, fired func()) {
+			first := l.AfterFunc(10*ms, func() { panic("stopped") })
+			release := l.Hold()
+			go func() {
+				time.Sleep(2 * ms)
+				first.Stop()
+				time.Sleep(2 * ms)
+				l.Post(func() {}) // the dispatcher sleeps without a deadline meanwhile
+				time.Sleep(2 * ms)
+				l.AfterFunc(4*ms, fired)
+				release()
+			}()
+		}, []int{10}},
+		{"the deadline of one that was stopped passes", func(l *eventloop.Loop, fired func()) {
+			first := l.AfterFunc(10*ms, func() { panic("stopped") })
+			release := l.Hold()
+			go func() {
+				time.Sleep(5 * ms)
+				first.Stop()
+				l.Post(func() {})
+				time.Sleep(10 * ms)
+				l.AfterFunc(0, fired)
+				l.AfterFunc(5*ms, fired)
+				release()
+			}()
+		}, []int{15, 20}},
+		{"an earlier one is added", func(l *eventloop.Loop, fired func()) {
+			l.AfterFunc(30*ms, fired)
+			go func() { time.Sleep(10 * ms); l.AfterFunc(10*ms, fired) }()
+		}, []int{20, 30}},
+		{"an earlier one is added and stopped", func(l *eventloop.Loop, fired func()) {
+			l.AfterFunc(30*ms, fired)
+			go func() {
+				time.Sleep(10 * ms)
+				earlier := l.AfterFunc(10*ms, func() { panic("stopped") })
+				time.Sleep(5 * ms)
+				earlier.Stop()
+			}()
+		}, []int{30}},
+		{"it is reset to and fro", func(l *eventloop.Loop, fired func()) {
+			timer := l.AfterFunc(30*ms, fired)
+			go func() {
+				time.Sleep(5 * ms)
+				timer.Reset(5 * ms)
+				time.Sleep(2 * ms)
+				timer.Reset(23 * ms) // as it was
+			}()
+		}, []int{30}},
+		{"posts come meanwhile", func(l *eventloop.Loop, fired func()) {
+			l.AfterFunc(10*ms, fired)
+			l.AfterFunc(20*ms, fired)
+			go func() {
+				for range 19 {
+					time.Sleep(ms)
+					l.Post(func() {})
+				}
+			}()
+		}, []int{10, 20}},
+		{"a callback lasts longer than the deadline", func(l *eventloop.Loop, fired func()) {
+			l.AfterFunc(10*ms, fired)
+			l.AfterFunc(40*ms, fired)
+			go func() { time.Sleep(5 * ms); l.Post(func() { time.Sleep(20 * ms) }) }()
+		}, []int{25, 40}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var got []int
+			runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
+				fired := stopwatch(&got)
+				test.do(l, fired)
+			})
+			wantSlice(t, "times", got, test.want)
+		})
+	}
+}

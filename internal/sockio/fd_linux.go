@@ -82,6 +82,14 @@ func write(fd uintptr, p []byte) (n int, errno syscall.Errno) {
 	}
 }
 
+// Quiet reports whether there is nothing to read from the socket fd: no byte, no end
+// of the stream, no error.
+func Quiet(fd uintptr) bool {
+	var b [1]byte
+	_, _, e := syscall.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
+	return e == syscall.EAGAIN || e == syscall.EINTR || e == syscall.ENOSYS // 386 before Linux 4.3
+}
+
 // tcpClose is the state of a TCP socket that has no connection any more
 // (TCP_CLOSE of the kernel).
 const tcpClose = 7

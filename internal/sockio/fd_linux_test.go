@@ -174,3 +174,46 @@ func TestDescriptorFindsStreamSocketsOfPackageNetOnly(t *testing.T) {
 		}
 	}
 }
+
+func TestQuietSeesBytesAndEndsWithoutTakingThem(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		do   func(c *net.TCPConn)
+		want bool
+	}{
+		{"nothing", func(c *net.TCPConn) {}, true},
+		{"a byte", func(c *net.TCPConn) { c.Write([]byte("x")) }, false},
+		{"the end", func(c *net.TCPConn) { c.CloseWrite() }, false},
+		{"a reset", func(c *net.TCPConn) { c.SetLinger(0); c.Close() }, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			ours, err := net.Dial("tcp", ln.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ours.Close()
+			theirs, err := ln.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer theirs.Close()
+			test.do(theirs.(*net.TCPConn)) // on loopback it is there when this returns
+			raw, _ := Descriptor(ours)
+			raw.Control(func(fd uintptr) {
+				if got := Quiet(fd); got != test.want {
+					t.Errorf("Quiet = %v, want %v", got, test.want)
+				}
+			})
+			if test.name == "a byte" {
+				if n, err := ours.Read(make([]byte, 2)); n != 1 || err != nil {
+					t.Errorf("Read = %d, %v, want 1, nil", n, err)
+				}
+			}
+		})
+	}
+}

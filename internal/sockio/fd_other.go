@@ -21,3 +21,6 @@ func WriteFD(uintptr, [][]byte) (int, syscall.Errno) { return 0, syscall.ENOSYS 
 
 // WasReset is not called on this platform.
 func WasReset(uintptr) bool { return false }
+
+// Quiet is not called on this platform.
+func Quiet(fd uintptr) bool { return true }
