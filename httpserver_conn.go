@@ -1,7 +1,6 @@
 package eventloop
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -33,7 +32,7 @@ type httpConn struct {
 	back   chan struct{}        // wakes the goroutine from await; one slot
 
 	// Of the connection's goroutine.
-	br      *bufio.Reader // nil if nothing is buffered
+	br      *httpReader // nil if nothing is buffered
 	readFn  func(fd uintptr) bool
 	writeFn func(fd uintptr) bool
 	readFD  uintptr       // to read from, inside readFn
@@ -252,12 +251,12 @@ func (c *httpConn) serveNext() bool {
 // writer. Nothing here holds on to the request, which would take memory as long as
 // the connection is idle.
 func (c *httpConn) finishDirect() bool {
-	c.release()
 	// The deadline may be too early, which does no harm: who waits for a request
 	// looks again.
 	until := c.dozeUntil()
 	for {
 		err := c.fillOr(until, c.back, false)
+		r := c.cur.Load() // before looking: answered lets go of it afterwards
 		if c.is(connSettled) {
 			c.state.And(^(connSettled | connIdle))
 			c.last = c.settledAt
@@ -269,7 +268,6 @@ func (c *httpConn) finishDirect() bool {
 			c.last = clock()
 			until = c.idleUntil()
 		}
-		r := c.cur.Load()
 		if answered, over := c.awaitDirect(r, err); over {
 			c.state.And(^(connSettled | connIdle))
 			return answered && c.finishRequest(r)

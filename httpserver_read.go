@@ -6,7 +6,6 @@ import (
 	"io"
 	"math"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -266,10 +265,9 @@ func (c *httpConn) readRequest() (r *HTTPRequest, status int, err error) {
 // parseHead makes a request of a header that was checked.
 func (c *httpConn) parseHead(head []byte, info headInfo) (r *HTTPRequest, status int) {
 	text := string(head)
-	h := requestHeaders.Get().(*fasthttp.RequestHeader)
-	defer requestHeaders.Put(h)
+	h := &c.br.header
 	before := c.br.Buffered()
-	if err := h.Read(c.br); err != nil || before-c.br.Buffered() != len(text) {
+	if err := h.Read(c.br.Reader); err != nil || before-c.br.Buffered() != len(text) {
 		return nil, fasthttp.StatusBadRequest
 	}
 	method := len(h.Method())
@@ -286,9 +284,6 @@ func (c *httpConn) parseHead(head []byte, info headInfo) (r *HTTPRequest, status
 	}
 	return r, 0
 }
-
-// requestHeaders holds parsers, which a connection only needs for a moment.
-var requestHeaders = sync.Pool{New: func() any { return &fasthttp.RequestHeader{} }}
 
 // startBody reads the body of r, or makes it a stream.
 func (c *httpConn) startBody(r *HTTPRequest, info headInfo) (status int, err error) {

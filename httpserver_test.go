@@ -400,6 +400,29 @@ func TestHTTPKeepAlive(t *testing.T) {
 	}
 }
 
+// A client that is quick asks again while the server is not done yet with the
+// answer before.
+func TestHTTPConnectionsThatAreBusyAreAnsweredAlways(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) { r.Respond(200, nil, []byte(r.Path())) })
+	var wg sync.WaitGroup
+	for range 16 {
+		c := dialRaw(t, s.Addr())
+		wg.Go(func() {
+			defer c.Close()
+			for i := range 2000 {
+				path := fmt.Sprintf("/%d", i)
+				if status, body := c.get(path); status != 200 || body != path {
+					t.Errorf("the answer to %s = %d, %q", path, status, body)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	wantEqual(t, "requests", l.Stats().HTTPRequestsTotal, 16*2000)
+}
+
 // After a second a connection that is idle goes on with another goroutine: the
 // client must not notice, and Close must find the connection still.
 func TestHTTPConnectionThatIsIdleForAWhileIsKept(t *testing.T) {
