@@ -174,23 +174,23 @@ type Conn struct {
 	x atomic.Pointer[connExtra] // made under mu when it is needed
 
 	// Set before the connection's goroutine starts, and by StartTLS.
-	fd int32           // descriptor to write to directly, or -1
 	rc syscall.RawConn // nil: read and write through nc
+	fd int32           // descriptor to write to directly, or -1
 
 	// Of the connection's goroutine; of the dispatcher while holding is set.
+	class   uint8 // size of the next read, see nextRead
 	chunk   *sockio.Buffer
 	readErr error // why reading ended
-	class   uint8 // size of the next read, see nextRead
 
 	// Only on the loop.
+	why    error // for Err; written under mu too
 	ended  bool  // readErr has arrived
 	failed bool  // an error was delivered
-	why    error // for Err; written under mu too
 
 	mu    sync.Mutex // guards the following
-	nc    net.Conn   // nil until the connection is up
-	out   sockio.Queue
 	flags connFlags
+	nc    net.Conn // nil until the connection is up
+	out   sockio.Queue
 	werr  error // of a write
 	data  any
 }
