@@ -161,7 +161,7 @@ func checkServer(t *testing.T, s server, cfg *serveConfig) {
 	switch cfg.mode {
 	case modeBroadcast:
 		spec.Kind = load.Broadcast
-	case modeHTTP:
+	case modeHTTP, modeAnswer:
 		spec.Request, spec.Expect = []byte(httpRequest), 0
 	case modeDelayed, modeHTTPDelay:
 		spec.Kind, spec.Total, spec.Rate, spec.Delay = load.Open, 20, 1000, cfg.delay
@@ -186,6 +186,20 @@ func checkServer(t *testing.T, s server, cfg *serveConfig) {
 }
 
 func TestKernelsOfThisProgramFinish(t *testing.T) {
+	// The program is the test here, so what the HTTP clients ask is within it.
+	addr, ended, stop := make(chan net.Addr, 1), make(chan error, 1), make(chan struct{})
+	cfg := &serveConfig{lib: fastHTTP, mode: modeAnswer, addr: "127.0.0.1:0"}
+	go func() { ended <- servers[fastHTTP][modeAnswer](cfg, func(a net.Addr) { addr <- a }, stop) }()
+	defer func() {
+		close(stop)
+		if err := <-ended; err != nil {
+			t.Errorf("the server returned %v, want nil", err)
+		}
+	}()
+	url := "http://" + (<-addr).String() + "/"
+	was := answerURL
+	answerURL = func() string { return url }
+	defer func() { answerURL = was }()
 	for lib, all := range kernels {
 		for name, f := range all {
 			t.Run(lib+"/"+name, func(t *testing.T) { f(1000) })
