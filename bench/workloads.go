@@ -108,7 +108,11 @@ func (p *plan) workloads() []*workload {
 		all = append(all, p.http(conns))
 	}
 	for _, inFlight := range clientsInFlight {
-		all = append(all, p.kernelOf(p.n/10, fmt.Sprintf("client-%d", inFlight),
+		n := p.n / 10
+		if inFlight == 1 {
+			n /= 5 // it is slow where processors sleep between the steps
+		}
+		all = append(all, p.kernelOf(n, fmt.Sprintf("client-%d", inFlight),
 			fmt.Sprintf("HTTP requests of a client, %d at a time, answers of %d B", inFlight, len(answered)), "request"))
 	}
 	for _, posters := range []int{1, 4, 32} {
