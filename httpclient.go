@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"reflect"
 	"sync"
 	"time"
 
@@ -105,6 +106,12 @@ type HTTPClientConfig struct {
 // proxy is used.
 func NoProxy(*url.URL) (*url.URL, error) { return nil, nil }
 
+// isNoProxy reports whether f is NoProxy, which may be called anywhere: requests
+// with it are assigned to kept connections like those with no Proxy at all.
+func isNoProxy(f func(*url.URL) (*url.URL, error)) bool {
+	return reflect.ValueOf(f).Pointer() == reflect.ValueOf(NoProxy).Pointer()
+}
+
 func (cfg HTTPClientConfig) withDefaults() HTTPClientConfig {
 	cfg.Timeout = max(cfg.Timeout, 0)
 	cfg.ConnectTimeout = timeout(cfg.ConnectTimeout, 30*time.Second)
@@ -185,7 +192,7 @@ func (l *Loop) HTTP() *HTTPClient {
 // NewHTTPClient returns a client with settings and connections of its own. It
 // needs no closing.
 func NewHTTPClient(l *Loop, cfg HTTPClientConfig) *HTTPClient {
-	ownProxy := cfg.Proxy != nil
+	ownProxy := cfg.Proxy != nil && !isNoProxy(cfg.Proxy)
 	cfg = cfg.withDefaults()
 	return &HTTPClient{
 		loop:     l,
