@@ -666,7 +666,7 @@ func TestHTTPKeptConnectionIsUsedAgainAndNotKeptBeyondItsTime(t *testing.T) {
 	}
 }
 
-func TestHTTPIdleConnectionsDoNotKeepTheLoopAlive(t *testing.T) {
+func TestLaw5IdleConnectionsOfTheHTTPClientDoNotKeepTheLoopAlive(t *testing.T) {
 	closed := make(chan struct{})
 	p := newHTTPPeer(t, func(c net.Conn) {
 		answerAll(httpOK)(c)
@@ -1570,10 +1570,8 @@ type exitingReader struct{}
 
 func (exitingReader) Read([]byte) (int, error) { runtime.Goexit(); return 0, nil }
 
-// TestHTTPClientStorm has many requests of all kinds meet a server that does
-// whatever a server can do. Each has to end once, and what is an answer has to be
-// its own.
-func TestHTTPClientStorm(t *testing.T) {
+// Many requests of all kinds meet a server that does whatever a server can do.
+func TestLaw3EveryHTTPRequestEndsOnceAndWithItsOwnAnswer(t *testing.T) {
 	const total, inFlight = 4000, 40
 	p := newHTTPPeer(t, stormServer)
 	ctx := context.Background()
@@ -1658,9 +1656,9 @@ func TestHTTPClientStorm(t *testing.T) {
 var stormErrors = []error{eventloop.ErrTimeout, eventloop.ErrReset, eventloop.ErrMalformed, io.EOF,
 	io.ErrUnexpectedEOF, context.Canceled}
 
-// TestHTTPClientStormEndedByForce stops loops in the midst of requests on
-// connections with and without a keeper. Every request has to end.
-func TestHTTPClientStormEndedByForce(t *testing.T) {
+// Loops are stopped in the midst of requests, on connections with and without a
+// keeper. Every request has to end, too.
+func TestLaw6NothingOfTheHTTPClientIsLeftWheneverTheLoopIsStopped(t *testing.T) {
 	p := newHTTPPeer(t, stormServer)
 	for round := range 30 {
 		var futures []*eventloop.Future[*eventloop.HTTPResponse]

@@ -216,7 +216,7 @@ func TestHTTPServerDoesNotWaitForAByteASecond(t *testing.T) {
 	})
 }
 
-func TestHTTPServerGivesUpOnClientsThatNeverRead(t *testing.T) {
+func TestLaw11AnHTTPServerGivesUpOnClientsThatNeverRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		events := make(chan error, 1)
 		cfg := &eventloop.HTTPServerConfig{OnEvent: func(s *eventloop.HTTPServer, err error) { events <- err }}

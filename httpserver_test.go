@@ -294,7 +294,7 @@ func TestHTTPRespondKeepsOrderAndSpellingOfFields(t *testing.T) {
 		{"Content-Length", "99"}, {"Transfer-Encoding", "chunked"}, {"Connection", "keep-alive, x"}, {"Date", "now"}}
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
 		r.Respond(299, headers, body)
-		copy(body, "XXXX") // it was copied
+		copy(body, "over") // it was copied
 		headers[0].Value = "X"
 	})
 	c := dialRaw(t, s.Addr())
@@ -569,8 +569,10 @@ func TestHTTPExpectContinue(t *testing.T) {
 func TestHTTPServerOnUnixSocket(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	ln, err := net.Listen("unix", t.TempDir()+"/http")
-	if err != nil {
-		t.Skip(err)
+	if err != nil && runtime.GOOS == "windows" {
+		t.Skip(err) // old ones have no unix sockets
+	} else if err != nil {
+		t.Fatal(err)
 	}
 	s, err := l.ServeHTTP(ln, hai, nil)
 	if err != nil {
@@ -608,7 +610,7 @@ func TestHTTPServerReportsWhatIsWrongAtOnce(t *testing.T) {
 	}
 }
 
-func TestHTTPHandlerThatPanics(t *testing.T) {
+func TestLaw12APanicOfAnHTTPHandlerIsAnsweredAndToldOnceAndTheServerGoesOn(t *testing.T) {
 	events := make(chan error, 4)
 	l, _ := startLoop(t, &eventloop.Config{CatchPanics: true})
 	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{

@@ -111,7 +111,7 @@ func TestListenerCloseLeavesConnectionsAlive(t *testing.T) {
 
 func TestListenerBacklog(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("measured on Linux")
+		t.Skip("other systems take more than the backlog says, each its own number")
 	}
 	l, _ := startLoop(t, nil)
 	ln, err := (&eventloop.ListenConfig{Backlog: 3}).Listen(l, "tcp", "127.0.0.1:0", nil)
@@ -209,8 +209,8 @@ func TestListenerReusePortLetsTwoLoopsListen(t *testing.T) {
 	one, two := loops[0], loops[1]
 	lc := &eventloop.ListenConfig{ReusePort: true}
 	a, err := lc.Listen(one, "tcp", "127.0.0.1:0", echo())
-	if errors.Is(err, errors.ErrUnsupported) {
-		t.Skip(err)
+	if errors.Is(err, errors.ErrUnsupported) && runtime.GOOS != "linux" && runtime.GOOS != "darwin" {
+		t.Skip(err) // as documented
 	} else if err != nil {
 		t.Fatal(err)
 	}
