@@ -215,7 +215,9 @@ func TestLaw8AfterTheAnswerToAnHTTPRequestNoCallbackOfItRuns(t *testing.T) {
 	wait(t, answered, "answer")
 	c.Close()
 	s.Close()
-	idle(t, l)
+	eventually(func() bool { return l.Stats().HTTPConns == 0 })
+	onLoop(t, l, func() {}) // what was on its way to the loop has come
+	wantEqual(t, "Stats.Buffered", l.Stats().Buffered, 0)
 	if len(after) > 0 {
 		t.Errorf("%s ran after the answer", <-after)
 	}
