@@ -191,14 +191,12 @@ func stuckStates() []stuckState {
 	}
 	states := []stuckState{
 		{"connecting", func(t testing.TB, l *eventloop.Loop, cfg *eventloop.ConnConfig) *eventloop.Conn {
-			addr, _ := blackHole(t)
-			c, err := l.Dial(nil, "tcp", addr, cfg)
-			return must(t, c, err)
+			c, _ := dialBlackHole(t, l, cfg)
+			return c
 		}},
 		{"connecting with output, closed", func(t testing.TB, l *eventloop.Loop, cfg *eventloop.ConnConfig) *eventloop.Conn {
-			addr, _ := blackHole(t)
-			c, err := l.Dial(nil, "tcp", addr, cfg)
-			must(t, c, err).WriteString("important")
+			c, _ := dialBlackHole(t, l, cfg)
+			c.WriteString("important")
 			c.Close()
 			return c
 		}},

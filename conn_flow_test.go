@@ -289,12 +289,8 @@ func TestDialConnectTimeout(t *testing.T) {
 		{ReadTimeout: 30 * time.Millisecond},
 	} {
 		l, _ := startLoop(t, nil)
-		addr, _ := blackHole(t)
 		r, cfg := newTape(&conf)
-		c, err := l.Dial(nil, "tcp", addr, cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c, _ := dialBlackHole(t, l, cfg)
 		wantEqual(t, "Stats.OutgoingTCP", l.Stats().OutgoingTCP, 1)
 		wantEqual(t, "LocalAddr before it is up", c.LocalAddr(), nil)
 		wantEqual(t, "RemoteAddr before it is up", c.RemoteAddr(), nil)
@@ -314,12 +310,8 @@ func TestDialConnectTimeout(t *testing.T) {
 func TestConnCloseWhileConnecting(t *testing.T) {
 	t.Run("without output gives up", func(t *testing.T) {
 		l, _ := startLoop(t, nil)
-		addr, _ := blackHole(t)
 		r, cfg := newTape(nil)
-		c, err := l.Dial(nil, "tcp", addr, cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c, _ := dialBlackHole(t, l, cfg)
 		f := c.Connected()
 		wantEqual(t, "Close", c.Close(), nil)
 		r.wait(t)
@@ -332,12 +324,8 @@ func TestConnCloseWhileConnecting(t *testing.T) {
 	})
 	t.Run("with output connects and flushes", func(t *testing.T) {
 		l, _ := startLoop(t, nil)
-		addr, open := blackHole(t)
 		r, cfg := newTape(nil)
-		c, err := l.Dial(nil, "tcp", addr, cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c, open := dialBlackHole(t, l, cfg)
 		c.WriteString("important")
 		f := c.Flushed()
 		c.Close()
@@ -351,12 +339,8 @@ func TestConnCloseWhileConnecting(t *testing.T) {
 	})
 	t.Run("with output is bounded", func(t *testing.T) {
 		l, _ := startLoop(t, nil)
-		addr, _ := blackHole(t)
 		r, cfg := newTape(&eventloop.ConnConfig{WriteTimeout: 50 * time.Millisecond})
-		c, err := l.Dial(nil, "tcp", addr, cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c, _ := dialBlackHole(t, l, cfg)
 		c.WriteString("important")
 		c.Close()
 		r.wait(t)
@@ -364,12 +348,8 @@ func TestConnCloseWhileConnecting(t *testing.T) {
 	})
 	t.Run("Abort drops the output", func(t *testing.T) {
 		l, _ := startLoop(t, nil)
-		addr, _ := blackHole(t)
 		r, cfg := newTape(nil)
-		c, err := l.Dial(nil, "tcp", addr, cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c, _ := dialBlackHole(t, l, cfg)
 		c.WriteString("important")
 		c.Close()
 		wantEqual(t, "Abort", c.Abort(), nil)

@@ -180,6 +180,17 @@ func await[T any](t testing.TB, f *eventloop.Future[T]) (T, error) {
 	return f.Wait(ctx)
 }
 
+// dialBlackHole dials a listener that does not answer until open is called.
+func dialBlackHole(t testing.TB, l *eventloop.Loop, cfg *eventloop.ConnConfig) (c *eventloop.Conn, open func()) {
+	t.Helper()
+	addr, open := blackHole(t)
+	c, err := l.Dial(nil, "tcp", addr, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, open
+}
+
 // tcpPair returns the two ends of a TCP connection.
 func tcpPair(t testing.TB) (a, b *net.TCPConn) {
 	t.Helper()

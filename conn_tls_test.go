@@ -27,16 +27,27 @@ import (
 var serverConf, clientConf = testTLS()
 
 func testTLS() (server, client *tls.Config) {
+	cert, roots := newCertificate("example.test")
+	server = &tls.Config{Certificates: []tls.Certificate{cert}}
+	client = &tls.Config{RootCAs: roots, ServerName: "example.test"}
+	return server, client
+}
+
+// newCertificate returns a certificate for names and 127.0.0.1, and what trusts
+// it: it is its own authority.
+func newCertificate(names ...string) (tls.Certificate, *x509.CertPool) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		panic(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		DNSNames:     []string{"example.test"},
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore:    time.Unix(0, 0), // also in the time of a bubble
-		NotAfter:     time.Unix(1<<33, 0),
+		SerialNumber:          big.NewInt(1),
+		DNSNames:              names,
+		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore:             time.Unix(0, 0), // also in the time of a bubble
+		NotAfter:              time.Unix(1<<33, 0),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
@@ -48,9 +59,7 @@ func testTLS() (server, client *tls.Config) {
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(cert)
-	server = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
-	client = &tls.Config{RootCAs: roots, ServerName: "example.test"}
-	return server, client
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, roots
 }
 
 // tlsClient returns the client side of TLS on a blocking peer.

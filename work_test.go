@@ -576,24 +576,27 @@ func TestTheEndOfAChannelWaitsForResume(t *testing.T) {
 	wantEqual(t, "Run", err, nil)
 }
 
+// countUp sends 0, 1, 2, ... on a channel, unbuffered: what the sender got rid of
+// was taken. quit ends that and returns how many were.
+func countUp() (ch chan int, quit func() int) {
+	ch, stop, sent := make(chan int), make(chan struct{}), make(chan int)
+	go func() {
+		for n := 0; ; n++ {
+			select {
+			case ch <- n:
+			case <-stop:
+				sent <- n
+				return
+			}
+		}
+	}()
+	return ch, func() int { close(stop); return <-sent }
+}
+
 func TestStopOfAReceiverReturnsWhatWasTaken(t *testing.T) {
 	checkLeaks(t)
 	for i := range 300 {
-		ch := make(chan int) // unbuffered: what the sender got rid of was taken
-		quit := make(chan int)
-		sent := make(chan int)
-		go func() {
-			n := 0
-			for {
-				select {
-				case ch <- n:
-					n++
-				case <-quit:
-					sent <- n
-					return
-				}
-			}
-		}()
+		ch, quit := countUp()
 		got := 0
 		mustRun(t, nil, func(l *eventloop.Loop) {
 			var r *eventloop.Receiver[int]
@@ -618,8 +621,7 @@ func TestStopOfAReceiverReturnsWhatWasTaken(t *testing.T) {
 				})
 			}
 		})
-		close(quit)
-		wantEqual(t, "values delivered and returned", got, <-sent)
+		wantEqual(t, "values delivered and returned", got, quit())
 	}
 }
 
@@ -689,21 +691,7 @@ func TestStopOfAReceiverInItsCallbackWhileTheLoopIsFlooded(t *testing.T) {
 func TestReceiverAtTheEndByForce(t *testing.T) {
 	for _, paused := range []bool{false, true} {
 		var r *eventloop.Receiver[int]
-		ch := make(chan int)
-		sent := make(chan int)
-		quit := make(chan int)
-		go func() {
-			n := 0
-			for {
-				select {
-				case ch <- n:
-					n++
-				case <-quit:
-					sent <- n
-					return
-				}
-			}
-		}()
+		ch, quit := countUp()
 		got := 0
 		mustRun(t, nil, func(l *eventloop.Loop) {
 			r = eventloop.Receive(l, ch, func(int, bool) { got++ })
@@ -714,8 +702,7 @@ func TestReceiverAtTheEndByForce(t *testing.T) {
 			})
 			l.AfterFunc(2*time.Millisecond, l.Stop)
 		})
-		close(quit)
-		wantEqual(t, "values delivered, and left for Stop", got+len(r.Stop()), <-sent)
+		wantEqual(t, "values delivered, and left for Stop", got+len(r.Stop()), quit())
 	}
 }
 
