@@ -27,13 +27,16 @@ const (
 	bufferSize = 4096
 )
 
+// nextServer returns with which of n servers to begin.
+func (r *Resolver) nextServer(n int) int { return int((r.rotation.Add(1) - 1) % uint32(n)) }
+
 // query asks the servers for one question, in turn, until one of them gives
 // a final answer. The miekg/dns client is not used: it gives up at the first
 // garbled packet, believes replies to other questions, and cannot be cancelled.
 func (r *Resolver) query(ctx context.Context, s *settings, name string, qtype uint16) *answer {
 	first := 0
 	if s.rotate {
-		first = int(r.rotation.Add(1)-1) % len(s.servers)
+		first = r.nextServer(len(s.servers))
 	}
 	var last *net.DNSError
 	for range s.attempts {

@@ -113,6 +113,9 @@ func (r *Resolver) awaitSecond(ctx context.Context, s *settings, first *answer, 
 	case <-c.done:
 	case <-ctx.Done():
 	case <-timer.C:
+		if c.isDone() { // after a pause of the process, both may be the case
+			break
+		}
 		r.table.leave(c)
 		return &answer{err: dnsError(os.ErrDeadlineExceeded, fqdn, "")}
 	}

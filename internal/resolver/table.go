@@ -88,7 +88,7 @@ func (t *table) get(k key) (*answer, bool) {
 // begin arranges for k to be worked out, unless the answer is known (then hit
 // is true) or on its way. work runs in a goroutine of its own; its context ends when nobody waits
 // any more, or when the table closes, then with errClosed for a cause.
-// Every call that begin returns must be given to wait exactly once.
+// Every call that begin returns must be given to wait or to leave, exactly once.
 func (t *table) begin(k key, work func(context.Context) *answer) (c *call, hit bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -191,7 +191,16 @@ func (t *table) entries() int {
 
 // finished returns a call that is over.
 func finished(ans *answer) *call {
-	return &call{done: closedChan, ans: ans}
+	return &call{done: closedChan, ans: ans, cancel: func() {}}
+}
+
+func (c *call) isDone() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
 }
 
 var closedChan = func() chan struct{} {

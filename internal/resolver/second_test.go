@@ -1,0 +1,32 @@
+package resolver
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// The patience for the second family may be over when its answer is there
+// already, after the process stood still for that long.
+func TestTheAnswerOfTheSecondFamilyIsTakenIfItIsThereThoughThePatienceIsOver(t *testing.T) {
+	r := newResolver(t, Config{Servers: []string{"127.0.0.1:1"}})
+	want := &answer{addrs: []netip.Addr{netip.IPv6Loopback()}}
+	for range 1000 {
+		got := r.awaitSecond(context.Background(), &settings{resolvConf: resolvConf{timeout: time.Nanosecond}}, &answer{}, finished(want), "a.test.")
+		if got != want {
+			t.Fatalf("got %+v, want the answer", got)
+		}
+	}
+}
+
+// On a system of 32 bits the counter of queries does not fit into an int.
+func TestRotationGoesOnWhenItsCounterWrapsAround(t *testing.T) {
+	r := newResolver(t, Config{Servers: []string{"127.0.0.1:1"}})
+	for _, asked := range []uint32{0, 1, 1<<31 - 1, 1 << 31, 1<<32 - 1} {
+		r.rotation.Store(asked)
+		if got, want := r.nextServer(3), int(asked%3); got != want {
+			t.Errorf("after %d queries: server %d, want %d", asked, got, want)
+		}
+	}
+}
