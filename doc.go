@@ -85,8 +85,8 @@
 // [Work] that ignores the end of its context is waited for, and told of by
 // [ErrWorkLeft].)
 //
-// A loop runs once. Before Run it takes Post, Hold, OnExit, AfterFunc, Every and
-// NewFuture, which begin with Run; whatever needs a socket, a signal or a
+// A loop runs once. One that was made with [New] takes, before Run, Post, Hold,
+// OnExit, AfterFunc, Every and NewFuture, which begin with Run; whatever needs a socket, a signal or a
 // goroutine returns [ErrNotRunning]. After the end there is [ErrLoopClosed]. Any
 // number of loops may run in one process, and nothing is shared between them but
 // the signals of the process.

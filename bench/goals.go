@@ -3,12 +3,13 @@ package main
 import (
 	"fmt"
 	"io"
+	"time"
 )
 
 // A goal is a figure that the library is to reach.
 type goal struct {
 	workload string
-	against  string // opponent; "" for none, "*" for the best
+	against  string // opponent; "*" for the best
 	cpu      bool   // of CPU time instead of throughput
 	bound    float64
 }
@@ -118,10 +119,10 @@ func seedGoals(o *outcome) []string {
 		if r.Name != ours || r.Last == nil {
 			continue
 		}
-		late, size := float64(r.P99.Milliseconds()), float64(r.PerConn)/(1<<10)
+		late, size := float64(r.P99)/float64(time.Millisecond), float64(r.PerConn)/(1<<10)
 		return []string{
 			goalLine("seed: errors", "at most", 0, float64(r.Last.Errors), r.Last.Errors == 0),
-			goalLine("seed: p99 of lateness, ms", "at most", 100, late, late < 100),
+			goalLine("seed: p99 of lateness, ms", "at most", 100, late, late <= 100),
 			goalLine("seed: KB a connection", "at most", 5, size, size <= 5),
 		}
 	}

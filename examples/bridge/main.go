@@ -48,7 +48,11 @@ func main() {
 // report writes what the blocking functions say, on the loop.
 func report(ctx context.Context, l *eventloop.Loop, w io.Writer, files []string) {
 	output(ctx, l, "go", "version").Then(func(out string, err error) {
-		fmt.Fprintf(w, "go version: %s %v\n", out, err)
+		if err != nil {
+			fmt.Fprintln(w, "go version:", err)
+			return
+		}
+		fmt.Fprintln(w, out)
 	})
 	for _, name := range files {
 		hash(ctx, l, name).Then(func(sum string, err error) {

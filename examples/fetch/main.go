@@ -42,12 +42,15 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	f := &fetcher{urls: urls, status: make(map[int]int)}
+	f := &fetcher{urls: urls, status: make(map[int]int), open: make(map[*output]bool)}
 	err := eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
 		f.start(l)
 		return nil
 	})
 	f.report()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "fetch:", err)
+	}
 	if err != nil || f.failed > 0 {
 		os.Exit(1)
 	}
@@ -81,6 +84,7 @@ type fetcher struct {
 	reused                 uint64
 	status                 map[int]int
 	times                  []time.Duration
+	open                   map[*output]bool // bodies on their way
 }
 
 func (f *fetcher) start(l *eventloop.Loop) {
@@ -90,6 +94,9 @@ func (f *fetcher) start(l *eventloop.Loop) {
 	l.OnExit(func() {
 		f.took = time.Since(f.began)
 		f.reused = l.Stats().ReusedHTTPTotal
+		for out := range f.open { // an interrupt came before their results
+			out.close(context.Canceled)
+		}
 	})
 	for range *parallel {
 		f.next()
@@ -105,6 +112,7 @@ func (f *fetcher) next() {
 	f.urls = f.urls[1:]
 	f.inFlight++
 	out := &output{url: u}
+	f.open[out] = true
 	f.loop.HTTP().Do(context.Background(), "GET", u, &eventloop.HTTPOptions{
 		Timeout:      *timeout,
 		MaxRedirects: *redirects,
@@ -114,6 +122,7 @@ func (f *fetcher) next() {
 			out.write(data)
 		},
 	}).Then(func(res *eventloop.HTTPResponse, err error) {
+		delete(f.open, out)
 		if cerr := out.close(err); err == nil {
 			err = cerr
 		}

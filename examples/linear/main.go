@@ -57,14 +57,10 @@ func main() {
 	}
 }
 
-// shutdownOn ends the loop gracefully on a signal, and at once on the second.
+// shutdownOn ends the loop gracefully on a signal. Shutdown ends the handler as
+// well, so a second signal does what it does by default.
 func shutdownOn(l *eventloop.Loop, sig os.Signal) error {
-	signals := 0
 	h, err := l.OnSignal(func(os.Signal) {
-		if signals++; signals > 1 {
-			l.Stop()
-			return
-		}
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 		l.OnExit(cancel)
 		l.Shutdown(ctx)
