@@ -52,7 +52,7 @@ func report(ctx context.Context, l *eventloop.Loop, w io.Writer, files []string)
 			fmt.Fprintln(w, "go version:", err)
 			return
 		}
-		fmt.Fprintln(w, out)
+		fmt.Fprintf(w, "go version: %s\n", out)
 	})
 	for _, name := range files {
 		hash(ctx, l, name).Then(func(sum string, err error) {
