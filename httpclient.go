@@ -114,9 +114,9 @@ func isNoProxy(f func(*url.URL) (*url.URL, error)) bool {
 
 func (cfg HTTPClientConfig) withDefaults() HTTPClientConfig {
 	cfg.Timeout = max(cfg.Timeout, 0)
-	cfg.ConnectTimeout = timeout(cfg.ConnectTimeout, 30*time.Second)
-	cfg.InactivityTimeout = timeout(cfg.InactivityTimeout, time.Minute)
-	cfg.IdleTimeout = timeout(cfg.IdleTimeout, time.Minute)
+	cfg.ConnectTimeout = timeLimit(cfg.ConnectTimeout, 30*time.Second)
+	cfg.InactivityTimeout = timeLimit(cfg.InactivityTimeout, time.Minute)
+	cfg.IdleTimeout = timeLimit(cfg.IdleTimeout, time.Minute)
 	cfg.MaxConnsPerHost = limit(cfg.MaxConnsPerHost, 512)
 	cfg.MaxIdlePerHost = atMost(cfg.MaxIdlePerHost, 256)
 	cfg.MaxIdle = atMost(cfg.MaxIdle, 512)
@@ -133,15 +133,6 @@ func (cfg HTTPClientConfig) withDefaults() HTTPClientConfig {
 	}
 	cfg.TLS = httpTLS(cfg.TLS)
 	return cfg
-}
-
-// timeout resolves a duration of which zero is the default and negative is none,
-// which becomes zero.
-func timeout(d, byDefault time.Duration) time.Duration {
-	if d == 0 {
-		return byDefault
-	}
-	return max(d, 0)
 }
 
 // atMost resolves a number of which zero is the default and negative is none at

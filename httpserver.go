@@ -65,8 +65,9 @@ type HTTPServerConfig struct {
 	// accepted. Zero or negative: no bound but that of the system.
 	MaxConns int
 
-	// MaxConnsPerIP bounds the open connections from one address; those over it
-	// are answered with 429 and closed. Zero or negative: no bound.
+	// MaxConnsPerIP bounds the open connections from one IP address; those over
+	// it are closed, in the clear and on Linux after an answer of 429. Clients
+	// without an IP address are not counted. Zero or negative: no bound.
 	MaxConnsPerIP int
 
 	// MaxRequestsPerConn closes a connection after so many requests. Zero or

@@ -53,7 +53,7 @@ type httpConn struct {
 	reset   bool          // the client is to notice that the answer is not whole
 
 	state     atomic.Uint32
-	cur       atomic.Pointer[HTTPRequest] // handed to the dispatcher last; nil if it is settled
+	cur       atomic.Pointer[HTTPRequest] // that a writer may answer; nil if there is none
 	settledAt time.Duration               // when it was answered; set before connSettled
 
 	mu  sync.Mutex // held to set deadlines, and guards the following
@@ -234,8 +234,9 @@ func (c *httpConn) serveNext() bool {
 	// going away, unless there is something else for it to do.
 	direct := c.fd >= 0 && c.out.Len() == 0 && len(c.buffered()) == 0 &&
 		r.stream == nil && len(r.body) <= smallBody
-	r.direct = direct
-	c.cur.Store(r)
+	if r.direct = direct; direct {
+		c.cur.Store(r)
+	}
 	l.tasks <- (*httpRequestTask)(r)
 	if direct {
 		return c.finishDirect()
@@ -270,6 +271,7 @@ func (c *httpConn) finishDirect() bool {
 		}
 		if answered, over := c.awaitDirect(r, err); over {
 			c.state.And(^(connSettled | connIdle))
+			c.cur.Store(nil) // no writer has it any more
 			return answered && c.finishRequest(r)
 		}
 	}
@@ -579,17 +581,14 @@ func (c *httpConn) await(r *HTTPRequest) bool {
 				break
 			}
 			r.lose(c.why)
-			return false
 		case delayed && c.out.Len() > 0:
 			if err := c.flush(); err != nil {
 				c.lose(r, "write", err)
-				return false
+				break // or it is complete meanwhile: finishRequest meets the error
 			}
 			r.drained()
 		case wanted:
-			if !c.moveBody(r) {
-				return false
-			}
+			c.moveBody(r)
 		case delayed && !held: // a piece of the body is in the reader
 			c.watch(r)
 		default:
@@ -617,10 +616,6 @@ func (c *httpConn) awaitDirect(r *HTTPRequest, err error) (answered, over bool) 
 	case err != nil && err != errKicked && !pastDeadline(err):
 		c.waitWriter(r)
 		c.lose(r, "read", err)
-		if r.complete.Load() {
-			c.writeFailed(err)
-		}
-		return false, true
 	case pastDeadline(err),
 		err == errKicked && !blocked && !lost && !c.is(connGone):
 		return false, false
@@ -698,13 +693,13 @@ func (c *httpConn) watch(r *HTTPRequest) {
 func (c *httpConn) lose(r *HTTPRequest, op string, err error) {
 	e := c.opError(opRequest, err)
 	r.lose(e)
-	if op == "write" && pastDeadline(err) {
+	if op == "write" && pastDeadline(err) && !r.complete.Load() {
 		c.report(op, err)
 	}
 }
 
 // moveBody hands a piece of the body to the dispatcher.
-func (c *httpConn) moveBody(r *HTTPRequest) bool {
+func (c *httpConn) moveBody(r *HTTPRequest) {
 	st := r.stream
 	if len(st.first) > 0 {
 		st.piece, st.first = st.first, nil
@@ -712,7 +707,8 @@ func (c *httpConn) moveBody(r *HTTPRequest) bool {
 		c.body.until = 0 // each wait has its own time
 		p, err := c.peekBody()
 		if err != nil {
-			return c.endBody(r, err)
+			c.endBody(r, err)
+			return
 		}
 		st.piece = p
 		st.peeked = len(p)
@@ -721,7 +717,6 @@ func (c *httpConn) moveBody(r *HTTPRequest) bool {
 	st.held = true
 	r.mu.Unlock()
 	c.s.loop.tasks <- (*httpBodyTask)(r)
-	return true
 }
 
 // consumePiece frees the room of a piece that the dispatcher is done with.
@@ -740,14 +735,14 @@ func (c *httpConn) settleBody(r *HTTPRequest) {
 }
 
 // endBody tells r how its streamed body ended.
-func (c *httpConn) endBody(r *HTTPRequest, err error) bool {
+func (c *httpConn) endBody(r *HTTPRequest, err error) {
 	st := r.stream
 	gone := false
 	switch {
 	case err == io.EOF:
 		err = nil
 	case err == errKicked:
-		return true
+		return
 	case err == errBadBody, err == fasthttp.ErrBodyTooLarge, pastDeadline(err):
 		c.linger = true
 		err = c.opError(opRequest, err)
@@ -762,7 +757,6 @@ func (c *httpConn) endBody(r *HTTPRequest, err error) bool {
 	if gone {
 		r.lose(err)
 	}
-	return !gone
 }
 
 // refuse answers a request that is none.
