@@ -538,6 +538,30 @@ func TestDetachedConnectionOutlivesTheLoopOnceItIsTakenOrTheEndIsNatural(t *test
 	}
 }
 
+func TestPipesOfSeveralSourcesWaitAtMaxBufferedOfTheirTarget(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+		dst, out := adoptPipe(t, l, &eventloop.ConnConfig{HighWater: -1, MaxBuffered: 64 << 10, AllowHalfOpen: true})
+		const sources, size = 3, 1 << 20
+		failed := 0
+		for range sources {
+			src, in := adoptPipe(t, l, nil)
+			src.Pipe(dst).Then(func(_ int64, err error) {
+				if !errors.Is(err, eventloop.ErrLoopClosed) {
+					failed++
+				}
+			})
+			go in.Write(bytesOf(size)) // and stays open
+		}
+		if _, err := io.ReadFull(out, make([]byte, sources*size)); err != nil {
+			t.Error(err)
+		}
+		wantEqual(t, "pipes that failed", failed, 0)
+		l.Stop()
+		<-l.Done()
+		out.Close()
+	})
+}
+
 func TestPipeIsBoundedByMaxBufferedWithoutAHighWaterMark(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		src, in := adoptPipe(t, l, nil)

@@ -313,10 +313,10 @@ func (l *Loop) hand(t task) {
 		return
 	default:
 	}
-	if !l.onLoop() {
+	if l.onLoop() {
+		l.Post(t.run) // refused or dropped at the end of the loop: nobody waits for t then
+	} else {
 		l.tasks <- t
-	} else if l.Post(t.run) != nil { // the loop ends, and may wait for t
-		l.wg.Go(func() { l.tasks <- t })
 	}
 }
 

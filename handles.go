@@ -19,7 +19,8 @@ type Handle struct {
 	Ref bool
 
 	// Age is the time since the handle was opened; of a timer since it was armed,
-	// by AfterFunc, Every or Reset. A tick of an interval does not count.
+	// by AfterFunc, Every or Reset. A tick of an interval does not count. What was
+	// opened before Run counts from there.
 	Age time.Duration
 
 	// Due is the time until a timer fires or an interval ticks next, zero if it is

@@ -20,7 +20,7 @@ type Stats struct {
 	Signals   int // signal handlers
 	Tasks     int // tasks that have not ended
 	Work      int // functions of Work that have not ended
-	Futures   int // pending futures of the user's own
+	Futures   int // pending ones that are handles themselves, and results of Detach not taken yet
 	Receivers int
 	Senders   int   // with values that wait
 	Queued    int   // posts and tasks that wait for the dispatcher; exact on the loop

@@ -43,6 +43,48 @@ func streamed(t *testing.T, cfg *eventloop.ConnConfig, f func(k *eventloop.Task,
 	})
 }
 
+// A stream that holds back what arrived keeps the reading side from noticing a
+// reset, which the writing side has met.
+func TestStreamWriteAndFlushedEndWhenThePeerResetsThoughNotAllThatArrivedIsRead(t *testing.T) {
+	for name, write := range map[string]func(k *eventloop.Task, c *eventloop.Conn, s net.Conn) error{
+		"Write": func(_ *eventloop.Task, _ *eventloop.Conn, s net.Conn) error {
+			_, err := s.Write(plenty)
+			return err
+		},
+		"Flushed": func(k *eventloop.Task, c *eventloop.Conn, _ net.Conn) error {
+			c.Write(plenty)
+			_, err := c.Flushed().Await(k)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			blocked := make(chan struct{})
+			serveTask(t, &eventloop.ConnConfig{MaxBuffered: -1, OnEvent: func(*eventloop.Conn, error) {}}, func(k *eventloop.Task, c *eventloop.Conn) error {
+				s := c.Stream(k)
+				var one [1]byte
+				if _, err := s.Read(one[:]); err != nil {
+					return err
+				}
+				close(blocked)
+				if err := write(k, c, s); !errors.Is(err, eventloop.ErrReset) {
+					t.Errorf("%s = %v, want a reset", name, err)
+				}
+				rest := make([]byte, 4)
+				if _, err := io.ReadFull(s, rest); err != nil || string(rest) != "ello" {
+					t.Errorf("what had arrived = %q, %v", rest, err)
+				}
+				return nil
+			}, func(addr string) {
+				peer := dial(t, addr)
+				io.WriteString(peer, "hello")
+				<-blocked
+				readString(t, peer, 1) // it has begun to write
+				reset(t, peer)
+			})
+		})
+	}
+}
+
 // serveTask runs a loop with a listener on a real socket, each connection of
 // which is a task. client runs on a goroutine of its own; afterwards the loop ends
 // when its connections do.

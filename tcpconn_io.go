@@ -981,9 +981,28 @@ func (t *writeErrTask) run() {
 	// After a reset the reading side ends as well, with what had arrived before
 	// it: leave it to deliverEnd to report, once. Unless nobody reads.
 	if isReset(err) && !c.ended && !c.readPaused() {
+		if _, ok := c.sink().(*streamSink); ok {
+			c.endOutput(err)
+		}
 		return
 	}
 	c.fail(err)
+}
+
+// endOutput tells those who wait for output to be sent that they wait in vain: a
+// stream may hold what arrived before err, so that reading does not get to it, and
+// its task may wait for just that.
+func (c *Conn) endOutput(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pauses.Store(c.pauses.Load() &^ outputHigh)
+	x := c.x.Load() // there is a sink, so it is there
+	for _, w := range x.flushed {
+		w.f.Then(nil) // Read is going to tell
+		w.f.resolve(struct{}{}, err)
+	}
+	x.flushed = nil
+	x.postLow(c.loop)
 }
 
 // fail delivers an error, once, and closes the connection by a reset: what the

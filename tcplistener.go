@@ -69,7 +69,8 @@ func (l *Loop) Listen(network, address string, cfg *ConnConfig) (*Listener, erro
 }
 
 // Serve is Listen for a listener of an existing service, of any kind. The
-// listener is closed with the handle; with ListenConfig.Shared it is not.
+// listener is closed with the handle; with ListenConfig.Shared it is not. On error
+// ln is left alone.
 func (l *Loop) Serve(ln net.Listener, cfg *ConnConfig) (*Listener, error) {
 	return new(ListenConfig).Serve(l, ln, cfg)
 }
@@ -89,7 +90,11 @@ func (lc *ListenConfig) Listen(l *Loop, network, address string, cfg *ConnConfig
 	if err != nil {
 		return fail(err)
 	}
-	return lc.serve(l, ln, cfg)
+	s, err := lc.serve(l, ln, cfg)
+	if err != nil {
+		ln.Close()
+	}
+	return s, err
 }
 
 // ours reports whether ln is of package net itself, and so hands its connections
@@ -170,7 +175,11 @@ func (lc *ListenConfig) Serve(l *Loop, ln net.Listener, cfg *ConnConfig) (*Liste
 		}
 		ln = dup
 	}
-	return lc.serve(l, ln, cfg)
+	s, err := lc.serve(l, ln, cfg)
+	if err != nil && lc.Shared {
+		ln.Close()
+	}
+	return s, err
 }
 
 // duplicate returns a listener on a duplicate of the descriptor of ln.
@@ -191,7 +200,6 @@ func (lc *ListenConfig) serve(l *Loop, nl net.Listener, cfg *ConnConfig) (*Liste
 	ln := &Listener{cfg: *lc, conn: cfg.withDefaults(), ours: ours(nl)}
 	ln.acceptor.init(ln, nl, lc.MaxConns)
 	if err := l.register(&ln.handle, ln, kindListener, false); err != nil {
-		nl.Close()
 		return nil, err
 	}
 	l.wg.Add(1)
