@@ -25,7 +25,8 @@ type Future[T any] struct {
 	value     T
 	err       error
 	done      chan struct{}          // made when it is asked for
-	thens     []func(v T, err error) // in order
+	then      func(v T, err error)   // the first, which is the only one of most futures
+	thens     []func(v T, err error) // the others, in order
 	observers observerList
 	unasked   *unasked    // waits to be reported
 	custody   *custody[T] // of a result that must not get lost, until it is taken
@@ -113,9 +114,10 @@ func (f *Future[T]) finish(state futureState, v T, err error) {
 	if f.done != nil {
 		close(f.done)
 	}
-	thens := f.thens
-	f.thens = nil
-	if state == futureResolved {
+	then, thens := f.then, f.thens
+	f.then, f.thens = nil, nil
+	if state == futureResolved && then != nil {
+		f.post(then)
 		for _, then := range thens {
 			f.post(then)
 		}
@@ -364,6 +366,8 @@ func (f *Future[T]) Then(cb func(v T, err error)) {
 	f.ask()
 	switch {
 	case cb == nil:
+	case f.state == futurePending && f.then == nil:
+		f.then = cb
 	case f.state == futurePending:
 		f.thens = append(f.thens, cb)
 	case f.state == futureResolved:
