@@ -33,6 +33,11 @@ type child struct {
 
 // startServer runs argv and waits until it listens.
 func startServer(argv []string) (*child, error) {
+	return startServerBy(argv, (*exec.Cmd).Start)
+}
+
+// startServerBy is startServer with a function that starts the process.
+func startServerBy(argv []string, start func(*exec.Cmd) error) (*child, error) {
 	c := &child{cmd: exec.Command(argv[0], argv[1:]...)}
 	c.cmd.Stderr = &c.stderr
 	stdin, err := c.cmd.StdinPipe()
@@ -44,7 +49,7 @@ func startServer(argv []string) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.cmd.Start(); err != nil {
+	if err := start(c.cmd); err != nil {
 		return nil, err
 	}
 	late := time.AfterFunc(startTimeout, func() { c.cmd.Process.Kill() })

@@ -29,6 +29,8 @@ var ratioGoals = []goal{
 	{"http-50", nodeLib, false, 1.2}, {"http-500", nodeLib, false, 1.2},
 	{"client-1", fastHTTP, false, 0.9}, {"client-100", fastHTTP, false, 0.9},
 	{"client-1", netHTTP, false, 1.2}, {"client-100", netHTTP, false, 1.2},
+	{"client-1-apart", fastHTTP, false, 0.9}, {"client-100-apart", fastHTTP, false, 0.9},
+	{"client-1-apart", netHTTP, false, 1.2}, {"client-100-apart", netHTTP, false, 1.2},
 	{"posts-1", gojaLib, false, 2}, {"posts-4", gojaLib, false, 2}, {"posts-32", gojaLib, false, 2},
 	{"timers-fire", gojaLib, false, 2}, {"timers-stop", gojaLib, false, 2},
 }

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +16,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/bench/internal/proc"
 )
 
 func init() {
@@ -38,6 +41,10 @@ var clientsInFlight = []int{1, 100}
 // answered is what the server of the clients answers.
 var answered = strings.Repeat("0123456789", 10)
 
+// serverProcessor is in the environment of a kernel whose server is to be bound to a
+// processor.
+const serverProcessor = "BENCH_SERVER_PROCESSOR"
+
 // answerURL starts a fasthttp server, in a process of its own so that only the
 // client counts. It ends when this process does.
 var answerURL = sync.OnceValue(func() string {
@@ -45,7 +52,11 @@ var answerURL = sync.OnceValue(func() string {
 	if err != nil {
 		panic(err)
 	}
-	c, err := startServer([]string{exe, "-serve", fastHTTP, "-mode", modeAnswer})
+	start := (*exec.Cmd).Start
+	if cpu, err := strconv.Atoi(os.Getenv(serverProcessor)); err == nil {
+		start = func(cmd *exec.Cmd) error { return proc.On(cpu, cmd.Start) }
+	}
+	c, err := startServerBy([]string{exe, "-serve", fastHTTP, "-mode", modeAnswer}, start)
 	if err != nil {
 		panic(err)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop/bench/internal/load"
+	"github.com/onloop/eventloop/bench/internal/proc"
 )
 
 // A sample is what one run of one opponent came to; nil if it failed.
@@ -82,7 +84,7 @@ func (b *bench) command(w *workload, name string) []string {
 
 func (b *bench) sample(w *workload, name string, argv []string) (*sample, error) {
 	if w.kernel != "" {
-		return kernelSample(argv)
+		return kernelSample(argv, w.apart)
 	}
 	n := max(w.procs, 1)
 	results := make([]*load.Result, n)
@@ -159,17 +161,27 @@ func perConn(w *workload, r *load.Result) int64 {
 	return (r.RSSIdle - r.RSSStart) / int64(n)
 }
 
-func kernelSample(argv []string) (*sample, error) {
+func kernelSample(argv []string, apart bool) (*sample, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Stderr = os.Stderr
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	start := cmd.Start
+	if apart {
+		all := proc.Processors()
+		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", serverProcessor, all[1]))
+		start = func() error { return proc.On(all[0], cmd.Start) }
+	}
+	if err := start(); err != nil {
+		return nil, err
+	}
 	late := time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
-	out, err := cmd.Output()
+	err := cmd.Wait()
 	late.Stop()
 	if err != nil {
 		return nil, err
 	}
 	var k kernelResult
-	if err := json.Unmarshal(out, &k); err != nil {
+	if err := json.Unmarshal(out.Bytes(), &k); err != nil {
 		return nil, err
 	}
 	return &sample{Result: load.Result{

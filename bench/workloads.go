@@ -23,7 +23,8 @@ type workload struct {
 	delay  time.Duration
 	procs  int // server processes, each with a client of its own; 0: one
 	kernel string
-	n      int // of the kernel
+	n      int  // of the kernel
+	apart  bool // it and its server are bound to a processor each
 }
 
 // A size says how long and how often a workload is run.
@@ -112,8 +113,16 @@ func (p *plan) workloads() []*workload {
 		if inFlight == 1 {
 			n /= 5 // it is slow where processors sleep between the steps
 		}
-		all = append(all, p.kernelOf(n, fmt.Sprintf("client-%d", inFlight),
-			fmt.Sprintf("HTTP requests of a client, %d at a time, answers of %d B", inFlight, len(answered)), "request"))
+		w := p.kernelOf(n, fmt.Sprintf("client-%d", inFlight),
+			fmt.Sprintf("HTTP requests of a client, %d at a time, answers of %d B", inFlight, len(answered)), "request")
+		all = append(all, w)
+		if len(proc.Processors()) > 1 {
+			apart := *w
+			apart.name += "-apart"
+			apart.title += ", client and server with a processor each"
+			apart.apart = true
+			all = append(all, &apart)
+		}
 	}
 	for _, posters := range []int{1, 4, 32} {
 		all = append(all, p.kernelOf(p.n, fmt.Sprintf("posts-%d", posters), fmt.Sprintf("posts from %d goroutines", posters), "post"))

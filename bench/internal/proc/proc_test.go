@@ -58,3 +58,20 @@ func TestUsageOfNoProcessIsZero(t *testing.T) {
 		t.Errorf("Of = %+v, want zero", got)
 	}
 }
+
+func TestWhatIsStartedOnAProcessorIsBoundToIt(t *testing.T) {
+	all := Processors()
+	if len(all) == 0 {
+		t.Skip("processes cannot be bound to processors here")
+	}
+	last := all[len(all)-1]
+	err := On(last, func() error {
+		if got := Processors(); len(got) != 1 || got[0] != last {
+			t.Errorf("processors = %v, want %d", got, last)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
