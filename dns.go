@@ -210,7 +210,7 @@ func (q *lookup[T]) run(ctx context.Context, ask func(ctx context.Context, r *re
 		q.answer, err = ask(ctx, r)
 	}
 	q.failure = lookupError(ctx, q.name, err)
-	q.loop.tasks <- (*lookupTask[T])(q)
+	q.loop.send((*lookupTask[T])(q))
 }
 
 func (t *lookupTask[T]) run() {

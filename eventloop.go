@@ -89,6 +89,8 @@ type Loop struct {
 	httpOnce sync.Once
 	http     *HTTPClient // of HTTP
 
+	attendant attendant
+
 	mu       sync.Mutex // guards the following
 	state    loopState
 	sleeping bool        // the dispatcher waits, or is about to: wake it
@@ -124,6 +126,7 @@ type Loop struct {
 	alone        int           // times in a row that reckon found nobody
 	bulk         bool          // much data came since reckon
 	sinceRelease int           // callbacks since the writers got their work
+	together     int           // turns since the dispatcher stepped aside
 	turned       time.Duration // when the last turn began
 	lag          histogram.Histogram
 }
@@ -163,6 +166,7 @@ func New(cfg *Config) *Loop {
 		tasks: make(chan task, maxTasksQueued),
 		done:  make(chan struct{}),
 	}
+	l.attendant.init()
 	if cfg != nil {
 		l.cfg = *cfg
 	}
@@ -303,6 +307,13 @@ func (l *Loop) wake() {
 	case l.tasks <- wakeTask{}:
 	default:
 	}
+	l.rouse()
+}
+
+// send gives t to the dispatcher. It waits while the channel is full.
+func (l *Loop) send(t task) {
+	l.tasks <- t
+	l.rouse()
 }
 
 // hand gives t to the dispatcher. It is for writers, which may be the dispatcher
@@ -310,13 +321,14 @@ func (l *Loop) wake() {
 func (l *Loop) hand(t task) {
 	select {
 	case l.tasks <- t:
+		l.rouse()
 		return
 	default:
 	}
 	if l.onLoop() {
 		l.Post(t.run) // refused or dropped at the end of the loop: nobody waits for t then
 	} else {
-		l.tasks <- t
+		l.send(t)
 	}
 }
 
@@ -501,6 +513,9 @@ func (l *Loop) prepare() bool {
 		if posted || l.first != nil || len(l.due) > 0 || len(l.tasks) > 0 {
 			l.turns++
 			l.posted = posted
+			if l.attendant.call != nil {
+				l.attendant.giveUp() // when the dispatcher will sleep nobody knows
+			}
 			return true
 		}
 		if l.posted && l.crowded {
@@ -556,9 +571,13 @@ func (l *Loop) sleep(now time.Duration) time.Duration {
 	l.busy += now - l.woke
 	when, timed := l.timers.Min()
 	l.mu.Unlock()
-	if !timed {
+	attended := false
+	switch {
+	case l.attendant.call != nil:
+		attended = l.attend(when, time.Duration(when)-now, timed)
+	case !timed:
 		l.first = <-l.tasks
-	} else {
+	default:
 		if when != l.alarm { // the timer runs on while the dispatcher is awake
 			l.alarm = when
 			l.timer.Reset(time.Duration(when) - now)
@@ -569,7 +588,7 @@ func (l *Loop) sleep(now time.Duration) time.Duration {
 			l.alarm = -1
 		}
 	}
-	gathered := l.crowded && l.first != nil
+	gathered := l.crowded && l.first != nil && !attended
 	if gathered {
 		runtime.Gosched()
 	}
@@ -577,7 +596,9 @@ func (l *Loop) sleep(now time.Duration) time.Duration {
 	l.sleeping = false
 	l.woke = l.now()
 	l.idle += l.woke - now
-	l.reckon(gathered, l.woke-now)
+	if !attended {
+		l.reckon(gathered, l.woke-now)
+	}
 	return l.woke
 }
 
@@ -625,7 +646,8 @@ const stepAside = 128
 // turn runs what prepare collected: timers, then posts, then tasks, a bounded
 // number of each.
 func (l *Loop) turn() {
-	if l.turns%stepAside == 0 {
+	if l.together++; l.together == stepAside {
+		l.together = 0
 		runtime.Gosched()
 	}
 	l.writers.BeginTurn()
@@ -740,6 +762,7 @@ func (l *Loop) closeAll() {
 	l.names.close()
 	l.wg.Wait()
 	l.timer.Stop()
+	l.attendant.stopAlarm()
 	finished = true
 	l.flushUnasked()
 }

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http/httpproxy"
@@ -165,8 +166,9 @@ type HTTPClient struct {
 	loop     *Loop
 	cfg      HTTPClientConfig
 	pool     *httpconn.Pool
-	ownProxy bool   // cfg.Proxy is the application's
-	open     handle // of the pool: registered from the first request on, unref'd
+	ownProxy bool                      // cfg.Proxy is the application's
+	open     handle                    // of the pool: registered from the first request on, unref'd
+	last     atomic.Pointer[httpPlace] // of the last request: see place
 
 	mu    sync.Mutex // guards the following
 	begun bool       // the handle was registered
@@ -330,12 +332,13 @@ func (c *HTTPClient) Get(ctx context.Context, url string) *Future[*HTTPResponse]
 // its way. That happens once at most, on a new connection.
 func (c *HTTPClient) Do(ctx context.Context, method, url string, opts *HTTPOptions) *Future[*HTTPResponse] {
 	l := c.loop
-	call := &httpCall{client: c, ctx: ctx, asked: url, begun: time.Now()}
+	call := &httpCall{client: c, ctx: ctx, asked: url, opts: &noOptions, begun: time.Now()}
 	if ctx == nil {
 		call.ctx = context.Background()
 	}
 	if opts != nil {
-		call.opts, call.body = *opts, opts.BodyReader
+		own := *opts
+		call.opts, call.body = &own, own.BodyReader
 	}
 	if err := l.register(&call.handle, call, kindHTTPClient, false); err != nil {
 		call.closeBody()
@@ -349,8 +352,7 @@ func (c *HTTPClient) Do(ctx context.Context, method, url string, opts *HTTPOptio
 		return &call.future
 	}
 	if !call.assign() {
-		l.wg.Add(1)
-		go call.run()
+		call.hire()
 	}
 	return &call.future
 }
@@ -376,12 +378,12 @@ func (c *HTTPClient) begin() {
 // keep puts a connection into the pool, and sees to it that it will not stay
 // there for ever. It returns false if somebody else has it at once, or nobody.
 // With a keeper it is PutKept.
-func (c *HTTPClient) keep(conn *httpconn.Conn, keeper bool) bool {
+func (c *HTTPClient) keep(conn *httpconn.Conn, now time.Time, keeper bool) bool {
 	var until time.Time
 	if keeper {
-		until = c.pool.PutKept(conn)
+		until = c.pool.PutKept(conn, now)
 	} else {
-		until = c.pool.Put(conn)
+		until = c.pool.Put(conn, now)
 	}
 	if until.IsZero() {
 		return false

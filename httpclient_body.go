@@ -256,7 +256,7 @@ func (s *httpStream) hand(b *sockio.Buffer) bool {
 	ended := s.call.waitContext().Done()
 	s.chunk = b
 	for {
-		l.tasks <- s
+		l.send(s)
 		select {
 		case <-s.back:
 			return s.panic == nil

@@ -35,13 +35,13 @@ type httpCall struct {
 	client *HTTPClient
 	ctx    context.Context // of the caller
 	asked  string          // the URL
-	opts   HTTPOptions
+	opts   *HTTPOptions    // a copy of the caller's, or noOptions
 	begun  time.Time
 
 	// Of the goroutine, changed by redirects.
 	method string
 	url    string
-	target httpTarget
+	target *httpTarget
 	length int64 // of the body: -1 chunked
 	close  bool  // after this request
 	expect bool  // 100-continue
@@ -49,9 +49,11 @@ type httpCall struct {
 	deadline   time.Time
 	releaseCtx func() bool // stops watching ctx
 
-	assigned *httpconn.Conn // that has a keeper, and carries the request at first
-	route    httpRoute      // of assigned
+	assigned *httpconn.Conn // that was idle, and carries the request at first
+	route    *httpRoute     // of assigned
 	tried    bool           // assigned was
+	bare     bool           // assigned has no keeper
+	attended bool           // the dispatcher has the answer
 	kept     *httpconn.Conn // that the goroutine is to wait with
 
 	mu     sync.Mutex      // guards the following
@@ -62,7 +64,15 @@ type httpCall struct {
 	body   io.Reader       // BodyReader until it is closed
 }
 
-func (c *httpCall) terminate() { c.abort(ErrLoopClosed) }
+// noOptions are those of a request that was given none. They are not changed.
+var noOptions HTTPOptions
+
+func (c *httpCall) terminate() {
+	c.abort(ErrLoopClosed)
+	if a := &c.loop.attendant; a.call == c {
+		a.giveUp()
+	}
+}
 
 func (c *httpCall) describe() string { return redacted(c.asked) }
 
@@ -75,13 +85,16 @@ var (
 
 // prepare checks what was asked for. It runs in Do.
 func (c *httpCall) prepare(method string) error {
-	o := &c.opts
+	o := c.opts
 	c.method, c.url = method, c.asked
 	if c.method == "" {
 		c.method = "GET"
 	}
-	var err error
-	switch c.target, err = parseTarget(c.asked); {
+	place, err := c.client.place(c.asked)
+	if err == nil {
+		c.target, c.route = &place.target, place.route
+	}
+	switch {
 	case err != nil:
 		return err
 	case !isToken(c.method):
@@ -201,6 +214,9 @@ func (c *httpCall) run() {
 	defer c.client.loop.wg.Done()
 	growStack()
 	client := c.client
+	if c.bare {
+		c.assigned.AwaitAnswer()
+	}
 	for c != nil {
 		conn := c.carry()
 		c = nil
@@ -224,39 +240,74 @@ func (c *httpCall) carry() *httpconn.Conn {
 	return c.kept
 }
 
-// assign gives the request to a connection whose keeper waits, if there is one and
-// the request is a plain one, and has it written. It returns false if the request
-// needs a goroutine.
+// assign gives the request to an idle connection, if there is one and the request is
+// a plain one, and has it written. If the connection has no keeper, the dispatcher
+// attends to the request, or a goroutine waits for the answer. assign returns false if
+// the request needs a goroutine from the start.
 func (c *httpCall) assign() bool {
-	o := &c.opts
-	if o.BodyReader != nil || o.MaxRedirects > 0 || c.expect || c.client.ownProxy || !httpconn.Inline(len(o.Body)) {
+	o := c.opts
+	if o.BodyReader != nil || o.MaxRedirects > 0 || c.expect || !httpconn.Inline(len(o.Body)) {
 		return false
 	}
-	route, err := c.client.route(&c.target, o.UnixSocket)
-	if err != nil {
-		return false // run says so
+	if o.UnixSocket != "" {
+		route, _ := c.client.route(c.target, o.UnixSocket)
+		c.route = &route
 	}
-	conn := c.client.pool.TakeKept(route.key)
+	if c.route == nil {
+		return false
+	}
+	solitary := c.solitary()
+	conn, kept := c.client.pool.TakePlain(c.route.key)
 	if conn == nil {
 		return false
 	}
-	c.assigned, c.route = conn, route
-	head := c.head(&route)
+	c.assigned = conn
+	head := c.head(c.route)
 	defer head.Release()
 	if !head.Queue(conn, o.Body) {
 		c.assigned = nil
-		if conn.Retire() {
-			c.client.keep(conn, false)
+		if !kept || conn.Retire() {
+			c.client.keep(conn, c.begun, false)
 		} else {
 			conn.Close()
-			c.client.pool.Release(route.key)
+			c.client.pool.Release(c.route.key)
 		}
 		return false
 	}
 	c.attach(conn)
-	conn.Assign(c, c.deadline, c.client.cfg.InactivityTimeout)
+	if kept {
+		conn.Assign(c, c.begun, c.deadline, c.client.cfg.InactivityTimeout)
+	} else {
+		c.bare = true
+		conn.AssignBare(c.begun, c.deadline, c.client.cfg.InactivityTimeout)
+		if solitary {
+			c.loop.attendant.call = c
+			return true
+		}
+		c.hire()
+	}
 	c.client.loop.writers.Add((*httpSender)(c))
 	return true
+}
+
+// solitary reports whether the dispatcher may attend to the request itself: see
+// attendant.
+func (c *httpCall) solitary() bool {
+	l := c.loop
+	if !l.onLoop() {
+		return false
+	}
+	l.mu.Lock()
+	alone := l.kinds[kindHTTPClient] == 1
+	l.mu.Unlock()
+	// Nothing that takes long, nor calls the application, is to happen there.
+	return l.attendant.solitary(alone) && c.opts.OnBody == nil && !c.opts.Decompress
+}
+
+// hire starts a goroutine for a request that was assigned to a connection without.
+func (c *httpCall) hire() {
+	c.loop.wg.Add(1)
+	go c.run()
 }
 
 // An httpSender is a request as the pool of writers sees it.
@@ -305,7 +356,7 @@ func (c *httpCall) resolve(res *HTTPResponse, err error) {
 		c.future.finish(futureResolved, res, err)
 	}
 	l := c.loop
-	c.opts, c.target = HTTPOptions{}, httpTarget{} // the future may live on
+	c.opts, c.target, c.route = &noOptions, nil, nil // the future may live on
 	l.unregister(&c.handle)
 	if l.ended.Load() {
 		l.wake() // closeAll waits for the last handle
@@ -399,7 +450,7 @@ func (c *httpCall) follow(status int, next *httpTarget) {
 		}
 		c.dropBody()
 	}
-	c.target = *next
+	c.target = next
 	c.url = next.u.String()
 }
 
@@ -422,8 +473,9 @@ type httpExchange struct {
 	resp   httpconn.Response
 	upload *httpUpload // sends the body meanwhile; nil if none is needed
 	times  HTTPTiming
-	keep   bool // the connection, when it is over
-	last   bool // no other follows
+	keep   bool      // the connection, when it is over
+	over   time.Time // when that was
+	last   bool      // no other follows
 }
 
 var exchanges = sync.Pool{New: func() any { return new(httpExchange) }}
@@ -440,9 +492,11 @@ func (x *httpExchange) do(redirects int) (res *HTTPResponse, next *httpTarget, e
 	x.last = next == nil
 	if next != nil || err != nil {
 		x.resp.Discard(maxDiscard)
+		x.over = time.Now()
 	} else if err = x.receive(res); err == nil {
 		res.Trailers = headersOf(x.resp.Trailers(), 0)
 		res.Timing.Total = time.Since(x.call.begun)
+		x.over = x.call.begun.Add(res.Timing.Total)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -462,7 +516,7 @@ func (x *httpExchange) ask() (err error) {
 	c := x.call
 	if c.assigned != nil && !c.tried {
 		c.tried = true
-		x.route, x.conn = c.route, c.assigned
+		x.route, x.conn = *c.route, c.assigned
 		err = x.answer()
 	} else if err = x.connect(); err == nil {
 		err = x.attempt()
@@ -493,7 +547,7 @@ func (x *httpExchange) ask() (err error) {
 // connect finds a connection.
 func (x *httpExchange) connect() (err error) {
 	c := x.call
-	if x.route, err = c.client.route(&c.target, c.opts.UnixSocket); err != nil {
+	if x.route, err = c.client.route(c.target, c.opts.UnixSocket); err != nil {
 		return err
 	}
 	x.conn, err = c.acquire(&x.route, &x.times)
@@ -584,7 +638,7 @@ func (x *httpExchange) send() error {
 
 // head returns the head of the request on the way that route is.
 func (c *httpCall) head(route *httpRoute) *httpconn.Head {
-	target := c.target.requestURI()
+	target := c.target.uri
 	if route.absolute() {
 		target = "http://" + c.target.host + target
 	}
@@ -836,8 +890,8 @@ func (x *httpExchange) end() {
 	}
 	x.count()
 	if conn.End() && x.keep {
-		keeper := x.last && conn.Keepable()
-		if c.client.keep(conn, keeper) && keeper {
+		keeper := x.last && conn.Keepable() && !c.attended && !c.loop.attendant.bare.Load()
+		if c.client.keep(conn, x.over, keeper) && keeper {
 			c.kept = conn
 		}
 		return

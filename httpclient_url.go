@@ -20,6 +20,7 @@ type httpTarget struct {
 	name string // of the server: what is resolved, and verified
 	addr string // name:port
 	host string // the field Host
+	uri  string // path and query, as requested
 }
 
 var errNoHost = errors.New("URL without a host")
@@ -68,6 +69,7 @@ func newTarget(u *url.URL) (httpTarget, error) {
 		// A zone means something on this machine only (RFC 6874 section 4).
 		t.host = strings.Replace(t.host, t.name[zone:], "", 1)
 	}
+	t.uri = requestURI(u)
 	return t, nil
 }
 
@@ -119,8 +121,7 @@ func isASCII(s string) bool {
 // requestURI returns what comes after the method: path and query, escaped. What
 // the caller has escaped stays as it is; what net/url leaves as it is, spaces in a
 // query above all, is escaped too.
-func (t *httpTarget) requestURI() string {
-	u := t.u
+func requestURI(u *url.URL) string {
 	s := u.RawPath // as it was written, if that matters
 	if s == "" {
 		s = u.EscapedPath()
@@ -205,6 +206,33 @@ type httpRoute struct {
 	network string
 	addr    string // to connect to
 	proxy   *url.URL
+}
+
+// An httpPlace is what a URL leads to. It does not change.
+type httpPlace struct {
+	asked  string
+	target httpTarget
+	route  *httpRoute // nil if only the goroutine of the request can find it out
+}
+
+// place finds out what a URL leads to. It remembers that of the last one: many
+// clients ask for the same again and again, and parsing takes longer than sending.
+func (c *HTTPClient) place(asked string) (*httpPlace, error) {
+	if p := c.last.Load(); p != nil && p.asked == asked {
+		return p, nil
+	}
+	p := &httpPlace{asked: asked}
+	var err error
+	if p.target, err = parseTarget(asked); err != nil {
+		return nil, err
+	}
+	if !c.ownProxy { // that of the application is not called here
+		if r, err := c.route(&p.target, ""); err == nil { // else the goroutine says so
+			p.route = &r
+		}
+	}
+	c.last.Store(p)
+	return p, nil
 }
 
 // tunnel reports whether the proxy is to connect to the target.

@@ -352,7 +352,7 @@ func (s *HTTPServer) remove(c *httpConn) {
 	s.mu.Unlock()
 	s.connGone()
 	if last {
-		s.loop.tasks <- (*httpServerGoneTask)(s)
+		s.loop.send((*httpServerGoneTask)(s))
 	}
 }
 
@@ -368,7 +368,7 @@ func (s *HTTPServer) isGone() bool {
 
 func (s *HTTPServer) acceptFailed(err error) {
 	a := s.Addr()
-	s.loop.tasks <- httpAcceptErrTask{s, &OpError{Op: "accept", Net: a.Network(), Addr: a.String(), Err: err}}
+	s.loop.send(httpAcceptErrTask{s, &OpError{Op: "accept", Net: a.Network(), Addr: a.String(), Err: err}})
 }
 
 func (s *HTTPServer) acceptEnded() {
@@ -378,7 +378,7 @@ func (s *HTTPServer) acceptEnded() {
 	last := s.isGone()
 	s.mu.Unlock()
 	if last {
-		s.loop.tasks <- (*httpServerGoneTask)(s)
+		s.loop.send((*httpServerGoneTask)(s))
 	}
 }
 

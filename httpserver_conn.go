@@ -202,7 +202,7 @@ func (c *httpConn) setDeadline(t time.Time) {
 // report delivers what went wrong, unless the server is the reason.
 func (c *httpConn) report(op string, err error) {
 	if !c.is(connGone) {
-		c.s.loop.tasks <- httpErrTask{c.s, c.opError(op, err)}
+		c.s.loop.send(httpErrTask{c.s, c.opError(op, err)})
 	}
 }
 
@@ -237,7 +237,7 @@ func (c *httpConn) serveNext() bool {
 	if r.direct = direct; direct {
 		c.cur.Store(r)
 	}
-	l.tasks <- (*httpRequestTask)(r)
+	l.send((*httpRequestTask)(r))
 	if direct {
 		return c.finishDirect()
 	}
@@ -716,7 +716,7 @@ func (c *httpConn) moveBody(r *HTTPRequest) {
 	r.mu.Lock()
 	st.held = true
 	r.mu.Unlock()
-	c.s.loop.tasks <- (*httpBodyTask)(r)
+	c.s.loop.send((*httpBodyTask)(r))
 }
 
 // consumePiece frees the room of a piece that the dispatcher is done with.
@@ -753,7 +753,7 @@ func (c *httpConn) endBody(r *HTTPRequest, err error) {
 	r.mu.Lock()
 	st.ended, st.err = true, err
 	r.mu.Unlock()
-	c.s.loop.tasks <- (*httpBodyTask)(r)
+	c.s.loop.send((*httpBodyTask)(r))
 	if gone {
 		r.lose(err)
 	}

@@ -124,7 +124,7 @@ func (c *Conn) upgradeIfOrdered(ended bool) bool {
 	if u.err == nil {
 		c.attach(u.tc, true, 0)
 	}
-	c.loop.tasks <- (*tlsTask)(c)
+	c.loop.send((*tlsTask)(c))
 	c.openGate(u.err == nil)
 	return ended || u.err != nil
 }

@@ -147,13 +147,13 @@ func (c *Conn) shakeHands(ctx context.Context, tc *tls.Conn) (err error) {
 // connectFailed ends a connection that never came up.
 func (c *Conn) connectFailed(op string, err error) {
 	c.readErr = c.opError(op, err)
-	c.loop.tasks <- (*goneTask)(c)
+	c.loop.send((*goneTask)(c))
 }
 
 // up makes nc the connection and starts its goroutine.
 func (c *Conn) up(nc net.Conn, direct bool) {
 	c.attach(nc, direct, flagUp|flagWriting)
-	c.loop.tasks <- (*upTask)(c)
+	c.loop.send((*upTask)(c))
 	c.loop.wg.Add(1)
 	go c.serve()
 	c.mu.Lock()
@@ -194,7 +194,7 @@ func (c *Conn) serve() {
 		if ended {
 			<-c.back
 		} else if ended = c.read(); ended {
-			c.loop.tasks <- (*endTask)(c)
+			c.loop.send((*endTask)(c))
 		}
 	}
 	c.finish()
@@ -323,7 +323,7 @@ func (c *Conn) hand(b *sockio.Buffer, n int) {
 	b.Fill(n)
 	c.chunk = b
 	c.holding.Store(true)
-	c.loop.tasks <- (*chunkTask)(c)
+	c.loop.send((*chunkTask)(c))
 }
 
 // mayRead waits until the dispatcher is done with the last chunk and no pause is
@@ -718,7 +718,7 @@ func (c *Conn) finish() {
 	case flags.has(flagCut) || failed:
 	case flags.has(flagDetach):
 		nc.SetDeadline(noDeadline)
-		c.loop.tasks <- (*goneTask)(c)
+		c.loop.send((*goneTask)(c))
 		return
 	default:
 		c.linger(nc, flags.has(flagShutDone))
@@ -730,7 +730,7 @@ func (c *Conn) finish() {
 	}
 	c.mu.Unlock()
 	nc.Close()
-	c.loop.tasks <- (*goneTask)(c)
+	c.loop.send((*goneTask)(c))
 }
 
 // linger ends the stream to the peer and reads until the peer ends its own. If

@@ -281,12 +281,12 @@ func setTCPOptions(nc net.Conn, cfg *ConnConfig) {
 // acceptFailed reports a failure to accept.
 func (ln *Listener) acceptFailed(err error) {
 	a := ln.Addr()
-	ln.loop.tasks <- acceptErrTask{ln, &OpError{
+	ln.loop.send(acceptErrTask{ln, &OpError{
 		Op: "accept", Net: a.Network(), Addr: a.String(), Err: err, Listener: ln,
-	}}
+	}})
 }
 
-func (ln *Listener) acceptEnded() { ln.loop.tasks <- (*listenerGoneTask)(ln) }
+func (ln *Listener) acceptEnded() { ln.loop.send((*listenerGoneTask)(ln)) }
 
 func (t acceptErrTask) run() {
 	ln, l := t.ln, t.ln.loop

@@ -168,6 +168,7 @@ func (w *workers) drop(j *job) bool {
 func (j *job) gone() {
 	select {
 	case j.loop.tasks <- (*workGoneTask)(j):
+		j.loop.rouse()
 	case <-j.loop.done:
 	}
 }
@@ -353,13 +354,13 @@ func (r *Receiver[T]) receive() {
 		case v, ok := <-r.ch:
 			open = ok
 			r.received(v, ok)
-			r.loop.tasks <- (*receivedTask[T])(r)
+			r.loop.send((*receivedTask[T])(r))
 		case <-r.quit:
 			r.letGo()
 		}
 	}
 	r.awaitDelivery()
-	r.loop.tasks <- (*receiverGoneTask[T])(r)
+	r.loop.send((*receiverGoneTask[T])(r))
 }
 
 // mayReceive waits until the last value is delivered and there is no pause. It

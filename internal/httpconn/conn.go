@@ -37,6 +37,7 @@ type Conn struct {
 	idle  idleLinks       // guarded by the mutex of the pool
 	hint  time.Duration   // how long the server keeps it, zero if not known
 	alive aliveCheck
+	whole bool // the buffer has the whole answer: reading on would be a mistake
 
 	keeper *keeper // nil if it never had one
 
@@ -122,6 +123,7 @@ func (c *Conn) End() bool {
 	clean := c.br.Buffered() == 0 && len(c.prefix) == 0 && c.failed == nil && c.parked == nil
 	c.releaseReader()
 	c.prefix = nil
+	c.whole = false
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.taken = false
@@ -162,7 +164,14 @@ func (c *Conn) by(set time.Time, silence time.Duration) time.Time {
 	if silence <= 0 {
 		return c.deadline
 	}
-	now := time.Now()
+	return c.byAt(time.Now(), set, silence)
+}
+
+// byAt is by at that time.
+func (c *Conn) byAt(now, set time.Time, silence time.Duration) time.Time {
+	if silence <= 0 {
+		return c.deadline
+	}
 	if left := set.Sub(now); c.deadline.IsZero() && left >= silence && left <= silence+silence/8 {
 		return set
 	}
@@ -264,6 +273,9 @@ const maxSlack = 64 << 10
 
 var errSlack = errors.New("endless framing")
 
+// errWhole says that an answer of which Attend thought that it was there was not.
+var errWhole = errors.New("longer than it said")
+
 // reader is the connection as its buffer reads it.
 type reader Conn
 
@@ -277,6 +289,9 @@ func (r *reader) Read(p []byte) (int, error) {
 	}
 	if c.failed == nil {
 		c.failed = c.parked
+	}
+	if c.failed == nil && c.whole {
+		c.failed = errWhole
 	}
 	if c.failed != nil {
 		return 0, c.failed
@@ -320,6 +335,8 @@ func (c *Conn) cause(err error) error {
 	switch {
 	case c.failed == errSlack:
 		return tooLarge(errSlack.Error())
+	case c.failed == errWhole:
+		return malformed(errWhole)
 	case c.failed == io.EOF:
 		return io.ErrUnexpectedEOF
 	case c.failed != nil:

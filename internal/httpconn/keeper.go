@@ -26,8 +26,11 @@ type keeper struct {
 	assigned chan any  // what the connection was taken for: one slot, closed by drop
 	left     chan bool // the answer to Retire
 	readable func(fd uintptr) bool
+	look     func(fd uintptr) // readable, without parking
+	attend   func(fd uintptr) bool
 	fd       uintptr // inside readable
 	waiting  bool    // reading must not park
+	woken    bool    // by the present wait, once
 
 	mu       sync.Mutex // held while writing, and guards the following
 	unsent   *sockio.Buffer
@@ -57,7 +60,8 @@ func (c *Conn) Keepable() bool {
 		return false
 	}
 	c.keeper = &keeper{raw: raw, assigned: make(chan any, 1), left: make(chan bool, 1)}
-	c.keeper.readable, c.keeper.writable = c.readable, c.writable
+	k := c.keeper
+	k.readable, k.look, k.attend, k.writable = c.readable, c.look, c.attend, c.writable
 	return true
 }
 
@@ -69,7 +73,7 @@ func (c *Conn) Await(p *Pool) (request any) {
 	k := c.keeper
 	c.in, c.slack = 0, 0
 	for {
-		late := c.awaitInput()
+		late := c.awaitInput(c.keeper.readable)
 		if request == nil {
 			select {
 			case request = <-k.assigned:
@@ -95,26 +99,37 @@ func (c *Conn) Await(p *Pool) (request any) {
 				return nil
 			}
 		}
-		if late && !c.due() {
-			continue
+		if c.arrived(late) {
+			return request
 		}
-		switch unsent := c.withdraw(); {
-		case late:
-			c.failed = os.ErrDeadlineExceeded
-		case unsent:
-			c.releaseReader() // no answer, whatever it says
-			c.failed = ErrStale
-		}
-		c.uses++
-		c.takeReader()
-		return request
 	}
+}
+
+// arrived prepares the reading of what there is for the present request: input, an
+// error, or its deadline if one has come. It returns false if that was none of the
+// request's.
+func (c *Conn) arrived(late bool) bool {
+	stale := late && c.foundStale() // said by a deadline
+	if late && !stale && !c.due() {
+		return false
+	}
+	switch unsent := c.withdraw(); {
+	case late && !stale:
+		c.failed = os.ErrDeadlineExceeded
+	case unsent:
+		c.releaseReader() // no answer, whatever it says
+		c.failed = ErrStale
+	}
+	c.uses++
+	c.takeReader()
+	return true
 }
 
 // awaitInput waits, without a buffer, until there is input or an error, which
 // reading will find. It returns true if a deadline has come, perhaps of before.
-func (c *Conn) awaitInput() (late bool) {
-	err := c.keeper.raw.Read(c.keeper.readable)
+func (c *Conn) awaitInput(readable func(fd uintptr) bool) (late bool) {
+	c.keeper.woken = false
+	err := c.keeper.raw.Read(readable)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return true
 	}
@@ -124,10 +139,17 @@ func (c *Conn) awaitInput() (late bool) {
 	return false
 }
 
-// readable reads what is there. It always tries before it lets the goroutine park,
-// which is only safe after EAGAIN.
+// readable reads what is there. It tries before it lets the goroutine park, since
+// what came before the wait began wakes nobody. But if nothing was asked yet, an
+// answer will come later, and what else is there — the end of the connection —
+// is also found by who takes it for a request: then a read is saved.
 func (c *Conn) readable(fd uintptr) (done bool) {
 	k := c.keeper
+	woken := k.woken
+	k.woken = true
+	if !woken && !c.asked() {
+		return false
+	}
 	c.takeReader()
 	k.fd, k.waiting = fd, true
 	_, err := c.br.Peek(1)
@@ -137,6 +159,30 @@ func (c *Conn) readable(fd uintptr) (done bool) {
 		return false
 	}
 	return true
+}
+
+func (c *Conn) asked() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.taken
+}
+
+// attend is readable for Attend: it sends the request first. The wait has begun
+// then, so there is nothing to read before it lets the goroutine park.
+func (c *Conn) attend(fd uintptr) (done bool) {
+	if !c.keeper.woken && c.unsent() {
+		c.keeper.woken = true
+		return !c.TryFlush()
+	}
+	return c.readable(fd)
+}
+
+// unsent reports whether nothing was sent yet of what was queued.
+func (c *Conn) unsent() bool {
+	k := c.keeper
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.unsent != nil && !k.begun
 }
 
 // readNow is what the reader reads while the keeper waits.
@@ -194,20 +240,82 @@ func (c *Conn) due() bool {
 	return c.cut || !c.readBy.IsZero() && !time.Now().Before(c.readBy)
 }
 
-// Assign takes a connection that TakeKept has returned into use for a request,
-// which Await returns. Deadlines are those of Begin. What was queued with
-// Head.Queue is to be written next.
-func (c *Conn) Assign(request any, deadline time.Time, silence time.Duration) {
+// Assign takes a connection that TakePlain has returned into use for a request that
+// begins now, and that Await returns. Deadlines are those of Begin. What was queued
+// with Head.Queue is to be written next.
+func (c *Conn) Assign(request any, now, deadline time.Time, silence time.Duration) {
+	c.assign(now, deadline, silence)
+	c.keeper.assigned <- request
+}
+
+func (c *Conn) assign(now, deadline time.Time, silence time.Duration) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.taken = true
 	c.deadline, c.silence = deadline, silence
 	c.writing, c.shut = false, false
-	if t := c.by(c.readBy, silence); !c.cut && !t.Equal(c.readBy) {
+	if t := c.byAt(now, c.readBy, silence); !c.cut && !t.Equal(c.readBy) {
 		c.readBy = t
 		c.nc.SetReadDeadline(t)
 	}
-	c.mu.Unlock()
-	c.keeper.assigned <- request
+}
+
+// AssignBare is Assign for a connection that nobody waits with. Attend or
+// AwaitAnswer is to be called next.
+func (c *Conn) AssignBare(now, deadline time.Time, silence time.Duration) {
+	c.in, c.slack = 0, 0
+	c.assign(now, deadline, silence)
+}
+
+// AwaitAnswer returns when there is input for the request that the connection was
+// assigned to, or an error, or its deadline has come: see Await.
+func (c *Conn) AwaitAnswer() {
+	for !c.arrived(c.awaitInput(c.keeper.readable)) {
+	}
+}
+
+// Attend sends the request and waits until there is input, an error, or a deadline
+// has come, and reports whether a whole answer to a request with that method is
+// there, so that reading it does not wait. If it is not, AwaitAnswer is to be called
+// next, perhaps elsewhere, and TryFlush. Attend is for somebody who cannot wait until
+// it is: Nudge makes it return. Then it may be called again if nothing came.
+func (c *Conn) Attend(method string) (whole, nothing bool) {
+	late := c.awaitInput(c.keeper.attend)
+	if late {
+		// What came in time is not too late because nobody had looked.
+		c.keeper.raw.Control(c.keeper.look)
+	}
+	if c.br == nil {
+		return false, late
+	}
+	if c.failed != nil || c.withdraw() || !c.bufferedWhole(method) {
+		return false, false
+	}
+	c.uses++
+	c.whole = true
+	return true, false
+}
+
+func (c *Conn) look(fd uintptr) {
+	c.keeper.woken = true
+	c.readable(fd)
+}
+
+// Nudge makes Attend return. Any goroutine may call it; Calm undoes it, before the
+// connection is used for anything else.
+func (c *Conn) Nudge() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nc.SetReadDeadline(past)
+}
+
+// Calm undoes Nudge.
+func (c *Conn) Calm() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.cut {
+		c.nc.SetReadDeadline(c.readBy)
+	}
 }
 
 // Retire makes the keeper of a connection that Get has returned end, and returns
@@ -261,24 +369,24 @@ func (c *Conn) TryFlush() (done bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.unsent != nil && c.Interrupted() {
-		c.unsendable(os.ErrDeadlineExceeded)
+		c.giveUp(os.ErrDeadlineExceeded)
 	}
 	for k.unsent != nil {
 		// Not raw.Write, which fails for the deadline of an earlier write.
 		if err := k.raw.Control(k.writable); err != nil {
-			c.unsendable(err)
+			c.giveUp(err)
 			return true
 		}
 		switch {
 		case !k.begun:
-			c.unsendable(ErrStale)
+			c.giveUp(ErrStale)
 			return true
 		case k.errno == syscall.EAGAIN:
 			k.sending = true
 			c.waitToSend()
 			return false
 		case k.errno != 0:
-			c.unsendable(os.NewSyscallError("write", k.errno))
+			c.giveUp(os.NewSyscallError("write", k.errno))
 			return true
 		}
 		if k.unsent.Consume(k.sent); k.unsent.Len() == 0 {
@@ -297,6 +405,24 @@ func (c *Conn) writable(fd uintptr) {
 	k.begun = true
 	views := [1][]byte{k.unsent.Bytes()}
 	k.sent, k.errno = sockio.WriteFD(fd, views[:])
+}
+
+// foundStale reports whether TryFlush has found that the connection is stale.
+func (c *Conn) foundStale() bool {
+	k := c.keeper
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.failed == ErrStale
+}
+
+// giveUp is unsendable for who writes. What made it so need not wake the keeper: it
+// may have been there when the wait began. The caller holds keeper.mu.
+func (c *Conn) giveUp(err error) {
+	c.unsendable(err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.readBy = past
+	c.nc.SetReadDeadline(past)
 }
 
 // unsendable gives up sending. The caller holds keeper.mu.

@@ -24,6 +24,8 @@ type kept struct {
 	conn   *httpconn.Conn
 	server *net.TCPConn
 	read   *bufio.Reader // of server
+
+	nothing bool // of the last Attend
 }
 
 var keptKey = httpconn.Key{Scheme: "http", Addr: "server:80"}
@@ -73,7 +75,7 @@ func newKept(t *testing.T, deadline time.Time, silence time.Duration) *kept {
 // put makes it a connection that is kept for the next request.
 func (k *kept) put() {
 	k.t.Helper()
-	if !k.conn.End() || !k.conn.Keepable() || k.pool.PutKept(k.conn).IsZero() {
+	if !k.conn.End() || !k.conn.Keepable() || k.pool.PutKept(k.conn, time.Now()).IsZero() {
 		k.t.Fatal("the connection is not kept")
 	}
 }
@@ -81,7 +83,7 @@ func (k *kept) put() {
 // take takes it out of the pool and queues a request.
 func (k *kept) take(body []byte) {
 	k.t.Helper()
-	if k.pool.TakeKept(keptKey) != k.conn {
+	if c, _ := k.pool.TakePlain(keptKey); c != k.conn {
 		k.t.Fatal("the connection was not kept")
 	}
 	head := httpconn.GetHead("POST", "/next")
@@ -142,7 +144,7 @@ func TestKeeperReturnsTheRequestWithItsAnswer(t *testing.T) {
 	for range 3 {
 		back := k.await()
 		k.take(nil)
-		k.conn.Assign("mine", time.Time{}, 0)
+		k.conn.Assign("mine", time.Now(), time.Time{}, 0)
 		if !k.conn.TryFlush() {
 			t.Fatal("the kernel does not take a short request")
 		}
@@ -169,7 +171,7 @@ func TestAssignedRequestIsSentAfterTheDeadlinesOfEarlierOnes(t *testing.T) {
 	time.Sleep(time.Until(deadline) + 10*time.Millisecond)
 	back := k.await()
 	k.take(nil)
-	k.conn.Assign("mine", time.Now().Add(10*time.Second), 0)
+	k.conn.Assign("mine", time.Now(), time.Now().Add(10*time.Second), 0)
 	k.conn.TryFlush()
 	if all, err := k.conn.Sent(); !all || err != nil {
 		t.Fatalf("Sent = %v, %v, want true, nil", all, err)
@@ -208,7 +210,7 @@ func TestInterruptBeforeAssignIsNotForgotten(t *testing.T) {
 	k.conn.Interrupt()
 	back := k.await()
 	time.Sleep(10 * time.Millisecond) // the keeper finds the deadline, and nothing assigned
-	k.conn.Assign("mine", time.Time{}, 0)
+	k.conn.Assign("mine", time.Now(), time.Time{}, 0)
 	select {
 	case got := <-back:
 		if got != "mine" {
@@ -250,7 +252,7 @@ func TestWhatComesBeforeARequestIsSentIsNoAnswerToIt(t *testing.T) {
 			k.take(nil)
 			test.does(k)
 			k.inputComes()
-			k.conn.Assign("mine", time.Now().Add(10*time.Second), 0)
+			k.conn.Assign("mine", time.Now(), time.Now().Add(10*time.Second), 0)
 			if test.flush && !k.conn.TryFlush() {
 				t.Error("TryFlush has something left to write")
 			}
@@ -270,6 +272,50 @@ func TestWhatComesBeforeARequestIsSentIsNoAnswerToIt(t *testing.T) {
 				t.Error("the connection is to be used again")
 			}
 		})
+	}
+}
+
+// What came before the keeper began to wait wakes nobody.
+func TestKeeperIsToldWhatWasThereBeforeItWaited(t *testing.T) {
+	for name, does := range map[string]func(k *kept){
+		"an answer": func(k *kept) { io.WriteString(k.server, keptAnswer) },
+		"the end":   func(k *kept) { k.server.Close() },
+		"a reset":   func(k *kept) { k.server.SetLinger(0); k.server.Close() },
+	} {
+		k := newKept(t, time.Time{}, 0)
+		does(k)
+		k.inputComes()
+		time.Sleep(10 * time.Millisecond) // the poller knows
+		back := k.await()
+		time.Sleep(10 * time.Millisecond) // the keeper waits
+		c, _ := k.pool.TakePlain(keptKey)
+		if c == nil {
+			if got := <-back; got != nil { // a reset is told also to who begins to wait
+				t.Errorf("%s: Await = %v, want nil", name, got)
+			}
+			continue
+		}
+		head := httpconn.GetHead("POST", "/next")
+		head.Queue(c, nil)
+		head.Release()
+		c.Assign("mine", time.Now(), time.Time{}, 0)
+		if !c.TryFlush() {
+			t.Errorf("%s: TryFlush has something left to write", name)
+		}
+		select {
+		case got := <-back:
+			if got != "mine" {
+				t.Fatalf("%s: Await = %v, want mine", name, got)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: the keeper does not know", name)
+		}
+		if got, err := k.response(); err != httpconn.ErrStale {
+			t.Errorf("%s: answer = %q, %v, want ErrStale", name, got, err)
+		}
+		if _, out := c.Bytes(); out != 0 {
+			t.Errorf("%s: bytes written = %d, want 0", name, out)
+		}
 	}
 }
 
@@ -297,7 +343,7 @@ func TestSilenceBeginsAnewWhenALongRequestIsWritten(t *testing.T) {
 	back := k.await()
 	body := make([]byte, 48<<10)
 	k.take(body)
-	k.conn.Assign("mine", time.Time{}, silence)
+	k.conn.Assign("mine", time.Now(), time.Time{}, silence)
 	if k.conn.TryFlush() {
 		t.Fatal("the kernel takes it all at once")
 	}
@@ -330,7 +376,7 @@ func TestRequestThatTheServerDoesNotTakeEndsAfterTheSilence(t *testing.T) {
 	k.conn.NetConn().(*net.TCPConn).SetWriteBuffer(4 << 10)
 	back := k.await()
 	k.take(make([]byte, 48<<10))
-	k.conn.Assign("mine", time.Time{}, silence)
+	k.conn.Assign("mine", time.Now(), time.Time{}, silence)
 	if k.conn.TryFlush() {
 		t.Fatal("the kernel takes it all at once")
 	}

@@ -87,23 +87,25 @@ func (p *Pool) Get(key Key) (c *Conn, kept bool, w *Waiter) {
 	return nil, false, w
 }
 
-// TakeKept takes a slot of key with an idle connection that has a keeper, to be
-// given a request with Conn.Assign. It returns nil, and takes nothing, if the one
-// that was used last is not such a connection.
-func (p *Pool) TakeKept(key Key) *Conn {
+// TakePlain takes a slot of key with an idle connection that can be given a request
+// with Conn.Assign if kept is true: it has a keeper; else with Conn.AssignBare. It
+// returns nil, and takes nothing, if the one that was used last is not such a
+// connection.
+func (p *Pool) TakePlain(key Key) (c *Conn, kept bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.hosts[key]
 	if h == nil || len(h.idle) == 0 {
-		return nil
+		return nil, false
 	}
 	n := len(h.idle)
-	c := h.idle[n-1]
-	if !c.idle.kept {
-		return nil
+	c = h.idle[n-1]
+	if c.keeper == nil {
+		return nil, false
 	}
+	kept = c.idle.kept
 	p.take(h, c, n-1)
-	return c
+	return c, kept
 }
 
 // leave takes c and its slot away if c is idle still.
@@ -130,7 +132,7 @@ func (p *Pool) Abandon(w *Waiter) {
 	}
 	p.mu.Unlock()
 	if c := <-w.Ready; c != nil {
-		p.Put(c)
+		p.Put(c, time.Now())
 	} else {
 		p.Release(w.key)
 	}
@@ -139,13 +141,13 @@ func (p *Pool) Abandon(w *Waiter) {
 // Put gives back the slot of c, which is kept for the next request, or closed if
 // that is not possible. It returns the time until which c is kept, zero if it is
 // not.
-func (p *Pool) Put(c *Conn) (until time.Time) { return p.put(c, false) }
+func (p *Pool) Put(c *Conn, now time.Time) (until time.Time) { return p.put(c, now, false) }
 
 // PutKept is Put by a keeper, which has to wait with the connection if it is kept:
 // see Conn.Await.
-func (p *Pool) PutKept(c *Conn) (until time.Time) { return p.put(c, true) }
+func (p *Pool) PutKept(c *Conn, now time.Time) (until time.Time) { return p.put(c, now, true) }
 
-func (p *Pool) put(c *Conn, kept bool) (until time.Time) {
+func (p *Pool) put(c *Conn, now time.Time, kept bool) (until time.Time) {
 	life := p.lifetime
 	if c.hint > 0 {
 		// The server says when it will close. A second for the request to get
@@ -165,7 +167,7 @@ func (p *Pool) put(c *Conn, kept bool) (until time.Time) {
 		p.mu.Unlock()
 		return time.Time{}
 	}
-	c.idle.until = time.Now().Add(life)
+	c.idle.until = now.Add(life)
 	until = c.idle.until
 	c.idle.kept = kept
 	h.idle = append(h.idle, c)

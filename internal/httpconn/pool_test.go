@@ -121,7 +121,7 @@ func (m *model) dialled(key httpconn.Key, ok bool) {
 func (m *model) put(c *httpconn.Conn) {
 	key := m.inUse[c]
 	delete(m.inUse, c)
-	m.pool.Put(c)
+	m.pool.Put(c, time.Now())
 	if m.closed {
 		m.granted(key, nil)
 		return
@@ -242,7 +242,7 @@ func TestPoolAbandonAfterTheGrantPassesItOn(t *testing.T) {
 	_, _, first := p.Get(key)
 	_, _, second := p.Get(key)
 	c := httpconn.New(&recorder{}, key)
-	p.Put(c)
+	p.Put(c, time.Now())
 	p.Abandon(first)
 	select {
 	case got := <-second.Ready:
@@ -270,7 +270,7 @@ func TestPoolExpiresWhatIsIdleForTooLong(t *testing.T) {
 			if i == 2 {
 				c.SetKeepAlive(11 * time.Second)
 			}
-			until := p.Put(c)
+			until := p.Put(c, time.Now())
 			if want := min(time.Minute, time.Duration(60-50*(i/2))*time.Second); time.Until(until) != want {
 				t.Errorf("%d: kept for %v, want %v", i, time.Until(until), want)
 			}

@@ -1,7 +1,0 @@
-package eventloop
-
-// AddStats is Stats.add.
-var AddStats = (*Stats).add
-
-// LoopName returns the name in the configuration of l.
-func LoopName(l *Loop) string { return l.cfg.Name }

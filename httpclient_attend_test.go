@@ -1,0 +1,247 @@
+package eventloop_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/onloop/eventloop"
+)
+
+// lonePeer is a server that answers each request as it is told to.
+type lonePeer struct {
+	*httpPeer
+	got    chan struct{} // a request has come
+	answer chan string   // what is written then
+}
+
+func newLonePeer(t *testing.T) *lonePeer {
+	p := &lonePeer{got: make(chan struct{}, 1), answer: make(chan string, 1)}
+	stop := make(chan struct{})
+	p.httpPeer = newHTTPPeer(t, func(c net.Conn) {
+		for br := bufio.NewReader(c); ; {
+			if readHTTPHead(br) == "" {
+				return
+			}
+			p.got <- struct{}{}
+			select {
+			case a := <-p.answer:
+				io.WriteString(c, a)
+				if !strings.HasSuffix(a, "ok") {
+					return
+				}
+			case <-stop:
+				return
+			}
+		}
+	})
+	t.Cleanup(func() { close(stop) })
+	return p
+}
+
+const loneAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+// alone calls next on the loop after as many requests, one after the other, as it
+// takes until the dispatcher attends to them.
+func (p *lonePeer) alone(t *testing.T, l *eventloop.Loop, next func()) {
+	left := eventloop.AttendAfter() + 2
+	var ask func()
+	ask = func() {
+		if left--; left < 0 {
+			next()
+			return
+		}
+		p.answer <- loneAnswer
+		l.HTTP().Get(bg, "http://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
+			<-p.got
+			if err != nil || string(res.Body) != "ok" {
+				t.Error(res, err)
+			}
+			ask()
+		})
+	}
+	ask()
+}
+
+// carriers counts the goroutines that carry requests or wait with a connection.
+func carriers() int {
+	buf := make([]byte, 1<<20)
+	return strings.Count(string(buf[:runtime.Stack(buf, true)]), "(*httpCall).run(")
+}
+
+func TestHTTPLoneRequestsNeedNoGoroutine(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only where the descriptor can be read past the net package")
+	}
+	p := newLonePeer(t)
+	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
+		p.alone(t, l, func() {
+			for range 1000 { // that of the first requests ends now
+				if carriers() == 0 {
+					break
+				}
+				time.Sleep(time.Millisecond)
+			}
+			l.HTTP().Get(bg, "http://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
+				if err != nil || !res.Reused || res.Timing.FirstByte <= 0 || res.Timing.Total < res.Timing.FirstByte {
+					t.Error(res, err)
+				}
+			})
+			go func() {
+				<-p.got
+				if n := carriers(); n != 0 {
+					t.Errorf("goroutines while a request waits: %d, want 0", n)
+				}
+				p.answer <- loneAnswer
+			}()
+		})
+	})
+	if n := p.conns.Load(); n != 1 {
+		t.Errorf("connections = %d, want 1", n)
+	}
+}
+
+// Whatever else the loop has to do, it does while the answer to a request is not
+// there, and the request has its answer all the same.
+func TestHTTPLoneRequestHoldsNothingUp(t *testing.T) {
+	for name, disturb := range map[string]func(t *testing.T, l *eventloop.Loop, done func()){
+		"a post":          func(t *testing.T, l *eventloop.Loop, done func()) { go l.Post(done) },
+		"a timer":         func(t *testing.T, l *eventloop.Loop, done func()) { l.AfterFunc(20*time.Millisecond, done) },
+		"a timer at once": func(t *testing.T, l *eventloop.Loop, done func()) { l.AfterFunc(0, done) },
+		"work": func(t *testing.T, l *eventloop.Loop, done func()) {
+			eventloop.Work(bg, l, func(context.Context) (int, error) { return 1, nil }).Then(func(int, error) { done() })
+		},
+		"a channel": func(t *testing.T, l *eventloop.Loop, done func()) {
+			c := make(chan int, 1)
+			eventloop.Receive(l, c, func(int, bool) { done() })
+			go func() { time.Sleep(10 * time.Millisecond); c <- 1; close(c) }()
+		},
+		"a task": func(t *testing.T, l *eventloop.Loop, done func()) {
+			l.Go(bg, func(k *eventloop.Task) error { defer done(); return k.Sleep(10 * time.Millisecond) })
+		},
+		"a name": func(t *testing.T, l *eventloop.Loop, done func()) {
+			l.LookupNetIP(bg, "ip", "localhost").Then(func(_ []netip.Addr, err error) { done() })
+		},
+		"another request": func(t *testing.T, l *eventloop.Loop, done func()) {
+			other := newHTTPPeer(t, answerAll(loneAnswer))
+			l.HTTP().Get(bg, "http://"+other.addr).Then(func(*eventloop.HTTPResponse, error) { done() })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newLonePeer(t)
+			answered := false
+			runHTTPLoop(t, nil, func(l *eventloop.Loop) {
+				p.alone(t, l, func() {
+					l.HTTP().Get(bg, "http://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
+						answered = true
+						if err != nil || string(res.Body) != "ok" {
+							t.Error(res, err)
+						}
+					})
+					var times atomic.Int32
+					disturb(t, l, func() {
+						if times.Add(1) == 1 {
+							if answered {
+								t.Error("it came after the answer")
+							}
+							p.answer <- loneAnswer
+						}
+					})
+				})
+			})
+			if !answered {
+				t.Error("no answer")
+			}
+		})
+	}
+}
+
+// A loop that never sleeps never waits for the answer, and has it all the same.
+func TestHTTPLoneRequestIsAnsweredThoughTheLoopNeverSleeps(t *testing.T) {
+	p := newLonePeer(t)
+	answered := false
+	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
+		var again func()
+		again = func() {
+			if !answered {
+				l.Post(again)
+			}
+		}
+		p.alone(t, l, func() {
+			p.answer <- loneAnswer
+			l.HTTP().Get(bg, "http://"+p.addr).Then(func(_ *eventloop.HTTPResponse, err error) {
+				answered = true
+				if err != nil {
+					t.Error(err)
+				}
+			})
+			again()
+		})
+	})
+}
+
+// An answer that came in time is no timeout because a callback took long.
+func TestHTTPLoneRequestIsNotLateBecauseTheLoopIsBusy(t *testing.T) {
+	p := newLonePeer(t)
+	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
+		p.alone(t, l, func() {
+			p.answer <- loneAnswer
+			l.HTTP().Do(bg, "GET", "http://"+p.addr, &eventloop.HTTPOptions{Timeout: time.Second}).Then(func(res *eventloop.HTTPResponse, err error) {
+				if err != nil {
+					t.Error(err)
+				}
+			})
+			time.Sleep(50 * time.Millisecond)
+		})
+	})
+}
+
+// However a lone request ends without an answer, it ends at once and only once.
+func TestHTTPLoneRequestEndsWithoutAnAnswer(t *testing.T) {
+	cause := errors.New("enough")
+	for _, test := range []struct {
+		name string
+		end  func(l *eventloop.Loop, p *lonePeer, cancel func())
+		opts eventloop.HTTPOptions
+		want error // nil: no result, the loop was stopped
+	}{
+		{"by its context", func(_ *eventloop.Loop, _ *lonePeer, cancel func()) { cancel() }, eventloop.HTTPOptions{}, cause},
+		{"by its timeout", func(*eventloop.Loop, *lonePeer, func()) {}, eventloop.HTTPOptions{Timeout: 30 * time.Millisecond}, eventloop.ErrTimeout},
+		{"by the server", func(_ *eventloop.Loop, p *lonePeer, _ func()) { p.stop() }, eventloop.HTTPOptions{}, eventloop.ErrRefused}, // the second time
+		{"by a part of an answer", func(_ *eventloop.Loop, p *lonePeer, _ func()) { p.answer <- loneAnswer[:20] }, eventloop.HTTPOptions{}, io.ErrUnexpectedEOF},
+		{"by no answer", func(_ *eventloop.Loop, p *lonePeer, _ func()) { p.answer <- "SSH-2.0-no\r\n" }, eventloop.HTTPOptions{}, eventloop.ErrMalformed},
+		{"by Stop", func(l *eventloop.Loop, _ *lonePeer, _ func()) { l.Stop() }, eventloop.HTTPOptions{}, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := newLonePeer(t)
+			results := 0
+			runHTTPLoop(t, nil, func(l *eventloop.Loop) {
+				p.alone(t, l, func() {
+					ctx, cancel := context.WithCancelCause(bg)
+					l.OnExit(func() { cancel(nil) })
+					l.HTTP().Do(ctx, "GET", "http://"+p.addr, &test.opts).Then(func(res *eventloop.HTTPResponse, err error) {
+						results++
+						if test.want == nil || !errors.Is(err, test.want) || !errors.Is(err, eventloop.ErrHTTP) {
+							t.Errorf("result %v, %v, want %v", res, err, test.want)
+						}
+					})
+					go func() {
+						<-p.got
+						test.end(l, p, func() { cancel(cause) })
+					}()
+				})
+			})
+			if want := 1; test.want == nil && results != 0 || test.want != nil && results != want {
+				t.Errorf("results = %d", results)
+			}
+		})
+	}
+}
