@@ -300,8 +300,8 @@ func (l *Loop) lockSoon() {
 	l.mu.Lock()
 }
 
-// wake ends the sleep of the dispatcher. If the channel is full the dispatcher
-// cannot be asleep.
+// wake ends the sleep of the dispatcher. If the channel is full the dispatcher cannot
+// be asleep, and if it attends to a request it looks, or is roused.
 func (l *Loop) wake() {
 	select {
 	case l.tasks <- wakeTask{}:
@@ -650,6 +650,7 @@ func (l *Loop) turn() {
 		l.together = 0
 		runtime.Gosched()
 	}
+	l.sinceRelease = 0
 	l.writers.BeginTurn()
 	defer func() { l.writers.EndTurn(len(l.tasks) == 0 && !l.bulk) }()
 	l.runDue()
@@ -700,6 +701,9 @@ func (l *Loop) ran() {
 	if l.sinceRelease++; l.sinceRelease >= releaseEvery {
 		l.sinceRelease = 0
 		l.writers.Release()
+		if l.attendant.call != nil {
+			l.attendant.giveUp() // it is to be sent now, too
+		}
 	}
 }
 

@@ -60,15 +60,14 @@ func (a *attendant) solitary(alone bool) bool {
 	return bare && a.call == nil
 }
 
-// giveUp lets a goroutine wait for the answer to the request that was to be attended
-// to: something else has come than the answer.
+// giveUp lets a goroutine carry the request that was to be attended to: there is
+// something else to do, or something else has come than the answer.
 func (a *attendant) giveUp() {
 	c := a.call
 	a.call = nil
 	a.alone = attendAfter - attendAgain
 	a.bare.Store(false)
 	c.hire()
-	c.loop.writers.Add((*httpSender)(c)) // it may not be sent yet
 }
 
 // attend attends to a request until its answer is there, until somebody has
@@ -139,7 +138,7 @@ func (a *attendant) setAlarm(l *Loop, when int64, d time.Duration) {
 	}
 	a.alarm = time.AfterFunc(d, func() {
 		l.wake()
-		a.rung <- struct{}{}
+		a.rung <- struct{}{} // the last that is done here: see stopAlarm
 	})
 }
 

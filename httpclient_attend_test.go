@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"net/url"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -243,5 +244,110 @@ func TestHTTPLoneRequestEndsWithoutAnAnswer(t *testing.T) {
 				t.Errorf("results = %d", results)
 			}
 		})
+	}
+}
+
+// A request is sent after a few callbacks, however many there are in the turn.
+func TestHTTPLoneRequestIsSentBeforeALongTurnEnds(t *testing.T) {
+	p := newLonePeer(t)
+	posts := 0
+	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
+		p.alone(t, l, func() {
+			l.Post(func() {
+				l.HTTP().Do(bg, "GET", "http://"+p.addr, &eventloop.HTTPOptions{Timeout: 10 * time.Second}).Then(func(_ *eventloop.HTTPResponse, err error) {
+					if err != nil {
+						t.Error(err)
+					}
+				})
+			})
+			for range 100 {
+				l.Post(func() {
+					if posts++; posts == 50 {
+						select {
+						case <-p.got:
+						case <-time.After(5 * time.Second):
+							t.Error("the request is not sent")
+						}
+						p.answer <- loneAnswer
+					}
+				})
+			}
+		})
+	})
+	if posts != 100 {
+		t.Errorf("posts = %d, want 100", posts)
+	}
+}
+
+// Requests that the dispatcher cannot attend to have a goroutine that stays with the
+// connection, also when they are alone, and after others that it has attended to.
+func TestHTTPRequestsThatAreNotAttendedToShareAGoroutine(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only where the descriptor can be read past the net package")
+	}
+	p := newLonePeer(t)
+	ask := func(l *eventloop.Loop, opts *eventloop.HTTPOptions) *eventloop.Future[*eventloop.HTTPResponse] {
+		p.answer <- loneAnswer
+		return l.HTTP().Do(bg, "GET", "http://"+p.addr, opts)
+	}
+	stays := func(name string) {
+		<-p.got
+		if n := carriers(); n != 1 {
+			t.Errorf("%s: goroutines between two requests: %d, want 1", name, n)
+		}
+	}
+	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
+		p.alone(t, l, func() {
+			release := l.Hold()
+			go func() {
+				defer release()
+				for range 20 {
+					if _, err := ask(l, nil).Wait(bg); err != nil {
+						t.Error(err)
+					}
+					stays("from another goroutine")
+				}
+			}()
+		})
+	})
+	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
+		l.Go(bg, func(k *eventloop.Task) error {
+			for range 20 {
+				if _, err := ask(l, &eventloop.HTTPOptions{Decompress: true}).Await(k); err != nil {
+					t.Error(err)
+				}
+				stays("with Decompress")
+			}
+			return nil
+		})
+	})
+}
+
+func TestHTTPProxyMayChangeTheURLThatItGets(t *testing.T) {
+	p := newHTTPPeer(t, answerAll(loneAnswer))
+	asked := 0
+	cfg := &eventloop.Config{HTTP: eventloop.HTTPClientConfig{Proxy: func(u *url.URL) (*url.URL, error) {
+		asked++
+		if u.Host != p.addr || u.Path != "/a" {
+			t.Errorf("Proxy is asked about %v", u)
+		}
+		u.Host, u.Path, u.Scheme = "elsewhere.invalid", "/b", "ftp"
+		return nil, nil
+	}}}
+	runHTTPLoop(t, cfg, func(l *eventloop.Loop) {
+		get := func() *eventloop.Future[*eventloop.HTTPResponse] { return l.HTTP().Get(bg, "http://"+p.addr+"/a") }
+		get().Then(func(res *eventloop.HTTPResponse, err error) {
+			if err != nil || res.URL != "http://"+p.addr+"/a" {
+				t.Error(res, err)
+			}
+			get().Then(func(_ *eventloop.HTTPResponse, err error) {
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	})
+	if asked != 2 {
+		t.Errorf("Proxy was asked %d times, want 2", asked)
 	}
 }

@@ -215,6 +215,7 @@ func (c *httpCall) run() {
 	growStack()
 	client := c.client
 	if c.bare {
+		(*httpSender)(c).Flush()
 		c.assigned.AwaitAnswer()
 	}
 	for c != nil {
@@ -241,9 +242,9 @@ func (c *httpCall) carry() *httpconn.Conn {
 }
 
 // assign gives the request to an idle connection, if there is one and the request is
-// a plain one, and has it written. If the connection has no keeper, the dispatcher
-// attends to the request, or a goroutine waits for the answer. assign returns false if
-// the request needs a goroutine from the start.
+// a plain one. If the connection has no keeper, the dispatcher attends to the request,
+// or a goroutine does. assign returns false if the request needs a goroutine that finds
+// it a connection.
 func (c *httpCall) assign() bool {
 	o := c.opts
 	if o.BodyReader != nil || o.MaxRedirects > 0 || c.expect || !httpconn.Inline(len(o.Body)) {
@@ -275,36 +276,42 @@ func (c *httpCall) assign() bool {
 		return false
 	}
 	c.attach(conn)
-	if kept {
-		conn.Assign(c, c.begun, c.deadline, c.client.cfg.InactivityTimeout)
-	} else {
+	silence := c.client.cfg.InactivityTimeout
+	switch {
+	case kept:
+		conn.Assign(c, c.begun, c.deadline, silence)
+		c.client.loop.writers.Add((*httpSender)(c))
+	case solitary:
 		c.bare = true
-		conn.AssignBare(c.begun, c.deadline, c.client.cfg.InactivityTimeout)
-		if solitary {
-			c.loop.attendant.call = c
-			return true
-		}
+		conn.AssignBare(c.begun, c.deadline, silence)
+		c.loop.attendant.call = c
+	default:
+		c.bare = true
+		conn.AssignBare(c.begun, c.deadline, silence)
 		c.hire()
 	}
-	c.client.loop.writers.Add((*httpSender)(c))
 	return true
 }
 
-// solitary reports whether the dispatcher may attend to the request itself: see
+// solitary reports whether the dispatcher is to attend to the request itself: see
 // attendant.
 func (c *httpCall) solitary() bool {
 	l := c.loop
+	a := &l.attendant
 	if !l.onLoop() {
+		if a.bare.Load() {
+			a.bare.Store(false) // it is decided anew by the next one on the loop
+		}
 		return false
 	}
 	l.mu.Lock()
 	alone := l.kinds[kindHTTPClient] == 1
 	l.mu.Unlock()
 	// Nothing that takes long, nor calls the application, is to happen there.
-	return l.attendant.solitary(alone) && c.opts.OnBody == nil && !c.opts.Decompress
+	return a.solitary(alone && c.opts.OnBody == nil && !c.opts.Decompress)
 }
 
-// hire starts a goroutine for a request that was assigned to a connection without.
+// hire starts a goroutine that carries the request.
 func (c *httpCall) hire() {
 	c.loop.wg.Add(1)
 	go c.run()

@@ -248,7 +248,12 @@ func (c *HTTPClient) route(t *httpTarget, socket string) (httpRoute, error) {
 		r.network, r.addr, r.key.Socket = "unix", socket, socket
 		return r, nil
 	}
-	proxy, err := c.cfg.Proxy(t.u)
+	u := t.u
+	if c.ownProxy {
+		own := *u // the application may change it, and it may be remembered
+		u = &own
+	}
+	proxy, err := c.cfg.Proxy(u)
 	if err != nil {
 		return r, fmt.Errorf("proxy: %w", err)
 	}

@@ -5,6 +5,7 @@ package httpconn_test
 import (
 	"errors"
 	"io"
+	"net"
 	"os"
 	"testing"
 	"time"
@@ -16,7 +17,12 @@ import (
 // assigned to a request.
 func newBare(t *testing.T, deadline time.Time, before func(k *kept)) *kept {
 	t.Helper()
-	k := newKept(t, time.Time{}, 0)
+	return newBareWith(t, nil, deadline, 0, before)
+}
+
+func newBareWith(t *testing.T, body []byte, deadline time.Time, silence time.Duration, before func(k *kept)) *kept {
+	t.Helper()
+	k := newKept(t, time.Time{}, silence)
 	if c, _ := k.pool.TakePlain(keptKey); c != k.conn {
 		t.Fatal("the connection was not kept")
 	}
@@ -28,14 +34,13 @@ func newBare(t *testing.T, deadline time.Time, before func(k *kept)) *kept {
 	}
 	if before != nil {
 		before(k)
-		k.inputComes()
 	}
-	head := httpconn.GetHead("GET", "/next")
+	head := httpconn.GetHead("POST", "/next")
 	defer head.Release()
-	if !head.Queue(k.conn, nil) {
+	if !head.Queue(k.conn, body) {
 		t.Fatal("too much to be queued")
 	}
-	k.conn.AssignBare(time.Now(), deadline, 0)
+	k.conn.AssignBare(time.Now(), deadline, silence)
 	return k
 }
 
@@ -175,7 +180,7 @@ func TestAttendSendsNothingIfTheServerHasEndedTheConnectionOrSpoken(t *testing.T
 		"the end":   func(k *kept) { k.server.Close() },
 		"a reset":   func(k *kept) { k.server.SetLinger(0); k.server.Close() },
 	} {
-		k := newBare(t, time.Now().Add(10*time.Second), does)
+		k := newBare(t, time.Now().Add(10*time.Second), func(k *kept) { does(k); k.inputComes() })
 		if <-k.attend() {
 			t.Fatalf("%s: Attend = true, want false", name)
 		}
@@ -187,5 +192,37 @@ func TestAttendSendsNothingIfTheServerHasEndedTheConnectionOrSpoken(t *testing.T
 		if _, out := k.conn.Bytes(); out != 0 {
 			t.Errorf("%s: bytes written = %d, want 0", name, out)
 		}
+	}
+}
+
+func TestWhatAttendCannotSendAtOnceIsForFlushRest(t *testing.T) {
+	const silence = 200 * time.Millisecond
+	body := make([]byte, 48<<10)
+	k := newBareWith(t, body, time.Time{}, silence, func(k *kept) { k.conn.NetConn().(*net.TCPConn).SetWriteBuffer(4 << 10) })
+	if <-k.attend() || k.nothing {
+		t.Fatal("Attend waits with a part of the request unsent")
+	}
+	got := make(chan error, 1)
+	go func() {
+		k.serve("/next", "")
+		_, err := io.ReadFull(k.read, body)
+		got <- err
+	}()
+	for range 20 {
+		time.Sleep(time.Millisecond) // there is room, again and again
+		if k.conn.TryFlush() {
+			t.Fatal("TryFlush does what FlushRest is for")
+		}
+	}
+	k.conn.FlushRest()
+	if err := <-got; err != nil {
+		t.Fatal(err)
+	}
+	if all, err := k.conn.Sent(); !all || err != nil {
+		t.Errorf("Sent = %v, %v, want true", all, err)
+	}
+	k.conn.AwaitAnswer() // until the silence has been too long
+	if _, err := k.response(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("error = %v, want that of a deadline", err)
 	}
 }

@@ -124,6 +124,11 @@ func (c *Conn) End() bool {
 	c.releaseReader()
 	c.prefix = nil
 	c.whole = false
+	if k := c.keeper; k != nil {
+		k.mu.Lock()
+		k.begun = false
+		k.mu.Unlock()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.taken = false

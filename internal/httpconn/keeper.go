@@ -34,7 +34,8 @@ type keeper struct {
 
 	mu       sync.Mutex // held while writing, and guards the following
 	unsent   *sockio.Buffer
-	begun    bool // some of it may have been sent
+	begun    bool // some of it may have been sent; false without a request
+	early    bool // something was read before
 	sending  bool // a goroutine writes what TryFlush could not
 	failed   error
 	writable func(fd uintptr)
@@ -185,8 +186,23 @@ func (c *Conn) unsent() bool {
 	return k.unsent != nil && !k.begun
 }
 
-// readNow is what the reader reads while the keeper waits.
-func (c *Conn) readNow(p []byte) (int, error) {
+// readNow is what the reader reads while the keeper waits. Before anything is sent it
+// keeps the writer out: what it takes from the socket then the writer would not see,
+// and it would pass for the answer.
+func (c *Conn) readNow(p []byte) (n int, err error) {
+	k := c.keeper
+	k.mu.Lock()
+	if k.begun {
+		k.mu.Unlock()
+		return c.readFD(p)
+	}
+	defer k.mu.Unlock()
+	n, err = c.readFD(p)
+	k.early = k.early || err != syscall.EAGAIN
+	return n, err
+}
+
+func (c *Conn) readFD(p []byte) (int, error) {
 	n, errno := sockio.ReadFD(c.keeper.fd, p)
 	switch {
 	case errno == syscall.EAGAIN:
@@ -368,6 +384,9 @@ func (c *Conn) TryFlush() (done bool) {
 	k := c.keeper
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.sending {
+		return false
+	}
 	if k.unsent != nil && c.Interrupted() {
 		c.giveUp(os.ErrDeadlineExceeded)
 	}
@@ -399,7 +418,7 @@ func (c *Conn) TryFlush() (done bool) {
 
 func (c *Conn) writable(fd uintptr) {
 	k := c.keeper
-	if !k.begun && !sockio.Quiet(fd) {
+	if !k.begun && (k.early || !sockio.Quiet(fd)) {
 		return
 	}
 	k.begun = true
@@ -407,7 +426,7 @@ func (c *Conn) writable(fd uintptr) {
 	k.sent, k.errno = sockio.WriteFD(fd, views[:])
 }
 
-// foundStale reports whether TryFlush has found that the connection is stale.
+// foundStale reports whether it is known that the connection is stale.
 func (c *Conn) foundStale() bool {
 	k := c.keeper
 	k.mu.Lock()

@@ -319,6 +319,33 @@ func TestKeeperIsToldWhatWasThereBeforeItWaited(t *testing.T) {
 	}
 }
 
+// The keeper may have taken from the socket what it was not to be asked for, when
+// somebody else has the connection already and looks whether there is something.
+func TestWhatTheKeeperReadBeforeARequestWasSentIsNoAnswerToIt(t *testing.T) {
+	k := newKept(t, time.Time{}, 0)
+	back := k.await()
+	time.Sleep(10 * time.Millisecond) // it waits
+	c, _ := k.pool.TakePlain(keptKey)
+	io.WriteString(k.server, keptAnswer)
+	time.Sleep(20 * time.Millisecond) // it reads
+	head := httpconn.GetHead("POST", "/next")
+	head.Queue(c, nil)
+	head.Release()
+	c.Assign("mine", time.Now(), time.Now().Add(10*time.Second), 0)
+	if !c.TryFlush() {
+		t.Error("TryFlush has something left to write")
+	}
+	if got := <-back; got != "mine" {
+		t.Fatalf("Await = %v, want mine", got)
+	}
+	if got, err := k.response(); err != httpconn.ErrStale {
+		t.Errorf("answer = %q, %v, want ErrStale", got, err)
+	}
+	if _, out := c.Bytes(); out != 0 {
+		t.Errorf("bytes written = %d, want 0", out)
+	}
+}
+
 func TestRetireTellsOfInputThatNobodyAskedFor(t *testing.T) {
 	k := newKept(t, time.Time{}, 0)
 	c, hasKeeper, _ := k.pool.Get(keptKey)
