@@ -110,9 +110,14 @@ func (l *Loop) attend(when int64, d time.Duration, timed bool) (there bool) {
 }
 
 // rouse ends the attendance, if there is any. It is called after something was put
-// where the dispatcher looks.
+// where the dispatcher looks, by all who do that, so it is small enough to be inlined.
 func (l *Loop) rouse() {
-	a := &l.attendant
+	if l.attendant.conn.Load() != nil {
+		l.attendant.end()
+	}
+}
+
+func (a *attendant) end() {
 	if conn := a.conn.Load(); conn != nil && a.conn.CompareAndSwap(conn, nil) {
 		conn.Nudge()
 		a.left <- struct{}{}

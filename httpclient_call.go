@@ -24,7 +24,8 @@ import (
 // goroutine carries it through; a second one sends a body that is long, or that a
 // reader gives, while the first waits for the answer. The first stays with a
 // connection that is kept, and carries the next request there, if that is a plain
-// one: see assign.
+// one: see assign. A request that is alone the dispatcher carries, if it can: see
+// attendant.
 //
 // It is ended early by abort: at the end of ctx or of the loop, or when the
 // second goroutine fails. Whatever the goroutine waits for, then ends: the

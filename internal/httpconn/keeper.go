@@ -20,17 +20,19 @@ import (
 // of its own takes; measured.)
 //
 // A connection that has a keeper is given a request with Assign, or is taken away
-// from its keeper with Retire. The keeper finds out in Await.
+// from its keeper with Retire. The keeper finds out in Await. One that has had a
+// keeper, and has none now, is given a request with AssignBare, and whoever has
+// nothing else to do waits with Attend.
 type keeper struct {
 	raw      syscall.RawConn
 	assigned chan any  // what the connection was taken for: one slot, closed by drop
 	left     chan bool // the answer to Retire
 	readable func(fd uintptr) bool
-	look     func(fd uintptr) // readable, without parking
-	attend   func(fd uintptr) bool
-	fd       uintptr // inside readable
-	waiting  bool    // reading must not park
-	woken    bool    // by the present wait, once
+	look     func(fd uintptr)      // readable, without parking
+	attend   func(fd uintptr) bool // readable, which sends first
+	fd       uintptr               // inside readable
+	waiting  bool                  // reading must not park
+	woken    bool                  // by the present wait, once
 
 	mu       sync.Mutex // held while writing, and guards the following
 	unsent   *sockio.Buffer
