@@ -476,7 +476,7 @@ func (c *Conn) bufferedWhole(method string) bool {
 func simpleLength(head []byte) (length int, ok bool) {
 	line, rest, _ := bytes.Cut(head, []byte("\n"))
 	const before = len("HTTP/1.1 ")
-	if len(line) < before+3 || line[before] < '2' || line[before] > '5' {
+	if len(line) < before+3 || line[before-1] != ' ' || line[before] < '2' || line[before] > '5' {
 		return 0, false
 	}
 	switch string(line[before : before+3]) {
