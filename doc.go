@@ -86,10 +86,10 @@
 // [ErrWorkLeft].)
 //
 // A loop runs once. One that was made with [New] takes, before Run, Post, Hold,
-// OnExit, AfterFunc, Every and NewFuture, which begin with Run; whatever needs a socket, a signal or a
-// goroutine returns [ErrNotRunning]. After the end there is [ErrLoopClosed]. Any
-// number of loops may run in one process, and nothing is shared between them but
-// the signals of the process.
+// OnExit, AfterFunc, Every and NewFuture, which begin with Run; whatever needs a
+// socket, a signal or a goroutine returns [ErrNotRunning]. After the end there is
+// [ErrLoopClosed]. Any number of loops may run in one process, and nothing is
+// shared between them but the signals of the process.
 //
 // The callbacks of a connection come in this order: OnConnect; then OnData,
 // OnDrain and OnEvent, any number of times; then OnClose, exactly once and last.

@@ -89,7 +89,7 @@ type Loop struct {
 	httpOnce sync.Once
 	http     *HTTPClient // of HTTP
 
-	attendant attendant
+	attendant attendant // of HTTP requests that are alone
 
 	mu       sync.Mutex // guards the following
 	state    loopState

@@ -12,3 +12,6 @@ func AttendAtOnce() { attendAfter, attendAgain = 1, 1 }
 
 // AttendAfter is how many requests must have been alone before one is attended to.
 func AttendAfter() int { return attendAfter }
+
+// AttendAgain is the same after one that was attended to in vain.
+func AttendAgain() int { return attendAgain }

@@ -52,13 +52,14 @@ type HTTPClientConfig struct {
 	ConnectTimeout time.Duration
 
 	// InactivityTimeout ends a request when no byte of it could be sent or
-	// received for so long, or up to an eighth longer. It does not run while OnBody has the data, or
-	// reading is paused. Zero: 60 s. Negative: none.
+	// received for so long, or up to an eighth longer. It does not run while
+	// OnBody has the data, or reading is paused. Zero: 60 s. Negative: none.
 	InactivityTimeout time.Duration
 
 	// IdleTimeout is how long a connection is kept for the next request; less if
-	// the server says that it will close it earlier. Zero: 60 s. Negative: none
-	// is kept.
+	// the server says that it will close it earlier. One that the server ends
+	// without a word is noticed, at the latest, when the next request is about to
+	// be sent, which then goes on another. Zero: 60 s. Negative: none is kept.
 	IdleTimeout time.Duration
 
 	// MaxConnsPerHost bounds the connections to a host, by scheme, name and

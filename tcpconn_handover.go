@@ -45,8 +45,9 @@ func (u *tlsUpgrade) dropEarly() {
 //
 // The future tells the outcome. A failed handshake is an error of the connection
 // too, which it ends: the peer sees the alert of TLS and the end of the stream,
-// and a reset only if it has sent more than was read. A connection that is not up yet, is closed, has TLS already
-// or knows no deadlines fails the future and lives on.
+// and a reset only if it has sent more than was read. A connection that is not up
+// yet, is closed, has TLS already or knows no deadlines fails the future and lives
+// on.
 func (c *Conn) StartTLS(conf *tls.Config) *Future[tls.ConnectionState] {
 	f := looseFuture[tls.ConnectionState](c.loop)
 	c.mu.Lock()
@@ -285,8 +286,9 @@ func (p *prefixConn) CloseWrite() error {
 // Pipe sends all that arrives on c from now on to dst, instead of to OnData,
 // and reads no faster than dst takes it: no more is pending than HighWater or
 // MaxBuffered of dst, whichever is less, and one read of each connection that is
-// piped to it. When the peer of c ends its side, dst.CloseWrite is called (dst.Close if dst cannot do that), the future succeeds
-// with the number of bytes, and OnEvent gets io.EOF as usual. When c fails or is
+// piped to it. When the peer of c ends its side, dst.CloseWrite is called (dst.Close
+// if dst cannot do that), the future succeeds with the number of bytes, and OnEvent
+// gets io.EOF as usual. When c fails or is
 // closed otherwise, dst is aborted and the future fails with the error. When dst
 // closes first, the future fails with net.ErrClosed and OnData gets what arrives
 // after that.
