@@ -89,8 +89,6 @@ type Loop struct {
 	httpOnce sync.Once
 	http     *HTTPClient // of HTTP
 
-	attendant attendant // of HTTP requests that are alone
-
 	mu       sync.Mutex // guards the following
 	state    loopState
 	sleeping bool        // the dispatcher waits, or is about to: wake it
@@ -166,7 +164,6 @@ func New(cfg *Config) *Loop {
 		tasks: make(chan task, maxTasksQueued),
 		done:  make(chan struct{}),
 	}
-	l.attendant.init()
 	if cfg != nil {
 		l.cfg = *cfg
 	}
@@ -301,27 +298,22 @@ func (l *Loop) lockSoon() {
 }
 
 // wake ends the sleep of the dispatcher. If the channel is full the dispatcher cannot
-// be asleep, and if it attends to a request it looks, or is roused.
+// be asleep.
 func (l *Loop) wake() {
 	select {
 	case l.tasks <- wakeTask{}:
 	default:
 	}
-	l.rouse()
 }
 
 // send gives t to the dispatcher. It waits while the channel is full.
-func (l *Loop) send(t task) {
-	l.tasks <- t
-	l.rouse()
-}
+func (l *Loop) send(t task) { l.tasks <- t }
 
 // hand gives t to the dispatcher. It is for writers, which may be the dispatcher
 // itself: that must not wait for room in its own channel.
 func (l *Loop) hand(t task) {
 	select {
 	case l.tasks <- t:
-		l.rouse()
 		return
 	default:
 	}
@@ -513,9 +505,6 @@ func (l *Loop) prepare() bool {
 		if posted || l.first != nil || len(l.due) > 0 || len(l.tasks) > 0 {
 			l.turns++
 			l.posted = posted
-			if l.attendant.call != nil {
-				l.attendant.giveUp() // when the dispatcher will sleep nobody knows
-			}
 			return true
 		}
 		if l.posted && l.crowded {
@@ -571,13 +560,9 @@ func (l *Loop) sleep(now time.Duration) time.Duration {
 	l.busy += now - l.woke
 	when, timed := l.timers.Min()
 	l.mu.Unlock()
-	attended := false
-	switch {
-	case l.attendant.call != nil:
-		attended = l.attend(when, time.Duration(when)-now, timed)
-	case !timed:
+	if !timed {
 		l.first = <-l.tasks
-	default:
+	} else {
 		if when != l.alarm { // the timer runs on while the dispatcher is awake
 			l.alarm = when
 			l.timer.Reset(time.Duration(when) - now)
@@ -588,7 +573,7 @@ func (l *Loop) sleep(now time.Duration) time.Duration {
 			l.alarm = -1
 		}
 	}
-	gathered := l.crowded && l.first != nil && !attended
+	gathered := l.crowded && l.first != nil
 	if gathered {
 		runtime.Gosched()
 	}
@@ -596,9 +581,7 @@ func (l *Loop) sleep(now time.Duration) time.Duration {
 	l.sleeping = false
 	l.woke = l.now()
 	l.idle += l.woke - now
-	if !attended {
-		l.reckon(gathered, l.woke-now)
-	}
+	l.reckon(gathered, l.woke-now)
 	return l.woke
 }
 
@@ -701,9 +684,6 @@ func (l *Loop) ran() {
 	if l.sinceRelease++; l.sinceRelease >= releaseEvery {
 		l.sinceRelease = 0
 		l.writers.Release()
-		if l.attendant.call != nil {
-			l.attendant.giveUp() // it is to be sent now, too
-		}
 	}
 }
 
@@ -766,7 +746,6 @@ func (l *Loop) closeAll() {
 	l.names.close()
 	l.wg.Wait()
 	l.timer.Stop()
-	l.attendant.stopAlarm()
 	finished = true
 	l.flushUnasked()
 }

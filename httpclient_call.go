@@ -24,8 +24,7 @@ import (
 // goroutine carries it through; a second one sends a body that is long, or that a
 // reader gives, while the first waits for the answer. The first stays with a
 // connection that is kept, and carries the next request there, if that is a plain
-// one: see assign. A request that is alone the dispatcher carries, if it can: see
-// attendant.
+// one: see assign.
 //
 // It is ended early by abort: at the end of ctx or of the loop, or when the
 // second goroutine fails. Whatever the goroutine waits for, then ends: the
@@ -50,11 +49,9 @@ type httpCall struct {
 	deadline   time.Time
 	releaseCtx func() bool // stops watching ctx
 
-	assigned *httpconn.Conn // that was idle, and carries the request at first
+	assigned *httpconn.Conn // that has a keeper, and carries the request at first
 	route    *httpRoute     // of assigned
 	tried    bool           // assigned was
-	bare     bool           // assigned has no keeper
-	attended bool           // the dispatcher has the answer
 	kept     *httpconn.Conn // that the goroutine is to wait with
 
 	mu     sync.Mutex      // guards the following
@@ -68,12 +65,7 @@ type httpCall struct {
 // noOptions are those of a request that was given none. They are not changed.
 var noOptions HTTPOptions
 
-func (c *httpCall) terminate() {
-	c.abort(ErrLoopClosed)
-	if a := &c.loop.attendant; a.call == c {
-		a.giveUp()
-	}
-}
+func (c *httpCall) terminate() { c.abort(ErrLoopClosed) }
 
 func (c *httpCall) describe() string { return redacted(c.asked) }
 
@@ -215,10 +207,6 @@ func (c *httpCall) run() {
 	defer c.client.loop.wg.Done()
 	growStack()
 	client := c.client
-	if c.bare {
-		(*httpSender)(c).Flush()
-		c.assigned.AwaitAnswer()
-	}
 	for c != nil {
 		conn := c.carry()
 		c = nil
@@ -242,10 +230,9 @@ func (c *httpCall) carry() *httpconn.Conn {
 	return c.kept
 }
 
-// assign gives the request to an idle connection, if there is one and the request is
-// a plain one. If the connection has no keeper, the dispatcher attends to the request,
-// or a goroutine does. assign returns false if the request needs a goroutine that finds
-// it a connection.
+// assign gives the request to an idle connection that has a keeper, if there is one and
+// the request is a plain one, and has it sent. It returns false if the request needs a
+// goroutine that finds it a connection.
 func (c *httpCall) assign() bool {
 	o := c.opts
 	if o.BodyReader != nil || o.MaxRedirects > 0 || c.expect || !httpconn.Inline(len(o.Body)) {
@@ -258,8 +245,7 @@ func (c *httpCall) assign() bool {
 	if c.route == nil {
 		return false
 	}
-	solitary := c.solitary()
-	conn, kept := c.client.pool.TakePlain(c.route.key)
+	conn := c.client.pool.TakeKept(c.route.key)
 	if conn == nil {
 		return false
 	}
@@ -268,7 +254,7 @@ func (c *httpCall) assign() bool {
 	defer head.Release()
 	if !head.Queue(conn, o.Body) {
 		c.assigned = nil
-		if !kept || conn.Retire() {
+		if conn.Retire() {
 			c.client.keep(conn, c.begun, false)
 		} else {
 			conn.Close()
@@ -277,39 +263,9 @@ func (c *httpCall) assign() bool {
 		return false
 	}
 	c.attach(conn)
-	silence := c.client.cfg.InactivityTimeout
-	switch {
-	case kept:
-		conn.Assign(c, c.begun, c.deadline, silence)
-		c.client.loop.writers.Add((*httpSender)(c))
-	case solitary:
-		c.bare = true
-		conn.AssignBare(c.begun, c.deadline, silence)
-		c.loop.attendant.call = c
-	default:
-		c.bare = true
-		conn.AssignBare(c.begun, c.deadline, silence)
-		c.hire()
-	}
+	conn.Assign(c, c.begun, c.deadline, c.client.cfg.InactivityTimeout)
+	c.client.loop.writers.Add((*httpSender)(c))
 	return true
-}
-
-// solitary reports whether the dispatcher is to attend to the request itself: see
-// attendant.
-func (c *httpCall) solitary() bool {
-	l := c.loop
-	a := &l.attendant
-	if !l.onLoop() {
-		if a.bare.Load() {
-			a.bare.Store(false) // it is decided anew by the next one on the loop
-		}
-		return false
-	}
-	l.mu.Lock()
-	alone := l.kinds[kindHTTPClient] == 1
-	l.mu.Unlock()
-	// Nothing that takes long, nor calls the application, is to happen there.
-	return a.solitary(alone && c.opts.OnBody == nil && !c.opts.Decompress)
 }
 
 // hire starts a goroutine that carries the request.
@@ -898,7 +854,7 @@ func (x *httpExchange) end() {
 	}
 	x.count()
 	if conn.End() && x.keep {
-		keeper := x.last && conn.Keepable() && !c.attended && !c.loop.attendant.bare.Load()
+		keeper := x.last && conn.Keepable()
 		if c.client.keep(conn, x.over, keeper) && keeper {
 			c.kept = conn
 		}

@@ -168,7 +168,6 @@ func (w *workers) drop(j *job) bool {
 func (j *job) gone() {
 	select {
 	case j.loop.tasks <- (*workGoneTask)(j):
-		j.loop.rouse()
 	case <-j.loop.done:
 	}
 }

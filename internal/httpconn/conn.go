@@ -37,7 +37,6 @@ type Conn struct {
 	idle  idleLinks       // guarded by the mutex of the pool
 	hint  time.Duration   // how long the server keeps it, zero if not known
 	alive aliveCheck
-	whole bool // the buffer has the whole answer: reading on would be a mistake
 
 	keeper *keeper // nil if it never had one
 
@@ -123,7 +122,6 @@ func (c *Conn) End() bool {
 	clean := c.br.Buffered() == 0 && len(c.prefix) == 0 && c.failed == nil && c.parked == nil
 	c.releaseReader()
 	c.prefix = nil
-	c.whole = false
 	if k := c.keeper; k != nil {
 		k.mu.Lock()
 		k.begun = false
@@ -278,9 +276,6 @@ const maxSlack = 64 << 10
 
 var errSlack = errors.New("endless framing")
 
-// errWhole says that an answer of which Attend thought that it was there was not.
-var errWhole = errors.New("longer than it said")
-
 // reader is the connection as its buffer reads it.
 type reader Conn
 
@@ -294,9 +289,6 @@ func (r *reader) Read(p []byte) (int, error) {
 	}
 	if c.failed == nil {
 		c.failed = c.parked
-	}
-	if c.failed == nil && c.whole {
-		c.failed = errWhole
 	}
 	if c.failed != nil {
 		return 0, c.failed
@@ -340,8 +332,6 @@ func (c *Conn) cause(err error) error {
 	switch {
 	case c.failed == errSlack:
 		return tooLarge(errSlack.Error())
-	case c.failed == errWhole:
-		return malformed(errWhole)
 	case c.failed == io.EOF:
 		return io.ErrUnexpectedEOF
 	case c.failed != nil:

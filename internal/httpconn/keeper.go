@@ -20,19 +20,15 @@ import (
 // of its own takes; measured.)
 //
 // A connection that has a keeper is given a request with Assign, or is taken away
-// from its keeper with Retire. The keeper finds out in Await. One that has had a
-// keeper, and has none now, is given a request with AssignBare, and whoever has
-// nothing else to do waits with Attend.
+// from its keeper with Retire. The keeper finds out in Await.
 type keeper struct {
 	raw      syscall.RawConn
 	assigned chan any  // what the connection was taken for: one slot, closed by drop
 	left     chan bool // the answer to Retire
 	readable func(fd uintptr) bool
-	look     func(fd uintptr)      // readable, without parking
-	attend   func(fd uintptr) bool // readable, which sends first
-	fd       uintptr               // inside readable
-	waiting  bool                  // reading must not park
-	woken    bool                  // by the present wait, once
+	fd       uintptr // inside readable
+	waiting  bool    // reading must not park
+	woken    bool    // by the present wait, once
 
 	mu       sync.Mutex // held while writing, and guards the following
 	unsent   *sockio.Buffer
@@ -63,8 +59,7 @@ func (c *Conn) Keepable() bool {
 		return false
 	}
 	c.keeper = &keeper{raw: raw, assigned: make(chan any, 1), left: make(chan bool, 1)}
-	k := c.keeper
-	k.readable, k.look, k.attend, k.writable = c.readable, c.look, c.attend, c.writable
+	c.keeper.readable, c.keeper.writable = c.readable, c.writable
 	return true
 }
 
@@ -76,7 +71,7 @@ func (c *Conn) Await(p *Pool) (request any) {
 	k := c.keeper
 	c.in, c.slack = 0, 0
 	for {
-		late := c.awaitInput(c.keeper.readable)
+		late := c.awaitInput()
 		if request == nil {
 			select {
 			case request = <-k.assigned:
@@ -130,9 +125,9 @@ func (c *Conn) arrived(late bool) bool {
 
 // awaitInput waits, without a buffer, until there is input or an error, which
 // reading will find. It returns true if a deadline has come, perhaps of before.
-func (c *Conn) awaitInput(readable func(fd uintptr) bool) (late bool) {
+func (c *Conn) awaitInput() (late bool) {
 	c.keeper.woken = false
-	err := c.keeper.raw.Read(readable)
+	err := c.keeper.raw.Read(c.keeper.readable)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return true
 	}
@@ -168,24 +163,6 @@ func (c *Conn) asked() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.taken
-}
-
-// attend is readable for Attend: it sends the request first. The wait has begun
-// then, so there is nothing to read before it lets the goroutine park.
-func (c *Conn) attend(fd uintptr) (done bool) {
-	if !c.keeper.woken && c.unsent() {
-		c.keeper.woken = true
-		return !c.TryFlush()
-	}
-	return c.readable(fd)
-}
-
-// unsent reports whether nothing was sent yet of what was queued.
-func (c *Conn) unsent() bool {
-	k := c.keeper
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.unsent != nil && !k.begun
 }
 
 // readNow is what the reader reads while the keeper waits. Before anything is sent it
@@ -258,17 +235,11 @@ func (c *Conn) due() bool {
 	return c.cut || !c.readBy.IsZero() && !time.Now().Before(c.readBy)
 }
 
-// Assign takes a connection that TakePlain has returned into use for a request that
+// Assign takes a connection that TakeKept has returned into use for a request that
 // begins now, and that Await returns. Deadlines are those of Begin. What was queued
 // with Head.Queue is to be written next.
 func (c *Conn) Assign(request any, now, deadline time.Time, silence time.Duration) {
-	c.assign(now, deadline, silence)
-	c.keeper.assigned <- request
-}
-
-func (c *Conn) assign(now, deadline time.Time, silence time.Duration) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.taken = true
 	c.deadline, c.silence = deadline, silence
 	c.writing, c.shut = false, false
@@ -276,64 +247,8 @@ func (c *Conn) assign(now, deadline time.Time, silence time.Duration) {
 		c.readBy = t
 		c.nc.SetReadDeadline(t)
 	}
-}
-
-// AssignBare is Assign for a connection that nobody waits with. Attend or
-// AwaitAnswer is to be called next.
-func (c *Conn) AssignBare(now, deadline time.Time, silence time.Duration) {
-	c.in, c.slack = 0, 0
-	c.assign(now, deadline, silence)
-}
-
-// AwaitAnswer returns when there is input for the request that the connection was
-// assigned to, or an error, or its deadline has come: see Await.
-func (c *Conn) AwaitAnswer() {
-	for !c.arrived(c.awaitInput(c.keeper.readable)) {
-	}
-}
-
-// Attend sends the request and waits until there is input, an error, or a deadline
-// has come, and reports whether a whole answer to a request with that method is
-// there, so that reading it does not wait. If it is not, AwaitAnswer is to be called
-// next, perhaps elsewhere, and TryFlush. Attend is for somebody who cannot wait until
-// it is: Nudge makes it return. Then it may be called again if nothing came.
-func (c *Conn) Attend(method string) (whole, nothing bool) {
-	late := c.awaitInput(c.keeper.attend)
-	if late {
-		// What came in time is not too late because nobody had looked.
-		c.keeper.raw.Control(c.keeper.look)
-	}
-	if c.br == nil {
-		return false, late
-	}
-	if c.failed != nil || c.withdraw() || !c.bufferedWhole(method) {
-		return false, false
-	}
-	c.uses++
-	c.whole = true
-	return true, false
-}
-
-func (c *Conn) look(fd uintptr) {
-	c.keeper.woken = true
-	c.readable(fd)
-}
-
-// Nudge makes Attend return. Any goroutine may call it; Calm undoes it, before the
-// connection is used for anything else.
-func (c *Conn) Nudge() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.nc.SetReadDeadline(past)
-}
-
-// Calm undoes Nudge.
-func (c *Conn) Calm() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.cut {
-		c.nc.SetReadDeadline(c.readBy)
-	}
+	c.mu.Unlock()
+	c.keeper.assigned <- request
 }
 
 // Retire makes the keeper of a connection that Get has returned end, and returns

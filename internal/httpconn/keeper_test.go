@@ -25,7 +25,6 @@ type kept struct {
 	server *net.TCPConn
 	read   *bufio.Reader // of server
 
-	nothing bool // of the last Attend
 }
 
 var keptKey = httpconn.Key{Scheme: "http", Addr: "server:80"}
@@ -83,7 +82,7 @@ func (k *kept) put() {
 // take takes it out of the pool and queues a request.
 func (k *kept) take(body []byte) {
 	k.t.Helper()
-	if c, _ := k.pool.TakePlain(keptKey); c != k.conn {
+	if c := k.pool.TakeKept(keptKey); c != k.conn {
 		k.t.Fatal("the connection was not kept")
 	}
 	head := httpconn.GetHead("POST", "/next")
@@ -288,7 +287,7 @@ func TestKeeperIsToldWhatWasThereBeforeItWaited(t *testing.T) {
 		time.Sleep(10 * time.Millisecond) // the poller knows
 		back := k.await()
 		time.Sleep(10 * time.Millisecond) // the keeper waits
-		c, _ := k.pool.TakePlain(keptKey)
+		c := k.pool.TakeKept(keptKey)
 		if c == nil {
 			if got := <-back; got != nil { // a reset is told also to who begins to wait
 				t.Errorf("%s: Await = %v, want nil", name, got)
@@ -325,7 +324,7 @@ func TestWhatTheKeeperReadBeforeARequestWasSentIsNoAnswerToIt(t *testing.T) {
 	k := newKept(t, time.Time{}, 0)
 	back := k.await()
 	time.Sleep(10 * time.Millisecond) // it waits
-	c, _ := k.pool.TakePlain(keptKey)
+	c := k.pool.TakeKept(keptKey)
 	io.WriteString(k.server, keptAnswer)
 	time.Sleep(20 * time.Millisecond) // it reads
 	head := httpconn.GetHead("POST", "/next")

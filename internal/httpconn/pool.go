@@ -87,25 +87,23 @@ func (p *Pool) Get(key Key) (c *Conn, kept bool, w *Waiter) {
 	return nil, false, w
 }
 
-// TakePlain takes a slot of key with an idle connection that can be given a request
-// with Conn.Assign if kept is true: it has a keeper; else with Conn.AssignBare. It
-// returns nil, and takes nothing, if the one that was used last is not such a
-// connection.
-func (p *Pool) TakePlain(key Key) (c *Conn, kept bool) {
+// TakeKept takes a slot of key with an idle connection that has a keeper, to be
+// given a request with Conn.Assign. It returns nil, and takes nothing, if the one
+// that was used last is not such a connection.
+func (p *Pool) TakeKept(key Key) *Conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.hosts[key]
 	if h == nil || len(h.idle) == 0 {
-		return nil, false
+		return nil
 	}
 	n := len(h.idle)
-	c = h.idle[n-1]
-	if c.keeper == nil {
-		return nil, false
+	c := h.idle[n-1]
+	if !c.idle.kept {
+		return nil
 	}
-	kept = c.idle.kept
 	p.take(h, c, n-1)
-	return c, kept
+	return c
 }
 
 // leave takes c and its slot away if c is idle still.

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,7 +16,7 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// lonePeer is a server that answers each request as it is told to.
+// lonePeer is a server that answers each request as the test says.
 type lonePeer struct {
 	*httpPeer
 	got    chan struct{} // a request has come
@@ -50,71 +49,16 @@ func newLonePeer(t *testing.T) *lonePeer {
 
 const loneAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
-// alone calls next on the loop after as many requests, one after the other, as it
-// takes until the dispatcher attends to them.
-func (p *lonePeer) alone(t *testing.T, l *eventloop.Loop, next func()) {
-	p.aloneFor(t, l, eventloop.AttendAfter()+2, next)
-}
-
-func (p *lonePeer) aloneFor(t *testing.T, l *eventloop.Loop, left int, next func()) {
-	var ask func()
-	ask = func() {
-		if left--; left < 0 {
-			next()
-			return
+// kept calls next on the loop after a request whose connection is kept.
+func (p *lonePeer) kept(t *testing.T, l *eventloop.Loop, next func()) {
+	p.answer <- loneAnswer
+	l.HTTP().Get(bg, "http://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
+		<-p.got
+		if err != nil || string(res.Body) != "ok" {
+			t.Error(res, err)
 		}
-		p.answer <- loneAnswer
-		l.HTTP().Get(bg, "http://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
-			<-p.got
-			if err != nil || string(res.Body) != "ok" {
-				t.Error(res, err)
-			}
-			ask()
-		})
-	}
-	ask()
-}
-
-// carriers counts the goroutines that carry requests or wait with a connection.
-func carriers() int {
-	buf := make([]byte, 1<<20)
-	return strings.Count(string(buf[:runtime.Stack(buf, true)]), "(*httpCall).run(")
-}
-
-// attends says whether the dispatcher can attend to requests here.
-const attends = runtime.GOOS == "linux"
-
-func TestHTTPLoneRequestsNeedNoGoroutine(t *testing.T) {
-	want := 0
-	if !attends {
-		want = 1 // that of the request
-	}
-	p := newLonePeer(t)
-	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
-		p.alone(t, l, func() {
-			for range 1000 { // that of the first requests ends now
-				if carriers() == 0 {
-					break
-				}
-				time.Sleep(time.Millisecond)
-			}
-			l.HTTP().Get(bg, "http://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
-				if err != nil || !res.Reused || res.Timing.FirstByte <= 0 || res.Timing.Total < res.Timing.FirstByte {
-					t.Error(res, err)
-				}
-			})
-			go func() {
-				<-p.got
-				if n := carriers(); n != want {
-					t.Errorf("goroutines while a request waits: %d, want %d", n, want)
-				}
-				p.answer <- loneAnswer
-			}()
-		})
+		next()
 	})
-	if n := p.conns.Load(); n != 1 {
-		t.Errorf("connections = %d, want 1", n)
-	}
 }
 
 // Whatever else the loop has to do, it does while the answer to a request is not
@@ -156,7 +100,7 @@ func TestHTTPLoneRequestHoldsNothingUp(t *testing.T) {
 			p := newLonePeer(t)
 			answered := false
 			runHTTPLoop(t, nil, func(l *eventloop.Loop) {
-				p.alone(t, l, func() {
+				p.kept(t, l, func() {
 					l.HTTP().Get(bg, "http://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
 						answered = true
 						if err != nil || string(res.Body) != "ok" {
@@ -192,7 +136,7 @@ func TestHTTPLoneRequestIsAnsweredThoughTheLoopNeverSleeps(t *testing.T) {
 				l.Post(again)
 			}
 		}
-		p.alone(t, l, func() {
+		p.kept(t, l, func() {
 			p.answer <- loneAnswer
 			l.HTTP().Get(bg, "http://"+p.addr).Then(func(_ *eventloop.HTTPResponse, err error) {
 				answered = true
@@ -209,7 +153,7 @@ func TestHTTPLoneRequestIsAnsweredThoughTheLoopNeverSleeps(t *testing.T) {
 func TestHTTPLoneRequestIsNotLateBecauseTheLoopIsBusy(t *testing.T) {
 	p := newLonePeer(t)
 	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
-		p.alone(t, l, func() {
+		p.kept(t, l, func() {
 			p.answer <- loneAnswer
 			l.HTTP().Do(bg, "GET", "http://"+p.addr, &eventloop.HTTPOptions{Timeout: time.Second}).Then(func(res *eventloop.HTTPResponse, err error) {
 				if err != nil {
@@ -243,7 +187,7 @@ func TestLaw6NothingOfALoneHTTPRequestIsLeftHoweverItEnds(t *testing.T) {
 			results := 0
 			var began time.Time
 			runHTTPLoop(t, nil, func(l *eventloop.Loop) {
-				p.alone(t, l, func() {
+				p.kept(t, l, func() {
 					ctx, cancel := context.WithCancelCause(bg)
 					l.OnExit(func() { cancel(nil) })
 					began = time.Now()
@@ -280,7 +224,7 @@ func TestHTTPLoneRequestIsSentBeforeALongTurnEnds(t *testing.T) {
 	p := newLonePeer(t)
 	posts := 0
 	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
-		p.alone(t, l, func() {
+		p.kept(t, l, func() {
 			l.Post(func() {
 				l.HTTP().Do(bg, "GET", "http://"+p.addr, &eventloop.HTTPOptions{Timeout: 10 * time.Second}).Then(func(_ *eventloop.HTTPResponse, err error) {
 					if err != nil {
@@ -305,47 +249,6 @@ func TestHTTPLoneRequestIsSentBeforeALongTurnEnds(t *testing.T) {
 	if posts != 100 {
 		t.Errorf("posts = %d, want 100", posts)
 	}
-}
-
-// Requests that the dispatcher cannot attend to have a goroutine that stays with the
-// connection, also when they are alone, and after others that it has attended to.
-func TestHTTPRequestsThatAreNotAttendedToShareAGoroutine(t *testing.T) {
-	p := newLonePeer(t)
-	ask := func(l *eventloop.Loop, opts *eventloop.HTTPOptions) *eventloop.Future[*eventloop.HTTPResponse] {
-		p.answer <- loneAnswer
-		return l.HTTP().Do(bg, "GET", "http://"+p.addr, opts)
-	}
-	stays := func(name string) {
-		<-p.got
-		if n := carriers(); attends && n != 1 { // elsewhere that of the request is about to end
-			t.Errorf("%s: goroutines between two requests: %d, want 1", name, n)
-		}
-	}
-	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
-		p.alone(t, l, func() {
-			release := l.Hold()
-			go func() {
-				defer release()
-				for range 20 {
-					if _, err := ask(l, nil).Wait(bg); err != nil {
-						t.Error(err)
-					}
-					stays("from another goroutine")
-				}
-			}()
-		})
-	})
-	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
-		l.Go(bg, func(k *eventloop.Task) error {
-			for range 20 {
-				if _, err := ask(l, &eventloop.HTTPOptions{Decompress: true}).Await(k); err != nil {
-					t.Error(err)
-				}
-				stays("with Decompress")
-			}
-			return nil
-		})
-	})
 }
 
 func TestHTTPProxyMayChangeTheURLThatItGets(t *testing.T) {
@@ -377,18 +280,18 @@ func TestHTTPProxyMayChangeTheURLThatItGets(t *testing.T) {
 	}
 }
 
-// The dispatcher sleeps in the read of a connection instead of at its channel, and no
-// post may find it neither asleep nor awake: one that was missed would wait for the
-// answer, which waits for the post.
+// A post that was missed would wait for the response, which waits for the post.
 func TestLaw4EveryPostRunsWhileALoneHTTPRequestWaits(t *testing.T) {
 	const rounds = 30
 	checkLeaks(t)
 	p := newLonePeer(t)
-	posts := 0
+	posts, left := 0, rounds
 	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
-		left := rounds
 		var round func()
-		ask := func() {
+		round = func() {
+			if left--; left < 0 {
+				return
+			}
 			l.HTTP().Get(bg, "http://"+p.addr).Then(func(_ *eventloop.HTTPResponse, err error) {
 				if err != nil {
 					t.Error(err)
@@ -402,13 +305,7 @@ func TestLaw4EveryPostRunsWhileALoneHTTPRequestWaits(t *testing.T) {
 				}
 			}()
 		}
-		round = func() {
-			if left--; left >= 0 {
-				// It was attended to in vain: the next one is after more of them.
-				p.aloneFor(t, l, eventloop.AttendAgain()+2, ask)
-			}
-		}
-		round()
+		p.kept(t, l, round)
 	})
 	if posts != rounds {
 		t.Errorf("posts = %d, want %d", posts, rounds)
