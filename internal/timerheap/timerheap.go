@@ -144,7 +144,8 @@ func (h *Heap[T]) compact() {
 	}
 	clear(h.nodes[len(kept):]) // let the collector have the items
 	h.nodes, h.stale = kept, 0
-	for i := (len(kept) - 2) / 4; i >= 0; i-- {
+	parents := (len(kept) + 2) / 4 // none if fewer than two nodes are left
+	for i := parents - 1; i >= 0; i-- {
 		h.down(i)
 	}
 }

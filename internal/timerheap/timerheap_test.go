@@ -1,6 +1,7 @@
 package timerheap
 
 import (
+	"cmp"
 	"slices"
 	"testing"
 
@@ -110,80 +111,188 @@ func TestClearRemovesEveryItem(t *testing.T) {
 	}
 }
 
-// The model is a sorted slice; any sequence of operations must agree with it.
+// Compaction begins when more than maxStale items were removed, so every count
+// around that, every rest, and every order is tried.
+func TestAnyNumberOfItemsCanBeRemovedInAnyOrder(t *testing.T) {
+	orders := map[string]func(left, i int) int{
+		"oldest first":   func(left, i int) int { return 0 },
+		"newest first":   func(left, i int) int { return left - 1 },
+		"from both ends": func(left, i int) int { return i % 2 * (left - 1) },
+		"from within":    func(left, i int) int { return i * 7919 % left },
+	}
+	for name, next := range orders {
+		for n := range 3*maxStale + 1 {
+			var h Heap[*item]
+			left := make([]*item, n)
+			for i := range left {
+				left[i] = &item{id: i, when: int64(i)}
+				h.Push(left[i], left[i].when)
+			}
+			for i := range n {
+				at := next(len(left), i)
+				if !h.Remove(left[at]) {
+					t.Fatalf("%s: item %d of %d was not in the heap", name, left[at].id, n)
+				}
+				left = slices.Delete(left, at, at+1)
+				checkHeap(t, &h, left)
+			}
+			h.Push(&item{}, 7)
+			if _, when := h.Pop(); when != 7 || h.Len() != 0 {
+				t.Fatalf("%s: %d removed items are in the way of a new one", name, n)
+			}
+		}
+	}
+}
+
+// Compaction leaves every number of items in order, and none of them out of place.
+func TestWhatIsNotRemovedComesOutInOrder(t *testing.T) {
+	for n := range 4*maxStale + 1 {
+		for kept := range n + 1 {
+			var h Heap[*item]
+			var items, want []*item
+			for i := range n {
+				items = append(items, &item{id: i, when: int64((n - i) * 7919 % 101)})
+				h.Push(items[i], items[i].when)
+			}
+			for i, it := range items {
+				if i*kept/n == (i+1)*kept/n { // all but kept of them, spread evenly
+					h.Remove(it)
+				} else {
+					want = append(want, it)
+				}
+			}
+			sortItems(want)
+			for _, w := range want {
+				if it, _ := h.Pop(); it != w {
+					t.Fatalf("%d of %d left: popped item %d, want %d", kept, n, it.id, w.id)
+				}
+			}
+			if h.Len() != 0 {
+				t.Fatalf("%d of %d left: %d items too many", kept, n, h.Len())
+			}
+		}
+	}
+}
+
+// The model is a sorted slice; any sequence of operations must agree with it. The
+// numbers of items that come and go at a time are drawn from both sides of every
+// threshold of the heap, and the sequences of a run together must have crossed them.
 func TestHeapBehavesAsASortedList(t *testing.T) {
+	var crossed struct{ grown, shrunk, compacted bool }
+	some := rapid.OneOf(
+		rapid.IntRange(0, 4),
+		rapid.IntRange(maxStale-1, maxStale+2),
+		rapid.Just(maxStale+1), // when the last one is removed the heap is compacted to nothing
+		rapid.IntRange(minCap-1, minCap+2),
+		rapid.IntRange(2*maxStale, 4*minCap+2),
+		rapid.Just(8*minCap+1),
+	)
 	rapid.Check(t, func(t *rapid.T) {
 		var h Heap[*item]
-		var model []*item
+		var model []*item // sorted
 		next := 0
+		push := func(it *item, when int64) {
+			it.when = when
+			before := cap(h.nodes)
+			h.Push(it, when)
+			crossed.grown = crossed.grown || before >= minCap && cap(h.nodes) > before
+			at, _ := slices.BinarySearchFunc(model, when, func(it *item, when int64) int {
+				if it.when <= when {
+					return -1 // behind those that are equal
+				}
+				return 1
+			})
+			model = slices.Insert(model, at, it)
+		}
+		remove := func(t *rapid.T, i int) {
+			nodes, size := len(h.nodes), cap(h.nodes)
+			if !h.Remove(model[i]) {
+				t.Fatalf("item %d was not queued", model[i].id)
+			}
+			model = slices.Delete(model, i, i+1)
+			crossed.shrunk = crossed.shrunk || cap(h.nodes) < size
+			crossed.compacted = crossed.compacted || nodes-len(h.nodes) > maxStale
+		}
+		when := rapid.Int64Range(-3, 3)
 		t.Repeat(map[string]func(*rapid.T){
 			"push": func(t *rapid.T) {
-				it := &item{id: next, when: rapid.Int64Range(-3, 3).Draw(t, "when")}
-				next++
-				h.Push(it, it.when)
-				model = append(model, it)
-				slices.SortStableFunc(model, func(a, b *item) int { return int(a.when - b.when) })
+				n := some.Draw(t, "n")
+				spread := rapid.Int64Range(1, 100).Draw(t, "spread")
+				for i := range n {
+					push(&item{id: next}, int64(i*7919)%spread-spread/2)
+					next++
+				}
 			},
 			"pop": func(t *rapid.T) {
-				if len(model) == 0 {
-					t.Skip("empty")
-				}
-				it, _ := h.Pop()
-				if it != model[0] {
-					t.Fatalf("popped %d, want %d", it.id, model[0].id)
-				}
-				model = model[1:]
-			},
-			"remove": func(t *rapid.T) {
-				if len(model) == 0 {
-					t.Skip("empty")
-				}
-				i := rapid.IntRange(0, len(model)-1).Draw(t, "i")
-				if !h.Remove(model[i]) {
-					t.Fatalf("item %d was not queued", model[i].id)
-				}
-				model = slices.Delete(model, i, i+1)
-			},
-			"push again": func(t *rapid.T) {
-				if len(model) == 0 {
-					t.Skip("empty")
-				}
-				i := rapid.IntRange(0, len(model)-1).Draw(t, "i")
-				it := model[i]
-				h.Remove(it)
-				it.when = rapid.Int64Range(-3, 3).Draw(t, "when")
-				h.Push(it, it.when)
-				model = append(slices.Delete(model, i, i+1), it)
-				slices.SortStableFunc(model, func(a, b *item) int { return int(a.when - b.when) })
-			},
-			"remove many": func(t *rapid.T) {
-				for n := len(model) * 2 / 3; n > 0; n-- {
-					h.Remove(model[0])
+				for range min(some.Draw(t, "n"), len(model)) {
+					if it, at := h.Pop(); it != model[0] || at != it.when {
+						t.Fatalf("popped %d of %d, want %d of %d", it.id, at, model[0].id, model[0].when)
+					}
 					model = model[1:]
 				}
 			},
-			"push many": func(t *rapid.T) {
-				for range 60 {
-					it := &item{id: next, when: int64(next*7919%11) - 5}
-					next++
-					h.Push(it, it.when)
-					model = append(model, it)
-				}
-				slices.SortStableFunc(model, func(a, b *item) int { return int(a.when - b.when) })
-			},
-			"": func(t *rapid.T) {
-				if h.Len() != len(model) {
-					t.Fatalf("length = %d, want %d", h.Len(), len(model))
-				}
-				if when, ok := h.Min(); ok != (len(model) > 0) || ok && when != model[0].when {
-					t.Fatalf("min = %d, %v, want that of %v", when, ok, model)
-				}
-				n := 0
-				h.All(func(*item, int64) bool { n++; return true })
-				if n != len(model) {
-					t.Fatalf("All gave %d items, want %d", n, len(model))
+			"remove": func(t *rapid.T) {
+				n := min(some.Draw(t, "n"), len(model))
+				where := rapid.SampledFrom([]string{"first", "last", "anywhere"}).Draw(t, "where")
+				for i := range n {
+					switch where {
+					case "first":
+						remove(t, 0)
+					case "last":
+						remove(t, len(model)-1)
+					default:
+						remove(t, i*7919%len(model))
+					}
 				}
 			},
+			"remove all but": func(t *rapid.T) {
+				for n := some.Draw(t, "n"); len(model) > n; {
+					remove(t, len(model)-1)
+				}
+			},
+			"push again": func(t *rapid.T) {
+				for range min(some.Draw(t, "n"), len(model)) {
+					i := rapid.IntRange(0, len(model)-1).Draw(t, "i")
+					it := model[i]
+					remove(t, i)
+					push(it, when.Draw(t, "when"))
+				}
+			},
+			"clear": func(t *rapid.T) {
+				if rapid.IntRange(0, 9).Draw(t, "really") > 0 {
+					t.Skip("rarely")
+				}
+				h.Clear()
+				model = nil
+			},
+			"": func(t *rapid.T) { checkHeap(t, &h, model) },
 		})
 	})
+	if !crossed.grown || !crossed.shrunk || !crossed.compacted {
+		t.Errorf("thresholds crossed = %+v, want all", crossed)
+	}
+}
+
+// sortItems sorts items as the heap does. They are in order of arrival.
+func sortItems(items []*item) {
+	slices.SortStableFunc(items, func(a, b *item) int { return cmp.Compare(a.when, b.when) })
+}
+
+// checkHeap fails the test unless h holds what model, which is sorted, holds.
+func checkHeap(t interface{ Fatalf(string, ...any) }, h *Heap[*item], model []*item) {
+	if h.Len() != len(model) {
+		t.Fatalf("length = %d, want %d", h.Len(), len(model))
+	}
+	if when, ok := h.Min(); ok != (len(model) > 0) || ok && when != model[0].when {
+		t.Fatalf("min = %d, %v, want that of %d items", when, ok, len(model))
+	}
+	n := 0
+	for it, when := range h.All {
+		if n++; when != it.when || !it.slot.Queued() {
+			t.Fatalf("All gave item %d of %d with %d, queued %v", it.id, it.when, when, it.slot.Queued())
+		}
+	}
+	if n != len(model) {
+		t.Fatalf("All gave %d items, want %d", n, len(model))
+	}
 }
