@@ -351,7 +351,7 @@ func (c *ResolverConfig) internal(l *Loop) resolver.Config {
 		CacheMaxNegativeTTL: c.CacheMaxNegativeTTL,
 		TLS:                 c.TLS,
 		Dial:                c.Dial,
-		Logger:              l.log.With("loop", l.cfg.Name),
+		Logger:              l.logger(),
 	}
 }
 

@@ -129,8 +129,11 @@
 //	},
 //
 // In OnEvent the connection can still be inspected; the library closes it when
-// OnEvent returns, and OnClose follows. A future that fails and that nobody asked
-// about for a second is an event too, which by default is logged.
+// OnEvent returns, and OnClose follows.
+//
+// A future that fails is an event too if its result was not asked for within a
+// second. By default it is logged. Logs go to Config.Logger, or to slog.Default()
+// if that is nil. The ordinary end of a connection is not logged.
 //
 // # Panics
 //

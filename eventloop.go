@@ -41,7 +41,10 @@ type Config struct {
 	// the loop has, and leaves Run as a *PanicError.
 	CatchPanics bool
 
-	// Logger receives what no callback can. If nil, nothing is logged.
+	// Logger receives what no callback takes: failures that nobody asked about,
+	// what remote peers cause, caught panics, slow callbacks, mistakes in
+	// resolv.conf. If nil, it goes to what slog.Default returns at that moment.
+	// For silence set slog.New(slog.DiscardHandler).
 	Logger *slog.Logger
 
 	// SlowCallback is how long a callback, or a task between two suspensions, may
@@ -70,9 +73,7 @@ type Config struct {
 //
 // All methods may be called from any goroutine and from any callback.
 type Loop struct {
-	cfg Config
-	log *slog.Logger
-
+	cfg     Config
 	tasks   chan task                 // the road of the network goroutines
 	writers writers.Pool[writers.Job] // carries out what callbacks wrote
 	done    chan struct{}             // closed when Run returns
@@ -166,9 +167,6 @@ func New(cfg *Config) *Loop {
 	}
 	if cfg != nil {
 		l.cfg = *cfg
-	}
-	if l.log = l.cfg.Logger; l.log == nil {
-		l.log = slog.New(slog.DiscardHandler)
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.writers.Init(runtime.GOMAXPROCS(0))

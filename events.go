@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"runtime/debug"
 	"strings"
@@ -268,12 +269,30 @@ func (l *Loop) event(err error, remote bool) {
 	switch {
 	case IsInfo(err):
 	case l.cfg.CatchPanics && isPanic(err):
-		l.log.Error("panic in a callback", "loop", l.cfg.Name, "err", err)
+		l.log(slog.LevelError, "panic in a callback", "err", err)
 	case remote:
-		l.log.Warn("event", "loop", l.cfg.Name, "err", err)
+		l.log(slog.LevelWarn, "event", "err", err)
 	default:
 		l.stop(err)
 	}
+}
+
+// log writes to Config.Logger, or to the default logger. A Handler is code of the
+// application: its panic ends the loop, since it cannot be logged.
+func (l *Loop) log(level slog.Level, msg string, args ...any) {
+	l.callEvent(func() { l.logger().Log(context.Background(), level, msg, args...) })
+}
+
+// logger returns the logger in use, which says which loop it is if that has a name.
+func (l *Loop) logger() *slog.Logger {
+	log := l.cfg.Logger
+	if log == nil {
+		log = slog.Default()
+	}
+	if l.cfg.Name != "" {
+		log = log.With("loop", l.cfg.Name)
+	}
+	return log
 }
 
 // call runs f, a callback whose panics go to the default handler.

@@ -3,6 +3,8 @@ package eventloop
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"net"
 	"sync"
 	"time"
 )
@@ -13,9 +15,12 @@ import (
 //
 // A pending future keeps the loop alive, or what it belongs to does: a connection,
 // a task. One that is pending when the loop ends by force ends with
-// [ErrLoopClosed]. One that fails and that nobody asks about for a second — by
-// Then, Done, Result, Wait, Await, All, Any or Race — is reported to
-// Config.EventHandler, or logged if there is none.
+// [ErrLoopClosed].
+//
+// A failure is reported if a second passes, or the loop ends, and the result was
+// not asked for by Then, Done, Result, Wait, Await, All, Any or Race. The report
+// goes to Config.EventHandler. Without one it goes to Config.Logger, unless it is
+// the ordinary end of a connection: information (see [IsInfo]) or net.ErrClosed.
 type Future[T any] struct {
 	handle
 
@@ -329,7 +334,9 @@ func (l *Loop) forgetUnasked(u *unasked) bool {
 // reportUnasked reports the failure of a future. Unlike other events it never
 // ends the loop by default. On the loop.
 func (l *Loop) reportUnasked(err error) {
-	l.count.errors.Add(1)
+	if !isEnd(err) {
+		l.count.errors.Add(1)
+	}
 	if h := l.cfg.EventHandler; h != nil {
 		l.callEvent(func() { h(err) })
 		return
@@ -337,8 +344,19 @@ func (l *Loop) reportUnasked(err error) {
 	l.logUnasked(err)
 }
 
+// logUnasked logs the failure of a future, unless it only says that a connection
+// has ended: a task per client that reads until io.EOF and returns it has not
+// failed.
 func (l *Loop) logUnasked(err error) {
-	l.log.Warn("a future failed and nobody asked about it", "loop", l.cfg.Name, "err", err)
+	if !isEnd(err) {
+		l.log(slog.LevelWarn, "a future failed and its result was not asked for", "err", err)
+	}
+}
+
+// isEnd reports whether err is the ordinary end of a connection, brought about by
+// either side.
+func isEnd(err error) bool {
+	return IsInfo(err) || errors.Is(err, net.ErrClosed) && !isPanic(err)
 }
 
 // flushUnasked reports at the end of the loop what is still to be reported. At

@@ -3,6 +3,7 @@ package eventloop_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"runtime"
 	"slices"
@@ -27,11 +28,24 @@ const watchdogTime = 30 * time.Second
 func runLoop(t testing.TB, cfg *eventloop.Config, start func(l *eventloop.Loop)) error {
 	t.Helper()
 	checkLeaks(t)
-	return eventloop.Run(context.Background(), cfg, func(l *eventloop.Loop) error {
+	return eventloop.Run(context.Background(), logged(t, cfg), func(l *eventloop.Loop) error {
 		watch(t, l)
 		start(l)
 		return nil
 	})
+}
+
+// logged returns cfg with a Logger, if it has none, whose lines are shown where t
+// fails.
+func logged(t testing.TB, cfg *eventloop.Config) *eventloop.Config {
+	var c eventloop.Config
+	if cfg != nil {
+		c = *cfg
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
+	}
+	return &c
 }
 
 // mustRun is runLoop for a loop that is to end with nil.
@@ -48,7 +62,7 @@ func mustRun(t testing.TB, cfg *eventloop.Config, start func(l *eventloop.Loop))
 func startLoop(t testing.TB, cfg *eventloop.Config) (l *eventloop.Loop, end func() error) {
 	t.Helper()
 	checkLeaks(t)
-	l = eventloop.New(cfg)
+	l = eventloop.New(logged(t, cfg))
 	release := l.Hold()
 	running, result := make(chan struct{}), make(chan error, 1)
 	l.Post(func() { close(running) })

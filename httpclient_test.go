@@ -144,7 +144,7 @@ func runHTTPLoop(t testing.TB, cfg *eventloop.Config, start func(l *eventloop.Lo
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // a watchdog
 	defer cancel()
-	err := eventloop.Run(ctx, cfg, func(l *eventloop.Loop) error { start(l); return nil })
+	err := eventloop.Run(ctx, logged(t, cfg), func(l *eventloop.Loop) error { start(l); return nil })
 	if err != nil {
 		t.Errorf("Run = %v", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -545,7 +546,7 @@ func (r *HTTPRequest) terminate() {
 	dropped := !r.begun && !r.isLost
 	r.mu.Unlock()
 	if dropped {
-		r.loop.log.Warn("a request was never answered", "loop", r.loop.cfg.Name, "request", r.describe())
+		r.loop.log(slog.LevelWarn, "a request was never answered", "request", r.describe())
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

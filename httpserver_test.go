@@ -802,7 +802,7 @@ func TestHTTPHandlerThatCallsGoexit(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		eventloop.Run(context.Background(), logged(t, nil), func(l *eventloop.Loop) error {
 			s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) { runtime.Goexit() }, nil)
 			addr <- s.Addr()
 			return err

@@ -84,7 +84,7 @@ func TestLaw6NothingOfHTTPIsLeftWhenRunReturns(t *testing.T) {
 			defer cancel()
 			var futures []*eventloop.Future[*eventloop.HTTPResponse]
 			cfg := &eventloop.Config{HTTP: eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}
-			eventloop.Run(ctx, cfg, func(l *eventloop.Loop) error {
+			eventloop.Run(ctx, logged(t, cfg), func(l *eventloop.Loop) error {
 				watch(t, l)
 				var s *eventloop.HTTPServer
 				var err error

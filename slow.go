@@ -2,6 +2,7 @@ package eventloop
 
 import (
 	"bytes"
+	"log/slog"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -80,11 +81,11 @@ func (l *Loop) isSleeping() bool {
 func (w *slowWatch) report(d time.Duration) {
 	l := w.loop
 	l.count.slow.Add(1)
-	args := []any{"loop", l.cfg.Name, "for", d, "stack", string(w.stack())}
+	args := []any{"for", d, "stack", string(w.stack())}
 	if t := l.task.Load(); t != nil {
 		args = append(args, "task", t.describe())
 	}
-	l.log.Warn("a callback holds up the loop", args...)
+	l.log(slog.LevelWarn, "a callback holds up the loop", args...)
 }
 
 // stack returns the stack of the dispatcher. To get at that of another goroutine

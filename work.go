@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 )
@@ -73,7 +74,7 @@ func logLatePanic[T any](result *Future[T], err error) {
 	late := result.state != futurePending
 	result.mu.Unlock()
 	if l := result.loop; late {
-		l.log.Error("panic in work after the end of the loop", "loop", l.cfg.Name, "err", err)
+		l.log(slog.LevelError, "panic in work after the end of the loop", "err", err)
 	}
 }
 
@@ -218,7 +219,7 @@ func (l *Loop) abandonWork() {
 	}
 	l.mu.Unlock()
 	for _, j := range left {
-		l.log.Error("work did not return", "loop", l.cfg.Name, "func", j.name)
+		l.log(slog.LevelError, "work did not return", "func", j.name)
 		err := fmt.Errorf("%w: %s", ErrWorkLeft, j.name)
 		l.mu.Lock()
 		l.stopErr = errors.Join(l.stopErr, err)
