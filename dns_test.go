@@ -789,6 +789,33 @@ func TestABadResolverConfigFailsWhatNeedsNames(t *testing.T) {
 	}
 }
 
+// Package idna takes bytes that are not UTF-8 for the replacement character, with
+// which all such names would be one name.
+func TestANameThatIsNotUTF8IsNotFoundAndNotAsked(t *testing.T) {
+	ns := serveNames(t, zone("xn--zn7c.test. 60 IN A 127.0.0.1", "xn--zn7ca.test. 60 IN A 127.0.0.1"))
+	for _, name := range []string{"\xff\xfe.test", "\xc3.test", "\xed\xa0\x80.test", "\u00fc\xff.test", "\ufffd.test"} {
+		failed := 0
+		mustRun(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) {
+			check := func(err error) {
+				failed++
+				wantLookupError(t, err, name, "notfound")
+			}
+			l.LookupNetIP(bg, "ip", name).Then(func(_ []netip.Addr, err error) { check(err) })
+			l.Query(bg, name, dns.TypeMX).Then(func(_ *dns.Msg, err error) { check(err) })
+			l.Dial(bg, "tcp", name+":80", &eventloop.ConnConfig{OnEvent: func(_ *eventloop.Conn, err error) {
+				failed++
+				wantIs(t, err, eventloop.ErrDNS)
+			}})
+			l.HTTP().Get(bg, "http://"+name+"/").Then(func(_ *eventloop.HTTPResponse, err error) {
+				failed++
+				wantIs(t, err, eventloop.ErrHTTP)
+			})
+		})
+		wantEqual(t, fmt.Sprintf("failures of %q", name), failed, 4)
+	}
+	wantEqual(t, "queries", ns.total(), 0)
+}
+
 // acceptAndClose listens, and closes what it accepts when the peer does.
 func acceptAndClose(t testing.TB, address string) net.Listener {
 	t.Helper()

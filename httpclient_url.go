@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 
@@ -101,6 +102,9 @@ func asciiHost(name string) (string, error) {
 	}
 	if isASCII(name) {
 		return strings.ToLower(name), nil
+	}
+	if !utf8.ValidString(name) { // package idna accepts it, and asks for another name
+		return "", fmt.Errorf("host %q of the URL is not valid", name)
 	}
 	ascii, err := idna.Lookup.ToASCII(name)
 	if err != nil {

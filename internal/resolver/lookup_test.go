@@ -50,6 +50,7 @@ func TestBadNamesAreNotFoundWithoutAsking(t *testing.T) {
 		"", "..", "a..b", ".a", "-a.example", "a b", "127.1", "1.2.3.4.5", "300.300.300.300",
 		strings.Repeat("a", 64) + ".example", strings.Repeat("a.", 127) + "a", "\x00", "a.example\n",
 		"x.onion", "X.ONION.", "onion", "a.invalid", "invalid.", "xn--\u00fc..b",
+		"\xff\xfe.test", "\xc3.test", "a\x80b", "\u00fc\xff.test", "\xed\xa0\x80.test", "\ufffd.test", "\u2028.test",
 	} {
 		_, err := lookup(t, r, "ip", host)
 		wantError(t, err, host, "notfound")
@@ -399,7 +400,7 @@ func TestQueryReturnsAnyTypeAndNXDOMAINAsAMessage(t *testing.T) {
 func TestQueryRefusesWhatMustNotBeAsked(t *testing.T) {
 	s := newServer(t, func(p peer) { p.reply(dns.RcodeServerFailure) })
 	r := resolverFor(t, s)
-	for _, name := range []string{"", "..", "a..b", strings.Repeat("a", 64), strings.Repeat("a.", 128), "x.onion", "a.invalid", "localhost"} {
+	for _, name := range []string{"", "..", "a..b", strings.Repeat("a", 64), strings.Repeat("a.", 128), "x.onion", "a.invalid", "localhost", "\xff\xfe.test", "\u00fc\xff", "\ufffd"} {
 		_, err := r.Query(t.Context(), name, dns.TypeA)
 		wantError(t, err, name, "notfound")
 	}

@@ -1,7 +1,9 @@
 package resolver
 
 import (
+	"errors"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -119,11 +121,18 @@ func isASCII(s string) bool {
 var profile = idna.New(idna.MapForLookup(), idna.Transitional(false),
 	idna.StrictDomainName(false), idna.VerifyDNSLength(true), idna.BidiRule())
 
+var errNotUTF8 = errors.New("not valid UTF-8")
+
 // toASCII returns the name to ask for. Only names that need it go through
-// IDNA, so that what DNS itself permits is left alone.
+// IDNA, so that what DNS itself permits is left alone. Package idna accepts
+// bytes that are not UTF-8 and encodes the replacement character for each, so
+// all such names would become the same name, which a stranger may own.
 func toASCII(name string) (string, error) {
-	if isASCII(name) {
+	switch {
+	case isASCII(name):
 		return name, nil
+	case !utf8.ValidString(name):
+		return "", errNotUTF8
 	}
 	return profile.ToASCII(name)
 }
