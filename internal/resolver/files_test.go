@@ -50,7 +50,16 @@ func TestResolvConfIsReadAsTheManualPageSays(t *testing.T) {
 		{"numbers have limits", "options ndots:99 timeout:999999999999 attempts:99\n", with(func(c *resolvConf) {
 			c.ndots, c.timeout, c.attempts = 15, 30*time.Second, 5
 		}), 0},
+		{"numbers that fit into no type have them, too", "options ndots:99999999999999999999 timeout:99999999999999999999 attempts:99999999999999999999\n", with(func(c *resolvConf) {
+			c.ndots, c.timeout, c.attempts = 15, 30*time.Second, 5
+		}), 0},
+		{"a number of seconds that overflows a duration is capped", "options timeout:18446744074\n", with(func(c *resolvConf) {
+			c.timeout = 30 * time.Second
+		}), 0},
 		{"numbers have lower limits", "options ndots:-1 timeout:0 attempts:-7\n", with(func(c *resolvConf) {
+			c.ndots, c.timeout, c.attempts = 0, time.Second, 1
+		}), 0},
+		{"also those that fit into no type", "options ndots:-99999999999999999999 timeout:-99999999999999999999 attempts:-99999999999999999999\n", with(func(c *resolvConf) {
 			c.ndots, c.timeout, c.attempts = 0, time.Second, 1
 		}), 0},
 		{"numbers must be numbers", "options ndots:x timeout attempts:\n", def, 1},

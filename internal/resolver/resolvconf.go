@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -114,7 +115,9 @@ func (c *resolvConf) option(s string) (problem string) {
 	switch key {
 	case "ndots", "timeout", "attempts":
 		n, err := strconv.Atoi(value)
-		if !hasValue || err != nil {
+		// Out of range, n is the nearest int, which number caps: how many bits
+		// an int has must not decide.
+		if !hasValue || err != nil && !errors.Is(err, strconv.ErrRange) {
 			return fmt.Sprintf("option %.64q has no number", s)
 		}
 		c.number(key, n)
@@ -140,7 +143,8 @@ func (c *resolvConf) number(key string, n int) {
 	case "ndots":
 		c.ndots = min(max(n, 0), maxNdots)
 	case "timeout":
-		c.timeout = min(time.Duration(max(n, 1))*time.Second, maxTimeout)
+		// In seconds, because a large number of them is more than a Duration holds.
+		c.timeout = time.Duration(min(max(n, 1), int(maxTimeout/time.Second))) * time.Second
 	case "attempts":
 		c.attempts = min(max(n, 1), maxAttempts)
 	}
