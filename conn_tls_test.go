@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
@@ -516,6 +517,76 @@ func TestConnCloseInTheMiddleOfStartTLS(t *testing.T) {
 			peer.Close()
 		})
 	}
+}
+
+// The output in the clear that StartTLS has to send first does not leave, and the
+// peer has ended its side: the connection can still be ended in every way.
+func TestConnStartTLSThatWaitsForItsOutputCanBeEnded(t *testing.T) {
+	ends := map[string]func(c *eventloop.Conn, cancel func()){
+		"Stop":    func(c *eventloop.Conn, _ func()) { c.Loop().Stop() },
+		"Abort":   func(c *eventloop.Conn, _ func()) { c.Abort() },
+		"Close":   func(c *eventloop.Conn, _ func()) { c.Close() },
+		"context": func(_ *eventloop.Conn, cancel func()) { cancel() },
+		"both":    func(c *eventloop.Conn, _ func()) { c.Close(); c.Abort() },
+	}
+	for name, end := range ends {
+		for _, style := range []string{"callbacks", "stream"} {
+			for _, server := range []bool{true, false} {
+				t.Run(fmt.Sprint(name, ", ", style, ", server ", server), func(t *testing.T) {
+					checkLeaks(t)
+					startTLSAfterEOF(t, style == "stream", server, end)
+				})
+			}
+		}
+	}
+}
+
+func startTLSAfterEOF(t *testing.T, stream, server bool, end func(c *eventloop.Conn, cancel func())) {
+	ours, peer := tcpPair(t)
+	peer.CloseWrite() // and it reads nothing
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	conf, closed := clientConf, 0
+	if server {
+		conf = serverConf
+	}
+	l := eventloop.New(nil)
+	watch(t, l)
+	startTLS := func(c *eventloop.Conn) {
+		c.StartTLS(conf).Then(nil)
+		l.AfterFunc(50*time.Millisecond, func() { end(c, cancel) })
+	}
+	cfg := &eventloop.ConnConfig{
+		AllowHalfOpen: !stream, Server: server, HighWater: -1, WriteTimeout: 200 * time.Millisecond,
+		OnConnect: func(c *eventloop.Conn) { c.Write(make([]byte, 20<<20)) },
+		OnEvent: func(c *eventloop.Conn, err error) {
+			if err == io.EOF {
+				startTLS(c)
+			}
+		},
+		OnClose: func(*eventloop.Conn) { closed++ },
+	}
+	l.Post(func() {
+		c, err := l.Adopt(ours, cfg)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if stream {
+			l.Go(nil, func(task *eventloop.Task) error {
+				if _, err := c.Stream(task).Read(make([]byte, 1)); err != io.EOF {
+					t.Errorf("Read returned %v, want io.EOF", err)
+				}
+				startTLS(c)
+				return nil
+			})
+		}
+	})
+	if err := l.Run(ctx); err != nil && err != context.Canceled {
+		t.Errorf("Run returned %v", err)
+	}
+	wantEqual(t, "calls of OnClose", closed, 1)
+	peer.Close()
 }
 
 func TestConnCloseWhileShakingHands(t *testing.T) {

@@ -192,7 +192,9 @@ func (c *Conn) serve() {
 			break
 		}
 		if ended {
-			<-c.back
+			if !c.ordered() { // flush may have taken the token of an order that came meanwhile
+				<-c.back
+			}
 		} else if ended = c.read(); ended {
 			c.loop.send((*endTask)(c))
 		}
