@@ -202,13 +202,19 @@ func newPanicError(value any) *PanicError {
 
 // IsInfo reports whether err tells of an ordinary end rather than of trouble:
 // io.EOF, or a reset by the peer (connection-info that is no connection-error).
-// A server sees both all day; the default event handler ignores them. A panic is
-// trouble whatever its value.
+// A server sees both all day; the default event handler ignores them. Wrapped
+// errors match like bare ones, but an io.EOF that is the cause of an [OpError] is
+// trouble: it cut an operation short, such as a handshake. A panic is trouble
+// whatever its value.
 func IsInfo(err error) bool {
 	if isPanic(err) {
 		return false
 	}
-	return err == io.EOF || errors.Is(err, ErrReset) || isReset(err)
+	if errors.Is(err, ErrReset) || isReset(err) {
+		return true
+	}
+	var op *OpError
+	return errors.Is(err, io.EOF) && !errors.As(err, &op)
 }
 
 func isPanic(err error) bool {

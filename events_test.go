@@ -110,17 +110,26 @@ func TestIsInfoIsTrueOfOrdinaryEndsOnly(t *testing.T) {
 		err  error
 		want bool
 	}{
-		"nil":                   {nil, false},
-		"EOF":                   {io.EOF, true},
-		"an EOF within a value": {io.ErrUnexpectedEOF, false},
-		"reset":                 {syscall.ECONNRESET, true},
-		"broken pipe":           {syscall.EPIPE, true},
-		"refused":               {syscall.ECONNREFUSED, false},
-		"timeout":               {os.ErrDeadlineExceeded, false},
-		"closed":                {net.ErrClosed, false},
-		"cancelled":             {context.Canceled, false},
-		"a panic with a reset":  {&eventloop.PanicError{Value: syscall.ECONNRESET}, false},
-		"a panic with EOF":      {&eventloop.PanicError{Value: io.EOF}, false},
+		"nil":                     {nil, false},
+		"EOF":                     {io.EOF, true},
+		"an EOF within a value":   {io.ErrUnexpectedEOF, false},
+		"a wrapped EOF":           {fmt.Errorf("client 7: %w", io.EOF), true},
+		"an EOF wrapped twice":    {fmt.Errorf("%w: %w", errors.New("client 7"), fmt.Errorf("read: %w", io.EOF)), true},
+		"an EOF of package net":   {&net.OpError{Op: "read", Net: "tcp", Err: io.EOF}, true},
+		"a handshake cut short":   {&eventloop.OpError{Op: "handshake", Net: "tcp", Err: io.EOF}, false},
+		"that one wrapped":        {fmt.Errorf("client 7: %w", &eventloop.OpError{Op: "handshake", Net: "tcp", Err: io.EOF}), false},
+		"an answer cut short":     {&eventloop.OpError{Op: "request", Err: fmt.Errorf("body: %w", io.EOF)}, false},
+		"EOF and trouble":         {errors.Join(io.EOF, &eventloop.OpError{Op: "dial", Err: syscall.ECONNREFUSED}), false},
+		"a wrapped reset":         {fmt.Errorf("client 7: %w", eventloop.ErrReset), true},
+		"a panic that is wrapped": {fmt.Errorf("client 7: %w", &eventloop.PanicError{Value: io.EOF}), false},
+		"reset":                   {syscall.ECONNRESET, true},
+		"broken pipe":             {syscall.EPIPE, true},
+		"refused":                 {syscall.ECONNREFUSED, false},
+		"timeout":                 {os.ErrDeadlineExceeded, false},
+		"closed":                  {net.ErrClosed, false},
+		"cancelled":               {context.Canceled, false},
+		"a panic with a reset":    {&eventloop.PanicError{Value: syscall.ECONNRESET}, false},
+		"a panic with EOF":        {&eventloop.PanicError{Value: io.EOF}, false},
 	}
 	for name, test := range tests {
 		wantEqual(t, "IsInfo of "+name, eventloop.IsInfo(test.err), test.want)
