@@ -16,7 +16,7 @@ const (
 // A Histogram counts durations from nanoseconds to a quarter of an hour. The
 // zero Histogram is ready for use. One goroutine may Record while others read.
 type Histogram struct {
-	counts [buckets]atomic.Uint32
+	counts [buckets]atomic.Uint64
 	max    atomic.Int64
 }
 
@@ -37,23 +37,24 @@ func (h *Histogram) Max() time.Duration { return time.Duration(h.max.Load()) }
 // Quantiles returns for each q between 0 and 1 a duration that at least the
 // share q of what was recorded does not exceed; 0 if nothing was recorded.
 func (h *Histogram) Quantiles(qs ...float64) []time.Duration {
-	var counts [buckets]uint32
+	var counts [buckets]uint64
 	var total uint64
 	for i := range counts {
 		counts[i] = h.counts[i].Load()
-		total += uint64(counts[i])
+		total += counts[i]
 	}
 	out := make([]time.Duration, len(qs))
 	for i, q := range qs {
-		out[i] = min(quantile(&counts, uint64(q*float64(total)+0.5)), h.Max())
+		rank := min(uint64(q*float64(total)+0.5), total) // a float64 cannot hold every large total
+		out[i] = min(quantile(&counts, rank), h.Max())
 	}
 	return out
 }
 
-func quantile(counts *[buckets]uint32, rank uint64) time.Duration {
+func quantile(counts *[buckets]uint64, rank uint64) time.Duration {
 	var seen uint64
 	for i, c := range counts {
-		if seen += uint64(c); c > 0 && seen >= rank {
+		if seen += c; c > 0 && seen >= rank {
 			return upper(i)
 		}
 	}

@@ -1,6 +1,7 @@
 package histogram
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -47,6 +48,30 @@ func TestQuantilesFollowTheShares(t *testing.T) {
 	for i, want := range []time.Duration{time.Microsecond, time.Millisecond, time.Second} {
 		if q[i] < want || q[i] > want+want/4 {
 			t.Errorf("quantile %d = %v, want %v to a quarter above", i, q[i], want)
+		}
+	}
+}
+
+func TestCountersDoNotWrap(t *testing.T) {
+	for _, many := range []uint64{math.MaxUint16, math.MaxInt32, math.MaxUint32, math.MaxInt64} {
+		var h Histogram
+		usual := &h.counts[bucket(time.Microsecond)]
+		usual.Store(many)
+		for range 10 {
+			h.Record(time.Microsecond)
+		}
+		h.Record(time.Second)
+		if got := usual.Load(); got != many+10 {
+			t.Errorf("count = %d, want %d", got, many+10)
+		}
+		// One in so many is too few to show in a quantile, and none is zero.
+		for i, got := range h.Quantiles(0.5, 0.99, 1) {
+			if got < time.Microsecond || got > time.Second {
+				t.Errorf("after %d: quantile %d = %v", many, i, got)
+			}
+		}
+		if got := h.Quantiles(0.99)[0]; got > time.Microsecond+time.Microsecond/4 {
+			t.Errorf("after %d: 99 %% = %v, want a microsecond", many, got)
 		}
 	}
 }
