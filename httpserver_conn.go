@@ -919,11 +919,19 @@ func (c *httpConn) close() {
 	b := sockio.GetBuffer(0)
 	defer b.Release()
 	for n := 0; n < maxLinger; {
-		m, err := c.nc.Read(b.Room())
-		if n += m; err != nil {
+		m, err := c.readInto(b.Room())
+		if n += m; m == 0 || err != nil {
 			return
 		}
 	}
+}
+
+// readInto reads once into p, of which the bytes are going to be dropped.
+func (c *httpConn) readInto(p []byte) (int, error) {
+	if c.rc != nil {
+		return sockio.ReadWait(c.rc, p)
+	}
+	return c.nc.Read(p)
 }
 
 // maxLinger is how much input is thrown away for the sake of the last answer.

@@ -322,11 +322,12 @@ func TestServeSharedLeavesTheListenerToTheCaller(t *testing.T) {
 		for _, l := range loops {
 			eventually(func() bool { return l.Stats().Listeners == 0 })
 		}
-		background(t, func() { dialPeer(t, inner.Addr()).Close() })
+		dialed := background(t, func() { dialPeer(t, inner.Addr()).Close() })
 		nc, err := inner.Accept()
 		if err != nil {
 			t.Fatalf("the caller's listener: %v", err)
 		}
+		wait(t, dialed, "end of the dial")
 		nc.Close()
 		inner.Close()
 	}

@@ -759,10 +759,19 @@ func (c *Conn) linger(nc net.Conn, shut bool) {
 	b := sockio.GetBuffer(0)
 	defer b.Release()
 	for {
-		if _, err := nc.Read(b.Room()); err != nil || c.cutNow() {
+		n, err := c.readInto(b.Room())
+		if n == 0 || err != nil || c.cutNow() {
 			return
 		}
 	}
+}
+
+// readInto reads once into p, of which the bytes are going to be dropped.
+func (c *Conn) readInto(p []byte) (int, error) {
+	if c.rc != nil {
+		return sockio.ReadWait(c.rc, p)
+	}
+	return c.nc.Read(p)
 }
 
 // cutNow reports whether Abort or the end of the loop wants no lingering. It is

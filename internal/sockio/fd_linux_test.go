@@ -217,3 +217,24 @@ func TestQuietSeesBytesAndEndsWithoutTakingThem(t *testing.T) {
 		})
 	}
 }
+
+func TestReadFDAndWriteFDNeverBlockOnADescriptorThatBlocks(t *testing.T) {
+	fd, _, _ := pair(t)
+	if err := syscall.SetNonblock(int(fd), false); err != nil { // as another process may
+		t.Fatal(err)
+	}
+	if n, errno := ReadFD(fd, make([]byte, 10)); n != 0 || errno != syscall.EAGAIN {
+		t.Errorf("ReadFD of nothing = %d, %v, want 0, EAGAIN", n, errno)
+	}
+	for _, views := range [][][]byte{{make([]byte, 64<<10)}, {make([]byte, 64<<10), make([]byte, 64<<10)}} {
+		for {
+			n, errno := WriteFD(fd, views)
+			if errno == syscall.EAGAIN {
+				break
+			}
+			if n == 0 || errno != 0 {
+				t.Fatalf("WriteFD = %d, %v, want EAGAIN once the kernel is full", n, errno)
+			}
+		}
+	}
+}
