@@ -4,7 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
+
+	"github.com/onloop/eventloop/internal/http1"
 )
 
 // A Header is one field of an HTTP message.
@@ -31,7 +32,7 @@ func (h Headers) Get(name string) string {
 // lookup is Get that tells an empty field from none.
 func (h Headers) lookup(name string) (value string, ok bool) {
 	for i := range h {
-		if equalFold(h[i].Name, name) {
+		if http1.EqualFold(h[i].Name, name) {
 			return h[i].Value, true
 		}
 	}
@@ -43,7 +44,7 @@ func (h Headers) lookup(name string) (value string, ok bool) {
 func (h Headers) Values(name string) []string {
 	var values []string
 	for i := range h {
-		if equalFold(h[i].Name, name) {
+		if http1.EqualFold(h[i].Name, name) {
 			values = append(values, h[i].Value)
 		}
 	}
@@ -59,7 +60,7 @@ func (h *Headers) Add(name, value string) {
 // is none, it appends one.
 func (h *Headers) Set(name, value string) {
 	for i := range *h {
-		if equalFold((*h)[i].Name, name) {
+		if http1.EqualFold((*h)[i].Name, name) {
 			rest := (*h)[i+1:]
 			rest.Del(name)
 			*h = (*h)[:i+1+len(rest)]
@@ -72,89 +73,29 @@ func (h *Headers) Set(name, value string) {
 
 // Del removes all fields with that name.
 func (h *Headers) Del(name string) {
-	*h = slices.DeleteFunc(*h, func(f Header) bool { return equalFold(f.Name, name) })
-}
-
-// equalFold compares field names. Unlike strings.EqualFold it folds ASCII only.
-func equalFold(a, b string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range len(a) {
-		if a[i] != b[i] && lowerASCII(a[i]) != lowerASCII(b[i]) {
-			return false
-		}
-	}
-	return true
-}
-
-func lowerASCII(c byte) byte {
-	if 'A' <= c && c <= 'Z' {
-		return c + 'a' - 'A'
-	}
-	return c
+	*h = slices.DeleteFunc(*h, func(f Header) bool { return http1.EqualFold(f.Name, name) })
 }
 
 // validate returns an error that matches ErrHeader for the first field that must
 // not go on the wire.
 func (h Headers) validate() error {
 	for i := range h {
-		if !isToken(h[i].Name) {
+		if !http1.IsToken(h[i].Name) {
 			return fmt.Errorf("%w: name %q", ErrHeader, h[i].Name)
 		}
-		if !isFieldValue(h[i].Value) {
+		if !http1.IsFieldValue(h[i].Value) {
 			return fmt.Errorf("%w: value of %s: %q", ErrHeader, h[i].Name, h[i].Value)
 		}
 	}
 	return nil
 }
 
-// isToken reports whether s is a token: the form of field names and methods (RFC
-// 9110 section 5.6.2).
-func isToken(s string) bool {
-	for i := range len(s) {
-		if !tokenByte[s[i]] {
-			return false
-		}
-	}
-	return s != ""
-}
-
-// tokenByte says which bytes a token may have.
-var tokenByte = func() (t [256]bool) {
-	for c := range t {
-		switch {
-		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z':
-			t[c] = true
-		default:
-			t[c] = c < 0x80 && strings.IndexByte("!#$%&'*+-.^_`|~", byte(c)) >= 0
-		}
-	}
-	return t
-}()
-
-// isFieldValue reports whether s may be the value of a field: no control
-// character but the tab. Bytes from 0x80 on are opaque and pass.
-func isFieldValue(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
-}
-
 // hasToken reports whether one of the fields with that name, which is a list,
 // has token as an element ("Connection: close, TE").
 func (h Headers) hasToken(name, token string) bool {
 	for i := range h {
-		if !equalFold(h[i].Name, name) {
-			continue
-		}
-		for element := range strings.SplitSeq(h[i].Value, ",") {
-			if equalFold(strings.Trim(element, " \t"), token) {
-				return true
-			}
+		if http1.EqualFold(h[i].Name, name) && http1.HasElement(h[i].Value, token) {
+			return true
 		}
 	}
 	return false

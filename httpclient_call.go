@@ -17,6 +17,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/onloop/eventloop/internal/http1"
 	"github.com/onloop/eventloop/internal/httpconn"
 )
 
@@ -90,13 +91,13 @@ func (c *httpCall) prepare(method string) error {
 	switch {
 	case err != nil:
 		return err
-	case !isToken(c.method):
+	case !http1.IsToken(c.method):
 		return fmt.Errorf("%w: %q", errNoMethod, c.method)
 	case c.method == "CONNECT":
 		return errConnect
-	case !isFieldValue(o.Host):
+	case !http1.IsFieldValue(o.Host):
 		return fmt.Errorf("%w: Host %q", ErrHeader, o.Host)
-	case !isFieldValue(c.client.cfg.UserAgent):
+	case !http1.IsFieldValue(c.client.cfg.UserAgent):
 		return fmt.Errorf("%w: User-Agent %q", ErrHeader, c.client.cfg.UserAgent)
 	case o.BodyReader != nil && o.Body != nil:
 		return errTwoBodies
@@ -403,8 +404,8 @@ func (c *httpCall) perform() (*HTTPResponse, error) {
 func (c *httpCall) follow(status int, next *httpTarget) {
 	if !c.target.sameOrigin(next) {
 		c.opts.Headers = slices.DeleteFunc(slices.Clone(c.opts.Headers), func(h Header) bool {
-			return equalFold(h.Name, "Authorization") || equalFold(h.Name, "Cookie") ||
-				equalFold(h.Name, "Host") || equalFold(h.Name, "Proxy-Authorization")
+			return http1.EqualFold(h.Name, "Authorization") || http1.EqualFold(h.Name, "Cookie") ||
+				http1.EqualFold(h.Name, "Host") || http1.EqualFold(h.Name, "Proxy-Authorization")
 		})
 		c.opts.Host = ""
 	}
@@ -424,8 +425,8 @@ func (c *httpCall) dropBody() {
 	c.opts.Body, c.opts.BodyReader = nil, nil
 	c.length, c.expect = 0, false
 	c.opts.Headers = slices.DeleteFunc(slices.Clone(c.opts.Headers), func(h Header) bool {
-		return len(h.Name) > len("Content-") && equalFold(h.Name[:len("Content-")], "Content-") ||
-			equalFold(h.Name, "Expect")
+		return len(h.Name) > len("Content-") && http1.EqualFold(h.Name[:len("Content-")], "Content-") ||
+			http1.EqualFold(h.Name, "Expect")
 	})
 }
 
@@ -669,17 +670,17 @@ func hasBody(method string) bool {
 func ownField(name string) bool {
 	switch len(name) {
 	case len("Host"):
-		return equalFold(name, "Host")
+		return http1.EqualFold(name, "Host")
 	case len("Upgrade"):
-		return equalFold(name, "Upgrade")
+		return http1.EqualFold(name, "Upgrade")
 	case len("User-Agent"): // or Connection, or Keep-Alive
-		return equalFold(name, "User-Agent") || equalFold(name, "Connection") || equalFold(name, "Keep-Alive")
+		return http1.EqualFold(name, "User-Agent") || http1.EqualFold(name, "Connection") || http1.EqualFold(name, "Keep-Alive")
 	case len("Content-Length"):
-		return equalFold(name, "Content-Length")
+		return http1.EqualFold(name, "Content-Length")
 	case len("Proxy-Connection"):
-		return equalFold(name, "Proxy-Connection")
+		return http1.EqualFold(name, "Proxy-Connection")
 	case len("Transfer-Encoding"):
-		return equalFold(name, "Transfer-Encoding")
+		return http1.EqualFold(name, "Transfer-Encoding")
 	}
 	return false
 }

@@ -10,8 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/valyala/fasthttp"
 )
 
 // An HTTPServerConfig holds the settings of an HTTP server. It is copied. The
@@ -382,27 +380,20 @@ func (s *HTTPServer) acceptEnded() {
 	}
 }
 
-// An httpReader is what a connection needs to read requests: a buffer, and a
-// parser.
-type httpReader struct {
-	*bufio.Reader
-	header fasthttp.RequestHeader
-}
-
 // getReader returns a reader for c.
-func (s *HTTPServer) getReader(c *httpConn) *httpReader {
-	if br, ok := s.readers.Get().(*httpReader); ok {
+func (s *HTTPServer) getReader(c *httpConn) *bufio.Reader {
+	if br, ok := s.readers.Get().(*bufio.Reader); ok {
 		br.Reset((*httpSource)(c))
 		return br
 	}
-	return &httpReader{Reader: bufio.NewReaderSize((*httpSource)(c), s.readerSize())}
+	return bufio.NewReaderSize((*httpSource)(c), s.readerSize())
 }
 
 // readerSize is the size of a reader: a header fits, and bodies are not read in
 // small pieces only because headers are to be small.
 func (s *HTTPServer) readerSize() int { return max(s.cfg.MaxHeaderBytes, 4<<10) }
 
-func (s *HTTPServer) putReader(br *httpReader) {
+func (s *HTTPServer) putReader(br *bufio.Reader) {
 	br.Reset(nil)
 	s.readers.Put(br)
 }

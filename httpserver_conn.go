@@ -1,6 +1,7 @@
 package eventloop
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -32,7 +33,7 @@ type httpConn struct {
 	back   chan struct{}        // wakes the goroutine from await; one slot
 
 	// Of the connection's goroutine.
-	br      *httpReader // nil if nothing is buffered
+	br      *bufio.Reader // nil if nothing is buffered
 	readFn  func(fd uintptr) bool
 	writeFn func(fd uintptr) bool
 	readFD  uintptr       // to read from, inside readFn
@@ -287,9 +288,9 @@ func (c *httpConn) finishRequest(r *HTTPRequest) bool {
 	keep, upgrade, watched := r.keep(), r.peek().upgraded, r.watched()
 	r.ended = !watched
 	c.last = r.at
-	c.reset = r.cut && !r.info.http11 // its end would look like a good one
+	c.reset = r.cut && !r.head.HTTP11 // its end would look like a good one
 	r.mu.Unlock()
-	if !c.body.over() {
+	if !c.body.Over() {
 		keep, c.linger = false, true
 	}
 	if upgrade != nil {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/onloop/eventloop/internal/http1"
 	"github.com/onloop/eventloop/internal/sockio"
 	"github.com/valyala/fasthttp"
 )
@@ -76,7 +77,7 @@ func fastRequest(l *Loop, ctx *fasthttp.RequestCtx) *HTTPRequest {
 		fields.Add(string(name), string(value))
 	}
 	r := guestRequest(l, string(ctx.Method()), string(ctx.RequestURI()), fields)
-	r.info.http11 = ctx.Request.Header.IsHTTP11()
+	r.head.HTTP11 = ctx.Request.Header.IsHTTP11()
 	r.guest.remote = ctx.RemoteAddr()
 	r.guest.tls = ctx.TLSConnectionState()
 	return r
@@ -114,10 +115,12 @@ func guestRequest(l *Loop, method, uri string, fields Headers) *HTTPRequest {
 		guest: &guest{back: make(chan struct{}, 1)},
 		x:     &requestExtra{headers: fields},
 		head: requestHead{
-			text:      b.String(),
-			methodEnd: int32(len(method)),
-			uriEnd:    int32(len(method) + 1 + len(uri)),
-			fields:    int32(start),
+			text: b.String(),
+			Request: http1.Request{
+				MethodEnd: int32(len(method)),
+				TargetEnd: int32(len(method) + 1 + len(uri)),
+				Fields:    int32(start),
+			},
 		},
 	}
 }
@@ -163,8 +166,8 @@ func (r *HTTPRequest) answerFast(ctx *fasthttp.RequestCtx) {
 	ctx.SetStatusCode(a.status)
 	for _, f := range a.headers {
 		switch {
-		case equalFold(f.Name, "Content-Length"), equalFold(f.Name, "Transfer-Encoding"):
-		case equalFold(f.Name, "Connection"):
+		case http1.EqualFold(f.Name, "Content-Length"), http1.EqualFold(f.Name, "Transfer-Encoding"):
+		case http1.EqualFold(f.Name, "Connection"):
 			if (Headers{f}).hasToken("Connection", "close") {
 				ctx.SetConnectionClose()
 			}
@@ -180,7 +183,7 @@ func (r *HTTPRequest) answerFast(ctx *fasthttp.RequestCtx) {
 		ctx.Response.SetBodyRaw(a.body)
 		r.stopBody()
 		r.end(nil)
-	case !r.info.http11: // fasthttp would send chunks, which HTTP/1.0 does not know
+	case !r.head.HTTP11: // fasthttp would send chunks, which HTTP/1.0 does not know
 		body, err := io.ReadAll(&guestReader{r})
 		if err != nil {
 			ctx.Conn().Close()
@@ -305,7 +308,7 @@ func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http
 		uri = req.URL.RequestURI()
 	}
 	r := guestRequest(l, req.Method, uri, fields)
-	r.info.http11 = req.ProtoAtLeast(1, 1)
+	r.head.HTTP11 = req.ProtoAtLeast(1, 1)
 	r.guest.cfg = cfg
 	r.guest.remote = stringAddr(req.RemoteAddr)
 	r.guest.tls = req.TLS
@@ -337,7 +340,7 @@ func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
 	a, streamed := r.guest.answer, r.writer != nil
 	r.mu.Unlock()
 	for _, f := range a.headers {
-		if !equalFold(f.Name, "Transfer-Encoding") && (streamed || !equalFold(f.Name, "Content-Length")) {
+		if !http1.EqualFold(f.Name, "Transfer-Encoding") && (streamed || !http1.EqualFold(f.Name, "Content-Length")) {
 			w.Header().Add(f.Name, f.Value)
 		}
 	}

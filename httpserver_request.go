@@ -16,6 +16,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/onloop/eventloop/internal/http1"
 	"github.com/onloop/eventloop/internal/sockio"
 	"github.com/valyala/fasthttp"
 )
@@ -40,7 +41,6 @@ type HTTPRequest struct {
 	conn  *httpConn // nil if it came through a server that is not ours
 	guest *guest    // nil if conn is not
 	head  requestHead
-	info  headInfo
 	body  []byte
 
 	complete atomic.Bool // nothing of the answer is to come; set with mu held
@@ -97,19 +97,17 @@ func (r *HTTPRequest) peek() *requestExtra {
 	return r.x
 }
 
-// A requestHead is the header as it came, and where its parts are.
+// A requestHead is the head as it was sent, and what it says.
 type requestHead struct {
-	text      string
-	methodEnd int32
-	uriEnd    int32
-	fields    int32 // where the lines after the first begin
+	text string
+	http1.Request
 }
 
-func (h *requestHead) method() string { return h.text[:h.methodEnd] }
-func (h *requestHead) uri() string    { return h.text[h.methodEnd+1 : h.uriEnd] }
+func (h *requestHead) method() string { return h.text[:h.MethodEnd] }
+func (h *requestHead) uri() string    { return h.text[h.MethodEnd+1 : h.TargetEnd] }
 
 // lines returns the fields, each with the end of its line.
-func (h *requestHead) lines() string { return h.text[h.fields : len(h.text)-len("\r\n")] }
+func (h *requestHead) lines() string { return h.text[h.Fields : len(h.text)-len("\r\n")] }
 
 // Method returns the method as it was sent. It need not be one that anybody
 // knows.
@@ -119,14 +117,32 @@ func (r *HTTPRequest) Method() string { return r.head.method() }
 // path and query, "*", or what a client says to a proxy (RFC 9112 section 3.2).
 func (r *HTTPRequest) URI() string { return r.head.uri() }
 
+// Host returns the host that the request is for, with its port if one was sent:
+// that of the target if the target has one, or else the Host field, which may be
+// empty. [HTTPRequest.Header] returns the field in any case, but for a target with
+// a host RFC 9112 section 3.2.2 has it ignored.
+func (r *HTTPRequest) Host() string {
+	switch uri := r.URI(); {
+	case uri != "" && uri[0] == '/': // most of them
+	case r.Method() == fasthttp.MethodConnect:
+		return uri
+	default:
+		if host, _, ok := http1.CutAuthority(uri); ok {
+			return host
+		}
+	}
+	return r.Header("Host")
+}
+
 // Path returns the path of the target as it was sent: before "?", and after the
 // authority if there is one. It is not decoded and not cleaned.
 func (r *HTTPRequest) Path() string {
-	path, _, _ := strings.Cut(r.URI(), "?")
-	if _, rest, ok := strings.Cut(path, "://"); ok && path[0] != '/' {
-		if i := strings.IndexByte(rest, '/'); i >= 0 {
-			return rest[i:]
-		}
+	target := r.URI()
+	if _, rest, ok := http1.CutAuthority(target); ok {
+		target = rest
+	}
+	path, _, _ := strings.Cut(target, "?")
+	if path == "" {
 		return "/"
 	}
 	return path
@@ -148,16 +164,10 @@ func (r *HTTPRequest) Headers() Headers {
 		lines := r.head.lines()
 		x.headers = make(Headers, 0, strings.Count(lines, "\n"))
 		for line := range strings.Lines(lines) {
-			x.headers.Add(splitField(line))
+			x.headers.Add(http1.SplitField(line))
 		}
 	}
 	return x.headers[:len(x.headers):len(x.headers)]
-}
-
-// splitField takes a line of a checked header apart.
-func splitField(line string) (name, value string) {
-	name, value, _ = strings.Cut(line, ":")
-	return name, strings.Trim(value, " \t\r\n")
 }
 
 // Header returns the value of the first field with that name, or "".
@@ -169,8 +179,8 @@ func (r *HTTPRequest) Header(name string) string {
 		} else {
 			rest = ""
 		}
-		if len(line) > len(name) && line[len(name)] == ':' && equalFold(line[:len(name)], name) {
-			_, value := splitField(line)
+		if len(line) > len(name) && line[len(name)] == ':' && http1.EqualFold(line[:len(name)], name) {
+			_, value := http1.SplitField(line)
 			return value
 		}
 	}
@@ -221,7 +231,7 @@ func (r *HTTPRequest) Context() context.Context {
 func (r *HTTPRequest) String() string {
 	var b strings.Builder
 	version := "HTTP/1.0"
-	if r.info.http11 {
+	if r.head.HTTP11 {
 		version = "HTTP/1.1"
 	}
 	fmt.Fprintf(&b, "%s %s %s", r.Method(), r.URI(), version)
@@ -248,9 +258,16 @@ func (r *HTTPRequest) String() string {
 func (r *HTTPRequest) FastHTTP() *fasthttp.Request {
 	req := &fasthttp.Request{}
 	br := bufio.NewReaderSize(strings.NewReader(r.head.text), len(r.head.text))
-	if err := req.Header.Read(br); err != nil { // it was read before, so this cannot be
+	if req.Header.Read(br) != nil { // its parser refuses some of what ours takes, an empty Host say
+		req.Header.Reset()
 		req.Header.SetMethod(r.Method())
 		req.Header.SetRequestURI(r.URI())
+		for _, f := range r.Headers() {
+			req.Header.Add(f.Name, f.Value)
+		}
+		if !r.head.HTTP11 {
+			req.Header.SetProtocol("HTTP/1.0")
+		}
 	}
 	req.SetBodyRaw(r.body)
 	return req

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/onloop/eventloop/internal/http1"
 	"github.com/valyala/fasthttp"
 )
 
@@ -133,27 +134,27 @@ func (r *HTTPRequest) appendHead(b []byte, status int, headers Headers, length i
 	b = appendStatusLine(b, status)
 	c := r.conn
 	max := c.s.cfg.MaxRequestsPerConn
-	r.last = r.info.close || c.s.closing.Load() || max > 0 && c.served >= max || r.bodyLeft()
+	r.last = r.head.Close || c.s.closing.Load() || max > 0 && c.served >= max || r.bodyLeft()
 	r.at = clock()
 	dated, upgrade, stated := false, false, ""
 	for i := range headers {
 		f := &headers[i]
 		switch len(f.Name) {
 		case len("Date"):
-			dated = dated || equalFold(f.Name, "Date")
+			dated = dated || http1.EqualFold(f.Name, "Date")
 		case len("Connection"):
-			if equalFold(f.Name, "Connection") {
+			if http1.EqualFold(f.Name, "Connection") {
 				r.last = r.last || headers[i:i+1].hasToken("Connection", "close")
 				upgrade = upgrade || headers[i:i+1].hasToken("Connection", "upgrade")
 				continue
 			}
 		case len("Content-Length"):
-			if equalFold(f.Name, "Content-Length") {
+			if http1.EqualFold(f.Name, "Content-Length") {
 				stated = f.Value
 				continue
 			}
 		case len("Transfer-Encoding"):
-			if equalFold(f.Name, "Transfer-Encoding") {
+			if http1.EqualFold(f.Name, "Transfer-Encoding") {
 				continue
 			}
 		}
@@ -171,7 +172,7 @@ func (r *HTTPRequest) appendHead(b []byte, status int, headers Headers, length i
 		b = append(b, "Connection: Upgrade\r\n"...)
 	case r.last:
 		b = append(b, "Connection: close\r\n"...)
-	case !r.info.http11:
+	case !r.head.HTTP11:
 		b = append(b, "Connection: keep-alive\r\n"...)
 	}
 	return append(b, "\r\n"...)
@@ -186,7 +187,7 @@ func (r *HTTPRequest) appendFraming(b []byte, status int, length int64, stated s
 	case status == fasthttp.StatusResetContent:
 		length = 0
 	case r.Method() == fasthttp.MethodHead || status == fasthttp.StatusNotModified:
-		n, ok := parseLength([]byte(stated))
+		n, ok := http1.ParseLength(stated)
 		if length <= 0 && ok {
 			length = n // of the answer that a GET would get
 		} else if length <= 0 && status == fasthttp.StatusNotModified {
@@ -198,7 +199,7 @@ func (r *HTTPRequest) appendFraming(b []byte, status int, length int64, stated s
 		b = strconv.AppendInt(b, length, 10)
 		return append(b, "\r\n"...)
 	}
-	if r.info.http11 {
+	if r.head.HTTP11 {
 		return append(b, "Transfer-Encoding: chunked\r\n"...)
 	}
 	r.last = true // the body ends with the connection
@@ -290,7 +291,7 @@ func (r *HTTPRequest) Stream(status int, headers Headers) (*ResponseWriter, erro
 	}
 	length := int64(-1)
 	if stated, ok := headers.lookup("Content-Length"); ok {
-		if length, ok = parseLength([]byte(stated)); !ok {
+		if length, ok = http1.ParseLength(stated); !ok {
 			return nil, errBadLength
 		}
 	}
@@ -302,7 +303,7 @@ func (r *HTTPRequest) Stream(status int, headers Headers) (*ResponseWriter, erro
 	w := &ResponseWriter{r: r, length: length, drop: r.bodyless(status)}
 	r.writer = w
 	if r.conn != nil {
-		w.chunked = length < 0 && r.info.http11
+		w.chunked = length < 0 && r.head.HTTP11
 		var space [1024]byte
 		r.queue(r.appendHead(space[:0], status, headers, length))
 	} else {
@@ -506,7 +507,7 @@ func (r *HTTPRequest) Upgrade(headers Headers, cfg *ConnConfig) (*Conn, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	protocol := r.Header("Upgrade")
-	if r.conn == nil || !r.info.http11 || !r.info.upgrade || protocol == "" || r.stream != nil {
+	if r.conn == nil || !r.head.HTTP11 || !r.head.Upgrade || protocol == "" || r.stream != nil {
 		return nil, errNoUpgrade
 	}
 	if err := r.begin(); err != nil {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"runtime"
 	"slices"
@@ -190,6 +191,57 @@ func TestHTTPRequestPathOfOtherTargets(t *testing.T) {
 		c.send("%s HTTP/1.1\r\nHost: example.org\r\n\r\n", v[0])
 		if _, body := c.answer("GET"); body != v[1] {
 			t.Errorf("%s: %q, want %q", v[0], body, v[1])
+		}
+	}
+}
+
+// The Host field does not count where the target says the host.
+func TestHTTPRequestHostIsThatOfTheTargetIfItHasOne(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	host := func(r *eventloop.HTTPRequest) {
+		r.Respond(200, nil, []byte(r.Host()+"|"+r.Header("Host")+"|"+r.URI()))
+	}
+	s := serveHTTP(t, l, nil, host)
+	std := httptest.NewServer(eventloop.HTTPHandler(l, host))
+	t.Cleanup(std.Close)
+	for _, v := range []struct{ request, want, mounted string }{
+		{"GET /p HTTP/1.1\r\nHost: x:80", "x:80|x:80|/p", "x:80|x:80|/p"},
+		{"GET /p HTTP/1.1\r\nHost:", "||/p", "||/p"},
+		{"GET /p HTTP/1.0", "||/p", "||/p"},
+		{"GET http://in.example/p HTTP/1.1\r\nHost: x", "in.example|x|http://in.example/p", "in.example|in.example|http://in.example/p"},
+		{"GET http://in.example:80?q HTTP/1.1\r\nHost: x", "in.example:80|x|http://in.example:80?q", "in.example:80|in.example:80|http://in.example:80?q"},
+		{"OPTIONS * HTTP/1.1\r\nHost: x", "x|x|*", ""},
+		{"CONNECT a:80 HTTP/1.1\r\nHost: x", "a:80|x|a:80", ""},
+	} {
+		c := dialRaw(t, s.Addr())
+		c.send("%s\r\nConnection: close\r\n\r\n", v.request)
+		if _, body := c.answer("GET"); body != v.want {
+			t.Errorf("%q: %q, want %q", v.request, body, v.want)
+		}
+		if v.mounted == "" {
+			continue // net/http answers itself, or returns another target
+		}
+		c = dialRaw(t, std.Listener.Addr())
+		c.send("%s\r\nConnection: close\r\n\r\n", v.request)
+		if _, body := c.answer("GET"); body != v.mounted {
+			t.Errorf("%q through HTTPHandler: %q, want %q", v.request, body, v.mounted)
+		}
+	}
+}
+
+// The parser of fasthttp refuses some of what the server takes. FastHTTP returns it
+// nevertheless.
+func TestHTTPRequestFastHTTPHasWhatItsOwnParserRefuses(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		req := r.FastHTTP()
+		r.Respond(200, nil, fmt.Appendf(nil, "%s %s %s %s %v", req.Header.Method(), req.RequestURI(), req.Header.Peek("A"), req.Header.Cookie("c"), req.Header.IsHTTP11()))
+	})
+	for _, version := range []string{"1.1", "1.0"} {
+		c := dialRaw(t, s.Addr())
+		c.send("GET /p?q HTTP/%s\r\nHost:\r\nA: b\r\nCookie: c=d\r\nConnection: close\r\n\r\n", version)
+		if _, body := c.answer("GET"); body != fmt.Sprintf("GET /p?q b d %v", version == "1.1") {
+			t.Errorf("HTTP/%s: %q", version, body)
 		}
 	}
 }

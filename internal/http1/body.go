@@ -1,0 +1,253 @@
+package http1
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math"
+)
+
+// Errors of Body.Next.
+var (
+	// ErrMore means that more input is needed.
+	ErrMore = errors.New("http1: more input is needed")
+
+	// ErrChunk means that the chunks are malformed.
+	ErrChunk = errors.New("malformed chunk")
+
+	// ErrTrailer means that a trailer field is malformed.
+	ErrTrailer = errors.New("malformed trailer field")
+
+	// ErrLimit means that the body is longer than its limit.
+	ErrLimit = errors.New("body over its limit")
+
+	// ErrTrailerLimit means that the trailer section is longer than its limit.
+	ErrTrailerLimit = errors.New("trailers over their limit")
+)
+
+// Bounds of the line before a chunk. Extensions have no known use but to hide
+// bytes (CVE-2023-39326).
+const (
+	maxChunkLine    = 256
+	maxLenientChunk = 4 << 10
+)
+
+// A Body decodes the framing of a message body (RFC 9112 section 6). It takes from
+// the input only what is complete, so reading may be interrupted anywhere.
+type Body struct {
+	// Limit is how many bytes of the body may still come.
+	Limit int64
+
+	// MaxTrailer bounds the trailer section.
+	MaxTrailer int
+
+	// Lenient takes what clients take: spaces after the size of a chunk, longer
+	// extensions, trailer lines that are folded or end in a bare LF.
+	Lenient bool
+
+	// KeepTrailer has the trailer lines appended to Trailer.
+	KeepTrailer bool
+	Trailer     []byte
+
+	state   bodyState
+	left    int64 // of the body, or of the current chunk
+	trailer int   // bytes of the trailer section so far
+}
+
+type bodyState uint8
+
+const (
+	bodyOver   bodyState = iota
+	bodyFixed            // left bytes follow
+	bodyOpen             // the body ends with the connection
+	chunkSize            // a line with a size follows
+	chunkData            // left bytes of a chunk follow
+	chunkEnd             // the CRLF after a chunk follows
+	chunkTrail           // a line of the trailer section follows
+)
+
+// Fixed makes b a body of n bytes.
+func (b *Body) Fixed(n int64) {
+	b.left, b.state = n, bodyFixed
+	if n == 0 {
+		b.state = bodyOver
+	}
+}
+
+// Chunked makes b a body in chunks.
+func (b *Body) Chunked() { b.state = chunkSize }
+
+// UntilClose makes b a body that ends with the connection.
+func (b *Body) UntilClose() { b.left, b.state = math.MaxInt64, bodyOpen }
+
+// Over reports whether all of the body was consumed.
+func (b *Body) Over() bool { return b.state == bodyOver }
+
+// IsChunked reports whether b is a body in chunks that is not over.
+func (b *Body) IsChunked() bool { return b.state >= chunkSize }
+
+// IsOpen reports whether b ends with the connection.
+func (b *Body) IsOpen() bool { return b.state == bodyOpen }
+
+// Left returns how much of the body is known to follow.
+func (b *Body) Left() int64 {
+	if b.state == bodyFixed || b.state == chunkData {
+		return b.left
+	}
+	return 0
+}
+
+// Next looks at in, the input that has not been taken. The first skip bytes of it
+// are framing, to be taken now; then come n bytes of the body, to be taken by
+// Consume. If n is 0 the error is io.EOF at the end of the body, ErrMore if in
+// does not suffice, or what is wrong.
+func (b *Body) Next(in []byte) (skip, n int, err error) {
+	for {
+		switch rest := in[skip:]; b.state {
+		case bodyOver:
+			return skip, 0, io.EOF
+		case bodyFixed, bodyOpen, chunkData:
+			if len(rest) == 0 {
+				return skip, 0, ErrMore
+			}
+			return skip, int(min(int64(len(rest)), b.left)), nil
+		default:
+			took, err := b.line(rest)
+			if skip += took; err != nil {
+				return skip, 0, err
+			}
+		}
+	}
+}
+
+// Consume takes n bytes of what Next returned.
+func (b *Body) Consume(n int) {
+	switch b.state {
+	case bodyFixed:
+		if b.left -= int64(n); b.left == 0 {
+			b.state = bodyOver
+		}
+		b.Limit -= int64(n)
+	case chunkData:
+		if b.left -= int64(n); b.left == 0 {
+			b.state = chunkEnd
+		}
+	}
+}
+
+// line takes a line between the data of two chunks, or of the trailer section.
+func (b *Body) line(in []byte) (took int, err error) {
+	line, rest, ok := b.cut(in)
+	if !ok {
+		return 0, b.incomplete(in)
+	}
+	took = len(in) - len(rest)
+	switch b.state {
+	case chunkEnd:
+		if len(line) > 0 {
+			return 0, ErrChunk
+		}
+		b.state = chunkSize
+	case chunkTrail:
+		return took, b.trailerLine(line, took)
+	default:
+		return took, b.size(line)
+	}
+	return took, nil
+}
+
+// cut cuts a line off in.
+func (b *Body) cut(in []byte) (line, rest []byte, ok bool) {
+	if !b.Lenient || b.state != chunkTrail {
+		return cutLine(in)
+	}
+	i := bytes.IndexByte(in, '\n')
+	if i < 0 {
+		return nil, in, false
+	}
+	return bytes.TrimSuffix(in[:i], []byte("\r")), in[i+1:], true
+}
+
+// incomplete returns what to do about in, which does not begin with a good line.
+func (b *Body) incomplete(in []byte) error {
+	switch most := b.maxLine(); {
+	case b.state == chunkTrail && len(in) >= most:
+		return ErrTrailerLimit
+	case bytes.IndexByte(in, '\n') >= 0, len(in) >= most, b.state == chunkEnd && len(in) > 0 && in[0] != '\r':
+		return ErrChunk
+	}
+	return ErrMore
+}
+
+// maxLine returns how long the line may be that comes now.
+func (b *Body) maxLine() int {
+	switch {
+	case b.state == chunkEnd:
+		return len("\r\n")
+	case b.state == chunkTrail:
+		return b.MaxTrailer - b.trailer
+	case b.Lenient:
+		return maxLenientChunk
+	}
+	return maxChunkLine
+}
+
+// trailerLine takes a line of the trailer section, of n bytes with its end.
+func (b *Body) trailerLine(line []byte, n int) error {
+	if len(line) == 0 {
+		b.state = bodyOver
+		return nil
+	}
+	if b.trailer += n; b.trailer > b.MaxTrailer {
+		return ErrTrailerLimit
+	}
+	if b.Lenient {
+		folded := b.trailer > n && isSpace(line[0])
+		if !folded && bytes.IndexByte(line, ':') < 0 || !IsFieldValue(line) {
+			return ErrTrailer
+		}
+	} else if _, _, ok := cutField(line); !ok {
+		return ErrTrailer
+	}
+	if b.KeepTrailer {
+		b.Trailer = append(append(b.Trailer, line...), '\n')
+	}
+	return nil
+}
+
+// size takes the line before a chunk.
+func (b *Body) size(line []byte) error {
+	size, ok := parseChunkSize(line, b.Lenient)
+	switch {
+	case !ok || len(line) > b.maxLine():
+		return ErrChunk
+	case size > b.Limit:
+		return ErrLimit
+	case size == 0:
+		b.state = chunkTrail
+	default:
+		b.left, b.state = size, chunkData
+		b.Limit -= size
+	}
+	return nil
+}
+
+// parseChunkSize parses the line before a chunk: the size in hexadecimal digits,
+// and perhaps extensions, which are ignored (RFC 9112 section 7.1).
+func parseChunkSize(line []byte, lenient bool) (n int64, ok bool) {
+	size, ext, extended := bytes.Cut(line, []byte(";"))
+	if extended || lenient {
+		size = trimRight(size) // "bad whitespace", to be taken but not sent
+	}
+	if len(size) == 0 || len(size) > 16 {
+		return 0, false
+	}
+	for _, c := range size {
+		d, ok := hexDigit(c)
+		if !ok || n > math.MaxInt64>>4 {
+			return 0, false
+		}
+		n = n<<4 + d
+	}
+	return n, IsFieldValue(ext)
+}

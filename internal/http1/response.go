@@ -1,0 +1,292 @@
+package http1
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// What is wrong with a response head. The messages do not quote it: fields may
+// hold secrets, and errors end up in logs.
+var (
+	errStatusLine = errors.New("malformed status line")
+	errField      = errors.New("malformed field line")
+	errLengths    = errors.New("malformed or conflicting Content-Length")
+	errCoding     = errors.New("unsupported Transfer-Encoding")
+)
+
+// A Response is what a response head says besides its fields.
+type Response struct {
+	Status    int
+	Reason    string
+	Proto     string // such as "HTTP/1.1"
+	Length    int64  // of the body: LengthChunked, LengthOpen, or a number
+	KeepAlive bool   // the connection can carry another request, as far as the head goes
+	NoBody    bool   // whatever Length says
+	Fields    Fields
+}
+
+// Values of Response.Length.
+const (
+	LengthChunked = -1
+	LengthOpen    = -2 // until the end of the connection
+)
+
+// HeadEnd returns where the response head in b ends, 0 if not within b. It does not
+// end before from. Lines may end in a bare LF (RFC 9112 section 2.2).
+func HeadEnd(b []byte, from int) int {
+	for i := max(from, 1); i < len(b); i++ {
+		if b[i] == '\n' && (b[i-1] == '\n' || i > 1 && b[i-1] == '\r' && b[i-2] == '\n') {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// version is how every response begins.
+const version = "HTTP/1."
+
+// CheckStart returns an error if b cannot be the beginning of a response. A server
+// of another protocol may speak first and then wait.
+func CheckStart(b []byte) error {
+	if n := min(len(b), len(version)); string(b[:n]) != version[:n] {
+		return fmt.Errorf("begins with %q", b[:min(len(b), 32)])
+	}
+	return nil
+}
+
+// ParseResponse parses the head of a response to a request with that method, up to
+// and including its empty line. Names of fields are canonical already: see
+// Canonicalize.
+func ParseResponse(head, method string) (r Response, err error) {
+	line, rest, _ := cutAnyLine(head)
+	if err := r.parseLine(line); err != nil {
+		return r, err
+	}
+	r.Fields = Fields{rest}
+	f := responseFields{length: LengthOpen}
+	for first := true; ; first = false {
+		line, after, ok := cutAnyLine(rest)
+		if !ok || !IsFieldValue(line) {
+			return r, errField
+		}
+		if line == "" {
+			return r, f.end(&r, method)
+		}
+		if err := f.line(line, rest, first); err != nil {
+			return r, err
+		}
+		rest = after
+	}
+}
+
+// parseLine parses the status line.
+func (r *Response) parseLine(line string) error {
+	proto, rest, _ := strings.Cut(line, " ")
+	if len(proto) != len(version)+1 || proto[:len(version)] != version || !isDigit(proto[len(version)]) {
+		return errStatusLine
+	}
+	rest = strings.TrimLeft(rest, " ")
+	code, reason, _ := strings.Cut(rest, " ")
+	if len(code) != 3 || code[0] == '0' || !IsFieldValue(reason) {
+		return errStatusLine
+	}
+	for i := range len(code) {
+		if !isDigit(code[i]) {
+			return errStatusLine
+		}
+		r.Status = 10*r.Status + int(code[i]-'0')
+	}
+	r.Proto, r.Reason = proto, reason
+	return nil
+}
+
+// responseFields collects what fields say about the framing of a response.
+type responseFields struct {
+	length           int64
+	sized, badLength bool // Content-Length is there, and is no good
+	coded, chunked   bool // so is Transfer-Encoding
+	badCoding        bool
+	close, keepAlive bool // said by Connection
+}
+
+// line looks at a line, with which rest begins.
+func (f *responseFields) line(line, rest string, first bool) error {
+	if isSpace(line[0]) { // it continues the line before, which Next reads
+		if first {
+			return errField
+		}
+		return nil
+	}
+	colon := strings.IndexByte(line, ':')
+	if colon < 0 {
+		return errField
+	}
+	switch name := trimRight(line[:colon]); name {
+	case "Connection", "Content-Length", "Transfer-Encoding":
+		one := Fields{rest}
+		_, value, _ := one.Next()
+		f.add(name, value)
+	}
+	return nil
+}
+
+func (f *responseFields) add(name, value string) {
+	switch name {
+	case "Connection":
+		f.close = f.close || HasElement(value, "close")
+		f.keepAlive = f.keepAlive || HasElement(value, "keep-alive")
+	case "Content-Length":
+		f.addLength(value)
+	case "Transfer-Encoding":
+		switch {
+		case EqualFold(value, "chunked"):
+			f.badCoding = f.badCoding || f.chunked
+			f.chunked = true
+		case !EqualFold(value, "identity"): // that was once a coding, and says nothing
+			f.badCoding = true
+		}
+		f.coded = true
+	}
+}
+
+// addLength looks at a Content-Length, which may be a list of the same length
+// again and again (RFC 9110 section 8.6).
+func (f *responseFields) addLength(list string) {
+	for more := true; more; {
+		var e string
+		e, list, more = strings.Cut(list, ",")
+		n, ok := ParseLength(Trim(e))
+		if !ok || f.sized && n != f.length {
+			f.badLength = true
+		}
+		f.length, f.sized = n, true
+	}
+}
+
+// end decides what the fields say together (RFC 9112 section 6.3).
+func (f *responseFields) end(r *Response, method string) error {
+	r.NoBody = method == "HEAD" || r.Status < 200 || r.Status == 204 || r.Status == 304
+	r.KeepAlive = !f.close && r.Status >= 200 // after 101 something else is spoken
+	if r.Proto == "HTTP/1.0" {
+		// Transfer-Encoding means nothing there, but its sender may think it does.
+		r.KeepAlive = r.KeepAlive && f.keepAlive && !f.coded
+		f.chunked, f.badCoding = false, false
+	}
+	switch {
+	case f.badCoding:
+		return errCoding
+	case f.chunked:
+		r.Length = LengthChunked
+		r.KeepAlive = r.KeepAlive && !f.sized // it might be an attack
+		return nil
+	case f.badLength:
+		return errLengths
+	}
+	r.Length = f.length
+	r.KeepAlive = r.KeepAlive && (r.NoBody || r.Length >= 0)
+	return nil
+}
+
+// Fields are the fields of a message that Next has not returned yet. They were
+// checked before.
+type Fields struct{ block string }
+
+// TrailerFields returns the fields of a trailer section, as Body kept it.
+func TrailerFields(trailer []byte) Fields {
+	Canonicalize(trailer)
+	return Fields{string(trailer)}
+}
+
+// Next returns the next field. A value that was folded is joined by spaces.
+func (f *Fields) Next() (name, value string, ok bool) {
+	for f.block != "" {
+		line := f.line()
+		colon := strings.IndexByte(line, ':')
+		if colon < 0 {
+			continue
+		}
+		name, value = trimRight(line[:colon]), Trim(line[colon+1:])
+		for f.block != "" && isSpace(f.block[0]) {
+			value = Trim(value + " " + Trim(f.line()))
+		}
+		if name != "" {
+			return name, value, true
+		}
+	}
+	return "", "", false
+}
+
+// line takes the next line, without its end.
+func (f *Fields) line() string {
+	line, rest, ok := cutAnyLine(f.block)
+	if !ok {
+		line = f.block
+	}
+	f.block = rest
+	if !ok {
+		f.block = ""
+	}
+	return line
+}
+
+// Count returns how many fields there are at most.
+func (f Fields) Count() int { return strings.Count(f.block, "\n") }
+
+// Get returns the values of the fields with that name, which must be canonical,
+// joined as a list.
+func (f Fields) Get(name string) (list string) {
+	for n, v, ok := f.Next(); ok; n, v, ok = f.Next() {
+		switch {
+		case n != name:
+		case list == "":
+			list = v
+		default:
+			list += ", " + v
+		}
+	}
+	return list
+}
+
+// Canonicalize changes the names of the fields in block to canonical case, as
+// net/http does: "Content-Type". The block may begin with a status line.
+func Canonicalize(block []byte) {
+	for len(block) > 0 {
+		line, rest, _ := bytes.Cut(block, []byte("\n"))
+		if i := bytes.IndexByte(line, ':'); i > 0 && !isSpace(line[0]) {
+			canonicalName(trimRight(line[:i]))
+		}
+		block = rest
+	}
+}
+
+func canonicalName(name []byte) {
+	if !IsToken(name) {
+		return
+	}
+	upper := true
+	for i, c := range name {
+		if upper && 'a' <= c && c <= 'z' {
+			name[i] = c - 'a' + 'A'
+		} else if !upper {
+			name[i] = lower(c)
+		}
+		upper = c == '-'
+	}
+}
+
+// ForbiddenTrailer reports whether a field, whose name is canonical, must not come
+// after the body, and is dropped there: it frames or routes the message, tells who
+// somebody is, or says how to read what has been read already (RFC 9110 section
+// 6.5.1).
+func ForbiddenTrailer(name string) bool {
+	switch name {
+	case "Transfer-Encoding", "Content-Length", "Trailer", "Te", "Connection", "Keep-Alive", "Proxy-Connection", "Upgrade",
+		"Host", "Max-Forwards", "Expect", "Range", "Location", "X-Real-Ip",
+		"Authorization", "Proxy-Authorization", "Proxy-Authenticate", "Www-Authenticate", "Cookie", "Set-Cookie",
+		"Content-Encoding", "Content-Type", "Content-Range":
+		return true
+	}
+	return strings.HasPrefix(name, "X-Forwarded")
+}
