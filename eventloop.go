@@ -114,6 +114,8 @@ type Loop struct {
 	kinds      [kindCount]int // handles by kind
 
 	// Only on the loop.
+	labels       context.Context // pprof labels of tasks
+	coroutines   []*coroutine    // that have no task
 	batch        funcqueue.Batch // posts taken
 	posted       bool            // the last turn had posts
 	due          []*Timer
@@ -126,7 +128,7 @@ type Loop struct {
 	bulk         bool          // much data came since reckon
 	sinceRelease int           // callbacks since the writers got their work
 	together     int           // turns since the dispatcher stepped aside
-	turned       time.Duration // when the last turn began
+	turned       time.Duration // when the last turn began; written with mu held
 	lag          histogram.Histogram
 }
 
@@ -208,6 +210,7 @@ func (l *Loop) Run(ctx context.Context) (err error) {
 	}
 	labels := pprof.WithLabels(ctx, pprof.Labels("eventloop", l.cfg.Name))
 	pprof.SetGoroutineLabels(labels)
+	l.labels = labels
 	defer pprof.SetGoroutineLabels(ctx)
 
 	if ctx.Err() != nil {
@@ -463,6 +466,17 @@ func (l *Loop) now() time.Duration {
 		return 0
 	}
 	return time.Since(l.epoch)
+}
+
+// turnTime is now for what needs no more than the time when the present turn
+// began: reading the clock is half of what a new future costs. Only callers on the
+// loop can do with that; while the dispatcher sleeps the last turn may be long ago.
+// The caller holds l.mu.
+func (l *Loop) turnTime() time.Duration {
+	if l.state == stateRunning && l.onLoop() {
+		return l.turned
+	}
+	return l.now()
 }
 
 // onLoop reports whether the caller runs on the loop: on the dispatcher, or as a
@@ -742,6 +756,7 @@ func (l *Loop) closeAll() {
 	}
 	l.writers.Close()
 	l.names.close()
+	l.endCoroutines()
 	l.wg.Wait()
 	l.timer.Stop()
 	finished = true

@@ -5,3 +5,6 @@ var AddStats = (*Stats).add
 
 // LoopName returns the name in the configuration of l.
 func LoopName(l *Loop) string { return l.cfg.Name }
+
+// MaxIdleCoroutines is how many coroutines without a task a loop keeps.
+const MaxIdleCoroutines = maxIdleCoroutines

@@ -18,9 +18,12 @@ type Handle struct {
 	// Ref reports whether the handle keeps the loop alive.
 	Ref bool
 
-	// Age is the time since the handle was opened; of a timer since it was armed,
-	// by AfterFunc, Every or Reset. A tick of an interval does not count. What was
-	// opened before Run counts from there.
+	// Age is the time since the handle was opened. Of what a callback or a task
+	// opened, it counts from the beginning of the turn, so a callback that ran for
+	// long before it opened something makes that look older by as much. Of a timer
+	// it is the exact time since it was armed by AfterFunc, Every or Reset; a tick
+	// of an interval does not count. What was opened before Run counts from the
+	// beginning of Run.
 	Age time.Duration
 
 	// Due is the time until a timer fires or an interval ticks next, zero if it is
@@ -127,7 +130,7 @@ type handle struct {
 	// Guarded by loop.mu.
 	owner      owner // nil if not registered
 	next, prev *handle
-	born       time.Duration
+	born       time.Duration // see turnTime
 	kind       kind
 	unref      bool
 }
@@ -142,7 +145,7 @@ func (l *Loop) register(h *handle, o owner, k kind, early bool) error {
 	if h.loop == nil {
 		h.loop = l
 	}
-	h.owner, h.kind, h.born = o, k, l.now()
+	h.owner, h.kind, h.born = o, k, l.turnTime()
 	l.handles.add(h)
 	l.kinds[k]++
 	if !h.unref { // a Sender is registered again and again

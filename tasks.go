@@ -3,10 +3,11 @@ package eventloop
 import (
 	"context"
 	"errors"
-	"iter"
 	"reflect"
 	"runtime"
+	"runtime/pprof"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,23 +24,23 @@ import (
 // [ErrNotOnTask]. Only Loop, Context, Ref and Unref may be called from anywhere.
 type Task struct {
 	handle
-	f       func(t *Task) error
-	outer   context.Context // of Go: its end is what ends the waits of the task
-	ctx     context.Context // of the task
-	cancel  context.CancelCauseFunc
-	result  *Future[struct{}]
-	self    atomic.Uintptr // goid.ID of the coroutine, 0 when there is none
-	parked  atomic.Uint64  // number of the suspension that waits to be woken, or 0
-	cause   error          // for what it returns; of whoever set parked to 0
-	stepper func()         // t.step, made once: wake-ups allocate nothing
-	await   observer       // of Await
+	f      func(t *Task) error
+	outer  context.Context  // of Go: its end ends the waits of the task
+	result Future[struct{}] // a part of the task: starting one allocates little else
+	self   atomic.Uintptr   // goid.ID of the coroutine while it runs the task, else 0
+	parked atomic.Uint64    // number of the suspension that waits to be woken, or 0
+	cause  error            // the result of that suspension; set by the one that set parked to 0
+
+	ctxMu  sync.Mutex // guards the following
+	ctx    context.Context
+	cancel context.CancelCauseFunc // of ctx
+	over   error                   // the cause of the end of ctx, also if there is none yet
+
+	co *coroutine // runs the task; set once, before the task can be woken
 
 	// Only on the loop.
-	next     func() (struct{}, bool) // runs the coroutine up to its next suspension
-	stop     func()                  // unwinds it
-	yield    func(struct{}) bool
-	unhook   func() bool // from the context
-	timer    *Timer      // of Sleep
+	ran      bool        // the coroutine has left the task
+	unhook   func() bool // from outer; nil before the first wait
 	seq      uint64      // of suspensions that wait to be woken
 	free     int         // operations since the last suspension
 	unwound  bool        // the loop has ended: nothing suspends any more
@@ -85,32 +86,28 @@ func (l *Loop) Go(ctx context.Context, f func(t *Task) error) *Future[struct{}] 
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	t := &Task{f: f, outer: ctx, result: looseFuture[struct{}](l)}
-	t.ctx, t.cancel = context.WithCancelCause(ctx)
-	t.stepper = t.step
-	t.await.notify = t.resolved
+	t := &Task{f: f, outer: ctx}
+	t.result.loop = l
 	if err := l.register(&t.handle, t, kindTask, true); err != nil {
-		t.cancel(err)
 		t.result.fail(err)
-		return t.result
+		return &t.result
 	}
 	l.Post(t.start)
-	return t.result
+	return &t.result
 }
 
-// start makes the coroutine and runs it up to its first suspension.
+// start gives the task a coroutine and runs it up to its first suspension.
 func (t *Task) start() {
-	t.unhook = context.AfterFunc(t.outer, t.canceled)
-	t.err = ErrLoopClosed // unless the body runs
-	t.next, t.stop = iter.Pull(t.body)
+	t.co = t.loop.takeCoroutine()
+	t.co.task = t
 	t.step()
 }
 
-// body is the coroutine. Panics are caught in it, because iter.Pull would throw
-// them again without the stack; Goexit it passes on, and that ends the loop as
-// from any callback.
-func (t *Task) body(yield func(struct{}) bool) {
-	t.yield = yield
+// body is what the coroutine does for the task. It reports whether the coroutine
+// can run another one. Panics are caught here, because iter.Pull would throw them
+// again without the stack; Goexit it passes on, and that ends the loop as from any
+// callback.
+func (t *Task) body() (returned bool) {
 	t.self.Store(uintptr(goid.Current()))
 	defer func() {
 		if v := recover(); v != nil {
@@ -118,38 +115,47 @@ func (t *Task) body(yield func(struct{}) bool) {
 		}
 		t.self.Store(0)
 	}()
-	t.err = errGoexit // unless f returns
+	pprof.SetGoroutineLabels(t.loop.labels) // the task before may have left others
+	t.err = errGoexit                       // unless f returns
 	t.err = t.f(t)
+	return true
 }
 
 var errGoexit = errors.New("eventloop: runtime.Goexit was called")
 
 // step runs the task until it is suspended or ends. On the loop, in a turn of its
-// own. Once the loop has ended, terminate has the word.
+// own. Once the loop has ended only terminate resumes a task.
 func (t *Task) step() {
-	if t.next == nil || t.loop.ended.Load() {
+	l, c := t.loop, t.co
+	if t.ran || l.ended.Load() {
 		return
 	}
-	l := t.loop
-	more := false // a Goexit in the task goes through here
+	suspended := false // a Goexit in the task unwinds this call
 	l.task.Store(t)
 	defer func() {
 		l.task.Store(nil)
-		if !more {
-			t.end()
+		if suspended {
+			return
+		}
+		t.end()
+		if c.task == nil {
+			l.keepCoroutine(c)
 		}
 	}()
-	_, more = t.next()
+	_, ok := c.next()
+	suspended = ok && c.task != nil
 }
 
-// end settles what there is to settle once the coroutine has returned.
+// end settles what there is to settle once the coroutine has left the task.
 func (t *Task) end() {
-	t.next = nil
-	t.unhook()
-	t.cancel(context.Canceled)
-	if t.timer != nil {
-		t.timer.Stop()
+	t.ran = true
+	if t.co.timer != nil {
+		t.co.timer.Stop()
 	}
+	if t.unhook != nil {
+		t.unhook()
+	}
+	t.endContext(context.Canceled)
 	defer t.loop.unregister(&t.handle)
 	defer t.settle()
 	holds := t.holds
@@ -178,20 +184,18 @@ func (t *Task) settle() {
 // terminate unwinds the task at the end of the loop.
 func (t *Task) terminate() {
 	t.unwound = true
-	if t.next == nil { // not started, or ended since
-		t.cancel(ErrLoopClosed)
+	t.endContext(ErrLoopClosed)
+	if t.co == nil || t.ran { // not started, or ended since
 		t.result.fail(ErrLoopClosed)
 		t.loop.unregister(&t.handle)
 		return
 	}
-	t.unhook()
-	t.cancel(ErrLoopClosed)
 	t.loop.task.Store(t)
 	defer func() {
 		t.loop.task.Store(nil)
 		t.end()
 	}()
-	t.stop() // the suspension returns, and the task runs to its end
+	t.co.stop() // the suspension returns, and the task runs to its end
 }
 
 func (t *Task) describe() string {
@@ -213,7 +217,31 @@ func (t *Task) Loop() *Loop { return t.loop }
 // Context returns the context of the task, to be given to what the task starts.
 // It ends with the context of Go, when the task ends, and when the loop ends.
 // Unlike the other methods, it may be called from anywhere.
-func (t *Task) Context() context.Context { return t.ctx }
+func (t *Task) Context() context.Context {
+	t.ctxMu.Lock()
+	defer t.ctxMu.Unlock()
+	if t.ctx == nil {
+		t.ctx, t.cancel = context.WithCancelCause(t.outer)
+		if t.over != nil {
+			t.cancel(t.over)
+		}
+	}
+	return t.ctx
+}
+
+// endContext ends the context of the task, be it made already or later. The first
+// cause counts.
+func (t *Task) endContext(cause error) {
+	t.ctxMu.Lock()
+	if t.over == nil {
+		t.over = cause
+	}
+	cancel := t.cancel
+	t.ctxMu.Unlock()
+	if cancel != nil {
+		cancel(cause)
+	}
+}
 
 // Sleep suspends the task for d, or until its context ends; the cause of that is
 // returned. For d <= 0 it is Yield.
@@ -227,22 +255,13 @@ func (t *Task) Sleep(d time.Duration) error {
 	if _, err := t.park(); err != nil {
 		return err
 	}
-	if t.timer == nil {
-		t.timer = t.loop.AfterFunc(d, t.awake)
-		t.timer.Unref() // the task itself keeps the loop alive
-	} else {
-		t.timer.Reset(d)
-	}
+	timer := t.co.armTimer(d)
 	err := t.suspend()
 	if err != nil {
-		t.timer.Stop()
+		timer.Stop()
 	}
 	return err
 }
-
-// awake is the callback of the timer, which is armed in Sleep only: it goes on
-// with the task in this turn.
-func (t *Task) awake() { t.wakeNow(t.seq) }
 
 // Yield lets the loop run what is due, and goes on in a later turn. It returns
 // the cause if the task's context has ended.
@@ -250,13 +269,13 @@ func (t *Task) Yield() error {
 	if err := t.enter(); err != nil {
 		return err
 	}
-	if err := t.over(); err != nil {
+	if err := t.ended(); err != nil {
 		return err
 	}
 	if err := t.pass(); err != nil {
 		return err
 	}
-	return t.over()
+	return t.ended()
 }
 
 // Await suspends the task t until there is a result, and returns it, or until the
@@ -283,7 +302,7 @@ func (f *Future[T]) Await(t *Task) (T, error) {
 	}
 	_, err := t.park()
 	if err == nil {
-		f.observers.add(&t.await)
+		f.observers.add(&t.co.await)
 	}
 	f.mu.Unlock()
 	if err != nil {
@@ -292,7 +311,7 @@ func (f *Future[T]) Await(t *Task) (T, error) {
 	err = t.suspend()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.observers.remove(&t.await)
+	f.observers.remove(&t.co.await)
 	if err != nil {
 		return zero, err
 	}
@@ -326,9 +345,9 @@ func (t *Task) enter() error {
 	return nil
 }
 
-// over returns why the task may not wait any more: the loop or its context has
+// ended returns why the task may not wait any more: the loop or its context has
 // ended.
-func (t *Task) over() error {
+func (t *Task) ended() error {
 	if t.unwound {
 		return ErrLoopClosed
 	}
@@ -342,7 +361,7 @@ func (t *Task) over() error {
 // hears of it a moment later, has ended too.
 func (t *Task) canceledBy() error {
 	cause := context.Cause(t.outer)
-	t.cancel(cause)
+	t.endContext(cause)
 	return cause
 }
 
@@ -352,21 +371,24 @@ func (t *Task) pass() error {
 		return ErrLoopClosed
 	}
 	t.cause = nil
-	t.loop.Post(t.stepper) // if it fails the loop is about to unwind the task
+	t.loop.Post(t.co.step) // if it fails the loop is about to unwind the task
 	return t.suspend()
 }
 
 // park begins a suspension: from now on wake with seq ends it. If the task may
 // not wait any more, park returns the reason.
 func (t *Task) park() (seq uint64, err error) {
-	seq, err = t.parkAnyway()
-	if err != nil || t.outer.Err() == nil {
-		return seq, err
+	if err := t.ended(); err != nil {
+		return 0, err
 	}
-	if t.claim(seq) {
+	if t.unhook == nil && t.outer.Done() != nil {
+		t.unhook = context.AfterFunc(t.outer, t.canceled)
+	}
+	seq, _ = t.parkAnyway()
+	if t.outer.Err() != nil && t.claim(seq) {
 		return 0, t.canceledBy()
 	}
-	return seq, nil // canceled was faster: the suspension ends at once, with the cause
+	return seq, nil // if canceled was faster, the suspension ends at once, with the cause
 }
 
 // parkAnyway is park that an ended context does not hinder.
@@ -383,7 +405,7 @@ func (t *Task) parkAnyway() (seq uint64, err error) {
 // suspend waits for wake, and returns the error that it was given.
 func (t *Task) suspend() error {
 	t.free = 0
-	if !t.yield(struct{}{}) {
+	if !t.co.yield(struct{}{}) {
 		t.unwound = true
 		return ErrLoopClosed
 	}
@@ -395,7 +417,7 @@ func (t *Task) suspend() error {
 func (t *Task) wake(seq uint64, cause error) {
 	if t.claim(seq) {
 		t.cause = cause
-		t.loop.Post(t.stepper)
+		t.loop.Post(t.co.step)
 	}
 }
 
@@ -444,7 +466,7 @@ func (t *Task) Group() *TaskGroup {
 		panic(ErrNotOnTask)
 	}
 	g := &TaskGroup{parent: t}
-	g.ctx, g.cancel = context.WithCancelCause(t.ctx)
+	g.ctx, g.cancel = context.WithCancelCause(t.Context())
 	t.holds = append(t.holds, g)
 	return g
 }

@@ -1185,7 +1185,7 @@ func TestAConversationOfTenThousandTasksOneAtATime(t *testing.T) {
 			wantEqual(t, "tasks that ended", ended, tasks)
 			all = nil
 			l.AfterFunc(time.Millisecond, func() {
-				if n := runtime.NumGoroutine(); n > goroutines+2 {
+				if n := runtime.NumGoroutine(); n > goroutines+eventloop.MaxIdleCoroutines+2 {
 					t.Errorf("%d goroutines are left, there were %d", n, goroutines)
 				}
 				// The runtime keeps the descriptors of goroutines, half a
