@@ -304,12 +304,11 @@ func TestTheEventCallbackOfATimerTakesItsCaughtPanic(t *testing.T) {
 		take := func(err error) { events = append(events, err) }
 		l.AfterFunc(0, panics).OnEvent(take)
 		var interval *eventloop.Timer
-		interval = l.Every(time.Millisecond, func() {
-			if ticks++; ticks == 3 {
+		interval = l.Every(time.Millisecond, func() { ticks++; panics() }).OnEvent(func(err error) {
+			if take(err); ticks == 3 {
 				interval.Stop()
 			}
-			panics()
-		}).OnEvent(take)
+		})
 	})
 	wantEqual(t, "ticks: an interval goes on after a panic", ticks, 3)
 	wantEqual(t, "events", len(events), 4)

@@ -439,6 +439,50 @@ func TestLaw6NothingIsLeftWhenRunReturns(t *testing.T) {
 	}
 }
 
+// The callback of a timer panics after it has called what is in before. The panic
+// is an event, but of a timer that was stopped it is not the timer's own.
+func TestLaw8AfterStopOfATimerItsOnEventDoesNotRun(t *testing.T) {
+	tests := map[string]struct {
+		before func(timer *eventloop.Timer)
+		own    bool
+	}{
+		"nothing":        {func(*eventloop.Timer) {}, true},
+		"Stop":           {func(timer *eventloop.Timer) { timer.Stop() }, false},
+		"Stop twice":     {func(timer *eventloop.Timer) { timer.Stop(); timer.Stop() }, false},
+		"Stop, OnEvent":  {func(timer *eventloop.Timer) { timer.Stop(); timer.OnEvent(func(error) { t.Error("called") }) }, false},
+		"Stop, Ref":      {func(timer *eventloop.Timer) { timer.Stop(); timer.Unref(); timer.Ref() }, false},
+		"Reset":          {func(timer *eventloop.Timer) { timer.Reset(time.Hour) }, true},
+		"Stop and Reset": {func(timer *eventloop.Timer) { timer.Stop(); timer.Reset(time.Hour) }, true},
+		"Reset and Stop": {func(timer *eventloop.Timer) { timer.Reset(time.Hour); timer.Stop() }, false},
+	}
+	for name, test := range tests {
+		for _, kind := range []string{"timer", "interval"} {
+			t.Run(name+", "+kind, func(t *testing.T) {
+				var own, others []error
+				cfg := &eventloop.Config{CatchPanics: true, EventHandler: func(err error) { others = append(others, err) }}
+				mustRun(t, cfg, func(l *eventloop.Loop) {
+					var timer *eventloop.Timer
+					f := func() { test.before(timer); panics() }
+					if kind == "timer" {
+						timer = l.AfterFunc(0, f)
+					} else {
+						timer = l.Every(time.Millisecond, f)
+					}
+					timer.OnEvent(func(err error) { own = append(own, err); timer.Stop() })
+				})
+				want := [2]int{0, 1}
+				if test.own {
+					want = [2]int{1, 0}
+				}
+				wantEqual(t, "events of the timer and others", [2]int{len(own), len(others)}, want)
+				for _, err := range append(own, others...) {
+					checkPanic(t, err)
+				}
+			})
+		}
+	}
+}
+
 func TestLaw8AfterStopOfATimerHasReturnedOnTheLoopItsCallbackDoesNotRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {

@@ -74,22 +74,32 @@ func (h *SignalHandler) notify(sig os.Signal) {
 		if h.stopped.Load() {
 			return
 		}
-		defer h.loop.caught(h.route())
+		defer h.caught()
 		h.f(sig)
 	})
 }
 
-// route returns where a panic of the callback goes.
-func (h *SignalHandler) route() func(err error) {
-	if f := h.onEvent.Load(); f != nil {
-		return *f
+// caught is deferred around the callback. Only after a panic is it known whether
+// the callback has stopped the handler.
+func (h *SignalHandler) caught() {
+	if v := recover(); v != nil {
+		h.loop.panicEvent(newPanicError(v), h.route())
 	}
-	return nil
 }
 
-// OnEvent sets the function that is told, on the loop, of a panic in the
-// handler's callback if Config.CatchPanics is set; without one it is
-// Config.EventHandler. It returns h.
+// route returns the function that gets a panic of the callback, or nil.
+func (h *SignalHandler) route() func(err error) {
+	f := h.onEvent.Load()
+	if f == nil || h.stopped.Load() {
+		return nil
+	}
+	return *f
+}
+
+// OnEvent sets the function that is called on the loop with the panic of the
+// handler's callback, a [*PanicError], if Config.CatchPanics is set. Without one,
+// or if the handler was stopped before the panic, Config.EventHandler gets it.
+// OnEvent returns h.
 func (h *SignalHandler) OnEvent(f func(err error)) *SignalHandler {
 	if f == nil {
 		h.onEvent.Store(nil)
@@ -99,8 +109,9 @@ func (h *SignalHandler) OnEvent(f func(err error)) *SignalHandler {
 	return h
 }
 
-// Stop ends the handler (free-signal-handler). If it is called on the loop, the
-// callback does not run any more after it. A second call does nothing.
+// Stop ends the handler (free-signal-handler). When it is called on the loop,
+// neither the callback nor that of OnEvent runs after it. A second call does
+// nothing.
 func (h *SignalHandler) Stop() {
 	h.stopped.Store(true)
 	h.mu.Lock()

@@ -286,6 +286,32 @@ func TestOnSignalOnAnotherGoroutineMayRaceStopAndClearSignals(t *testing.T) {
 	}
 }
 
+func TestLaw8AfterStopOfASignalHandlerItsOnEventDoesNotRun(t *testing.T) {
+	for name, stop := range map[string]func(l *eventloop.Loop, h *eventloop.SignalHandler){
+		"Stop":         func(_ *eventloop.Loop, h *eventloop.SignalHandler) { h.Stop() },
+		"ClearSignals": func(l *eventloop.Loop, _ *eventloop.SignalHandler) { l.ClearSignals() },
+		"Stop and OnEvent": func(_ *eventloop.Loop, h *eventloop.SignalHandler) {
+			h.Stop()
+			h.OnEvent(func(error) { t.Error("called") })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var others []error
+			cfg := &eventloop.Config{CatchPanics: true, EventHandler: func(err error) { others = append(others, err) }}
+			mustRun(t, cfg, func(l *eventloop.Loop) {
+				var h *eventloop.SignalHandler
+				h = onSignal(t, l, func(os.Signal) { stop(l, h); panics() }, syscall.SIGUSR1)
+				h.OnEvent(func(err error) { t.Errorf("OnEvent got %v after the end of the handler", err) })
+				raise(t, syscall.SIGUSR1)
+			})
+			if len(others) != 1 {
+				t.Fatalf("events = %v, want one", others)
+			}
+			checkPanic(t, others[0])
+		})
+	}
+}
+
 func TestAPanicInASignalCallback(t *testing.T) {
 	t.Run("leaves Run", func(t *testing.T) {
 		checkLeaks(t)

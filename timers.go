@@ -33,9 +33,10 @@ type Timer struct {
 type timerState uint8
 
 const (
-	timerIdle  timerState = iota // fired or stopped
-	timerArmed                   // in the heap
-	timerDue                     // taken from the heap to be fired in this turn
+	timerIdle    timerState = iota // fired, or not armed yet
+	timerArmed                     // in the heap
+	timerDue                       // taken from the heap to be fired in this turn
+	timerStopped                   // by Stop; nothing of the timer is called before Reset
 )
 
 // TimerSlot is for the heap.
@@ -103,29 +104,33 @@ func (t *Timer) enqueue() {
 }
 
 // disarm takes t out of the heap, or out of what is due, and reports whether it
-// was to fire. The caller holds loop.mu.
+// was to fire. The caller holds loop.mu, and sets the state that follows.
 func (t *Timer) disarm() bool {
 	switch {
-	case t.state == timerIdle || t.loop.state == stateClosed:
+	case !t.pending() || t.loop.state == stateClosed:
 		return false
 	case t.state == timerArmed:
 		t.loop.timers.Remove((*timerItem)(t))
 	}
-	t.state = timerIdle
 	if !t.unref {
 		t.loop.release()
 	}
 	return true
 }
 
-// Stop disarms the timer and reports whether it was armed; after the end of the
-// loop, none is. If Stop is called on the loop, the callback does not run after
-// it any more; from another goroutine, it may be running at that moment, and Stop
-// does not wait for it.
+// pending reports whether t is to fire. The caller holds loop.mu.
+func (t *Timer) pending() bool { return t.state == timerArmed || t.state == timerDue }
+
+// Stop disarms the timer and reports whether it was armed. After the end of the
+// loop no timer is. When Stop is called on the loop, neither the callback nor that
+// of OnEvent runs after it, unless Reset arms the timer again. Stop does not wait:
+// when it is called on another goroutine, the callback may be running.
 func (t *Timer) Stop() bool {
 	t.loop.mu.Lock()
 	defer t.loop.mu.Unlock()
-	return t.disarm()
+	armed := t.disarm()
+	t.state = timerStopped
+	return armed
 }
 
 // Reset arms the timer, whether it is armed, has fired or was stopped, to fire d
@@ -150,9 +155,10 @@ func (t *Timer) Reset(d time.Duration) bool {
 	return armed
 }
 
-// OnEvent sets the function that is told, on the loop, of a panic in the timer's
-// callback if Config.CatchPanics is set; without one it is Config.EventHandler.
-// An interval goes on after a panic. OnEvent returns t.
+// OnEvent sets the function that is called on the loop with the panic of the
+// timer's callback, a [*PanicError], if Config.CatchPanics is set. Without one, or
+// if the timer was stopped before the panic, Config.EventHandler gets it. An
+// interval goes on after a panic. OnEvent returns t.
 func (t *Timer) OnEvent(f func(err error)) *Timer {
 	if f == nil {
 		t.onEvent.Store(nil)
@@ -179,7 +185,7 @@ func (t *Timer) setRef(ref bool) {
 	}
 	t.unref = !ref
 	switch {
-	case t.state == timerIdle:
+	case !t.pending():
 	case ref:
 		l.refs++
 	default:
@@ -231,17 +237,23 @@ func (t *Timer) nextTick(now time.Duration) {
 }
 
 // caught is deferred around the callback. It is not part of Loop.caught, which
-// it would cost a closure for each timer that fires.
+// would cost a closure for each timer that fires.
 func (t *Timer) caught() {
-	v := recover()
-	if v == nil {
-		return
+	if v := recover(); v != nil {
+		t.loop.panicEvent(newPanicError(v), t.route())
 	}
-	var route func(err error)
-	if f := t.onEvent.Load(); f != nil {
-		route = *f
+}
+
+// route returns the function that gets a panic of the callback, or nil.
+func (t *Timer) route() func(err error) {
+	t.loop.mu.Lock()
+	stopped := t.state == timerStopped
+	t.loop.mu.Unlock()
+	f := t.onEvent.Load()
+	if stopped || f == nil {
+		return nil
 	}
-	t.loop.panicEvent(newPanicError(v), route)
+	return *f
 }
 
 // A timerItem is a Timer as the heap sees it: it keeps TimerSlot out of the
