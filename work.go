@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -35,7 +36,7 @@ func Work[T any](ctx context.Context, l *Loop, f func(ctx context.Context) (T, e
 	result := looseFuture[T](l)
 	j.cancelled = func(err error) { result.resolve(*new(T), err) }
 	j.closed = func() { result.fail(ErrLoopClosed) }
-	j.do = func() { do(j.ctx, f, result) }
+	j.do = func() { do(j, f, result) }
 	if err := l.register(&j.handle, j, kindWork, false); err != nil {
 		j.cancel(err)
 		result.fail(err)
@@ -45,26 +46,29 @@ func Work[T any](ctx context.Context, l *Loop, f func(ctx context.Context) (T, e
 	return result
 }
 
-// do runs f for Work, unless its context has ended.
-func do[T any](ctx context.Context, f func(ctx context.Context) (T, error), result *Future[T]) {
-	if result.loop.ended.Load() {
+// do runs f for Work, unless its context or the loop has ended.
+func do[T any](j *job, f func(ctx context.Context) (T, error), result *Future[T]) {
+	switch {
+	case j.loop.ended.Load():
 		result.fail(ErrLoopClosed)
 		return
+	case j.ctx.Err() != nil:
+		result.resolve(*new(T), context.Cause(j.ctx))
+		return
+	case !j.state.CompareAndSwap(jobQueued, jobRunning):
+		return // the loop has ended since, and with it the future
 	}
 	var v T
 	err := errGoexit // unless f returns
 	defer func() {
+		j.state.Store(jobOver)
 		if p := recover(); p != nil {
 			err = newPanicError(p)
 			logLatePanic(result, err)
 		}
 		result.resolve(v, err)
 	}()
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-		return
-	}
-	v, err = f(ctx)
+	v, err = f(j.ctx)
 }
 
 // logLatePanic logs a panic that the future cannot tell any more, because the
@@ -92,6 +96,7 @@ const (
 type job struct {
 	handle
 	name      string
+	state     atomic.Uint32   // jobQueued and so on
 	do        func()          // runs the function and resolves the future
 	cancelled func(err error) // resolves it without
 	closed    func()          // ends it with the loop
@@ -100,6 +105,13 @@ type job struct {
 	unhook    func() bool   // from ctx; of jobs that have waited
 	place     *list.Element // among those that wait, else nil; guarded by workers.mu
 }
+
+// States of a job's function.
+const (
+	jobQueued  uint32 = iota
+	jobRunning        // it has been called
+	jobOver           // it has returned, or will never be called
+)
 
 // workers are the goroutines of Work.
 type workers struct {
@@ -207,13 +219,14 @@ func (j *job) terminate() {
 
 func (j *job) describe() string { return j.name }
 
-// abandonWork gives up on the functions that are still running when everything
-// else is closed, and makes Run say so.
+// abandonWork gives up on the functions that are running when everything else is
+// closed, and makes Run say so. A function that is over is not one of them: its
+// goroutine is about to report its end, and Run waits for that.
 func (l *Loop) abandonWork() {
 	l.mu.Lock()
 	var left []*job
 	for h := range l.handles.all {
-		if j, ok := h.owner.(*job); ok {
+		if j, ok := h.owner.(*job); ok && j.left() {
 			left = append(left, j)
 		}
 	}
@@ -226,6 +239,12 @@ func (l *Loop) abandonWork() {
 		l.mu.Unlock()
 		l.unregister(&j.handle)
 	}
+}
+
+// left reports whether the function of j is running. If it was not called yet, it
+// never will be.
+func (j *job) left() bool {
+	return !j.state.CompareAndSwap(jobQueued, jobOver) && j.state.Load() == jobRunning
 }
 
 // Call runs f on the loop and waits for its result: the way for another goroutine

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"slices"
 	"strings"
@@ -259,6 +260,51 @@ func TestRunNamesTheWorkThatDoesNotReturn(t *testing.T) {
 				t.Errorf("the log names the function %d times:\n%s", n, book)
 			}
 		})
+	}
+}
+
+// The loop ends while the ends of many functions wait to be noticed.
+func TestRunDoesNotNameWorkThatHasReturned(t *testing.T) {
+	for _, grace := range []time.Duration{-1, 1, time.Microsecond, time.Millisecond} {
+		for _, n := range []int{1, 10, 1000, 3000} { // more than the loop's channel holds
+			for range 30 / min(n, 30) * 2 {
+				synctest.Test(t, func(t *testing.T) {
+					release := make(chan int)
+					cfg := &eventloop.Config{WorkGrace: grace, MaxWork: n + 1, Logger: slog.New(slog.DiscardHandler)}
+					err := eventloop.Run(t.Context(), cfg, func(l *eventloop.Loop) error {
+						eventloop.Work(context.Background(), l, stubborn(release))
+						for range n {
+							eventloop.Work(context.Background(), l, obliging)
+						}
+						synctest.Wait() // for all of them
+						l.Stop()
+						return nil
+					})
+					wantErr(t, "Run", err, eventloop.ErrWorkLeft)
+					if strings.Count(err.Error(), "stubborn") != 1 || strings.Contains(err.Error(), "obliging") {
+						t.Errorf("Run returned %v, want the function that did not return", err)
+					}
+					release <- 0
+				})
+			}
+		}
+	}
+}
+
+func obliging(context.Context) (int, error) { return 1, nil }
+
+// On one processor the goroutines of the functions get no turn before Stop, nor
+// before a grace that is over at once.
+func TestRunDoesNotNameWorkThatNeverBegan(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	for range 100 {
+		err := runLoop(t, &eventloop.Config{WorkGrace: -1}, func(l *eventloop.Loop) {
+			for range 20 {
+				eventloop.Work(context.Background(), l, obliging)
+			}
+			l.Stop()
+		})
+		wantEqual(t, "Run", err, nil)
 	}
 }
 
