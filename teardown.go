@@ -1,0 +1,125 @@
+package eventloop
+
+import (
+	"slices"
+	"time"
+
+	"github.com/onloop/eventloop/internal/funcqueue"
+)
+
+// teardown closes everything that the loop has, waits until it is gone, and runs
+// the exit callbacks. It is deferred by Run: the end may be a Goexit, in which
+// case the loop is still marked as running.
+func (l *Loop) teardown() {
+	l.mu.Lock()
+	if l.state != stateClosed {
+		l.stopping = true // Goexit is an end by force
+	}
+	l.state = stateClosed
+	l.ended.Store(true)
+	l.busy += l.now() - l.woke // statistics end here
+	l.mu.Unlock()
+	defer close(l.done)
+	defer l.self.Store(0) // the goroutine goes on without us
+	defer l.runExits()
+	defer l.closeAll()
+	l.cancel()
+}
+
+// closeAll terminates every handle and serves the tasks of their goroutines, so
+// that none of them waits for the dispatcher, until the last is gone.
+func (l *Loop) closeAll() {
+	// A callback of OnClose may call Goexit in the middle of it.
+	finished := false
+	defer func() {
+		if !finished {
+			l.closeAll()
+		}
+	}()
+	l.mu.Lock()
+	l.timers.Clear()
+	l.posts, l.batch, l.taken, l.due = funcqueue.Queue{}, funcqueue.Batch{}, 0, nil
+	owners := make([]owner, 0, l.handles.len)
+	for h := range l.handles.all {
+		owners = append(owners, h.owner)
+	}
+	l.mu.Unlock()
+	l.writers.EndTurn(false)
+	for _, o := range owners {
+		o.terminate()
+	}
+	if t := l.first; t != nil {
+		l.first = nil
+		t.run()
+	}
+	grace := l.workGrace()
+	defer grace.Stop()
+	for l.handleCount() > 0 {
+		select {
+		case t := <-l.tasks:
+			t.run()
+		case <-grace.C:
+			l.abandonWork()
+		}
+	}
+	l.writers.Close()
+	l.names.close()
+	l.endCoroutines()
+	l.wg.Wait()
+	l.timer.Stop()
+	finished = true
+	l.flushUnasked()
+}
+
+// workGrace returns a timer for the end of Config.WorkGrace.
+func (l *Loop) workGrace() *time.Timer {
+	d := l.cfg.WorkGrace
+	if d == 0 {
+		d = defaultWorkGrace
+	}
+	return time.NewTimer(max(d, 0))
+}
+
+func (l *Loop) handleCount() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.handles.len
+}
+
+// runExits runs the exit callbacks, all of them even if one panics or exits the
+// goroutine. The first panic is the one that leaves Run.
+func (l *Loop) runExits() {
+	for {
+		l.mu.Lock()
+		if len(l.exits) == 0 {
+			l.mu.Unlock()
+			return
+		}
+		f := l.exits[len(l.exits)-1]
+		l.exits = slices.Delete(l.exits, len(l.exits)-1, len(l.exits))
+		l.mu.Unlock()
+		l.runExit(f)
+	}
+}
+
+func (l *Loop) runExit(f func()) {
+	returned := false
+	defer func() {
+		if v := recover(); v != nil {
+			l.keepPanic(newPanicError(v))
+		} else if !returned {
+			l.runExits() // Goexit in f: the goroutine ends, the others still run
+		}
+	}()
+	f()
+	returned = true
+}
+
+// keepPanic remembers a panic of an exit callback for Run.
+func (l *Loop) keepPanic(p *PanicError) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.panicked == nil {
+		l.panicked = p
+	}
+}
