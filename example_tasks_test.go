@@ -170,6 +170,76 @@ func ExampleTaskGroup() {
 	// Output: map[one:1 three:3 two:2]
 }
 
+// At most two of the tasks run at a time; Go waits until it can start the next.
+func ExampleTaskGroup_SetLimit() {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		l.Go(context.Background(), func(t *eventloop.Task) error {
+			g := t.Group()
+			g.SetLimit(2)
+			now, most := 0, 0
+			for range 10 {
+				g.Go(func(t *eventloop.Task) error {
+					now++
+					most = max(most, now)
+					defer func() { now-- }()
+					return t.Sleep(time.Millisecond) // a request, say
+				})
+			}
+			err := g.Wait()
+			fmt.Println(most, "at a time")
+			return err
+		})
+		return nil
+	})
+	// Output: 2 at a time
+}
+
+// Block is blocking code in the middle of a task. The loop goes on meanwhile.
+func ExampleBlock() {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		l.Go(context.Background(), func(t *eventloop.Task) error {
+			text, err := eventloop.Block(t, func(ctx context.Context) (string, error) {
+				time.Sleep(time.Millisecond) // a file or a database, say
+				return "read from a slow disk", nil
+			})
+			fmt.Println(text)
+			return err
+		})
+		return nil
+	})
+	// Output: read from a slow disk
+}
+
+func ExampleFuture_AwaitTimeout() {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		answer, resolve := eventloop.NewFuture[int](l)
+		l.Go(context.Background(), func(t *eventloop.Task) error {
+			_, err := answer.AwaitTimeout(t, time.Millisecond)
+			fmt.Println("too late:", errors.Is(err, eventloop.ErrTimeout))
+			resolve(42, nil)
+			v, err := answer.AwaitTimeout(t, time.Millisecond)
+			fmt.Println(v)
+			return err
+		})
+		return nil
+	})
+	// Output:
+	// too late: true
+	// 42
+}
+
+// Nobody wants to hear of it if a value could not be sent.
+func ExampleFuture_Ignore() {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		news := make(chan string)
+		close(news)
+		eventloop.SendTo(l, news).Send("hello").Ignore()
+		return nil
+	})
+	fmt.Println("ended without a word")
+	// Output: ended without a word
+}
+
 // A task waits for code that blocks as for anything else.
 func ExampleWork_await() {
 	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {

@@ -18,9 +18,10 @@ import (
 // [ErrLoopClosed].
 //
 // A failure is reported if a second passes, or the loop ends, and the result was
-// not asked for by Then, Done, Result, Wait, Await, All, Any or Race. The report
-// goes to Config.EventHandler. Without one it goes to Config.Logger, unless it is
-// the ordinary end of a connection: information (see [IsInfo]) or net.ErrClosed.
+// not asked for by Then, Done, Result, Wait, Await, All, Any, Race or Ignore. The
+// report goes to Config.EventHandler. Without one it goes to Config.Logger, unless
+// it is the ordinary end of a connection: information (see [IsInfo]) or
+// net.ErrClosed.
 type Future[T any] struct {
 	handle
 
@@ -377,7 +378,7 @@ func (l *Loop) flushUnasked() {
 
 // Then arranges for cb to be called on the loop with the result: exactly once,
 // in a later turn, after callbacks that were registered earlier. If the loop
-// ends by force first, cb is not called. A nil cb only says that somebody asked.
+// ends by force first, cb is not called. With a nil cb it is [Future.Ignore].
 func (f *Future[T]) Then(cb func(v T, err error)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -391,6 +392,13 @@ func (f *Future[T]) Then(cb func(v T, err error)) {
 	case f.state == futureResolved:
 		f.post(cb)
 	}
+}
+
+// Ignore says that the result does not matter: a failure is not reported.
+func (f *Future[T]) Ignore() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ask()
 }
 
 // Done returns a channel that is closed when there is a result.

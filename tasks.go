@@ -1,8 +1,11 @@
 package eventloop
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"reflect"
 	"runtime"
 	"runtime/pprof"
@@ -282,7 +285,19 @@ func (t *Task) Yield() error {
 // task's context ends, and returns the cause of that. If the result is there
 // already the task goes on without a suspension, though not for ever: every so
 // often it has to let the loop run. A nil future fails at once.
-func (f *Future[T]) Await(t *Task) (T, error) {
+func (f *Future[T]) Await(t *Task) (T, error) { return f.await(t, forever) }
+
+// AwaitTimeout is Await for at most d. Then it returns an error that matches
+// [ErrTimeout]; what the future stands for goes on, and can be awaited again. With
+// d <= 0 it returns at once, with the result if there is one.
+func (f *Future[T]) AwaitTimeout(t *Task, d time.Duration) (T, error) {
+	return f.await(t, max(d, 0))
+}
+
+// forever is the bound of a wait that has none.
+const forever time.Duration = -1
+
+func (f *Future[T]) await(t *Task, d time.Duration) (T, error) {
 	var zero T
 	if f == nil {
 		return zero, errNilFuture
@@ -294,30 +309,80 @@ func (f *Future[T]) Await(t *Task) (T, error) {
 		return zero, err
 	}
 	f.mu.Lock()
-	f.ask()
-	if f.state != futurePending {
-		defer f.mu.Unlock()
-		f.take()
-		return f.value, f.err
-	}
-	_, err := t.park()
-	if err == nil {
-		f.observers.add(&t.co.await)
-	}
-	f.mu.Unlock()
-	if err != nil {
-		return zero, err
-	}
-	err = t.suspend()
-	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.observers.remove(&t.co.await)
-	if err != nil {
-		return zero, err
+	f.ask()
+	if f.state == futurePending {
+		if err := f.suspend(t, d); err != nil {
+			return zero, err
+		}
 	}
 	f.take()
 	return f.value, f.err
 }
+
+// suspend suspends t until there is a result, or for d, or until its context ends.
+// The caller holds f.mu, which is released meanwhile.
+func (f *Future[T]) suspend(t *Task, d time.Duration) error {
+	if d == 0 {
+		return cmp.Or(t.ended(), awaitTimeout())
+	}
+	if _, err := t.park(); err != nil {
+		return err
+	}
+	f.observers.add(&t.co.await)
+	f.mu.Unlock()
+	if d != forever {
+		defer t.co.armTimer(d).Stop()
+	}
+	err := t.suspend()
+	f.mu.Lock()
+	f.observers.remove(&t.co.await)
+	if err == nil && f.state == futurePending {
+		return awaitTimeout()
+	}
+	return err
+}
+
+// awaitAnyway is Await that the end of the task's context does not cut short; only
+// the end of the loop does. The caller is the task.
+func (f *Future[T]) awaitAnyway(t *Task) (T, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ask()
+	for f.state == futurePending {
+		if _, err := t.parkAnyway(); err != nil {
+			return *new(T), err
+		}
+		f.observers.add(&t.co.await)
+		f.mu.Unlock()
+		t.suspend() // its error would be that of the context, or the loop has ended
+		f.mu.Lock()
+		f.observers.remove(&t.co.await)
+	}
+	f.take()
+	return f.value, f.err
+}
+
+// Block runs f, code that blocks, as [Work] does, and suspends the task t until f
+// has returned. The context that f gets ends with that of the task. Block returns
+// no earlier than f, so that f may use the variables of the task: f has to heed its
+// context. There are two exceptions. If the context has ended before f has started,
+// f never runs, and Block returns the cause. If the loop ends by force, Block
+// returns [ErrLoopClosed] at once, and Run waits for f.
+//
+// A panic in f is returned as a [*PanicError]. If the caller is not the running
+// task, or f is nil, f does not run, and Block returns an error.
+func Block[T any](t *Task, f func(ctx context.Context) (T, error)) (T, error) {
+	if t == nil {
+		return *new(T), ErrNotOnTask
+	}
+	if err := t.enter(); err != nil {
+		return *new(T), err
+	}
+	return Work(t.Context(), t.loop, f).awaitAnyway(t)
+}
+
+func awaitTimeout() error { return &OpError{Op: "await", Err: os.ErrDeadlineExceeded} }
 
 var errNilFuture = errors.New("eventloop: nil future")
 
@@ -452,6 +517,8 @@ type TaskGroup struct {
 
 	// Only on the loop.
 	running int
+	limit   int        // of running; negative: none
+	queue   []*entrant // tasks that wait in Go, in order
 	err     error
 	waiting uint64 // the parent's suspension in Wait
 	left    bool   // the parent has ended
@@ -465,7 +532,7 @@ func (t *Task) Group() *TaskGroup {
 	if t.check() != nil {
 		panic(ErrNotOnTask)
 	}
-	g := &TaskGroup{parent: t}
+	g := &TaskGroup{parent: t, limit: -1}
 	g.ctx, g.cancel = context.WithCancelCause(t.Context())
 	t.holds = append(t.holds, g)
 	return g
@@ -475,22 +542,82 @@ func (t *Task) Group() *TaskGroup {
 // when Wait returns, and with the context of the parent.
 func (g *TaskGroup) Context() context.Context { return g.ctx }
 
+// SetLimit bounds the tasks of the group that run at a time to n; Go waits while
+// there are so many. With a negative n, as from the start, there is no bound; with
+// zero, Go starts no task, and waits until the loop ends. It panics while tasks of
+// the group run, and if it is not called on the loop.
+func (g *TaskGroup) SetLimit(n int) {
+	if !g.parent.loop.onLoop() {
+		panic(ErrNotOnTask)
+	}
+	if g.running > 0 {
+		panic(fmt.Errorf("eventloop: SetLimit while %d tasks of the group run", g.running))
+	}
+	g.limit = n
+}
+
 // Go runs f as a task of the group, from a later turn on. It may be called on the
 // loop only, by the parent, by tasks of the group, or by callbacks, and panics
 // elsewhere.
+//
+// In a group with a limit ([TaskGroup.SetLimit]) Go suspends the task that calls it
+// until f may start; those that called first go first. The end of a context does not
+// cut that short, because it ends the tasks that are waited for as well. A callback
+// cannot wait: in one, Go panics if the limit is reached.
 func (g *TaskGroup) Go(f func(t *Task) error) {
 	if !g.parent.loop.onLoop() {
 		panic(ErrNotOnTask)
 	}
-	g.running++
+	g.enter()
 	g.parent.loop.Go(g.ctx, f).observe(func(_ struct{}, err error) {
 		// Called when the task ends, which is on the loop.
-		g.running--
+		g.exit()
 		g.failed(err)
 		if g.running == 0 {
 			g.parent.wake(g.waiting, nil)
 		}
 	})
+}
+
+// enter counts a task, and waits before that while there are too many.
+func (g *TaskGroup) enter() {
+	if g.limit < 0 || g.running < g.limit {
+		g.running++
+		return
+	}
+	t := g.parent.loop.task.Load()
+	if t == nil {
+		panic(errors.New("eventloop: Go of a group whose limit is reached, in a callback"))
+	}
+	w := &entrant{t: t}
+	g.queue = append(g.queue, w)
+	for !w.entered {
+		var err error
+		if w.seq, err = t.parkAnyway(); err != nil {
+			g.running++ // the loop has ended, and with it what f would be run as
+			return
+		}
+		t.suspend()
+	}
+}
+
+// exit is the opposite of enter. A task that waits takes the place.
+func (g *TaskGroup) exit() {
+	if len(g.queue) == 0 {
+		g.running--
+		return
+	}
+	w := g.queue[0]
+	g.queue = g.queue[1:]
+	w.entered = true
+	w.t.wake(w.seq, nil)
+}
+
+// An entrant is a task that waits in Go of a group.
+type entrant struct {
+	t       *Task
+	seq     uint64 // of the suspension
+	entered bool   // there is a place for f
 }
 
 // failed notes the first error.
