@@ -1,0 +1,17 @@
+//go:build !netcorefaults
+
+package netcore
+
+import (
+	"syscall"
+
+	"github.com/onloop/eventloop/internal/sockio"
+)
+
+// The system calls of a connection. Built with the tag netcorefaults they can be
+// made to fail, see calls_faults.go.
+
+func readFD(fd uintptr, p []byte) (int, syscall.Errno)        { return sockio.ReadFD(fd, p) }
+func writeFD(fd uintptr, views [][]byte) (int, syscall.Errno) { return sockio.WriteFD(fd, views) }
+func unacked(fd uintptr) (int, bool)                          { return sockio.Unacked(fd) }
+func broken(fd uintptr) (syscall.Errno, bool)                 { return sockio.Broken(fd) }

@@ -1,0 +1,49 @@
+//go:build netcorefaults
+
+package netcore
+
+import (
+	"sync/atomic"
+	"syscall"
+
+	"github.com/onloop/eventloop/internal/sockio"
+)
+
+// faults are functions that tests put in place of the system calls. They get the
+// real call, to make it or not.
+type faults struct {
+	read    func(fd uintptr, p []byte) (int, syscall.Errno)
+	write   func(fd uintptr, views [][]byte) (int, syscall.Errno)
+	unacked func(fd uintptr) (int, bool)
+	broken  func(fd uintptr) (syscall.Errno, bool)
+}
+
+var injected atomic.Pointer[faults]
+
+func readFD(fd uintptr, p []byte) (int, syscall.Errno) {
+	if f := injected.Load(); f != nil && f.read != nil {
+		return f.read(fd, p)
+	}
+	return sockio.ReadFD(fd, p)
+}
+
+func writeFD(fd uintptr, views [][]byte) (int, syscall.Errno) {
+	if f := injected.Load(); f != nil && f.write != nil {
+		return f.write(fd, views)
+	}
+	return sockio.WriteFD(fd, views)
+}
+
+func unacked(fd uintptr) (int, bool) {
+	if f := injected.Load(); f != nil && f.unacked != nil {
+		return f.unacked(fd)
+	}
+	return sockio.Unacked(fd)
+}
+
+func broken(fd uintptr) (syscall.Errno, bool) {
+	if f := injected.Load(); f != nil && f.broken != nil {
+		return f.broken(fd)
+	}
+	return sockio.Broken(fd)
+}

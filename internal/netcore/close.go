@@ -1,0 +1,364 @@
+package netcore
+
+import (
+	"net"
+	"time"
+
+	"github.com/onloop/eventloop/internal/sockio"
+)
+
+// Linger is how long the end of a connection waits for the peer to end its own
+// side. If the descriptor were closed while input comes, the kernel would answer
+// it by a reset, which takes away from the peer what it has not read yet.
+const Linger = time.Second
+
+// quiet is how long a connection that has no half-close is read, at its end, without
+// anything coming: the same reset is to be avoided, and no end can be waited for.
+const quiet = 50 * time.Millisecond
+
+// deafAfter is when a net.Conn whose deadlines do nothing is closed under a Read or
+// Write that they should have ended.
+const deafAfter = time.Second
+
+// Closing says that the connection is about to be ended by its goroutine, which it
+// wakes. From now on a writer that becomes idle wakes it, too. A net.Conn that does
+// not hear of it, because its deadlines do nothing, is closed when the output is
+// sent. The caller holds the lock.
+func (c *Conn) Closing() {
+	c.closing = true
+	c.paused = false
+	c.anew()
+	c.start()
+	c.Wake()
+	if c.nc != nil && c.rc == nil {
+		c.watchForeign(deafAfter)
+		c.hangUpIfDeaf()
+	}
+}
+
+// Finish ends the connection on its goroutine: it sends what is pending, ends the
+// stream to the peer, waits until the peer's kernel has acknowledged everything, as
+// long as it makes progress by the measure of SetStall, and a moment for the peer's
+// own end, and closes the descriptor. Meanwhile it reads and drops what comes, so
+// that two peers that both have much to send do not wait for each other. Cut cuts
+// all of it short. over says that the peer's end, or an error, was read already.
+//
+// It returns how many bytes of output are known to be lost, not counting what Cut
+// discarded of the kernel's.
+func (c *Conn) Finish(over bool) (lost int64) {
+	c.Lock()
+	c.closing = true
+	c.Unlock()
+	c.SetReadDeadline(noDeadline)
+	over = c.flush(over, true)
+	if c.mayGoOn() && c.closeNotify() {
+		over = c.flush(over, true)
+	}
+	switch {
+	case c.mayGoOn():
+		lost = c.lingerAtEnd(over)
+	case c.WriteError() != nil: // nobody changes it any more
+		lost = c.unacked()
+	}
+	c.Lock()
+	defer c.Unlock()
+	c.close()
+	return lost + c.lost
+}
+
+// Release ends the work on the connection without closing it: it sends what is
+// pending and returns a net.Conn, nil if that failed. Nothing is read meanwhile.
+// Orders that come after it has no effect any more. On the goroutine.
+func (c *Conn) Release() net.Conn {
+	c.Lock()
+	c.closing = true
+	c.Unlock()
+	c.flush(true, false)
+	c.Lock()
+	defer c.Unlock()
+	if c.cut || c.werr != nil {
+		c.close()
+		return nil
+	}
+	c.finished = true
+	c.stopGuard()
+	c.nc.SetDeadline(noDeadline)
+	if c.run.tls != nil {
+		c.sec.bare.Store(true)
+		return c.run.tls
+	}
+	return c.nc
+}
+
+// close closes the descriptor. The caller holds the lock, which is released
+// meanwhile.
+func (c *Conn) close() {
+	c.cut = true
+	for c.output != outputIdle { // TLS may have had something to say until now
+		c.Unlock()
+		c.Wait()
+		c.Lock()
+	}
+	c.finished = true
+	c.stopGuard()
+	if c.reset {
+		c.setReset()
+	}
+	nc := c.nc
+	c.Unlock()
+	nc.Close()
+	c.Lock()
+}
+
+// mayGoOn reports whether the connection is to be ended properly.
+func (c *Conn) mayGoOn() bool {
+	c.Lock()
+	defer c.Unlock()
+	return !c.cut && c.werr == nil
+}
+
+// flush waits until no writer has the connection: all is written or dropped. With
+// discard it reads meanwhile until that is over, which it returns.
+func (c *Conn) flush(over, discard bool) bool {
+	for {
+		c.Lock()
+		c.paused = false
+		c.start()
+		busy, cut := c.output != outputIdle, c.cut
+		c.Unlock()
+		switch {
+		case !busy:
+			return over
+		case over || cut || !discard:
+			c.Wait()
+		default:
+			over = c.skip()
+		}
+	}
+}
+
+// skip reads once and drops what it gets. It reports whether the input is over.
+func (c *Conn) skip() (over bool) {
+	b, err := c.Read(sockio.MaxBuffer)
+	if b != nil {
+		b.Release()
+	}
+	return err != nil && err != ErrWoken && !isTimeout(err)
+}
+
+// closeNotify ends the stream of TLS, and reports whether there is anything to be
+// sent for it. After a handshake that failed an alert is all there is.
+func (c *Conn) closeNotify() bool {
+	c.Lock()
+	defer c.Unlock()
+	if c.sec == nil || c.sec.tls == nil || c.ended {
+		return false
+	}
+	c.EndOutput()
+	return true
+}
+
+// lingerAtEnd shuts the socket's own side down and waits for acknowledgements, and
+// for the end of the peer's side. It returns how many bytes are lost.
+func (c *Conn) lingerAtEnd(over bool) (lost int64) {
+	if !c.shutDown() {
+		c.lingerQuietly(over)
+		return 0
+	}
+	now := time.Now()
+	until, since := now.Add(Linger), now
+	left, look := c.unacked(), time.Millisecond
+	for {
+		if !c.mayGoOn() {
+			return 0 // the kernel may still send it, unless it is to be discarded
+		}
+		now = time.Now()
+		next := until
+		if left > 0 {
+			if c.stallTime() > 0 && now.Sub(since) >= c.stallTime() || c.isBroken() {
+				c.Lock()
+				c.reset = true
+				c.Unlock()
+				return c.unacked()
+			}
+			next = now.Add(look)
+			look = min(2*look, 100*time.Millisecond)
+		} else if over || !now.Before(until) {
+			return 0
+		}
+		over = c.pass(over, next)
+		if n := c.unacked(); n < left {
+			if left, since = n, time.Now(); n == 0 {
+				until = since.Add(Linger)
+			}
+		}
+	}
+}
+
+// pass reads, or waits if the input is over, until t, or until something happens.
+func (c *Conn) pass(over bool, t time.Time) bool {
+	if over {
+		c.WaitUntil(t)
+		return true
+	}
+	c.SetReadDeadline(t)
+	return c.skip()
+}
+
+// lingerQuietly reads until nothing comes any more. Only a socket below, which nc
+// hides, can do damage.
+func (c *Conn) lingerQuietly(over bool) {
+	if a := c.nc.LocalAddr(); over || a == nil || len(a.Network()) < 3 || a.Network()[:3] != "tcp" && a.Network() != "unix" {
+		return
+	}
+	until := time.Now().Add(Linger)
+	for c.mayGoOn() {
+		c.SetReadDeadline(time.Now().Add(quiet))
+		b, err := c.Read(sockio.MaxBuffer)
+		if b != nil {
+			b.Release()
+		}
+		if err != nil && err != ErrWoken || !time.Now().Before(until) {
+			return
+		}
+	}
+}
+
+// shutDown ends the socket's own side. It reports whether there is such a thing.
+func (c *Conn) shutDown() bool {
+	c.Lock()
+	nc, shut := c.nc, c.shut
+	c.Unlock()
+	cw, ok := nc.(closeWriter)
+	if !ok || shut {
+		return ok
+	}
+	if c.rc == nil {
+		nc.SetWriteDeadline(time.Now().Add(Linger)) // TLS of others sends an alert
+	}
+	c.Lock()
+	c.shut = true
+	c.Unlock()
+	cw.CloseWrite()
+	return true
+}
+
+// unacked returns how many bytes of output the peer's kernel has not acknowledged,
+// as far as that can be told.
+func (c *Conn) unacked() (left int64) {
+	c.control(func(fd uintptr) {
+		if n, ok := unacked(fd); ok && n > 1 { // one is the FIN
+			left = int64(n)
+		}
+	})
+	return left
+}
+
+func (c *Conn) isBroken() (is bool) {
+	c.control(func(fd uintptr) { _, is = broken(fd) })
+	return is
+}
+
+func (c *Conn) stallTime() time.Duration {
+	c.Lock()
+	defer c.Unlock()
+	return c.stall
+}
+
+// setReset has the descriptor closed by a reset. The caller holds the lock.
+func (c *Conn) setReset() {
+	if t, ok := lowest(c.nc).(*net.TCPConn); ok {
+		t.SetLinger(0)
+	}
+}
+
+// lowest returns the connection below nc if nc is TLS: closing TLS waits for the
+// peer.
+func lowest(nc net.Conn) net.Conn {
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		return t.NetConn()
+	}
+	return nc
+}
+
+// Lowest returns the net.Conn that everything else rests on, or nil. The caller
+// holds the lock.
+func (c *Conn) Lowest() net.Conn { return lowest(c.nc) }
+
+// hangUpIfDeaf closes a net.Conn that cannot be interrupted otherwise, unless it is
+// being written to. The caller holds the lock.
+func (c *Conn) hangUpIfDeaf() {
+	c.pokeMu.Lock()
+	deaf := c.deaf
+	c.pokeMu.Unlock()
+	if deaf && (c.cut || c.output == outputIdle) {
+		c.hangUp()
+	}
+}
+
+// hangUp closes nc under those who use it. It is no socket that is written to by
+// its number. The Close of foreign code may wait, so it gets a goroutine. The caller
+// holds the lock.
+func (c *Conn) hangUp() {
+	if c.finished {
+		return
+	}
+	if c.reset {
+		c.setReset()
+	}
+	nc := lowest(c.nc)
+	c.host.Go(func() { nc.Close() })
+}
+
+// watchForeign has a net.Conn closed in d from now, and then again and again, if it
+// is still used and nothing is left to be written. The caller holds the lock.
+func (c *Conn) watchForeign(d time.Duration) {
+	switch {
+	case c.finished:
+	case c.slow.guard == nil:
+		c.slow.guard = time.AfterFunc(d, c.guard)
+	default:
+		c.slow.guard.Reset(d)
+	}
+	c.slow.idle = 0
+}
+
+// guard ends a Read or a Write that a deadline should have ended.
+func (c *Conn) guard() {
+	c.Lock()
+	defer c.Unlock()
+	switch b := c.blocked; {
+	case c.finished:
+		return
+	case b != nil && !c.cut:
+		if c.stall <= 0 || time.Since(b.since) < c.stall {
+			break
+		}
+		c.hangUp()
+	case !c.closing && !c.cut && !c.sec.ended():
+		return // it is armed again when it is needed
+	default:
+		// Lingering takes as long as two ticks.
+		if c.slow.idle++; c.slow.idle > 2 || c.cut || c.isDeaf() {
+			c.hangUp()
+		}
+	}
+	c.slow.guard.Reset(deafAfter)
+}
+
+// isDeaf reports whether the goroutine is where a read deadline in the past should
+// have taken it out of.
+func (c *Conn) isDeaf() bool {
+	c.pokeMu.Lock()
+	defer c.pokeMu.Unlock()
+	return c.poked
+}
+
+// ended reports whether a handshake was ended.
+func (s *secure) ended() bool { return s != nil && s.stopped.Load() }
+
+func (c *Conn) stopGuard() {
+	if c.slow != nil && c.slow.guard != nil {
+		c.slow.guard.Stop()
+	}
+}

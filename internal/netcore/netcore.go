@@ -1,0 +1,258 @@
+// Package netcore moves the bytes of one connection: a TCP or unix socket, TLS on
+// top of either, or any net.Conn. It knows no event loop and no protocol.
+//
+// Up to three parties work on a connection:
+//
+//   - its goroutine, the only one that reads, performs handshakes, and closes the
+//     descriptor, so that no other party ever uses a descriptor that is closed.
+//     While it waits for the peer it holds no buffer;
+//   - a writer, which hands output to the kernel. It is a job of a pool that never
+//     waits. When the kernel takes no more, a goroutine of its own, which may wait,
+//     takes over until all is written. There is never more than one writer;
+//   - anybody else, who appends output, leaves orders, and calls Wake.
+//
+// A connection is pulled from: its goroutine calls Read, which waits until there is
+// input or until Wake. What the caller does with the input, parse it on the spot or
+// hand it to another goroutine, is its own affair.
+package netcore
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/onloop/eventloop/internal/sockio"
+	"github.com/onloop/eventloop/internal/writers"
+)
+
+// A Host is what connections need of their surroundings.
+type Host interface {
+	// Go runs f on a goroutine that the host waits for at its end.
+	Go(f func())
+
+	// Queue has the Flush of job called soon, by a goroutine that must not be made
+	// to wait. Queue itself never waits.
+	Queue(job writers.Job)
+
+	// Recovered turns what a panic of foreign code left into an error; nil means
+	// that the code called runtime.Goexit.
+	Recovered(v any) error
+}
+
+// A User is what a connection belongs to. It is told how output fares.
+type User interface {
+	// Sent is called by the writer, with the lock held, when the kernel has taken n
+	// bytes of the user's output; all says that nothing is left to write. It reports
+	// whether Report is to be called.
+	Sent(n int, all bool) (report bool)
+
+	// Report is called by the writer after Sent asked for it, without the lock. The
+	// connection counts as being written meanwhile, so it cannot be closed.
+	Report()
+
+	// WriteFailed is called by the writer, once and without the lock, when output
+	// cannot be written. What is left of it is dropped.
+	WriteFailed(err error)
+}
+
+// Errors of Read, Watch and Handshake.
+var (
+	// ErrWoken is returned to the connection's goroutine after Wake.
+	ErrWoken = errors.New("netcore: woken")
+
+	// ErrTruncated says that a TLS peer ended the connection without close_notify,
+	// so bytes may be missing (RFC 8446, section 6.1).
+	ErrTruncated error = truncated{}
+
+	// ErrFlood says that a TLS peer caused output of TLS itself, by KeyUpdates for
+	// example, and did not read it.
+	ErrFlood = errors.New("tls: the peer asks for replies and does not read them")
+)
+
+// outputState is what a writer is doing.
+type outputState uint8
+
+const (
+	outputIdle    outputState = iota // nothing to do, or nothing may be done
+	outputQueued                     // a job waits in the pool
+	outputWriting                    // a writer of the pool has it
+	outputBlocked                    // so has a goroutine that may wait
+)
+
+// A Conn is a connection. Init comes first, then Attach when there is something to
+// be attached to. Its lock guards its output and may guard state of its user, too:
+// methods that say so expect the caller to hold it, others take it themselves.
+type Conn struct {
+	sync.Mutex
+	host Host
+	user User
+	run  *runner
+
+	// Set by Attach, before anything is read or written.
+	nc net.Conn
+	rc syscall.RawConn // nil: nc is no socket of package net
+	fd int32           // the descriptor, for writers, if nobody else can close it; or -1
+
+	place  atomic.Uint32 // where the goroutine is
+	woken  atomic.Bool   // Wake was called since the goroutine last heard of it
+	pokeMu sync.Mutex
+	poked  bool // a read deadline in the past is set. Guarded by pokeMu
+	deaf   bool // read deadlines have no effect. Guarded by pokeMu
+
+	// Guarded by the lock.
+	output   outputState
+	up       bool // Open was called: the user's output may be sent
+	paused   bool // PauseOutput
+	cut      bool // output is discarded
+	reset    bool // and the peer is to see a reset
+	ending   bool // EndOutput was called
+	ended    bool // and carried out
+	shut     bool // the socket's own side is shut down
+	closing  bool // Closing was called
+	finished bool // the goroutine is done with the connection
+	bounded  bool // nc has a write deadline
+
+	out     sockio.Queue // bytes for the wire
+	clear   int          // how many at its head are the user's own, not of TLS
+	stall   time.Duration
+	lost    int64 // bytes of the user's output that were dropped
+	werr    error // why writing failed
+	sec     *secure
+	blocked *blockedWriter // of the writer in the state outputBlocked
+	slow    *slowPath
+}
+
+// A runner is what only a connection with a goroutine needs.
+type runner struct {
+	c    *Conn
+	wake chan struct{} // one slot
+	try  func(fd uintptr) bool
+
+	// Of the connection's goroutine.
+	deadline time.Time // for reading
+	tls      *tls.Conn
+	sec      *secure
+	watch    bool // try is to look for a failure, not to read
+	size     int  // of the next read
+	buf      *sockio.Buffer
+	err      error
+}
+
+// A slowPath is what only connections need that are not wholly ours.
+type slowPath struct {
+	guard *time.Timer             // ends what deadlines do not
+	idle  int                     // ticks of the guard without output
+	space [sockio.MaxViews][]byte // for rawWrite
+	views int
+	n     int
+	errno syscall.Errno
+	write func(fd uintptr) bool
+}
+
+// Init prepares a connection, for output that is to be sent once it is up.
+func (c *Conn) Init(host Host, user User) {
+	r := &runner{c: c, wake: make(chan struct{}, 1)}
+	r.try = r.tryFD
+	c.host, c.user, c.run, c.fd = host, user, r, -1
+}
+
+// Attach gives the connection what it is to move bytes with. ours says that nobody
+// else can close nc, so that its descriptor may be written to without asking.
+func (c *Conn) Attach(nc net.Conn, ours bool) {
+	c.Lock()
+	defer c.Unlock()
+	c.nc = nc
+	rc, ok := sockio.Descriptor(nc)
+	switch {
+	case !ok:
+		c.slow = &slowPath{}
+	case ours:
+		c.rc = rc
+		rc.Control(func(fd uintptr) { c.fd = int32(fd) })
+	default:
+		c.rc = rc
+		c.slow = newSlowPath()
+	}
+	c.start() // of TLS: the user's own output waits for Open
+}
+
+// Open lets the user's output go: after Attach, or with TLS after Handshake.
+func (c *Conn) Open() {
+	c.Lock()
+	defer c.Unlock()
+	c.up = true
+	if c.sec != nil {
+		c.sec.tls = c.run.tls
+	}
+	c.start()
+}
+
+// NetConn returns what was attached, or nil. The caller holds the lock.
+func (c *Conn) NetConn() net.Conn { return c.nc }
+
+// Raw reports whether reads and writes go to the descriptor. Only then are resets
+// noticed while nothing is read, and acknowledgements known.
+func (c *Conn) Raw() bool { return c.rc != nil }
+
+// TLS returns the TLS connection once the handshake is done, or nil. The caller
+// holds the lock.
+func (c *Conn) TLS() *tls.Conn {
+	if c.sec != nil {
+		return c.sec.tls
+	}
+	t, _ := c.nc.(*tls.Conn)
+	return t
+}
+
+// CanEndOutput reports whether the connection has a half-close. The caller holds
+// the lock.
+func (c *Conn) CanEndOutput() bool {
+	_, ok := c.nc.(closeWriter)
+	return ok || c.sec != nil
+}
+
+type closeWriter interface{ CloseWrite() error }
+
+// control calls f with the descriptor, and reports whether it could.
+func (c *Conn) control(f func(fd uintptr)) bool {
+	return c.rc != nil && c.rc.Control(f) == nil
+}
+
+// HasInput reports whether something is there to be read: bytes, an end or an
+// error. It is false if that cannot be told.
+func (c *Conn) HasInput() (has bool) {
+	c.control(func(fd uintptr) { has = !sockio.Quiet(fd) })
+	return has
+}
+
+// LastHeard returns when bytes last arrived below TLS; the zero time without TLS.
+// The caller holds the lock.
+func (c *Conn) LastHeard() time.Time {
+	if c.sec == nil {
+		return time.Time{}
+	}
+	return epoch.Add(time.Duration(c.sec.heard.Load()))
+}
+
+var epoch = time.Now()
+
+var (
+	longAgo    = time.Unix(1, 0)
+	noDeadline time.Time
+)
+
+// isTimeout reports whether err is that of a deadline. ETIMEDOUT is not: the peer
+// is gone.
+func isTimeout(err error) bool {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return true
+	}
+	var errno syscall.Errno
+	var ne net.Error
+	return !errors.As(err, &errno) && errors.As(err, &ne) && ne.Timeout()
+}

@@ -1,0 +1,299 @@
+package netcore
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/onloop/eventloop/internal/sockio"
+)
+
+// A secure is TLS on a connection: the net.Conn below crypto/tls, and the user's
+// output that waits to be encrypted.
+//
+// crypto/tls writes from Read, too: alerts and replies to KeyUpdates, while it holds
+// the lock that its Write needs. So Write of this net.Conn never waits. It appends
+// to the output of the connection, and no peer can keep a reader, or the end of a
+// connection, waiting for it. The writer encrypts only what it can write next.
+type secure struct {
+	c        *Conn
+	mayBlock bool // Write may wait for a renegotiation
+
+	// Guarded by the lock of the connection.
+	app     sockio.Queue // output to be encrypted
+	sealed  int          // how much of it is encrypted and in Conn.out
+	shaking bool         // in a handshake
+	tls     *tls.Conn    // set by Open
+
+	heard   atomic.Int64 // when bytes last arrived, since epoch
+	flooded atomic.Bool
+	stopped atomic.Bool // Close was called, in a handshake
+	bare    atomic.Bool // after Release: a plain net.Conn
+
+	// Of the connection's goroutine.
+	early   []byte // what had been read before TLS
+	trying  bool   // Read is called within the poller's call of tryFD
+	fd      uintptr
+	sawEnd  bool  // of the connection below
+	timeout error // that errAgain stands for
+}
+
+// Secure begins TLS: what was appended to Queue before is still sent in the clear,
+// what is appended from now on waits for Handshake and Open. The caller holds the
+// lock.
+func (c *Conn) Secure() {
+	c.sec = &secure{c: c, shaking: true}
+	c.paused = false
+	c.start()
+}
+
+// Secured reports whether Secure was called. The caller holds the lock.
+func (c *Conn) Secured() bool { return c.sec != nil }
+
+// Handshake performs the handshake of TLS after Secure. early is what was read
+// already. When ctx ends the handshake does, too. The callbacks of conf run on a
+// goroutine of their own: they may panic or call runtime.Goexit, and a handshake
+// needs a deep stack, which a goroutine keeps. With a nil conf the handshake is that
+// of the *tls.Conn that was attached.
+//
+// Call Open afterwards. After a failure the alert is among the output.
+func (c *Conn) Handshake(ctx context.Context, conf *tls.Config, client bool, early []byte) error {
+	r, s := c.run, c.sec
+	var t *tls.Conn
+	switch {
+	case conf == nil:
+		t = c.nc.(*tls.Conn)
+	case client:
+		t = tls.Client(s, conf)
+		s.mayBlock = conf.Renegotiation != tls.RenegotiateNever
+	default:
+		t = tls.Server(s, conf)
+	}
+	if s != nil {
+		s.early = early
+	}
+	done := make(chan error, 1)
+	c.host.Go(func() {
+		err := c.host.Recovered(nil) // unless HandshakeContext returns
+		defer func() {
+			if v := recover(); v != nil {
+				err = c.host.Recovered(v)
+			}
+			done <- err
+		}()
+		err = t.HandshakeContext(ctx)
+	})
+	err := <-done
+	if s == nil {
+		return err
+	}
+	c.calm() // after Close
+	c.Lock()
+	s.shaking = false
+	c.Unlock()
+	if err == nil {
+		r.tls, r.sec = t, s
+	}
+	return err
+}
+
+// readTLS is Read of TLS. A panic of a callback of the tls.Config is an error.
+func (r *runner) readTLS(p []byte) (n int, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			n, err = 0, r.c.host.Recovered(v)
+		}
+	}()
+	n, err = r.tls.Read(p)
+	if err == io.EOF && r.sec.sawEnd {
+		err = ErrTruncated // crypto/tls takes an end between two records for a proper one
+	}
+	return n, err
+}
+
+// maxSeal is how much the writer encrypts at a time.
+const maxSeal = 64 << 10
+
+// seal encrypts the next piece of output. The caller holds the connection's lock,
+// which is released meanwhile.
+func (s *secure) seal() {
+	c := s.c
+	var space [sockio.MaxViews][]byte
+	views := space[:s.app.Views(space[:])]
+	c.Unlock()
+	n, err := 0, error(nil)
+	for _, v := range views {
+		if n >= maxSeal || err != nil {
+			break
+		}
+		var m int
+		m, err = s.write(v[:min(len(v), maxSeal-n)])
+		n += m
+	}
+	c.Lock()
+	s.app.Advance(n)
+	s.sealed += n
+	if err != nil {
+		c.failed(err)
+	}
+}
+
+// write encrypts p. A panic of a callback of the tls.Config is an error.
+func (s *secure) write(p []byte) (n int, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			n, err = 0, s.c.host.Recovered(v)
+		}
+	}()
+	return s.tls.Write(p)
+}
+
+// errAgain says that nothing is there. crypto/tls can go on after it because it is
+// temporary.
+var errAgain error = again{}
+
+type again struct{}
+
+func (again) Error() string   { return "netcore: nothing to read" }
+func (again) Timeout() bool   { return true }
+func (again) Temporary() bool { return true }
+
+type truncated struct{}
+
+func (truncated) Error() string { return "tls: the connection ended without close_notify" }
+func (truncated) Unwrap() error { return io.ErrUnexpectedEOF }
+
+// Read gives crypto/tls what arrives.
+func (s *secure) Read(p []byte) (int, error) {
+	if len(s.early) > 0 {
+		n := copy(p, s.early)
+		s.early = s.early[n:]
+		return n, nil
+	}
+	n, err := s.readBelow(p)
+	switch {
+	case s.flooded.Load():
+		return 0, ErrFlood
+	case n > 0:
+		s.heard.Store(int64(time.Since(epoch)))
+		return n, nil
+	case err == io.EOF:
+		s.sawEnd = true
+	case s.bare.Load():
+	case s.stopped.Load() && isTimeout(err):
+		return 0, net.ErrClosed
+	case isTimeout(err):
+		s.timeout = err
+		return 0, errAgain
+	}
+	return n, err
+}
+
+func (s *secure) readBelow(p []byte) (int, error) {
+	c := s.c
+	if c.rc == nil {
+		return c.foreignRead(p)
+	}
+	if s.trying {
+		n, errno := readFD(s.fd, p)
+		switch {
+		case errno == syscall.EAGAIN:
+			return 0, errAgain
+		case errno != 0:
+			return 0, errno
+		case n == 0:
+			return 0, c.endOf(s.fd)
+		}
+		return n, nil
+	}
+	n, end := 0, error(nil)
+	err := c.rc.Read(func(fd uintptr) bool {
+		var errno syscall.Errno
+		n, errno = readFD(fd, p)
+		switch {
+		case errno == syscall.EAGAIN:
+			return false
+		case errno != 0:
+			end = errno
+		case n == 0:
+			end = c.endOf(fd)
+		}
+		return true
+	})
+	if err == nil {
+		err = end
+	}
+	return n, err
+}
+
+// maxReplies bounds the output that Read of crypto/tls may cause: a peer that sends
+// KeyUpdates and never reads would fill the memory.
+const maxReplies = 64 << 10
+
+// Write appends what crypto/tls writes to the output of the connection.
+func (s *secure) Write(p []byte) (int, error) {
+	c := s.c
+	if s.bare.Load() {
+		return c.nc.Write(p)
+	}
+	c.Lock()
+	defer c.Unlock()
+	switch {
+	case c.cut:
+		return 0, net.ErrClosed
+	case c.werr != nil:
+		return 0, c.werr
+	case !s.shaking && c.out.Len()+len(p) > 2*maxSeal+maxReplies: // a record has overhead
+		s.flooded.Store(true)
+		return 0, ErrFlood
+	}
+	c.out.Append(p)
+	c.start()
+	return len(p), nil
+}
+
+// Close is called by crypto/tls when the context of a handshake ends.
+func (s *secure) Close() error {
+	c := s.c
+	if s.bare.Load() {
+		return c.nc.Close()
+	}
+	s.stopped.Store(true)
+	c.poke(true)
+	c.Lock()
+	defer c.Unlock()
+	c.hangUpIfDeaf()
+	if c.slow != nil && c.rc == nil {
+		c.watchForeign(deafAfter)
+	}
+	return nil
+}
+
+func (s *secure) LocalAddr() net.Addr  { return s.c.nc.LocalAddr() }
+func (s *secure) RemoteAddr() net.Addr { return s.c.nc.RemoteAddr() }
+
+func (s *secure) SetDeadline(t time.Time) error {
+	return errors.Join(s.SetReadDeadline(t), s.SetWriteDeadline(t))
+}
+
+// The deadlines of crypto/tls, for close_notify, are of no use where Write never
+// waits.
+
+func (s *secure) SetReadDeadline(t time.Time) error {
+	if s.bare.Load() {
+		return s.c.nc.SetReadDeadline(t)
+	}
+	return nil
+}
+
+func (s *secure) SetWriteDeadline(t time.Time) error {
+	if s.bare.Load() {
+		return s.c.nc.SetWriteDeadline(t)
+	}
+	return nil
+}
