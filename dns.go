@@ -350,7 +350,8 @@ func (c *ResolverConfig) internal(l *Loop) resolver.Config {
 		CacheMaxTTL:         c.CacheMaxTTL,
 		CacheMaxNegativeTTL: c.CacheMaxNegativeTTL,
 		TLS:                 c.TLS,
-		Dial:                c.Dial,
+		Dial:                l.guardDial(c.Dial),
+		Guard:               l.guardLookup,
 		Logger:              l.logger(),
 	}
 }

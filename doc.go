@@ -143,8 +143,10 @@
 // of the operation, else of Config.EventHandler, and the loop goes on; a
 // connection whose callback panicked is closed. A panic in an event callback is
 // not caught again: it ends the loop. A panic in a function of [Work] is always
-// the error of its future. [runtime.Goexit] in a callback, which t.FailNow calls
-// in tests, still closes everything.
+// the error of its future, and so is one in Dial, Proxy or BodyReader of an HTTP
+// request. [runtime.Goexit] in a callback, which t.FailNow calls in tests, still
+// closes everything. In code that the loop calls on other goroutines, such as the
+// methods of an adopted net.Conn, it is an error of the operation.
 //
 // # Tasks
 //

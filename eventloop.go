@@ -38,6 +38,11 @@ type Config struct {
 	// goes to the event callback of the operation, else to EventHandler, and the
 	// loop goes on (catch-app-errors). By default a panic closes everything that
 	// the loop has, and leaves Run as a *PanicError.
+	//
+	// The same holds for code that the loop calls on other goroutines: methods of
+	// a net.Conn or net.Listener that it was given, callbacks of a tls.Config,
+	// ResolverConfig.Dial. While the loop is being stopped no event callback of an
+	// operation runs any more, so a panic goes to EventHandler then.
 	CatchPanics bool
 
 	// Logger receives what no callback takes: failures that nobody asked about,
@@ -103,6 +108,7 @@ type Loop struct {
 	handles  handleList
 	exits    []func()
 	unasked  map[*unasked]struct{}
+	strays   []func() // see stray
 
 	// Statistics, guarded by mu as well: the dispatcher has it anyway when they
 	// change.
@@ -129,6 +135,7 @@ type Loop struct {
 	together     int           // turns since the dispatcher stepped aside
 	turned       time.Duration // when the last turn began; written with mu held
 	lag          histogram.Histogram
+	lastPanic    *PanicError // see tookPanic
 }
 
 type loopState uint8

@@ -218,8 +218,7 @@ func IsInfo(err error) bool {
 }
 
 func isPanic(err error) bool {
-	var pe *PanicError
-	return errors.As(err, &pe)
+	return panicIn(err) != nil
 }
 
 // Errno returns the number of the system error that err carries, or -1 if it

@@ -304,6 +304,9 @@ func (c *httpCall) finish(res *HTTPResponse, err error) {
 		c.releaseCtx()
 	}
 	if err != nil {
+		if isUncaught(err) && c.loop.ended.Load() {
+			c.loop.strayEvent(err) // the future does not tell any more
+		}
 		err = c.failure(err)
 		res = nil
 	}
@@ -371,8 +374,7 @@ func (c *httpCall) closeBody() {
 	if closer, ok := body.(io.Closer); ok {
 		defer func() {
 			if v := recover(); v != nil { // the request has its result already
-				pe := newPanicError(v)
-				c.client.loop.Post(func() { c.client.loop.event(pe, false) })
+				c.client.loop.strayEvent(newPanicError(v))
 			}
 		}()
 		closer.Close()
@@ -704,7 +706,7 @@ func (x *httpExchange) response(redirects int) *HTTPResponse {
 		RemoteAddr: x.conn.NetConn().RemoteAddr(),
 		Timing:     x.times,
 	}
-	if tc, ok := x.conn.NetConn().(interface{ ConnectionState() tls.ConnectionState }); ok {
+	if tc, ok := unguarded(x.conn.NetConn()).(interface{ ConnectionState() tls.ConnectionState }); ok {
 		state := tc.ConnectionState()
 		res.TLS = &state
 	}

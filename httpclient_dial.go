@@ -101,8 +101,12 @@ func (c *httpCall) connect(ctx context.Context, r *httpRoute, times *HTTPTiming)
 	}
 	var lookup lookupTime
 	nc, err := dial(context.WithValue(ctx, lookupTimeKey{}, &lookup), r.network, r.addr)
-	if err == nil && nc == nil {
-		err = fmt.Errorf("Dial returned neither a connection nor an error")
+	switch {
+	case err != nil:
+	case nc == nil:
+		err = fmt.Errorf("Dial returned %w", errNoConn)
+	default:
+		nc = guardConn(nc, c.client.loop.connPanicked)
 	}
 	if err != nil && r.proxy != nil {
 		err = fmt.Errorf("proxy: %w", err)

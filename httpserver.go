@@ -213,7 +213,8 @@ func (l *Loop) ServeHTTP(ln net.Listener, h func(r *HTTPRequest), cfg *HTTPServe
 		conns:   make(map[*httpConn]struct{}),
 		perIP:   make(map[netip.Addr]int),
 	}
-	s.acceptor.init(s, ln, s.cfg.MaxConns)
+	s.loop = l // for panicked
+	s.acceptor.init(s, guardListener(ln, s.panicked), s.cfg.MaxConns)
 	if err := l.register(&s.handle, s, kindHTTPServer, false); err != nil {
 		ln.Close()
 		return nil, err
@@ -430,8 +431,16 @@ func (t *httpServerGoneTask) run() {
 	s.loop.unregister(&s.handle)
 }
 
+// panicked reports a panic of a foreign listener outside Accept.
+func (s *HTTPServer) panicked(op string, err error) {
+	s.loop.stray(func() { httpAcceptErrTask{s, &OpError{Op: op, Err: err}}.run() })
+}
+
 func (t httpAcceptErrTask) run() {
 	s, l := t.s, t.s.loop
+	if l.tookPanic(t.err, s.closing.Load()) {
+		return
+	}
 	l.count.errors.Add(1)
 	switch f := s.cfg.OnAcceptError; {
 	case l.ended.Load():
@@ -447,14 +456,14 @@ func (t httpErrTask) run() { t.s.event(t.err) }
 // event delivers what went wrong with a connection or a request. On the loop.
 func (s *HTTPServer) event(err error) {
 	l := s.loop
+	if l.tookPanic(err, false) {
+		return
+	}
 	if !IsInfo(err) {
 		l.count.errors.Add(1)
 	}
-	var pe *PanicError
 	switch f := s.cfg.OnEvent; {
 	case l.ended.Load():
-	case !l.cfg.CatchPanics && errors.As(err, &pe):
-		l.stopPanic(pe) // of a callback of tls.Config
 	case f != nil:
 		l.callEvent(func() { f(s, err) })
 	default:

@@ -73,7 +73,9 @@ const (
 func (c *httpConn) is(bits uint32) bool { return c.state.Load()&bits == bits }
 
 func newHTTPConn(s *HTTPServer, nc net.Conn) *httpConn {
-	c := &httpConn{s: s, nc: nc, fd: -1, remote: nc.RemoteAddr(), back: make(chan struct{}, 1)}
+	c := &httpConn{s: s, fd: -1, back: make(chan struct{}, 1)}
+	nc = guardConn(nc, c.panicked)
+	c.nc, c.remote = nc, nc.RemoteAddr()
 	c.ip = addrIP(c.remote)
 	c.deaf = nc.SetDeadline(noDeadline) != nil
 	if s.cfg.TLS == nil {
@@ -113,8 +115,11 @@ func pastDeadline(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded
 // serve is the connection's goroutine.
 func (c *httpConn) serve() {
 	defer c.s.loop.wg.Done()
-	goesOn := false
-	defer func() { // a callback of tls.Config may call runtime.Goexit
+	goesOn, returned := false, false
+	defer func() {
+		if !returned && c.up { // foreign code called Goexit; handshake reports its own
+			c.panicked("serve", errGoexit)
+		}
 		if !goesOn {
 			c.over()
 		}
@@ -123,6 +128,7 @@ func (c *httpConn) serve() {
 		c.up = true
 		goesOn = c.serveRequests()
 	}
+	returned = true
 }
 
 // serveRequests serves until no request will come, or until another goroutine goes
@@ -151,11 +157,11 @@ const dozeAfter = time.Second
 
 // over is the end of the connection.
 func (c *httpConn) over() {
+	defer c.s.remove(c)
+	defer c.discard()
 	if c.nc != nil {
 		c.close()
 	}
-	c.discard()
-	c.s.remove(c)
 }
 
 // handshake makes the connection one of TLS if it is to be. The callbacks of a
@@ -191,6 +197,16 @@ func (c *httpConn) handshake() (ok bool) {
 	return true
 }
 
+// readGuarded reads from a connection that is no socket. Callbacks of a tls.Config
+// may run in it.
+func (c *httpConn) readGuarded(p []byte) (n int, err error) {
+	n, err = guardedRead(c.nc, p)
+	if isUncaught(err) {
+		c.panicked("read", err)
+	}
+	return n, err
+}
+
 // setDeadline sets both deadlines, unless the connection was cut.
 func (c *httpConn) setDeadline(t time.Time) {
 	c.mu.Lock()
@@ -202,9 +218,17 @@ func (c *httpConn) setDeadline(t time.Time) {
 
 // report delivers what went wrong, unless the server is the reason.
 func (c *httpConn) report(op string, err error) {
-	if !c.is(connGone) {
+	if isUncaught(err) {
+		c.panicked(op, err)
+	} else if !c.is(connGone) {
 		c.s.loop.send(httpErrTask{c.s, c.opError(op, err)})
 	}
+}
+
+// panicked reports a panic of foreign code that was called for c.
+func (c *httpConn) panicked(op string, err error) {
+	err = c.opError(op, err)
+	c.s.loop.stray(func() { c.s.event(err) })
 }
 
 func (c *httpConn) opError(op string, err error) error {
@@ -537,7 +561,7 @@ func (src *httpSource) Read(p []byte) (n int, err error) {
 		p[0] = c.first[0]
 		n = 1
 	case c.rc == nil:
-		n, err = c.nc.Read(p)
+		n, err = c.readGuarded(p)
 	default:
 		var errno syscall.Errno
 		n, errno = sockio.ReadFD(c.readFD, p)
@@ -873,7 +897,7 @@ func (c *httpConn) writeThrough() error {
 	var views [1][]byte
 	c.out.Views(views[:])
 	c.setWriteDeadline(deadlineAt(after(c.s.cfg.WriteTimeout)))
-	n, err := c.nc.Write(views[0][:min(len(views[0]), 16<<10)])
+	n, err := guardedWrite(c.nc, views[0][:min(len(views[0]), 16<<10)])
 	c.out.Advance(n)
 	return err
 }
@@ -932,7 +956,7 @@ func (c *httpConn) readInto(p []byte) (int, error) {
 	if c.rc != nil {
 		return sockio.ReadWait(c.rc, p)
 	}
-	return c.nc.Read(p)
+	return c.readGuarded(p)
 }
 
 // maxLinger is how much input is thrown away for the sake of the last answer.

@@ -241,7 +241,7 @@ func TestAPanicInTheLoggerLeavesRun(t *testing.T) {
 
 // writeAndClose connects to addr, writes what, and closes the connection when the
 // peer has.
-func writeAndClose(t *testing.T, addr, what string) {
+func writeAndClose(t testing.TB, addr, what string) {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)

@@ -172,6 +172,9 @@ func (t *Task) end() {
 func (t *Task) settle() {
 	l := t.loop
 	switch {
+	case t.panicked != nil && l.ended.Load():
+		l.panicEvent(t.panicked, nil) // its future is not asked any more
+		t.result.finish(futureClosed, struct{}{}, t.panicked)
 	case t.panicked != nil && !l.cfg.CatchPanics:
 		l.stopPanic(t.panicked)
 		t.result.finish(futureClosed, struct{}{}, t.panicked) // reported by Run

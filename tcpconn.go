@@ -992,7 +992,7 @@ func (c *Conn) SyscallConn() (syscall.RawConn, error) {
 	if closing || nc == nil {
 		return nil, net.ErrClosed
 	}
-	sc, ok := nc.(syscall.Conn)
+	sc, ok := unguarded(nc).(syscall.Conn)
 	if !ok {
 		return nil, errUnsupported
 	}

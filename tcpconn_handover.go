@@ -244,14 +244,15 @@ func (c *Conn) handOut(f *Future[net.Conn], rest *sockio.Buffer) {
 		f.fail(c.endReason())
 		return
 	}
+	nc = unguarded(nc)
 	if c.readErr != io.EOF { // which can be read again
 		p.err = c.readErr
 	}
 	if p.rest != nil || p.err != nil {
 		p.Conn, nc = nc, p
 	}
-	if !f.resolveInCustody(nc, func(nc net.Conn) { nc.Close() }) {
-		nc.Close()
+	if !f.resolveInCustody(nc, c.loop.closeConn) {
+		c.loop.closeConn(nc)
 		f.fail(ErrLoopClosed)
 	}
 }

@@ -72,6 +72,7 @@ func clientTLS(conf *tls.Config, address string) *tls.Config {
 // says that nobody else has nc.
 func (c *Conn) handshakeAndServe(nc net.Conn, conf *tls.Config, client, direct bool) {
 	defer c.loop.wg.Done()
+	nc = guardConn(unguarded(nc), c.panicked)
 	if !direct {
 		nc.SetDeadline(noDeadline) // of its life before
 	}
@@ -183,6 +184,18 @@ func (c *Conn) attach(nc net.Conn, direct bool, flags connFlags) {
 
 // serve is the connection's goroutine.
 func (c *Conn) serve() {
+	over := false
+	defer func() {
+		if over {
+			c.loop.wg.Done()
+			return
+		}
+		// Foreign code called Goexit: the connection goes on, to its end, elsewhere.
+		if c.readErr == nil {
+			c.readErr = errGoexit
+		}
+		go c.serve()
+	}()
 	ended := false
 	for {
 		// Looked at before the order: Close may owe what waits for StartTLS.
@@ -200,12 +213,20 @@ func (c *Conn) serve() {
 		}
 	}
 	c.finish()
-	c.loop.wg.Done()
+	over = true
+}
+
+// panicked reports a panic of foreign code that was called for c.
+func (c *Conn) panicked(op string, err error) {
+	c.loop.stray(func() { c.fail(c.opError(op, err)) })
 }
 
 // read hands over what arrives until reading ends, which it reports, or until
 // there is an order: to quit or to upgrade.
 func (c *Conn) read() (ended bool) {
+	if c.readErr != nil {
+		return true // see serve
+	}
 	var err error
 	if c.rc != nil {
 		err = c.rc.Read(c.readable)
@@ -282,7 +303,7 @@ func (c *Conn) early(b *sockio.Buffer, n int) bool {
 func (c *Conn) readConn() error {
 	for c.mayRead() {
 		b := sockio.GetBuffer(c.nextRead())
-		n, err := c.nc.Read(c.room(b))
+		n, err := guardedRead(c.nc, c.room(b))
 		if n > 0 {
 			if c.early(b, n) {
 				return nil
@@ -462,6 +483,17 @@ func (c *Conn) block() {
 
 // writeBlocking writes until nothing is left. It runs on a goroutine of its own.
 func (c *Conn) writeBlocking() {
+	over := false
+	defer func() {
+		if !over { // foreign code called Goexit
+			c.loop.wg.Go(func() { c.writeFailed(errGoexit) })
+		}
+	}()
+	c.writeAll()
+	over = true
+}
+
+func (c *Conn) writeAll() {
 	var space [sockio.MaxViews][]byte
 	for {
 		views := c.views(space[:])
@@ -515,7 +547,7 @@ func (c *Conn) unbound() {
 func (c *Conn) writeSome(views [][]byte) (n int, err error) {
 	if c.rc == nil {
 		// A piece at a time, so that the deadline is that of a piece.
-		return c.nc.Write(views[0][:min(len(views[0]), 16<<10)])
+		return guardedWrite(c.nc, views[0][:min(len(views[0]), 16<<10)])
 	}
 	var errno syscall.Errno
 	err = c.rc.Write(func(fd uintptr) bool {
@@ -672,6 +704,9 @@ func (c *Conn) stopWriting() {
 // it failed then.
 func (c *Conn) writeFailed(err error) {
 	err = c.opError("write", err)
+	if isUncaught(err) {
+		c.panicked("write", err) // also where writing has been cut
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.flags.has(flagCut) {
@@ -771,7 +806,11 @@ func (c *Conn) readInto(p []byte) (int, error) {
 	if c.rc != nil {
 		return sockio.ReadWait(c.rc, p)
 	}
-	return c.nc.Read(p)
+	n, err := guardedRead(c.nc, p)
+	if isUncaught(err) {
+		c.panicked("read", err)
+	}
+	return n, err
 }
 
 // cutNow reports whether Abort or the end of the loop wants no lingering. It is
@@ -952,6 +991,7 @@ func (c *Conn) deliverEnd() {
 	}
 	c.mu.Unlock()
 	if c.quit.Load() || c.failed {
+		c.loop.tookPanic(err, true)
 		return
 	}
 	if err != io.EOF {
@@ -1023,6 +1063,7 @@ func (c *Conn) fail(err error) { c.failBy(err, flagCut|flagReset) }
 // failBy is fail that closes the connection as how says.
 func (c *Conn) failBy(err error, how connFlags) {
 	if c.failed || c.quit.Load() {
+		c.loop.tookPanic(err, true)
 		return
 	}
 	c.failed = true
@@ -1037,15 +1078,13 @@ func (c *Conn) failBy(err error, how connFlags) {
 
 // event tells OnEvent, who asked for a future, or the default handler.
 func (c *Conn) event(err error) {
+	if c.loop.tookPanic(err, false) {
+		return
+	}
 	if !IsInfo(err) {
 		c.loop.count.errors.Add(1)
 	}
 	if c.loop.ended.Load() {
-		return
-	}
-	var pe *PanicError
-	if !c.loop.cfg.CatchPanics && errors.As(err, &pe) {
-		c.loop.stopPanic(pe) // of a callback of tls.Config
 		return
 	}
 	if f := c.cfg.Load().OnEvent; f != nil {
@@ -1182,6 +1221,7 @@ func (c *Conn) dialFailed() {
 	}
 	c.mu.Unlock()
 	if closing {
+		c.loop.tookPanic(c.readErr, true)
 		return
 	}
 	c.failed = true

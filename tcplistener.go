@@ -198,7 +198,8 @@ func duplicate(ln net.Listener) (net.Listener, error) {
 
 func (lc *ListenConfig) serve(l *Loop, nl net.Listener, cfg *ConnConfig) (*Listener, error) {
 	ln := &Listener{cfg: *lc, conn: cfg.withDefaults(), ours: ours(nl)}
-	ln.acceptor.init(ln, nl, lc.MaxConns)
+	ln.loop = l // for panicked
+	ln.acceptor.init(ln, guardListener(nl, ln.panicked), lc.MaxConns)
 	if err := l.register(&ln.handle, ln, kindListener, false); err != nil {
 		return nil, err
 	}
@@ -245,7 +246,7 @@ func (ln *Listener) accepted(nc net.Conn) {
 	c, err := l.newConn(ln.conn, kindConnIn)
 	if err != nil {
 		l.count.dropped.Add(1)
-		nc.Close()
+		l.closeConn(nc)
 		return
 	}
 	ln.opened()
@@ -278,6 +279,11 @@ func setTCPOptions(nc net.Conn, cfg *ConnConfig) {
 	}
 }
 
+// panicked reports a panic of a foreign listener outside Accept.
+func (ln *Listener) panicked(op string, err error) {
+	ln.loop.stray(func() { acceptErrTask{ln, &OpError{Op: op, Err: err, Listener: ln}}.run() })
+}
+
 // acceptFailed reports a failure to accept.
 func (ln *Listener) acceptFailed(err error) {
 	a := ln.Addr()
@@ -290,8 +296,12 @@ func (ln *Listener) acceptEnded() { ln.loop.send((*listenerGoneTask)(ln)) }
 
 func (t acceptErrTask) run() {
 	ln, l := t.ln, t.ln.loop
+	over := l.ended.Load() || ln.stopped.Load()
+	if l.tookPanic(t.err, over) {
+		return
+	}
 	l.count.errors.Add(1)
-	if l.ended.Load() || ln.stopped.Load() {
+	if over {
 		return
 	}
 	if f := ln.cfg.OnAcceptError; f != nil {

@@ -68,6 +68,7 @@ func (l *Loop) closeAll() {
 	l.wg.Wait()
 	l.timer.Stop()
 	finished = true
+	l.runStrays()
 	l.flushUnasked()
 }
 

@@ -68,12 +68,12 @@ func dnsError(err error, name, server string) *net.DNSError {
 // pass (a network comes back), so they are temporary. They stay unwrappable,
 // so that errors.Is can find ECONNREFUSED in them.
 func socketError(e *net.DNSError, err error) {
+	e.UnwrapErr = err
 	var ne net.Error
 	if !errors.As(err, &ne) {
 		return
 	}
 	e.IsTemporary = true
-	e.UnwrapErr = err
 	if ne.Timeout() {
 		e.Err, e.IsTimeout = "i/o timeout", true
 	}

@@ -64,7 +64,7 @@ func (r *Resolver) try(ctx context.Context, s *settings, server, name string, qt
 	}
 	defer func() { <-r.slots }()
 
-	m, size, err := r.exchange(ctx, s, server, newQuestion(name, qtype, r.cfg.Use0x20))
+	m, size, err := r.guardedExchange(ctx, s, server, newQuestion(name, qtype, r.cfg.Use0x20))
 	var ttl time.Duration
 	var hasTTL bool
 	if err == nil {
@@ -86,6 +86,15 @@ func (r *Resolver) try(ctx context.Context, s *settings, server, name string, qt
 		ans.expires = ans.made.Add(ttl)
 	}
 	return ans
+}
+
+// guardedExchange is exchange under the guard of the configuration.
+func (r *Resolver) guardedExchange(ctx context.Context, s *settings, server string, q question) (m *dns.Msg, size int, err error) {
+	if r.cfg.Guard == nil || r.cfg.TLS == nil && r.cfg.Dial == nil {
+		return r.exchange(ctx, s, server, q)
+	}
+	err = r.cfg.Guard(func() (err error) { m, size, err = r.exchange(ctx, s, server, q); return err })
+	return m, size, err
 }
 
 // exchange sends q to server and returns the reply and its size. It falls back
@@ -269,9 +278,15 @@ func (r *Resolver) connect(ctx context.Context, network, server string) (net.Con
 		cfg.ServerName, _, _ = net.SplitHostPort(server)
 	}
 	tlsConn := tls.Client(conn, cfg)
+	ok := false
+	defer func() {
+		if !ok { // failed, or a callback of the tls.Config did not return
+			conn.Close()
+		}
+	}()
 	if err := tlsConn.HandshakeContext(ctx); err != nil {
-		conn.Close()
 		return nil, err
 	}
+	ok = true
 	return tlsConn, nil
 }

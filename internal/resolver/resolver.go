@@ -89,6 +89,12 @@ type Config struct {
 	// messages as over TCP. If nil, a [net.Dialer] connects.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
+	// Guard calls functions that may call code of the application, Dial, its
+	// connections and the callbacks of TLS, and returns their error. For one that
+	// panics, or exits the goroutine, it returns an error as well. If nil, they
+	// are called without it.
+	Guard func(f func() error) error
+
 	// Logger is told of mistakes in the configuration files, once for each
 	// version of a file. If nil, nobody is told.
 	Logger *slog.Logger

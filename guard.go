@@ -1,0 +1,366 @@
+package eventloop
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"reflect"
+	"sync/atomic"
+	"time"
+)
+
+// Code that is not ours may panic or call runtime.Goexit wherever it is called: in
+// Read of an adopted connection, in Accept of a listener, in Dial of a resolver.
+// guard and aside turn both into a *PanicError. What the loop does about that is
+// decided in one place, panicEvent.
+
+// guard calls f and returns its error. A panic in f is returned as a *PanicError.
+// Goexit ends the calling goroutine, so a goroutine that calls guard needs a
+// deferred function that ends its work, with errGoexit.
+func guard(f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = newPanicError(v)
+		}
+	}()
+	return f()
+}
+
+// aside is guard on a goroutine of its own, which Goexit may end. It costs about a
+// microsecond, so it is not for reading and writing.
+func aside(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		err := errGoexit // unless f returns
+		defer func() { done <- err }()
+		err = guard(f)
+	}()
+	return <-done
+}
+
+// guardedRead reads from nc, where callbacks of a tls.Config may run.
+func guardedRead(nc net.Conn, p []byte) (n int, err error) {
+	defer caughtInto(&err)
+	return nc.Read(p)
+}
+
+func guardedWrite(nc net.Conn, p []byte) (n int, err error) {
+	defer caughtInto(&err)
+	return nc.Write(p)
+}
+
+func caughtInto(err *error) {
+	if v := recover(); v != nil {
+		*err = newPanicError(v)
+	}
+}
+
+// isUncaught reports whether err is what guard or aside made of a panic or Goexit.
+func isUncaught(err error) bool { return isPanic(err) || errors.Is(err, errGoexit) }
+
+// stray has f called on the loop, to report a panic for which the caller has no
+// other way. It may be called on any goroutine until the loop's last one has ended;
+// unlike with Post, f is also called when the loop ends by force.
+func (l *Loop) stray(f func()) {
+	l.mu.Lock()
+	l.strays = append(l.strays, f)
+	l.mu.Unlock()
+	l.Post(l.runStrays) // refused or dropped at the end, where closeAll does it
+}
+
+func (l *Loop) runStrays() {
+	l.mu.Lock()
+	strays := l.strays
+	l.strays = nil
+	l.mu.Unlock()
+	for _, f := range strays {
+		f()
+	}
+}
+
+// foreign is passed the error of foreign code on its way to an operation that will
+// report it. Without CatchPanics a panic leaves Run, and an operation that the end
+// of the loop has ended reports nothing: then foreign does.
+func (l *Loop) foreign(err error) error {
+	if isPanic(err) && !l.cfg.CatchPanics || isUncaught(err) && l.ended.Load() {
+		l.strayEvent(err)
+	}
+	return err
+}
+
+// strayEvent is stray for an error without an operation.
+func (l *Loop) strayEvent(err error) {
+	l.stray(func() { l.tookPanic(err, true) })
+}
+
+// tookPanic reports whether err, of an operation, is to be reported by nobody but
+// tookPanic, and does so. It is if it is a panic, or Goexit, and the operation does
+// not report any more (over), or CatchPanics is not set, or the loop has ended. A
+// panic that comes by two ways is reported once.
+func (l *Loop) tookPanic(err error, over bool) bool {
+	over = over || l.ended.Load()
+	pe := panicIn(err)
+	if pe == nil {
+		if over && errors.Is(err, errGoexit) {
+			l.count.errors.Add(1)
+			l.event(err, true)
+			return true
+		}
+		return false
+	}
+	seen := pe == l.lastPanic
+	l.lastPanic = pe
+	switch {
+	case seen:
+	case over || !l.cfg.CatchPanics:
+		l.panicEvent(pe, nil)
+	default:
+		return false
+	}
+	return true
+}
+
+func panicIn(err error) *PanicError {
+	var pe *PanicError
+	errors.As(err, &pe)
+	return pe
+}
+
+// A guardedConn is a connection of a type that is not known. Its methods do not
+// panic but return a *PanicError, which also goes to report: not every caller looks
+// at the error of SetDeadline. Addresses are asked for once.
+type guardedConn struct {
+	nc            net.Conn
+	report        func(op string, err error)
+	local, remote net.Addr
+	broken        atomic.Pointer[PanicError] // of Read or Write
+}
+
+// guardConn returns nc if its type is known, and otherwise a guarded connection.
+// report is called on whatever goroutine the panic was on.
+//
+// A panic in Read or Write closes the connection, so that a goroutine which waits
+// in the other one ends as well.
+func guardConn(nc net.Conn, report func(op string, err error)) net.Conn {
+	if isKnown(nc) {
+		return nc
+	}
+	g := &guardedConn{nc: nc, report: report}
+	g.aside("address", func() error {
+		g.local = nc.LocalAddr()
+		if a := nc.RemoteAddr(); a != nil && a.Network()+a.String() != "" {
+			g.remote = a
+		}
+		return nil
+	})
+	if pc, ok := nc.(net.PacketConn); ok {
+		return &guardedPacketConn{g, pc}
+	}
+	if cw, ok := nc.(closeWriter); ok {
+		return &guardedHalfCloser{g, cw}
+	}
+	return g
+}
+
+var pipeType = func() reflect.Type {
+	a, _ := net.Pipe()
+	return reflect.TypeOf(a)
+}()
+
+// isKnown reports whether the methods of nc run no code of others. Read and Write
+// of a tls.Conn do; their callers see to it.
+func isKnown(nc net.Conn) bool {
+	switch nc.(type) {
+	case *net.TCPConn, *net.UnixConn, *net.UDPConn, *net.IPConn, *tls.Conn,
+		*guardedConn, *guardedPacketConn, *guardedHalfCloser, *prefixConn:
+		return true
+	}
+	return reflect.TypeOf(nc) == pipeType
+}
+
+// unguarded returns the connection that guardConn was given.
+func unguarded(nc net.Conn) net.Conn {
+	if g, ok := nc.(interface{ guarded() net.Conn }); ok {
+		return g.guarded()
+	}
+	return nc
+}
+
+func (g *guardedConn) guarded() net.Conn { return g.nc }
+
+func (g *guardedConn) aside(op string, f func() error) error {
+	err := aside(f)
+	if isUncaught(err) {
+		g.report(op, err)
+	}
+	return err
+}
+
+// caught is deferred around what is not called aside.
+func (g *guardedConn) caught(op string, err *error) {
+	if v := recover(); v != nil {
+		pe := newPanicError(v)
+		g.broken.CompareAndSwap(nil, pe)
+		g.report(op, pe)
+		g.Close()
+		*err = pe
+	} else if pe := g.broken.Load(); *err != nil && pe != nil {
+		*err = pe // the reason why the connection is closed
+	}
+}
+
+func (g *guardedConn) Read(p []byte) (n int, err error) {
+	defer g.caught("read", &err)
+	return g.nc.Read(p)
+}
+
+func (g *guardedConn) Write(p []byte) (n int, err error) {
+	defer g.caught("write", &err)
+	return g.nc.Write(p)
+}
+
+func (g *guardedConn) Close() error         { return g.aside("close", g.nc.Close) }
+func (g *guardedConn) LocalAddr() net.Addr  { return g.local }
+func (g *guardedConn) RemoteAddr() net.Addr { return g.remote }
+
+func (g *guardedConn) SetDeadline(t time.Time) error {
+	return g.aside("deadline", func() error { return g.nc.SetDeadline(t) })
+}
+
+func (g *guardedConn) SetReadDeadline(t time.Time) error {
+	return g.aside("deadline", func() error { return g.nc.SetReadDeadline(t) })
+}
+
+func (g *guardedConn) SetWriteDeadline(t time.Time) error {
+	return g.aside("deadline", func() error { return g.nc.SetWriteDeadline(t) })
+}
+
+// A guardedHalfCloser can end one direction.
+type guardedHalfCloser struct {
+	*guardedConn
+	cw closeWriter
+}
+
+func (g *guardedHalfCloser) CloseWrite() error { return g.aside("close", g.cw.CloseWrite) }
+
+// A guardedPacketConn keeps the boundaries of messages.
+type guardedPacketConn struct {
+	*guardedConn
+	pc net.PacketConn
+}
+
+func (g *guardedPacketConn) ReadFrom(p []byte) (n int, a net.Addr, err error) {
+	defer g.caught("read", &err)
+	return g.pc.ReadFrom(p)
+}
+
+func (g *guardedPacketConn) WriteTo(p []byte, a net.Addr) (n int, err error) {
+	defer g.caught("write", &err)
+	return g.pc.WriteTo(p, a)
+}
+
+// A guardedListener is a listener of a type that is not known. Unlike with a
+// connection the caller looks at the error of Accept; report gets the others.
+type guardedListener struct {
+	ln     net.Listener
+	report func(op string, err error)
+	addr   net.Addr
+}
+
+// guardListener returns ln if its type is known, and otherwise a guarded listener.
+func guardListener(ln net.Listener, report func(op string, err error)) net.Listener {
+	if ours(ln) {
+		return ln
+	}
+	g := &guardedListener{ln: ln, report: report, addr: noAddr{}}
+	g.aside("address", func() error {
+		if a := ln.Addr(); a != nil && a.Network()+a.String() != "" {
+			g.addr = a
+		}
+		return nil
+	})
+	if d, ok := ln.(deadliner); ok {
+		return &guardedDeadliner{g, d}
+	}
+	return g
+}
+
+// noAddr is the address of a listener that has none.
+type noAddr struct{}
+
+func (noAddr) Network() string { return "" }
+func (noAddr) String() string  { return "" }
+
+func (g *guardedListener) aside(op string, f func() error) error {
+	err := aside(f)
+	if isUncaught(err) {
+		g.report(op, err)
+	}
+	return err
+}
+
+func (g *guardedListener) Accept() (nc net.Conn, err error) {
+	err = aside(func() (err error) { nc, err = g.ln.Accept(); return err })
+	if err == nil && nc == nil {
+		err = errNoConn
+	}
+	return nc, err
+}
+
+var errNoConn = errors.New("neither a connection nor an error")
+
+func (g *guardedListener) Close() error   { return g.aside("close", g.ln.Close) }
+func (g *guardedListener) Addr() net.Addr { return g.addr }
+
+type deadliner interface{ SetDeadline(t time.Time) error }
+
+// A guardedDeadliner is a listener whose Accept can be interrupted.
+type guardedDeadliner struct {
+	*guardedListener
+	d deadliner
+}
+
+func (g *guardedDeadliner) SetDeadline(t time.Time) error {
+	return g.aside("deadline", func() error { return g.d.SetDeadline(t) })
+}
+
+// closeConn closes a connection that the loop does not take.
+func (l *Loop) closeConn(nc net.Conn) {
+	if isKnown(nc) {
+		nc.Close()
+	} else if err := aside(nc.Close); isUncaught(err) {
+		l.strayEvent(err)
+	}
+}
+
+// guardDial returns dial as a function that does not panic, of connections that do
+// not either.
+func (l *Loop) guardDial(dial func(ctx context.Context, network, address string) (net.Conn, error)) func(ctx context.Context, network, address string) (net.Conn, error) {
+	if dial == nil {
+		return nil
+	}
+	return func(ctx context.Context, network, address string) (nc net.Conn, err error) {
+		err = aside(func() (err error) { nc, err = dial(ctx, network, address); return err })
+		switch {
+		case err != nil:
+			return nil, l.foreign(err)
+		case nc == nil:
+			return nil, errNoConn
+		}
+		return guardConn(nc, l.connPanicked), nil
+	}
+}
+
+// connPanicked takes the reports of connections whose reads and writes belong to an
+// operation with a future.
+func (l *Loop) connPanicked(op string, err error) {
+	if op == "read" || op == "write" {
+		l.foreign(err)
+	} else {
+		l.strayEvent(err)
+	}
+}
+
+// guardLookup is aside for the resolver, whose servers may be asked over TLS.
+func (l *Loop) guardLookup(f func() error) error { return l.foreign(aside(f)) }
