@@ -31,12 +31,8 @@ type child struct {
 	port   string
 }
 
-// startServer runs argv and waits until it listens.
-func startServer(argv []string) (*child, error) {
-	return startServerBy(argv, (*exec.Cmd).Start)
-}
-
-// startServerBy is startServer with a function that starts the process.
+// startServerBy runs argv, by a function that starts the process, and waits until it
+// listens.
 func startServerBy(argv []string, start func(*exec.Cmd) error) (*child, error) {
 	c := &child{cmd: exec.Command(argv[0], argv[1:]...)}
 	c.cmd.Stderr = &c.stderr
@@ -90,13 +86,13 @@ func (c *child) stop() error {
 }
 
 // runLoad makes load in a process of its own.
-func runLoad(spec *load.Spec) (*load.Result, error) {
+func runLoad(spec *load.Spec, start func(*exec.Cmd) error) (*load.Result, error) {
 	r := new(load.Result)
-	return r, runJSON([]string{"-load"}, spec, r)
+	return r, runJSON([]string{"-load"}, start, spec, r)
 }
 
 // runJSON runs this program with args, gives it in and reads out.
-func runJSON(args []string, in, out any) error {
+func runJSON(args []string, start func(*exec.Cmd) error, in, out any) error {
 	exe, err := os.Executable()
 	if err != nil {
 		return err
@@ -107,13 +103,15 @@ func runJSON(args []string, in, out any) error {
 	}
 	cmd := exec.Command(exe, args...)
 	cmd.Stdin = bytes.NewReader(data)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	answer, err := cmd.Output()
+	var answer, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &answer, &stderr
+	if err = start(cmd); err == nil {
+		err = cmd.Wait()
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
 	}
-	return json.Unmarshal(answer, out)
+	return json.Unmarshal(answer.Bytes(), out)
 }
 
 // serveJSON is the other side of runJSON.

@@ -45,9 +45,16 @@ var answered = strings.Repeat("0123456789", 10)
 // processor.
 const serverProcessor = "BENCH_SERVER_PROCESSOR"
 
-// answerURL starts a fasthttp server, in a process of its own so that only the
-// client counts. It ends when this process does.
-var answerURL = sync.OnceValue(func() string {
+// answerURL starts a fasthttp server for the HTTP clients, echoAddr a server that
+// echoes for the others.
+var (
+	answerURL = sync.OnceValue(func() string { return "http://" + peer(fastHTTP, modeAnswer) + "/" })
+	echoAddr  = sync.OnceValue(func() string { return peer(goroutines, modeEcho) })
+)
+
+// peer starts a server in a process of its own, so that only the client counts, and
+// returns its address. It ends when this process does.
+func peer(lib, mode string) string {
 	exe, err := os.Executable()
 	if err != nil {
 		panic(err)
@@ -56,12 +63,12 @@ var answerURL = sync.OnceValue(func() string {
 	if cpu, err := strconv.Atoi(os.Getenv(serverProcessor)); err == nil {
 		start = func(cmd *exec.Cmd) error { return proc.On(cpu, cmd.Start) }
 	}
-	c, err := startServerBy([]string{exe, "-serve", fastHTTP, "-mode", modeAnswer}, start)
+	c, err := startServerBy([]string{exe, "-serve", lib, "-mode", mode}, start)
 	if err != nil {
 		panic(err)
 	}
-	return "http://127.0.0.1:" + c.port + "/"
-})
+	return "127.0.0.1:" + c.port
+}
 
 func loopRequests(n, inFlight int) {
 	url := answerURL()

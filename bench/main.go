@@ -36,6 +36,7 @@ type flags struct {
 	profiles string
 	portable bool
 	list     bool
+	old      string
 
 	serve  serveConfig
 	load   bool
@@ -46,12 +47,13 @@ type flags struct {
 
 func parseFlags() *flags {
 	f := new(flags)
-	flag.BoolVar(&f.quick, "quick", false, "two minutes instead of fifteen")
+	flag.BoolVar(&f.quick, "quick", false, "a few minutes instead of half an hour")
 	flag.StringVar(&f.only, "run", "", "run only the workloads whose name matches this regular `expression`")
 	flag.StringVar(&f.out, "out", "results", "`directory` for the table, the figures as JSON, and the plots")
 	flag.IntVar(&f.rounds, "rounds", 0, "how often each opponent runs; 0: as the plan says")
 	flag.StringVar(&f.profiles, "pprof", "", "write CPU profiles of the library's servers to this `directory`")
 	flag.BoolVar(&f.portable, "portable", false, "use the client with a goroutine a connection, as on systems other than Linux")
+	flag.StringVar(&f.old, "old", "", "compare with the library in another build of this program, this `file`, too")
 	flag.BoolVar(&f.list, "list", false, "list the workloads and the opponents, and run nothing")
 
 	flag.StringVar(&f.serve.lib, "serve", "", "be a server of this `library` until standard input ends")
@@ -94,7 +96,7 @@ func compare(f *flags) error {
 	}
 	defer os.RemoveAll(dir)
 	removeOnInterrupt(dir)
-	opponents, err := gather(dir)
+	opponents, err := gather(dir, f.old)
 	if err != nil {
 		return err
 	}

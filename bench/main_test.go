@@ -40,7 +40,7 @@ func TestRowsCompareRunsOfOneRound(t *testing.T) {
 
 func TestReportIsWrittenAsMarkdownJSONAndSVG(t *testing.T) {
 	r := newReport(true, 20_000, []string{"libuv: not installed, skipped"})
-	for _, name := range []string{"echo-1", "echo-50"} {
+	for _, name := range []string{"echo-1", "echo-50", "echo-500-apart"} {
 		r.Outcomes = append(r.Outcomes, &outcome{
 			Name: name, Title: "Echo " + name, Unit: "answer", Order: []string{ours, goroutines},
 			Samples:  map[string][]*sample{ours: {sampleOf(1500, 1000)}, goroutines: {sampleOf(1000, 1000)}},
@@ -55,7 +55,7 @@ func TestReportIsWrittenAsMarkdownJSONAndSVG(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"libuv: not installed, skipped", "## Echo echo-50", "1.50 [1.50 to 1.50]", "1,500", "broken", "echo.svg", "echo-50: throughput, of goroutines | at least 1 | 1.5 | yes"} {
+	for _, want := range []string{"libuv: not installed, skipped", "## Echo echo-50", "1.50 [1.50 to 1.50]", "1,500", "broken", "echo.svg", "echo-50: throughput, of goroutines | at least 1.35 | 1.5 | yes", "echo-500-apart: p99, of goroutines | at most 1.15 | 1 | yes"} {
 		if !strings.Contains(string(md), want) {
 			t.Errorf("the table does not have %q:\n%s", want, md)
 		}
@@ -185,21 +185,27 @@ func checkServer(t *testing.T, s server, cfg *serveConfig) {
 	}
 }
 
-func TestKernelsOfThisProgramFinish(t *testing.T) {
-	// The program is the test here, so what the HTTP clients ask is within it.
+// startInside runs a server of this program until the end of the test, and returns
+// its address.
+func startInside(t *testing.T, lib, mode string) string {
 	addr, ended, stop := make(chan net.Addr, 1), make(chan error, 1), make(chan struct{})
-	cfg := &serveConfig{lib: fastHTTP, mode: modeAnswer, addr: "127.0.0.1:0"}
-	go func() { ended <- servers[fastHTTP][modeAnswer](cfg, func(a net.Addr) { addr <- a }, stop) }()
-	defer func() {
+	cfg := &serveConfig{lib: lib, mode: mode, addr: "127.0.0.1:0"}
+	go func() { ended <- servers[lib][mode](cfg, func(a net.Addr) { addr <- a }, stop) }()
+	t.Cleanup(func() {
 		close(stop)
 		if err := <-ended; err != nil {
 			t.Errorf("the server returned %v, want nil", err)
 		}
-	}()
-	url := "http://" + (<-addr).String() + "/"
-	was := answerURL
-	answerURL = func() string { return url }
-	defer func() { answerURL = was }()
+	})
+	return (<-addr).String()
+}
+
+func TestKernelsOfThisProgramFinish(t *testing.T) {
+	// The program is the test here, so the servers of the clients are within it.
+	url, addr := "http://"+startInside(t, fastHTTP, modeAnswer)+"/", startInside(t, goroutines, modeEcho)
+	wasURL, wasAddr := answerURL, echoAddr
+	answerURL, echoAddr = func() string { return url }, func() string { return addr }
+	defer func() { answerURL, echoAddr = wasURL, wasAddr }()
 	for lib, all := range kernels {
 		for name, f := range all {
 			t.Run(lib+"/"+name, func(t *testing.T) { f(1000) })

@@ -16,6 +16,7 @@ const (
 	libuvLib    = "libuv"
 	libeventLib = "libevent"
 	gojaLib     = "goja_nodejs"
+	oldBuild    = "eventloop, old build"
 )
 
 //go:embed c/*.c js/*.js
@@ -33,8 +34,9 @@ type opponents struct {
 	skipped []string // a line for each that cannot
 }
 
-// gather finds or builds the opponents, in dir.
-func gather(dir string) (*opponents, error) {
+// gather finds or builds the opponents, in dir. old is another build of this
+// program, or empty.
+func gather(dir, old string) (*opponents, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -43,8 +45,14 @@ func gather(dir string) (*opponents, error) {
 		return nil, err
 	}
 	o := &opponents{byName: make(map[string]opponent)}
-	for _, name := range []string{ours, goroutines, goroutinesBuffered, netpollLib, netpollBuffered, netHTTP, fastHTTP, netResolver, gojaLib} {
+	for _, name := range []string{ours, goroutines, goroutinesBuffered, netpollLib, netpollBuffered, gnetLib, gnetMulticore, netHTTP, fastHTTP, netResolver, gojaLib} {
 		o.byName[name] = inProgram(exe, name)
+	}
+	if old != "" {
+		if old, err = filepath.Abs(old); err != nil {
+			return nil, err
+		}
+		o.byName[oldBuild] = inProgram(old, ours)
 	}
 	for _, n := range loopCounts {
 		for _, reuse := range []bool{false, true} {
@@ -76,6 +84,8 @@ func unpack(dir string) error {
 	return nil
 }
 
+// inProgram returns an opponent that exe has in itself, which is this program or
+// another build of it.
 func inProgram(exe, name string) opponent {
 	return opponent{
 		server: func(mode string, delay time.Duration) []string {

@@ -52,11 +52,12 @@ type row struct {
 	Throughput measure.Spread // operations a second
 	CPU        float64        // microseconds of the server an operation
 	P50, P99   time.Duration
-	Max        time.Duration
+	P999, Max  time.Duration
 	RSS        int64
 	PerConn    int64
 	Ratio      measure.Spread // throughput of the first row's to this one's, run by run
 	CPURatio   measure.Spread // CPU time an operation, the same way round
+	P99Ratio   measure.Spread // p99, the same way round
 	Last       *sample
 }
 
@@ -74,11 +75,13 @@ func (o *outcome) rows() []row {
 			CPU:      measure.Median(present(cpu)),
 			P50:      o.duration(name, func(s *sample) time.Duration { return s.P50 }),
 			P99:      o.duration(name, func(s *sample) time.Duration { return s.P99 }),
+			P999:     o.duration(name, func(s *sample) time.Duration { return s.P999 }),
 			Max:      o.duration(name, func(s *sample) time.Duration { return s.Max }),
 			RSS:      int64(measure.Median(present(o.series(name, func(s *sample) float64 { return float64(s.RSSEnd) })))),
 			PerConn:  int64(measure.Median(present(o.series(name, func(s *sample) float64 { return float64(s.PerConn) })))),
 			Ratio:    measure.Ratios(o.series(first, throughput), rate),
 			CPURatio: measure.Ratios(o.series(first, cpuPerOp), cpu),
+			P99Ratio: measure.Ratios(o.series(first, p99), o.series(name, p99)),
 		}
 		for _, s := range o.Samples[name] {
 			if s != nil {
@@ -105,6 +108,8 @@ func cpuPerOp(s *sample) float64 {
 	}
 	return float64(s.ServerCPU.Nanoseconds()) / 1000 / float64(s.Ops)
 }
+
+func p99(s *sample) float64 { return float64(s.P99) }
 
 // series returns a figure of each round, zero where there is none.
 func (o *outcome) series(name string, f func(*sample) float64) []float64 {
@@ -197,11 +202,11 @@ func (o *outcome) markdown(w io.Writer) {
 }
 
 func (o *outcome) table(w io.Writer, rows []row) {
-	fmt.Fprintf(w, "| | %ss/s | CPU µs/%s | p50 | p99 | RSS | a connection | throughput ratio | CPU ratio |\n", o.Unit, o.Unit)
-	fmt.Fprintln(w, "|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+	fmt.Fprintf(w, "| | %ss/s | CPU µs/%s | p50 | p99 | p99.9 | p99 ratio | RSS | a connection | throughput ratio | CPU ratio |\n", o.Unit, o.Unit)
+	fmt.Fprintln(w, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
 	for _, r := range rows {
-		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", bold(r.Name), count(r.Throughput.Median), figure(r.CPU),
-			latency(r.P50), latency(r.P99), bytesOf(r.RSS), bytesOf(r.PerConn), spread(r.Ratio), spread(r.CPURatio))
+		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", bold(r.Name), count(r.Throughput.Median), figure(r.CPU),
+			latency(r.P50), latency(r.P99), latency(r.P999), spread(r.P99Ratio), bytesOf(r.RSS), bytesOf(r.PerConn), spread(r.Ratio), spread(r.CPURatio))
 	}
 }
 

@@ -109,7 +109,8 @@ func (b *bench) sample(w *workload, name string, argv []string) (*sample, error)
 
 // underLoad runs one server process and one of n clients.
 func (b *bench) underLoad(w *workload, argv []string, n int) (*load.Result, error) {
-	c, err := startServer(argv)
+	server, client := w.processors()
+	c, err := startServerBy(argv, server)
 	if err != nil {
 		return nil, err
 	}
@@ -117,11 +118,24 @@ func (b *bench) underLoad(w *workload, argv []string, n int) (*load.Result, erro
 	spec.Addrs, spec.PIDs, spec.Portable = c.addrs(), []int{c.pid()}, b.portable
 	spec.Warm, spec.Measure = w.with.warm, w.with.measure
 	spec.Total, spec.Rate = spec.Total/n, spec.Rate/float64(n)
-	r, err := runLoad(&spec)
+	r, err := runLoad(&spec, client)
 	if stopErr := c.stop(); err == nil && stopErr != nil {
 		err = fmt.Errorf("at the end: %w", stopErr)
 	}
 	return r, err
+}
+
+// processors returns what starts the server and the client of w, on processors of
+// their own if w says so.
+func (w *workload) processors() (server, client func(*exec.Cmd) error) {
+	if !w.apart {
+		return (*exec.Cmd).Start, (*exec.Cmd).Start
+	}
+	all := proc.Processors()
+	on := func(cpu int) func(*exec.Cmd) error {
+		return func(cmd *exec.Cmd) error { return proc.On(cpu, cmd.Start) }
+	}
+	return on(all[1]), on(all[0])
 }
 
 // join adds the results of clients that ran at the same time. Of quantiles the
@@ -133,7 +147,8 @@ func join(results []*load.Result) *load.Result {
 		sum.Seconds = max(sum.Seconds, r.Seconds)
 		sum.ServerCPU += r.ServerCPU
 		sum.ClientCPU += r.ClientCPU
-		sum.P50, sum.P99, sum.Max = max(sum.P50, r.P50), max(sum.P99, r.P99), max(sum.Max, r.Max)
+		sum.P50, sum.P99 = max(sum.P50, r.P50), max(sum.P99, r.P99)
+		sum.P999, sum.Max = max(sum.P999, r.P999), max(sum.Max, r.Max)
 		sum.RSSStart += r.RSSStart
 		sum.RSSIdle += r.RSSIdle
 		sum.RSSEnd += r.RSSEnd

@@ -20,10 +20,12 @@ const (
 	modeAnswer    = "answer"    // answers requests of HTTP clients with 100 bytes
 )
 
-// Netpoll does not exist on Windows.
+// Netpoll does not exist on Windows, and gnet is not meant for production there.
 const (
 	netpollLib      = "netpoll"
 	netpollBuffered = "netpoll+flush"
+	gnetLib         = "gnet"
+	gnetMulticore   = "gnet multicore"
 )
 
 const (

@@ -24,7 +24,7 @@ type workload struct {
 	procs  int // server processes, each with a client of its own; 0: one
 	kernel string
 	n      int  // of the kernel
-	apart  bool // it and its server are bound to a processor each
+	apart  bool // client and server are bound to a processor each
 }
 
 // A size says how long and how often a workload is run.
@@ -81,9 +81,9 @@ func fullPlan(limit uint64) *plan {
 }
 
 var (
-	tcpAll   = []string{ours, goroutines, netpollLib, libuvLib, libeventLib, nodeLib}
-	httpAll  = []string{ours, fastHTTP, netHTTP, nodeLib}
-	loopsAll = []string{ours, goroutines, netResolver, fastHTTP, netHTTP, gojaLib, nodeLib}
+	tcpAll   = []string{ours, oldBuild, goroutines, gnetLib, gnetMulticore, netpollLib, libuvLib, libeventLib, nodeLib}
+	httpAll  = []string{ours, oldBuild, fastHTTP, netHTTP, nodeLib}
+	loopsAll = []string{ours, oldBuild, goroutines, netResolver, fastHTTP, netHTTP, gojaLib, nodeLib}
 )
 
 // loopCounts are the sizes of the groups of loops that are measured.
@@ -100,11 +100,19 @@ func groupName(loops int, reusePort bool) string {
 func (p *plan) workloads() []*workload {
 	var all []*workload
 	for _, conns := range []int{1, 50, 500, 5000} {
-		all = append(all, p.echo(fmt.Sprintf("echo-%d", conns), "64 B", 64, conns))
+		w := p.echo(fmt.Sprintf("echo-%d", conns), "64 B", 64, conns)
+		if conns > 500 {
+			all = append(all, w)
+		} else {
+			all = append(all, w.andApart()...)
+		}
 	}
 	all = append(all, p.echo("echo-32k", "32 KB", 32<<10, 50))
 	pipeline := p.echo("pipeline", "sixteen messages of 64 B on their way", 16*64, 50)
 	all = append(all, pipeline, p.pieces(), p.broadcast(), p.accept())
+	if len(proc.Processors()) > 1 {
+		all = append(all, p.paced(50, 30_000), p.paced(500, 60_000))
+	}
 	for _, conns := range []int{50, 500} {
 		all = append(all, p.http(conns))
 	}
@@ -113,17 +121,11 @@ func (p *plan) workloads() []*workload {
 		if inFlight == 1 {
 			n /= 5 // it is slow where processors sleep between the steps
 		}
-		w := p.kernelOf(n, fmt.Sprintf("client-%d", inFlight),
-			fmt.Sprintf("HTTP requests of a client, %d at a time, answers of %d B", inFlight, len(answered)), "request")
-		all = append(all, w)
-		if len(proc.Processors()) > 1 {
-			apart := *w
-			apart.name += "-apart"
-			apart.title += ", client and server with a processor each"
-			apart.apart = true
-			all = append(all, &apart)
-		}
+		all = append(all, p.kernelOf(n, fmt.Sprintf("client-%d", inFlight),
+			fmt.Sprintf("HTTP requests of a client, %d at a time, answers of %d B", inFlight, len(answered)), "request").andApart()...)
 	}
+	all = append(all, p.kernelOf(p.n/20, "conn-1", "messages of 64 B and their echoes, one at a time", "echo").andApart()...)
+	all = append(all, p.kernelOf(p.n/20, "conn-1-task", "messages of 64 B and their echoes, one at a time, in a task", "echo").andApart()...)
 	for _, posters := range []int{1, 4, 32} {
 		all = append(all, p.kernelOf(p.n, fmt.Sprintf("posts-%d", posters), fmt.Sprintf("posts from %d goroutines", posters), "post"))
 	}
@@ -149,6 +151,29 @@ func (p *plan) echo(name, what string, bytesEach, conns int) *workload {
 		who: tcpAll, with: p.cell, mode: modeEcho,
 		load: load.Spec{Kind: load.Closed, Conns: conns, Request: message, Expect: bytesEach},
 	}
+}
+
+// andApart returns w and, where there is more than one processor, w with a processor
+// for the client and one for the server.
+func (w *workload) andApart() []*workload {
+	if len(proc.Processors()) < 2 {
+		return []*workload{w}
+	}
+	apart := *w
+	apart.name += "-apart"
+	apart.title += ", client and server with a processor each"
+	apart.apart = true
+	return []*workload{w, &apart}
+}
+
+// paced is an echo at a rate that does not depend on the server. The client polls,
+// so it needs a processor of its own.
+func (p *plan) paced(conns int, rate float64) *workload {
+	w := p.echo(fmt.Sprintf("paced-%d", conns), "64 B", 64, conns)
+	w.title += fmt.Sprintf(", %.0f per second whatever the server does, client and server with a processor each", rate)
+	w.load.Kind, w.load.Rate = load.Paced, rate
+	w.apart = true
+	return w
 }
 
 func (p *plan) pieces() *workload {

@@ -10,6 +10,8 @@ func newDriver(e *engine) driver {
 		return &acceptDriver{phased: phased{engine: e}}
 	case Broadcast:
 		return &broadcastDriver{rampDriver: rampDriver{phased: phased{engine: e}}}
+	case Paced:
+		return &pacedDriver{rampDriver: rampDriver{phased: phased{engine: e}}}
 	}
 	return &closedDriver{rampDriver: rampDriver{phased: phased{engine: e}}}
 }
@@ -153,6 +155,102 @@ func (d *closedDriver) received(c *conn, n int) {
 	d.hist.Record(d.now() - c.began)
 	d.result.Ops++
 	d.request(c)
+}
+
+// pacedDriver sends at a rate, on one connection after the other. A connection whose
+// answer is late gets its next request all the same, so a server that falls behind
+// is seen to.
+type pacedDriver struct {
+	rampDriver
+	active  []*pacedConn
+	byConn  map[*conn]*pacedConn
+	began   time.Duration // when the first request was due
+	sent    int
+	waiting int // requests without an answer
+	from    time.Duration
+}
+
+// A pacedConn is a connection and when its requests were due, oldest first.
+type pacedConn struct {
+	c   *conn
+	due []time.Duration
+}
+
+func (d *pacedDriver) step(now time.Duration) (time.Duration, bool) {
+	if d.phase == phaseRamp {
+		if !d.ramp(now) {
+			return 10 * time.Millisecond, false
+		}
+		d.startWarm()
+		d.began = d.now()
+	}
+	if d.phase == phaseWarm && now >= d.until {
+		d.phase = phaseMeasure
+		d.begin()
+		d.from = d.until
+		d.until += d.spec.Measure
+	}
+	for burst := 0; burst < events; burst++ {
+		due := d.began + time.Duration(float64(d.sent)/d.spec.Rate*float64(time.Second))
+		if d.phase == phaseMeasure && due >= d.until {
+			return time.Millisecond, d.waiting == 0
+		}
+		if due > now {
+			return min(due-now, d.until-now), false
+		}
+		d.request(due)
+	}
+	return 0, false
+}
+
+func (d *pacedDriver) request(due time.Duration) {
+	p := d.active[d.sent%len(d.active)]
+	d.sent++
+	if p.c.fd < 0 {
+		return // counted as an error
+	}
+	d.waiting++
+	p.due = append(p.due, due)
+	if len(p.c.unsent) > 0 {
+		p.c.unsent = append(p.c.unsent[:len(p.c.unsent):len(p.c.unsent)], d.spec.Request...)
+		return
+	}
+	d.send(p.c, d.spec.Request)
+}
+
+func (d *pacedDriver) opened(c *conn) {
+	d.pending--
+	p := &pacedConn{c: c}
+	if d.byConn == nil {
+		d.byConn = make(map[*conn]*pacedConn)
+	}
+	d.byConn[c] = p
+	d.active = append(d.active, p)
+}
+
+func (d *pacedDriver) received(c *conn, n int) {
+	p := d.byConn[c]
+	now := d.now()
+	for c.got += n; c.got >= d.spec.Expect; c.got -= d.spec.Expect {
+		if len(p.due) == 0 {
+			d.close(c)
+			d.failed(errLong)
+			return
+		}
+		if due := p.due[0]; d.phase == phaseMeasure && due >= d.from {
+			d.hist.Record(now - due)
+			d.result.Ops++
+		}
+		p.due = p.due[1:]
+		d.waiting--
+	}
+}
+
+func (d *pacedDriver) ended(c *conn, err error) {
+	if p := d.byConn[c]; p != nil {
+		d.waiting -= len(p.due)
+	}
+	d.rampDriver.ended(c, err)
 }
 
 // broadcastDriver has one connection send what all receive.

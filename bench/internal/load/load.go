@@ -27,6 +27,7 @@ const (
 	Broadcast = "broadcast" // one sends, all receive, then again
 	Accept    = "accept"    // connect, one answer, close; then again
 	Open      = "open"      // connections arrive at a rate; the server answers and closes
+	Paced     = "paced"     // the connections send at a rate, one after the other, whatever the server does
 )
 
 // A Spec says what load to make.
@@ -41,9 +42,10 @@ type Spec struct {
 	Measure time.Duration
 	PIDs    []int // processes of the server
 
+	Rate float64 // of Open, connections per second; of Paced, requests per second
+
 	// Of Open.
 	Total int           // connections
-	Rate  float64       // a second
 	Delay time.Duration // of the answer, as the server promises
 
 	Portable bool
@@ -51,11 +53,14 @@ type Spec struct {
 
 // A Result is what came of it.
 type Result struct {
-	Ops           uint64 // answers; of Broadcast, messages received
-	Seconds       float64
-	ServerCPU     time.Duration
-	ClientCPU     time.Duration
-	P50, P99, Max time.Duration // latency; of Open, how much later than the delay
+	Ops       uint64 // answers; of Broadcast, messages received
+	Seconds   float64
+	ServerCPU time.Duration
+	ClientCPU time.Duration
+
+	// Latency. Of Open, how much later than the delay an answer came; of Paced, the
+	// time since the request was to be sent.
+	P50, P99, P999, Max time.Duration
 
 	RSSStart int64 // resident bytes of the server before the first connection,
 	RSSIdle  int64 // with the idle connections, or at the peak of Open,
@@ -167,7 +172,8 @@ func (t *tally) end() *Result {
 	r.ServerCPU = server.CPU - t.server.CPU
 	r.ClientCPU = proc.Of(os.Getpid()).CPU - t.own.CPU
 	r.RSSEnd = server.RSS
-	r.P50, r.P99, r.Max = t.hist.Quantile(0.5), t.hist.Quantile(0.99), t.hist.Max()
+	r.P50, r.P99 = t.hist.Quantile(0.5), t.hist.Quantile(0.99)
+	r.P999, r.Max = t.hist.Quantile(0.999), t.hist.Max()
 	return r
 }
 

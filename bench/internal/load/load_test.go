@@ -233,3 +233,35 @@ func TestRunWithoutAnAddressFails(t *testing.T) {
 		t.Error("Run = nil, want an error")
 	}
 }
+
+// The server is late with one answer, and the requests that were due meanwhile are
+// late as well, although they were sent before.
+func TestPacedLoadCountsLatencyFromWhenARequestWasDue(t *testing.T) {
+	const stall = 100 * time.Millisecond
+	bothClients(t, func(t *testing.T, portable bool) {
+		var once sync.Once
+		addr := startServer(t, func(nc net.Conn) {
+			buf := make([]byte, 4)
+			for n := 0; ; n++ {
+				if _, err := io.ReadFull(nc, buf); err != nil {
+					return
+				}
+				if n == 20 {
+					once.Do(func() { time.Sleep(stall) })
+				}
+				nc.Write(buf)
+			}
+		})
+		r := run(t, &Spec{
+			Kind: Paced, Addrs: []string{addr}, Conns: 2, Request: []byte("ping"), Expect: 4, Rate: 1000,
+			Warm: 10 * time.Millisecond, Measure: 200 * time.Millisecond, Portable: portable,
+		})
+		if r.Ops != 200 || r.Errors != 0 {
+			t.Errorf("%d answers, %d errors (%s), want 200 and none", r.Ops, r.Errors, r.FirstError)
+		}
+		// Half of the requests that were due within the stall were for that connection.
+		if r.P99 < stall/2 || r.P999 < r.P99 || r.Max < stall-5*time.Millisecond {
+			t.Errorf("p99 = %v, p99.9 = %v, max = %v, want at least %v", r.P99, r.P999, r.Max, stall/2)
+		}
+	})
+}

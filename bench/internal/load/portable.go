@@ -35,6 +35,8 @@ func portable(t *tally) (*Result, error) {
 		return p.measure(p.reconnect)
 	case Broadcast:
 		err = p.broadcast()
+	case Paced:
+		return p.paced()
 	default:
 		err = p.closed()
 	}
@@ -156,6 +158,69 @@ func (p *crowd) repeat(nc net.Conn) {
 		}
 		p.answered(1, time.Since(began))
 	}
+}
+
+// paced sends at a rate, on one connection after the other, from one goroutine, and
+// reads from a goroutine per connection.
+func (p *crowd) paced() (*Result, error) {
+	type stream struct {
+		nc  net.Conn
+		due chan time.Time // of the requests that were sent
+	}
+	var all []*stream
+	for range p.spec.Conns {
+		nc, err := p.dial()
+		if err != nil {
+			return nil, err
+		}
+		p.opened()
+		all = append(all, &stream{nc, make(chan time.Time, 1<<16)})
+	}
+	began := time.Now()
+	from := began.Add(p.spec.Warm)
+	until := from.Add(p.spec.Measure)
+	var readers sync.WaitGroup
+	for _, s := range all {
+		readers.Go(func() {
+			answer := make([]byte, p.spec.Expect)
+			for due := range s.due {
+				if _, err := io.ReadFull(s.nc, answer); err != nil {
+					p.fail(err)
+					return
+				}
+				if !due.Before(from) {
+					p.answered(1, time.Since(due))
+				}
+			}
+		})
+	}
+	for n := 0; ; n++ {
+		due := began.Add(time.Duration(float64(n) / p.spec.Rate * float64(time.Second)))
+		if !due.Before(until) {
+			break
+		}
+		time.Sleep(time.Until(due))
+		if p.mu.Lock(); !p.measuring && !due.Before(from) {
+			p.begin()
+			p.measuring = true
+		}
+		p.mu.Unlock()
+		s := all[n%len(all)]
+		select {
+		case s.due <- due:
+		default:
+			p.fail(errStall)
+		}
+		if _, err := s.nc.Write(p.spec.Request); err != nil {
+			p.fail(err)
+			break
+		}
+	}
+	for _, s := range all {
+		close(s.due)
+	}
+	readers.Wait()
+	return p.end(), nil
 }
 
 // reconnect is the work of Accept.
