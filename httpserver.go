@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,8 +17,10 @@ import (
 // zero HTTPServerConfig, and nil where a *HTTPServerConfig is asked for, mean
 // the defaults, which are fit for the public: time-outs and limits are on.
 type HTTPServerConfig struct {
-	// TLS, if not nil, makes it a server of https. HTTP/1.1 is what it offers in
-	// ALPN if NextProtos is empty.
+	// TLS, if not nil, makes it a server of https. It is copied. In ALPN the
+	// server offers http/1.1 and what else NextProtos has, but never h2, which it
+	// does not speak: the tls.Config of golang.org/x/crypto/acme/autocert can be
+	// used as it is. The same goes for what GetConfigForClient returns.
 	TLS *tls.Config
 
 	// ReadHeaderTimeout bounds the time from the first byte of a request to the
@@ -59,12 +62,13 @@ type HTTPServerConfig struct {
 	// [HTTPRequest.OnBody]. Zero or negative: all bodies are whole.
 	StreamBodyOver int64
 
-	// MaxConns bounds the open connections; while they are all open nothing is
-	// accepted. Zero or negative: no bound but that of the system.
+	// MaxConns bounds the open connections, upgraded ones included; while they
+	// are all open nothing is accepted. Zero or negative: no bound but that of the
+	// system.
 	MaxConns int
 
-	// MaxConnsPerIP bounds the open connections from one IP address; those over
-	// it are closed, in the clear and on Linux after an answer of 429. Clients
+	// MaxConnsPerIP bounds the open connections from one IP address, upgraded ones
+	// included; those over it are closed, in the clear and on Linux after an answer of 429. Clients
 	// without an IP address are not counted. Zero or negative: no bound.
 	MaxConnsPerIP int
 
@@ -124,11 +128,30 @@ func (cfg *HTTPServerConfig) withDefaults() *HTTPServerConfig {
 	}
 	c.HighWater = limit(c.HighWater, defaultHighWater)
 	c.MaxBuffered = limit(c.MaxBuffered, defaultMaxBuffered)
-	if c.TLS != nil && len(c.TLS.NextProtos) == 0 {
-		c.TLS = c.TLS.Clone()
-		c.TLS.NextProtos = []string{"http/1.1"}
+	if c.TLS != nil {
+		c.TLS = offerHTTP1(c.TLS)
 	}
 	return &c
+}
+
+// offerHTTP1 returns a copy of conf that negotiates http/1.1 and what else conf
+// offers, such as acme-tls/1, but not h2.
+func offerHTTP1(conf *tls.Config) *tls.Config {
+	conf = conf.Clone()
+	conf.NextProtos = slices.DeleteFunc(slices.Clone(conf.NextProtos), func(p string) bool { return p == "h2" })
+	if !slices.Contains(conf.NextProtos, "http/1.1") {
+		conf.NextProtos = append(conf.NextProtos, "http/1.1")
+	}
+	if get := conf.GetConfigForClient; get != nil {
+		conf.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			own, err := get(hello)
+			if err != nil || own == nil {
+				return nil, err
+			}
+			return offerHTTP1(own), nil
+		}
+	}
+	return conf
 }
 
 // timeLimit resolves a time-out of which zero is the default and negative is
@@ -346,13 +369,23 @@ func (s *HTTPServer) remove(c *httpConn) {
 	s.loop.count.httpConns.Add(-1)
 	s.mu.Lock()
 	delete(s.conns, c)
-	s.countIP(c.ip, -1)
 	last := s.isGone()
 	s.mu.Unlock()
-	s.connGone()
+	if !c.upgraded {
+		s.release(c.ip)
+	}
 	if last {
 		s.loop.send((*httpServerGoneTask)(s))
 	}
+}
+
+// release gives the place of a connection back that counted for MaxConns and
+// MaxConnsPerIP.
+func (s *HTTPServer) release(ip netip.Addr) {
+	s.mu.Lock()
+	s.countIP(ip, -1)
+	s.mu.Unlock()
+	s.connGone()
 }
 
 // isGone reports, once, whether nothing of the server is left. The caller holds

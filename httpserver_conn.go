@@ -33,25 +33,27 @@ type httpConn struct {
 	back   chan struct{}        // wakes the goroutine from await; one slot
 
 	// Of the connection's goroutine.
-	br      *bufio.Reader // nil if nothing is buffered
-	readFn  func(fd uintptr) bool
-	writeFn func(fd uintptr) bool
-	readFD  uintptr       // to read from, inside readFn
-	ioErr   error         // result of readFn or writeFn
-	blocks  bool          // writeFn may park
-	first   [1]byte       // see readThrough
-	hasOne  bool          // first is to be read
-	deaf    bool          // no deadline works, so no read can be ended
-	armed   time.Duration // the read deadline, by clock; zero if there is none
-	last    time.Duration // when a request was answered last, by clock
-	served  int           // requests
-	up      bool          // the handshake is over
-	dozed   bool          // idle for a while: see renew
-	body    bodyReader    // of the current request
-	out     sockio.Queue  // not written yet: of earlier requests, too
-	eof     bool          // the client has ended its side
-	linger  bool          // there may be input that nobody will read
-	reset   bool          // the client is to notice that the answer is not whole
+	br       *bufio.Reader // nil if nothing is buffered
+	readFn   func(fd uintptr) bool
+	writeFn  func(fd uintptr) bool
+	readFD   uintptr         // to read from, inside readFn
+	ioErr    error           // result of readFn or writeFn
+	blocks   bool            // writeFn may park
+	first    [1]byte         // see readThrough
+	hasOne   bool            // first is to be read
+	deaf     bool            // no deadline works, so no read can be ended
+	armed    time.Duration   // the read deadline, by clock; zero if there is none
+	last     time.Duration   // when a request was answered last, by clock
+	served   int             // requests
+	upgraded bool            // the connection belongs to a Conn, which also holds its place
+	up       bool            // the handshake is over
+	dozed    bool            // idle for a while: see renew
+	body     bodyReader      // of the current request
+	out      sockio.Queue    // not written yet: of earlier requests, too
+	writer   *ResponseWriter // of the current request, if its response is a stream
+	eof      bool            // the client has ended its side
+	linger   bool            // there may be input that nobody will read
+	reset    bool            // the client must notice that the response is incomplete
 
 	state     atomic.Uint32
 	cur       atomic.Pointer[HTTPRequest] // that a writer may answer; nil if there is none
@@ -63,11 +65,12 @@ type httpConn struct {
 
 // The bits of httpConn.state.
 const (
-	connReading uint32 = 1 << iota // waits in a read, which a kick ends
-	connKicked                     // a kick did; set with mu held
-	connIdle                       // waits for a request
-	connGone                       // by force; set with mu held
-	connSettled                    // the last request needs nothing more
+	connReading   uint32 = 1 << iota // waits in a read, which a kick ends
+	connKicked                       // a kick did; set with mu held
+	connIdle                         // waits for a request
+	connGone                         // by force; set with mu held
+	connSettled                      // the last request needs nothing more
+	connHandshake                    // there is no request before its end
 )
 
 func (c *httpConn) is(bits uint32) bool { return c.state.Load()&bits == bits }
@@ -175,22 +178,32 @@ func (c *httpConn) handshake() (ok bool) {
 	if !ok {
 		tc = tls.Server(c.nc, conf)
 	}
-	// Deadlines instead of a context: cut sets one, too.
+	// Deadlines instead of a context: cut and poke set one, too.
+	c.state.Or(connHandshake)
 	c.setDeadline(deadlineAt(after(c.s.cfg.ReadHeaderTimeout)))
+	if c.s.closing.Load() {
+		c.poke() // again: it may have come before the deadline above
+	}
 	err := errGoexit // unless HandshakeContext returns
 	defer func() {
 		if v := recover(); v != nil {
 			err, ok = newPanicError(v), false
 		}
-		if err != nil && err != io.EOF { // somebody looked whether the port is open
+		// io.EOF: a port scan. A server that closes has ended the wait itself.
+		if err != nil && err != io.EOF && !(pastDeadline(err) && c.s.closing.Load()) {
 			c.report("handshake", err)
 		}
 	}()
 	if err = tc.HandshakeContext(context.Background()); err != nil {
 		return false
 	}
+	c.state.And(^connHandshake)
 	c.setDeadline(noDeadline)
 	state := tc.ConnectionState()
+	if state.NegotiatedProtocol == "h2" { // by a TLS listener of the application's
+		err = errH2
+		return false
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.nc, c.tls = tc, &state
@@ -206,6 +219,8 @@ func (c *httpConn) readGuarded(p []byte) (n int, err error) {
 	}
 	return n, err
 }
+
+var errH2 = errors.New("the listener negotiated h2, which the server does not speak")
 
 // setDeadline sets both deadlines, unless the connection was cut.
 func (c *httpConn) setDeadline(t time.Time) {
@@ -270,7 +285,19 @@ func (c *httpConn) serveNext() bool {
 	if c.body.wake != nil {
 		c.settleBody(r)
 	}
-	return answered && c.finishRequest(r)
+	if !answered {
+		c.abandon(r)
+		return false
+	}
+	return c.finishRequest(r)
+}
+
+// abandon is called when r is lost. If the end of the connection is what would end
+// the body, the client must not take this for it.
+func (c *httpConn) abandon(r *HTTPRequest) {
+	r.mu.Lock()
+	c.reset, c.writer = r.untilClose, nil
+	r.mu.Unlock()
 }
 
 // finishDirect is the rest of serveNext for a request that is answered by a
@@ -297,7 +324,11 @@ func (c *httpConn) finishDirect() bool {
 		if answered, over := c.awaitDirect(r, err); over {
 			c.state.And(^(connSettled | connIdle))
 			c.cur.Store(nil) // no writer has it any more
-			return answered && c.finishRequest(r)
+			if !answered {
+				c.abandon(r)
+				return false
+			}
+			return c.finishRequest(r)
 		}
 	}
 }
@@ -312,7 +343,7 @@ func (c *httpConn) finishRequest(r *HTTPRequest) bool {
 	keep, upgrade, watched := r.keep(), r.peek().upgraded, r.watched()
 	r.ended = !watched
 	c.last = r.at
-	c.reset = r.cut && !r.head.HTTP11 // its end would look like a good one
+	c.reset = r.cut && r.untilClose
 	r.mu.Unlock()
 	if !c.body.Over() {
 		keep, c.linger = false, true
@@ -326,10 +357,12 @@ func (c *httpConn) finishRequest(r *HTTPRequest) bool {
 	if !keep || len(c.buffered()) == 0 || c.out.Len() >= defaultHighWater {
 		err = c.flush()
 	}
+	c.writer = nil
 	if watched {
 		r.end(err)
 	}
 	if err != nil {
+		c.reset = r.untilClose
 		c.writeFailed(err)
 		return false
 	}
@@ -584,8 +617,8 @@ func (c *httpConn) await(r *HTTPRequest) bool {
 	for c.waitWriter(r); ; {
 		r.mu.Lock()
 		c.take(r)
-		if r.writer != nil {
-			r.writer.taken(c.out.Len())
+		if c.writer = r.writer; c.writer != nil {
+			c.writer.moving.Store(int64(c.out.Len()))
 		}
 		complete, lost, delayed := r.complete.Load(), r.isLost, r.delayed
 		wanted, held := false, false
@@ -730,6 +763,9 @@ func (c *httpConn) moveBody(r *HTTPRequest) {
 		st.piece, st.first = st.first, nil
 	} else {
 		c.body.until = 0 // each wait has its own time
+		if len(c.buffered()) == 0 {
+			c.allowBody(r)
+		}
 		p, err := c.peekBody()
 		if err != nil {
 			c.endBody(r, err)
@@ -742,6 +778,22 @@ func (c *httpConn) moveBody(r *HTTPRequest) {
 	st.held = true
 	r.mu.Unlock()
 	c.s.loop.send((*httpBodyTask)(r))
+}
+
+// allowBody sends 100 Continue if the client waits for it, unless a response has
+// begun: interim responses come before the final one (RFC 9110 section 15.2), and
+// after that the client sends the body unasked or not at all.
+func (c *httpConn) allowBody(r *HTTPRequest) {
+	if !c.body.expect {
+		return
+	}
+	c.body.expect = false
+	r.mu.Lock()
+	begun := r.begun
+	r.mu.Unlock()
+	if !begun { // what begins now is sent later, by this goroutine, too
+		c.send(continueHead)
+	}
 }
 
 // consumePiece frees the room of a piece that the dispatcher is done with.
@@ -825,7 +877,6 @@ func (c *httpConn) flush() error {
 		} else {
 			err = c.writeThrough()
 		}
-		c.sent(n - c.out.Len())
 		if err != nil && !(pastDeadline(err) && c.out.Len() < n && !c.isCut()) {
 			return err
 		}
@@ -833,9 +884,14 @@ func (c *httpConn) flush() error {
 	return nil
 }
 
-// sent accounts for n bytes that were taken from the output.
+// sent takes n bytes that were written from the output. The writer of a stream can
+// count on it at once, however long the rest takes.
 func (c *httpConn) sent(n int) {
+	c.out.Advance(n)
 	c.s.loop.count.httpBytesOut.Add(uint64(n))
+	if c.writer != nil {
+		c.writer.moving.Add(-int64(n))
+	}
 }
 
 // send queues output of the connection's own.
@@ -878,7 +934,7 @@ func (c *httpConn) writable(fd uintptr) (done bool) {
 			return true
 		}
 		n, errno := sockio.WriteFD(fd, views[:n])
-		c.out.Advance(n)
+		c.sent(n)
 		switch errno {
 		case 0:
 		case syscall.EAGAIN:
@@ -898,7 +954,7 @@ func (c *httpConn) writeThrough() error {
 	c.out.Views(views[:])
 	c.setWriteDeadline(deadlineAt(after(c.s.cfg.WriteTimeout)))
 	n, err := guardedWrite(c.nc, views[0][:min(len(views[0]), 16<<10)])
-	c.out.Advance(n)
+	c.sent(n)
 	return err
 }
 
@@ -920,19 +976,37 @@ func (c *httpConn) discard() {
 	}
 }
 
-// close closes the connection. If there may be input that nobody read, it ends
-// the stream to the client and waits a moment for the client to do the same: the
-// kernel would else send a reset, which takes the answer away from a client that
-// has not read it yet.
+// close closes the connection.
 func (c *httpConn) close() {
+	if c.reset {
+		c.hangUp()
+		return
+	}
 	defer c.nc.Close()
-	if t, ok := c.nc.(*net.TCPConn); ok && c.reset {
+	if !c.isCut() && (c.linger || len(c.buffered()) > 0) {
+		c.drain()
+	}
+}
+
+// hangUp closes the connection with a reset and, under TLS, without close_notify,
+// since a proper end would end the body. On a unix socket, which knows no reset,
+// there is nothing that the client could notice.
+func (c *httpConn) hangUp() {
+	nc := c.nc
+	if tc, ok := nc.(*tls.Conn); ok {
+		nc = tc.NetConn()
+	}
+	if t, ok := nc.(interface{ SetLinger(sec int) error }); ok {
 		t.SetLinger(0)
-		return
 	}
-	if !c.linger && len(c.buffered()) == 0 || c.isCut() {
-		return
-	}
+	nc.Close()
+}
+
+// drain ends the output and reads on until the client closes, too (RFC 9112 section
+// 9.6). Closing at once would make the kernel send a reset, which discards the
+// response if the client has not read it yet. A client that uploads at full speed
+// reads the response when it has sent all, so time bounds this, not bytes.
+func (c *httpConn) drain() {
 	cw, ok := c.nc.(closeWriter)
 	if !ok {
 		return
@@ -941,12 +1015,16 @@ func (c *httpConn) close() {
 	if cw.CloseWrite() != nil {
 		return
 	}
-	b := sockio.GetBuffer(0)
+	b := sockio.GetBuffer(sockio.MaxBuffer)
 	defer b.Release()
-	for n := 0; n < maxLinger; {
-		m, err := c.readInto(b.Room())
-		if n += m; m == 0 || err != nil {
+	for until := time.Now().Add(maxLinger); ; {
+		if n, err := c.readInto(b.Room()); n == 0 || err != nil {
 			return
+		}
+		if now := time.Now(); now.After(until) {
+			return
+		} else if !c.s.closing.Load() { // a server that closes waits no longer than once
+			c.setDeadline(now.Add(lingerTimeout))
 		}
 	}
 }
@@ -959,8 +1037,9 @@ func (c *httpConn) readInto(p []byte) (int, error) {
 	return c.readGuarded(p)
 }
 
-// maxLinger is how much input is thrown away for the sake of the last answer.
-const maxLinger = 256 << 10
+// maxLinger bounds the reading after the last response. A client that pauses for
+// lingerTimeout ends it sooner.
+const maxLinger = 30 * time.Second
 
 // kick wakes the goroutine from await and awaitDirect.
 func (c *httpConn) kick() {
@@ -1005,12 +1084,21 @@ func (c *httpConn) answered(r *HTTPRequest) {
 	}
 }
 
-// poke ends the wait for a request that did not begin to arrive.
+// poke ends the wait for a request that did not begin to arrive. A handshake gets
+// handshakeGrace to end.
 func (c *httpConn) poke() {
+	if c.is(connHandshake) {
+		c.setDeadline(time.Now().Add(handshakeGrace))
+		return
+	}
 	if c.endRead(connReading|connIdle) != nil {
 		c.nc.Close()
 	}
 }
+
+// handshakeGrace is how long a server that closes waits for a TLS handshake. The
+// client may have sent nothing at all.
+const handshakeGrace = time.Second
 
 // cut closes the connection by force.
 func (c *httpConn) cut(why error) {

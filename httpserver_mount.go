@@ -235,7 +235,7 @@ func (r *HTTPRequest) takeGuest(p []byte) int {
 	n := copy(p, views[0])
 	r.out.Advance(n)
 	r.loop.count.httpBytesOut.Add(uint64(n))
-	r.writer.taken(n)
+	r.writer.moving.Store(int64(n))
 	return n
 }
 

@@ -183,12 +183,14 @@ func (c *httpConn) consumeBody(n int) {
 	c.body.Consume(n)
 }
 
+var continueHead = []byte("HTTP/1.1 100 Continue\r\n\r\n")
+
 // fillBody waits for more of the body, for which the client may have to be asked
 // first.
 func (c *httpConn) fillBody() error {
 	if c.body.expect {
 		c.body.expect = false
-		c.send([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
+		c.send(continueHead)
 	}
 	if err := c.flush(); err != nil {
 		return err

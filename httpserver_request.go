@@ -45,22 +45,23 @@ type HTTPRequest struct {
 
 	complete atomic.Bool // nothing of the answer is to come; set with mu held
 
-	mu      sync.Mutex   // guards the following
-	out     sockio.Queue // of the answer, not yet with the goroutine
-	stream  *bodyStream
-	writer  *ResponseWriter
-	x       *requestExtra // see extra
-	at      time.Duration // of the answer, by clock
-	begun   bool          // an answer was chosen
-	delayed bool          // the callback has returned before it was complete
-	last    bool          // the connection is not to be kept
-	cut     bool          // nor to be ended in an orderly way
-	ended   bool          // the answer is with the kernel, or nobody wants it
-	direct  bool          // a writer of the loop writes the answer, not the goroutine
-	writing bool          // it does, or will
-	blocked bool          // and could not write all of it
-	flushed bool          // and wrote all of it
-	isLost  bool          // nobody can be answered any more; extra says why
+	mu         sync.Mutex   // guards the following
+	out        sockio.Queue // of the answer, not yet with the goroutine
+	stream     *bodyStream
+	writer     *ResponseWriter
+	x          *requestExtra // see extra
+	at         time.Duration // of the answer, by clock
+	begun      bool          // an answer was chosen
+	delayed    bool          // the callback has returned before it was complete
+	last       bool          // the connection is not to be kept
+	cut        bool          // nor to be ended in an orderly way
+	untilClose bool          // the body ends with the connection
+	ended      bool          // the answer is with the kernel, or nobody wants it
+	direct     bool          // a writer of the loop writes the answer, not the goroutine
+	writing    bool          // it does, or will
+	blocked    bool          // and could not write all of it
+	flushed    bool          // and wrote all of it
+	isLost     bool          // nobody can be answered any more; extra says why
 }
 
 // A requestExtra is what a request has that most requests do not need: those
@@ -451,7 +452,7 @@ func (r *HTTPRequest) writerViews(space [][]byte) [][]byte {
 
 // writerSent accounts for what a writer has written.
 func (r *HTTPRequest) writerSent(n int, errno syscall.Errno) {
-	r.conn.sent(n)
+	r.loop.count.httpBytesOut.Add(uint64(n))
 	r.out.Advance(n)
 	r.blocked = errno != 0 // an error, too: the goroutine will meet it
 }

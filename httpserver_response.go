@@ -186,11 +186,11 @@ func (r *HTTPRequest) appendFraming(b []byte, status int, length int64, stated s
 		return b
 	case status == fasthttp.StatusResetContent:
 		length = 0
-	case r.Method() == fasthttp.MethodHead || status == fasthttp.StatusNotModified:
-		n, ok := http1.ParseLength(stated)
-		if length <= 0 && ok {
-			length = n // of the answer that a GET would get
-		} else if length <= 0 && status == fasthttp.StatusNotModified {
+	case status == fasthttp.StatusNotModified, r.Method() == fasthttp.MethodHead:
+		// What counts is what a GET would get, which only the application knows.
+		if n, ok := http1.ParseLength(stated); ok {
+			length = n
+		} else if length == 0 || status == fasthttp.StatusNotModified {
 			return b
 		}
 	}
@@ -202,7 +202,7 @@ func (r *HTTPRequest) appendFraming(b []byte, status int, length int64, stated s
 	if r.head.HTTP11 {
 		return append(b, "Transfer-Encoding: chunked\r\n"...)
 	}
-	r.last = true // the body ends with the connection
+	r.last, r.untilClose = true, true
 	return b
 }
 
@@ -269,11 +269,11 @@ type ResponseWriter struct {
 	length  int64 // of the body that was announced, or -1
 	written int64
 	chunked bool
-	drop    bool // there is no body
-	posted  bool // flush will come
-	wrote   bool // since the last OnDrain
-	high    bool // over the high-water mark, and half of it still there
-	moving  int  // bytes that the goroutine has taken and not written yet
+	drop    bool         // there is no body
+	posted  bool         // flush will come
+	wrote   bool         // since the last OnDrain
+	high    bool         // over the high-water mark, and half of it still there
+	moving  atomic.Int64 // bytes that the goroutine has taken and not written yet
 	onDrain func()
 }
 
@@ -334,7 +334,12 @@ func (w *ResponseWriter) Write(p []byte) (int, error) {
 		return 0, ErrBufferFull
 	}
 	w.written += int64(len(p))
-	if w.drop || len(p) == 0 {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	w.wrote = true
+	if w.drop { // which is as good as sent
+		w.checkDrain()
 		return len(p), nil
 	}
 	if w.chunked {
@@ -345,7 +350,6 @@ func (w *ResponseWriter) Write(p []byte) (int, error) {
 	} else {
 		r.queue(p)
 	}
-	w.wrote = true
 	w.high = w.high || w.buffered() > high
 	if r.delayed && r.out.Len() >= flushOver {
 		r.send()
@@ -423,12 +427,14 @@ func (w *ResponseWriter) Abort() {
 }
 
 // OnDrain arranges for f to be called on the loop each time that all that was
-// written has been handed to the kernel, or to TLS, until Close. A second call
-// replaces f.
+// written has been handed to the kernel, or to TLS, until Close: also if that was
+// before OnDrain was called. A second call replaces f. A response that has no body,
+// such as one to HEAD, drops what is written, and f is called all the same.
 func (w *ResponseWriter) OnDrain(f func()) {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
 	w.onDrain = f
+	w.checkDrain()
 }
 
 // Buffered returns the number of bytes that are not with the kernel yet, those
@@ -439,19 +445,16 @@ func (w *ResponseWriter) Buffered() int {
 	return w.buffered()
 }
 
-func (w *ResponseWriter) buffered() int { return w.r.out.Len() + w.moving }
+func (w *ResponseWriter) buffered() int { return w.r.out.Len() + int(w.moving.Load()) }
 
 // NeedDrain reports whether more than HTTPServerConfig.HighWater bytes were
 // pending, and half of it still are: a producer had better wait for OnDrain.
 func (w *ResponseWriter) NeedDrain() bool {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
+	w.checkHigh()
 	return w.high
 }
-
-// taken tells the writer that its goroutine has n bytes now. The caller holds
-// r.mu.
-func (w *ResponseWriter) taken(n int) { w.moving = n }
 
 // drained tells the writer, if there is one, that what was taken is written.
 func (r *HTTPRequest) drained() {
@@ -465,13 +468,25 @@ func (r *HTTPRequest) drainedLocked() {
 	if w == nil {
 		return
 	}
-	w.moving = 0
+	w.moving.Store(0)
+	w.checkDrain()
+}
+
+// checkHigh looks whether the output has fallen to half of the high-water mark. The
+// caller holds r.mu.
+func (w *ResponseWriter) checkHigh() {
 	if high, _ := w.marks(); w.high && w.buffered() <= high/2 {
 		w.high = false
 	}
-	if w.wrote && w.buffered() == 0 && w.onDrain != nil {
+}
+
+// checkDrain arranges for OnDrain if it is due. A drain that finds no function
+// stays due. The caller holds r.mu.
+func (w *ResponseWriter) checkDrain() {
+	w.checkHigh()
+	if w.wrote && w.buffered() == 0 && w.onDrain != nil && !w.r.complete.Load() && !w.r.isLost {
 		w.wrote = false
-		r.loop.Post(w.tellDrained)
+		w.r.loop.Post(w.tellDrained)
 	}
 }
 
@@ -535,6 +550,8 @@ func (r *HTTPRequest) Upgrade(headers Headers, cfg *ConnConfig) (*Conn, error) {
 
 // handOver gives the connection to what the request upgraded it to.
 func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
+	c.upgraded = true
+	to.whenForgotten(func() { c.s.release(c.ip) })
 	err := c.flush()
 	r.end(err)
 	if err != nil {

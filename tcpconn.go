@@ -254,6 +254,7 @@ type connExtra struct {
 	onLow            []*onLow  // when the output falls to half of HighWater, and at the end
 	unclaimed        *Timer    // ends the wait for somebody to take the data
 	write            *rawWrite // of adopted connections
+	release          func()    // gives the place in an HTTP server back
 }
 
 // An onLow is a function to be posted. It has an identity, so that it can be

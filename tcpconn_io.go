@@ -1186,7 +1186,17 @@ func (c *Conn) forget() {
 	if c.listener != nil {
 		c.listener.connGone()
 	}
+	if x := c.x.Load(); x != nil && x.release != nil {
+		x.release()
+	}
 	c.loop.unregister(&c.handle)
+}
+
+// whenForgotten has release called at the very end of c.
+func (c *Conn) whenForgotten(release func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.extra().release = release
 }
 
 // detaching reports whether what arrives is for whoever called Detach.
