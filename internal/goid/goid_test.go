@@ -5,41 +5,81 @@ import (
 	"testing"
 )
 
+// Both ways to tell goroutines apart are tested on every system: Current uses the
+// second only where there is no assembly.
+var ways = map[string]func() ID{"Current": Current, "number": number}
+
 func TestGoroutinesHaveDifferentIDsThatStayTheSame(t *testing.T) {
-	mine, other := Current(), make(chan ID)
-	go func() { other <- Current() }()
-	if mine == 0 || mine != Current() || mine == <-other {
-		t.Error("the ID of this goroutine is zero, changes, or is another's")
+	for name, id := range ways {
+		mine, other := id(), make(chan ID)
+		go func() { other <- id() }()
+		if mine == 0 || mine != id() || mine == <-other {
+			t.Errorf("%s: the ID of this goroutine is zero, changes, or is that of another", name)
+		}
+	}
+}
+
+func TestManyGoroutinesHaveDifferentIDs(t *testing.T) {
+	for name, id := range ways {
+		const n = 1000
+		ids, end := make(chan ID), make(chan struct{})
+		for range n {
+			go func() { ids <- id(); <-end }()
+		}
+		seen := map[ID]bool{id(): true}
+		for range n {
+			seen[<-ids] = true
+		}
+		close(end)
+		if len(seen) != n+1 {
+			t.Errorf("%s: %d IDs of %d goroutines", name, len(seen), n+1)
+		}
 	}
 }
 
 func TestACoroutineHasAnIDOfItsOwnThatOutlivesSwitchesAndGrowth(t *testing.T) {
-	next, stop := iter.Pull(func(yield func(ID) bool) {
-		yield(Current())
-		yield(deep(100))
-	})
-	defer stop()
-	first, _ := next()
-	second, _ := next()
-	if first == Current() || first != second {
-		t.Errorf("IDs = %v then %v, that of the caller is %v", first, second, Current())
+	for name, id := range ways {
+		next, stop := iter.Pull(func(yield func(ID) bool) {
+			yield(id())
+			yield(deep(100, id))
+		})
+		first, _ := next()
+		second, _ := next()
+		stop()
+		if first == id() || first != second {
+			t.Errorf("%s: IDs = %v then %v, that of the caller is %v", name, first, second, id())
+		}
+	}
+}
+
+func TestIDsAllocateNothing(t *testing.T) {
+	for name, id := range ways {
+		if got := testing.AllocsPerRun(1000, func() { id() }); got != 0 {
+			t.Errorf("%s: allocations = %v, want 0", name, got)
+		}
 	}
 }
 
 // deep needs more stack than a goroutine begins with.
-func deep(n int) ID {
+func deep(n int, id func() ID) ID {
 	var pad [1024]byte
 	if n == 0 {
-		return Current()
+		return id()
 	}
-	id := deep(n - 1)
+	got := deep(n-1, id)
 	at := n % len(pad)
 	pad[at] = 1
-	return id + ID(pad[at]) - 1 // or the compiler would do without pad
+	return got + ID(pad[at]) - 1 // or the compiler would do without pad
 }
 
 func BenchmarkCurrent(b *testing.B) {
 	for b.Loop() {
 		Current()
+	}
+}
+
+func BenchmarkNumber(b *testing.B) {
+	for b.Loop() {
+		number()
 	}
 }
