@@ -50,13 +50,21 @@
 // Every method of every type may be called from any goroutine and from any
 // callback; a [Task] alone belongs to its own code. So another goroutine may write to a
 // connection, stop a timer, or close a listener, and needs Post only to get at
-// what the callbacks own. What a method forbids "on the loop" it forbids in
-// callbacks.
+// what the callbacks own.
+//
+// "On the loop" means: on the goroutine of the dispatcher, in a callback or in the
+// start function, or in the code of the task that runs. The loop knows its code by
+// the goroutine. An iterator that a callback or a task pulls with [iter.Pull] runs on
+// a goroutine of its own, though the puller waits for it, so its code is not on the
+// loop: there the methods of the task return [ErrNotOnTask], and what waits, such as
+// [Future.Wait] and [Call], waits for a loop that stands still, until its context
+// ends. Range over the iterator instead: its code then runs on the goroutine of the
+// loop body.
 //
 // A callback must not block: everything else waits for it. Blocking calls belong
 // into [Work]; waiting for several things in a row reads best in a task, see
-// [Loop.Go]; [Future.Wait] on the loop returns [ErrOnLoop] instead of waiting for
-// ever. [Loop.Stats] tells how late the loop is (LagP99).
+// [Loop.Go]; [Future.Wait] on the loop returns [ErrOnLoop] and never waits.
+// [Loop.Stats] tells how late the loop is (LagP99).
 //
 // Only the callbacks are serial. Bytes are read, written, encrypted and decrypted
 // by other goroutines, on all cores. If the callbacks are too much for one core,

@@ -427,18 +427,27 @@ func (f *Future[T]) Result() (T, error) {
 	return f.value, f.err
 }
 
-// Wait waits for the result or the end of ctx, whose cause it returns then. It
-// is for goroutines other than the loop's: on the loop, in a callback or a task,
-// it returns [ErrOnLoop] unless the result is there already.
+// Wait waits for the result, or for the end of ctx, and then returns its cause. A
+// result that is there counts more than an ended context. A nil ctx means
+// context.Background.
+//
+// Wait is for goroutines other than those of the loop. In a callback or a task of
+// the loop it returns [ErrOnLoop], also when the result is there: use [Future.Then],
+// [Future.Await] or [Future.Result]. It cannot tell when a callback or task pulls an
+// iterator whose code calls Wait: [iter.Pull] runs that on another goroutine, so
+// Wait waits, and the loop stands still until ctx ends.
 func (f *Future[T]) Wait(ctx context.Context) (T, error) {
+	if f.loop.onLoop() {
+		return *new(T), ErrOnLoop
+	}
+	if ctx == nil {
+		ctx = context.Background()
+	}
 	done := f.Done()
 	select {
 	case <-done:
 		return f.Result()
 	default:
-	}
-	if f.loop.onLoop() {
-		return *new(T), ErrOnLoop
 	}
 	select {
 	case <-done:

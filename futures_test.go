@@ -158,26 +158,62 @@ func TestWaitReturnsTheCauseOfItsContext(t *testing.T) {
 	end()
 }
 
-func TestWaitOnTheLoopItselfIsErrOnLoopAndNeverADeadlock(t *testing.T) {
+// A result that is there does not change what Wait returns: it would depend on
+// chance, or on the speed of something else.
+func TestWaitOnTheLoopItselfIsErrOnLoopAlways(t *testing.T) {
+	waits := 0
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		f, resolve := eventloop.NewFuture[int](l)
-		_, err := f.Wait(t.Context())
-		wantEqual(t, "error in a post", err, eventloop.ErrOnLoop)
-		l.AfterFunc(0, func() {
-			_, err := f.Wait(t.Context())
-			wantEqual(t, "error in a timer", err, eventloop.ErrOnLoop)
-			resolve(3, nil)
+		refused := func(where string, f *eventloop.Future[int]) {
+			waits++
 			v, err := f.Wait(t.Context())
-			wantEqual(t, "value once there is a result", v, 3)
-			wantEqual(t, "error once there is a result", err, nil)
+			wantEqual(t, "value "+where, v, 0)
+			wantEqual(t, "error "+where, err, eventloop.ErrOnLoop)
+		}
+		refused("in the start function", f)
+		l.AfterFunc(0, func() {
+			refused("in a timer", f)
+			resolve(3, nil)
+			refused("with a result", f)
+			v, err := f.Result()
+			wantEqual(t, "result", v, 3)
+			wantEqual(t, "error of the result", err, nil)
 		})
 		f.Then(func(int, error) {
 			g, _ := eventloop.NewFuture[int](l)
 			g.Unref()
-			_, err := g.Wait(t.Context())
-			wantEqual(t, "error in Then", err, eventloop.ErrOnLoop)
+			refused("in Then", g)
+			refused("in Then, of its own future", f)
+			g.Then(nil)
 		})
+		l.Go(t.Context(), func(task *eventloop.Task) error {
+			refused("in a task", f)
+			task.Yield()
+			refused("after a suspension", f)
+			f.Await(task)
+			refused("after Await", f)
+			return nil
+		})
+		failed, fail := eventloop.NewFuture[int](l)
+		fail(0, errFuture)
+		refused("of a failure", failed)
+		failed.Then(nil)
+		l.OnExit(func() { refused("in an exit callback", f) })
 	})
+	wantEqual(t, "waits", waits, 10)
+}
+
+func TestWaitTakesANilContext(t *testing.T) {
+	l, end := startLoop(t, nil)
+	f, resolve := eventloop.NewFuture[int](l)
+	go resolve(7, nil)
+	var none context.Context
+	for range 2 {
+		v, err := f.Wait(none)
+		wantEqual(t, "value", v, 7)
+		wantEqual(t, "error", err, nil)
+	}
+	end()
 }
 
 func TestWaitOnAnotherLoopIsAllowed(t *testing.T) {
@@ -443,13 +479,30 @@ func TestAnUnaskedFailureIsLoggedWithoutAHandlerAndNeverEndsTheLoop(t *testing.T
 	}
 }
 
+// The caller has got ErrOnLoop and not the failure.
+func TestAWaitThatIsRefusedDoesNotKeepAFailureFromBeingReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var events []error
+		cfg := &eventloop.Config{EventHandler: func(err error) { events = append(events, err) }}
+		eventloop.Run(t.Context(), cfg, func(l *eventloop.Loop) error {
+			f, resolve := eventloop.NewFuture[int](l)
+			f.Wait(t.Context())
+			resolve(0, errFuture)
+			f.Wait(t.Context())
+			l.AfterFunc(time.Minute, func() {})
+			return nil
+		})
+		wantSlice(t, "events", events, []error{errFuture})
+	})
+}
+
 func TestWhoeverAsksKeepsAFailureFromBeingReported(t *testing.T) {
 	asks := map[string]func(l *eventloop.Loop, f *eventloop.Future[int]){
 		"Then":     func(_ *eventloop.Loop, f *eventloop.Future[int]) { f.Then(func(int, error) {}) },
 		"Then nil": func(_ *eventloop.Loop, f *eventloop.Future[int]) { f.Then(nil) },
 		"Done":     func(_ *eventloop.Loop, f *eventloop.Future[int]) { f.Done() },
 		"Result":   func(_ *eventloop.Loop, f *eventloop.Future[int]) { f.Result() },
-		"Wait":     func(_ *eventloop.Loop, f *eventloop.Future[int]) { f.Wait(context.Background()) },
+		"Wait":     func(_ *eventloop.Loop, f *eventloop.Future[int]) { go f.Wait(context.Background()); synctest.Wait() },
 		"All":      func(l *eventloop.Loop, f *eventloop.Future[int]) { eventloop.All(l, f).Then(nil) },
 		"Any":      func(l *eventloop.Loop, f *eventloop.Future[int]) { eventloop.Any(l, f).Then(nil) },
 		"Race":     func(l *eventloop.Loop, f *eventloop.Future[int]) { eventloop.Race(l, f).Then(nil) },

@@ -25,6 +25,8 @@ import (
 // Its methods, and whatever takes the task as an argument, may only be called by
 // the task's own code. Anywhere else, and after the task has ended, they return
 // [ErrNotOnTask]. Only Loop, Context, Ref and Unref may be called from anywhere.
+// The code of an iterator that the task pulls with [iter.Pull] runs on another
+// goroutine, and so is not the task's own; that of one that it ranges over is.
 type Task struct {
 	handle
 	f      func(t *Task) error

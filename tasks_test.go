@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"runtime"
 	"slices"
@@ -334,6 +335,28 @@ func TestWaitInATaskReturnsErrOnLoop(t *testing.T) {
 		wantErr(t, "Wait after a suspension", err, eventloop.ErrOnLoop)
 		_, err = eventloop.Call(context.Background(), k.Loop(), func() (int, error) { return 0, nil })
 		wantErr(t, "Call", err, eventloop.ErrOnLoop)
+		return nil
+	})
+}
+
+// What doc.go says of iterators.
+func TestCodeOfAPulledIteratorIsNotOnTheLoopAndThatOfARangedOneIs(t *testing.T) {
+	inTask(t, func(k *eventloop.Task) error {
+		asked := func(yield func(own, wait error) bool) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+			defer cancel()
+			_, wait := never(k.Loop()).Wait(ctx)
+			yield(k.Yield(), wait)
+		}
+		for own, wait := range asked {
+			wantErr(t, "Yield in a range", own, nil)
+			wantErr(t, "Wait in a range", wait, eventloop.ErrOnLoop)
+		}
+		next, stop := iter.Pull2(asked)
+		defer stop()
+		own, wait, _ := next()
+		wantErr(t, "Yield in a pulled iterator", own, eventloop.ErrNotOnTask)
+		wantErr(t, "Wait in a pulled iterator", wait, context.DeadlineExceeded)
 		return nil
 	})
 }

@@ -251,8 +251,9 @@ func (j *job) left() bool {
 // to ask something of the loop's state. If ctx ends before f has started, f does
 // not run and Call returns the cause; once f runs, its result counts. When the
 // loop ends by force before f has started, Call returns [ErrLoopClosed]. On the
-// loop itself it returns [ErrOnLoop], for it would wait for its own caller. Before
-// Run, it waits for Run.
+// loop itself it returns [ErrOnLoop], for it would wait for its own caller; as with
+// [Future.Wait], it cannot tell that of an iterator that the loop pulls. Before Run,
+// it waits for Run.
 //
 // A panic in f is one in a callback; Call then returns [ErrLoopClosed], or with
 // Config.CatchPanics the [*PanicError].
