@@ -179,8 +179,11 @@
 // When the loop ends, every suspended task is unwound: what it waits for returns
 // an error, and its deferred functions run.
 //
+// [Loop.ListenTask] and [TaskHandler] run a task for each connection and for each
+// request. Package tasksync has locks for tasks.
+//
 // [Work] runs a blocking function on a goroutine of its own and gives a [Future]
-// of its result. [Receive] turns a channel into a handle, and [SendTo] is the way
+// of its result; [Block] is Work for a task, which waits for it. [Receive] turns a channel into a handle, and [SendTo] is the way
 // back. [Call] lets another goroutine ask something of the loop's state. With
 // these, any Go API can be used from a loop, and a loop from any Go program.
 //
@@ -226,6 +229,7 @@
 // a request at once. Connections are kept, and a request is repeated only if
 // that can do no harm.
 //
+// [TaskHandler] makes a handler of a function that runs as a task for each request.
 // [HTTPHandler] and [FastHTTPHandler] let servers of net/http and fasthttp hand
 // requests to a loop. HTTP is HTTP/1.1 and HTTP/1.0 here.
 //

@@ -130,18 +130,18 @@ func ExampleFastHTTPHandler() {
 	// /new: 2
 }
 
-// The same for a server of net/http, or a router for it.
+// The same for a server of net/http, or a router for it, whose wildcards are at hand.
 func ExampleHTTPHandler() {
 	ctx := context.Background()
 	err := eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
 		mux := http.NewServeMux()
-		mux.Handle("POST /echo", eventloop.HTTPHandler(l, func(r *eventloop.HTTPRequest) {
-			r.Respond(200, nil, bytes.ToUpper(r.Body()))
+		mux.Handle("POST /echo/{name}", eventloop.HTTPHandler(l, func(r *eventloop.HTTPRequest) {
+			r.RespondText(200, r.PathValue("name")+": "+string(r.Body()))
 		}))
 		// ServeHTTP waits for the loop, so it must not be called on it.
 		eventloop.Work(ctx, l, func(context.Context) (string, error) {
 			w := httptest.NewRecorder()
-			mux.ServeHTTP(w, httptest.NewRequest("POST", "/echo", strings.NewReader("hello")))
+			mux.ServeHTTP(w, httptest.NewRequest("POST", "/echo/ann", strings.NewReader("hello")))
 			return fmt.Sprint(w.Code, " ", w.Body), nil
 		}).Then(func(answer string, err error) { fmt.Println(answer, err) })
 		return nil
@@ -150,7 +150,41 @@ func ExampleHTTPHandler() {
 		fmt.Println(err)
 	}
 	// Output:
-	// 200 HELLO <nil>
+	// 200 ann: hello <nil>
+}
+
+// A handler in the linear style. An error that it returns is a 500 for the client.
+func ExampleTaskHandler() {
+	ctx := context.Background()
+	handle := func(t *eventloop.Task, r *eventloop.HTTPRequest) error {
+		size, err := eventloop.Block(t, func(ctx context.Context) (int, error) {
+			return len(r.Body()), nil // a database, say
+		})
+		if err != nil {
+			return err
+		}
+		return r.RespondJSON(200, map[string]int{"size": size})
+	}
+	err := eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+		s, err := l.ListenHTTP("127.0.0.1:0", eventloop.TaskHandler(handle), nil)
+		if err != nil {
+			return err
+		}
+		l.Go(ctx, func(t *eventloop.Task) error {
+			defer s.Close()
+			res, err := l.HTTP().Do(t.Context(), "POST", "http://"+s.Addr().String(), &eventloop.HTTPOptions{Body: []byte("hello")}).Await(t)
+			if err != nil {
+				return err
+			}
+			fmt.Printf("%d %s\n", res.Status, res.Body)
+			return nil
+		})
+		return nil
+	})
+	if err != nil {
+		fmt.Println(err)
+	}
+	// Output: 200 {"size":5}
 }
 
 // Server-sent events: an answer that goes on. OnAbort hears of the client that

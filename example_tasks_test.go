@@ -15,10 +15,9 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// A listener hands each connection to a task in one line.
-func ExampleLoop_Go_listener() {
+// A server in the linear style: a task for each connection.
+func ExampleLoop_ListenTask() {
 	shout := func(t *eventloop.Task, c *eventloop.Conn) error {
-		defer c.Close()
 		nc := c.Stream(t)
 		lines := bufio.NewScanner(nc)
 		for lines.Scan() {
@@ -29,11 +28,7 @@ func ExampleLoop_Go_listener() {
 		return lines.Err()
 	}
 	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
-		ln, err := l.Listen("tcp", "127.0.0.1:0", &eventloop.ConnConfig{
-			OnConnect: func(c *eventloop.Conn) {
-				l.Go(context.Background(), func(t *eventloop.Task) error { return shout(t, c) })
-			},
-		})
+		ln, err := l.ListenTask("tcp", "127.0.0.1:0", shout, nil)
 		if err != nil {
 			return err
 		}

@@ -80,6 +80,13 @@ type HTTPServerConfig struct {
 	// connections in [ConnConfig]. Zero: 256 KB and 64 MB. Negative: no bound.
 	HighWater, MaxBuffered int
 
+	// AllowHalfOpen lets the context of a request go on when its client ends its own
+	// side of the connection, as a client may do that still waits for the response.
+	// By default that ends the context, as in net/http: a client that has closed its
+	// connection altogether looks the same. Either way OnAbort is told io.EOF, and a
+	// response is sent.
+	AllowHalfOpen bool
+
 	// Backlog and ReusePort are for ListenHTTP what they are in [ListenConfig].
 	Backlog   int
 	ReusePort bool

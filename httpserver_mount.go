@@ -1,6 +1,7 @@
 package eventloop
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -17,6 +18,8 @@ import (
 // goroutine of that server waits for the answer, and takes it over.
 type guest struct {
 	back   chan struct{} // wakes the goroutine
+	req    *http.Request // nil unless the server is one of net/http
+	flush  bool          // the server can send a part of an answer
 	cfg    *HTTPServerConfig
 	body   *guestBody // nil unless the body is a stream
 	remote net.Addr
@@ -36,10 +39,10 @@ type guestAnswer struct {
 //
 // The server reads the body, writes the answer, and has its own limits; those of
 // the loop are the defaults of [HTTPServerConfig], whose method of the same name
-// sets them. It cannot tell of clients that go away, so OnAbort is only told when a streamed answer
-// cannot be written. Upgrade is not possible. A request that comes when the loop
-// does not run, or that the loop did not answer when it ended, is answered with
-// 503.
+// sets them. It cannot tell of clients that go away, so OnAbort is only told when a
+// streamed answer cannot be written. Upgrade is not possible. A request that comes
+// when the loop does not run, or that the loop did not answer when it ended, is
+// answered with 503. FastHTTPHandler panics if h is nil.
 func FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
 	return (&HTTPServerConfig{}).FastHTTPHandler(l, h)
 }
@@ -50,6 +53,9 @@ func FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
 // are taken with [HTTPRequest.OnBody]. What the other fields say is the business
 // of the server; events go to Config.EventHandler.
 func (cfg *HTTPServerConfig) FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
+	if h == nil {
+		panic(errNilFunc)
+	}
 	cfg = cfg.withDefaults()
 	return func(ctx *fasthttp.RequestCtx) {
 		r := fastRequest(l, ctx)
@@ -78,6 +84,7 @@ func fastRequest(l *Loop, ctx *fasthttp.RequestCtx) *HTTPRequest {
 	}
 	r := guestRequest(l, string(ctx.Method()), string(ctx.RequestURI()), fields)
 	r.head.HTTP11 = ctx.Request.Header.IsHTTP11()
+	r.guest.flush = true
 	r.guest.remote = ctx.RemoteAddr()
 	r.guest.tls = ctx.TLSConnectionState()
 	return r
@@ -152,9 +159,18 @@ func (r *HTTPRequest) waitGuest(gone <-chan struct{}, ready func() bool) bool {
 			r.lose(ErrLoopClosed)
 		case <-gone:
 			gone = nil
-			r.aborted(io.EOF)
+			r.aborted(r.whyGone())
 		}
 	}
+}
+
+// whyGone returns why the context of the http.Request has ended. net/http cancels it
+// when the client is gone, and does not say how.
+func (r *HTTPRequest) whyGone() error {
+	if cause := context.Cause(r.guest.req.Context()); cause != context.Canceled {
+		return r.opError(cause) // a middleware of the application has ended it
+	}
+	return io.EOF
 }
 
 // answerFast gives the answer to the server of ctx.
@@ -246,13 +262,20 @@ func (r *HTTPRequest) isCut() bool {
 }
 
 // HTTPHandler returns a handler for an existing net/http server that hands each
-// request to h on the loop, and waits for the answer. The request owns its data,
+// request to h on the loop, and waits for the response. The request owns its data,
 // as always; its body is read by the server's goroutine before, up to 4 MB.
-// [HTTPServerConfig.HTTPHandler] sets other limits.
+// [HTTPServerConfig.HTTPHandler] sets other limits. HTTPHandler panics if h is nil.
 //
-// That the client is gone is told to OnAbort as io.EOF: net/http does not say
-// which it was. Upgrade is not possible. A request that comes when the loop does
-// not run, or that the loop did not answer when it ended, is answered with 503.
+// What net/http and its middleware know of the request stays within reach:
+// [HTTPRequest.Context] has the values and the deadline of the http.Request's context,
+// [HTTPRequest.PathValue] what an http.ServeMux matched, and [HTTPRequest.HTTP]
+// returns the http.Request itself.
+//
+// A client that is gone ends the context of the request, and is told to OnAbort as
+// io.EOF: net/http does not say how it left. Stream returns an error that matches
+// errors.ErrUnsupported if the http.ResponseWriter, of a middleware say, cannot
+// flush. Upgrade is not possible. A request that comes when the loop does not run, or
+// that the loop did not answer when it ended, is answered with 503.
 func HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
 	return (&HTTPServerConfig{}).HTTPHandler(l, h)
 }
@@ -264,6 +287,9 @@ func HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
 // that goes but the end of the body. What the other fields say is the business of
 // the server; events go to Config.EventHandler.
 func (cfg *HTTPServerConfig) HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
+	if h == nil {
+		panic(errNilFunc)
+	}
 	cfg = cfg.withDefaults()
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r, err := netRequest(l, cfg, w, req)
@@ -309,6 +335,8 @@ func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http
 	}
 	r := guestRequest(l, req.Method, uri, fields)
 	r.head.HTTP11 = req.ProtoAtLeast(1, 1)
+	r.guest.req = req
+	r.guest.flush = canFlush(w)
 	r.guest.cfg = cfg
 	r.guest.remote = stringAddr(req.RemoteAddr)
 	r.guest.tls = req.TLS
@@ -318,6 +346,21 @@ func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http
 		}
 	})
 	return r, err
+}
+
+// canFlush reports whether [http.ResponseController.Flush] works with w. To try it
+// would send the head.
+func canFlush(w http.ResponseWriter) bool {
+	for {
+		switch t := w.(type) {
+		case interface{ FlushError() error }, http.Flusher:
+			return true
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = t.Unwrap()
+		default:
+			return false
+		}
+	}
 }
 
 // bodyIsLeft reports whether the answer comes before the end of a body that is a
@@ -359,7 +402,10 @@ func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
 		}
 		return
 	}
-	rc.Flush()
+	if err := rc.Flush(); err != nil {
+		r.lose(r.opError(err))
+		return
+	}
 	buf := sockio.GetBuffer(sockio.MaxBuffer)
 	defer buf.Release()
 	gone := req.Context().Done()
@@ -373,11 +419,14 @@ func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
 			break
 		}
 		rc.SetWriteDeadline(deadlineAt(after(r.guest.cfg.WriteTimeout)))
-		if _, err := w.Write(buf.Room()[:n]); err != nil {
+		_, err := w.Write(buf.Room()[:n])
+		if err == nil {
+			err = rc.Flush()
+		}
+		if err != nil {
 			r.lose(r.opError(err))
 			return
 		}
-		rc.Flush()
 		r.drained()
 	}
 	r.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -33,7 +34,7 @@ var ErrResponded = errors.New("eventloop: request answered already")
 // one connection come one after the other: the next when this one is answered. A
 // request that is dropped without an answer keeps its connection and the loop;
 // [Loop.Handles] shows it, HTTPServerConfig.ResponseTimeout bounds it, and it is
-// logged when the loop ends.
+// logged a minute after its client has left, and when the loop ends.
 //
 // All methods may be called from any goroutine and from any callback.
 type HTTPRequest struct {
@@ -76,7 +77,9 @@ type requestExtra struct {
 	onAbort  func(err error)
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
-	timer    *Timer
+	inTask   bool   // ctx ends with the task of TaskHandler, not with the answer
+	timer    *Timer // of ResponseTimeout
+	left     *Timer // logs that the request is abandoned
 }
 
 // noExtra is what extra is read from where a request has none.
@@ -150,7 +153,7 @@ func (r *HTTPRequest) Path() string {
 }
 
 // Query returns what follows the first "?" of the target, as it was sent.
-// net/url.ParseQuery takes it apart.
+// [HTTPRequest.QueryValues] takes it apart.
 func (r *HTTPRequest) Query() string {
 	_, query, _ := strings.Cut(r.URI(), "?")
 	return query
@@ -211,20 +214,45 @@ func (r *HTTPRequest) TLS() *tls.ConnectionState {
 // Loop returns the loop of the request.
 func (r *HTTPRequest) Loop() *Loop { return r.loop }
 
-// Context returns a context that ends when the answer has been written, when the
-// client resets the connection, and when the loop ends. That the client ended its
-// own side does not end it: it may wait for the answer.
+// Context returns a context that ends when the response has been written, when the
+// client closes or resets the connection, and when the loop ends. In the handler of
+// [TaskHandler] it ends with the task instead of with the response.
+//
+// A client that has closed its connection cannot be told from one that has only
+// ended its own side and waits for the response. As in net/http, both end the
+// context, with the cause io.EOF, and the response is sent all the same. With
+// HTTPServerConfig.AllowHalfOpen neither does.
+//
+// In a server of net/http (see [HTTPHandler]) the context is derived from that of the
+// http.Request, and so has its values, its deadline and its end.
 func (r *HTTPRequest) Context() context.Context {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	x := r.extra()
 	if x.ctx == nil {
-		x.ctx, x.cancel = context.WithCancelCause(r.loop.ctx)
-		if r.ended || r.isLost {
+		x.ctx, x.cancel = context.WithCancelCause(r.baseContext())
+		switch {
+		case r.ended && !x.inTask || r.isLost:
 			x.cancel(x.lost)
+		case r.abortEnds(x.abort):
+			x.cancel(x.abort)
 		}
 	}
 	return x.ctx
+}
+
+// baseContext is what the context of the request is derived from. A server that is
+// not ours sees to it that the end of the loop ends the request.
+func (r *HTTPRequest) baseContext() context.Context {
+	if r.guest != nil && r.guest.req != nil {
+		return r.guest.req.Context()
+	}
+	return r.loop.ctx
+}
+
+// abortEnds reports whether a client that leaves with err ends the context.
+func (r *HTTPRequest) abortEnds(err error) bool {
+	return err != nil && !(err == io.EOF && r.settings().AllowHalfOpen)
 }
 
 // String returns a readable overview: the request line, the fields, and the body
@@ -313,6 +341,7 @@ func (r *HTTPRequest) aborted(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.abortedLocked(err)
+	r.watchAbandoned()
 }
 
 func (r *HTTPRequest) abortedLocked(err error) {
@@ -325,6 +354,28 @@ func (r *HTTPRequest) abortedLocked(err error) {
 	if x.onAbort != nil {
 		r.loop.Post(r.tellAbort)
 	}
+	if x.cancel != nil && r.abortEnds(err) {
+		x.cancel(err)
+	}
+}
+
+// watchAbandoned sees to it that a request which stays open is logged. The caller
+// holds r.mu.
+func (r *HTTPRequest) watchAbandoned() {
+	if x := r.extra(); x.left == nil && !r.complete.Load() {
+		x.left = r.loop.AfterFunc(abandonedAfter, r.abandoned)
+		x.left.Unref()
+	}
+}
+
+// abandonedAfter is how long a request may stay open after its client has left,
+// before that is logged.
+const abandonedAfter = time.Minute
+
+// abandoned is the callback of the timer that the client's leaving started.
+func (r *HTTPRequest) abandoned() {
+	r.loop.log(slog.LevelWarn, "a request is still open although its client left a while ago",
+		"request", r.describe(), "since", abandonedAfter)
 }
 
 // lose ends a request that cannot be answered any more.
@@ -371,6 +422,9 @@ func (r *HTTPRequest) settle() {
 		r.loop.unregister(&r.extra().pending)
 	}
 	r.stopTimer()
+	if t := r.peek().left; t != nil {
+		t.Stop()
+	}
 }
 
 // stopTimer ends the bound on the time of an answer. The caller holds r.mu.
@@ -415,7 +469,10 @@ func (r *HTTPRequest) keep() bool { return !r.last && !r.cut && r.peek().upgrade
 
 // watched reports whether there is a context that has to end with r. The caller
 // holds r.mu.
-func (r *HTTPRequest) watched() bool { return r.peek().cancel != nil }
+func (r *HTTPRequest) watched() bool {
+	x := r.peek()
+	return x.cancel != nil && !x.inTask
+}
 
 // keepFromWriters reports whether a writer has the output of r still; none will
 // have it afterwards.
@@ -462,7 +519,7 @@ func (r *HTTPRequest) end(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ended = true
-	if x := r.peek(); x.cancel != nil {
+	if x := r.peek(); x.cancel != nil && !(x.inTask && err == nil) {
 		x.cancel(err)
 	}
 }
@@ -518,18 +575,14 @@ func (r *HTTPRequest) delay() {
 
 // timedOut answers a request that the application did not.
 func (r *HTTPRequest) timedOut() {
-	text := fasthttp.StatusMessage(fasthttp.StatusServiceUnavailable)
-	if r.Respond(fasthttp.StatusServiceUnavailable, textPlain, []byte(text+"\n")) == nil {
+	if r.respondError(fasthttp.StatusServiceUnavailable) == nil {
 		r.event(r.opError(os.ErrDeadlineExceeded))
 	}
 }
 
-var textPlain = Headers{{"Content-Type", "text/plain; charset=utf-8"}}
-
 // panicked answers a request after a panic of its handler.
 func (r *HTTPRequest) panicked(err error) {
-	text := fasthttp.StatusMessage(fasthttp.StatusInternalServerError)
-	if r.Respond(fasthttp.StatusInternalServerError, textPlain, []byte(text+"\n")) == ErrResponded {
+	if r.respondError(fasthttp.StatusInternalServerError) == ErrResponded {
 		r.mu.Lock()
 		if !r.complete.Load() && !r.isLost { // a stream: its end would look like a good one
 			r.cutShort()

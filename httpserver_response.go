@@ -19,6 +19,7 @@ var (
 	errShortBody  = errors.New("eventloop: fewer bytes were written than Content-Length says")
 	errLongBody   = errors.New("eventloop: more bytes than Content-Length says")
 	errNoUpgrade  = errors.New("eventloop: the request asks for no upgrade that can be granted")
+	errNoFlush    = fmt.Errorf("eventloop: the http.ResponseWriter cannot flush: %w", errors.ErrUnsupported)
 	errBadLength  = fmt.Errorf("%w: Content-Length", ErrHeader)
 	errUnfinished = errors.New("eventloop: the stream was cut")
 )
@@ -280,7 +281,8 @@ type ResponseWriter struct {
 // Stream answers the request with a body that is yet to be written: of the length
 // that the Content-Length field says if there is one, otherwise in chunks, or to
 // a client of HTTP/1.0 until the connection is closed. Errors are those of
-// Respond.
+// Respond, and one that matches errors.ErrUnsupported if the request came through a
+// server that cannot send a part of a response; it can still be answered then.
 //
 // OnAbort tells of a client that goes away meanwhile, and the context of the
 // request ends. A stream of which somebody only listens, such as server-sent
@@ -288,6 +290,9 @@ type ResponseWriter struct {
 func (r *HTTPRequest) Stream(status int, headers Headers) (*ResponseWriter, error) {
 	if err := checkAnswer(status, headers); err != nil {
 		return nil, err
+	}
+	if r.conn == nil && !r.guest.flush {
+		return nil, errNoFlush
 	}
 	length := int64(-1)
 	if stated, ok := headers.lookup("Content-Length"); ok {

@@ -180,6 +180,12 @@ func TestLaw10AStreamedHTTPAnswerHasBackPressure(t *testing.T) {
 
 // TestHTTPOnAbort makes clients go away in all ways while the answer is pending.
 func TestHTTPOnAbort(t *testing.T) {
+	for _, halfOpen := range []bool{false, true} {
+		t.Run(fmt.Sprint("AllowHalfOpen=", halfOpen), func(t *testing.T) { testOnAbort(t, halfOpen) })
+	}
+}
+
+func testOnAbort(t *testing.T, halfOpen bool) {
 	for _, v := range []struct {
 		name   string
 		leave  func(c *net.TCPConn)
@@ -202,7 +208,7 @@ func TestHTTPOnAbort(t *testing.T) {
 			l, _ := startLoop(t, nil)
 			told := make(chan error, 2)
 			requests := make(chan *eventloop.HTTPRequest, 1)
-			s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+			s := serveHTTP(t, l, &eventloop.HTTPServerConfig{AllowHalfOpen: halfOpen}, func(r *eventloop.HTTPRequest) {
 				r.OnAbort(func(err error) { told <- err })
 				r.Context()
 				if v.stream {
@@ -230,7 +236,10 @@ func TestHTTPOnAbort(t *testing.T) {
 				if err != io.EOF {
 					t.Errorf("told %v, want io.EOF", err)
 				}
-				if r.Context().Err() != nil {
+				if !halfOpen {
+					<-r.Context().Done()
+					wantEqual(t, "cause", context.Cause(r.Context()), io.EOF)
+				} else if r.Context().Err() != nil {
 					t.Error("the context ended at a half-close")
 				}
 			}

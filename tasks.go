@@ -30,6 +30,7 @@ import (
 type Task struct {
 	handle
 	f      func(t *Task) error
+	fn     uintptr          // of the function that it is named after
 	outer  context.Context  // of Go: its end ends the waits of the task
 	result Future[struct{}] // a part of the task: starting one allocates little else
 	self   atomic.Uintptr   // goid.ID of the coroutine while it runs the task, else 0
@@ -91,7 +92,12 @@ func (l *Loop) Go(ctx context.Context, f func(t *Task) error) *Future[struct{}] 
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	t := &Task{f: f, outer: ctx}
+	return l.startTask(ctx, f, f)
+}
+
+// startTask is Go for a task that goes by the name of the function named.
+func (l *Loop) startTask(ctx context.Context, f func(t *Task) error, named any) *Future[struct{}] {
+	t := &Task{f: f, fn: funcPC(named), outer: ctx}
 	t.result.loop = l
 	if err := l.register(&t.handle, t, kindTask, true); err != nil {
 		t.result.fail(err)
@@ -206,13 +212,14 @@ func (t *Task) terminate() {
 	t.co.stop() // the suspension returns, and the task runs to its end
 }
 
-func (t *Task) describe() string {
-	return funcName(t.f)
-}
+func (t *Task) describe() string { return funcName(t.fn) }
 
-// funcName returns the name of the function f, as stack traces have it.
-func funcName(f any) string {
-	if fn := runtime.FuncForPC(reflect.ValueOf(f).Pointer()); fn != nil {
+// funcPC returns where the code of the function f begins.
+func funcPC(f any) uintptr { return reflect.ValueOf(f).Pointer() }
+
+// funcName returns the name of the function at pc, as stack traces have it.
+func funcName(pc uintptr) string {
+	if fn := runtime.FuncForPC(pc); fn != nil {
 		return fn.Name()
 	}
 	return ""

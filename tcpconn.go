@@ -55,6 +55,15 @@ type ConnConfig struct {
 	// why.
 	OnClose func(c *Conn)
 
+	// Task runs as a task of its own, after OnConnect, when the connection is up. It
+	// reads and writes with [Conn.Stream], or writes with Conn.Write. When it returns,
+	// the connection is closed as by Close, or if it panics (with Config.CatchPanics)
+	// as by Abort. An error that it returns goes to OnEvent, or if the connection is
+	// closed already to Config.EventHandler, as an [*OpError] with the address of the
+	// peer. The ordinary ends of a connection, information (see [IsInfo]) and
+	// net.ErrClosed, are not reported. The context of the task ends with the loop.
+	Task func(t *Task, c *Conn) error
+
 	// TLS, if not nil, makes the connection a TLS connection: a client when it
 	// is dialled, a server when it is accepted. If ServerName is empty a client
 	// uses the host that it dials. The peer is verified unless the tls.Config

@@ -836,6 +836,7 @@ func (t *upTask) run() {
 	if f := c.cfg.Load().OnConnect; f != nil && !c.quit.Load() && !c.loop.ended.Load() {
 		c.callback(f)
 	}
+	c.startTask()
 }
 
 // callback runs a callback that takes nothing but the connection.

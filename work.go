@@ -31,7 +31,7 @@ func Work[T any](ctx context.Context, l *Loop, f func(ctx context.Context) (T, e
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	j := &job{name: funcName(f)}
+	j := &job{name: funcName(funcPC(f))}
 	j.ctx, j.cancel = context.WithCancelCause(ctx)
 	result := looseFuture[T](l)
 	j.cancelled = func(err error) { result.resolve(*new(T), err) }

@@ -1,0 +1,206 @@
+package eventloop_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/onloop/eventloop"
+)
+
+func TestListenTaskRunsATaskForEachConnectionAndClosesItAfterwards(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	var order []string // of one connection
+	ln, err := l.ListenTask("tcp", "127.0.0.1:0", func(k *eventloop.Task, c *eventloop.Conn) error {
+		order = append(order, "task")
+		line, err := bufio.NewReader(c.Stream(k)).ReadString('\n')
+		c.WriteString("got " + line)
+		return err
+	}, &eventloop.ConnConfig{
+		OnConnect: func(*eventloop.Conn) { order = append(order, "OnConnect") },
+		OnClose:   func(*eventloop.Conn) { order = append(order, "OnClose") },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		nc, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(nc, "hello\n")
+		got, err := io.ReadAll(nc) // until the server closes
+		wantEqual(t, "answer", string(got), "got hello\n")
+		wantEqual(t, "end", err, nil)
+		nc.Close()
+	}
+	ln.Close()
+	eventually(func() bool { return l.Stats().IncomingTCP == 0 })
+	onLoop(t, l, func() {
+		wantSlice(t, "order of the first", order[:3], []string{"OnConnect", "task", "OnClose"})
+		wantEqual(t, "callbacks", len(order), 9)
+	})
+}
+
+// onePipe runs a loop in virtual time that adopts one end of a pipe with cfg, and
+// client with the other. It returns what was logged.
+func onePipe(t *testing.T, conf eventloop.Config, cfg *eventloop.ConnConfig, client func(l *eventloop.Loop, nc net.Conn)) (log string, err error) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		book := &logBook{}
+		conf.Logger = book.logger()
+		server, nc := net.Pipe()
+		err = eventloop.Run(t.Context(), &conf, func(l *eventloop.Loop) error {
+			go client(l, nc)
+			_, err := l.Adopt(server, cfg)
+			return err
+		})
+		log = book.String()
+	})
+	return log, err
+}
+
+func TestTheErrorOfAConnectionsTaskIsToldOnceUnlessItIsAnOrdinaryEnd(t *testing.T) {
+	failure := errors.New("bad command")
+	for _, v := range []struct {
+		name string
+		end  error
+		told bool
+	}{
+		{"nil", nil, false},
+		{"io.EOF", io.EOF, false},
+		{"wrapped io.EOF", fmt.Errorf("reading: %w", io.EOF), false},
+		{"closed", net.ErrClosed, false},
+		{"reset", io.ErrClosedPipe, false},
+		{"failure", failure, true},
+		{"unexpected EOF", io.ErrUnexpectedEOF, true},
+	} {
+		for _, road := range []string{"OnEvent", "EventHandler", "log"} {
+			t.Run(v.name+" to "+road, func(t *testing.T) {
+				var told []error
+				conf := eventloop.Config{}
+				cfg := &eventloop.ConnConfig{
+					Task: func(k *eventloop.Task, c *eventloop.Conn) error {
+						c.WriteString("bye\n")
+						return v.end
+					},
+				}
+				switch road {
+				case "OnEvent":
+					cfg.OnEvent = func(_ *eventloop.Conn, err error) { told = append(told, err) }
+				case "EventHandler":
+					conf.EventHandler = func(err error) { told = append(told, err) }
+				}
+				log, err := onePipe(t, conf, cfg, func(_ *eventloop.Loop, nc net.Conn) {
+					got, _ := io.ReadAll(nc)
+					wantEqual(t, "received", string(got), "bye\n")
+					nc.Close()
+				})
+				wantEqual(t, "Run", err, nil)
+				n := len(told) + strings.Count(log, "level=WARN")
+				switch {
+				case !v.told && n == 0:
+				case !v.told || n != 1 || (road == "log") != (len(told) == 0):
+					t.Errorf("told %v, logged %q; told is to be: %v", told, log, v.told)
+				case road == "log":
+					if !strings.Contains(log, "pipe") || !strings.Contains(log, v.end.Error()) {
+						t.Errorf("the log lacks the address or the error: %s", log)
+					}
+				default:
+					oe, ok := errors.AsType[*eventloop.OpError](told[0])
+					if !ok || !errors.Is(told[0], v.end) || oe.Addr != "pipe" || oe.Conn == nil {
+						t.Errorf("told %v, want an OpError with address and connection", told[0])
+					}
+				}
+			})
+		}
+	}
+}
+
+// A connection that has failed is closed before its task can end.
+func TestTheErrorThatClosedTheConnectionGoesToTheEventHandlerAsItIs(t *testing.T) {
+	var told []error
+	conf := eventloop.Config{EventHandler: func(err error) { told = append(told, err) }}
+	cfg := &eventloop.ConnConfig{
+		ReadTimeout: time.Second,
+		OnEvent:     func(_ *eventloop.Conn, err error) { t.Errorf("OnEvent: %v", err) },
+		Task: func(k *eventloop.Task, c *eventloop.Conn) error {
+			_, err := io.Copy(io.Discard, c.Stream(k))
+			return err
+		},
+	}
+	onePipe(t, conf, cfg, func(_ *eventloop.Loop, nc net.Conn) { io.ReadAll(nc); nc.Close() })
+	if len(told) != 1 || !errors.Is(told[0], eventloop.ErrTimeout) || told[0].Error() != "read pipe pipe: i/o timeout" {
+		t.Errorf("told %v, want the time-out once, with the address once", told)
+	}
+}
+
+func TestAPanicOfAConnectionsTaskIsAnEventAndResetsTheConnection(t *testing.T) {
+	var told []error
+	cfg := &eventloop.ConnConfig{
+		OnEvent: func(_ *eventloop.Conn, err error) { told = append(told, err) },
+		Task: func(k *eventloop.Task, c *eventloop.Conn) error {
+			k.Yield()
+			panic("boom")
+		},
+	}
+	_, err := onePipe(t, eventloop.Config{CatchPanics: true}, cfg, func(_ *eventloop.Loop, nc net.Conn) { io.ReadAll(nc); nc.Close() })
+	wantEqual(t, "Run", err, nil)
+	if len(told) != 1 {
+		t.Fatalf("told %v, want the panic", told)
+	}
+	if pe, ok := errors.AsType[*eventloop.PanicError](told[0]); !ok || pe.Value != "boom" {
+		t.Errorf("told %v, want the panic", told[0])
+	}
+}
+
+func TestAConnectionThatItsTaskClosedTellsOnEventNothingMore(t *testing.T) {
+	failure := errors.New("too late")
+	var told []error
+	cfg := &eventloop.ConnConfig{
+		OnEvent: func(_ *eventloop.Conn, err error) { t.Errorf("OnEvent after Close: %v", err) },
+		Task: func(k *eventloop.Task, c *eventloop.Conn) error {
+			c.Close()
+			return failure
+		},
+	}
+	conf := eventloop.Config{EventHandler: func(err error) { told = append(told, err) }}
+	onePipe(t, conf, cfg, func(_ *eventloop.Loop, nc net.Conn) { io.ReadAll(nc); nc.Close() })
+	if len(told) != 1 || !errors.Is(told[0], failure) {
+		t.Errorf("EventHandler was told %v, want the failure once", told)
+	}
+}
+
+func TestATaskOfADialedConnection(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	ln, err := l.ListenTask("tcp", "127.0.0.1:0", func(k *eventloop.Task, c *eventloop.Conn) error {
+		_, err := io.Copy(c.Stream(k), c.Stream(k))
+		return err
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan string, 1)
+	_, err = l.Dial(context.Background(), "tcp", ln.Addr().String(), &eventloop.ConnConfig{
+		Task: func(k *eventloop.Task, c *eventloop.Conn) error {
+			nc := c.Stream(k)
+			io.WriteString(nc, "hello")
+			c.CloseWrite()
+			all, err := io.ReadAll(nc)
+			got <- string(all)
+			return err
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantEqual(t, "echo", <-got, "hello")
+	ln.Close()
+}
