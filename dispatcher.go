@@ -92,6 +92,10 @@ func (l *Loop) onLoop() bool {
 
 // dispatch runs turns until the loop ends.
 func (l *Loop) dispatch() {
+	if l.ordered != nil {
+		l.dispatchOrdered()
+		return
+	}
 	for l.prepare() {
 		l.turn()
 	}

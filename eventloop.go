@@ -118,6 +118,8 @@ type Loop struct {
 	woke       time.Duration  // when it woke up last
 	kinds      [kindCount]int // handles by kind
 
+	ordered *ordered // nil but in tests that decide the order; set before Run
+
 	// Only on the loop.
 	labels       context.Context // pprof labels of tasks
 	coroutines   []*coroutine    // that have no task
@@ -263,7 +265,9 @@ func (l *Loop) Post(f func()) error {
 		l.mu.Unlock()
 		return err
 	}
-	l.posts.Push(f)
+	if l.ordered == nil || !l.ordered.post(l, f) {
+		l.posts.Push(f)
+	}
 	if !l.sleeping {
 		l.mu.Unlock()
 		return nil

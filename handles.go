@@ -148,6 +148,9 @@ func (l *Loop) register(h *handle, o owner, k kind, early bool) error {
 	h.owner, h.kind, h.born = o, k, l.turnTime()
 	l.handles.add(h)
 	l.kinds[k]++
+	if l.ordered != nil {
+		l.ordered.name(l, h, k)
+	}
 	if !h.unref { // a Sender is registered again and again
 		l.refs++
 	}

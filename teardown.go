@@ -39,6 +39,9 @@ func (l *Loop) closeAll() {
 	l.mu.Lock()
 	l.timers.Clear()
 	l.posts, l.batch, l.taken, l.due = funcqueue.Queue{}, funcqueue.Batch{}, 0, nil
+	if l.ordered != nil {
+		clear(l.ordered.posts)
+	}
 	owners := make([]owner, 0, l.handles.len)
 	for h := range l.handles.all {
 		owners = append(owners, h.owner)
@@ -55,8 +58,15 @@ func (l *Loop) closeAll() {
 	grace := l.workGrace()
 	defer grace.Stop()
 	for l.handleCount() > 0 {
+		if l.ordered != nil && l.serveOrdered() {
+			continue
+		}
 		select {
 		case t := <-l.tasks:
+			if l.ordered != nil {
+				l.first = t // among others that are ready now
+				continue
+			}
 			t.run()
 		case <-grace.C:
 			l.abandonWork()

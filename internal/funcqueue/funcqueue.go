@@ -85,6 +85,9 @@ func (b *Batch) recycle(q *Queue) {
 	b.spent = nil
 }
 
+// Peek returns the first function. The batch must not be empty.
+func (b *Batch) Peek() func() { return b.head.funcs[b.used] }
+
 // Pop removes and returns the first function. The batch must not be empty.
 func (b *Batch) Pop() func() {
 	c := b.head

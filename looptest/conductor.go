@@ -1,0 +1,269 @@
+package looptest
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing/synctest"
+	"time"
+
+	"github.com/onloop/eventloop/internal/ordering"
+)
+
+// A conductor decides what runs next in one bubble. The parties, which are the
+// loops and the networks, ask it through their gates; its goroutine answers.
+//
+// Only its goroutine calls synctest.Wait: two calls at a time are not allowed.
+// While it waits for questions it is durably blocked, so time passes only when no
+// party has anything to do.
+type conductor struct {
+	asks   chan ask
+	quit   chan struct{}
+	left   chan struct{} // closed when the goroutine has ended
+	start  time.Time
+	bubble atomic.Pointer[string] // how stacks name it; nil before begin
+
+	// of the goroutine, and of others after the end of the bubble
+	parties int
+	step    int
+	known   map[string]*source // by party and name; those ready at the last choice
+	events  []Event
+	chooser chooser
+	spin    spin
+
+	resting atomic.Int64 // rests begun and ended; odd: waiting for one
+	mu      sync.Mutex
+	fault   error // the first reason to fail the test
+	onFault func(error)
+}
+
+// A source is something that could run, and since when.
+type source struct {
+	since int // step when it became ready
+	seen  int // step when it was last ready
+}
+
+// spin notices that the parties keep running without time passing.
+type spin struct {
+	at    time.Duration
+	steps int
+}
+
+// maxSpin is how many callbacks may run at one instant of virtual time. It is far
+// more than a test needs, and reached within seconds.
+const maxSpin = 1 << 20
+
+func newConductor(c chooser) *conductor {
+	return &conductor{known: make(map[string]*source), chooser: c}
+}
+
+// begin makes what belongs to the bubble, in which it is called.
+func (c *conductor) begin() {
+	c.asks = make(chan ask, 16)
+	c.quit, c.left = make(chan struct{}), make(chan struct{})
+	c.start = time.Now()
+	bubble := bubbleOf()
+	c.bubble.Store(&bubble)
+}
+
+// A gate is a party's side of the conductor.
+type gate struct {
+	c     *conductor
+	party string
+	index int // among the parties
+	reply chan int
+}
+
+// An ask is the question of a party, one at a time: for rest, or which of its
+// candidates is to run.
+type ask struct {
+	gate  *gate
+	names []string // nil: for rest
+}
+
+const (
+	again  = -1
+	rested = -2
+)
+
+var _ ordering.Gate = (*gate)(nil)
+
+// gate adds a party.
+func (c *conductor) gate(party string) *gate {
+	g := &gate{c: c, party: party, index: c.parties, reply: make(chan int, 1)}
+	c.parties++
+	return g
+}
+
+func (g *gate) Rest() { g.ask(nil) }
+
+func (g *gate) Choose(names []string) int { return g.ask(names) }
+
+// ask waits for the conductor. After its end everything is granted, so that loops
+// that are being closed do not hang.
+func (g *gate) ask(names []string) int {
+	select {
+	case <-g.c.quit:
+		return 0
+	default:
+	}
+	select {
+	case g.c.asks <- ask{g, names}:
+	case <-g.c.quit:
+		return 0
+	}
+	select {
+	case i := <-g.reply:
+		return i
+	case <-g.c.quit:
+		return 0
+	}
+}
+
+// run answers until stop.
+func (c *conductor) run() {
+	defer close(c.left)
+	var resting, ready []ask
+	for {
+		select {
+		case a := <-c.asks:
+			resting, ready = sortIn(a, resting, ready)
+		case <-c.quit:
+			return
+		}
+		for len(resting)+len(ready) > 0 {
+			c.rest()
+			for more := true; more; {
+				select {
+				case a := <-c.asks:
+					resting, ready = sortIn(a, resting, ready)
+				default:
+					more = false
+				}
+			}
+			if len(resting) > 0 { // let all of them look first
+				for _, a := range resting {
+					a.gate.reply <- rested
+				}
+				resting = resting[:0]
+				continue
+			}
+			c.grant(ready)
+			ready = ready[:0]
+		}
+	}
+}
+
+func sortIn(a ask, resting, ready []ask) (_, _ []ask) {
+	if a.names == nil {
+		return append(resting, a), ready
+	}
+	return resting, append(ready, a)
+}
+
+// rest waits until all other goroutines of the bubble are durably blocked.
+func (c *conductor) rest() {
+	c.resting.Add(1)
+	synctest.Wait()
+	c.resting.Add(1)
+}
+
+// stop ends the goroutine. What is asked later is granted in order of arrival.
+func (c *conductor) stop() {
+	close(c.quit)
+	<-c.left
+}
+
+// A choice is a candidate of a party.
+type choice struct {
+	gate  *gate
+	name  string
+	index int // among the candidates of the party
+	since int // step when it became ready
+}
+
+func (c choice) key() string { return c.gate.party + "\x00" + c.name }
+
+// grant lets one candidate of one party run, and makes the other parties look
+// again.
+func (c *conductor) grant(ready []ask) {
+	c.step++
+	choices := c.choices(ready)
+	at := time.Since(c.start)
+	i := 0
+	if len(choices) > 1 {
+		i = c.chooser.choose(choices, c)
+	}
+	chosen := choices[i]
+	c.events = append(c.events, Event{At: at, Party: chosen.gate.party, Name: chosen.name, Choices: len(choices), index: i})
+	delete(c.known, chosen.key()) // if it is ready again it has just become so
+	c.checkSpin(at)
+	for _, a := range ready {
+		if a.gate == chosen.gate {
+			a.gate.reply <- chosen.index
+		} else {
+			a.gate.reply <- again
+		}
+	}
+}
+
+// choices lists the candidates, the one that has been ready for longest first.
+func (c *conductor) choices(ready []ask) []choice {
+	var all []choice
+	for _, a := range ready {
+		for i, name := range a.names {
+			all = append(all, choice{gate: a.gate, name: name, index: i})
+		}
+	}
+	for i := range all {
+		key := all[i].key()
+		s := c.known[key]
+		if s == nil {
+			s = &source{since: c.step}
+			c.known[key] = s
+		}
+		s.seen = c.step
+		all[i].since = s.since
+	}
+	for key, s := range c.known {
+		if s.seen != c.step {
+			delete(c.known, key)
+		}
+	}
+	sortChoices(all)
+	return all
+}
+
+func (c *conductor) checkSpin(at time.Duration) {
+	if c.spin.at != at {
+		c.spin = spin{at: at}
+	}
+	if c.spin.steps++; c.spin.steps == maxSpin {
+		var last []string
+		for _, e := range c.events[len(c.events)-8:] {
+			last = append(last, e.String())
+		}
+		c.failf("the loops do not come to rest: %d callbacks ran at the same instant; the last were\n%s",
+			maxSpin, strings.Join(last, "\n"))
+	}
+}
+
+// failf records a reason to fail the test. The first one counts.
+func (c *conductor) failf(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fault != nil {
+		return
+	}
+	c.fault = fmt.Errorf(format, args...)
+	if c.onFault != nil {
+		go c.onFault(c.fault)
+	}
+}
+
+func (c *conductor) err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fault
+}

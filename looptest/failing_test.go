@@ -1,0 +1,198 @@
+package looptest_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/looptest"
+)
+
+// failing are tests that fail. They run in processes of their own.
+var failing = map[string]func(t *testing.T){
+	"a hold": func(t *testing.T) {
+		looptest.Run(t, func(t *testing.T, l *eventloop.Loop) error {
+			l.Hold()
+			l.Go(t.Context(), sleeper)
+			return nil
+		}, looptest.Within(time.Hour))
+	},
+	"no rest": func(t *testing.T) {
+		looptest.Run(t, func(t *testing.T, l *eventloop.Loop) error {
+			var again func()
+			again = func() { l.Post(again) }
+			again()
+			return nil
+		})
+	},
+	"outside": func(t *testing.T) {
+		outside := make(chan struct{})
+		looptest.Run(t, func(t *testing.T, l *eventloop.Loop) error {
+			l.Post(func() { <-outside })
+			return nil
+		})
+	},
+	"an error": func(t *testing.T) {
+		looptest.Run(t, func(t *testing.T, l *eventloop.Loop) error { return errors.New("failed to start") })
+	},
+	"nested": func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			looptest.Run(t, func(t *testing.T, l *eventloop.Loop) error { return nil })
+		})
+	},
+	"no seeds": func(t *testing.T) { looptest.Seeds(t, 0, lateUse) },
+	"seeds":    func(t *testing.T) { looptest.Seeds(t, 40, lateUse) },
+	"replay":   func(t *testing.T) { looptest.Replay(t, os.Getenv("TRACE"), lateUse) },
+	"fatal": func(t *testing.T) {
+		looptest.Run(t, func(t *testing.T, l *eventloop.Loop) error { t.Fatal("gone"); return nil })
+	},
+	"a foreign T":       func(t *testing.T) { looptest.NewNet(t) },
+	"an unclosed timer": func(t *testing.T) { looptest.Run(t, everySecond, looptest.Within(time.Minute)) },
+}
+
+func sleeper(t *eventloop.Task) error { return t.Sleep(24 * time.Hour) }
+
+func everySecond(t *testing.T, l *eventloop.Loop) error {
+	l.Every(time.Second, func() {})
+	return nil
+}
+
+// lateUse fails when the first of four messages, which arrive together, is not the
+// first that is handled.
+func lateUse(t *testing.T, l *eventloop.Loop) error {
+	var got string
+	for _, m := range []string{"a", "b", "c", "d"} {
+		x, _, err := looptest.Pipe(t, l,
+			&eventloop.ConnConfig{OnData: discard},
+			&eventloop.ConnConfig{OnData: func(c *eventloop.Conn, p []byte) {
+				got += string(p)
+				c.Close()
+			}})
+		if err != nil {
+			return err
+		}
+		x.Write([]byte(m))
+	}
+	l.OnExit(func() {
+		if strings.Index(got, "d") < strings.Index(got, "a") && got[0] == 'b' {
+			t.Errorf("wrong order: %s", got)
+		}
+	})
+	return nil
+}
+
+func TestFailing(t *testing.T) {
+	for name, f := range failing {
+		if os.Getenv("FAILING") == name {
+			f(t)
+		}
+	}
+}
+
+// output runs a failing test and returns what it prints.
+func output(t *testing.T, name string, env ...string) string {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, "-test.run=^TestFailing$", "-test.timeout=60s")
+	cmd.Env = append(os.Environ(), "FAILING="+name)
+	cmd.Env = append(cmd.Env, env...)
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		t.Errorf("the test %q passes:\n%s", name, out)
+	}
+	return string(out)
+}
+
+func TestAFailureSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name string
+		env  []string
+		want []string
+	}{
+		{"a hold", nil, []string{"have not ended after 1h0m0s", "loop 0: hold", "task", "looptest_test.sleeper", "seed 1"}},
+		{"an unclosed timer", nil, []string{"have not ended after 1m0s", "interval"}},
+		{"no rest", nil, []string{"do not come to rest"}},
+		{"outside", nil, []string{"outside of its bubble", "chan receive", "failing_test.go"}},
+		{"an error", nil, []string{"failed to start"}},
+		{"nested", nil, []string{"cannot be nested"}},
+		{"no seeds", nil, []string{"0 seeds"}},
+		{"seeds", []string{"LOOPTEST_SEED=-1"}, []string{`"-1" is no seed`}},
+		{"replay", []string{"TRACE=nonsense"}, []string{"line 1 of the trace is no event"}},
+		{"replay", []string{"TRACE=soon  loop  x  [1 of 2]"}, []string{"line 1 of the trace has no time"}},
+		{"replay", []string{"TRACE=1ms  loop  x  [1 of 2]"}, []string{`departs from line 1 of the trace: recorded is "x" of "loop", ready are: "`}},
+		{"replay", []string{"TRACE="}, []string{"the trace ends before the run"}},
+		{"fatal", nil, []string{"gone", "post"}},
+		{"a foreign T", nil, []string{"not the *testing.T of a function that looptest called"}},
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, test := range tests {
+		wg.Go(func() {
+			out := output(t, test.name, test.env...)
+			for _, want := range test.want {
+				if !strings.Contains(out, want) {
+					t.Errorf("%s: want %q in:\n%s", test.name, want, out)
+				}
+			}
+		})
+	}
+}
+
+var (
+	failedSeed = regexp.MustCompile(`LOOPTEST_SEED=(\d+) repeats it; trace:\n((?: +\d\S*s  .*\n)+)`)
+	wrongOrder = regexp.MustCompile(`wrong order: (\w+)`)
+	shrunk     = regexp.MustCompile(`runs that shrank it:\n((?: +\d\S*s  .*\n)+)`)
+)
+
+func TestAFailingSeedIsRepeatedByItsNumberAndByItsTrace(t *testing.T) {
+	t.Parallel()
+	all := output(t, "seeds")
+	m := failedSeed.FindStringSubmatch(all)
+	if m == nil {
+		t.Fatalf("no seed fails:\n%s", all)
+	}
+	seed, trace := m[1], m[2]
+	alone := output(t, "seeds", "LOOPTEST_SEED="+seed)
+	again := failedSeed.FindStringSubmatch(alone)
+	if again == nil || again[1] != seed || again[2] != trace {
+		t.Errorf("seed %s fails with\n%s\nand alone with\n%s", seed, trace, alone)
+	}
+	replayed := output(t, "replay", "TRACE="+trace)
+	want, got := wrongOrder.FindString(alone), wrongOrder.FindString(replayed)
+	if want == "" || got != want || strings.Contains(replayed, "departs") {
+		t.Errorf("the replay says %q, want %q:\n%s", got, want, replayed)
+	}
+	longer := output(t, "replay", "TRACE="+trace+"  1ms  loop  more  [1 of 2]\n")
+	if !strings.Contains(longer, `the run ends before line`) {
+		t.Errorf("a trace that goes on is accepted:\n%s", longer)
+	}
+}
+
+func TestAFailingTraceShrinksAndStillFails(t *testing.T) {
+	t.Parallel()
+	m := failedSeed.FindStringSubmatch(output(t, "seeds"))
+	if m == nil {
+		t.Fatal("no seed fails")
+	}
+	out := output(t, "seeds", "LOOPTEST_SEED="+m[1], "LOOPTEST_SHRINK=20s")
+	s := shrunk.FindStringSubmatch(out)
+	if s == nil {
+		t.Fatalf("nothing was shrunk:\n%s", out)
+	}
+	replayed := output(t, "replay", "TRACE="+s[1])
+	if !wrongOrder.MatchString(replayed) || strings.Contains(replayed, "departs") {
+		t.Errorf("the shorter trace does not fail:\n%s\n%s", s[1], replayed)
+	}
+	t.Logf("from\n%s\nto\n%s", m[2], s[1])
+}

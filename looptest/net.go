@@ -1,0 +1,609 @@
+package looptest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/onloop/eventloop/internal/ordering"
+)
+
+// A Net is a network in memory. Hosts are names; a host exists when it listens or
+// dials. Connections behave like TCP: bytes arrive in order and in pieces, a
+// bounded number of them is on the way or unread, a close of one direction is an
+// end of file, and a close with unread input is a reset.
+//
+// What the network does is decided by the seed: when pieces arrive and where they
+// are split is drawn per connection and direction, and each delivery is an event
+// that the policy orders like the callbacks of the loops.
+//
+// Its methods may be called by any goroutine of the test, and by callbacks. Changes
+// count for what is sent afterwards, except Cut, Hold and Crash, which also stop
+// what is on the way.
+type Net struct {
+	fail func(error) // fails the test
+	seed uint64
+	gate *gate
+	wake chan struct{} // one slot
+
+	mu         sync.Mutex // guards the following, and the connections
+	minLatency time.Duration
+	maxLatency time.Duration
+	bandwidth  int
+	split      int
+	window     int
+	links      map[[2]string]*netLink // by the names of the hosts, in order
+	down       map[string]bool
+	listeners  map[string]*netListener
+	dials      map[string]int // by host and address
+	piped      int            // connections that pipe made
+	flows      []*flow        // that have something on the way
+	conns      map[*netConn]struct{}
+}
+
+// A netLink is the state between two hosts.
+type netLink struct {
+	held bool
+	cut  time.Time // since when; zero if it is not cut
+}
+
+// defaultWindow is how many bytes of one direction may be on the way or unread.
+const defaultWindow = 64 << 10
+
+// retransmitFor is how long a connection with bytes on the way lives while its
+// hosts are cut off from each other, as with Linux's tcp_retries2.
+const retransmitFor = 15 * time.Minute
+
+// NewNet returns a network for the test that t belongs to, which is the *testing.T
+// that a function of Run, Loops, Seeds or Replay was given. Without further calls,
+// it has no latency and no limit of bandwidth, and delivers what was written at once.
+func NewNet(t *testing.T) *Net {
+	t.Helper()
+	tr := trialOf(t)
+	n := &Net{
+		fail:      func(err error) { tr.conductor.failf("%v", err) },
+		seed:      tr.seed,
+		gate:      tr.conductor.gate(tr.netName()),
+		wake:      make(chan struct{}, 1),
+		window:    defaultWindow,
+		links:     make(map[[2]string]*netLink),
+		down:      make(map[string]bool),
+		listeners: make(map[string]*netListener),
+		dials:     make(map[string]int),
+		conns:     make(map[*netConn]struct{}),
+	}
+	quit, left := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(left)
+		n.deliver(quit)
+	}()
+	tr.atEnd = append(tr.atEnd, func() {
+		close(quit)
+		<-left
+		n.closeAll()
+	})
+	return n
+}
+
+// Latency makes each piece take a time from min to max to arrive. A connection
+// takes a round trip. It panics if min is negative or above max.
+func (n *Net) Latency(min, max time.Duration) {
+	if min < 0 || min > max {
+		panic("looptest: Latency needs 0 <= min <= max")
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.minLatency, n.maxLatency = min, max
+}
+
+// Bandwidth limits each direction of each connection to so many bytes per second.
+// Zero means no limit.
+func (n *Net) Bandwidth(bytesPerSecond int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.bandwidth = max(bytesPerSecond, 0)
+}
+
+// Split cuts what is written into pieces of 1 to max bytes, which arrive one by one.
+// Zero leaves what one Write was given whole.
+func (n *Net) Split(max int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.split = max
+}
+
+// Window sets how many bytes of one direction may be on the way or unread before
+// Write waits, for connections made afterwards. Zero or less means 64 KB.
+func (n *Net) Window(bytes int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.window = bytes; bytes <= 0 {
+		n.window = defaultWindow
+	}
+}
+
+// Cut separates two hosts: nothing arrives any more, and no connection is made.
+// After Heal everything goes on, since what was lost is sent again, but a
+// connection with bytes on the way ends with ETIMEDOUT after fifteen minutes.
+func (n *Net) Cut(a, b string) {
+	n.change(func() {
+		if link := n.link(a, b); link.cut.IsZero() {
+			link.cut = time.Now()
+		}
+	})
+}
+
+// Heal ends a Cut.
+func (n *Net) Heal(a, b string) { n.change(func() { n.link(a, b).cut = time.Time{} }) }
+
+// Hold keeps everything between two hosts on the way, for as long as it takes until
+// Release.
+func (n *Net) Hold(a, b string) { n.change(func() { n.link(a, b).held = true }) }
+
+// Release lets what Hold kept arrive.
+func (n *Net) Release(a, b string) { n.change(func() { n.link(a, b).held = false }) }
+
+// Crash turns a host off. Its listeners end, its connections fail with ECONNRESET on
+// its own side, and the peers hear nothing of it. After Restart, what they send is
+// answered by a reset.
+func (n *Net) Crash(host string) {
+	n.change(func() {
+		n.down[host] = true
+		for key, ln := range n.listeners {
+			if ln.addr.host == host {
+				ln.end()
+				delete(n.listeners, key)
+			}
+		}
+		for c := range n.conns {
+			if c.local.host == host {
+				c.dead = true
+				c.fail(syscall.ECONNRESET)
+			}
+		}
+	})
+}
+
+// Restart turns a host on again after Crash. Nothing listens there at first.
+func (n *Net) Restart(host string) { n.change(func() { delete(n.down, host) }) }
+
+func (n *Net) change(f func()) {
+	n.mu.Lock()
+	f()
+	n.mu.Unlock()
+	n.poke()
+}
+
+// link returns the state between two hosts. The caller holds n.mu.
+func (n *Net) link(a, b string) *netLink {
+	key := [2]string{min(a, b), max(a, b)}
+	if n.links[key] == nil {
+		n.links[key] = &netLink{}
+	}
+	return n.links[key]
+}
+
+// poke makes deliver look again.
+func (n *Net) poke() {
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+// A netAddr is host and port.
+type netAddr struct {
+	host string
+	port string
+}
+
+func (a netAddr) Network() string { return "tcp" }
+func (a netAddr) String() string  { return net.JoinHostPort(a.host, a.port) }
+
+// Listen listens on "host:port". The port is any text but "", of which "0" is not
+// special.
+func (n *Net) Listen(address string) (net.Listener, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err == nil && (host == "" || port == "") {
+		err = &net.AddrError{Err: "needs a host and a port", Addr: address}
+	}
+	addr := netAddr{host, port}
+	if err != nil {
+		return nil, &net.OpError{Op: "listen", Net: "tcp", Err: err}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case n.down[host]:
+		err = syscall.ENETDOWN
+	case n.listeners[addr.String()] != nil:
+		err = syscall.EADDRINUSE
+	}
+	if err != nil {
+		return nil, &net.OpError{Op: "listen", Net: "tcp", Addr: addr, Err: os.NewSyscallError("bind", err)}
+	}
+	ln := &netListener{n: n, addr: addr}
+	ln.changed.L = &n.mu
+	n.listeners[addr.String()] = ln
+	return ln, nil
+}
+
+type netListener struct {
+	n       *Net
+	addr    netAddr
+	changed sync.Cond // with n.mu
+	queue   []*netConn
+	closed  bool
+}
+
+func (ln *netListener) Addr() net.Addr { return ln.addr }
+
+func (ln *netListener) Accept() (net.Conn, error) {
+	ln.n.mu.Lock()
+	defer ln.n.mu.Unlock()
+	for len(ln.queue) == 0 && !ln.closed {
+		ln.changed.Wait()
+	}
+	if ln.closed {
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: ln.addr, Err: net.ErrClosed}
+	}
+	c := ln.queue[0]
+	ln.queue = ln.queue[1:]
+	return c, nil
+}
+
+func (ln *netListener) Close() error {
+	ln.n.mu.Lock()
+	defer ln.n.mu.Unlock()
+	if ln.closed {
+		return &net.OpError{Op: "close", Net: "tcp", Addr: ln.addr, Err: net.ErrClosed}
+	}
+	ln.end()
+	delete(ln.n.listeners, ln.addr.String())
+	return nil
+}
+
+// end closes the listener. The caller holds n.mu.
+func (ln *netListener) end() {
+	ln.closed = true
+	for _, c := range ln.queue {
+		c.abort()
+	}
+	ln.queue = nil
+	ln.changed.Broadcast()
+}
+
+// Dialer returns a dial function for programs on host, as HTTPClientConfig.Dial,
+// http.Transport.DialContext and the like take it. A dial takes a round trip. It
+// fails with ECONNREFUSED if nothing listens, and waits for the end of its context
+// if the host is down or cut off.
+func (n *Net) Dialer(host string) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := n.dial(ctx, host, address)
+		if err != nil {
+			return nil, &net.OpError{Op: "dial", Net: network, Addr: textAddr(address), Err: err}
+		}
+		return c, nil
+	}
+}
+
+type textAddr string
+
+func (textAddr) Network() string  { return "tcp" }
+func (a textAddr) String() string { return string(a) }
+
+var errHostDown = errors.New("the host is down")
+
+func (n *Net) dial(ctx context.Context, from, address string) (*netConn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	if n.down[from] {
+		n.mu.Unlock()
+		return nil, errHostDown
+	}
+	// The goroutines of several dials run in any order, so a connection is named
+	// after the operation that dials it, if it has a name.
+	name := ordering.Name(ctx)
+	if name == "" {
+		key := from + ">" + address
+		n.dials[key]++
+		name = strconv.Itoa(n.dials[key])
+	}
+	c := n.pair(netAddr{from, name}, netAddr{host, port})
+	c.out.push(segment{kind: segmentSYN}, 0)
+	n.mu.Unlock()
+	n.poke()
+
+	stop := context.AfterFunc(ctx, func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		c.changed.Broadcast()
+	})
+	defer stop()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for !c.open && c.err == nil && ctx.Err() == nil {
+		c.changed.Wait()
+	}
+	switch {
+	case c.err != nil:
+		return nil, os.NewSyscallError("connect", c.err)
+	case !c.open:
+		c.abort()
+		return nil, context.Cause(ctx)
+	}
+	return c, nil
+}
+
+// pipe makes a connection at once.
+func (n *Net) pipe() [2]*netConn {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.piped++
+	port := strconv.Itoa(n.piped)
+	c := n.pair(netAddr{"pipe", port + "a"}, netAddr{"pipe", port + "b"})
+	c.open, c.peer.open = true, true
+	return [2]*netConn{c, c.peer}
+}
+
+// pair makes both ends of a connection. The caller holds n.mu.
+func (n *Net) pair(client, server netAddr) *netConn {
+	name := client.String() + "-" + server.String()
+	c := &netConn{n: n, local: client, remote: server}
+	s := &netConn{n: n, local: server, remote: client}
+	c.peer, s.peer = s, c
+	c.out = n.newFlow(name+" >", c, s)
+	s.out = n.newFlow(name+" <", s, c)
+	for _, e := range []*netConn{c, s} {
+		e.changed.L = &n.mu
+		n.conns[e] = struct{}{}
+	}
+	return c
+}
+
+// A flow is one direction of a connection: what is on the way.
+type flow struct {
+	n        *Net
+	name     string
+	from, to *netConn
+	rand     *rand.Rand
+	window   int
+	segments []segment
+	bytes    int       // on the way
+	last     time.Time // when the last segment arrives
+	busy     time.Time // until when the bandwidth is taken
+	queued   bool      // in n.flows
+}
+
+type segmentKind uint8
+
+const (
+	segmentData segmentKind = iota
+	segmentSYN
+	segmentAccepted
+	segmentFIN
+	segmentRST
+	segmentRefused
+)
+
+type segment struct {
+	kind segmentKind
+	data []byte
+	at   time.Time
+}
+
+func (s segment) String() string {
+	switch s.kind {
+	case segmentSYN:
+		return "connect"
+	case segmentAccepted:
+		return "connected"
+	case segmentFIN:
+		return "end"
+	case segmentRST:
+		return "reset"
+	case segmentRefused:
+		return "refused"
+	}
+	return fmt.Sprintf("%d bytes", len(s.data))
+}
+
+func (n *Net) newFlow(name string, from, to *netConn) *flow {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	return &flow{n: n, name: name, from: from, to: to, window: n.window,
+		rand: rand.New(rand.NewPCG(n.seed, h.Sum64()))}
+}
+
+// push puts a segment on the way. The caller holds n.mu.
+func (f *flow) push(s segment, size int) {
+	n := f.n
+	now := time.Now()
+	if f.busy.Before(now) {
+		f.busy = now
+	}
+	if n.bandwidth > 0 {
+		f.busy = f.busy.Add(time.Duration(size) * time.Second / time.Duration(n.bandwidth))
+	}
+	s.at = f.busy.Add(n.minLatency)
+	if spread := n.maxLatency - n.minLatency; spread > 0 {
+		s.at = s.at.Add(time.Duration(f.rand.Int64N(int64(spread) + 1)))
+	}
+	if s.at.Before(f.last) {
+		s.at = f.last // no overtaking
+	}
+	f.last = s.at
+	f.segments = append(f.segments, s)
+	f.bytes += size
+	if !f.queued {
+		f.queued = true
+		n.flows = append(n.flows, f)
+	}
+}
+
+// send puts p on the way, in pieces. The caller holds n.mu.
+func (f *flow) send(p []byte) {
+	for len(p) > 0 {
+		size := len(p)
+		if f.n.split > 0 {
+			size = min(size, 1+f.rand.IntN(f.n.split))
+		}
+		f.push(segment{data: slices.Clone(p[:size])}, size)
+		p = p[size:]
+	}
+}
+
+// deliver is the goroutine of the network.
+func (n *Net) deliver(quit <-chan struct{}) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		n.gate.Rest()
+		due, next := n.due()
+		if len(due) > 0 {
+			labels := make([]string, len(due))
+			for i, f := range due {
+				labels[i] = f.name + " " + f.segments[0].String()
+			}
+			n.mu.Unlock()
+			if i := n.gate.Choose(labels); i >= 0 {
+				n.arrive(due[i])
+			}
+			select {
+			case <-quit:
+				return
+			default:
+			}
+			continue
+		}
+		n.mu.Unlock()
+		var alarm <-chan time.Time
+		if !next.IsZero() {
+			timer.Reset(time.Until(next))
+			alarm = timer.C
+		}
+		select {
+		case <-quit:
+			return
+		case <-n.wake:
+		case <-alarm:
+		}
+	}
+}
+
+// due returns the flows whose first segment arrives now, by name, and when the next
+// one does. It locks n.mu.
+func (n *Net) due() (due []*flow, next time.Time) {
+	n.mu.Lock()
+	now := time.Now()
+	n.flows = slices.DeleteFunc(n.flows, func(f *flow) bool {
+		f.queued = len(f.segments) > 0
+		return !f.queued
+	})
+	for _, f := range n.flows {
+		at := f.segments[0].at
+		link := n.link(f.from.local.host, f.to.local.host)
+		switch {
+		case link.held:
+			continue
+		case !link.cut.IsZero():
+			if at = link.cut.Add(retransmitFor); f.segments[0].kind == segmentSYN {
+				continue // until the context of Dial ends
+			}
+		case n.down[f.to.local.host] && !f.to.dead:
+			continue
+		}
+		switch {
+		case !at.After(now):
+			due = append(due, f)
+		case next.IsZero() || at.Before(next):
+			next = at
+		}
+	}
+	slices.SortFunc(due, func(a, b *flow) int { return cmp.Compare(a.name, b.name) })
+	return due, next
+}
+
+// arrive hands over the first segment of f.
+func (n *Net) arrive(f *flow) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(f.segments) == 0 {
+		return
+	}
+	if cut := n.link(f.from.local.host, f.to.local.host).cut; !cut.IsZero() {
+		f.drop()
+		f.from.fail(syscall.ETIMEDOUT)
+		return
+	}
+	s := f.segments[0]
+	f.segments = f.segments[1:]
+	to := f.to
+	switch {
+	case to.dead && n.down[to.local.host]:
+		f.bytes -= len(s.data)
+		return // lost with the host
+	case s.kind == segmentSYN:
+		n.connect(to)
+	case s.kind == segmentAccepted:
+		to.open = true
+	case s.kind == segmentRefused:
+		to.fail(syscall.ECONNREFUSED)
+	case s.kind == segmentRST:
+		to.fail(syscall.ECONNRESET)
+	case to.closed || to.dead:
+		f.bytes -= len(s.data)
+		if s.kind == segmentData || to.dead {
+			to.answerReset()
+		}
+	case s.kind == segmentFIN:
+		to.eof = true
+	default:
+		f.bytes -= len(s.data)
+		to.in = append(to.in, s.data...)
+	}
+	to.changed.Broadcast()
+}
+
+// connect makes the server's end s known to its listener.
+func (n *Net) connect(s *netConn) {
+	ln := n.listeners[s.local.String()]
+	if ln == nil {
+		s.out.push(segment{kind: segmentRefused}, 0)
+		s.forget()
+		return
+	}
+	s.open = true
+	ln.queue = append(ln.queue, s)
+	ln.changed.Broadcast()
+	s.out.push(segment{kind: segmentAccepted}, 0)
+}
+
+// closeAll ends what the test left open, so that no goroutine of it waits for ever.
+func (n *Net) closeAll() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, ln := range n.listeners {
+		ln.end()
+	}
+	for c := range n.conns {
+		c.fail(net.ErrClosed)
+	}
+}

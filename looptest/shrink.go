@@ -1,0 +1,211 @@
+package looptest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Variables of the environment.
+const (
+	seedVariable    = "LOOPTEST_SEED"    // the only seed to run
+	shrinkVariable  = "LOOPTEST_SHRINK"  // how long to shrink a failing trace, as "10s"
+	choicesVariable = "LOOPTEST_CHOICES" // of a process that shrink starts: a file
+	resultVariable  = "LOOPTEST_RESULT"  // and where it is to leave its trace
+)
+
+// guided makes given choices, as far as they are possible, and then always takes
+// what has been ready for longest.
+type guided struct{ choices []int }
+
+func (g *guided) choose(cs []choice, _ *conductor) int {
+	if len(g.choices) == 0 {
+		return 0
+	}
+	i := min(g.choices[0], len(cs)-1)
+	g.choices = g.choices[1:]
+	return i
+}
+
+// guide returns the chooser of a process that shrink started, or nil.
+func guide() (chooser, error) {
+	name := os.Getenv(choicesVariable)
+	if name == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	g := &guided{}
+	for _, field := range strings.Fields(string(text)) {
+		n, err := strconv.Atoi(field)
+		if err != nil || n < 0 {
+			return nil, fmt.Errorf("looptest: %q is no choice", field)
+		}
+		g.choices = append(g.choices, n)
+	}
+	return g, nil
+}
+
+// choicesOf returns the choices in events, without those at the end that are what
+// guided makes anyway.
+func choicesOf(events []Event) []int {
+	var all []int
+	for _, e := range events {
+		if e.Choices > 1 {
+			all = append(all, e.index)
+		}
+	}
+	for len(all) > 0 && all[len(all)-1] == 0 {
+		all = all[:len(all)-1]
+	}
+	return all
+}
+
+func formatChoices(choices []int) string {
+	var b strings.Builder
+	for _, n := range choices {
+		fmt.Fprintln(&b, n)
+	}
+	return b.String()
+}
+
+// leaveResult writes the trace of a failed run for shrink.
+func leaveResult(events []Event) error {
+	name := os.Getenv(resultVariable)
+	if name == "" {
+		return nil
+	}
+	return os.WriteFile(name, []byte(formatChoices(choicesOf(events))+"\n"+formatTrace(events)), 0o600)
+}
+
+// A shrinker looks for a shorter trace that still fails. It runs the test again in
+// processes of its own, since a test cannot fail and pass at the same time.
+type shrinker struct {
+	test  string // for -test.run
+	dir   string
+	until time.Time
+	runs  int
+	trace string // of the best
+}
+
+// shrink returns the trace of a failing run with as few choices as it finds other
+// than what a loop does by itself.
+func shrink(t *testing.T, events []Event, limit time.Duration) (trace string, runs int, err error) {
+	dir, err := os.MkdirTemp("", "looptest")
+	if err != nil {
+		return "", 0, err
+	}
+	defer os.RemoveAll(dir)
+	var parts []string
+	for part := range strings.SplitSeq(t.Name(), "/") {
+		parts = append(parts, "^"+regexp.QuoteMeta(part)+"$")
+	}
+	s := &shrinker{test: strings.Join(parts, "/"), dir: dir, until: time.Now().Add(limit)}
+	best, failed := s.try(choicesOf(events))
+	if !failed {
+		return "", s.runs, fmt.Errorf("the same choices do not fail in a process of their own")
+	}
+	for again := true; again && time.Now().Before(s.until); {
+		best, again = s.pass(best)
+	}
+	return s.trace, s.runs, nil
+}
+
+// pass replaces parts of choices by zeros, large ones first, and then single
+// choices by smaller ones. It reports whether anything was won.
+func (s *shrinker) pass(best []int) (_ []int, won bool) {
+	for size := len(best); size > 0; size /= 2 {
+		for at := 0; at < len(best); at += size {
+			try := slices.Clone(best)
+			clear(try[at:min(at+size, len(try))])
+			if slices.Equal(try, best) {
+				continue
+			}
+			if next, failed := s.try(try); failed && less(next, best) {
+				best, won = next, true
+			}
+		}
+	}
+	for at := 0; at < len(best); at++ {
+		if best[at] < 2 {
+			continue
+		}
+		try := slices.Clone(best)
+		try[at] = 1
+		if next, failed := s.try(try); failed && less(next, best) {
+			best, won = next, true
+		}
+	}
+	return best, won
+}
+
+// less reports whether a has fewer choices other than zero than b, or as many and
+// smaller ones.
+func less(a, b []int) bool {
+	count := func(choices []int) (n, sum int) {
+		for _, c := range choices {
+			if c > 0 {
+				n++
+			}
+			sum += c
+		}
+		return n, sum
+	}
+	an, asum := count(a)
+	bn, bsum := count(b)
+	switch {
+	case an != bn:
+		return an < bn
+	case asum != bsum:
+		return asum < bsum
+	}
+	return len(a) < len(b)
+}
+
+// try runs the test with choices, and returns those that it made.
+func (s *shrinker) try(choices []int) (made []int, failed bool) {
+	if !time.Now().Before(s.until) && s.runs > 0 {
+		return nil, false
+	}
+	s.runs++
+	in, out := filepath.Join(s.dir, "choices"), filepath.Join(s.dir, "result")
+	os.Remove(out)
+	if os.WriteFile(in, []byte(formatChoices(choices)), 0o600) != nil {
+		return nil, false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, false
+	}
+	cmd := exec.CommandContext(ctx, exe, "-test.run="+s.test, "-test.count=1")
+	cmd.Env = append(os.Environ(), choicesVariable+"="+in, resultVariable+"="+out, shrinkVariable+"=")
+	if cmd.Run() == nil {
+		return nil, false
+	}
+	text, err := os.ReadFile(out)
+	if err != nil {
+		return nil, false // it failed otherwise
+	}
+	head, trace, _ := strings.Cut(string(text), "\n\n")
+	for _, field := range strings.Fields(head) {
+		n, err := strconv.Atoi(field)
+		if err != nil {
+			return nil, false
+		}
+		made = append(made, n)
+	}
+	s.trace = trace
+	return made, true
+}

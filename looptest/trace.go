@@ -1,0 +1,114 @@
+package looptest
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// An Event is one thing that ran: a callback of a loop, a step of a task, or a
+// delivery of a [Net].
+type Event struct {
+	At      time.Duration // virtual time since the test began
+	Party   string        // "loop", "loop 2", "net"
+	Name    string        // "timer#3", "conn#2 data", "post main_test.TestX.func1"
+	Choices int           // how many things could have run
+	index   int           // of the one that did, the oldest first
+}
+
+// String returns the event as one line, as [Replay] reads it. "[2 of 5]" means that
+// five things were ready and that one of the others had been ready for longer.
+func (e Event) String() string {
+	s := fmt.Sprintf("%10s  %s  %s", e.At, e.Party, e.Name)
+	if e.Choices > 1 {
+		s += fmt.Sprintf("  [%d of %d]", e.index+1, e.Choices)
+	}
+	return s
+}
+
+func formatTrace(events []Event) string {
+	var b strings.Builder
+	for _, e := range events {
+		b.WriteString(e.String())
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+var eventLine = regexp.MustCompile(`^\s*(\S+)  (\S.*?)  (\S.*?)(?:  \[(\d+) of \d+\])?\s*$`)
+
+// parseTrace reads what formatTrace wrote. It keeps the events at which there was
+// a choice: the others follow from them. Empty lines and lines that begin with "#"
+// are ignored.
+func parseTrace(trace string) ([]recorded, error) {
+	var all []recorded
+	n := 0
+	for line := range strings.Lines(trace) {
+		n++
+		if text := strings.TrimSpace(line); text == "" || text[0] == '#' {
+			continue
+		}
+		m := eventLine.FindStringSubmatch(strings.TrimRight(line, "\r\n"))
+		if m == nil {
+			return nil, fmt.Errorf("line %d of the trace is no event: %q", n, strings.TrimSpace(line))
+		}
+		if _, err := time.ParseDuration(m[1]); err != nil {
+			return nil, fmt.Errorf("line %d of the trace has no time: %q", n, m[1])
+		}
+		if m[4] != "" {
+			all = append(all, recorded{line: n, party: m[2], name: m[3]})
+		}
+	}
+	return all, nil
+}
+
+// recorded is a choice of a trace.
+type recorded struct {
+	line        int
+	party, name string
+}
+
+// A replay makes the recorded choices.
+type replay struct {
+	choices  []recorded
+	departed bool
+}
+
+func (r *replay) choose(cs []choice, c *conductor) int {
+	if r.departed || len(r.choices) == 0 {
+		if !r.departed {
+			r.departed = true
+			c.failf("the trace ends before the run: at %s these are ready: %s", time.Since(c.start), names(cs))
+		}
+		return 0
+	}
+	next := r.choices[0]
+	r.choices = r.choices[1:]
+	for i, choice := range cs {
+		if choice.gate.party == next.party && choice.name == next.name {
+			return i
+		}
+	}
+	r.departed = true
+	c.failf("the run departs from line %d of the trace: recorded is %q of %q, ready are: %s",
+		next.line, next.name, next.party, names(cs))
+	return 0
+}
+
+// unused returns an error if the trace goes on after the run.
+func (r *replay) unused() error {
+	if r.departed || len(r.choices) == 0 {
+		return nil
+	}
+	next := r.choices[0]
+	return fmt.Errorf("the run ends before line %d of the trace: %q of %q", next.line, next.name, next.party)
+}
+
+func names(cs []choice) string {
+	var all []string
+	for _, c := range cs {
+		all = append(all, fmt.Sprintf("%q of %q", c.name, c.gate.party))
+	}
+	return strings.Join(all, ", ")
+}
