@@ -276,10 +276,18 @@ func (e *endError) Unwrap() []error { return []error{e.err, e.end, e.cause} }
 func (e *endError) Timeout() bool   { return e.end == context.DeadlineExceeded }
 func (e *endError) Temporary() bool { return e.Timeout() }
 
+// A nameService is what a loop needs of its resolver even if it never asks for a
+// name. Were its type that of the resolver, the linker would keep the resolver, and
+// with it all of miekg/dns, in programs that only listen: half a megabyte.
+type nameService interface {
+	Close()
+	Stats() resolver.Stats
+}
+
 // names is the resolver of a loop.
 type names struct {
-	r       atomic.Pointer[resolver.Resolver] // nil until it is needed
-	dialing atomic.Int64                      // lookups on behalf of dials
+	r       atomic.Pointer[nameService] // a *resolver.Resolver; nil until it is needed
+	dialing atomic.Int64                // lookups on behalf of dials
 
 	mu     sync.Mutex // held while r is set; guards the following
 	closed bool
@@ -289,12 +297,12 @@ type names struct {
 // says what is wrong with the configuration.
 func (n *names) get(l *Loop) (*resolver.Resolver, error) {
 	if r := n.r.Load(); r != nil {
-		return r, nil
+		return (*r).(*resolver.Resolver), nil
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if r := n.r.Load(); r != nil {
-		return r, nil
+		return (*r).(*resolver.Resolver), nil
 	}
 	if n.closed {
 		return nil, ErrLoopClosed
@@ -303,7 +311,8 @@ func (n *names) get(l *Loop) (*resolver.Resolver, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.r.Store(r)
+	var service nameService = r
+	n.r.Store(&service)
 	return r, nil
 }
 
@@ -315,7 +324,7 @@ func (n *names) close() {
 	r := n.r.Load()
 	n.mu.Unlock()
 	if r != nil {
-		r.Close()
+		(*r).Close()
 	}
 }
 
@@ -323,7 +332,7 @@ func (n *names) close() {
 func (n *names) stats(s *Stats) {
 	s.OpenDNSQueries += int(n.dialing.Load())
 	if r := n.r.Load(); r != nil {
-		rs := r.Stats()
+		rs := (*r).Stats()
 		s.DNSCacheEntries = rs.Entries
 		s.DNSCacheHitsTotal = rs.Hits
 		s.DNSCacheMissesTotal = rs.Misses

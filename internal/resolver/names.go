@@ -3,6 +3,7 @@ package resolver
 import (
 	"errors"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"golang.org/x/net/idna"
@@ -116,10 +117,21 @@ func isASCII(s string) bool {
 	return true
 }
 
-// profile maps names as browsers do. StrictDomainName is off because it
-// refuses underscores; isDomainName checks the outcome.
-var profile = idna.New(idna.MapForLookup(), idna.Transitional(false),
-	idna.StrictDomainName(false), idna.VerifyDNSLength(true), idna.BidiRule())
+// profile returns what maps names as browsers do. StrictDomainName is off because
+// it refuses underscores; isDomainName checks the outcome. It is made when it is
+// first needed: the tables that it refers to would else be in every program.
+func profile() *idna.Profile {
+	profileOnce.Do(func() {
+		idnaProfile = idna.New(idna.MapForLookup(), idna.Transitional(false),
+			idna.StrictDomainName(false), idna.VerifyDNSLength(true), idna.BidiRule())
+	})
+	return idnaProfile
+}
+
+var (
+	profileOnce sync.Once
+	idnaProfile *idna.Profile
+)
 
 var errNotUTF8 = errors.New("not valid UTF-8")
 
@@ -134,7 +146,7 @@ func toASCII(name string) (string, error) {
 	case !utf8.ValidString(name):
 		return "", errNotUTF8
 	}
-	return profile.ToASCII(name)
+	return profile().ToASCII(name)
 }
 
 // nameList returns the absolute names to ask for, in order, by the rules of

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"debug/elf"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// maxSize is the size of the program, 9.7 MB, and some room. Of it 7.7 MB are what
+// any program has that listens and links crypto/tls and log/slog.
+const maxSize = 10_500_000
+
+// A program that uses TCP only links no HTTP, no compression and no resolver: their
+// types must not be reachable from those of the loop.
+func TestAProgramThatUsesTCPOnlyLinksTCPOnly(t *testing.T) {
+	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
+		t.Skip("it reads the symbols of an ELF file, and sizes differ between architectures")
+	}
+	file := filepath.Join(t.TempDir(), "echo")
+	if out, err := exec.Command("go", "build", "-o", file, ".").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	if info, err := os.Stat(file); err != nil || info.Size() > maxSize {
+		t.Errorf("the program has %d bytes (%v), want at most %d", info.Size(), err, maxSize)
+	}
+	f, err := elf.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	symbols, err := f.Symbols()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range symbols {
+		for _, unwanted := range []string{
+			"net/http.(",
+			"github.com/valyala/fasthttp.(",
+			"github.com/klauspost/compress/zstd.(",
+			"github.com/molecule-man/go-brrr.(",
+			"github.com/miekg/dns.(*Msg)",
+			"github.com/onloop/eventloop/internal/resolver.(",
+			"github.com/onloop/eventloop.(*httpC",
+		} {
+			if elf.ST_TYPE(s.Info) == elf.STT_FUNC && strings.HasPrefix(s.Name, unwanted) {
+				t.Errorf("the program has %s", s.Name)
+			}
+		}
+	}
+}
