@@ -286,7 +286,11 @@ var mounted = map[string]mounter{
 			t.Fatal(err)
 		}
 		// Not Serve, which leaves a goroutine behind for ten seconds.
-		s := &fasthttp.Server{Handler: handler, StreamRequestBody: cfg != nil, NoDefaultDate: true, Logger: quietLogger{}}
+		s := &fasthttp.Server{
+			Handler: handler, StreamRequestBody: cfg != nil, NoDefaultDate: true, Logger: quietLogger{},
+			// Not ctx.Error, which forgets NoDefaultDate and leaves a goroutine behind for ever.
+			ErrorHandler: func(ctx *fasthttp.RequestCtx, err error) { ctx.SetStatusCode(400) },
+		}
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			for {

@@ -979,7 +979,7 @@ func (c *httpConn) discard() {
 // close closes the connection.
 func (c *httpConn) close() {
 	if c.reset {
-		c.hangUp()
+		hangUp(c.nc)
 		return
 	}
 	defer c.nc.Close()
@@ -988,11 +988,10 @@ func (c *httpConn) close() {
 	}
 }
 
-// hangUp closes the connection with a reset and, under TLS, without close_notify,
+// hangUp closes a connection with a reset and, under TLS, without close_notify,
 // since a proper end would end the body. On a unix socket, which knows no reset,
 // there is nothing that the client could notice.
-func (c *httpConn) hangUp() {
-	nc := c.nc
+func hangUp(nc net.Conn) {
 	if tc, ok := nc.(*tls.Conn); ok {
 		nc = tc.NetConn()
 	}

@@ -3,6 +3,7 @@ package eventloop
 import (
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"time"
 
@@ -35,6 +36,9 @@ func (r *HTTPRequest) takeBody(src io.Reader, length int64, interrupt func()) er
 		if body, err = io.ReadAll(whole); err != nil {
 			return err
 		}
+		if int64(len(body)) < length { // which fasthttp does not tell
+			return io.ErrUnexpectedEOF
+		}
 		if over <= 0 || int64(len(body)) <= over {
 			if len(body) > 0 {
 				r.body = body
@@ -49,8 +53,12 @@ func (r *HTTPRequest) takeBody(src io.Reader, length int64, interrupt func()) er
 
 // bodyRefusal returns the status for a body that could not be read.
 func bodyRefusal(err error) int {
-	if isTooLarge(err) {
+	var ne net.Error
+	switch {
+	case isTooLarge(err):
 		return http.StatusRequestEntityTooLarge
+	case errors.As(err, &ne) && ne.Timeout():
+		return http.StatusRequestTimeout
 	}
 	return http.StatusBadRequest
 }

@@ -1,12 +1,16 @@
 package eventloop
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"io"
+	"math"
 	"net"
 	"net/http"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/onloop/eventloop/internal/http1"
@@ -40,18 +44,20 @@ type guestAnswer struct {
 // The server reads the body, writes the answer, and has its own limits; those of
 // the loop are the defaults of [HTTPServerConfig], whose method of the same name
 // sets them. It cannot tell of clients that go away, so OnAbort is only told when a
-// streamed answer cannot be written. Upgrade is not possible. A request that comes
-// when the loop does not run, or that the loop did not answer when it ended, is
-// answered with 503. FastHTTPHandler panics if h is nil.
+// streamed answer cannot be written. A stream of unknown length to a client of
+// HTTP/1.0 takes its connection over, and ends it. Upgrade is not possible. A
+// request that comes when the loop does not run, or that the loop did not answer
+// when it ended, is answered with 503. FastHTTPHandler panics if h is nil.
 func FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
 	return (&HTTPServerConfig{}).FastHTTPHandler(l, h)
 }
 
 // FastHTTPHandler is the function of the same name with the ResponseTimeout, the
-// HighWater and the MaxBuffered of cfg, which is copied. In a server with
-// StreamRequestBody, StreamBodyOver and MaxBodyBytes count as well: long bodies
-// are taken with [HTTPRequest.OnBody]. What the other fields say is the business
-// of the server; events go to Config.EventHandler.
+// HighWater and the MaxBuffered of cfg, which is copied, and its WriteTimeout for
+// streams of unknown length to clients of HTTP/1.0. In a server with
+// StreamRequestBody, MaxBodyBytes counts as well, and StreamBodyOver: longer bodies
+// are taken with [HTTPRequest.OnBody]. The server decides about what the other
+// fields say; events go to Config.EventHandler.
 func (cfg *HTTPServerConfig) FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
 	if h == nil {
 		panic(errNilFunc)
@@ -61,8 +67,7 @@ func (cfg *HTTPServerConfig) FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fa
 		r := fastRequest(l, ctx)
 		r.guest.cfg = cfg
 		if err := r.takeFastBody(ctx); err != nil {
-			ctx.Error(http.StatusText(bodyRefusal(err)), bodyRefusal(err))
-			ctx.SetConnectionClose()
+			refuseFast(ctx, bodyRefusal(err))
 			return
 		}
 		r.startBody()
@@ -74,6 +79,15 @@ func (cfg *HTTPServerConfig) FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fa
 		}
 		r.answerFast(ctx)
 	}
+}
+
+// refuseFast is ctx.Error and the end of the connection. ctx.Error itself resets what
+// the server said about default fields.
+func refuseFast(ctx *fasthttp.RequestCtx, status int) {
+	ctx.SetStatusCode(status)
+	ctx.SetContentType("text/plain; charset=utf-8")
+	ctx.SetBodyString(http.StatusText(status))
+	ctx.SetConnectionClose()
 }
 
 // fastRequest copies what ctx has, which is only valid while the handler runs.
@@ -90,22 +104,40 @@ func fastRequest(l *Loop, ctx *fasthttp.RequestCtx) *HTTPRequest {
 	return r
 }
 
-// takeFastBody takes the body of a request of fasthttp.
+// takeFastBody takes the body of a request of fasthttp. One that the server streams
+// is read here, even if the application gets it whole: fasthttp would read it
+// without a bound, and return the text of an error as the body.
 func (r *HTTPRequest) takeFastBody(ctx *fasthttp.RequestCtx) error {
-	if cfg := r.guest.cfg; cfg.StreamBodyOver > 0 && ctx.Request.IsBodyStream() {
-		src, length := ctx.RequestBodyStream(), int64(max(ctx.Request.Header.ContentLength(), -1))
-		if most := cfg.MaxBodyBytes; most > 0 {
-			if length > most {
-				return fasthttp.ErrBodyTooLarge
-			}
-			src = &boundedBody{src, most}
+	if !ctx.Request.IsBodyStream() {
+		if body := ctx.Request.Body(); len(body) > 0 {
+			r.body = slices.Clone(body)
 		}
-		return r.takeBody(src, length, func() { ctx.Conn().SetReadDeadline(longAgo) })
+		return nil
 	}
-	if body := ctx.Request.Body(); len(body) > 0 {
-		r.body = slices.Clone(body)
+	src, length := io.Reader(fastBody{ctx.RequestBodyStream()}), int64(max(ctx.Request.Header.ContentLength(), -1))
+	if most := r.guest.cfg.MaxBodyBytes; most > 0 {
+		if length > most {
+			return fasthttp.ErrBodyTooLarge
+		}
+		src = &boundedBody{src, most}
 	}
-	return nil
+	return r.takeBody(src, length, func() { ctx.Conn().SetReadDeadline(longAgo) })
+}
+
+// fastBody is the body stream of a request of fasthttp. That returns io.EOF, too,
+// when the connection ends between two chunks; only a field of it tells.
+type fastBody struct{ io.Reader }
+
+func (b fastBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err == io.EOF {
+		if v := reflect.ValueOf(b.Reader); v.Kind() == reflect.Pointer && v.Elem().Kind() == reflect.Struct {
+			if whole := v.Elem().FieldByName("eof"); whole.Kind() == reflect.Bool && !whole.Bool() {
+				err = io.ErrUnexpectedEOF
+			}
+		}
+	}
+	return n, err
 }
 
 // guestRequest returns a request that did not come through a server of ours.
@@ -196,19 +228,86 @@ func (r *HTTPRequest) answerFast(ctx *fasthttp.RequestCtx) {
 		if r.bodyIsLeft() {
 			ctx.SetConnectionClose()
 		}
-		ctx.Response.SetBodyRaw(a.body)
-		r.stopBody()
-		r.end(nil)
-	case !r.head.HTTP11: // fasthttp would send chunks, which HTTP/1.0 does not know
-		body, err := io.ReadAll(&guestReader{r})
-		if err != nil {
-			ctx.Conn().Close()
+		if r.bodyless(a.status) {
+			r.sizeFast(ctx, len(a.body))
+		} else {
+			ctx.Response.SetBodyRaw(a.body)
 		}
 		r.stopBody()
-		ctx.Response.SetBodyRaw(body)
+		r.end(nil)
+	case w.drop: // what is written needs nobody to take it
+		r.sizeFast(ctx, int(w.length))
+		r.stopBody()
+		r.end(nil)
+	case w.length < 0 && !r.head.HTTP11:
+		r.streamUntilClose(ctx)
 	default:
 		ctx.Response.ImmediateHeaderFlush = true
 		ctx.SetBodyStream(&guestReader{r}, int(w.length))
+	}
+}
+
+// sizeFast says the length of the body that a response without a body would have
+// had, if it is known, and how it would have been sent if it is negative.
+func (r *HTTPRequest) sizeFast(ctx *fasthttp.RequestCtx, length int) {
+	ctx.Response.SkipBody = true
+	h, stated := &ctx.Response.Header, r.guest.answer.headers.Get("Content-Length")
+	n, ok := http1.ParseLength(stated)
+	switch {
+	case r.guest.answer.status == fasthttp.StatusResetContent:
+		h.SetContentLength(0)
+	case ok && n <= math.MaxInt:
+		h.SetContentLength(int(n))
+		h.Set("Content-Length", stated) // with 304 the other does nothing
+	case r.Method() != fasthttp.MethodHead, length == 0:
+	case length < 0 && !r.head.HTTP11:
+		ctx.SetConnectionClose()
+	default:
+		h.SetContentLength(length) // negative: in chunks
+	}
+}
+
+// streamUntilClose sends a stream of unknown length to a client of HTTP/1.0, which
+// ends with the connection. fasthttp would send chunks, so it gives the connection
+// away.
+func (r *HTTPRequest) streamUntilClose(ctx *fasthttp.RequestCtx) {
+	h := &ctx.Response.Header
+	h.SetContentLength(-2) // none
+	h.SetConnectionClose()
+	head := bytes.Clone(h.Header())
+	r.stopBody()
+	ctx.HijackSetNoResponse(true)
+	ctx.Hijack(func(nc net.Conn) {
+		if h, ok := nc.(interface{ UnsafeConn() net.Conn }); ok {
+			nc = h.UnsafeConn()
+		}
+		body := &guestReader{r}
+		defer body.Close()
+		if err := r.copyBody(nc, head, body); err == errUnfinished {
+			hangUp(nc)
+		} else if err != nil {
+			r.lose(r.opError(err))
+		}
+	})
+}
+
+// copyBody sends head and body to nc.
+func (r *HTTPRequest) copyBody(nc net.Conn, head []byte, body io.Reader) error {
+	buf := sockio.GetBuffer(sockio.MaxBuffer)
+	defer buf.Release()
+	for piece := head; ; {
+		nc.SetWriteDeadline(deadlineAt(after(r.guest.cfg.WriteTimeout)))
+		if _, err := nc.Write(piece); err != nil {
+			return err
+		}
+		n, err := body.Read(buf.Room())
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		}
+		piece = buf.Room()[:n]
 	}
 }
 
@@ -316,6 +415,9 @@ func (cfg *HTTPServerConfig) HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.H
 func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http.Request) (*HTTPRequest, error) {
 	src := req.Body
 	if cfg.MaxBodyBytes > 0 {
+		if req.ContentLength > cfg.MaxBodyBytes {
+			return nil, &http.MaxBytesError{Limit: cfg.MaxBodyBytes}
+		}
 		src = http.MaxBytesReader(w, src, cfg.MaxBodyBytes)
 	}
 	fields := Headers{{"Host", req.Host}}
@@ -383,9 +485,14 @@ func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
 	a, streamed := r.guest.answer, r.writer != nil
 	r.mu.Unlock()
 	for _, f := range a.headers {
-		if !http1.EqualFold(f.Name, "Transfer-Encoding") && (streamed || !http1.EqualFold(f.Name, "Content-Length")) {
+		if !http1.EqualFold(f.Name, "Transfer-Encoding") && (streamed || r.bodyless(a.status) || !http1.EqualFold(f.Name, "Content-Length")) {
 			w.Header().Add(f.Name, f.Value)
 		}
+	}
+	sized := !r.bodyless(a.status) || r.Method() == http.MethodHead && bodyStatus(a.status) &&
+		len(a.body) > 0 && w.Header().Get("Content-Length") == ""
+	if !streamed && sized {
+		w.Header().Set("Content-Length", strconv.Itoa(len(a.body)))
 	}
 	left := r.bodyIsLeft()
 	if left {

@@ -111,8 +111,12 @@ func (r *HTTPRequest) queue(p []byte) {
 // bodyless reports whether the answer has no body whatever is said about it (RFC
 // 9110 sections 6.4.1 and 15.3.6).
 func (r *HTTPRequest) bodyless(status int) bool {
-	return status == fasthttp.StatusNoContent || status == fasthttp.StatusNotModified ||
-		status == fasthttp.StatusResetContent || r.Method() == fasthttp.MethodHead
+	return !bodyStatus(status) || r.Method() == fasthttp.MethodHead
+}
+
+// bodyStatus reports whether a response with that status may have a body.
+func bodyStatus(status int) bool {
+	return status != fasthttp.StatusNoContent && status != fasthttp.StatusNotModified && status != fasthttp.StatusResetContent
 }
 
 // responseTimeout returns how long the application may take.
