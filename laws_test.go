@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -348,6 +349,70 @@ func TestLaw5RunReturnsAsSoonAsNothingKeepsTheLoopAlive(t *testing.T) {
 			last()
 		},
 		"statistics": func(l *eventloop.Loop, last func()) { l.Stats(); l.Handles(); last() },
+		"a task": func(l *eventloop.Loop, last func()) {
+			l.Go(context.Background(), func(task *eventloop.Task) error { defer last(); return task.Sleep(time.Hour) })
+		},
+		"a task that is canceled": func(l *eventloop.Loop, last func()) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			l.Go(ctx, func(task *eventloop.Task) error { task.Sleep(time.Hour); last(); return nil })
+			l.OnExit(cancel)
+		},
+		"work": func(l *eventloop.Loop, last func()) {
+			eventloop.Work(context.Background(), l, func(context.Context) (int, error) {
+				time.Sleep(time.Hour)
+				last()
+				return 0, nil
+			})
+		},
+		"a receiver whose channel is closed": func(l *eventloop.Loop, last func()) {
+			ch := make(chan int)
+			eventloop.Receive(l, ch, func(_ int, ok bool) {
+				if !ok {
+					last()
+				}
+			})
+			go func() { ch <- 1; time.Sleep(time.Hour); close(ch) }()
+		},
+		"a receiver that is stopped elsewhere": func(l *eventloop.Loop, last func()) {
+			r := eventloop.Receive(l, make(chan int), func(int, bool) {})
+			go func() { time.Sleep(time.Hour); last(); r.Stop() }()
+		},
+		"a sender whose value is taken": func(l *eventloop.Loop, last func()) {
+			ch := make(chan int)
+			eventloop.SendTo(l, ch).Send(1)
+			go func() { time.Sleep(time.Hour); last(); <-ch }()
+		},
+		"a connection whose peer leaves": func(l *eventloop.Loop, last func()) {
+			near, far := net.Pipe()
+			l.Adopt(near, &eventloop.ConnConfig{OnClose: func(*eventloop.Conn) { last() }})
+			go func() { time.Sleep(time.Hour); far.Close() }()
+		},
+		"a connection that times out": func(l *eventloop.Loop, last func()) {
+			near, far := net.Pipe()
+			l.Adopt(near, &eventloop.ConnConfig{
+				ReadTimeout: time.Hour,
+				OnEvent:     func(*eventloop.Conn, error) {},
+				OnClose:     func(*eventloop.Conn) { far.Close(); last() },
+			})
+		},
+		"a connection that is aborted elsewhere": func(l *eventloop.Loop, last func()) {
+			near, far := net.Pipe()
+			c, _ := l.Adopt(near, &eventloop.ConnConfig{OnClose: func(*eventloop.Conn) { far.Close(); last() }})
+			go func() { time.Sleep(time.Hour); c.Abort() }()
+		},
+		"a listener": func(l *eventloop.Loop, last func()) {
+			ln, _ := l.Serve(newPipeListener(), nil)
+			go func() { time.Sleep(time.Hour); last(); ln.Close() }()
+		},
+		"an HTTP server": func(l *eventloop.Loop, last func()) {
+			s, _ := l.ServeHTTP(newPipeListener(), hai, nil)
+			go func() { time.Sleep(time.Hour); last(); s.Close() }()
+		},
+		"Shutdown with the last task": func(l *eventloop.Loop, last func()) {
+			l.Every(time.Minute, func() {})
+			l.Go(context.Background(), func(task *eventloop.Task) error { defer last(); return task.Sleep(90 * time.Second) })
+			l.AfterFunc(80*time.Second, func() { l.Shutdown(context.Background()) })
+		},
 	}
 	for name, start := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -364,27 +429,11 @@ func TestLaw5RunReturnsAsSoonAsNothingKeepsTheLoopAlive(t *testing.T) {
 					t.Error("Run returned too early")
 				}
 				// In a bubble time passes only while everything waits, so the
-				// moment is exact.
+				// moment is exact: the ten milliseconds that are allowed are for
+				// the scheduler of a machine that is busy.
 				wantEqual(t, "time until Run returned", time.Since(last), 0)
 			})
 		})
-	}
-}
-
-func TestLaw5RunReturnsWithinMillisecondsOfTheLastRelease(t *testing.T) {
-	var released time.Time
-	mustRun(t, nil, func(l *eventloop.Loop) {
-		release := l.Hold()
-		go func() {
-			time.Sleep(5 * time.Millisecond) // the loop sleeps by now, most times
-			released = time.Now()
-			release()
-		}()
-	})
-	// The law says 10 ms; a loaded machine may need more, a missed wake-up is
-	// for ever.
-	if took := time.Since(released); took > time.Second {
-		t.Errorf("Run returned %v after the last release", took)
 	}
 }
 
