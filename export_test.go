@@ -8,3 +8,6 @@ func LoopName(l *Loop) string { return l.cfg.Name }
 
 // MaxIdleCoroutines is how many coroutines without a task a loop keeps.
 const MaxIdleCoroutines = maxIdleCoroutines
+
+// MaxPerTurn is how many timers, and how many posts, run in one turn.
+const MaxPerTurn = maxPerTurn

@@ -43,6 +43,7 @@ type step struct {
 	do     action
 	d      time.Duration
 	target int    // of stop, reset, ref, unref, release: modulo those that there are
+	n      int    // of the timers and posts of a burst, and of those that it stops
 	body   []step // what the callback of a timer or post does, once each time
 	fires  int    // after how many calls a timer stops itself
 }
@@ -60,15 +61,18 @@ const (
 	doHold
 	doRelease
 	doStopLoop
+	doBurst // many timers with one deadline
+	doFlood // many posts
+	doStopMany
 	actionCount
 )
 
 func (a action) String() string {
-	return [...]string{"post", "after", "every", "stop", "reset", "ref", "unref", "hold", "release", "stop loop"}[a]
+	return [...]string{"post", "after", "every", "stop", "reset", "ref", "unref", "hold", "release", "stop loop", "burst", "flood", "stop many"}[a]
 }
 
 func (s step) String() string {
-	return fmt.Sprintf("%v: %v %v target %d fires %d %v", s.at, s.do, s.d, s.target, s.fires, s.body)
+	return fmt.Sprintf("%v: %v %v target %d n %d fires %d %v", s.at, s.do, s.d, s.target, s.n, s.fires, s.body)
 }
 
 // drawProgram draws steps at whole milliseconds. Delays are a microsecond more
@@ -81,10 +85,24 @@ func drawProgram(rt *rapid.T) []step {
 	for range n {
 		at += time.Duration(rapid.IntRange(0, 3).Draw(rt, "wait")) * time.Millisecond
 		s := drawStep(rt, 2)
+		if s.do >= doBurst { // on the loop, which would begin with a part of it
+			s = step{do: doPost, body: []step{s}}
+		}
 		s.at = at
 		program = append(program, s)
 	}
 	return program
+}
+
+// many draws numbers on both sides of the thresholds: of the removed timers that
+// the heap keeps, of the size it always keeps, and of what runs in one turn.
+func many(rt *rapid.T) int {
+	return rapid.OneOf(
+		rapid.IntRange(31, 35),
+		rapid.IntRange(63, 67),
+		rapid.IntRange(eventloop.MaxPerTurn-1, eventloop.MaxPerTurn+2),
+		rapid.Just(2*eventloop.MaxPerTurn+1),
+	).Draw(rt, "n")
 }
 
 func drawStep(rt *rapid.T, depth int) step {
@@ -95,6 +113,9 @@ func drawStep(rt *rapid.T, depth int) step {
 	}
 	if s.do == doStopLoop && rapid.IntRange(0, 9).Draw(rt, "really") > 0 {
 		s.do = doAfter
+	}
+	if s.do >= doBurst {
+		s.n = many(rt)
 	}
 	ms := rapid.IntRange(-1, 6).Draw(rt, "ms")
 	if s.do == doEvery || s.do == doReset {
@@ -113,7 +134,7 @@ func drawStep(rt *rapid.T, depth int) step {
 }
 
 // maxCalls bounds programs whose callbacks make timers whose callbacks ...
-const maxCalls = 500
+const maxCalls = 5000
 
 // A real carries out programs on a loop.
 type real struct {
@@ -197,6 +218,18 @@ func (r *real) do(s step) {
 		}
 	case doStopLoop:
 		r.l.Stop()
+	case doBurst:
+		for range s.n {
+			r.do(s.ofBurst())
+		}
+	case doFlood:
+		for range s.n {
+			r.do(step{do: doPost})
+		}
+	case doStopMany:
+		for i := range min(s.n, len(r.timers)) {
+			r.do(step{do: doStop, target: stopped(s, i, len(r.timers))})
+		}
 	default:
 		n := len(r.timers)
 		if n == 0 {
@@ -214,6 +247,25 @@ func (r *real) do(s step) {
 			timer.Unref()
 		}
 	}
+}
+
+// ofBurst returns what a burst does many times. Each timer of some bursts posts, so
+// that it shows in which turn it ran.
+func (s step) ofBurst() step {
+	one := step{do: doAfter, d: s.d}
+	if s.target < 4 {
+		one.body = []step{{do: doPost}}
+	}
+	return one
+}
+
+// stopped returns which of the n timers is the one that doStopMany stops as number i:
+// the newest first, or the oldest.
+func stopped(s step, i, n int) int {
+	if s.target%2 == 0 {
+		return n - 1 - i
+	}
+	return i
 }
 
 // call is the body of a callback.
@@ -238,6 +290,7 @@ type model struct {
 	trace  []string
 	timers []*modelTimer
 	posts  []modelPost
+	batch  []modelPost // taken from posts; what they post waits until all have run
 	holds  []bool
 	seq    int
 	calls  int
@@ -301,13 +354,14 @@ func (m *model) turns() {
 			return
 		}
 		var due []*modelTimer
-		for t := m.first(); t != nil && t.when <= m.now; t = m.first() {
+		for t := m.first(); t != nil && t.when <= m.now && len(due) < eventloop.MaxPerTurn; t = m.first() {
 			t.armed, t.due = false, true
 			due = append(due, t)
 		}
-		batch := m.posts
-		m.posts = nil
-		if len(due)+len(batch) == 0 {
+		if len(m.batch) == 0 {
+			m.batch, m.posts = m.posts, nil
+		}
+		if len(due)+len(m.batch) == 0 {
 			return
 		}
 		for _, t := range due {
@@ -315,10 +369,10 @@ func (m *model) turns() {
 				m.fire(t)
 			}
 		}
-		for _, p := range batch {
-			if !m.ended {
-				m.call(fmt.Sprint("post ", p.id), p.step)
-			}
+		for n := 0; len(m.batch) > 0 && n < eventloop.MaxPerTurn && !m.ended; n++ {
+			p := m.batch[0]
+			m.batch = m.batch[1:]
+			m.call(fmt.Sprint("post ", p.id), p.step)
 		}
 	}
 }
@@ -355,7 +409,7 @@ func (m *model) first() (first *modelTimer) {
 }
 
 func (m *model) alive() bool {
-	if !m.over || len(m.posts) > 0 || slices.Contains(m.holds, true) {
+	if !m.over || len(m.posts)+len(m.batch) > 0 || slices.Contains(m.holds, true) {
 		return true
 	}
 	return slices.ContainsFunc(m.timers, func(t *modelTimer) bool { return (t.armed || t.due) && !t.unref })
@@ -397,6 +451,18 @@ func (m *model) do(s step) {
 		}
 	case doStopLoop:
 		m.ended = true
+	case doBurst:
+		for range s.n {
+			m.do(s.ofBurst())
+		}
+	case doFlood:
+		for range s.n {
+			m.do(step{do: doPost})
+		}
+	case doStopMany:
+		for i := range min(s.n, len(m.timers)) {
+			m.do(step{do: doStop, target: stopped(s, i, len(m.timers))})
+		}
 	default:
 		if n := len(m.timers); n > 0 {
 			m.doTimer(s, m.timers[s.target%n], refused)
