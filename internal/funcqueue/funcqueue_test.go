@@ -6,41 +6,74 @@ import (
 	"pgregory.net/rapid"
 )
 
+// The numbers are drawn from both sides of the size of a chunk and of the number of
+// chunks that are kept, and a run must have crossed both.
 func TestFunctionsComeOutInOrderWhateverTheSizesOfTheBatches(t *testing.T) {
+	var reused, dropped bool
+	some := rapid.OneOf(
+		rapid.IntRange(1, 3),
+		rapid.IntRange(chunkSize-1, chunkSize+2),
+		rapid.IntRange(1, 3*chunkSize),
+		rapid.IntRange(maxSpare*chunkSize-1, (maxSpare+2)*chunkSize+1),
+	)
 	rapid.Check(t, func(t *rapid.T) {
 		var q Queue
 		var b Batch
 		pushed, popped, got := 0, 0, -1
+		pop := func(t *rapid.T, n int) {
+			for range n {
+				b.Pop()()
+				if got != popped {
+					t.Fatalf("popped %d, want %d", got, popped)
+				}
+				popped++
+			}
+		}
 		t.Repeat(map[string]func(*rapid.T){
 			"push": func(t *rapid.T) {
-				for range rapid.IntRange(1, 3*chunkSize).Draw(t, "n") {
+				spares := q.spares
+				for range some.Draw(t, "n") {
 					id := pushed
 					pushed++
 					q.Push(func() { got = id })
 				}
+				reused = reused || q.spares < spares
 			},
 			"take": func(t *rapid.T) {
 				if b.Len() > 0 {
 					t.Skip("the batch is not empty")
 				}
+				spent := length(b.spent)
+				dropped = dropped || q.spares+spent > maxSpare
+				want := min(q.spares+spent, maxSpare)
 				b.Take(&q)
-			},
-			"pop": func(t *rapid.T) {
-				for range rapid.IntRange(0, b.Len()).Draw(t, "n") {
-					b.Pop()()
-					if got != popped {
-						t.Fatalf("popped %d, want %d", got, popped)
-					}
-					popped++
+				if q.spares != want || b.spent != nil {
+					t.Fatalf("the queue keeps %d chunks, want %d", q.spares, want)
 				}
 			},
+			"pop some": func(t *rapid.T) { pop(t, min(some.Draw(t, "n"), b.Len())) },
+			"pop all":  func(t *rapid.T) { pop(t, b.Len()) },
 			"": func(t *rapid.T) {
 				if got, want := q.Len()+b.Len(), pushed-popped; got != want {
 					t.Fatalf("length = %d, want %d", got, want)
 				}
+				if n := length(q.spare); n != q.spares || n > maxSpare {
+					t.Fatalf("spare chunks = %d, counted as %d, want at most %d", n, q.spares, maxSpare)
+				}
 			},
 		})
 	})
+	if !reused || !dropped {
+		t.Errorf("chunks were reused: %v, and dropped: %v, want both", reused, dropped)
+	}
+}
+
+// length returns the number of chunks of a list.
+func length(c *chunk) (n int) {
+	for ; c != nil; c = c.next {
+		n++
+	}
+	return n
 }
 
 func TestAQueueThatIsTakenInTimeAllocatesNothing(t *testing.T) {

@@ -1,6 +1,7 @@
 package writers
 
 import (
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/onloop/eventloop/internal/goid"
 	"go.uber.org/goleak"
+	"pgregory.net/rapid"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -185,6 +187,83 @@ func TestNoJobIsLeftLyingWhenATurnBeginsOrEndsMeanwhile(t *testing.T) {
 		p.Add(run)
 		<-ran
 	}
+}
+
+// The model is two numbers: what was added, and what of it is withheld. When all
+// is quiet the rest has run. The numbers of jobs lie on both sides of what one
+// worker takes at a time, and of what all of them do.
+func TestAPoolRunsAllThatIsNotWithheld(t *testing.T) {
+	some := rapid.OneOf(rapid.IntRange(1, 3), rapid.IntRange(share-1, share+1), rapid.IntRange(1, 5*share+1))
+	rapid.Check(t, func(rt *rapid.T) {
+		limit := rapid.IntRange(1, 4).Draw(rt, "limit")
+		ops := rapid.SliceOfN(rapid.SampledFrom([]string{"add", "add", "begin", "release", "end", "end idle", "block", "unblock", "wait"}), 1, 60).Draw(rt, "ops")
+		counts := make([]int, len(ops))
+		for i := range counts {
+			counts[i] = some.Draw(rt, "n")
+		}
+		var wrong []string
+		synctest.Test(t, func(*testing.T) {
+			p := newPool(limit)
+			defer p.Close()
+			var ran atomic.Int32
+			var gate atomic.Pointer[chan struct{}]
+			added, withheld, inTurn := 0, 0, false
+			unblock := func() {
+				if g := gate.Swap(nil); g != nil {
+					close(*g)
+				}
+			}
+			run := &job{func() {
+				if g := gate.Load(); g != nil {
+					<-*g
+				}
+				ran.Add(1)
+			}}
+			settle := func() {
+				unblock()
+				synctest.Wait()
+				if got := int(ran.Load()); got != added-withheld {
+					wrong = append(wrong, fmt.Sprintf("%d jobs ran, want %d of %d", got, added-withheld, added))
+				}
+			}
+			for i, op := range ops {
+				switch op {
+				case "add":
+					for range counts[i] {
+						p.Add(run)
+					}
+					if added += counts[i]; inTurn {
+						withheld += counts[i]
+					}
+				case "begin":
+					p.BeginTurn()
+					inTurn = true
+				case "release":
+					p.Release()
+					withheld = 0
+				case "end", "end idle":
+					if op == "end idle" {
+						unblock() // the job may run here
+					}
+					p.EndTurn(op == "end idle")
+					inTurn, withheld = false, 0
+				case "block":
+					g := make(chan struct{})
+					gate.CompareAndSwap(nil, &g)
+				case "unblock":
+					unblock()
+				case "wait":
+					settle()
+				}
+			}
+			p.EndTurn(false)
+			withheld = 0
+			settle()
+		})
+		if len(wrong) > 0 {
+			rt.Fatalf("limit %d, %v %v: %v", limit, ops, counts, wrong)
+		}
+	})
 }
 
 func TestAddAfterCloseIsDropped(t *testing.T) {
