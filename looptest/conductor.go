@@ -51,8 +51,8 @@ type spin struct {
 }
 
 // maxSpin is how many callbacks may run at one instant of virtual time. It is far
-// more than a test needs, and reached within seconds.
-const maxSpin = 1 << 20
+// more than a test needs, and reached within a second.
+const maxSpin = 100_000
 
 func newConductor(c chooser) *conductor {
 	return &conductor{known: make(map[string]*source), chooser: c}

@@ -103,7 +103,7 @@ func output(t *testing.T, name string, env ...string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(exe, "-test.run=^TestFailing$", "-test.timeout=60s")
+	cmd := exec.Command(exe, "-test.run=^TestFailing$", "-test.timeout=9m")
 	cmd.Env = append(os.Environ(), "FAILING="+name)
 	cmd.Env = append(cmd.Env, env...)
 	out, err := cmd.CombinedOutput()

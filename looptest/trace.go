@@ -27,8 +27,15 @@ func (e Event) String() string {
 	return s
 }
 
+// maxTrace is how many events of a trace are printed.
+const maxTrace = 5000
+
 func formatTrace(events []Event) string {
 	var b strings.Builder
+	if n := len(events) - maxTrace; n > 0 {
+		fmt.Fprintf(&b, "# %d events before these are left out\n", n)
+		events = events[n:]
+	}
 	for _, e := range events {
 		b.WriteString(e.String())
 		b.WriteByte('\n')
