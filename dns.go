@@ -42,14 +42,26 @@ type ResolverConfig struct {
 	// Timeout bounds each time that a server is asked. Zero means that of
 	// ResolvConf, else 5 s. Negative is an error. The context of a lookup bounds
 	// the whole.
+	//
+	// A server that does not answer is asked after the others until it answers
+	// again, so it costs its Timeout once. To find that out, it is sent a query in
+	// addition, at first after a second, then ever more rarely, up to a minute.
 	Timeout time.Duration
 
 	// Rotate begins each lookup with another server. By default the first one
 	// is asked as long as it answers.
 	Rotate bool
 
-	// UseTCP asks over TCP only. By default UDP is tried first.
+	// UseTCP asks over TCP only. By default UDP is tried first. Queries to one
+	// server share a connection (RFC 7766), which is closed when it was idle for
+	// 10 to 20 s.
 	UseTCP bool
+
+	// NoEDNS sends queries without an OPT record (RFC 6891), as "options -edns0"
+	// in ResolvConf does. By default they have one, but for 10 minutes after a
+	// server lost or refused such a query and answered one without. So a network
+	// that loses them costs one Timeout every 10 minutes, and with NoEDNS none.
+	NoEDNS bool
 
 	// Use0x20 mixes the case of letters in queries at random, and ignores
 	// replies that do not repeat it, which makes them harder to forge
@@ -71,11 +83,19 @@ type ResolverConfig struct {
 	// CacheMaxTTL bounds how long an answer is cached, and CacheMaxNegativeTTL
 	// how long it is cached that there is none (RFC 2308), whatever their TTL
 	// says. Zero: an hour, and 5 minutes. Negative: such answers are not cached.
+	//
+	// CacheMaxNegativeTTL also bounds how long it is remembered that no server
+	// gave an answer, because they failed or were silent (RFC 9520): 5 s, and if a
+	// name hangs again and again while others resolve, twice as long each time. An
+	// error that the machine is to blame for, such as a lack of descriptors, is
+	// not remembered.
 	CacheMaxTTL, CacheMaxNegativeTTL time.Duration
 
 	// TLS, if not nil, makes all queries go over TLS (RFC 7858), to port 853
 	// where Servers names none. If ServerName is empty, the certificate must be
-	// for the IP address of the server.
+	// for the IP address of the server. Connections are shared as with UseTCP; if
+	// ClientSessionCache is nil, the loop has its own, so that new connections
+	// resume the session of an earlier one.
 	TLS *tls.Config
 
 	// Dial connects to a server; the network is "udp" or "tcp". It is called on
@@ -97,8 +117,14 @@ var ErrNoData = resolver.ErrNoData
 // addresses, and no server is asked for them (RFC 6761). An address in place of a
 // name is its own answer, and asks nobody.
 //
-// Answers are cached as long as they hold, and identical lookups at the same time
-// are one. An error is an [*OpError] with Op "lookup" that matches [ErrDNS], around
+// Addresses of equal rank take turns at being first, in answers from the cache and
+// from the hosts file, too. If one family has addresses, the other is waited for
+// for a second more.
+//
+// Answers are cached as long as they hold, failures for a short time (see
+// ResolverConfig.CacheMaxNegativeTTL), and identical lookups at the same time are
+// one. Lookups do not wait for one another, however many servers are silent. An
+// error is an [*OpError] with Op "lookup" that matches [ErrDNS], around
 // a [*net.DNSError], or around a [net.UnknownNetworkError].
 //
 // The end of ctx ends the lookup with an error that matches that of ctx and its
@@ -351,6 +377,7 @@ func (c *ResolverConfig) internal(l *Loop) resolver.Config {
 		Timeout:             c.Timeout,
 		Rotate:              c.Rotate,
 		UseTCP:              c.UseTCP,
+		NoEDNS:              c.NoEDNS,
 		Use0x20:             c.Use0x20,
 		ResolvConf:          c.ResolvConf,
 		HostsFile:           c.HostsFile,
@@ -377,15 +404,15 @@ func (l *Loop) dialContext(ctx context.Context, network, address string, cfg *Co
 }
 
 // lookupForDial finds the addresses for a dial.
-func (l *Loop) lookupForDial(ctx context.Context, network, host string) ([]netip.Addr, error) {
+func (l *Loop) lookupForDial(ctx context.Context, network, host string) (addrs []netip.Addr, more func(context.Context) []netip.Addr, err error) {
 	l.names.dialing.Add(1)
 	defer l.names.dialing.Add(-1)
 	defer recordLookup(ctx, time.Now())
 	r, err := l.names.get(l)
 	if err != nil {
-		return nil, &net.DNSError{Err: err.Error(), Name: host, UnwrapErr: err}
+		return nil, nil, &net.DNSError{Err: err.Error(), Name: host, UnwrapErr: err}
 	}
-	return r.LookupNetIP(ctx, network, host)
+	return r.LookupEarly(ctx, network, host)
 }
 
 // dialError adds to the error of a dial what ctx has to say, if it ended the dial.

@@ -27,7 +27,11 @@ const minShare = 2 * time.Second
 type Dialer struct {
 	// Resolve returns the addresses of host, best first. The network is "ip",
 	// "ip4" or "ip6". If nil, the default resolver of package net is used.
-	Resolve func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	//
+	// If more is not nil, there may be addresses that are not known yet. Dial
+	// calls it once, in a goroutine of its own, and expects it to return them, or
+	// none, at the latest when its context ends.
+	Resolve func(ctx context.Context, network, host string) (addrs []netip.Addr, more func(context.Context) []netip.Addr, err error)
 
 	// AttemptDelay is how long an attempt may take before the next one begins
 	// beside it: 250 ms if zero. If it is negative, the next one begins only
@@ -74,17 +78,24 @@ func (d *Dialer) Dial(ctx context.Context, network, address string) (net.Conn, e
 			return d.dialOne(ctx, network, unmap(ap))
 		}
 	}
-	addrs, err := d.resolve(ctx, network, address)
+	addrs, more, err := d.resolve(ctx, network, address)
 	if err != nil {
 		return nil, opError(network, nil, err)
 	}
+	if more != nil && d.AttemptDelay < 0 {
+		addrs, more = append(addrs, more(ctx)...), nil
+	}
 	switch {
+	case more != nil:
+		return d.race(ctx, network, address, interleave(addrs), more)
+	case len(addrs) == 0:
+		return nil, opError(network, nil, noSuitable(address))
 	case len(addrs) == 1:
 		return d.dialOne(ctx, network, addrs[0])
 	case d.AttemptDelay < 0:
 		return d.dialInTurn(ctx, network, address, addrs)
 	}
-	return d.race(ctx, network, address, interleave(addrs))
+	return d.race(ctx, network, address, interleave(addrs), nil)
 }
 
 // dialOne connects to one address.
@@ -103,10 +114,17 @@ func (d *Dialer) netDialer() net.Dialer {
 }
 
 // race is RFC 8305 section 5. It runs in the goroutine of the caller and alone
-// decides; the attempts only report.
-func (d *Dialer) race(ctx context.Context, network, address string, addrs []netip.AddrPort) (net.Conn, error) {
+// decides; the attempts only report. Addresses that more returns are tried before
+// those that are left: they are of the family that had no turn yet.
+func (d *Dialer) race(ctx context.Context, network, address string, addrs []netip.AddrPort, more func(context.Context) []netip.AddrPort) (net.Conn, error) {
 	attempts, cancel := context.WithCancel(ctx)
-	defer cancel()
+	late := waitFor(attempts, more) // nil when there is nothing to wait for
+	defer func() {
+		cancel()
+		if late != nil {
+			<-late
+		}
+	}()
 	results := make(chan result) // everything is received: see drain
 	pending := 0
 	timer := time.NewTimer(0)
@@ -117,10 +135,11 @@ func (d *Dialer) race(ctx context.Context, network, address string, addrs []neti
 		pending++
 		timer.Reset(d.delay(ctx, len(addrs)))
 	}
-	start()
-
+	if len(addrs) > 0 {
+		start()
+	}
 	var failed []error
-	for pending > 0 {
+	for pending > 0 || late != nil {
 		var due <-chan time.Time
 		if len(addrs) > 0 {
 			due = timer.C
@@ -128,6 +147,11 @@ func (d *Dialer) race(ctx context.Context, network, address string, addrs []neti
 		select {
 		case <-due:
 			start()
+		case found := <-late:
+			late = nil
+			if addrs = interleave(append(found, addrs...)); pending == 0 && len(addrs) > 0 {
+				start()
+			}
 		case res := <-results:
 			pending--
 			if res.err == nil {
@@ -144,7 +168,21 @@ func (d *Dialer) race(ctx context.Context, network, address string, addrs []neti
 			return nil, d.failure(ctx, network, address, failed)
 		}
 	}
+	if len(failed) == 0 {
+		failed = append(failed, noSuitable(address))
+	}
 	return nil, d.failure(ctx, network, address, failed)
+}
+
+// waitFor returns a channel of what more returns, which is sent once, or nil if
+// there is no more.
+func waitFor(ctx context.Context, more func(context.Context) []netip.AddrPort) <-chan []netip.AddrPort {
+	if more == nil {
+		return nil
+	}
+	late := make(chan []netip.AddrPort, 1)
+	go func() { late <- more(ctx) }()
+	return late
 }
 
 // result is how one attempt ended.
@@ -241,6 +279,9 @@ func over(ctx context.Context) error {
 // interleave orders addresses by RFC 8305 section 4: the families in turn,
 // beginning with that of the first, each in its own order.
 func interleave(addrs []netip.AddrPort) []netip.AddrPort {
+	if len(addrs) == 0 {
+		return nil
+	}
 	var families [2][]netip.AddrPort
 	first := addrs[0].Addr().Is4()
 	for _, a := range addrs {

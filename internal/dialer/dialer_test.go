@@ -101,15 +101,20 @@ func (n *network) dialer(delay time.Duration, addrs ...string) *Dialer {
 	return &Dialer{AttemptDelay: delay, Resolve: resolveTo(addrs...), connect: n.connect}
 }
 
-func resolveTo(addrs ...string) func(context.Context, string, string) ([]netip.Addr, error) {
-	return func(_ context.Context, network, _ string) (out []netip.Addr, _ error) {
+type (
+	more    = func(context.Context) []netip.Addr
+	resolve = func(context.Context, string, string) ([]netip.Addr, more, error)
+)
+
+func resolveTo(addrs ...string) resolve {
+	return func(_ context.Context, network, _ string) (out []netip.Addr, _ more, _ error) {
 		for _, a := range addrs {
 			ip := netip.MustParseAddr(a)
 			if network == "ip" || (network == "ip4") == ip.Is4() {
 				out = append(out, ip)
 			}
 		}
-		return out, nil
+		return out, nil, nil
 	}
 }
 
@@ -180,6 +185,72 @@ func TestRace(t *testing.T) {
 				}
 				if got := c.(*fakeConn); tt.want != "any" && got.addr != tt.want || len(n.open) != 1 || !n.open[got] {
 					t.Errorf("connected to %s with %d connections open, want %s alone", got.addr, len(n.open), tt.want)
+				}
+			})
+		})
+	}
+}
+
+func TestAddressesThatAreKnownLaterAreTriedToo(t *testing.T) {
+	refused := host{after: 10 * ms, err: syscall.ECONNREFUSED}
+	for _, tt := range []struct {
+		name        string
+		local       net.Addr
+		first, late []string
+		at          time.Duration // when late is known; 0: never
+		hosts       map[string]host
+		want        string // the address that wins, "" for an error
+		log         string
+		took        time.Duration
+	}{
+		{"they are not waited for", nil, []string{a4}, []string{a6}, 0, map[string]host{a4: {after: ms}}, a4, "0s " + a4, ms},
+		{"they are tried when the first fails", nil, []string{a6}, []string{a4}, 40 * ms, map[string]host{a6: refused, a4: {after: ms}}, a4, "0s " + a6 + ",40ms " + a4, 41 * ms},
+		{"they are next in turn", nil, []string{a4, b4}, []string{a6}, 40 * ms, map[string]host{a6: {after: ms}}, a6, "0s " + a4 + ",250ms " + a6, 251 * ms},
+		{"at once if their turn has come", nil, []string{a4}, []string{a6}, 400 * ms, map[string]host{a6: {after: ms}}, a6, "0s " + a4 + ",400ms " + a6, 401 * ms},
+		{"there may be none", nil, []string{a4}, nil, 40 * ms, map[string]host{a4: refused}, "", "0s " + a4, 40 * ms},
+		{"none before may be suitable", &net.TCPAddr{IP: net.IPv4(192, 0, 2, 9)}, []string{a6}, []string{a4}, 40 * ms, map[string]host{a4: {after: ms}}, a4, "40ms " + a4, 41 * ms},
+		{"nor any at all", &net.TCPAddr{IP: net.IPv4(192, 0, 2, 9)}, []string{a6}, []string{b6}, 40 * ms, nil, "", "", 40 * ms},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(tt.hosts)
+				d := n.dialer(0)
+				d.LocalAddr = tt.local
+				calls := 0
+				d.Resolve = func(ctx context.Context, network, host string) ([]netip.Addr, more, error) {
+					addrs, _, err := resolveTo(tt.first...)(ctx, network, host)
+					return addrs, func(ctx context.Context) []netip.Addr {
+						calls++
+						var known <-chan time.Time
+						if tt.at > 0 {
+							known = time.After(tt.at)
+						}
+						select {
+						case <-known:
+							addrs, _, _ := resolveTo(tt.late...)(ctx, network, host)
+							return addrs
+						case <-ctx.Done():
+							return nil
+						}
+					}, err
+				}
+				c, err := d.Dial(t.Context(), "tcp", "host.test:80")
+				if d := time.Since(n.start); d != tt.took {
+					t.Errorf("took %v, want %v", d, tt.took)
+				}
+				if got := strings.Join(n.log, ","); got != tt.log {
+					t.Errorf("attempts = %s, want %s", got, tt.log)
+				}
+				if calls != 1 {
+					t.Errorf("more was called %d times", calls)
+				}
+				var op *net.OpError
+				if tt.want == "" {
+					if !errors.As(err, &op) || len(n.open) != 0 {
+						t.Errorf("error = %v, %d connections open", err, len(n.open))
+					}
+				} else if err != nil || c.(*fakeConn).addr != tt.want || len(n.open) != 1 {
+					t.Errorf("connected to %v, %v, with %d connections open, want %s alone", c, err, len(n.open), tt.want)
 				}
 			})
 		})
@@ -273,9 +344,9 @@ func TestCancellationEndsADialAtEveryStage(t *testing.T) {
 	for name, d := range map[string]func(n *network) *Dialer{
 		"resolving": func(n *network) *Dialer {
 			d := n.dialer(0)
-			d.Resolve = func(ctx context.Context, _, _ string) ([]netip.Addr, error) {
+			d.Resolve = func(ctx context.Context, _, _ string) ([]netip.Addr, more, error) {
 				<-ctx.Done()
-				return nil, &net.DNSError{Err: "canceled", UnwrapErr: ctx.Err()}
+				return nil, nil, &net.DNSError{Err: "canceled", UnwrapErr: ctx.Err()}
 			}
 			return d
 		},
@@ -316,9 +387,9 @@ func TestTheResolverIsAskedForTheFamilyOfTheNetwork(t *testing.T) {
 	for network, want := range map[string]string{"tcp": "ip", "tcp4": "ip4", "tcp6": "ip6"} {
 		var got string
 		failure := &net.DNSError{Err: "no such host", Name: "host.test", IsNotFound: true}
-		d := &Dialer{Resolve: func(_ context.Context, network, host string) ([]netip.Addr, error) {
+		d := &Dialer{Resolve: func(_ context.Context, network, host string) ([]netip.Addr, more, error) {
 			got = network + " " + host
-			return nil, failure
+			return nil, nil, failure
 		}}
 		_, err := d.Dial(t.Context(), network, "host.test:http")
 		var dnsErr *net.DNSError
@@ -333,9 +404,9 @@ func TestTheResolverIsAskedForTheFamilyOfTheNetwork(t *testing.T) {
 }
 
 func TestBadAddressesAreErrorsAtOnceAndAsInPackageNet(t *testing.T) {
-	d := &Dialer{Resolve: func(_ context.Context, _, host string) ([]netip.Addr, error) {
+	d := &Dialer{Resolve: func(_ context.Context, _, host string) ([]netip.Addr, more, error) {
 		t.Errorf("%q was looked up", host)
-		return nil, nil
+		return nil, nil, nil
 	}}
 	oracle := &net.Dialer{Resolver: &net.Resolver{PreferGo: true}}
 	for _, tt := range []struct{ network, address string }{

@@ -13,54 +13,66 @@ var errMissingAddress = errors.New("missing address")
 // that no context can stop.
 var ports = &net.Resolver{PreferGo: true}
 
-// resolve returns the addresses to dial, in the order of the resolver.
-func (d *Dialer) resolve(ctx context.Context, network, address string) ([]netip.AddrPort, error) {
+// resolve returns the addresses to dial, in the order of the resolver. There may
+// be none, and if more is not nil, it will have others.
+func (d *Dialer) resolve(ctx context.Context, network, address string) (addrs []netip.AddrPort, more func(context.Context) []netip.AddrPort, err error) {
 	if address == "" {
-		return nil, errMissingAddress
+		return nil, nil, errMissingAddress
 	}
 	if _, ok := d.LocalAddr.(*net.TCPAddr); d.LocalAddr != nil && !ok {
-		return nil, &net.AddrError{Err: "mismatched local address type", Addr: d.LocalAddr.String()}
+		return nil, nil, &net.AddrError{Err: "mismatched local address type", Addr: d.LocalAddr.String()}
 	}
 	host, service, err := net.SplitHostPort(address)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	port, err := ports.LookupPort(ctx, network, service)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	ips, err := d.lookup(ctx, network, host)
+	ips, moreIPs, err := d.lookup(ctx, network, host)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var addrs []netip.AddrPort
+	if moreIPs != nil {
+		more = func(ctx context.Context) []netip.AddrPort { return d.suitable(network, moreIPs(ctx), port) }
+	}
+	return d.suitable(network, ips, port), more, nil
+}
+
+// suitable returns the addresses that can be dialed, with the port.
+func (d *Dialer) suitable(network string, ips []netip.Addr, port int) (addrs []netip.AddrPort) {
 	for _, ip := range ips {
 		if ip = ip.Unmap(); d.suits(network, ip) {
 			addrs = append(addrs, netip.AddrPortFrom(ip, uint16(port)))
 		}
 	}
-	if len(addrs) == 0 {
-		return nil, &net.AddrError{Err: "no suitable address found", Addr: host}
-	}
-	return addrs, nil
+	return addrs
+}
+
+// noSuitable is the error of an address whose host has none that can be dialed.
+func noSuitable(address string) error {
+	host, _, _ := net.SplitHostPort(address)
+	return &net.AddrError{Err: "no suitable address found", Addr: host}
 }
 
 // lookup returns the addresses of host. An empty host is the local machine.
-func (d *Dialer) lookup(ctx context.Context, network, host string) ([]netip.Addr, error) {
+func (d *Dialer) lookup(ctx context.Context, network, host string) (addrs []netip.Addr, more func(context.Context) []netip.Addr, err error) {
 	if host == "" {
 		if network == "tcp6" {
-			return []netip.Addr{netip.IPv6Loopback()}, nil
+			return []netip.Addr{netip.IPv6Loopback()}, nil, nil
 		}
-		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, nil
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, nil, nil
 	}
 	if ip, err := netip.ParseAddr(host); err == nil {
-		return []netip.Addr{ip}, nil
+		return []netip.Addr{ip}, nil, nil
 	}
-	resolve := d.Resolve
-	if resolve == nil {
-		resolve = net.DefaultResolver.LookupNetIP
+	network = "ip" + network[len("tcp"):]
+	if d.Resolve == nil {
+		addrs, err = net.DefaultResolver.LookupNetIP(ctx, network, host)
+		return addrs, nil, err
 	}
-	return resolve(ctx, "ip"+network[len("tcp"):], host)
+	return d.Resolve(ctx, network, host)
 }
 
 // suits reports whether ip can be dialed on network from the local address.

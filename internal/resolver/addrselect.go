@@ -13,13 +13,15 @@ import (
 
 // sortAddrs sorts destinations in place by RFC 6724 section 6 and returns them.
 func sortAddrs(addrs []netip.Addr) []netip.Addr {
-	if len(addrs) < 2 {
-		return addrs
+	if len(addrs) > 1 {
+		sortWithSources(addrs, sources(addrs))
 	}
-	return sortWithSources(addrs, sources(addrs))
+	return addrs
 }
 
-func sortWithSources(addrs, srcs []netip.Addr) []netip.Addr {
+// sortWithSources sorts destinations in place. It returns where each run of
+// destinations ends that are equal.
+func sortWithSources(addrs, srcs []netip.Addr) (ends []int) {
 	infos := make([]addrInfo, len(addrs))
 	for i, a := range addrs {
 		infos[i] = addrInfo{addr: a, addrAttr: attrOf(a), src: srcs[i], srcAttr: attrOf(srcs[i])}
@@ -27,8 +29,11 @@ func sortWithSources(addrs, srcs []netip.Addr) []netip.Addr {
 	slices.SortStableFunc(infos, compareAddrs)
 	for i := range infos {
 		addrs[i] = infos[i].addr
+		if i > 0 && compareAddrs(infos[i-1], infos[i]) != 0 {
+			ends = append(ends, i)
+		}
 	}
-	return addrs
+	return append(ends, len(infos))
 }
 
 type addrAttr struct {

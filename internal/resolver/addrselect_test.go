@@ -30,7 +30,9 @@ func TestSortFollowsRFC6724(t *testing.T) {
 		return addrs
 	}
 	for _, tt := range tests {
-		if got := join(sortWithSources(parse(tt.addrs), parse(tt.sources))); got != tt.want {
+		got := parse(tt.addrs)
+		sortWithSources(got, parse(tt.sources))
+		if got := join(got); got != tt.want {
 			t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
 		}
 	}

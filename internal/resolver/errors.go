@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"syscall"
 )
 
 // ErrNoData tells a name that exists, but has no records of the type that was
@@ -25,6 +26,7 @@ var (
 	errBadName     = errors.New("not a domain name")
 	errBadType     = errors.New("not a type that can be queried for")
 	errNeverAsked  = errors.New("name is reserved and never asked of a server")
+	errBusy        = errors.New("too many queries at a time")
 )
 
 // errClosed is the cause with which a resolver cancels its work, a value of its
@@ -50,7 +52,7 @@ func dnsError(err error, name, server string) *net.DNSError {
 		e.IsNotFound = true
 	case err == ErrNoData:
 		e.IsNotFound, e.UnwrapErr = true, err
-	case err == errServFail:
+	case err == errServFail, err == errBusy:
 		e.IsTemporary = true
 	case errors.Is(err, context.Canceled):
 		e.Err, e.UnwrapErr = "operation was canceled", err
@@ -77,6 +79,19 @@ func socketError(e *net.DNSError, err error) {
 	if ne.Timeout() {
 		e.Err, e.IsTimeout = "i/o timeout", true
 	}
+}
+
+// isTimeout reports whether the time of a try was over.
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
+
+// isLocal reports whether err is a shortage of this process or machine, which says
+// nothing of a server or a name.
+func isLocal(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) ||
+		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM) || errors.Is(err, errBusy)
 }
 
 // named returns err with the name as the caller wrote it. It copies, because

@@ -3,7 +3,6 @@ package resolver
 import (
 	"context"
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -16,11 +15,17 @@ import (
 )
 
 const (
-	// maxOpen bounds the sockets of a resolver, so that lookups by the
-	// thousand do not take every descriptor of the process while a server is
-	// down. Whoever comes later waits for a place, not at the cost of its
-	// own time-out.
-	maxOpen = 256
+	// maxSockets bounds the queries that have a UDP socket of their own, so that
+	// lookups by the thousand do not take every descriptor of the process while
+	// a server is down. Further queries share sockets (see link): they do not
+	// wait, or names that hang would hold up all others.
+	maxSockets = 256
+
+	// failureTTL is how long it is remembered that a question got no answer, and
+	// maxFailureTTL how long if that goes on. RFC 9520 section 3.2 asks for 1 s
+	// at least, and 5 minutes at most.
+	failureTTL    = 5 * time.Second
+	maxFailureTTL = 5 * time.Minute
 
 	// bufferSize is more than what is advertised (udpSize): there are servers
 	// that send more.
@@ -33,120 +38,215 @@ func (r *Resolver) nextServer(n int) int { return int((r.rotation.Add(1) - 1) % 
 // query asks the servers for one question, in turn, until one of them gives
 // a final answer. The miekg/dns client is not used: it gives up at the first
 // garbled packet, believes replies to other questions, and cannot be cancelled.
-func (r *Resolver) query(ctx context.Context, s *settings, name string, qtype uint16) *answer {
-	first := 0
-	if s.rotate {
-		first = r.nextServer(len(s.servers))
-	}
-	var last *net.DNSError
-	for range s.attempts {
-		for i := range s.servers {
-			server := s.servers[(first+i)%len(s.servers)]
-			ans := r.try(ctx, s, server, name, qtype)
+//
+// A server that may have lost the question because of EDNS is asked without it
+// the next time, once more than the settings say if there is no next time.
+func (r *Resolver) query(ctx context.Context, s *settings, name string, qtype uint16, c *call) *answer {
+	servers := r.order(s, name, qtype)
+	var plain map[*nameServer]bool // to ask without EDNS
+	var last *answer
+	for round := range max(s.attempts, 2) {
+		for _, srv := range servers {
+			if round >= s.attempts && !plain[srv] {
+				continue
+			}
+			ans, lost := r.try(ctx, s, srv, name, qtype, plain[srv])
 			if ans.err == nil || ans.err.IsNotFound {
 				return ans
 			}
 			if ctx.Err() != nil {
-				return &answer{err: dnsError(ctxError(ctx), name, server)}
+				return &answer{err: dnsError(ctxError(ctx), name, srv.addr)}
 			}
-			last = ans.err
+			if last = ans; lost && plain == nil {
+				plain = make(map[*nameServer]bool)
+			}
+			if plain != nil {
+				plain[srv] = lost
+			}
 		}
 	}
-	return &answer{err: last}
+	return r.failure(last.cause, name, last.server, c)
 }
 
-// try asks one server once.
-func (r *Resolver) try(ctx context.Context, s *settings, server, name string, qtype uint16) *answer {
-	select {
-	case r.slots <- struct{}{}:
-	case <-ctx.Done():
-		return &answer{err: dnsError(ctxError(ctx), name, server)}
+// order returns the servers in the order in which to ask them: those that are
+// dead come last. If one of these is due for a trial, it gets the question, too,
+// and nobody waits for that.
+func (r *Resolver) order(s *settings, name string, qtype uint16) []*nameServer {
+	n := len(s.servers)
+	if n == 1 {
+		return s.servers
 	}
-	defer func() { <-r.slots }()
+	first := 0
+	if s.rotate {
+		first = r.nextServer(n)
+	}
+	now := time.Now()
+	alive, dead := make([]*nameServer, 0, n), []*nameServer(nil)
+	for i := range n {
+		if srv := s.servers[(first+i)%n]; srv.isDead() {
+			dead = append(dead, srv)
+		} else {
+			alive = append(alive, srv)
+		}
+	}
+	for _, srv := range dead {
+		if len(alive) > 0 && srv.beginProbe(now) {
+			r.table.wg.Go(func() { r.probe(s, srv, name, qtype) })
+		}
+	}
+	return append(alive, dead...)
+}
 
-	m, size, err := r.guardedExchange(ctx, s, server, newQuestion(name, qtype, r.cfg.Use0x20))
+// probe finds out whether a dead server is alive again.
+func (r *Resolver) probe(s *settings, srv *nameServer, name string, qtype uint16) {
+	defer srv.endProbe()
+	if _, lost := r.try(r.table.root, s, srv, name, qtype, false); lost {
+		r.try(r.table.root, s, srv, name, qtype, true)
+	}
+}
+
+// failure returns an answer for c that remembers for a short time that there is
+// none (RFC 9520, RFC 2308 section 7). The time doubles when a question is not
+// answered again, though servers have answered others since it was first asked:
+// then it is the name, not the network, and each time costs a whole time-out.
+func (r *Resolver) failure(err error, name, server string, c *call) *answer {
+	ans := &answer{err: dnsError(err, name, server), made: c.began}
+	if before := c.before; ans.err.IsTimeout && before != nil && before.cause != nil {
+		ans.silences = before.silences
+		if r.lastReply.Load() >= before.made.UnixNano() {
+			ans.silences++
+		}
+	}
+	ans.cause = err
+	ttl := min(backoff(failureTTL, maxFailureTTL, ans.silences), r.cfg.CacheMaxNegativeTTL)
+	if ttl > 0 && !isLocal(err) {
+		ans.expires = time.Now().Add(ttl)
+	}
+	return ans
+}
+
+// try asks one server once, without EDNS if plain is set. If lost is true, the
+// server may have lost the question because of EDNS.
+func (r *Resolver) try(ctx context.Context, s *settings, srv *nameServer, name string, qtype uint16, plain bool) (ans *answer, lost bool) {
+	began := time.Now()
+	edns := !plain && !s.noEDNS && srv.knowsEDNS(began)
+	m, size, err := r.exchange(ctx, s, srv, newQuestion(name, qtype, r.cfg.Use0x20), edns)
+	if err == nil && plain && isAnswer(m) {
+		srv.onEDNSLoss()
+	}
+	lost = edns && isTimeout(err) && srv.suspectsEDNS(began)
 	var ttl time.Duration
 	var hasTTL bool
 	if err == nil {
 		ttl, hasTTL, err = verdict(m, name, qtype)
 	}
-	ans := &answer{msg: m, server: server, made: time.Now()}
+	ans = &answer{msg: m, server: srv.addr, made: time.Now()}
 	switch err {
 	case nil:
 		ttl = min(ttl, r.cfg.CacheMaxTTL)
 	case errNoSuchHost, ErrNoData:
-		ans.err, ans.noSOA = dnsError(err, name, server), !hasTTL
+		ans.err, ans.noSOA = dnsError(err, name, srv.addr), !hasTTL
 		ttl = min(ttl, r.cfg.CacheMaxNegativeTTL)
 	default:
 		r.failures.Add(1)
-		return &answer{err: dnsError(err, name, server)}
+		return &answer{err: dnsError(err, name, srv.addr), cause: err, server: srv.addr}, lost
 	}
 	// The cache is bounded in entries, so it takes no giants.
 	if hasTTL && ttl > 0 && size <= maxCachedSize {
 		ans.expires = ans.made.Add(ttl)
 	}
-	return ans
-}
-
-// guardedExchange is exchange under the guard of the configuration.
-func (r *Resolver) guardedExchange(ctx context.Context, s *settings, server string, q question) (m *dns.Msg, size int, err error) {
-	if r.cfg.Guard == nil || r.cfg.TLS == nil && r.cfg.Dial == nil {
-		return r.exchange(ctx, s, server, q)
-	}
-	err = r.cfg.Guard(func() (err error) { m, size, err = r.exchange(ctx, s, server, q); return err })
-	return m, size, err
+	return ans, lost
 }
 
 // exchange sends q to server and returns the reply and its size. It falls back
-// to a query without EDNS if the server does not know it (RFC 6891 section 7),
+// to a query without EDNS if the server seems to refuse it (RFC 6891 section 7),
 // and to TCP if the reply does not fit (RFC 7766 section 5). Each has the whole
 // time-out of a try, as in package net.
-func (r *Resolver) exchange(ctx context.Context, s *settings, server string, q question) (m *dns.Msg, size int, err error) {
-	network, edns := "udp", true
+func (r *Resolver) exchange(ctx context.Context, s *settings, srv *nameServer, q question, edns bool) (m *dns.Msg, size int, err error) {
+	network := "udp"
 	if s.useTCP {
 		network = "tcp"
 	}
-	m, size, err = r.roundTrip(ctx, s, network, server, q, edns)
-	if err == nil && refusesEDNS(m) {
-		edns = false
-		m, size, err = r.roundTrip(ctx, s, network, server, q, edns)
+	m, size, err = r.roundTrip(ctx, s, network, srv, q, edns)
+	if err == nil && edns && srv.mayRefuseEDNS(m) {
+		if plain, n, err := r.roundTrip(ctx, s, network, srv, q, false); err == nil {
+			m, size, edns = plain, n, false
+			if isAnswer(m) {
+				srv.onEDNSRefusal()
+			}
+		}
 	}
 	// Over TCP there is no more to be had: what is there is taken, as glibc
 	// and package net do (golang.org/issue/64896).
 	if err == nil && m.Truncated && network == "udp" {
-		m, size, err = r.roundTrip(ctx, s, "tcp", server, q, edns)
+		m, size, err = r.roundTrip(ctx, s, "tcp", srv, q, edns)
 	}
 	return m, size, err
 }
 
-func refusesEDNS(m *dns.Msg) bool {
-	return m.Rcode == dns.RcodeFormatError || m.Rcode == dns.RcodeNotImplemented || m.Rcode == dns.RcodeBadVers
-}
-
-// roundTrip sends q over a connection of its own and reads until the reply
-// comes or the time-out of the try ends.
-func (r *Resolver) roundTrip(ctx context.Context, s *settings, network, server string, q question, edns bool) (*dns.Msg, int, error) {
+// roundTrip sends q and returns the reply and its size, unless the time-out of the
+// try ends before. Over UDP each query has a socket of its own, and with that a
+// port of its own to guess, as long as there are not too many.
+func (r *Resolver) roundTrip(ctx context.Context, s *settings, network string, srv *nameServer, q question, edns bool) (m *dns.Msg, size int, err error) {
 	r.queries.Add(1)
 	r.open.Add(1)
 	defer r.open.Add(-1)
-	deadline := time.Now().Add(s.timeout)
-	conn, err := r.dial(ctx, deadline, network, server)
-	if err == nil {
-		defer conn.Close()
-		var m *dns.Msg
-		var size int
-		m, size, err = converse(ctx, deadline, conn, q, q.msg(edns, s.trustAD))
-		if err == nil {
-			return m, size, nil
-		}
+	began := time.Now()
+	deadline := began.Add(s.timeout)
+	query := q.msg(edns, s.trustAD)
+	if network == "udp" && r.takeSocket() {
+		err = r.guard(func() (err error) {
+			m, size, err = r.single(ctx, deadline, network, srv.addr, q, query)
+			return err
+		})
+		<-r.sockets
+	} else {
+		m, size, err = r.shared(ctx, deadline, network, srv, q, query)
 	}
-	if ctx.Err() != nil {
+	switch {
+	case err == nil:
+		now := time.Now()
+		r.lastReply.Store(now.UnixNano())
+		srv.onReply(now, edns, m)
+	case ctx.Err() != nil:
 		err = ctxError(ctx)
+	case !isLocal(err):
+		srv.onFailure(began, time.Now())
 	}
-	return nil, 0, err
+	return m, size, err
 }
 
-// converse does what roundTrip says, until ctx ends.
+// guard calls f, which may call code of the application, under the guard of the
+// configuration.
+func (r *Resolver) guard(f func() error) error {
+	if r.cfg.Guard == nil || r.cfg.TLS == nil && r.cfg.Dial == nil {
+		return f()
+	}
+	return r.cfg.Guard(f)
+}
+
+// takeSocket reports whether a query may have a socket of its own.
+func (r *Resolver) takeSocket() bool {
+	select {
+	case r.sockets <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// single sends q over a connection of its own.
+func (r *Resolver) single(ctx context.Context, deadline time.Time, network, server string, q question, query *dns.Msg) (*dns.Msg, int, error) {
+	conn, err := r.dial(ctx, deadline, network, server)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer conn.Close()
+	return converse(ctx, deadline, conn, q, query)
+}
+
+// converse sends the query and reads until the reply to q comes, the deadline
+// passes, or ctx ends.
 func converse(ctx context.Context, deadline time.Time, conn net.Conn, q question, query *dns.Msg) (*dns.Msg, int, error) {
 	conn.SetDeadline(deadline) // before the next line, which may have the last word
 	defer interruptWith(ctx, conn)()
@@ -202,19 +302,12 @@ func packetRoundTrip(conn net.Conn, q question, query, buf []byte) (*dns.Msg, in
 // streamRoundTrip takes nothing but the reply to q: on a connection of its own
 // there is nothing else that could come.
 func streamRoundTrip(conn net.Conn, q question, query []byte) (*dns.Msg, int, error) {
-	// In one write: some servers want length and message in one segment
-	// (RFC 7766 section 8).
-	framed := make([]byte, 2, 2+len(query))
-	binary.BigEndian.PutUint16(framed, uint16(len(query)))
-	if _, err := conn.Write(append(framed, query...)); err != nil {
+	if _, err := conn.Write(frame(query)); err != nil {
 		return nil, 0, err
 	}
-	if _, err := io.ReadFull(conn, framed); err != nil {
-		return nil, 0, noReply(err)
-	}
-	reply := make([]byte, binary.BigEndian.Uint16(framed))
-	if _, err := io.ReadFull(conn, reply); err != nil {
-		return nil, 0, noReply(err)
+	reply, err := readMessage(conn)
+	if err != nil {
+		return nil, 0, err
 	}
 	m, ok := q.parse(reply)
 	if !ok {

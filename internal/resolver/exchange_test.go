@@ -110,6 +110,17 @@ func TestAServerThatOnlySendsGarbageTimesOut(t *testing.T) {
 	}
 }
 
+// withoutEDNS answers queries without EDNS, and others with rcode.
+func withoutEDNS(rcode int) handler {
+	return func(p peer) {
+		if p.query.IsEdns0() != nil {
+			p.reply(rcode)
+		} else {
+			p.reply(0, p.name()+" 60 IN A 192.0.2.1")
+		}
+	}
+}
+
 // TestServers puts one question to servers that behave in all sorts of ways,
 // and then to one that answers, and checks which answer counts.
 func TestServers(t *testing.T) {
@@ -130,13 +141,21 @@ func TestServers(t *testing.T) {
 		{"NODATA is final", func(p peer) { p.reply(0, soa) }, "notfound nodata", "udp", false},
 		{"NODATA without SOA is final", func(p peer) { p.reply(0) }, "notfound nodata", "udp", false},
 		{"records of other names are NODATA", func(p peer) { p.reply(0, "b.test. 60 IN A 192.0.2.66") }, "notfound nodata", "udp", false},
-		{"SERVFAIL goes on", func(p peer) { p.reply(dns.RcodeServerFailure) }, "192.0.2.2", "udp", true},
-		{"REFUSED goes on", func(p peer) { p.reply(dns.RcodeRefused) }, "192.0.2.2", "udp", true},
+		{"SERVFAIL goes on, after a query without EDNS", func(p peer) { p.reply(dns.RcodeServerFailure) }, "192.0.2.2", "udp udp", true},
+		{"REFUSED goes on, after a query without EDNS", func(p peer) { p.reply(dns.RcodeRefused) }, "192.0.2.2", "udp udp", true},
+		{"SERVFAIL with EDNS goes on", func(p peer) {
+			m := p.message(dns.RcodeServerFailure)
+			m.SetEdns0(1232, false)
+			p.send(m)
+		}, "192.0.2.2", "udp", true},
+		{"SERVFAIL may be for EDNS", withoutEDNS(dns.RcodeServerFailure), "192.0.2.1", "udp udp", false},
+		{"REFUSED may be for EDNS", withoutEDNS(dns.RcodeRefused), "192.0.2.1", "udp udp", false},
+		{"NOTIMP may be for EDNS", withoutEDNS(dns.RcodeNotImplemented), "192.0.2.1", "udp udp", false},
 		{"an error without a question goes on", func(p peer) {
 			m := p.message(dns.RcodeRefused)
 			m.Question = nil
 			p.send(m)
-		}, "192.0.2.2", "udp", true},
+		}, "192.0.2.2", "udp udp", true},
 		{"an unknown rcode goes on", func(p peer) { p.reply(11) }, "192.0.2.2", "udp", true},
 		{"an extended rcode goes on", func(p peer) {
 			m := p.message(dns.RcodeSuccess)
@@ -315,6 +334,7 @@ func TestAttemptsGoRoundAllServers(t *testing.T) {
 	cfg := testConfig(t, a.addr, b.addr)
 	cfg.Attempts = 2
 	cfg.CacheSize = -1
+	cfg.NoEDNS = true
 	r := newResolver(t, cfg)
 	lookup(t, r, "ip4", "a.test")
 	asked := func() string {
@@ -534,23 +554,6 @@ func selfSigned(t *testing.T, name string) (tls.Certificate, *x509.CertPool) {
 	pool := x509.NewCertPool()
 	pool.AddCert(leaf)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
-}
-
-func TestOpenSocketsAreBounded(t *testing.T) {
-	s := newServer(t, func(peer) {})
-	r := resolverFor(t, s)
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	for i := range 2 * maxOpen {
-		wg.Go(func() { r.LookupNetIP(ctx, "ip", fmt.Sprintf("n%d.test", i)) })
-	}
-	waitFor(t, func() bool { return r.Stats().Open == maxOpen })
-	if q := r.Stats().Queries; q != maxOpen {
-		t.Errorf("queries = %d, want %d", q, maxOpen)
-	}
-	cancel()
-	wg.Wait()
-	waitFor(t, func() bool { return r.Stats().Open == 0 })
 }
 
 // waitFor waits until cond holds, which it must within a long time.

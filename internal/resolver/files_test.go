@@ -69,6 +69,11 @@ func TestResolvConfIsReadAsTheManualPageSays(t *testing.T) {
 		{"flags by other names", "options single-request-reopen tcp\n", with(func(c *resolvConf) {
 			c.singleRequest, c.useTCP = true, true
 		}), 0},
+		{"flags that are taken back", "options rotate use-vc trust-ad no-reload no-aaaa\noptions -rotate -use-vc -trust-ad -no-reload -no-aaaa\n", def, 0},
+		{"no EDNS", "options -edns0\n", with(func(c *resolvConf) { c.noEDNS = true }), 0},
+		{"no EDNS by another name", "options no-edns0\n", with(func(c *resolvConf) { c.noEDNS = true }), 0},
+		{"EDNS after all", "options -edns0 edns0\n", def, 0},
+		{"no IPv6 addresses", "options no-aaaa\n", with(func(c *resolvConf) { c.noAAAA = true }), 0},
 		{"what is unknown is no problem", "sortlist 130.155.160.0\noptions inet6 debug\nlookup file bind\n", def, 0},
 		{"binary", "\x00\xff\xfe\n\x7fELF\n", def, 0},
 	}

@@ -4,27 +4,12 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync/atomic"
-	"time"
 )
 
 // hosts is what a hosts file says. It does not change once it is parsed.
 type hosts struct {
-	byName map[string]*hostEntry // lower case, without a dot at the end
+	byName map[string]*addrSet // lower case, without a dot at the end
 	byAddr map[netip.Addr][]string
-}
-
-// A hostEntry has the addresses of one name, in the order of the file.
-type hostEntry struct {
-	addrs  []netip.Addr
-	sorted atomic.Pointer[sortedAddrs]
-}
-
-// sortedAddrs remembers an order of RFC 6724. It is kept for a short time
-// only, because it depends on the routes that the machine has.
-type sortedAddrs struct {
-	addrs []netip.Addr
-	until time.Time
 }
 
 // parseHosts reads a hosts file: an address, then its names. All lines count,
@@ -32,7 +17,7 @@ type sortedAddrs struct {
 // out, as everywhere: such lines are common in the files that block
 // advertisements.
 func parseHosts(data string) *hosts {
-	h := &hosts{byName: make(map[string]*hostEntry), byAddr: make(map[netip.Addr][]string)}
+	h := &hosts{byName: make(map[string]*addrSet), byAddr: make(map[netip.Addr][]string)}
 	for line := range strings.Lines(data) {
 		line, _, _ = strings.Cut(line, "#")
 		f := strings.Fields(line)
@@ -57,36 +42,23 @@ func (h *hosts) add(addr netip.Addr, name string) {
 	}
 	e := h.byName[key]
 	if e == nil {
-		e = new(hostEntry)
+		e = new(addrSet)
 		h.byName[key] = e
 	}
-	if !slices.Contains(e.addrs, addr) {
-		e.addrs = append(e.addrs, addr)
-	}
+	e.add(addr)
 	h.byAddr[addr] = append(h.byAddr[addr], absoluteName(name))
 }
 
-// lookup returns the addresses of name that network lets through, in the order
-// of RFC 6724, and whether the file has the name at all. If they would first
-// have to be sorted, which takes system calls, and quick is set, done is false.
+// lookup returns the addresses of name that network admits, best first, and
+// whether the file has the name at all. If they must be sorted first, which
+// takes system calls, and quick is set, done is false.
 func (h *hosts) lookup(network, name string, quick bool) (addrs []netip.Addr, found, done bool) {
 	e := h.byName[hostsKey(name)]
 	if e == nil {
 		return nil, false, true
 	}
-	all := e.addrs
-	if len(all) > 1 {
-		s := e.sorted.Load()
-		if s == nil || time.Now().After(s.until) {
-			if quick {
-				return nil, false, false
-			}
-			s = &sortedAddrs{addrs: sortAddrs(slices.Clone(all)), until: time.Now().Add(checkInterval)}
-			e.sorted.Store(s)
-		}
-		all = s.addrs
-	}
-	return filterFamily(network, all), true, true
+	addrs, done = e.take(network, quick)
+	return addrs, true, done
 }
 
 // names returns the names of addr in the order of the file.

@@ -12,20 +12,25 @@ import (
 
 // lookupHost works out the addresses of a host name from DNS: it goes through
 // the names that the search list gives until one has addresses.
-func (r *Resolver) lookupHost(ctx context.Context, s *settings, network string, k key) *answer {
+// As soon as a part of them is known that a caller can begin with, it publishes
+// that as a part of c.
+func (r *Resolver) lookupHost(ctx context.Context, s *settings, network string, c *call) *answer {
 	var (
 		life   lifetime
 		final  *net.DNSError
 		noData *net.DNSError
 	)
-	asIs := rooted(k.name)
-	for _, fqdn := range nameList(k.name, s.search, s.ndots) {
-		addrs, err := r.lookupName(ctx, s, network, fqdn, &life)
+	name := c.key.name
+	asIs := rooted(name)
+	for _, fqdn := range nameList(name, s.search, s.ndots) {
+		addrs, err := r.lookupName(ctx, s, network, fqdn, &life, c)
 		if len(addrs) > 0 {
-			return &answer{addrs: sortAddrs(addrs), expires: life.expires(true)}
+			set := &addrSet{addrs: addrs}
+			set.sort(time.Now())
+			return &answer{addrs: set, expires: life.expires(true)}
 		}
 		if ctx.Err() != nil {
-			return &answer{err: dnsError(ctxError(ctx), k.name, "")}
+			return &answer{err: dnsError(ctxError(ctx), name, "")}
 		}
 		if err.UnwrapErr == ErrNoData {
 			noData = err
@@ -44,17 +49,19 @@ func (r *Resolver) lookupHost(ctx context.Context, s *settings, network string, 
 }
 
 // lookupName asks for the addresses of one absolute name.
-func (r *Resolver) lookupName(ctx context.Context, s *settings, network, fqdn string, life *lifetime) ([]netip.Addr, *net.DNSError) {
+func (r *Resolver) lookupName(ctx context.Context, s *settings, network, fqdn string, life *lifetime, c *call) ([]netip.Addr, *net.DNSError) {
 	types := []uint16{dns.TypeA, dns.TypeAAAA}
-	switch network {
-	case "ip4":
-		types = types[:1]
-	case "ip6":
+	switch {
+	case network == "ip6" && s.noAAAA:
+		return nil, dnsError(ErrNoData, fqdn, "")
+	case network == "ip6":
 		types = types[1:]
+	case network == "ip4", s.noAAAA:
+		types = types[:1]
 	}
 	var addrs []netip.Addr
 	var err *net.DNSError
-	for i, ans := range r.families(ctx, s, fqdn, types) {
+	for i, ans := range r.families(ctx, s, fqdn, types, c) {
 		life.add(ans)
 		if ans.err != nil {
 			err = worse(err, ans.err)
@@ -69,7 +76,7 @@ func (r *Resolver) lookupName(ctx context.Context, s *settings, network, fqdn st
 // unless the settings forbid it. There are routers that lose the second of two
 // queries that come from one host at once: the option single-request is for
 // them.
-func (r *Resolver) families(ctx context.Context, s *settings, fqdn string, types []uint16) []*answer {
+func (r *Resolver) families(ctx context.Context, s *settings, fqdn string, types []uint16, whole *call) []*answer {
 	begin := func(qtype uint16) *call {
 		c, _ := r.table.begin(questionKey(s, fqdn, qtype), r.questionWork(s, fqdn, qtype))
 		return c
@@ -79,18 +86,18 @@ func (r *Resolver) families(ctx context.Context, s *settings, fqdn string, types
 	}
 	if s.singleRequest {
 		first := r.await(ctx, begin(types[0]), fqdn)
-		return []*answer{first, r.awaitSecond(ctx, s, first, begin(types[1]), fqdn)}
+		return []*answer{first, r.awaitSecond(ctx, s, first, begin(types[1]), whole, fqdn)}
 	}
 	a, b := begin(types[0]), begin(types[1])
 	select {
 	case <-a.done:
 	case <-b.done:
 		second := r.await(ctx, b, fqdn)
-		return []*answer{r.awaitSecond(ctx, s, second, a, fqdn), second}
+		return []*answer{r.awaitSecond(ctx, s, second, a, whole, fqdn), second}
 	case <-ctx.Done():
 	}
 	first := r.await(ctx, a, fqdn)
-	return []*answer{first, r.awaitSecond(ctx, s, first, b, fqdn)}
+	return []*answer{first, r.awaitSecond(ctx, s, first, b, whole, fqdn)}
 }
 
 // await returns the answer of c, or an error in the form of one.
@@ -102,24 +109,29 @@ func (r *Resolver) await(ctx context.Context, c *call, fqdn string) *answer {
 	return ans
 }
 
-// awaitSecond is await with less patience if the first family has addresses.
-func (r *Resolver) awaitSecond(ctx context.Context, s *settings, first *answer, c *call, fqdn string) *answer {
+// awaitSecond is await with less patience if the first family has addresses. Then
+// that answer is published as a part of whole: IPv6 addresses at once, IPv4
+// addresses when the others are late (RFC 8305 section 3).
+func (r *Resolver) awaitSecond(ctx context.Context, s *settings, first *answer, c, whole *call, fqdn string) *answer {
 	if first.err != nil {
 		return r.await(ctx, c, fqdn)
 	}
-	timer := time.NewTimer(min(familyGrace, s.timeout))
-	defer timer.Stop()
-	select {
-	case <-c.done:
-	case <-ctx.Done():
-	case <-timer.C:
-		if c.isDone() { // after a pause of the process, both may be the case
-			break
-		}
-		r.table.leave(c)
-		return &answer{err: dnsError(os.ErrDeadlineExceeded, fqdn, "")}
+	patience := min(familyGrace, s.timeout)
+	delay := min(resolutionDelay, patience)
+	if first.msg.Question[0].Qtype == dns.TypeAAAA {
+		delay = 0
 	}
-	return r.await(ctx, c, fqdn)
+	ended := c.endsWithin(ctx, delay)
+	if !ended {
+		r.table.publish(whole, first)
+		ended = c.endsWithin(ctx, patience-delay)
+	}
+	if ended {
+		return r.await(ctx, c, fqdn)
+	}
+	late := r.failure(os.ErrDeadlineExceeded, fqdn, "", c)
+	r.table.giveUp(c, late)
+	return late
 }
 
 // worse returns the error that says more about a name. That it does not exist

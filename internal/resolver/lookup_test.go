@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
@@ -209,7 +208,7 @@ func TestSearchListErrors(t *testing.T) {
 				}
 			})
 			cfg := testConfig(t, s.addr)
-			cfg.Search, cfg.Attempts = []string{"one"}, 1
+			cfg.Search, cfg.Attempts, cfg.NoEDNS = []string{"one"}, 1, true
 			r := newResolver(t, cfg)
 			_, err := lookup(t, r, "ip4", tt.host)
 			if tt.want == "" && err != nil {
@@ -238,31 +237,6 @@ func TestOneFamilyFailingIsNoErrorIfTheOtherHasAddresses(t *testing.T) {
 			}
 		})
 		wantAddrs(t, resolverFor(t, s), "ip", "a.test", "192.0.2.1")
-	}
-}
-
-func TestAFamilyThatIsLostDoesNotHoldUpTheOtherForLong(t *testing.T) {
-	for lost, want := range map[uint16]string{dns.TypeAAAA: "192.0.2.1", dns.TypeA: "2001:db8::1"} {
-		synctest.Test(t, func(t *testing.T) {
-			r, queries := pipedResolver(t, nil, func(p peer) {
-				if p.qtype() != lost {
-					zone("a.test. 60 IN A 192.0.2.1", "a.test. 60 IN AAAA 2001:db8::1")(p)
-				}
-			})
-			start := time.Now()
-			wantAddrs(t, r, "ip", "a.test", want)
-			if d := time.Since(start); d != familyGrace {
-				t.Errorf("took %v, want %v", d, familyGrace)
-			}
-			// What is there is cached, but not that this is all.
-			if _, _, ok := r.Cached("ip", "a.test"); ok {
-				t.Error("an incomplete answer is in the cache")
-			}
-			wantAddrs(t, r, "ip", "a.test", want)
-			if got := queries.Load(); got != 3 {
-				t.Errorf("queries = %d, want 3", got)
-			}
-		})
 	}
 }
 
@@ -473,8 +447,8 @@ func TestTheZeroConfigGoesByTheFilesOfTheSystem(t *testing.T) {
 		t.Errorf("settings = %+v", s)
 	}
 	for _, server := range s.servers {
-		if _, err := netip.ParseAddrPort(server); err != nil {
-			t.Errorf("server %q: %v", server, err)
+		if _, err := netip.ParseAddrPort(server.addr); err != nil {
+			t.Errorf("server %q: %v", server.addr, err)
 		}
 	}
 }

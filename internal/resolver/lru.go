@@ -25,14 +25,16 @@ func newLRU(size int) lru {
 	return lru{max: max(size, 0), entries: make(map[key]*lruEntry)}
 }
 
-func (c *lru) get(k key, now time.Time) (*answer, bool) {
+// get returns the answer to k, with ok false if there is none, or if it has
+// expired, in which case it is not there any more afterwards.
+func (c *lru) get(k key, now time.Time) (ans *answer, ok bool) {
 	e := c.entries[k]
 	if e == nil {
 		return nil, false
 	}
 	if !now.Before(e.expires) {
 		c.remove(e)
-		return nil, false
+		return e.ans, false
 	}
 	c.unlink(e)
 	c.pushFront(e)

@@ -41,3 +41,15 @@ func packetPipe(t testing.TB, h handler) net.Conn {
 	}
 	return pipeConn{client}
 }
+
+// streamPipe returns a connection to a server that serve is.
+func streamPipe(t testing.TB, serve func(c net.Conn)) net.Conn {
+	client, srv := net.Pipe()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer srv.Close()
+		serve(srv)
+	})
+	t.Cleanup(func() { srv.Close(); wg.Wait() })
+	return client
+}

@@ -34,6 +34,8 @@ type resolvConf struct {
 	useTCP        bool
 	trustAD       bool
 	noReload      bool
+	noEDNS        bool
+	noAAAA        bool
 }
 
 // parseResolvConf reads a resolv.conf file. It never fails: what makes no
@@ -121,19 +123,34 @@ func (c *resolvConf) option(s string) (problem string) {
 			return fmt.Sprintf("option %.64q has no number", s)
 		}
 		c.number(key, n)
-	case "rotate":
-		c.rotate = true
-	case "single-request", "single-request-reopen":
-		c.singleRequest = true
-	case "use-vc", "usevc", "tcp": // as Linux, FreeBSD and OpenBSD call it
-		c.useTCP = true
-	case "trust-ad":
-		c.trustAD = true
-	case "no-reload":
-		c.noReload = true
+	default:
+		c.flag(s)
 	}
-	// edns0 asks for what this resolver always does.
 	return ""
+}
+
+// flag sets an option without a value, or takes it back if there is a hyphen in
+// front, as glibc does.
+func (c *resolvConf) flag(s string) {
+	name, off := strings.CutPrefix(s, "-")
+	switch name {
+	case "rotate":
+		c.rotate = !off
+	case "single-request", "single-request-reopen":
+		c.singleRequest = !off
+	case "use-vc", "usevc", "tcp": // as Linux, FreeBSD and OpenBSD call it
+		c.useTCP = !off
+	case "trust-ad":
+		c.trustAD = !off
+	case "no-reload":
+		c.noReload = !off
+	case "no-aaaa":
+		c.noAAAA = !off
+	case "edns0": // on unless it is taken back
+		c.noEDNS = off
+	case "no-edns0":
+		c.noEDNS = !off
+	}
 }
 
 // number sets a numeric option within the limits of the manual page, so that

@@ -11,10 +11,13 @@
 //   - localhost and names below it are never asked of a server (RFC 6761), and
 //     .onion and .invalid are not found without a query, search list or not;
 //   - addresses count only if the name, or an alias of it, owns them;
-//   - a reply to a query with EDNS that says it knows no EDNS leads to one
-//     without;
+//   - a query with EDNS that is refused or lost leads to one without;
 //   - when one family has addresses, the other gets a second more, not all
 //     tries that are left;
+//   - that a question was not answered, and that a server does not answer, is
+//     remembered for a while;
+//   - queries over TCP and TLS share connections;
+//   - addresses of equal rank take turns at being first;
 //   - IPv4 addresses are never in their IPv6-mapped form.
 package resolver
 
@@ -43,6 +46,10 @@ const (
 	// has addresses. Without it a network that loses AAAA queries makes every
 	// lookup as slow as all tries together.
 	familyGrace = time.Second
+
+	// resolutionDelay is how long LookupEarly waits for IPv6 addresses once there
+	// are IPv4 addresses (RFC 8305 section 8).
+	resolutionDelay = 50 * time.Millisecond
 )
 
 // Config says how names are resolved. The zero Config goes by the files of the
@@ -63,6 +70,7 @@ type Config struct {
 
 	Rotate bool // begin with another server each time
 	UseTCP bool // never use UDP
+	NoEDNS bool // never send an OPT record (RFC 6891)
 	// Use0x20 mixes the case of letters in queries at random and ignores
 	// replies that do not repeat it, which makes forging harder. It is off by
 	// default because there are servers that do not repeat it.
@@ -117,8 +125,10 @@ type Resolver struct {
 	cfg    Config
 	system *system
 	table  *table
-	slots  chan struct{} // one for each exchange in flight
+	// sockets has an element for each query with a UDP socket of its own.
+	sockets chan struct{}
 
+	lastReply                       atomic.Int64 // of any server: nanoseconds of Unix time
 	rotation                        atomic.Uint32
 	hits, misses, queries, failures atomic.Uint64
 	open                            atomic.Int64
@@ -135,10 +145,14 @@ func New(cfg Config) (*Resolver, error) {
 	cfg.CacheSize = orDefault(cfg.CacheSize, defaultCacheSize)
 	cfg.CacheMaxTTL = orDefault(cfg.CacheMaxTTL, defaultMaxTTL)
 	cfg.CacheMaxNegativeTTL = orDefault(cfg.CacheMaxNegativeTTL, defaultMaxNegativeTTL)
+	if cfg.TLS != nil && cfg.TLS.ClientSessionCache == nil {
+		cfg.TLS = cfg.TLS.Clone()
+		cfg.TLS.ClientSessionCache = tls.NewLRUClientSessionCache(0)
+	}
 	r := &Resolver{
-		cfg:   cfg,
-		table: newTable(cfg.CacheSize),
-		slots: make(chan struct{}, maxOpen),
+		cfg:     cfg,
+		table:   newTable(cfg.CacheSize),
+		sockets: make(chan struct{}, maxSockets),
 	}
 	r.system = newSystem(&r.cfg, r.Flush)
 	return r, nil
@@ -179,27 +193,96 @@ func (c *Config) check() error {
 // the error of ctx if that ended the lookup, to [ErrNoData] if the name exists
 // without such addresses, and to [net.ErrClosed] after Close.
 func (r *Resolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	l, addrs, err := r.beginLookup(ctx, network, host)
+	if l == nil {
+		return addrs, err
+	}
+	return l.wait(ctx)
+}
+
+// LookupEarly is LookupNetIP for a caller that can begin with a part of the
+// addresses. If the servers answer for one family and are late with the other, it
+// returns those of the one: IPv6 addresses at once, if there is a route to them,
+// and IPv4 addresses after 50 ms (RFC 8305 section 3). Then more is not nil. It
+// must be called once, and returns the other addresses, or none, when they are
+// known or its context ends.
+func (r *Resolver) LookupEarly(ctx context.Context, network, host string) (addrs []netip.Addr, more func(context.Context) []netip.Addr, err error) {
+	l, addrs, err := r.beginLookup(ctx, network, host)
+	if l == nil {
+		return addrs, nil, err
+	}
+	if early := l.early(ctx); early != nil {
+		return early, func(ctx context.Context) []netip.Addr {
+			all, _ := l.wait(ctx)
+			return slices.DeleteFunc(all, func(a netip.Addr) bool { return slices.Contains(early, a) })
+		}, nil
+	}
+	addrs, err = l.wait(ctx)
+	return addrs, nil, err
+}
+
+// early waits until the outcome or a part of it is known, or ctx ends. It returns
+// the addresses of the part, if it is that, and if it is not IPv6 without a route:
+// to begin with what cannot be reached is no gain.
+func (l *hostLookup) early(ctx context.Context) []netip.Addr {
+	if l.call.isDone() {
+		return nil
+	}
+	select {
+	case <-l.call.early:
+	case <-l.call.done:
+		return nil
+	case <-ctx.Done():
+		return nil
+	}
+	q := l.call.part.msg.Question[0]
+	part := &addrSet{addrs: addresses(l.call.part.msg, q.Name, q.Qtype)}
+	if q.Qtype == dns.TypeAAAA && !part.reachable() {
+		return nil
+	}
+	addrs, _ := part.take(l.network, false)
+	return addrs
+}
+
+// A hostLookup is a lookup of a host that servers are asked for.
+type hostLookup struct {
+	r             *Resolver
+	s             *settings
+	network, host string
+	call          *call
+}
+
+// beginLookup begins the lookup of a host. If servers have no part in it, it is
+// over at once, and the lookup is nil; otherwise wait must be called.
+func (r *Resolver) beginLookup(ctx context.Context, network, host string) (*hostLookup, []netip.Addr, error) {
 	if err := r.ready(ctx, host); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s := r.system.get()
 	res := r.local(s, network, host, false)
 	if !res.open {
-		return res.addrs, res.err
+		return nil, res.addrs, res.err
 	}
-	ans, err := r.do(ctx, res.key, func(ctx context.Context) *answer {
-		return r.lookupHost(ctx, s, network, res.key)
+	c := r.begin(res.key, func(ctx context.Context, c *call) *answer {
+		return r.lookupHost(ctx, s, network, c)
 	})
+	return &hostLookup{r: r, s: s, network: network, host: host, call: c}, nil, nil
+}
+
+// wait returns the outcome.
+func (l *hostLookup) wait(ctx context.Context) ([]netip.Addr, error) {
+	ans, err := l.r.table.wait(ctx, l.call)
 	if err != nil {
-		return nil, dnsError(err, host, "")
+		return nil, dnsError(err, l.host, "")
 	}
 	if ans.err != nil {
-		if addrs, ok := lateHosts(s, network, host); ok {
+		if addrs, ok := lateHosts(l.s, l.network, l.host); ok {
 			return addrs, nil
 		}
-		return nil, named(ans.err, host)
+		return nil, named(ans.err, l.host)
 	}
-	return slices.Clone(ans.addrs), nil
+	addrs, _ := ans.addrs.take(l.network, false)
+	return addrs, nil
 }
 
 // Cached returns what LookupNetIP would, if that takes neither waiting nor
@@ -229,11 +312,16 @@ func (r *Resolver) Cached(network, host string) (addrs []netip.Addr, err error, 
 	if !ok || ans.err != nil && s.order == orderDNSFiles {
 		return nil, nil, false
 	}
+	if ans.err == nil {
+		if addrs, ok = ans.addrs.take(network, true); !ok {
+			return nil, nil, false
+		}
+	}
 	r.hits.Add(1)
 	if ans.err != nil {
 		return nil, named(ans.err, host), true
 	}
-	return slices.Clone(ans.addrs), nil, true
+	return addrs, nil, true
 }
 
 // LookupAddr returns the names of addr: those in the hosts file, else those
@@ -418,29 +506,28 @@ func lateHosts(s *settings, network, host string) ([]netip.Addr, bool) {
 	return addrs, len(addrs) > 0
 }
 
-// do returns the answer to k, from the cache, or from a call in flight, or from
-// work. An error is that of ctx.
-func (r *Resolver) do(ctx context.Context, k key, work func(context.Context) *answer) (*answer, error) {
+// begin is that of the table, and counts.
+func (r *Resolver) begin(k key, work func(context.Context, *call) *answer) *call {
 	c, hit := r.table.begin(k, work)
 	if hit {
 		r.hits.Add(1)
 	} else {
 		r.misses.Add(1)
 	}
-	return r.table.wait(ctx, c)
+	return c
 }
 
-// ask is do for one question.
+// ask returns the answer to one question. An error is that of ctx.
 func (r *Resolver) ask(ctx context.Context, s *settings, fqdn string, qtype uint16) (*answer, error) {
-	return r.do(ctx, questionKey(s, fqdn, qtype), r.questionWork(s, fqdn, qtype))
+	return r.table.wait(ctx, r.begin(questionKey(s, fqdn, qtype), r.questionWork(s, fqdn, qtype)))
 }
 
 func questionKey(s *settings, fqdn string, qtype uint16) key {
 	return key{lowerName(fqdn), kind(qtype), s.version}
 }
 
-func (r *Resolver) questionWork(s *settings, fqdn string, qtype uint16) func(context.Context) *answer {
-	return func(ctx context.Context) *answer { return r.query(ctx, s, fqdn, qtype) }
+func (r *Resolver) questionWork(s *settings, fqdn string, qtype uint16) func(context.Context, *call) *answer {
+	return func(ctx context.Context, c *call) *answer { return r.query(ctx, s, fqdn, qtype, c) }
 }
 
 // pointers returns the names in the answer to a PTR question.

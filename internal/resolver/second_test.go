@@ -5,15 +5,18 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/miekg/dns"
 )
 
 // The patience for the second family may be over when its answer is there
 // already, after the process stood still for that long.
 func TestTheAnswerOfTheSecondFamilyIsTakenIfItIsThereThoughThePatienceIsOver(t *testing.T) {
 	r := newResolver(t, Config{Servers: []string{"127.0.0.1:1"}})
-	want := &answer{addrs: []netip.Addr{netip.IPv6Loopback()}}
+	first := &answer{msg: question{name: "a.test.", qtype: dns.TypeA}.msg(false, false)}
+	want := &answer{addrs: &addrSet{addrs: []netip.Addr{netip.IPv6Loopback()}}}
 	for range 1000 {
-		got := r.awaitSecond(context.Background(), &settings{resolvConf: resolvConf{timeout: time.Nanosecond}}, &answer{}, finished(want), "a.test.")
+		got := r.awaitSecond(context.Background(), &settings{resolvConf: resolvConf{timeout: time.Nanosecond}}, first, finished(want), nil, "a.test.")
 		if got != want {
 			t.Fatalf("got %+v, want the answer", got)
 		}

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -30,8 +29,8 @@ const (
 type settings struct {
 	resolvConf // its servers are not used: see below
 
-	version  uint32   // of the contents: counts changes
-	servers  []string // host:port
+	version  uint32 // of the contents: counts changes
+	servers  []*nameServer
 	order    order
 	hosts    *hosts
 	loopback []netip.Addr // what localhost is, sorted
@@ -111,8 +110,7 @@ func (s *system) load(old *settings) (next *settings, changed bool) {
 			conf, bad := parseResolvConf(data)
 			problems = append(problems, bad...)
 			next.resolvConf = conf
-			next.servers = systemServers(conf.servers)
-			s.cfg.override(next)
+			s.cfg.override(next, systemServers(conf.servers))
 		}
 	}
 	if data, ok := s.nsswitch.read(&problems); ok {
@@ -138,17 +136,20 @@ func (s *system) load(old *settings) (next *settings, changed bool) {
 	return next, changed && old != nil
 }
 
-// override puts what c says in the place of what resolv.conf said.
-func (c *Config) override(s *settings) {
+// override puts what c says in the place of what resolv.conf said. What was known
+// of servers is forgotten: a new resolv.conf often means another network.
+func (c *Config) override(s *settings, servers []string) {
 	if len(c.Servers) > 0 {
-		s.servers = slices.Clone(c.Servers)
+		servers = c.Servers
 	}
 	port := "53"
 	if c.TLS != nil {
 		port = "853" // RFC 7858 section 3.1
 	}
-	for i, server := range s.servers {
-		s.servers[i], _ = serverAddress(server, port) // New has checked them
+	s.servers = nil
+	for _, addr := range servers {
+		addr, _ = serverAddress(addr, port) // New has checked them
+		s.servers = append(s.servers, newNameServer(addr))
 	}
 	switch {
 	case c.Search != nil:
@@ -170,6 +171,7 @@ func (c *Config) override(s *settings) {
 	}
 	s.rotate = s.rotate || c.Rotate
 	s.useTCP = s.useTCP || c.UseTCP || c.TLS != nil
+	s.noEDNS = s.noEDNS || c.NoEDNS
 }
 
 // systemServers returns the servers of resolv.conf, or else those that the

@@ -3,7 +3,6 @@ package resolver
 import (
 	"context"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -34,15 +33,18 @@ const (
 // all who wait for it, and never changed once it is there.
 type answer struct {
 	err    *net.DNSError
-	addrs  []netip.Addr // of a host name
-	msg    *dns.Msg     // of a question
-	server string       // that sent msg
-	made   time.Time
+	cause  error     // that err was made of, if no server gave a final answer
+	addrs  *addrSet  // of a host name
+	msg    *dns.Msg  // of a question
+	server string    // that sent msg
+	made   time.Time // when msg came, or when a question was asked that failed
 	// expires is when the cache must let go of it; never cached if zero.
 	expires time.Time
 	// noSOA says that this is a negative answer without the record that tells
 	// how long it holds (RFC 2308 section 5).
 	noSOA bool
+	// silences is how often the question was not answered again, though others were.
+	silences int
 }
 
 // table holds the answers that are known and the calls that will give more.
@@ -64,12 +66,17 @@ type table struct {
 type call struct {
 	key    key
 	cancel context.CancelFunc
+	began  time.Time
+	before *answer       // that has expired, if there was one
 	done   chan struct{} // closed when ans is set
 	ans    *answer
+	early  chan struct{} // closed when part is set; nil if that never happens
+	part   *answer       // for one family, when that for the other is late
 
 	// Guarded by table.mu.
 	waiters int
 	stale   bool // begun before the last flush: not for the cache
+	kept    bool // goes on when nobody waits
 }
 
 func newTable(size int) *table {
@@ -89,13 +96,15 @@ func (t *table) get(k key) (*answer, bool) {
 // is true) or on its way. work runs in a goroutine of its own; its context ends when nobody waits
 // any more, or when the table closes, then with errClosed for a cause.
 // Every call that begin returns must be given to wait or to leave, exactly once.
-func (t *table) begin(k key, work func(context.Context) *answer) (c *call, hit bool) {
+func (t *table) begin(k key, work func(context.Context, *call) *answer) (c *call, hit bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
 		return finished(&answer{err: dnsError(errClosed, k.name, "")}), false
 	}
-	if ans, ok := t.cache.get(k, time.Now()); ok {
+	now := time.Now()
+	ans, ok := t.cache.get(k, now)
+	if ok {
 		return finished(ans), true
 	}
 	if c := t.calls[k]; c != nil {
@@ -103,11 +112,14 @@ func (t *table) begin(k key, work func(context.Context) *answer) (c *call, hit b
 		return c, false
 	}
 	ctx, cancel := context.WithCancel(t.root)
-	c = &call{key: k, cancel: cancel, done: make(chan struct{}), waiters: 1}
+	c = &call{key: k, cancel: cancel, began: now, before: ans, done: make(chan struct{}), waiters: 1}
+	if k.kind == kindIP {
+		c.early = make(chan struct{})
+	}
 	t.calls[k] = c
 	t.wg.Go(func() {
 		defer cancel()
-		t.finish(c, work(ctx))
+		t.finish(c, work(ctx, c))
 	})
 	return c, false
 }
@@ -147,8 +159,12 @@ func (t *table) wait(ctx context.Context, c *call) (*answer, error) {
 func (t *table) leave(c *call) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.leaveLocked(c)
+}
+
+func (t *table) leaveLocked(c *call) {
 	c.waiters--
-	if c.waiters > 0 {
+	if c.waiters > 0 || c.kept {
 		return
 	}
 	// Nobody may join work that is being cancelled.
@@ -156,6 +172,27 @@ func (t *table) leave(c *call) {
 		delete(t.calls, c.key)
 	}
 	c.cancel()
+}
+
+// giveUp is leave, and has failure remembered as the answer of c, unless that
+// comes after all.
+func (t *table) giveUp(c *call, failure *answer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !c.stale && !t.closed && failure.expires.After(time.Now()) {
+		t.cache.put(c.key, failure, failure.expires)
+	}
+	t.leaveLocked(c)
+}
+
+// publish makes the answer for one family known. From then on c goes on to its end
+// though nobody waits, since that is how it is found out that there is no more,
+// which must not cost every lookup its patience.
+func (t *table) publish(c *call, part *answer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c.kept, c.part = true, part
+	close(c.early)
 }
 
 // flush forgets every answer. Calls in flight go on for those who wait, but
@@ -192,6 +229,21 @@ func (t *table) entries() int {
 // finished returns a call that is over.
 func finished(ans *answer) *call {
 	return &call{done: closedChan, ans: ans, cancel: func() {}}
+}
+
+// endsWithin waits until c is over or ctx ends, and reports whether that takes no
+// longer than d.
+func (c *call) endsWithin(ctx context.Context, d time.Duration) bool {
+	if d > 0 {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+	}
+	return ctx.Err() != nil || c.isDone() // after a pause of the process, all may be the case
 }
 
 func (c *call) isDone() bool {

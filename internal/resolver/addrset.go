@@ -1,0 +1,88 @@
+package resolver
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// An addrSet holds the addresses of one name and gives them out in the order of
+// RFC 6724. Addresses of equal rank take turns at being first, so that a cached
+// answer does not send every connection of the process to one machine. All
+// methods may be called from any goroutine.
+type addrSet struct {
+	addrs  []netip.Addr // as the server or the file has them; never changed
+	turn   atomic.Uint32
+	sorted atomic.Pointer[sortedAddrs]
+	mu     sync.Mutex // held while the addresses are sorted again
+}
+
+// sortedAddrs is an order of RFC 6724. It depends on the routes that the machine
+// has, so it is worked out again after checkInterval.
+type sortedAddrs struct {
+	addrs []netip.Addr
+	ends  []int // where each run of addresses of equal rank ends
+	until time.Time
+}
+
+// add appends an address, unless it is there already. It must not be called any
+// more once the set is in use.
+func (s *addrSet) add(a netip.Addr) {
+	if !slices.Contains(s.addrs, a) {
+		s.addrs = append(s.addrs, a)
+	}
+}
+
+// take returns a copy of the addresses that network admits, best first. If they
+// must be sorted first, which takes system calls, and quick is set, ok is false.
+func (s *addrSet) take(network string, quick bool) (addrs []netip.Addr, ok bool) {
+	if len(s.addrs) == 1 {
+		return filterFamily(network, s.addrs), true
+	}
+	now := time.Now()
+	o := s.sorted.Load()
+	if o == nil || !now.Before(o.until) {
+		if quick {
+			return nil, false
+		}
+		o = s.sort(now)
+	}
+	turn := int(s.turn.Add(1)-1) & (1<<31 - 1) // an int may have 32 bits
+	addrs = make([]netip.Addr, 0, len(o.addrs))
+	start := 0
+	for _, end := range o.ends {
+		run := o.addrs[start:end]
+		for i := range run {
+			if a := run[(i+turn)%len(run)]; admits(network, a) {
+				addrs = append(addrs, a)
+			}
+		}
+		start = end
+	}
+	return addrs, true
+}
+
+// sort returns the order that holds now. While one goroutine works it out, the
+// others go on with the old one.
+func (s *addrSet) sort(now time.Time) *sortedAddrs {
+	if s.sorted.Load() == nil {
+		s.mu.Lock()
+	} else if !s.mu.TryLock() {
+		return s.sorted.Load()
+	}
+	defer s.mu.Unlock()
+	if o := s.sorted.Load(); o != nil && now.Before(o.until) {
+		return o
+	}
+	addrs := slices.Clone(s.addrs)
+	o := &sortedAddrs{addrs: addrs, ends: sortWithSources(addrs, sources(addrs)), until: now.Add(checkInterval)}
+	s.sorted.Store(o)
+	return o
+}
+
+// reachable reports whether there is a route to any of the addresses.
+func (s *addrSet) reachable() bool {
+	return slices.ContainsFunc(sources(s.addrs), netip.Addr.IsValid)
+}

@@ -1,0 +1,216 @@
+package resolver
+
+import (
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+const (
+	// A dead server is asked on trial after firstProbe, and then at intervals
+	// that double up to maxProbe.
+	firstProbe = time.Second
+	maxProbe   = time.Minute
+
+	// ednsPause is how long a server that seems to lose or refuse EDNS is asked
+	// without it. Then its network may be another one, or mended.
+	ednsPause = 10 * time.Minute
+
+	// maxEDNSLosses is how many questions in sequence a server that knows EDNS
+	// must answer without it only. One can be chance: the first query started a
+	// search that had its result when the second one came.
+	maxEDNSLosses = 3
+)
+
+// A nameServer is a server, what is known of it, and the connections to it that
+// queries share. What is known decides who is asked first and how, never what is
+// believed.
+type nameServer struct {
+	addr string // host:port
+
+	mu     sync.Mutex // guards the following
+	health health
+	edns   ednsState
+	links  map[string][]*link // by network
+}
+
+func newNameServer(addr string) *nameServer {
+	return &nameServer{addr: addr, links: make(map[string][]*link)}
+}
+
+// health says whether a server is believed to answer.
+//
+//	alive -- a query brought no reply --> dead -- any reply --> alive
+//
+// The zero health is alive.
+type health struct {
+	replied time.Time // when the last reply came
+	failed  time.Time // when the last failure was counted
+	losses  int       // failures since the last reply; if there is one, the server is dead
+	probeAt time.Time // a dead server is not asked on trial before
+	probing bool
+}
+
+func (h *health) dead() bool { return h.losses > 0 }
+
+func (h *health) onReply(now time.Time) { h.replied, h.losses = now, 0 }
+
+// onFailure takes note of a query, sent at began, that brought no reply. If the
+// server replied to another one since then, it is the name that hangs, and a
+// stranger can own such names. Queries that were under way together fail
+// together, and count once.
+func (h *health) onFailure(began, now time.Time) {
+	if h.replied.After(began) || h.dead() && began.Before(h.failed) {
+		return
+	}
+	h.failed = now
+	h.probeAt = now.Add(backoff(firstProbe, maxProbe, h.losses))
+	h.losses++
+}
+
+// beginProbe reports whether the server should be asked on trial now. If so,
+// endProbe must follow.
+func (h *health) beginProbe(now time.Time) bool {
+	if !h.dead() || h.probing || now.Before(h.probeAt) {
+		return false
+	}
+	h.probing = true
+	return true
+}
+
+func (h *health) endProbe() { h.probing = false }
+
+// backoff returns d, doubled n times, but at most limit.
+func backoff(d, limit time.Duration, n int) time.Duration {
+	for ; n > 0 && d < limit; n-- {
+		d *= 2
+	}
+	return min(d, limit)
+}
+
+// ednsState says whether queries to a server have an OPT record (RFC 6891). The
+// zero state is that it is not known: they have one.
+type ednsState struct {
+	replied  time.Time // when the server last replied to one
+	accepted time.Time // when it last replied to one with an answer, or an OPT record
+	sends    bool      // that reply had an OPT record
+	losses   int       // questions in sequence that it answered without one only
+	offUntil time.Time
+}
+
+func (e *ednsState) on(now time.Time) bool { return !now.Before(e.offUntil) }
+
+// onReply takes note of a reply to a query with an OPT record.
+func (e *ednsState) onReply(now time.Time, m *dns.Msg) {
+	e.replied = now
+	if isAnswer(m) || m.IsEdns0() != nil {
+		e.accepted, e.sends, e.losses = now, m.IsEdns0() != nil, 0
+	}
+}
+
+// suspect reports whether a query with an OPT record, sent at began, may have
+// been lost because of it: no such query was answered since.
+func (e *ednsState) suspect(began time.Time) bool { return !e.replied.After(began) }
+
+// onLoss takes note of a question that was answered without an OPT record after
+// one with it was lost.
+func (e *ednsState) onLoss(now time.Time) {
+	e.losses++
+	if e.accepted.IsZero() || e.losses >= maxEDNSLosses {
+		e.off(now)
+	}
+}
+
+func (e *ednsState) off(now time.Time) { *e = ednsState{offUntil: now.Add(ednsPause)} }
+
+// mayRefuse reports whether m may be an error because of the OPT record of the
+// query. Servers that do not know EDNS reply FORMERR, NOTIMP or BADVERS (RFC 6891
+// section 7), but there are others that reply SERVFAIL or REFUSED. Such a reply
+// does not mean that if it has an OPT record, as it must have from a server that
+// knows EDNS, or if the server has just accepted one and does not send any.
+func (e *ednsState) mayRefuse(now time.Time, m *dns.Msg) bool {
+	switch m.Rcode {
+	case dns.RcodeFormatError, dns.RcodeNotImplemented, dns.RcodeBadVers:
+		return true
+	case dns.RcodeServerFailure, dns.RcodeRefused:
+		return m.IsEdns0() == nil && (e.sends || now.Sub(e.accepted) >= ednsPause)
+	}
+	return false
+}
+
+// isAnswer reports whether m says something of the name, if only that it does not
+// exist.
+func isAnswer(m *dns.Msg) bool {
+	return m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError
+}
+
+// onReply takes note of a reply to a query, with or without an OPT record.
+func (s *nameServer) onReply(now time.Time, edns bool, m *dns.Msg) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.health.onReply(now)
+	if edns {
+		s.edns.onReply(now, m)
+	}
+}
+
+// onFailure takes note of a query, sent at began, without a reply.
+func (s *nameServer) onFailure(began, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.health.onFailure(began, now)
+}
+
+func (s *nameServer) isDead() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.health.dead()
+}
+
+// beginProbe is that of health.
+func (s *nameServer) beginProbe(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.health.beginProbe(now)
+}
+
+func (s *nameServer) endProbe() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.health.endProbe()
+}
+
+// knowsEDNS reports whether queries should have an OPT record.
+func (s *nameServer) knowsEDNS(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.edns.on(now)
+}
+
+// suspectsEDNS, mayRefuseEDNS and onEDNSLoss are those of ednsState.
+func (s *nameServer) suspectsEDNS(began time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.edns.suspect(began)
+}
+
+func (s *nameServer) mayRefuseEDNS(m *dns.Msg) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.edns.mayRefuse(time.Now(), m)
+}
+
+func (s *nameServer) onEDNSLoss() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.edns.onLoss(time.Now())
+}
+
+// onEDNSRefusal takes note of a question that was refused with an OPT record and
+// answered without.
+func (s *nameServer) onEDNSRefusal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.edns.off(time.Now())
+}
