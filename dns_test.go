@@ -554,6 +554,7 @@ func TestStatsCountTheCacheAndTheQueries(t *testing.T) {
 	})
 	cfg := namesConfig(t, ns.addr)
 	cfg.Resolver.Attempts = 1
+	cfg.Resolver.NoEDNS = true // or it would be tried without
 	mustRun(t, cfg, func(l *eventloop.Loop) {
 		l.Go(bg, func(task *eventloop.Task) error {
 			wantEqual(t, "queries before any", l.Stats().DNSQueriesTotal, 0)
@@ -562,7 +563,7 @@ func TestStatsCountTheCacheAndTheQueries(t *testing.T) {
 			mustAwait(t, task, l.LookupNetIP(bg, "ip4", "A.TEST"))
 			l.LookupNetIP(bg, "ip4", "fail.test").Await(task)
 			s := l.Stats()
-			wantEqual(t, "entries", s.DNSCacheEntries, 2) // the question, and the name
+			wantEqual(t, "entries", s.DNSCacheEntries, 4) // for each: the question, and the name
 			wantEqual(t, "hits", s.DNSCacheHitsTotal, 2)
 			wantEqual(t, "misses", s.DNSCacheMissesTotal, 2)
 			wantEqual(t, "queries", s.DNSQueriesTotal, 2)
@@ -675,8 +676,7 @@ func pipeNames(h func(q *dns.Msg) *dns.Msg) (dial func(context.Context, string, 
 					return
 				}
 				asked.Add(1)
-				if m := h(q); m == nil || c.WriteMsg(m) != nil {
-					io.Copy(io.Discard, server)
+				if m := h(q); m != nil && c.WriteMsg(m) != nil {
 					return
 				}
 			}
@@ -1086,6 +1086,275 @@ func TestLookupsFromOtherGoroutinesWhileTheLoopEnds(t *testing.T) {
 		wg.Wait()
 		wantEqual(t, "Run", end(), nil)
 	}
+}
+
+// only answers questions of one type, at once, and others never, as some routers do.
+func only(qtype uint16) func(q *dns.Msg) *dns.Msg {
+	return func(q *dns.Msg) *dns.Msg {
+		if q.Question[0].Qtype != qtype {
+			return nil
+		}
+		return answerFor(q, "60 IN A 127.0.0.1", "60 IN AAAA ::1")
+	}
+}
+
+// answerFor returns a reply to q with those of the records, which lack the name,
+// that it asks for.
+func answerFor(q *dns.Msg, records ...string) *dns.Msg {
+	var rrs []dns.RR
+	for _, s := range records {
+		rr, err := dns.NewRR(q.Question[0].Name + " " + s)
+		if err != nil {
+			panic(err)
+		}
+		rrs = append(rrs, rr)
+	}
+	return zoneReply(rrs, q)
+}
+
+// virtualNames runs f in a task, in virtual time, with servers that answer as h
+// says. Connections over the loopback interface take no time there.
+func virtualNames(t *testing.T, h func(q *dns.Msg) *dns.Msg, f func(l *eventloop.Loop, task *eventloop.Task)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		cfg := namesConfig(t, "192.0.2.53")
+		cfg.Resolver.Dial, _ = pipeNames(h)
+		mustRun(t, cfg, func(l *eventloop.Loop) {
+			l.Go(bg, func(task *eventloop.Task) error {
+				f(l, task)
+				return nil
+			})
+		})
+	})
+}
+
+func TestAnAnswerThatIsMissingDelaysTheFirstLookupOnly(t *testing.T) {
+	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
+		virtualNames(t, only(qtype), func(l *eventloop.Loop, task *eventloop.Task) {
+			for i, want := range []time.Duration{time.Second, 0, 0} {
+				began := time.Now()
+				wantEqual(t, "addresses", len(mustAwait(t, task, l.LookupNetIP(bg, "ip", "a.test"))), 1)
+				wantEqual(t, fmt.Sprintf("duration of lookup %d", i+1), time.Since(began), want)
+			}
+		})
+	}
+}
+
+// answerHTTP listens and answers one request on each connection.
+func answerHTTP(t *testing.T, address string) (port string) {
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Skip(err) // a machine without IPv6
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				if n, _ := c.Read(make([]byte, 4096)); n > 0 {
+					io.WriteString(c, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { ln.Close(); wg.Wait() })
+	_, port, _ = net.SplitHostPort(ln.Addr().String())
+	return port
+}
+
+// connectBy dials host and sends it a request, and returns how long each took.
+func connectBy(t *testing.T, l *eventloop.Loop, task *eventloop.Task, port, dialed, requested string) (dial, request time.Duration) {
+	began := time.Now()
+	connected, resolve := eventloop.NewFuture[struct{}](l)
+	_, err := l.Dial(bg, "tcp", dialed+":"+port, &eventloop.ConnConfig{
+		OnConnect: func(c *eventloop.Conn) { c.Abort(); resolve(struct{}{}, nil) },
+		OnEvent:   func(_ *eventloop.Conn, err error) { resolve(struct{}{}, err) },
+	})
+	wantEqual(t, "error of Dial", err, nil)
+	mustAwait(t, task, connected)
+	dial = time.Since(began)
+	began = time.Now()
+	mustAwait(t, task, l.HTTP().Get(bg, "http://"+requested+":"+port+"/"))
+	return dial, time.Since(began)
+}
+
+// RFC 8305 section 3: IPv6 is waited for for 50 ms, IPv4 not at all.
+func TestADialAndARequestBeginWithTheFamilyThatIsKnown(t *testing.T) {
+	for _, test := range []struct {
+		address string
+		known   uint16
+		want    time.Duration
+	}{{"127.0.0.1:0", dns.TypeA, 50 * time.Millisecond}, {"[::1]:0", dns.TypeAAAA, 0}} {
+		t.Run(test.address, func(t *testing.T) {
+			port := answerHTTP(t, test.address)
+			virtualNames(t, only(test.known), func(l *eventloop.Loop, task *eventloop.Task) {
+				dial, request := connectBy(t, l, task, port, "dial.test", "http.test")
+				wantEqual(t, "duration of the dial", dial, test.want)
+				wantEqual(t, "duration of the request", request, test.want)
+				task.Sleep(time.Second) // until it is known that there is no more
+				dial, request = connectBy(t, l, task, port, "dial.test", "http.test")
+				wantEqual(t, "duration of the second dial", dial, 0)
+				wantEqual(t, "duration of the second request", request, 0)
+			})
+		})
+	}
+}
+
+// The addresses that are known may be those that do not answer.
+func TestADialUsesAddressesThatAreKnownLater(t *testing.T) {
+	port := answerHTTP(t, "127.0.0.1:0")
+	virtualNames(t, func(q *dns.Msg) *dns.Msg {
+		if q.Question[0].Qtype == dns.TypeA {
+			time.Sleep(300 * time.Millisecond)
+		}
+		return answerFor(q, "60 IN A 127.0.0.1", "60 IN AAAA ::1")
+	}, func(l *eventloop.Loop, task *eventloop.Task) {
+		dial, request := connectBy(t, l, task, port, "dial.test", "http.test")
+		wantEqual(t, "duration of the dial", dial, 300*time.Millisecond)
+		wantEqual(t, "duration of the request", request, 300*time.Millisecond)
+	})
+}
+
+func TestNamesThatHangHoldUpNothingElse(t *testing.T) {
+	port := answerHTTP(t, "127.0.0.1:0")
+	virtualNames(t, func(q *dns.Msg) *dns.Msg {
+		if strings.HasPrefix(q.Question[0].Name, "hang") {
+			return nil
+		}
+		return answerFor(q, "0 IN A 127.0.0.1", "0 IN PTR a.test.", "0 IN MX 1 a.test.")
+	}, func(l *eventloop.Loop, task *eventloop.Task) {
+		ctx, cancel := context.WithCancel(bg)
+		defer cancel()
+		for i := range 1000 {
+			l.LookupNetIP(ctx, "ip", fmt.Sprintf("hang%d.test", i)).Then(func([]netip.Addr, error) {})
+		}
+		for i := range 12 { // longer than they take to fail
+			took := func(what string, f func()) {
+				began := time.Now()
+				f()
+				wantEqual(t, what+" takes", time.Since(began), 0)
+			}
+			name := fmt.Sprintf("n%d.test", i)
+			took("LookupNetIP", func() { mustAwait(t, task, l.LookupNetIP(bg, "ip", name)) })
+			took("Query", func() { mustAwait(t, task, l.Query(bg, name, dns.TypeMX)) })
+			took("LookupAddr", func() { mustAwait(t, task, l.LookupAddr(bg, netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}))) })
+			dial, request := connectBy(t, l, task, port, "dial"+name, "http"+name)
+			wantEqual(t, "Dial takes", dial, 0)
+			wantEqual(t, "Get takes", request, 0)
+			task.Sleep(time.Second)
+		}
+	})
+}
+
+func TestConnectionsByNameGoToAllAddressesInTurn(t *testing.T) {
+	virtualNames(t, func(q *dns.Msg) *dns.Msg {
+		return answerFor(q, "60 IN A 127.0.0.1", "60 IN A 127.0.0.2", "60 IN A 127.0.0.3")
+	}, func(l *eventloop.Loop, task *eventloop.Task) {
+		first := make(map[string]int)
+		for range 30 {
+			first[mustAwait(t, task, l.LookupNetIP(bg, "ip", "a.test"))[0].String()]++
+		}
+		wantEqual(t, "first addresses", fmt.Sprint(first), "map[127.0.0.1:10 127.0.0.2:10 127.0.0.3:10]")
+	})
+}
+
+func TestANetworkThatLosesEDNSCanBeUsed(t *testing.T) {
+	lossy := func(q *dns.Msg) *dns.Msg {
+		if q.IsEdns0() != nil {
+			return nil
+		}
+		return answerFor(q, "60 IN A 127.0.0.1")
+	}
+	virtualNames(t, lossy, func(l *eventloop.Loop, task *eventloop.Task) {
+		for i, want := range []time.Duration{10 * time.Second, 0, 0} { // Timeout, once
+			began := time.Now()
+			mustAwait(t, task, l.LookupNetIP(bg, "ip4", fmt.Sprintf("n%d.test", i)))
+			wantEqual(t, fmt.Sprintf("duration of lookup %d", i+1), time.Since(began), want)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		cfg := namesConfig(t, "192.0.2.53")
+		cfg.Resolver.NoEDNS = true
+		cfg.Resolver.Dial, _ = pipeNames(lossy)
+		began := time.Now()
+		mustRun(t, cfg, func(l *eventloop.Loop) {
+			l.LookupNetIP(bg, "ip4", "a.test").Then(func(_ []netip.Addr, err error) {
+				wantEqual(t, "error", err, nil)
+				wantEqual(t, "duration with NoEDNS", time.Since(began), 0)
+			})
+		})
+	})
+}
+
+func TestADeadServerCostsItsTimeoutOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := namesConfig(t, "192.0.2.53", "192.0.2.54")
+		dead, _ := pipeNames(func(*dns.Msg) *dns.Msg { return nil })
+		good, _ := pipeNames(func(q *dns.Msg) *dns.Msg { return answerFor(q, "60 IN A 127.0.0.1") })
+		cfg.Resolver.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address == "192.0.2.53:53" {
+				return dead(ctx, network, address)
+			}
+			return good(ctx, network, address)
+		}
+		mustRun(t, cfg, func(l *eventloop.Loop) {
+			l.Go(bg, func(task *eventloop.Task) error {
+				for i, want := range []time.Duration{10 * time.Second, 0, 0, 0, 0, 0} { // Timeout, once
+					began := time.Now()
+					mustAwait(t, task, l.LookupNetIP(bg, "ip4", fmt.Sprintf("n%d.test", i)))
+					wantEqual(t, fmt.Sprintf("duration of lookup %d", i+1), time.Since(began), want)
+				}
+				return nil
+			})
+		})
+	})
+}
+
+func TestDNSOverTLSUsesItsConnectionAgain(t *testing.T) {
+	cert, pool := newCertificate("dns.test")
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var accepted atomic.Int64
+	server := &dns.Server{
+		Listener: tls.NewListener(countConns{ln, &accepted}, &tls.Config{Certificates: []tls.Certificate{cert}}),
+		Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+			w.WriteMsg(answerFor(q, "60 IN A 127.0.0.1"))
+		}),
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); server.ActivateAndServe() }()
+	t.Cleanup(func() { ln.Close(); <-done })
+	cfg := namesConfig(t, ln.Addr().String())
+	cfg.Resolver.TLS = &tls.Config{RootCAs: pool, ServerName: "dns.test"}
+	mustRun(t, cfg, func(l *eventloop.Loop) {
+		l.Go(bg, func(task *eventloop.Task) error {
+			for i := range 20 { // both families each
+				mustAwait(t, task, l.LookupNetIP(bg, "ip", fmt.Sprintf("n%d.test", i)))
+			}
+			return nil
+		})
+	})
+	wantEqual(t, "connections", accepted.Load(), 1)
+}
+
+// countConns counts the connections that it accepts.
+type countConns struct {
+	net.Listener
+	n *atomic.Int64
+}
+
+func (c countConns) Accept() (net.Conn, error) {
+	conn, err := c.Listener.Accept()
+	if err == nil {
+		c.n.Add(1)
+	}
+	return conn, err
 }
 
 // Dials.
