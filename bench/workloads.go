@@ -134,7 +134,8 @@ func (p *plan) workloads() []*workload {
 		p.kernelOf(p.n, "timers-stop", "timers made and stopped", "timer"),
 		p.kernelOf(p.n/5, "tasks-start", "tasks started and ended", "task"),
 		p.kernelOf(p.n, "tasks-yield", "turns of 100 tasks; of goroutines, that ask one and wait", "turn"),
-		p.kernelOf(p.n/50, "dns", fmt.Sprintf("names looked up, %d at a time", lookups), "name"))
+		p.kernelOf(p.n/50, "dns", fmt.Sprintf("names looked up, %d at a time", lookups), "name"),
+		p.kernelOf(p.n/50, "dns-hang", fmt.Sprintf("names looked up, %d at a time, beside %d that hang", lookups, hanging), "name"))
 	for _, conns := range []int{50, 500} {
 		all = append(all, p.scaling(conns))
 	}
