@@ -6,14 +6,18 @@
 //	lookup -t mx example.org example.net  records of any type, of each name
 //	lookup -t TYPE65 example.org          a type that has no name here
 //	lookup -server 127.0.0.1:5353 -n 3 a.test
+//	lookup -server 9.9.9.9 -tls dns.quad9.net example.org
 //
 // The servers are those of the system unless -server names others. With -n every
-// lookup is done that often, one after the other, to see the cache at work. The
+// lookup is done that often, one after the other, to see the cache at work. With
+// -tls the servers are asked over TLS, and must have a certificate for that name. The
 // exit status is 1 if anything was not found.
 package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
@@ -100,6 +104,9 @@ func parse(args []string, stderr io.Writer) (*options, *eventloop.Config, error)
 	repeats := flags.Int("n", 1, "do each lookup so `often`")
 	tcp := flags.Bool("tcp", false, "ask over TCP")
 	timeout := flags.Duration("timeout", 0, "of each try of a server")
+	tlsName := flags.String("tls", "", "ask over TLS servers with a certificate for this `name`")
+	caFile := flags.String("ca", "", "trust the certificates in this PEM `file` rather than those of the system")
+	edns := flags.Bool("edns", true, "send queries with EDNS")
 	if err := flags.Parse(args); err != nil {
 		return nil, nil, err
 	}
@@ -117,11 +124,27 @@ func parse(args []string, stderr io.Writer) (*options, *eventloop.Config, error)
 	}
 	cfg := &eventloop.Config{
 		Name:     "lookup",
-		Resolver: eventloop.ResolverConfig{UseTCP: *tcp, Timeout: *timeout},
+		Resolver: eventloop.ResolverConfig{UseTCP: *tcp, Timeout: *timeout, NoEDNS: !*edns},
 		Logger:   slog.New(slog.NewTextHandler(stderr, nil)),
 	}
 	if *servers != "" {
 		cfg.Resolver.Servers = strings.Split(*servers, ",")
+	}
+	if *tlsName != "" {
+		cfg.Resolver.TLS = &tls.Config{ServerName: *tlsName}
+	}
+	if *caFile != "" {
+		if cfg.Resolver.TLS == nil {
+			return nil, nil, errors.New("-ca without -tls")
+		}
+		pem, err := os.ReadFile(*caFile)
+		if err != nil {
+			return nil, nil, err
+		}
+		cfg.Resolver.TLS.RootCAs = x509.NewCertPool()
+		if !cfg.Resolver.TLS.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, nil, fmt.Errorf("no certificates in %s", *caFile)
+		}
 	}
 	return opts, cfg, nil
 }
