@@ -49,13 +49,14 @@ func (s *addrSet) take(network string, quick bool) (addrs []netip.Addr, ok bool)
 		}
 		o = s.sort(now)
 	}
-	turn := int(s.turn.Add(1)-1) & (1<<31 - 1) // an int may have 32 bits
+	turn := s.turn.Add(1) - 1
 	addrs = make([]netip.Addr, 0, len(o.addrs))
 	start := 0
 	for _, end := range o.ends {
 		run := o.addrs[start:end]
+		first := int(turn % uint32(len(run))) // an int may have 32 bits
 		for i := range run {
-			if a := run[(i+turn)%len(run)]; admits(network, a) {
+			if a := run[(first+i)%len(run)]; admits(network, a) {
 				addrs = append(addrs, a)
 			}
 		}

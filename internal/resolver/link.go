@@ -2,12 +2,14 @@ package resolver
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"io"
 	"math/rand/v2"
 	"net"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
@@ -59,8 +61,9 @@ type link struct {
 	end    context.CancelFunc
 	up     chan struct{} // closed when conn and packet are set
 	conn   net.Conn
-	packet bool        // conn keeps the bounds of messages
-	out    chan []byte // what run has to write to a stream
+	packet bool            // conn keeps the bounds of messages
+	out    chan []byte     // what run has to write to a stream
+	raw    syscall.RawConn // of conn, if it is TCP; see quickAck
 
 	// Guarded by srv.mu.
 	state    linkState
@@ -266,7 +269,7 @@ func (l *link) serve(ctx context.Context, r *Resolver, conn net.Conn) error {
 		r.guard(conn.Close)
 	})
 	l.srv.mu.Lock()
-	l.conn = conn
+	l.conn, l.raw = conn, rawTCP(conn)
 	_, l.packet = conn.(net.PacketConn)
 	l.state = max(l.state, linkOpen)
 	l.srv.mu.Unlock()
@@ -310,7 +313,23 @@ func (l *link) write(ctx context.Context) error {
 
 func (l *link) send(p []byte) error {
 	_, err := l.conn.Write(p)
+	if l.raw != nil {
+		quickAck(l.raw)
+	}
 	return err
+}
+
+// rawTCP returns the socket of a TCP connection, in the clear or under TLS.
+func rawTCP(conn net.Conn) syscall.RawConn {
+	if c, ok := conn.(*tls.Conn); ok {
+		conn = c.NetConn()
+	}
+	c, ok := conn.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	raw, _ := c.SyscallConn()
+	return raw
 }
 
 // retireIfIdle reports whether nobody needs the link, and has nobody join it then.

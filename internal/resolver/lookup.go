@@ -26,7 +26,9 @@ func (r *Resolver) lookupHost(ctx context.Context, s *settings, network string, 
 		addrs, err := r.lookupName(ctx, s, network, fqdn, &life, c)
 		if len(addrs) > 0 {
 			set := &addrSet{addrs: addrs}
-			set.sort(time.Now())
+			if len(addrs) > 1 { // here, not by the dispatcher
+				set.sort(time.Now())
+			}
 			return &answer{addrs: set, expires: life.expires(true)}
 		}
 		if ctx.Err() != nil {
