@@ -6,25 +6,38 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/onloop/eventloop/internal/backoff"
 )
 
 // An acceptor accepts connections, for a listener or for an HTTP server, on a
-// goroutine of its own. It outlives every failure to accept but the closing of
-// its listener.
+// goroutine of its own. It goes on after failures to accept, until it is stopped or
+// its listener has ended.
+//
+// Two kinds of listeners are closed in two ways. Those of package net are closed by
+// whoever calls stop, so that the address is free when stop returns. Any other
+// listener is foreign: its Close may take as long as it likes, so it is called on a
+// goroutine of its own.
 type acceptor struct {
+	l        *Loop
 	ln       net.Listener
+	addr     net.Addr    // of ln, asked once: a foreign Addr may take its time
+	file     os.FileInfo // of the socket file, or nil
+	ours     bool        // ln is of package net
 	takes    accepting
 	maxConns int           // 0: no bound
 	open     atomic.Int64  // connections
 	gate     chan struct{} // wakes the goroutine; one slot
+	out      chan struct{} // says that Accept has returned; one slot
+	gone     chan struct{} // closed when Close of ln has returned
 
-	acceptMu sync.Mutex // guards the following
-	closed   bool
-	paused   bool
-	pauses   int // so far
+	acceptMu  sync.Mutex // guards the following
+	closed    bool
+	paused    bool
+	pauses    int  // so far
+	accepting bool // the goroutine is in Accept, or about to call it
 }
 
 // accepting is what an acceptor works for. Its methods are called on the
@@ -35,48 +48,134 @@ type accepting interface {
 	acceptEnded() // last; the listener is closed
 }
 
-func (a *acceptor) init(takes accepting, ln net.Listener, maxConns int) {
-	a.ln, a.takes, a.maxConns = ln, takes, max(maxConns, 0)
-	a.gate = make(chan struct{}, 1)
+func (a *acceptor) init(l *Loop, takes accepting, ln net.Listener, maxConns int) {
+	a.l, a.takes, a.ln, a.maxConns = l, takes, ln, max(maxConns, 0)
+	a.addr, a.file, a.ours = ln.Addr(), socketFile(ln), ours(ln)
+	a.gate, a.out, a.gone = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
+}
+
+// ours reports whether ln is of package net itself, and so hands its connections
+// to nobody but us.
+func ours(ln net.Listener) bool {
+	switch ln.(type) {
+	case *net.TCPListener, *net.UnixListener:
+		return true
+	}
+	return false
 }
 
 // accept is the acceptor's goroutine.
-func (a *acceptor) accept(wg *sync.WaitGroup) {
-	defer wg.Done()
+func (a *acceptor) accept() {
+	defer a.l.wg.Done()
 	pause := backoff.New(5*time.Millisecond, time.Second)
 	pauses := 0
 	for a.mayAccept() {
-		nc, err := a.ln.Accept()
+		nc, err := a.next()
 		switch {
 		case err == nil:
 			pause.Reset()
-			a.takes.accepted(nc)
+			a.hand(nc)
 		case a.isClosed():
-		case errors.Is(err, os.ErrDeadlineExceeded) && a.pausedSince(&pauses):
+		case deadlinePassed(err) && a.pausedSince(&pauses):
 		default:
 			a.takes.acceptFailed(err)
-			if errors.Is(err, net.ErrClosed) {
-				a.stop() // a listener of a foreign kind that ended for good
+			if endsListener(err) {
+				a.stop()
 			}
 			a.sleep(pause.Next())
 		}
 	}
-	a.ln.Close()
+	<-a.gone
 	a.takes.acceptEnded()
+}
+
+// next calls Accept. mayAccept has set accepting.
+func (a *acceptor) next() (net.Conn, error) {
+	if a.ours {
+		// Another process that has inherited the listener may have made it
+		// blocking, as exec.Cmd does with ExtraFiles. Accept would then wait in the
+		// kernel, where neither a deadline nor Close reaches it.
+		setNonblock(a.ln)
+	}
+	nc, err := a.ln.Accept()
+	a.acceptMu.Lock()
+	a.accepting = false
+	a.acceptMu.Unlock()
+	select {
+	case a.out <- struct{}{}:
+	default:
+	}
+	return nc, err
+}
+
+// hand gives a new connection away. One that came in spite of a pause waits for
+// its end here: a foreign listener cannot be told of a pause.
+func (a *acceptor) hand(nc net.Conn) {
+	if a.awaitResume() {
+		a.takes.accepted(nc)
+		return
+	}
+	a.l.count.accepted.Add(1)
+	a.l.count.dropped.Add(1)
+	a.l.closeConn(nc)
+}
+
+// awaitResume waits while accepting is paused. It returns false when the listener
+// is closed meanwhile.
+func (a *acceptor) awaitResume() bool {
+	for {
+		a.acceptMu.Lock()
+		closed, paused := a.closed, a.paused
+		a.acceptMu.Unlock()
+		switch {
+		case !paused:
+			return true
+		case closed:
+			return false
+		}
+		<-a.gate
+	}
+}
+
+// endsListener reports whether a listener has ended for good when its Accept
+// returns err. As in net/http that is any error that does not say that it is
+// temporary. Among the errors of the system it is the other way round: most are
+// those of a connection that is lost already, or of a lack of memory or
+// descriptors, whatever Temporary says of them.
+func endsListener(err error) bool {
+	if errors.Is(err, net.ErrClosed) {
+		return true
+	}
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno == syscall.EINVAL || errno == syscall.EBADF || errno == syscall.ENOTSOCK
+	}
+	var temporary interface{ Temporary() bool }
+	return !isUncaught(err) && !timedOut(err) && !(errors.As(err, &temporary) && temporary.Temporary())
+}
+
+func (a *acceptor) acceptError(err error) *OpError {
+	e := &OpError{Op: "accept", Err: err}
+	if a.addr != nil {
+		e.Net, e.Addr = a.addr.Network(), a.addr.String()
+	}
+	return e
 }
 
 // mayAccept waits while accepting is paused or all the connections are open that
 // may be. It returns false when the listener is closed.
 func (a *acceptor) mayAccept() bool {
 	for {
-		a.acceptMu.Lock()
-		closed, paused := a.closed, a.paused
-		a.acceptMu.Unlock()
 		full := a.maxConns > 0 && a.open.Load() >= int64(a.maxConns)
+		a.acceptMu.Lock()
+		closed := a.closed
+		a.accepting = !closed && !a.paused && !full
+		accepting := a.accepting
+		a.acceptMu.Unlock()
 		switch {
 		case closed:
 			return false
-		case !paused && !full:
+		case accepting:
 			return true
 		}
 		<-a.gate
@@ -84,7 +183,7 @@ func (a *acceptor) mayAccept() bool {
 }
 
 // pausedSince reports whether accepting was paused since the last call. A deadline
-// that comes without that is of somebody else.
+// that comes without that was set by somebody else.
 func (a *acceptor) pausedSince(pauses *int) bool {
 	a.acceptMu.Lock()
 	defer a.acceptMu.Unlock()
@@ -93,18 +192,72 @@ func (a *acceptor) pausedSince(pauses *int) bool {
 	return a.paused || a.pauses > before
 }
 
-// stop ends accepting and frees the address. It reports whether that changed
+// stop ends accepting, and closes the listener. It reports whether that changed
 // anything.
 func (a *acceptor) stop() bool {
 	a.acceptMu.Lock()
-	defer a.acceptMu.Unlock()
-	if a.closed {
+	first := !a.closed
+	a.closed = true
+	a.acceptMu.Unlock()
+	if !first {
 		return false
 	}
-	a.closed = true
-	a.ln.Close()
 	a.nudge()
+	if a.ours && a.leaveAccept() {
+		a.closeListener()
+	} else {
+		a.l.wg.Go(a.closeListener)
+	}
 	return true
+}
+
+func (a *acceptor) closeListener() {
+	if a.file != nil && !sameSocket(a.file, socketFile(a.ln)) {
+		a.ln.(*net.UnixListener).SetUnlinkOnClose(false) // a successor has taken the path
+	}
+	a.ln.Close()
+	close(a.gone)
+}
+
+// How long leaveAccept waits for Accept to return, and how often it helps.
+const (
+	leaveWait  = 10 * time.Millisecond
+	leaveTries = 5
+)
+
+// leaveAccept makes Accept of a listener of package net return, and reports
+// whether it has: Close waits for it.
+//
+// A deadline does it, unless Accept waits in the kernel. It gets there if another
+// process has made the listener blocking while Accept waited in the poller, and
+// then somebody else has accepted the connection that it woke up for. The only way
+// out is a connection, so leaveAccept makes one. Who else shares the listener may
+// get it, and sees a client that leaves at once.
+func (a *acceptor) leaveAccept() bool {
+	setNonblock(a.ln)
+	a.ln.(interface{ SetDeadline(time.Time) error }).SetDeadline(longAgo)
+	timer := time.NewTimer(leaveWait)
+	defer timer.Stop()
+	for tries := 0; ; {
+		a.acceptMu.Lock()
+		left := !a.accepting
+		a.acceptMu.Unlock()
+		if left {
+			return true
+		}
+		select {
+		case <-a.out:
+			continue
+		case <-timer.C:
+		}
+		if tries++; tries > leaveTries {
+			return false
+		}
+		if nc, err := net.DialTimeout(a.addr.Network(), a.addr.String(), leaveWait); err == nil {
+			nc.Close()
+		}
+		timer.Reset(leaveWait)
+	}
 }
 
 func (a *acceptor) isClosed() bool {
@@ -113,6 +266,8 @@ func (a *acceptor) isClosed() bool {
 	return a.closed
 }
 
+// setPaused pauses accepting, or goes on. The Accept of a foreign listener is left
+// alone: see hand.
 func (a *acceptor) setPaused(paused bool) {
 	a.acceptMu.Lock()
 	defer a.acceptMu.Unlock()
@@ -122,7 +277,7 @@ func (a *acceptor) setPaused(paused bool) {
 	if a.paused = paused; paused {
 		a.pauses++
 	}
-	if d, ok := a.ln.(interface{ SetDeadline(time.Time) error }); ok {
+	if d, ok := a.ln.(interface{ SetDeadline(time.Time) error }); ok && a.ours {
 		if paused {
 			d.SetDeadline(longAgo) // ends an Accept that waits
 		} else {

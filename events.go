@@ -247,6 +247,21 @@ func isLookup(err error) bool {
 	return errors.As(err, &dns)
 }
 
+// timedOut reports whether err says of itself that it is a timeout, as a net.Error
+// does.
+func timedOut(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// deadlinePassed reports whether err, of a net.Conn or a net.Listener, says that a
+// deadline has passed. Those of multiplexers need not match os.ErrDeadlineExceeded.
+// An ETIMEDOUT of the kernel is a timeout too, but comes from the network.
+func deadlinePassed(err error) bool {
+	var errno syscall.Errno
+	return timedOut(err) && !errors.As(err, &errno)
+}
+
 func isRefused(err error) bool {
 	if isLookup(err) {
 		return false

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"reflect"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -133,6 +134,7 @@ func panicIn(err error) *PanicError {
 type guardedConn struct {
 	nc            net.Conn
 	report        func(op string, err error)
+	asked         sync.Once
 	local, remote net.Addr
 	broken        atomic.Pointer[PanicError] // of Read or Write
 }
@@ -147,13 +149,6 @@ func guardConn(nc net.Conn, report func(op string, err error)) net.Conn {
 		return nc
 	}
 	g := &guardedConn{nc: nc, report: report}
-	g.aside("address", func() error {
-		g.local = nc.LocalAddr()
-		if a := nc.RemoteAddr(); a != nil && a.Network()+a.String() != "" {
-			g.remote = a
-		}
-		return nil
-	})
 	if pc, ok := nc.(net.PacketConn); ok {
 		return &guardedPacketConn{g, pc}
 	}
@@ -221,8 +216,20 @@ func (g *guardedConn) Write(p []byte) (n int, err error) {
 }
 
 func (g *guardedConn) Close() error         { return g.aside("close", g.nc.Close) }
-func (g *guardedConn) LocalAddr() net.Addr  { return g.local }
-func (g *guardedConn) RemoteAddr() net.Addr { return g.remote }
+func (g *guardedConn) LocalAddr() net.Addr  { g.asked.Do(g.ask); return g.local }
+func (g *guardedConn) RemoteAddr() net.Addr { g.asked.Do(g.ask); return g.remote }
+
+// ask asks for the addresses. The connection's goroutine does so first, before any
+// other knows the connection: it may have to wait for the peer.
+func (g *guardedConn) ask() {
+	g.aside("address", func() error {
+		g.local = g.nc.LocalAddr()
+		if a := g.nc.RemoteAddr(); a != nil && a.Network()+a.String() != "" {
+			g.remote = a
+		}
+		return nil
+	})
+}
 
 func (g *guardedConn) SetDeadline(t time.Time) error {
 	return g.aside("deadline", func() error { return g.nc.SetDeadline(t) })
@@ -280,9 +287,6 @@ func guardListener(ln net.Listener, report func(op string, err error)) net.Liste
 		}
 		return nil
 	})
-	if d, ok := ln.(deadliner); ok {
-		return &guardedDeadliner{g, d}
-	}
 	return g
 }
 
@@ -313,23 +317,20 @@ var errNoConn = errors.New("neither a connection nor an error")
 func (g *guardedListener) Close() error   { return g.aside("close", g.ln.Close) }
 func (g *guardedListener) Addr() net.Addr { return g.addr }
 
-type deadliner interface{ SetDeadline(t time.Time) error }
-
-// A guardedDeadliner is a listener whose Accept can be interrupted.
-type guardedDeadliner struct {
-	*guardedListener
-	d deadliner
-}
-
-func (g *guardedDeadliner) SetDeadline(t time.Time) error {
-	return g.aside("deadline", func() error { return g.d.SetDeadline(t) })
-}
-
-// closeConn closes a connection that the loop does not take.
+// closeConn closes nc without waiting for it: at once if it is a socket of package
+// net, and otherwise on a goroutine of its own. TLS says goodbye first.
 func (l *Loop) closeConn(nc net.Conn) {
-	if isKnown(nc) {
+	switch nc.(type) {
+	case *net.TCPConn, *net.UnixConn:
 		nc.Close()
-	} else if err := aside(nc.Close); isUncaught(err) {
+		return
+	}
+	l.wg.Go(func() { l.closeForeign(nc) })
+}
+
+// closeForeign closes nc, and reports a panic.
+func (l *Loop) closeForeign(nc net.Conn) {
+	if err := aside(nc.Close); isUncaught(err) {
 		l.strayEvent(err)
 	}
 }

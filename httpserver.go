@@ -179,7 +179,6 @@ type HTTPServer struct {
 	acceptor
 	cfg     *HTTPServerConfig
 	handler func(r *HTTPRequest)
-	ours    bool        // nobody else has the accepted connections
 	readers sync.Pool   // of *bufio.Reader, with room for a header
 	closing atomic.Bool // under mu when it is set
 
@@ -239,23 +238,22 @@ func (l *Loop) ServeHTTP(ln net.Listener, h func(r *HTTPRequest), cfg *HTTPServe
 	s := &HTTPServer{
 		cfg:     cfg.withDefaults(),
 		handler: h,
-		ours:    ours(ln),
 		conns:   make(map[*httpConn]struct{}),
 		perIP:   make(map[netip.Addr]int),
 	}
 	s.loop = l // for panicked
-	s.acceptor.init(s, guardListener(ln, s.panicked), s.cfg.MaxConns)
+	s.acceptor.init(l, s, guardListener(ln, s.panicked), s.cfg.MaxConns)
 	if err := l.register(&s.handle, s, kindHTTPServer, false); err != nil {
 		ln.Close()
 		return nil, err
 	}
 	l.wg.Add(1)
-	go s.accept(&l.wg)
+	go s.accept()
 	return s, nil
 }
 
 // Addr returns the address that is listened on, with the port that was chosen.
-func (s *HTTPServer) Addr() net.Addr { return s.ln.Addr() }
+func (s *HTTPServer) Addr() net.Addr { return s.addr }
 
 // Close closes the server gracefully (close-http-server): it frees the address,
 // closes idle connections, and closes the others as soon as their requests are
@@ -322,7 +320,7 @@ func (s *HTTPServer) connList() []*httpConn {
 
 func (s *HTTPServer) terminate()       { s.cut(ErrLoopClosed) }
 func (s *HTTPServer) shutdown()        { s.Close() }
-func (s *HTTPServer) describe() string { return s.Addr().Network() + " " + s.Addr().String() }
+func (s *HTTPServer) describe() string { return addrName(s.addr) }
 
 // accepted makes nc a connection of the server.
 func (s *HTTPServer) accepted(nc net.Conn) {
@@ -342,7 +340,7 @@ func (s *HTTPServer) accepted(nc net.Conn) {
 	switch {
 	case closing:
 		l.count.dropped.Add(1)
-		nc.Close()
+		l.closeConn(nc)
 	case tooMany:
 		l.count.dropped.Add(1)
 		l.count.httpDropped.Add(1)
@@ -406,8 +404,7 @@ func (s *HTTPServer) isGone() bool {
 }
 
 func (s *HTTPServer) acceptFailed(err error) {
-	a := s.Addr()
-	s.loop.send(httpAcceptErrTask{s, &OpError{Op: "accept", Net: a.Network(), Addr: a.String(), Err: err}})
+	s.loop.send(httpAcceptErrTask{s, s.acceptError(err)})
 }
 
 func (s *HTTPServer) acceptEnded() {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -47,6 +46,7 @@ type httpConn struct {
 	served   int             // requests
 	upgraded bool            // the connection belongs to a Conn, which also holds its place
 	up       bool            // the handshake is over
+	foreign  bool            // nc is not of package net: see meet
 	dozed    bool            // idle for a while: see renew
 	body     bodyReader      // of the current request
 	out      sockio.Queue    // not written yet: of earlier requests, too
@@ -70,7 +70,7 @@ const (
 	connIdle                         // waits for a request
 	connGone                         // by force; set with mu held
 	connSettled                      // the last request needs nothing more
-	connHandshake                    // there is no request before its end
+	connHandshake                    // or the address is asked for: there is no request before its end
 )
 
 func (c *httpConn) is(bits uint32) bool { return c.state.Load()&bits == bits }
@@ -78,9 +78,12 @@ func (c *httpConn) is(bits uint32) bool { return c.state.Load()&bits == bits }
 func newHTTPConn(s *HTTPServer, nc net.Conn) *httpConn {
 	c := &httpConn{s: s, fd: -1, back: make(chan struct{}, 1)}
 	nc = guardConn(nc, c.panicked)
-	c.nc, c.remote = nc, nc.RemoteAddr()
-	c.ip = addrIP(c.remote)
-	c.deaf = nc.SetDeadline(noDeadline) != nil
+	c.nc = nc
+	if c.foreign = !s.ours && isForeign(nc); !c.foreign {
+		c.remote = nc.RemoteAddr()
+		c.ip = addrIP(c.remote)
+		c.deaf = nc.SetDeadline(noDeadline) != nil
+	}
 	if s.cfg.TLS == nil {
 		c.rc, _ = sockio.Descriptor(nc)
 	}
@@ -113,7 +116,7 @@ func deadlineAt(at time.Duration) time.Time {
 
 // pastDeadline reports whether err is that of a deadline of ours; ETIMEDOUT, say,
 // is not.
-func pastDeadline(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+func pastDeadline(err error) bool { return deadlinePassed(err) }
 
 // serve is the connection's goroutine.
 func (c *httpConn) serve() {
@@ -127,7 +130,7 @@ func (c *httpConn) serve() {
 			c.over()
 		}
 	}()
-	if c.up || c.handshake() {
+	if c.up || c.meet() && c.handshake() {
 		c.up = true
 		goesOn = c.serveRequests()
 	}
@@ -165,6 +168,38 @@ func (c *httpConn) over() {
 	if c.nc != nil {
 		c.close()
 	}
+}
+
+// meet asks a foreign connection who its peer is, which may take as long as its peer
+// likes, and reports whether the connection may stay.
+func (c *httpConn) meet() bool {
+	if !c.foreign {
+		return true
+	}
+	c.deaf = c.nc.SetReadDeadline(noDeadline) != nil
+	c.state.Or(connHandshake)
+	c.setDeadline(deadlineAt(after(c.s.cfg.ReadHeaderTimeout)))
+	if c.s.closing.Load() {
+		c.poke() // again: it may have come before the deadline above
+	}
+	if c.isCut() { // before the first of the deadlines
+		return false
+	}
+	err := aside(func() error { c.remote = c.nc.RemoteAddr(); return nil })
+	if err != nil { // of what is below TLS
+		c.panicked("address", err)
+	}
+	c.state.And(^connHandshake)
+	c.setDeadline(noDeadline)
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	if ip := addrIP(c.remote); c.s.countIP(ip, 1) {
+		c.ip = ip
+		return true
+	}
+	c.s.loop.count.dropped.Add(1)
+	c.s.loop.count.httpDropped.Add(1)
+	return false
 }
 
 // handshake makes the connection one of TLS if it is to be. The callbacks of a
@@ -1091,7 +1126,7 @@ func (c *httpConn) poke() {
 		return
 	}
 	if c.endRead(connReading|connIdle) != nil {
-		c.nc.Close()
+		c.s.loop.closeConn(c.nc)
 	}
 }
 
@@ -1112,7 +1147,7 @@ func (c *httpConn) cut(why error) {
 		return // handed over
 	}
 	if c.nc.SetDeadline(longAgo) != nil {
-		c.nc.Close() // it knows no deadlines
+		c.s.loop.closeConn(c.nc) // it knows no deadlines
 	}
 	c.token()
 }

@@ -539,7 +539,7 @@ func (r *HTTPRequest) Upgrade(headers Headers, cfg *ConnConfig) (*Conn, error) {
 	}
 	conf := cfg.withDefaults()
 	conf.TLS = nil
-	nc, err := r.loop.newConn(conf, kindConnIn)
+	nc, err := r.loop.newConn(conf, kindConnIn, nil)
 	if err != nil {
 		r.begun = false
 		return nil, err
@@ -574,11 +574,14 @@ func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
 	gone := c.is(connGone)
 	c.mu.Unlock()
 	if gone {
-		nc.Close()
+		c.s.loop.closeConn(nc)
 		to.connectFailed("read", c.why)
 		return
 	}
 	nc.SetDeadline(noDeadline)
+	if isForeign(nc) {
+		to.setAddrs(nc.LocalAddr(), c.remote)
+	}
 	direct := len(rest) == 0
 	if !direct {
 		nc = &prefixConn{Conn: nc, rest: rest}

@@ -7,7 +7,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -119,4 +121,147 @@ func TestAnHTTPConnectionThatBecomesBlockingDoesNotFreezeTheProcess(t *testing.T
 	}
 	time.AfterFunc(0, l.Stop)
 	wait(t, l.Done(), "end of the loop")
+}
+
+// fileListener hides everything of a listener but File.
+type fileListener struct{ net.Listener }
+
+func (f fileListener) File() (*os.File, error) { return f.Listener.(*net.TCPListener).File() }
+
+func TestSharedNeverMakesTheListenerBlocking(t *testing.T) {
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	unix, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close()
+	for _, base := range []net.Listener{tcp, unix, fileListener{tcp}} {
+		var over atomic.Bool
+		var blocking atomic.Int64
+		socket := base
+		if f, ok := base.(fileListener); ok {
+			socket = f.Listener
+		}
+		rc, err := socket.(syscall.Conn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		looked := background(t, func() {
+			for !over.Load() {
+				rc.Control(func(fd uintptr) {
+					if flags, _, e := syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_GETFL, 0); e == 0 && flags&syscall.O_NONBLOCK == 0 {
+						blocking.Add(1)
+					}
+				})
+			}
+		})
+		mustRun(t, nil, func(l *eventloop.Loop) {
+			for range 2000 {
+				ln, err := (&eventloop.ListenConfig{Shared: true}).Serve(l, base, nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				ln.Close()
+			}
+		})
+		over.Store(true)
+		wait(t, looked, "end of the look-out")
+		wantEqual(t, "times that the listener was blocking", blocking.Load(), 0)
+	}
+}
+
+// inherit opens a listener and returns the file that a child would inherit.
+func inherit(t testing.TB, network string) (net.Listener, *os.File) {
+	t.Helper()
+	address := "127.0.0.1:0"
+	if network == "unix" {
+		address = filepath.Join(t.TempDir(), "s")
+	}
+	ln, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := ln.(interface{ File() (*os.File, error) }).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return ln, f
+}
+
+func TestAListenerThatBecomesBlockingCanBeClosed(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		for _, how := range []string{"Close", "Stop", "Shutdown"} {
+			for _, serves := range []string{"Serve", "ServeHTTP"} {
+				t.Run(network+" "+how+" "+serves, func(t *testing.T) {
+					base, file := inherit(t, network)
+					l, end := startLoop(t, nil)
+					var closer io.Closer
+					var err error
+					if serves == "Serve" {
+						closer, err = l.Serve(base, nil)
+					} else {
+						closer, err = l.ServeHTTP(base, func(*eventloop.HTTPRequest) {}, nil)
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					file.Fd() // makes it blocking, as exec.Cmd does
+					peer := dialPeer(t, base.Addr())
+					eventually(func() bool { return l.Stats().AcceptedTotal == 1 })
+					onLoop(t, l, func() {
+						switch how {
+						case "Close":
+							closer.Close()
+						case "Stop":
+							l.Stop()
+						case "Shutdown":
+							l.Shutdown(nil)
+						}
+					})
+					peer.Close()
+					end()
+				})
+			}
+		}
+	}
+}
+
+// Of several loops that wait for a connection one gets it, and the others wait in
+// the kernel for the next, if the listener has become blocking meanwhile.
+func TestASharedListenerThatBecomesBlockingCanBeClosed(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		for range 20 {
+			base, file := inherit(t, network)
+			loops := startLoops(t, 4)
+			var lns []*eventloop.Listener
+			for _, l := range loops {
+				ln, err := (&eventloop.ListenConfig{Shared: true}).Serve(l, base, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				lns = append(lns, ln)
+			}
+			for range 8 { // so that all of them wait
+				dialPeer(t, base.Addr()).Close()
+			}
+			file.Fd()
+			dialPeer(t, base.Addr()).Close()
+			for i, l := range loops {
+				onLoop(t, l, func() { lns[i].Close() })
+			}
+			for _, l := range loops {
+				if !eventually(func() bool { return l.Stats().Listeners == 0 }) {
+					t.Fatal("a listener is still open")
+				}
+			}
+			file.Close()
+			base.Close()
+		}
+	}
 }

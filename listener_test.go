@@ -372,8 +372,23 @@ func (f *fakeListener) Accept() (net.Conn, error) {
 	}
 }
 
+func (f *fakeListener) isClosed() bool {
+	select {
+	case <-f.closed:
+		return true
+	default:
+		return false
+	}
+}
+
 func (f *fakeListener) Close() error   { f.once.Do(func() { close(f.closed) }); return nil }
 func (f *fakeListener) Addr() net.Addr { return &net.UnixAddr{Name: "fake", Net: "unix"} }
+
+// temporary is an error that says that it does not last.
+type temporary struct{}
+
+func (temporary) Error() string   { return "try again" }
+func (temporary) Temporary() bool { return true }
 
 func TestServeGoesOnAfterAcceptErrorsWithABackOff(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
@@ -389,7 +404,7 @@ func TestServeGoesOnAfterAcceptErrorsWithABackOff(t *testing.T) {
 			errs = append(errs, err)
 			times = append(times, time.Since(began))
 		}}
-		causes := []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ECONNABORTED, os.ErrDeadlineExceeded, errors.New("odd")}
+		causes := []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ECONNABORTED, os.ErrDeadlineExceeded, temporary{}}
 		for range 3 {
 			for _, err := range causes {
 				fake.results <- err
@@ -449,21 +464,34 @@ func TestListenerNoCallbackAfterClose(t *testing.T) {
 	})
 }
 
-func TestServeListenerThatEndsByItself(t *testing.T) {
-	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
-		fake := newFakeListener()
-		var errs []error
-		_, err := (&eventloop.ListenConfig{OnAcceptError: func(ln *eventloop.Listener, err error) { errs = append(errs, err) }}).Serve(l, fake, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		fake.Close()
-		synctest.Wait()
-		if len(errs) != 1 || !errors.Is(errs[0], net.ErrClosed) {
-			t.Errorf("errors = %v, want one net.ErrClosed", errs)
-		}
-		wantEqual(t, "Stats.Listeners", l.Stats().Listeners, 0)
-	})
+func TestServeEndsWithAListenerThatEndsByItself(t *testing.T) {
+	for _, end := range []error{net.ErrClosed, io.EOF, errors.New("session is over"), syscall.EINVAL, os.NewSyscallError("accept", syscall.ENOTSOCK)} {
+		inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+			fake, httpFake := newFakeListener(), newFakeListener()
+			var errs []error
+			note := func(err error) { errs = append(errs, err) }
+			_, err := (&eventloop.ListenConfig{OnAcceptError: func(ln *eventloop.Listener, err error) { note(err) }}).Serve(l, fake, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = l.ServeHTTP(httpFake, func(*eventloop.HTTPRequest) {}, &eventloop.HTTPServerConfig{
+				OnAcceptError: func(s *eventloop.HTTPServer, err error) { note(err) },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			fake.results <- end
+			httpFake.results <- end
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if len(errs) != 2 || !errors.Is(errs[0], end) || !errors.Is(errs[1], end) {
+				t.Errorf("errors = %v, want %v of the listener and of the server", errs, end)
+			}
+			wantEqual(t, "Stats.Listeners", l.Stats().Listeners, 0)
+			wantEqual(t, "listener is closed", fake.isClosed(), true)
+			wantEqual(t, "listener of the server is closed", httpFake.isClosed(), true)
+		})
+	}
 }
 
 func TestListenerAcceptErrorWithoutCallback(t *testing.T) {

@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -133,4 +135,175 @@ func runOutOfDescriptors() {
 		return nil
 	})
 	fmt.Printf("emfile: %v, echoed: %v, Run: %v\n", emfile, echoed, err)
+}
+
+func TestAUnixListenerRemovesItsOwnFileOnly(t *testing.T) {
+	serve := func(t *testing.T, l *eventloop.Loop, path, how string) io.Closer {
+		t.Helper()
+		var c io.Closer
+		var err error
+		switch how {
+		case "Listen":
+			c, err = l.Listen("unix", path, nil)
+		default:
+			var ln net.Listener
+			if ln, err = net.Listen("unix", path); err != nil {
+				t.Fatal(err)
+			}
+			if how == "Serve" {
+				c, err = l.Serve(ln, nil)
+			} else {
+				c, err = l.ServeHTTP(ln, func(*eventloop.HTTPRequest) {}, nil)
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	for _, how := range []string{"Listen", "Serve", "ServeHTTP"} {
+		for _, end := range []string{"Close", "Stop", "Shutdown"} {
+			t.Run(how+" "+end, func(t *testing.T) {
+				path := filepath.Join(t.TempDir(), "s")
+				l, _ := startLoop(t, nil)
+				other, _ := startLoop(t, nil)
+				old := serve(t, l, path, how)
+				os.Rename(path, path+".old")
+				successor := serve(t, other, path, how)
+				switch end {
+				case "Close":
+					old.Close()
+				case "Stop":
+					l.Stop()
+				case "Shutdown":
+					l.Shutdown(nil)
+				}
+				eventually(func() bool { return l.Stats().Listeners == 0 })
+				dialPeer(t, &net.UnixAddr{Name: path, Net: "unix"}).Close()
+				successor.Close()
+				if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("the successor leaves its file: %v", err)
+				}
+			})
+		}
+	}
+	t.Run("a file with the inode of the old", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "s")
+		l, _ := startLoop(t, nil)
+		old := serve(t, l, path, "Listen")
+		os.Remove(path)
+		successor, err := net.Listen("unix", path) // many file systems use the number again
+		if err != nil {
+			t.Fatal(err)
+		}
+		old.Close()
+		dialPeer(t, successor.Addr()).Close()
+		successor.Close()
+	})
+}
+
+// leaveStale leaves the socket file of a server that has crashed.
+func leaveStale(t testing.TB, path string) {
+	t.Helper()
+	os.Remove(path)
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	stale.Close()
+}
+
+func TestOneOfSeveralServersGetsAStaleUnixPath(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	for _, n := range []int{2, 4} {
+		loops := startLoops(t, n)
+		for range 200 {
+			leaveStale(t, path)
+			lns := make([]*eventloop.Listener, n)
+			errs := make([]error, n)
+			var tried []<-chan struct{}
+			for i, l := range loops {
+				tried = append(tried, background(t, func() { lns[i], errs[i] = l.Listen("unix", path, nil) }))
+			}
+			won := 0
+			for i := range loops {
+				wait(t, tried[i], "end of Listen")
+				switch {
+				case errs[i] == nil:
+					won++
+				case !errors.Is(errs[i], syscall.EADDRINUSE):
+					t.Errorf("Listen = %v, want address already in use", errs[i])
+				}
+			}
+			wantEqual(t, "listeners", won, 1)
+			dialPeer(t, &net.UnixAddr{Name: path, Net: "unix"}).Close() // the file is that of the winner
+			for _, ln := range lns {
+				if ln != nil {
+					ln.Close()
+				}
+			}
+		}
+	}
+}
+
+func TestAUnixPathThatIsBoundAndNotListenedOnYetIsNotTakenAway(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells which paths are bound")
+	}
+	l, _ := startLoop(t, nil)
+	dir := t.TempDir()
+	for _, name := range []string{"s", "with a blank"} {
+		path := filepath.Join(dir, name)
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Listen("unix", path, nil); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("Listen = %v, want address already in use", err)
+		}
+		if err := unix.Listen(fd, 1); err != nil {
+			t.Fatal(err)
+		}
+		dialPeer(t, &net.UnixAddr{Name: path, Net: "unix"}).Close()
+		unix.Close(fd) // now it is stale
+		ln, err := l.Listen("unix", path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln.Close()
+	}
+}
+
+func TestListenOnAUnixPathWithoutALock(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "s")
+	l, _ := startLoop(t, nil)
+	held, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := l.Listen("unix", path, nil) // needs none
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	leaveStale(t, path)
+	if _, err := l.Listen("unix", path, nil); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("Listen on a stale path without a lock = %v, want address already in use", err)
+	}
+	if err := unix.Flock(int(held.Fd()), unix.LOCK_UN); err != nil {
+		t.Fatal(err)
+	}
+	if ln, err = l.Listen("unix", path, nil); err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
 }

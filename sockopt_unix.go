@@ -4,6 +4,7 @@ package eventloop
 
 import (
 	"net"
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -39,4 +40,41 @@ func control(sc syscall.Conn, f func(fd int) error) error {
 		return cerr
 	}
 	return err
+}
+
+// setNonblock undoes what makes a listener of package net wait in the kernel.
+func setNonblock(ln net.Listener) {
+	control(ln.(syscall.Conn), func(fd int) error { return unix.SetNonblock(fd, true) })
+}
+
+// duplicate returns a listener on a duplicate of the descriptor of ln. It never
+// calls Fd of an os.File that File of ln returned: that makes the description
+// blocking, which all duplicates share, if only for a moment.
+func duplicate(ln net.Listener) (net.Listener, error) {
+	sc, ok := ln.(syscall.Conn)
+	if !ok {
+		f, ok := ln.(filer)
+		if !ok {
+			return nil, errUnsupported
+		}
+		file, err := f.File()
+		if err != nil {
+			return nil, err
+		}
+		defer file.Close()
+		sc = file
+	}
+	fd := -1
+	err := control(sc, func(old int) (err error) {
+		if fd, err = unix.FcntlInt(uintptr(old), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+			return os.NewSyscallError("fcntl", err)
+		}
+		return unix.SetNonblock(fd, true) // or NewFile would, and Fd undo it
+	})
+	if fd < 0 {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), "listener")
+	defer file.Close()
+	return net.FileListener(file)
 }

@@ -208,26 +208,28 @@ type Conn struct {
 type connFlags uint32
 
 const (
-	flagUp        connFlags = 1 << iota // nc is there
-	flagWriting                         // a writer has the output, or will have it
-	flagClosing                         // Close, Abort, or the library did
-	flagCut                             // output is discarded
-	flagShut                            // CloseWrite was called
-	flagShutDone                        // and was carried out
-	flagEOF                             // the peer's end has been read
-	flagGate                            // output waits: TLS is being started
-	flagDrainSent                       // a drainTask is on its way
-	flagWrote                           // something was written since the last OnDrain
-	flagHeld                            // a chunk waits for the end of a pause
-	flagEndHeld                         // so does the end of reading
-	flagReset                           // Abort: tell the peer by a reset
-	flagDetach                          // hand out nc instead of closing it
-	flagGone                            // the descriptor is closed
-	flagSink                            // a sink has the data, see connExtra.sink
-	flagBlocked                         // the writer is a goroutine that may block
-	flagBounded                         // and nc has a write deadline for it
-	flagDeaf                            // nc knows no deadlines
-	flagLost                            // output was discarded
+	flagUp          connFlags = 1 << iota // nc is there
+	flagWriting                           // a writer has the output, or will have it
+	flagClosing                           // Close, Abort, or the library did
+	flagCut                               // output is discarded
+	flagShut                              // CloseWrite was called
+	flagShutDone                          // and was carried out
+	flagEOF                               // the peer's end has been read
+	flagGate                              // output waits: TLS is being started
+	flagDrainSent                         // a drainTask is on its way
+	flagWrote                             // something was written since the last OnDrain
+	flagHeld                              // a chunk waits for the end of a pause
+	flagEndHeld                           // so does the end of reading
+	flagReset                             // Abort: tell the peer by a reset
+	flagDetach                            // hand out nc instead of closing it
+	flagGone                              // the descriptor is closed
+	flagSink                              // a sink has the data, see connExtra.sink
+	flagBlocked                           // the writer is a goroutine that may block
+	flagBounded                           // and nc has a write deadline for it
+	flagDeaf                              // nc knows no deadlines
+	flagLost                              // output was discarded
+	flagAnnounced                         // a callback has been called, or would have been
+	flagUnannounced                       // it was closed before, and none will be
 )
 
 func (f connFlags) has(g connFlags) bool { return f&g != 0 }
@@ -244,7 +246,9 @@ const (
 
 // connExtra is what few connections need.
 type connExtra struct {
-	network, address string // as dialled
+	network, address string   // as dialled
+	local, remote    net.Addr // if hasAddrs is set; see Conn.addrs
+	hasAddrs         bool
 	cancel           context.CancelFunc
 	connected        *Future[*Conn]
 	flushed          []flushWaiter
@@ -336,8 +340,8 @@ var _ io.WriteCloser = (*Conn)(nil)
 var errUnsupported = errors.ErrUnsupported
 
 // newConn returns a connection that is registered with the loop.
-func (l *Loop) newConn(cfg *ConnConfig, k kind) (*Conn, error) {
-	c := &Conn{back: make(chan struct{}, 1), fd: -1}
+func (l *Loop) newConn(cfg *ConnConfig, k kind, from *Listener) (*Conn, error) {
+	c := &Conn{listener: from, back: make(chan struct{}, 1), fd: -1}
 	c.cfg.Store(cfg)
 	if err := l.register(&c.handle, c, k, false); err != nil {
 		return nil, err
@@ -362,7 +366,7 @@ func (l *Loop) Dial(ctx context.Context, network, address string, cfg *ConnConfi
 		return nil, &OpError{Op: "dial", Net: network, Addr: address, Err: err}
 	}
 	conf := cfg.withDefaults()
-	c, err := l.newConn(conf, kindConnOut)
+	c, err := l.newConn(conf, kindConnOut, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -396,9 +400,12 @@ func checkAddress(network, address string) error {
 	if err != nil {
 		return err
 	}
-	_, err = net.LookupPort(network, port)
+	_, err = ports.LookupPort(context.Background(), network, port)
 	return err
 }
+
+// ports finds service names without the C library, which may ask a server.
+var ports = &net.Resolver{PreferGo: true}
 
 // connectContext bounds a dial by the timeouts of the configuration and by the
 // life of the loop's caller.
@@ -422,9 +429,12 @@ func (l *Loop) Adopt(nc net.Conn, cfg *ConnConfig) (*Conn, error) {
 		return nil, errors.New("eventloop: Adopt of a nil connection")
 	}
 	conf := cfg.withDefaults()
-	c, err := l.newConn(conf, kindConnIn)
+	c, err := l.newConn(conf, kindConnIn, nil)
 	if err != nil {
 		return nil, err
+	}
+	if !isForeign(nc) {
+		c.setAddrs(nc.LocalAddr(), nc.RemoteAddr())
 	}
 	l.wg.Add(1)
 	go c.handshakeAndServe(nc, conf.TLS, !conf.Server, false)
@@ -571,6 +581,24 @@ func (c *Conn) Abort() error {
 func (c *Conn) closeWith(how connFlags) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.closeLocked(how)
+}
+
+// closeUnannounced closes the connection unless a callback of it has been called.
+// Then none ever is.
+func (c *Conn) closeUnannounced() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.flags.has(flagAnnounced | flagUnannounced) {
+		return
+	}
+	c.flags |= flagUnannounced
+	c.loop.count.dropped.Add(1)
+	c.closeLocked(flagCut | flagReset)
+}
+
+// closeLocked is closeWith for callers that hold c.mu.
+func (c *Conn) closeLocked(how connFlags) bool {
 	if c.flags.has(flagGone|flagCut) || c.flags.has(flagClosing) && how == 0 {
 		return false
 	}
@@ -958,25 +986,46 @@ func (c *Conn) SetData(v any) {
 	c.data = v
 }
 
-// LocalAddr returns the local address, or nil if the connection is not up yet.
+// addrs returns the addresses, or nil. The caller holds c.mu. Those of a foreign
+// net.Conn are asked once, before OnConnect, and kept: its RemoteAddr may wait for
+// the peer, as where it comes from the header of the PROXY protocol.
+func (c *Conn) addrs() (local, remote net.Addr) {
+	if x := c.x.Load(); x != nil && x.hasAddrs {
+		return x.local, x.remote
+	}
+	if c.nc == nil {
+		return nil, nil
+	}
+	return c.nc.LocalAddr(), c.nc.RemoteAddr()
+}
+
+// setAddrs keeps addresses for addrs.
+func (c *Conn) setAddrs(local, remote net.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	x := c.extra()
+	x.local, x.remote, x.hasAddrs = local, remote, true
+}
+
+// LocalAddr returns the local address, or nil if the connection is not up yet. That
+// of an adopted connection of package net is there at once.
 func (c *Conn) LocalAddr() net.Addr {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.nc == nil {
-		return nil
-	}
-	return c.nc.LocalAddr()
+	local, _ := c.addrs()
+	return local
 }
 
 // RemoteAddr returns the address of the peer, or nil if the connection is not up
-// yet. It is still there in OnClose.
+// yet. That of an adopted connection of package net is there at once. It is still
+// there in OnClose. Of any other net.Conn, RemoteAddr and LocalAddr are called once,
+// on a goroutine of the connection and before OnConnect; they may wait for the peer
+// for as long as a TLS handshake may.
 func (c *Conn) RemoteAddr() net.Addr {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.nc == nil {
-		return nil
-	}
-	return c.nc.RemoteAddr()
+	_, remote := c.addrs()
+	return remote
 }
 
 // TLS returns the state of TLS; ok is false if the connection has none.
@@ -1014,8 +1063,8 @@ func (c *Conn) network() string {
 	if x := c.x.Load(); x != nil && x.network != "" {
 		return x.network
 	}
-	if c.nc != nil && c.nc.RemoteAddr() != nil {
-		return c.nc.RemoteAddr().Network()
+	if _, remote := c.addrs(); remote != nil {
+		return remote.Network()
 	}
 	return ""
 }
@@ -1024,10 +1073,10 @@ func (c *Conn) remote() string {
 	if x := c.x.Load(); x != nil && x.address != "" {
 		return x.address
 	}
-	if c.nc == nil || c.nc.RemoteAddr() == nil {
-		return ""
+	if _, remote := c.addrs(); remote != nil {
+		return remote.String()
 	}
-	return c.nc.RemoteAddr().String()
+	return ""
 }
 
 // opError wraps err as the error of an operation of c, once.

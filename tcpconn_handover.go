@@ -240,7 +240,7 @@ func (c *Conn) handOut(f *Future[net.Conn], rest *sockio.Buffer) {
 	nc, lost := c.nc, c.flags.has(flagCut) || c.werr != nil
 	c.mu.Unlock()
 	if lost || c.loop.ended.Load() {
-		c.lowest().Close()
+		c.loop.closeConn(c.lowest())
 		f.fail(c.endReason())
 		return
 	}

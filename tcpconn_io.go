@@ -3,7 +3,6 @@ package eventloop
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"io"
 	"net"
 	"os"
@@ -77,10 +76,8 @@ func (c *Conn) handshakeAndServe(nc net.Conn, conf *tls.Config, client, direct b
 		nc.SetDeadline(noDeadline) // of its life before
 	}
 	tc, isTLS := nc.(*tls.Conn) // whoever made it may have left the handshake to us
-	switch {
-	case conf != nil:
-		tc = tlsConn(nc, conf, client)
-	case !isTLS:
+	asks := !direct && !c.knowsAddrs() && isForeign(nc)
+	if conf == nil && !isTLS && !asks {
 		c.up(nc, direct)
 		return
 	}
@@ -92,7 +89,46 @@ func (c *Conn) handshakeAndServe(nc net.Conn, conf *tls.Config, client, direct b
 	}
 	c.extra().cancel = cancel
 	c.mu.Unlock()
+	if asks && !c.askAddrs(ctx, nc) {
+		return
+	}
+	switch {
+	case conf != nil:
+		tc = tlsConn(nc, conf, client)
+	case !isTLS:
+		c.up(nc, direct)
+		return
+	}
 	c.handshake(ctx, tc)
+}
+
+func (c *Conn) knowsAddrs() bool {
+	x := c.x.Load()
+	return x != nil && x.hasAddrs
+}
+
+// askAddrs asks a foreign connection for its addresses, with the bound of a
+// handshake. It reports whether the connection may go on; if not, it is closed.
+func (c *Conn) askAddrs(ctx context.Context, nc net.Conn) bool {
+	ctx, cancel := c.handshakeContext(ctx)
+	defer cancel()
+	c.loop.wg.Add(1)
+	stop := context.AfterFunc(ctx, func() {
+		defer c.loop.wg.Done()
+		c.loop.closeForeign(nc)
+	})
+	var local, remote net.Addr
+	err := aside(func() error { local, remote = nc.LocalAddr(), nc.RemoteAddr(); return nil })
+	if !stop() {
+		c.connectFailed("handshake", contextError(ctx))
+		return false
+	}
+	c.loop.wg.Done()
+	if err != nil { // of what is below TLS
+		c.panicked("address", err)
+	}
+	c.setAddrs(local, remote)
+	return true
 }
 
 func tlsConn(nc net.Conn, conf *tls.Config, client bool) *tls.Conn {
@@ -123,6 +159,19 @@ func (c *Conn) shakeHands(ctx context.Context, tc *tls.Conn) (err error) {
 			err = newPanicError(v)
 		}
 	}()
+	ctx, cancel := c.handshakeContext(ctx)
+	defer cancel()
+	if err := tc.HandshakeContext(ctx); err != nil {
+		if ctx.Err() != nil {
+			err = contextError(ctx) // not "use of closed connection"
+		}
+		return err
+	}
+	return nil
+}
+
+// handshakeContext bounds a handshake, as ConnConfig.ConnectTimeout says.
+func (c *Conn) handshakeContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	cfg := c.cfg.Load()
 	d := cfg.ConnectTimeout
 	if d == 0 {
@@ -131,18 +180,10 @@ func (c *Conn) shakeHands(ctx context.Context, tc *tls.Conn) (err error) {
 	if d == 0 {
 		d = handshakeTimeout
 	}
-	if d > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, d)
-		defer cancel()
+	if d < 0 {
+		return ctx, func() {}
 	}
-	if err := tc.HandshakeContext(ctx); err != nil {
-		if ctx.Err() != nil {
-			err = contextError(ctx) // not "use of closed connection"
-		}
-		return err
-	}
-	return nil
+	return context.WithTimeout(ctx, d)
 }
 
 // connectFailed ends a connection that never came up.
@@ -235,7 +276,7 @@ func (c *Conn) read() (ended bool) {
 	}
 	// With an order a deadline says no more than that the order came. Without one
 	// it is somebody else's: that of a wrapper around the connection.
-	if err != nil && c.readErr == nil && !(errors.Is(err, os.ErrDeadlineExceeded) && c.ordered()) {
+	if err != nil && c.readErr == nil && !(deadlinePassed(err) && c.ordered()) {
 		c.readErr = err
 	}
 	return c.readErr != nil
@@ -516,7 +557,7 @@ func (c *Conn) writeAll() {
 // the peer is slow. A TLS connection cannot go on after that.
 func (c *Conn) slowly(err error) bool {
 	_, isTLS := c.nc.(*tls.Conn)
-	return !isTLS && errors.Is(err, os.ErrDeadlineExceeded)
+	return !isTLS && deadlinePassed(err)
 }
 
 // boundWrite gives a writer that may block the time of WriteTimeout from now on,
@@ -831,6 +872,7 @@ func (t *upTask) run() {
 	}
 	if !c.flags.has(flagClosing) {
 		c.armReadTimer()
+		c.flags |= flagAnnounced
 	}
 	c.mu.Unlock()
 	if f := c.cfg.Load().OnConnect; f != nil && !c.quit.Load() && !c.loop.ended.Load() {
@@ -1166,11 +1208,12 @@ func (c *Conn) closed() {
 	c.flags &^= flagHeld | flagEndHeld
 	c.discard()
 	c.closeExtra()
+	secret := c.flags.has(flagUnannounced)
 	c.mu.Unlock()
 	if s := c.sink(); s != nil {
 		s.end(c.endReason())
 	}
-	if f := c.cfg.Load().OnClose; f != nil {
+	if f := c.cfg.Load().OnClose; f != nil && !secret {
 		c.callClose(f)
 	}
 }
@@ -1229,6 +1272,7 @@ func (c *Conn) dialFailed() {
 	closing := c.flags.has(flagClosing)
 	if !closing {
 		c.why = c.readErr
+		c.flags |= flagAnnounced
 	}
 	c.mu.Unlock()
 	if closing {

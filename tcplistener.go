@@ -2,13 +2,11 @@ package eventloop
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
 	"os"
 	"sync/atomic"
 	"syscall"
-	"time"
 )
 
 // A ListenConfig holds the settings of a listener that few need, as
@@ -52,7 +50,6 @@ type Listener struct {
 	acceptor
 	cfg  ListenConfig
 	conn *ConnConfig
-	ours bool // nobody else has the accepted connections
 
 	stopped atomic.Bool // by Close: no callback any more
 }
@@ -97,16 +94,6 @@ func (lc *ListenConfig) Listen(l *Loop, network, address string, cfg *ConnConfig
 	return s, err
 }
 
-// ours reports whether ln is of package net itself, and so hands its connections
-// to nobody but us.
-func ours(ln net.Listener) bool {
-	switch ln.(type) {
-	case *net.TCPListener, *net.UnixListener:
-		return true
-	}
-	return false
-}
-
 // mayOpen returns the error of opening a socket in the state of the loop.
 func (l *Loop) mayOpen() error {
 	l.mu.Lock()
@@ -119,8 +106,11 @@ func (lc *ListenConfig) listen(network, address string) (net.Listener, error) {
 		network, address = "tcp4", net.JoinHostPort("0.0.0.0", port)
 	}
 	nlc := net.ListenConfig{Control: lc.control}
-	ln, err := nlc.Listen(context.Background(), network, address)
-	if err != nil && network == "unix" && errors.Is(err, syscall.EADDRINUSE) && removeStale(address) {
+	var ln net.Listener
+	var err error
+	if network == "unix" {
+		ln, err = listenUnix(&nlc, address)
+	} else {
 		ln, err = nlc.Listen(context.Background(), network, address)
 	}
 	if err == nil && lc.Backlog > 0 {
@@ -145,20 +135,6 @@ func (lc *ListenConfig) control(network, address string, c syscall.RawConn) erro
 	return nil
 }
 
-// removeStale removes a socket file that nobody listens on.
-func removeStale(path string) bool {
-	info, err := os.Lstat(path)
-	if err != nil || info.Mode()&os.ModeSocket == 0 {
-		return false
-	}
-	nc, err := net.DialTimeout("unix", path, time.Second)
-	if err == nil {
-		nc.Close()
-		return false
-	}
-	return isRefused(err) && os.Remove(path) == nil
-}
-
 // Serve is [Loop.Serve] with the settings of lc. Backlog, ReusePort and Control
 // do not apply.
 func (lc *ListenConfig) Serve(l *Loop, ln net.Listener, cfg *ConnConfig) (*Listener, error) {
@@ -171,7 +147,8 @@ func (lc *ListenConfig) Serve(l *Loop, ln net.Listener, cfg *ConnConfig) (*Liste
 	if lc.Shared {
 		dup, err := duplicate(ln)
 		if err != nil {
-			return nil, &OpError{Op: "listen", Net: ln.Addr().Network(), Addr: ln.Addr().String(), Err: err}
+			a := ln.Addr()
+			return nil, &OpError{Op: "listen", Net: a.Network(), Addr: a.String(), Err: err}
 		}
 		ln = dup
 	}
@@ -182,53 +159,70 @@ func (lc *ListenConfig) Serve(l *Loop, ln net.Listener, cfg *ConnConfig) (*Liste
 	return s, err
 }
 
-// duplicate returns a listener on a duplicate of the descriptor of ln.
-func duplicate(ln net.Listener) (net.Listener, error) {
-	f, ok := ln.(interface{ File() (*os.File, error) })
-	if !ok {
-		return nil, errUnsupported
-	}
-	file, err := f.File()
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	return net.FileListener(file)
-}
+// A filer is a listener or connection that hands out its descriptor.
+type filer interface{ File() (*os.File, error) }
 
 func (lc *ListenConfig) serve(l *Loop, nl net.Listener, cfg *ConnConfig) (*Listener, error) {
-	ln := &Listener{cfg: *lc, conn: cfg.withDefaults(), ours: ours(nl)}
+	ln := &Listener{cfg: *lc, conn: cfg.withDefaults()}
 	ln.loop = l // for panicked
-	ln.acceptor.init(ln, guardListener(nl, ln.panicked), lc.MaxConns)
+	ln.acceptor.init(l, ln, guardListener(nl, ln.panicked), lc.MaxConns)
 	if err := l.register(&ln.handle, ln, kindListener, false); err != nil {
 		return nil, err
 	}
 	l.wg.Add(1)
-	go ln.accept(&l.wg)
+	go ln.accept()
 	return ln, nil
 }
 
-// Close stops accepting and frees the address; connections live on
-// (close-tcp-server). A second call does nothing. Close returns nil.
+// Close stops accepting (close-tcp-server). Connections that OnConnect has been
+// called for live on. Those that were accepted and wait for OnConnect are reset, and
+// none of their callbacks is called. When Close returns the address is free; a
+// listener that is not of package net is closed on a goroutine of its own, because
+// its Close may take its time, and keeps the loop alive meanwhile. A second call
+// does nothing. Close returns nil.
 func (ln *Listener) Close() error {
 	ln.stopped.Store(true)
 	ln.stop()
+	ln.dropUnannounced()
 	return nil
 }
 
-// Addr returns the address that is listened on, with the port that was chosen.
-func (ln *Listener) Addr() net.Addr { return ln.ln.Addr() }
+// dropUnannounced closes the connections that nobody knows of yet.
+func (ln *Listener) dropUnannounced() {
+	l := ln.loop
+	var conns []*Conn
+	l.mu.Lock()
+	for h := range l.handles.all {
+		if c, ok := h.owner.(*Conn); ok && c.listener == ln {
+			conns = append(conns, c)
+		}
+	}
+	l.mu.Unlock()
+	for _, c := range conns {
+		c.closeUnannounced()
+	}
+}
 
-// Pause stops accepting; connections wait in the kernel, up to the backlog. One
-// that was being accepted at that moment may still come.
+// Addr returns the address that is listened on, with the port that was chosen.
+func (ln *Listener) Addr() net.Addr { return ln.addr }
+
+// Pause stops accepting; connections wait in the kernel, up to the backlog. A
+// connection that was accepted before may still get its OnConnect. A listener that
+// is not of package net may accept one more, which waits for Resume.
 func (ln *Listener) Pause() { ln.setPaused(true) }
 
 // Resume undoes Pause.
 func (ln *Listener) Resume() { ln.setPaused(false) }
 
-func (ln *Listener) terminate()       { ln.Close() }
-func (ln *Listener) shutdown()        { ln.Close() }
-func (ln *Listener) describe() string { return ln.Addr().Network() + " " + ln.Addr().String() }
+func (ln *Listener) terminate() {
+	ln.stopped.Store(true)
+	ln.stop()
+}
+
+// shutdown lets the connections come that are accepted already.
+func (ln *Listener) shutdown() { ln.stop() }
+
+func (ln *Listener) describe() string { return addrName(ln.addr) }
 
 // Tasks of a listener.
 type (
@@ -243,17 +237,19 @@ type (
 func (ln *Listener) accepted(nc net.Conn) {
 	l := ln.loop
 	l.count.accepted.Add(1)
-	c, err := l.newConn(ln.conn, kindConnIn)
+	c, err := l.newConn(ln.conn, kindConnIn, ln)
 	if err != nil {
 		l.count.dropped.Add(1)
 		l.closeConn(nc)
 		return
 	}
 	ln.opened()
-	c.listener = ln
+	if ln.stopped.Load() { // Close may have looked for connections before
+		c.closeUnannounced()
+	}
 	setTCPOptions(nc, ln.conn)
 	l.wg.Add(1)
-	if _, isTLS := nc.(*tls.Conn); isTLS || ln.conn.TLS != nil {
+	if !ln.ours || ln.conn.TLS != nil {
 		go c.handshakeAndServe(nc, ln.conn.TLS, false, ln.ours)
 		return
 	}
@@ -286,10 +282,9 @@ func (ln *Listener) panicked(op string, err error) {
 
 // acceptFailed reports a failure to accept.
 func (ln *Listener) acceptFailed(err error) {
-	a := ln.Addr()
-	ln.loop.send(acceptErrTask{ln, &OpError{
-		Op: "accept", Net: a.Network(), Addr: a.String(), Err: err, Listener: ln,
-	}})
+	e := ln.acceptError(err)
+	e.Listener = ln
+	ln.loop.send(acceptErrTask{ln, e})
 }
 
 func (ln *Listener) acceptEnded() { ln.loop.send((*listenerGoneTask)(ln)) }

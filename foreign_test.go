@@ -1,0 +1,482 @@
+package eventloop_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/onloop/eventloop"
+)
+
+// A stubbornListener is one whose Close waits, and that counts other calls.
+type stubbornListener struct {
+	*fakeListener
+	release   chan struct{}
+	addrs     atomic.Int64
+	deadlines atomic.Int64
+	closes    atomic.Int64
+}
+
+func newStubbornListener() *stubbornListener {
+	return &stubbornListener{fakeListener: newFakeListener(), release: make(chan struct{})}
+}
+
+func (s *stubbornListener) Close() error {
+	s.closes.Add(1)
+	<-s.release
+	return s.fakeListener.Close()
+}
+
+func (s *stubbornListener) Addr() net.Addr {
+	s.addrs.Add(1)
+	return s.fakeListener.Addr()
+}
+
+func (s *stubbornListener) SetDeadline(time.Time) error {
+	s.deadlines.Add(1)
+	return nil
+}
+
+func TestAForeignListenerIsClosedWithoutHoldingUpTheLoop(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+		inner, httpInner := newStubbornListener(), newStubbornListener()
+		ln, err := l.Serve(inner, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := l.ServeHTTP(httpInner, func(*eventloop.HTTPRequest) {}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Post(func() {
+			ln.Pause()
+			ln.Resume()
+			wantEqual(t, "address", ln.Addr().String(), "fake")
+			wantEqual(t, "address of the server", s.Addr().String(), "fake")
+			for range l.Handles() {
+			}
+			ln.Close()
+			ln.Close()
+			s.Close()
+		})
+		synctest.Wait() // the loop is idle, so nothing waits on it
+		wantEqual(t, "Stats.Listeners while Close runs", l.Stats().Listeners, 2)
+		ran := false
+		l.Post(func() { ran = true })
+		synctest.Wait()
+		wantEqual(t, "the loop goes on", ran, true)
+		close(inner.release)
+		close(httpInner.release)
+		synctest.Wait()
+		wantEqual(t, "Stats.Listeners", l.Stats().Listeners, 0)
+		for _, in := range []*stubbornListener{inner, httpInner} {
+			wantEqual(t, "calls of Close", in.closes.Load(), 1)
+			wantEqual(t, "calls of Addr", in.addrs.Load(), 1)
+			wantEqual(t, "calls of SetDeadline", in.deadlines.Load(), 0)
+		}
+	})
+}
+
+func TestAPausedForeignListenerHoldsWhatItHasAccepted(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+		fake := newFakeListener()
+		connects := 0
+		ln, err := l.Serve(fake, &eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) { connects++; c.Close() }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		give := func() net.Conn {
+			ours, peer := net.Pipe()
+			fake.results <- ours
+			synctest.Wait()
+			return peer
+		}
+		ln.Pause()
+		first := give()
+		wantEqual(t, "connections in the pause", connects, 0)
+		ln.Resume()
+		synctest.Wait()
+		wantEqual(t, "connections after it", connects, 1)
+		readAll(t, first)
+
+		synctest.Wait()
+		ln.Pause()
+		second := give()
+		ln.Close()
+		readAll(t, second)
+		wantEqual(t, "connections in all", connects, 1)
+		s := l.Stats()
+		wantEqual(t, "Stats.AcceptedTotal", s.AcceptedTotal, 2)
+		wantEqual(t, "Stats.DroppedTotal", s.DroppedTotal, 1)
+	})
+}
+
+func TestAfterListenerCloseNoAcceptedConnectionIsAnnounced(t *testing.T) {
+	serve := func(t *testing.T, l *eventloop.Loop, conf *tls.Config, end func(ln *eventloop.Listener)) (*tape, net.Conn) {
+		fake := newFakeListener()
+		r, cfg := newTape(&eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) { c.Close() }, TLS: conf})
+		ln, err := l.Serve(fake, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, peer := net.Pipe()
+		ended := make(chan struct{})
+		l.Post(func() {
+			fake.results <- ours
+			time.Sleep(time.Second) // it is accepted, and waits for this turn to end
+			end(ln)
+			close(ended)
+		})
+		<-ended
+		return r, peer
+	}
+	t.Run("by Close", func(t *testing.T) {
+		for _, conf := range []*tls.Config{nil, serverConf} {
+			inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+				r, peer := serve(t, l, conf, func(ln *eventloop.Listener) { ln.Close() })
+				readAll(t, peer)
+				synctest.Wait()
+				wantEqual(t, "callbacks", r.order(), "")
+				wantEqual(t, "Stats.DroppedTotal", l.Stats().DroppedTotal, 1)
+				wantEqual(t, "Stats.Handles", l.Stats().Handles, 1) // that of inBubble
+			})
+		}
+	})
+	t.Run("Shutdown serves it", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+			r, peer := serve(t, l, nil, func(*eventloop.Listener) { l.Shutdown(nil) })
+			readAll(t, peer)
+			synctest.Wait()
+			wantEqual(t, "callbacks", r.order(), "connect close")
+		})
+	})
+	t.Run("Close in OnConnect keeps the connection", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+			fake := newFakeListener()
+			var ln *eventloop.Listener
+			r, cfg := newTape(&eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) { ln.Close() }})
+			ln, _ = l.Serve(fake, cfg)
+			ours, peer := net.Pipe()
+			fake.results <- ours
+			synctest.Wait()
+			wantEqual(t, "callbacks", r.order(), "connect")
+			peer.Close()
+			synctest.Wait()
+			wantEqual(t, "callbacks", r.order(), "connect event close")
+		})
+	})
+}
+
+// A lateConn is a connection whose RemoteAddr waits for the peer, as where it
+// comes from the header of the PROXY protocol.
+type lateConn struct {
+	net.Conn
+	asked atomic.Int64 // how often it was asked
+}
+
+func newLateConn() (c *lateConn, peer net.Conn) {
+	ours, peer := net.Pipe()
+	return &lateConn{Conn: ours}, peer
+}
+
+func (c *lateConn) RemoteAddr() net.Addr {
+	c.asked.Add(1)
+	if _, err := io.ReadFull(c.Conn, make([]byte, 1)); err != nil {
+		return nil
+	}
+	return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 80}
+}
+
+func TestTheAddressOfAForeignConnectionIsAskedOnceBeforeOnConnect(t *testing.T) {
+	for _, how := range []string{"Serve", "Adopt"} {
+		inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+			late, peer := newLateConn()
+			r, cfg := newTape(&eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) {
+				for range 3 {
+					wantEqual(t, "address", c.RemoteAddr().String(), "192.0.2.1:80")
+				}
+				wantEqual(t, "local address", c.LocalAddr().Network(), "pipe")
+				for range l.Handles() {
+				}
+			}})
+			fake := newFakeListener()
+			var ln *eventloop.Listener
+			if how == "Adopt" {
+				c, err := l.Adopt(late, cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				wantEqual(t, "address before OnConnect", c.RemoteAddr(), nil)
+			} else {
+				ln, _ = l.Serve(fake, cfg)
+				fake.results <- late
+				defer ln.Close()
+			}
+			synctest.Wait()
+			wantEqual(t, "callbacks before the peer has told", r.order(), "")
+			io.WriteString(peer, "x")
+			synctest.Wait()
+			peer.Close()
+			synctest.Wait()
+			wantEqual(t, "callbacks", r.order(), "connect event close")
+			wantEqual(t, "calls of RemoteAddr", late.asked.Load(), 1)
+		})
+	}
+}
+
+func TestASilentPeerOfAForeignListenerKeepsNobodyOut(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+		fake, httpFake := newFakeListener(), newFakeListener()
+		ln, _ := l.Serve(fake, echo())
+		s, _ := l.ServeHTTP(httpFake, func(r *eventloop.HTTPRequest) { r.Respond(200, nil, nil) }, nil)
+		var silent []net.Conn
+		for _, f := range []*fakeListener{fake, httpFake} {
+			late, peer := newLateConn()
+			silent = append(silent, peer)
+			f.results <- late
+		}
+		ours, peer := net.Pipe()
+		fake.results <- ours
+		io.WriteString(peer, "hello")
+		wantEqual(t, "echo", readString(t, peer, 5), "hello")
+		peer.Close()
+		ours, peer = net.Pipe()
+		httpFake.results <- ours
+		go io.WriteString(peer, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		wantEqual(t, "answer", readString(t, peer, 15), "HTTP/1.1 200 OK")
+		io.Copy(io.Discard, peer)
+
+		// The silent ones are ended by the bounds of a handshake and of a request.
+		for _, p := range silent {
+			readAll(t, p)
+		}
+		synctest.Wait()
+		wantEqual(t, "Stats.IncomingTCP", l.Stats().IncomingTCP, 0)
+		wantEqual(t, "Stats.HTTPConns", l.Stats().HTTPConns, 0)
+		ln.Close()
+		s.Close()
+	})
+}
+
+func TestASilentPeerDoesNotKeepAConnectionFromBeingClosed(t *testing.T) {
+	for _, how := range []string{"Abort", "Close", "Stop"} {
+		inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+			late, peer := newLateConn()
+			r, cfg := newTape(nil)
+			c, err := l.Adopt(late, cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			httpFake := newFakeListener()
+			l.ServeHTTP(httpFake, func(*eventloop.HTTPRequest) {}, nil)
+			lateHTTP, httpPeer := newLateConn()
+			httpFake.results <- lateHTTP
+			synctest.Wait()
+			began := time.Now()
+			switch how {
+			case "Abort":
+				c.Abort()
+			case "Close":
+				c.Close()
+			}
+			if how != "Stop" {
+				synctest.Wait()
+				wantEqual(t, "callbacks", r.order(), "close")
+			}
+			l.Stop()
+			<-l.Done()
+			wantEqual(t, "time", time.Since(began), 0)
+			wantEqual(t, "callbacks", r.order(), "close")
+			readAll(t, peer)
+			readAll(t, httpPeer)
+		})
+	}
+}
+
+func TestMaxConnsPerIPCountsTheAddressThatAForeignConnectionTells(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+		fake := newFakeListener()
+		s, _ := l.ServeHTTP(fake, func(r *eventloop.HTTPRequest) { r.Respond(200, nil, nil) },
+			&eventloop.HTTPServerConfig{MaxConnsPerIP: 2})
+		var peers []net.Conn
+		for range 3 {
+			late, peer := newLateConn()
+			fake.results <- late
+			io.WriteString(peer, "x")
+			peers = append(peers, peer)
+		}
+		synctest.Wait()
+		wantEqual(t, "Stats.HTTPConns", l.Stats().HTTPConns, 2)
+		wantEqual(t, "Stats.HTTPDroppedTotal", l.Stats().HTTPDroppedTotal, 1)
+		for _, p := range peers {
+			p.Close()
+		}
+		synctest.Wait()
+		late, peer := newLateConn()
+		fake.results <- late
+		io.WriteString(peer, "x")
+		synctest.Wait()
+		wantEqual(t, "Stats.HTTPConns after they left", l.Stats().HTTPConns, 1)
+		peer.Close()
+		s.Close()
+	})
+}
+
+func TestAnAdoptedSocketHasItsAddressesAtOnce(t *testing.T) {
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		nc, peer := tcpPair(t)
+		for _, adopted := range []net.Conn{nc, tls.Server(nc, serverConf)} {
+			c, err := l.Adopt(adopted, nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			wantEqual(t, "remote address", c.RemoteAddr().String(), peer.LocalAddr().String())
+			wantEqual(t, "local address", c.LocalAddr().String(), peer.RemoteAddr().String())
+			c.Abort()
+		}
+		one, _ := net.Pipe()
+		c, err := l.Adopt(one, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		wantEqual(t, "address of a pipe", c.RemoteAddr().Network(), "pipe")
+		c.Abort()
+	})
+}
+
+// A muxConn has timeouts that are a net.Error and not os.ErrDeadlineExceeded, as
+// the connections of several multiplexers have.
+type muxConn struct{ net.Conn }
+
+type muxTimeout struct{}
+
+func (muxTimeout) Error() string   { return "deadline reached" }
+func (muxTimeout) Timeout() bool   { return true }
+func (muxTimeout) Temporary() bool { return true }
+
+func muxed(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return muxTimeout{}
+	}
+	return err
+}
+
+func (m muxConn) Read(p []byte) (int, error) {
+	n, err := m.Conn.Read(p)
+	return n, muxed(err)
+}
+
+func (m muxConn) Write(p []byte) (int, error) {
+	n, err := m.Conn.Write(p)
+	return n, muxed(err)
+}
+
+func TestTimeoutsOfAnyKindThatTheLibraryCausedStayInIt(t *testing.T) {
+	t.Run("Detach", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+			ours, peer := net.Pipe()
+			c, _ := l.Adopt(muxConn{ours}, nil)
+			<-c.Connected().Done()
+			synctest.Wait() // it reads
+			nc, err := await(t, c.Detach())
+			if err != nil {
+				t.Fatal(err)
+			}
+			go io.WriteString(peer, "hello")
+			wantEqual(t, "received", readString(t, nc, 5), "hello")
+			nc.Close()
+			peer.Close()
+		})
+	})
+	t.Run("StartTLS", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+			ours, peer := net.Pipe()
+			c, _ := l.Adopt(muxConn{ours}, &eventloop.ConnConfig{Server: true, OnData: echo().OnData})
+			<-c.Connected().Done()
+			synctest.Wait()
+			f := c.StartTLS(serverConf)
+			tc := tls.Client(peer, &tls.Config{InsecureSkipVerify: true})
+			go tc.Write([]byte("hello"))
+			wantEqual(t, "echo", readString(t, tc, 5), "hello")
+			if _, err := await(t, f); err != nil {
+				t.Error(err)
+			}
+			c.Abort()
+			peer.Close()
+		})
+	})
+	t.Run("HTTP server", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+			fake := newFakeListener()
+			var events []error
+			s, _ := l.ServeHTTP(fake, func(r *eventloop.HTTPRequest) {
+				l.AfterFunc(time.Second, func() { r.Respond(200, nil, []byte("hello")) }) // wakes the reader
+			}, &eventloop.HTTPServerConfig{OnEvent: func(_ *eventloop.HTTPServer, err error) { events = append(events, err) }})
+			ours, peer := net.Pipe()
+			fake.results <- muxConn{ours}
+			for range 3 {
+				go io.WriteString(peer, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+				b := make([]byte, 1000)
+				n, err := peer.Read(b)
+				if err != nil || n == 0 {
+					t.Fatalf("answer = %q, %v", b[:n], err)
+				}
+			}
+			s.Close()
+			io.Copy(io.Discard, peer)
+			synctest.Wait()
+			wantEqual(t, "events", len(events), 0)
+		})
+	})
+}
+
+// A stubbornConn is a connection whose Close waits.
+type stubbornConn struct {
+	net.Conn
+	release chan struct{}
+}
+
+func (s stubbornConn) Close() error {
+	<-s.release
+	return s.Conn.Close()
+}
+
+func TestADetachedConnectionThatNobodyTakesIsClosedWithoutHoldingUpTheLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, peer := net.Pipe()
+		stubborn := stubbornConn{ours, make(chan struct{})}
+		exits := 0
+		go func() {
+			time.Sleep(time.Minute)
+			close(stubborn.release)
+		}()
+		err := eventloop.Run(context.Background(), &eventloop.Config{WorkGrace: time.Hour}, func(l *eventloop.Loop) error {
+			c, err := l.Adopt(stubborn, nil)
+			if err != nil {
+				return err
+			}
+			c.Connected().Then(func(c *eventloop.Conn, err error) { c.Detach() })
+			other, otherPeer := net.Pipe()
+			began := time.Now()
+			l.Adopt(other, &eventloop.ConnConfig{OnClose: func(*eventloop.Conn) {
+				exits++
+				wantEqual(t, "time until the others are closed", time.Since(began), time.Second)
+				otherPeer.Close()
+			}})
+			l.AfterFunc(time.Second, l.Stop)
+			return nil
+		})
+		wantEqual(t, "Run", err, nil)
+		wantEqual(t, "OnClose of another connection", exits, 1)
+		readAll(t, peer)
+	})
+}
