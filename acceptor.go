@@ -32,6 +32,8 @@ type acceptor struct {
 	gate     chan struct{} // wakes the goroutine; one slot
 	out      chan struct{} // says that Accept has returned; one slot
 	gone     chan struct{} // closed when Close of ln has returned
+	ended    chan struct{} // closed when the goroutine is about to end
+	inKernel atomic.Bool   // stop could not make Accept return
 
 	acceptMu  sync.Mutex // guards the following
 	closed    bool
@@ -51,7 +53,11 @@ type accepting interface {
 func (a *acceptor) init(l *Loop, takes accepting, ln net.Listener, maxConns int) {
 	a.l, a.takes, a.ln, a.maxConns = l, takes, ln, max(maxConns, 0)
 	a.addr, a.file, a.ours = ln.Addr(), socketFile(ln), ours(ln)
-	a.gate, a.out, a.gone = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
+	a.gate, a.out = make(chan struct{}, 1), make(chan struct{}, 1)
+	a.gone, a.ended = make(chan struct{}), make(chan struct{})
+	if !a.ours {
+		l.usesForeign.Store(true)
+	}
 }
 
 // ours reports whether ln is of package net itself, and so hands its connections
@@ -86,6 +92,7 @@ func (a *acceptor) accept() {
 		}
 	}
 	<-a.gone
+	close(a.ended)
 	a.takes.acceptEnded()
 }
 
@@ -205,9 +212,13 @@ func (a *acceptor) stop() bool {
 	a.nudge()
 	if a.ours && a.leaveAccept() {
 		a.closeListener()
-	} else {
-		a.l.wg.Go(a.closeListener)
+		return true
 	}
+	if a.ours {
+		a.inKernel.Store(true)
+		a.l.usesForeign.Store(true)
+	}
+	a.l.wg.Go(a.closeListener)
 	return true
 }
 

@@ -34,7 +34,18 @@ func (l *Loop) wake() {
 }
 
 // send gives t to the dispatcher. It waits while the channel is full.
-func (l *Loop) send(t task) { l.tasks <- t }
+// After the end of the loop, when foreign code returns after all, t is dropped.
+func (l *Loop) send(t task) {
+	select {
+	case l.tasks <- t:
+		return
+	default:
+	}
+	select {
+	case l.tasks <- t:
+	case <-l.done:
+	}
+}
 
 // hand gives t to the dispatcher. It is for writers, which may be the dispatcher
 // itself: that must not wait for room in its own channel.

@@ -90,8 +90,9 @@
 //
 // In both cases the callbacks of [Loop.OnExit] come last, and when Run returns no
 // goroutine, descriptor or signal registration of the loop is left. (A function of
-// [Work] that ignores the end of its context is waited for, and told of by
-// [ErrWorkLeft].)
+// [Work] that ignores the end of its context, and a method of a net.Conn or
+// net.Listener that is not of package net and does not return, are waited for during
+// Config.WorkGrace, and named by [ErrWorkLeft].)
 //
 // A loop runs once. One that was made with [New] takes, before Run, Post, Hold,
 // OnExit, AfterFunc, Every and NewFuture, which begin with Run; whatever needs a

@@ -65,7 +65,9 @@ type Config struct {
 	MaxWork int
 
 	// WorkGrace is how long Run waits, at the end by force, for functions of
-	// [Work] to return. Zero: 5 s. Negative: not at all.
+	// [Work] to return. Zero: 5 s. Negative: not at all. It also bounds the wait
+	// for methods of a net.Conn or net.Listener that is not of package net, which
+	// get at least 100 ms.
 	WorkGrace time.Duration
 
 	// HTTP holds the settings of [Loop.HTTP].
@@ -109,6 +111,7 @@ type Loop struct {
 	exits    []func()
 	unasked  map[*unasked]struct{}
 	strays   []func() // see stray
+	closes   map[*foreignClose]struct{}
 
 	// Statistics, guarded by mu as well: the dispatcher has it anyway when they
 	// change.
@@ -138,6 +141,9 @@ type Loop struct {
 	turned       time.Duration // when the last turn began; written with mu held
 	lag          histogram.Histogram
 	lastPanic    *PanicError // see tookPanic
+	abandoned    bool        // foreign code did not return, see abandonForeign
+
+	usesForeign atomic.Bool
 }
 
 type loopState uint8

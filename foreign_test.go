@@ -5,8 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -478,5 +480,149 @@ func TestADetachedConnectionThatNobodyTakesIsClosedWithoutHoldingUpTheLoop(t *te
 		wantEqual(t, "Run", err, nil)
 		wantEqual(t, "OnClose of another connection", exits, 1)
 		readAll(t, peer)
+	})
+}
+
+// A deafenedConn waits in one of its methods until it is released, whatever happens.
+type deafenedConn struct {
+	net.Conn
+	method  string
+	release chan struct{}
+}
+
+func (d deafenedConn) at(method string) {
+	if d.method == method {
+		<-d.release
+	}
+}
+
+func (d deafenedConn) Read(p []byte) (int, error)  { d.at("Read"); return d.Conn.Read(p) }
+func (d deafenedConn) Write(p []byte) (int, error) { d.at("Write"); return d.Conn.Write(p) }
+func (d deafenedConn) Close() error                { d.at("Close"); return d.Conn.Close() }
+func (d deafenedConn) RemoteAddr() net.Addr        { d.at("RemoteAddr"); return d.Conn.RemoteAddr() }
+
+// A deafenedListener is the same as a listener.
+type deafenedListener struct {
+	net.Listener
+	method  string
+	release chan struct{}
+}
+
+func (d deafenedListener) Accept() (net.Conn, error) {
+	if d.method == "Accept" {
+		<-d.release
+	}
+	return d.Listener.Accept()
+}
+
+func (d deafenedListener) Close() error {
+	if d.method == "Close" {
+		<-d.release
+	}
+	return d.Listener.Close()
+}
+
+func TestForeignCodeThatNeverReturnsIsNamedInTheErrorOfRun(t *testing.T) {
+	run := func(t *testing.T, grace, want time.Duration, start func(l *eventloop.Loop, release chan struct{})) {
+		synctest.Test(t, func(t *testing.T) {
+			release := make(chan struct{})
+			var began time.Time
+			err := eventloop.Run(context.Background(), &eventloop.Config{WorkGrace: grace, Logger: slog.New(slog.DiscardHandler)}, func(l *eventloop.Loop) error {
+				start(l, release)
+				l.AfterFunc(time.Second, func() { began = time.Now(); l.Stop() })
+				return nil
+			})
+			if !errors.Is(err, eventloop.ErrWorkLeft) || !strings.Contains(err.Error(), "eventloop_test.deaf") {
+				t.Errorf("Run = %v, want an error that names the foreign code", err)
+			}
+			if d := time.Since(began); d < want || d > want+time.Second {
+				t.Errorf("Run returned %v after Stop, want %v", d, want)
+			}
+			close(release)
+			synctest.Wait()
+		})
+	}
+	for grace, want := range map[time.Duration]time.Duration{0: 5 * time.Second, time.Minute: time.Minute, -1: 0} {
+		for _, method := range []string{"Read", "Write", "Close", "RemoteAddr"} {
+			closes := 0
+			run(t, grace, want, func(l *eventloop.Loop, release chan struct{}) {
+				ours, peer := net.Pipe()
+				c, err := l.Adopt(deafenedConn{ours, method, release}, &eventloop.ConnConfig{
+					OnClose: func(*eventloop.Conn) { closes++ },
+				})
+				if err != nil {
+					t.Error(err)
+				}
+				c.WriteString("hello")
+				go func() { <-release; peer.Close() }()
+			})
+			wantEqual(t, "OnClose of a connection that waits in "+method, closes, 1)
+		}
+		for _, method := range []string{"Accept", "Close"} {
+			run(t, grace, want, func(l *eventloop.Loop, release chan struct{}) {
+				l.Serve(deafenedListener{newFakeListener(), method, release}, nil)
+			})
+			run(t, grace, want, func(l *eventloop.Loop, release chan struct{}) {
+				l.ServeHTTP(deafenedListener{newFakeListener(), method, release}, func(*eventloop.HTTPRequest) {}, nil)
+			})
+		}
+		run(t, grace, want, func(l *eventloop.Loop, release chan struct{}) {
+			ours, _ := net.Pipe()
+			c, _ := l.Adopt(deafenedConn{ours, "Close", release}, nil)
+			c.Connected().Then(func(c *eventloop.Conn, err error) { c.Detach() }) // nobody takes it
+		})
+	}
+}
+
+func TestForeignCodeOfAnHTTPClientThatNeverReturnsIsNamedInTheErrorOfRun(t *testing.T) {
+	for _, method := range []string{"Dial", "Read", "Close"} {
+		synctest.Test(t, func(t *testing.T) {
+			release := make(chan struct{})
+			ran := false
+			err := eventloop.Run(context.Background(), &eventloop.Config{Logger: slog.New(slog.DiscardHandler)}, func(l *eventloop.Loop) error {
+				client := eventloop.NewHTTPClient(l, eventloop.HTTPClientConfig{
+					Dial: func(context.Context, string, string) (net.Conn, error) {
+						if method == "Dial" {
+							<-release
+						}
+						ours, peer := net.Pipe()
+						go func() {
+							peer.Read(make([]byte, 1000))
+							io.WriteString(peer, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+							<-release
+							peer.Close()
+						}()
+						return deafenedConn{ours, method, release}, nil
+					},
+				})
+				client.Get(nil, "http://192.0.2.1/").Then(func(_ *eventloop.HTTPResponse, err error) {
+					client.CloseIdle()
+					l.Post(func() { ran = true })
+				})
+				l.AfterFunc(time.Second, l.Stop)
+				return nil
+			})
+			if !errors.Is(err, eventloop.ErrWorkLeft) {
+				t.Errorf("Run = %v with a %s that does not return", err, method)
+			}
+			wantEqual(t, "the loop went on while "+method+" ran", ran, method == "Close")
+			close(release)
+			synctest.Wait()
+		})
+	}
+}
+
+func TestForeignCodeThatReturnsInTimeIsNoError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		err := eventloop.Run(context.Background(), &eventloop.Config{WorkGrace: time.Minute}, func(l *eventloop.Loop) error {
+			ours, peer := net.Pipe()
+			l.Adopt(deafenedConn{ours, "Close", release}, nil)
+			l.Serve(deafenedListener{newFakeListener(), "Close", release}, nil)
+			time.AfterFunc(30*time.Second, func() { close(release); peer.Close() })
+			l.AfterFunc(time.Second, l.Stop)
+			return nil
+		})
+		wantEqual(t, "Run", err, nil)
 	})
 }

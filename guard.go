@@ -317,24 +317,6 @@ var errNoConn = errors.New("neither a connection nor an error")
 func (g *guardedListener) Close() error   { return g.aside("close", g.ln.Close) }
 func (g *guardedListener) Addr() net.Addr { return g.addr }
 
-// closeConn closes nc without waiting for it: at once if it is a socket of package
-// net, and otherwise on a goroutine of its own. TLS says goodbye first.
-func (l *Loop) closeConn(nc net.Conn) {
-	switch nc.(type) {
-	case *net.TCPConn, *net.UnixConn:
-		nc.Close()
-		return
-	}
-	l.wg.Go(func() { l.closeForeign(nc) })
-}
-
-// closeForeign closes nc, and reports a panic.
-func (l *Loop) closeForeign(nc net.Conn) {
-	if err := aside(nc.Close); isUncaught(err) {
-		l.strayEvent(err)
-	}
-}
-
 // guardDial returns dial as a function that does not panic, of connections that do
 // not either.
 func (l *Loop) guardDial(dial func(ctx context.Context, network, address string) (net.Conn, error)) func(ctx context.Context, network, address string) (net.Conn, error) {

@@ -57,7 +57,9 @@ func (c *httpCall) dialSlot(r *httpRoute, times *HTTPTiming) (*httpconn.Conn, er
 		return nil, err
 	}
 	ok = true
-	return httpconn.New(nc, r.key), nil
+	conn := httpconn.New(nc, r.key)
+	conn.CloseBy(c.loop.closeConn) // the pool closes it on the loop
+	return conn, nil
 }
 
 // dial connects for the route, with everything that comes before the request.
@@ -98,6 +100,8 @@ func (c *httpCall) connect(ctx context.Context, r *httpRoute, times *HTTPTiming)
 		dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 			return c.client.loop.dialContext(ctx, network, address, &ConnConfig{})
 		}
+	} else {
+		c.client.loop.usesForeign.Store(true)
 	}
 	var lookup lookupTime
 	nc, err := dial(context.WithValue(ctx, lookupTimeKey{}, &lookup), r.network, r.addr)

@@ -79,7 +79,9 @@ func newHTTPConn(s *HTTPServer, nc net.Conn) *httpConn {
 	c := &httpConn{s: s, fd: -1, back: make(chan struct{}, 1)}
 	nc = guardConn(nc, c.panicked)
 	c.nc = nc
-	if c.foreign = !s.ours && isForeign(nc); !c.foreign {
+	if c.foreign = !s.ours && isForeign(nc); c.foreign {
+		s.loop.usesForeign.Store(true)
+	} else {
 		c.remote = nc.RemoteAddr()
 		c.ip = addrIP(c.remote)
 		c.deaf = nc.SetDeadline(noDeadline) != nil

@@ -249,6 +249,7 @@ type connExtra struct {
 	network, address string   // as dialled
 	local, remote    net.Addr // if hasAddrs is set; see Conn.addrs
 	hasAddrs         bool
+	foreign          net.Conn // nc, or what is below TLS, if it is foreign
 	cancel           context.CancelFunc
 	connected        *Future[*Conn]
 	flushed          []flushWaiter
@@ -705,8 +706,7 @@ func (c *Conn) interrupt() {
 // The caller holds c.mu.
 func (c *Conn) hangUp() {
 	c.setReset()
-	nc := c.lowest()
-	c.loop.wg.Go(func() { nc.Close() })
+	c.loop.closeAside(c.lowest())
 }
 
 // lowest returns nc, or the connection below if nc is TLS.

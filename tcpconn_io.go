@@ -76,7 +76,14 @@ func (c *Conn) handshakeAndServe(nc net.Conn, conf *tls.Config, client, direct b
 		nc.SetDeadline(noDeadline) // of its life before
 	}
 	tc, isTLS := nc.(*tls.Conn) // whoever made it may have left the handshake to us
-	asks := !direct && !c.knowsAddrs() && isForeign(nc)
+	foreign := isForeign(nc)
+	if foreign {
+		c.loop.usesForeign.Store(true)
+		c.mu.Lock()
+		c.extra().foreign = unguarded(nc)
+		c.mu.Unlock()
+	}
+	asks := foreign && !c.knowsAddrs()
 	if conf == nil && !isTLS && !asks {
 		c.up(nc, direct)
 		return
@@ -115,7 +122,7 @@ func (c *Conn) askAddrs(ctx context.Context, nc net.Conn) bool {
 	c.loop.wg.Add(1)
 	stop := context.AfterFunc(ctx, func() {
 		defer c.loop.wg.Done()
-		c.loop.closeForeign(nc)
+		c.loop.closeAside(nc)
 	})
 	var local, remote net.Addr
 	err := aside(func() error { local, remote = nc.LocalAddr(), nc.RemoteAddr(); return nil })
@@ -1192,6 +1199,12 @@ func (c *Conn) resolveFlushed() {
 
 func (t *goneTask) run() {
 	c := (*Conn)(t)
+	c.mu.Lock()
+	abandoned := c.flags.has(flagGone)
+	c.mu.Unlock()
+	if abandoned {
+		return
+	}
 	// Deferred, because callbacks may call runtime.Goexit (t.FailNow does).
 	defer c.forget()
 	defer c.closed()

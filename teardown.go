@@ -55,8 +55,9 @@ func (l *Loop) closeAll() {
 		l.first = nil
 		t.run()
 	}
-	grace := l.workGrace()
+	grace, foreign := l.graces()
 	defer grace.Stop()
+	defer foreign.Stop()
 	for l.handleCount() > 0 {
 		if l.ordered != nil && l.serveOrdered() {
 			continue
@@ -70,25 +71,54 @@ func (l *Loop) closeAll() {
 			t.run()
 		case <-grace.C:
 			l.abandonWork()
+		case <-foreign.C:
+			l.abandonForeign()
+			foreign.Reset(foreignGrace)
 		}
 	}
 	l.writers.Close()
 	l.names.close()
 	l.endCoroutines()
-	l.wg.Wait()
+	l.awaitGoroutines(foreign)
 	l.timer.Stop()
 	finished = true
 	l.runStrays()
 	l.flushUnasked()
 }
 
-// workGrace returns a timer for the end of Config.WorkGrace.
-func (l *Loop) workGrace() *time.Timer {
+// graces returns timers for the end of Config.WorkGrace, for work and for foreign
+// code.
+func (l *Loop) graces() (work, foreign *time.Timer) {
 	d := l.cfg.WorkGrace
 	if d == 0 {
 		d = defaultWorkGrace
 	}
-	return time.NewTimer(max(d, 0))
+	return time.NewTimer(max(d, 0)), time.NewTimer(max(d, foreignGrace))
+}
+
+// awaitGoroutines waits for the goroutines of the loop, but not for foreign code
+// when foreign has fired. The other goroutines wait for nothing.
+func (l *Loop) awaitGoroutines(foreign *time.Timer) {
+	if !l.usesForeign.Load() {
+		l.wg.Wait()
+		return
+	}
+	gone := make(chan struct{})
+	go func() { // ends with the foreign code
+		l.wg.Wait()
+		close(gone)
+	}()
+	for {
+		select {
+		case <-gone:
+			return
+		case <-foreign.C:
+			if l.abandonForeign(); l.abandoned {
+				return
+			}
+			foreign.Reset(foreignGrace)
+		}
+	}
 }
 
 func (l *Loop) handleCount() int {

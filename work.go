@@ -82,7 +82,8 @@ func logLatePanic[T any](result *Future[T], err error) {
 	}
 }
 
-// ErrWorkLeft matches the error of [Loop.Run] when functions of [Work] did not
+// ErrWorkLeft matches the error of [Loop.Run] when functions of [Work], or methods
+// of a net.Conn or net.Listener that is not of package net, did not
 // return within Config.WorkGrace of the end of the loop.
 var ErrWorkLeft = errors.New("eventloop: work did not return")
 

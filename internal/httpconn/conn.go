@@ -31,6 +31,7 @@ var (
 // be for a second one.
 type Conn struct {
 	nc    net.Conn
+	close func(nc net.Conn) // nil: Close of nc
 	key   Key
 	raw   syscall.RawConn // to look at the descriptor; nil if there is none
 	uses  int             // requests begun
@@ -134,7 +135,16 @@ func (c *Conn) End() bool {
 }
 
 // Close closes the connection. What is written and read after fails.
-func (c *Conn) Close() { c.nc.Close() }
+func (c *Conn) Close() {
+	if c.close != nil {
+		c.close(c.nc)
+	} else {
+		c.nc.Close()
+	}
+}
+
+// CloseBy has Close call f, for connections whose own Close may wait.
+func (c *Conn) CloseBy(f func(nc net.Conn)) { c.close = f }
 
 // past is a deadline that has passed, for ever.
 var past = time.Unix(1, 0)
@@ -146,7 +156,7 @@ func (c *Conn) Interrupt() {
 	defer c.mu.Unlock()
 	c.cut = true
 	if c.nc.SetDeadline(past) != nil {
-		c.nc.Close() // it knows no deadlines
+		c.Close() // it knows no deadlines
 	}
 }
 
