@@ -28,7 +28,7 @@ func (c *Conn) startTask() {
 		return
 	}
 	run := func(t *Task) error { return f(t, c) }
-	c.loop.startTask(context.Background(), run, f).Then(func(_ struct{}, err error) { c.taskEnded(err) })
+	c.loop.startTask(context.Background(), run, origin{fn: funcPC(f)}).Then(func(_ struct{}, err error) { c.taskEnded(err) })
 }
 
 // taskEnded closes the connection after its task. On the loop.

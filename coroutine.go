@@ -2,6 +2,7 @@ package eventloop
 
 import (
 	"iter"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,6 +19,9 @@ type coroutine struct {
 	next  func() (struct{}, bool) // runs it up to a suspension or the end of its task
 	stop  func()                  // ends it; a suspended task is unwound
 	yield func(struct{}) bool
+
+	// How its stack traces begin, for a slowWatch; else nil.
+	header atomic.Pointer[[]byte]
 
 	// What a task needs to wait, made once.
 	step  func()   // resumes the task
@@ -65,6 +69,10 @@ func (l *Loop) endCoroutines() {
 // run is the goroutine.
 func (c *coroutine) run(yield func(struct{}) bool) {
 	c.yield = yield
+	if c.task.loop.watch != nil {
+		header := goroutineHeader()
+		c.header.Store(&header)
+	}
 	for c.task.body() {
 		c.task = nil
 		if !yield(struct{}{}) {

@@ -52,8 +52,9 @@ type Config struct {
 	Logger *slog.Logger
 
 	// SlowCallback is how long a callback, or a task between two suspensions, may
-	// hold up the loop before Logger is told, with the stack of the dispatcher and
-	// the name of the task. Zero or negative: such callbacks are not looked for.
+	// hold up the loop before Logger is told, with the stack of the callback, or with
+	// that of the task and its name. Zero or negative: such callbacks are not looked
+	// for.
 	SlowCallback time.Duration
 
 	// Resolver says how names are resolved. The zero value goes by the files of

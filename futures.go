@@ -19,9 +19,10 @@ import (
 //
 // A failure is reported if a second passes, or the loop ends, and the result was
 // not asked for by Then, Done, Result, Wait, Await, All, Any, Race or Ignore. The
-// report goes to Config.EventHandler. Without one it goes to Config.Logger, unless
-// it is the ordinary end of a connection: information (see [IsInfo]) or
-// net.ErrClosed.
+// report goes to Config.EventHandler, as an error that wraps the failure and, for
+// tasks, functions of Work and HTTP requests, names the function and the source line
+// that started it. Without an EventHandler it goes to Config.Logger, unless it is the
+// ordinary end of a connection: information (see [IsInfo]) or net.ErrClosed.
 type Future[T any] struct {
 	handle
 
@@ -111,6 +112,16 @@ func (f *Future[T]) resolve(v T, err error) {
 }
 
 func (f *Future[T]) finish(state futureState, v T, err error) {
+	f.finishFrom(origin{}, state, v, err)
+}
+
+// resolveFrom is resolve for an operation that knows where it comes from.
+func (f *Future[T]) resolveFrom(o origin, v T, err error) {
+	f.finishFrom(o, futureResolved, v, err)
+	f.loop.unregister(&f.handle)
+}
+
+func (f *Future[T]) finishFrom(o origin, state futureState, v T, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.state != futurePending {
@@ -132,7 +143,7 @@ func (f *Future[T]) finish(state futureState, v T, err error) {
 		o.notify()
 	}
 	if err != nil && !f.asked && state == futureResolved {
-		f.unasked = f.loop.watchUnasked(err)
+		f.unasked = f.loop.watchUnasked(o.from(err))
 	}
 }
 
@@ -350,7 +361,11 @@ func (l *Loop) reportUnasked(err error) {
 // failed.
 func (l *Loop) logUnasked(err error) {
 	if !isEnd(err) {
-		l.log(slog.LevelWarn, "a future failed and its result was not asked for", "err", err)
+		attrs := []any{"err", err}
+		if f, ok := err.(*failure); ok {
+			attrs = append([]any{"err", f.err}, f.attrs()...)
+		}
+		l.log(slog.LevelWarn, "a future failed and its result was not asked for", attrs...)
 	}
 }
 

@@ -310,7 +310,7 @@ type HTTPTiming struct {
 
 // Get is [HTTPClient.Do] with the method GET and no options.
 func (c *HTTPClient) Get(ctx context.Context, url string) *Future[*HTTPResponse] {
-	return c.Do(ctx, "GET", url, nil)
+	return c.do(ctx, "GET", url, nil, callSite())
 }
 
 // Do sends a request and returns at once. The URL is http or https; what it has
@@ -332,8 +332,12 @@ func (c *HTTPClient) Get(ctx context.Context, url string) *Future[*HTTPResponse]
 // a single byte of an answer: it had closed it already while the request was on
 // its way. That happens once at most, on a new connection.
 func (c *HTTPClient) Do(ctx context.Context, method, url string, opts *HTTPOptions) *Future[*HTTPResponse] {
+	return c.do(ctx, method, url, opts, callSite())
+}
+
+func (c *HTTPClient) do(ctx context.Context, method, url string, opts *HTTPOptions, at uintptr) *Future[*HTTPResponse] {
 	l := c.loop
-	call := &httpCall{client: c, ctx: ctx, asked: url, opts: &noOptions, begun: time.Now()}
+	call := &httpCall{client: c, ctx: ctx, asked: url, opts: &noOptions, begun: time.Now(), at: at}
 	if ctx == nil {
 		call.ctx = context.Background()
 	}

@@ -38,6 +38,7 @@ type httpCall struct {
 	asked  string          // the URL
 	opts   *HTTPOptions    // a copy of the caller's, or noOptions
 	begun  time.Time
+	at     uintptr // where the caller is
 
 	// Of the goroutine, changed by redirects.
 	method string
@@ -321,7 +322,7 @@ func (c *httpCall) resolve(res *HTTPResponse, err error) {
 	if err == ErrLoopClosed {
 		c.future.fail(err)
 	} else {
-		c.future.finish(futureResolved, res, err)
+		c.future.finishFrom(origin{kind: kindHTTPClient, at: c.at}, futureResolved, res, err)
 	}
 	l := c.loop
 	c.opts, c.target, c.route = &noOptions, nil, nil // the future may live on

@@ -36,7 +36,7 @@ func TaskHandler(f func(t *Task, r *HTTPRequest) error) func(r *HTTPRequest) {
 		r.extra().inTask = true
 		r.mu.Unlock()
 		run := func(t *Task) error { return f(t, r) }
-		r.loop.startTask(r.Context(), run, f).Then(func(_ struct{}, err error) { r.taskEnded(err) })
+		r.loop.startTask(r.Context(), run, origin{fn: funcPC(f)}).Then(func(_ struct{}, err error) { r.taskEnded(err) })
 	}
 }
 

@@ -218,7 +218,7 @@ func TestTheOrdinaryEndOfAConnectionIsNoFailureOfATask(t *testing.T) {
 
 		var events []error
 		mustRun(t, &eventloop.Config{EventHandler: func(err error) { events = append(events, err) }}, start)
-		wantSlice(t, "events of a handler, which gets all", events, []error{tt.err, tt.err})
+		wantErrs(t, "events of a handler, which gets all", events, tt.err, tt.err)
 	}
 }
 

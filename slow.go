@@ -81,20 +81,25 @@ func (l *Loop) isSleeping() bool {
 func (w *slowWatch) report(d time.Duration) {
 	l := w.loop
 	l.count.slow.Add(1)
-	args := []any{"for", d, "stack", string(w.stack())}
+	header, args := w.header, []any{"for", d}
 	if t := l.task.Load(); t != nil {
 		args = append(args, "task", t.describe())
+		if h := t.co.header.Load(); h != nil { // else the task is about to begin
+			header = *h
+		}
 	}
+	args = append(args, "stack", string(stackOf(header)))
 	l.log(slog.LevelWarn, "a callback holds up the loop", args...)
 }
 
-// stack returns the stack of the dispatcher. To get at that of another goroutine
-// those of all have to be taken, so this is done once a slow callback.
-func (w *slowWatch) stack() []byte {
+// stackOf returns the stack of the goroutine whose traces begin with header. To get at
+// that of another goroutine those of all have to be taken, so this is done once for
+// each slow callback.
+func stackOf(header []byte) []byte {
 	buf := make([]byte, 1<<20)
 	buf = buf[:runtime.Stack(buf, true)]
 	for _, s := range bytes.Split(buf, []byte("\n\n")) {
-		if bytes.HasPrefix(s, w.header) {
+		if bytes.HasPrefix(s, header) {
 			return s
 		}
 	}

@@ -49,14 +49,18 @@ func holdUp(d time.Duration) { time.Sleep(d) }
 func TestASlowTaskIsReportedWithItsName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, slow := slowLog(t, func(l *eventloop.Loop) { l.Go(t.Context(), slowTask) })
-		if slow != 1 || !strings.Contains(log, "slowTask") {
+		if slow != 1 || !strings.Contains(log, "task=github.com/onloop/eventloop_test.slowTask") {
 			t.Errorf("reported %d slow callbacks, want 1 that names the task:\n%s", slow, log)
+		}
+		_, stack, _ := strings.Cut(log, "stack=")
+		if !strings.Contains(stack, "holdUp") || !strings.Contains(stack, "slow_test.go") {
+			t.Errorf("the stack is not that of the task:\n%s", log)
 		}
 	})
 }
 
 func slowTask(t *eventloop.Task) error {
-	time.Sleep(time.Second)
+	holdUp(time.Second)
 	return t.Sleep(time.Second)
 }
 

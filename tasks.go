@@ -30,7 +30,7 @@ import (
 type Task struct {
 	handle
 	f      func(t *Task) error
-	fn     uintptr          // of the function that it is named after
+	origin origin
 	outer  context.Context  // of Go: its end ends the waits of the task
 	result Future[struct{}] // a part of the task: starting one allocates little else
 	self   atomic.Uintptr   // goid.ID of the coroutine while it runs the task, else 0
@@ -86,18 +86,19 @@ const maxFree = 64
 //
 // Go may be called before Run.
 func (l *Loop) Go(ctx context.Context, f func(t *Task) error) *Future[struct{}] {
-	if f == nil {
-		return failedFuture[struct{}](l, errNilFunc)
-	}
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	return l.startTask(ctx, f, f)
+	return l.startTask(ctx, f, origin{fn: funcPC(f), at: callSite()})
 }
 
-// startTask is Go for a task that goes by the name of the function named.
-func (l *Loop) startTask(ctx context.Context, f func(t *Task) error, named any) *Future[struct{}] {
-	t := &Task{f: f, fn: funcPC(named), outer: ctx}
+// startTask is Go for a task that comes from o.
+func (l *Loop) startTask(ctx context.Context, f func(t *Task) error, o origin) *Future[struct{}] {
+	if f == nil {
+		return failedFuture[struct{}](l, errNilFunc)
+	}
+	o.kind = kindTask
+	t := &Task{f: f, origin: o, outer: ctx}
 	t.result.loop = l
 	if err := l.register(&t.handle, t, kindTask, true); err != nil {
 		t.result.fail(err)
@@ -187,11 +188,11 @@ func (t *Task) settle() {
 		l.stopPanic(t.panicked)
 		t.result.finish(futureClosed, struct{}{}, t.panicked) // reported by Run
 	case t.panicked != nil:
-		t.result.fail(t.panicked)
+		t.result.resolveFrom(t.origin, struct{}{}, t.panicked)
 	case t.unwound && (errors.Is(t.err, ErrLoopClosed) || errors.Is(t.err, context.Canceled)):
 		t.result.fail(ErrLoopClosed)
 	default:
-		t.result.resolve(struct{}{}, t.err)
+		t.result.resolveFrom(t.origin, struct{}{}, t.err)
 	}
 }
 
@@ -212,7 +213,7 @@ func (t *Task) terminate() {
 	t.co.stop() // the suspension returns, and the task runs to its end
 }
 
-func (t *Task) describe() string { return funcName(t.fn) }
+func (t *Task) describe() string { return funcName(t.origin.fn) }
 
 // funcPC returns where the code of the function f begins.
 func funcPC(f any) uintptr { return reflect.ValueOf(f).Pointer() }
@@ -532,6 +533,7 @@ type TaskGroup struct {
 	limit   int        // of running; negative: none
 	queue   []*entrant // tasks that wait in Go, in order
 	err     error
+	origin  origin // of err
 	waiting uint64 // the parent's suspension in Wait
 	left    bool   // the parent has ended
 }
@@ -581,10 +583,11 @@ func (g *TaskGroup) Go(f func(t *Task) error) {
 		panic(ErrNotOnTask)
 	}
 	g.enter()
-	g.parent.loop.Go(g.ctx, f).observe(func(_ struct{}, err error) {
+	o := origin{fn: funcPC(f), at: callSite()}
+	g.parent.loop.startTask(g.ctx, f, o).observe(func(_ struct{}, err error) {
 		// Called when the task ends, which is on the loop.
 		g.exit()
-		g.failed(err)
+		g.failed(o, err)
 		if g.running == 0 {
 			g.parent.wake(g.waiting, nil)
 		}
@@ -632,12 +635,12 @@ type entrant struct {
 	entered bool   // there is a place for f
 }
 
-// failed notes the first error.
-func (g *TaskGroup) failed(err error) {
+// failed notes the first error, of the task from o.
+func (g *TaskGroup) failed(o origin, err error) {
 	if err == nil || g.err != nil {
 		return
 	}
-	g.err = err
+	g.err, g.origin = err, o
 	g.cancel(err)
 	if g.left && !errors.Is(err, context.Canceled) { // which leaving has caused
 		g.report()
@@ -655,7 +658,8 @@ func (g *TaskGroup) release() {
 // report has the error treated as that of a future that nobody asks about.
 func (g *TaskGroup) report() {
 	f := looseFuture[struct{}](g.parent.loop)
-	f.fail(g.err)
+	g.origin.kind = kindTask
+	f.resolveFrom(g.origin, struct{}{}, g.err)
 }
 
 // Wait suspends the parent until all tasks of the group have ended, and returns

@@ -31,10 +31,10 @@ func Work[T any](ctx context.Context, l *Loop, f func(ctx context.Context) (T, e
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	j := &job{name: funcName(funcPC(f))}
+	j := &job{origin: origin{kindWork, funcPC(f), callSite()}}
 	j.ctx, j.cancel = context.WithCancelCause(ctx)
 	result := looseFuture[T](l)
-	j.cancelled = func(err error) { result.resolve(*new(T), err) }
+	j.cancelled = func(err error) { result.resolveFrom(j.origin, *new(T), err) }
 	j.closed = func() { result.fail(ErrLoopClosed) }
 	j.do = func() { do(j, f, result) }
 	if err := l.register(&j.handle, j, kindWork, false); err != nil {
@@ -53,7 +53,7 @@ func do[T any](j *job, f func(ctx context.Context) (T, error), result *Future[T]
 		result.fail(ErrLoopClosed)
 		return
 	case j.ctx.Err() != nil:
-		result.resolve(*new(T), context.Cause(j.ctx))
+		j.cancelled(context.Cause(j.ctx))
 		return
 	case !j.state.CompareAndSwap(jobQueued, jobRunning):
 		return // the loop has ended since, and with it the future
@@ -66,7 +66,7 @@ func do[T any](j *job, f func(ctx context.Context) (T, error), result *Future[T]
 			err = newPanicError(p)
 			logLatePanic(result, err)
 		}
-		result.resolve(v, err)
+		result.resolveFrom(j.origin, v, err)
 	}()
 	v, err = f(j.ctx)
 }
@@ -96,7 +96,7 @@ const (
 // A job is a function of Work.
 type job struct {
 	handle
-	name      string
+	origin    origin
 	state     atomic.Uint32   // jobQueued and so on
 	do        func()          // runs the function and resolves the future
 	cancelled func(err error) // resolves it without
@@ -218,7 +218,7 @@ func (j *job) terminate() {
 	}
 }
 
-func (j *job) describe() string { return j.name }
+func (j *job) describe() string { return funcName(j.origin.fn) }
 
 // abandonWork gives up on the functions that are running when everything else is
 // closed, and makes Run say so. A function that is over is not one of them: its
@@ -233,8 +233,8 @@ func (l *Loop) abandonWork() {
 	}
 	l.mu.Unlock()
 	for _, j := range left {
-		l.log(slog.LevelError, "work did not return", "func", j.name)
-		err := fmt.Errorf("%w: %s", ErrWorkLeft, j.name)
+		l.log(slog.LevelError, "work did not return", "func", j.describe())
+		err := fmt.Errorf("%w: %s", ErrWorkLeft, j.describe())
 		l.mu.Lock()
 		l.stopErr = errors.Join(l.stopErr, err)
 		l.mu.Unlock()
