@@ -3,6 +3,7 @@ package eventloop
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 )
 
@@ -57,4 +58,30 @@ func (c *Conn) taskError(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return &OpError{Op: "task", Net: c.network(), Addr: c.remote(), Err: err, Conn: c}
+}
+
+// DataOf returns a value of the application that belongs to c, typed: the first call
+// makes a zero T, and all calls return the same one. It is what [Conn.Data] returns,
+// as a *T. If SetData, or DataOf with another type, has stored something else, DataOf
+// panics.
+func DataOf[T any](c *Conn) *T {
+	v := c.Data()
+	if v == nil {
+		v = c.dataOr(new(T))
+	}
+	p, ok := v.(*T)
+	if !ok {
+		panic(fmt.Errorf("eventloop: the data of the connection is a %T, not a %T", v, p))
+	}
+	return p
+}
+
+// dataOr returns the data of c, which becomes v if there is none.
+func (c *Conn) dataOr(v any) any {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.data == nil {
+		c.data = v
+	}
+	return c.data
 }

@@ -206,3 +206,82 @@ func TestATaskOfADialedConnection(t *testing.T) {
 	wantEqual(t, "echo", <-got, "hello")
 	ln.Close()
 }
+
+type session struct{ lines int }
+
+func TestDataOfIsOneValueForEachConnection(t *testing.T) {
+	var counts []int
+	for _, lines := range []string{"a\nb\n", "c\n"} {
+		cfg := &eventloop.ConnConfig{
+			OnData: func(c *eventloop.Conn, data []byte) {
+				eventloop.DataOf[session](c).lines += strings.Count(string(data), "\n")
+			},
+			OnClose: func(c *eventloop.Conn) {
+				counts = append(counts, eventloop.DataOf[session](c).lines)
+				if c.Data() != any(eventloop.DataOf[session](c)) {
+					t.Error("Data returns another value")
+				}
+			},
+		}
+		onePipe(t, eventloop.Config{}, cfg, func(_ *eventloop.Loop, nc net.Conn) {
+			io.WriteString(nc, lines)
+			nc.Close()
+		})
+	}
+	wantSlice(t, "lines", counts, []int{2, 1})
+}
+
+func TestDataOfAnotherTypePanicsWithBothTypes(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	server, client := net.Pipe()
+	defer client.Close()
+	c, err := l.Adopt(server, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Abort()
+	eventloop.DataOf[session](c)
+	v, _ := outcome(func() { eventloop.DataOf[int](c) })
+	if err, ok := v.(error); !ok || !strings.Contains(err.Error(), "*eventloop_test.session, not a *int") {
+		t.Errorf("panics with %v", v)
+	}
+	c.SetData(nil)
+	wantEqual(t, "after SetData(nil)", *eventloop.DataOf[int](c), 0)
+}
+
+func TestGoroutinesThatAskForDataAtATimeGetTheSame(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	server, client := net.Pipe()
+	defer client.Close()
+	c, err := l.Adopt(server, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Abort()
+	got := make(chan *session, 8)
+	for range cap(got) {
+		go func() { got <- eventloop.DataOf[session](c) }()
+	}
+	first := <-got
+	for range cap(got) - 1 {
+		wantEqual(t, "value", <-got, first)
+	}
+}
+
+// Under the race detector, what OnData got is worthless afterwards, so that a program
+// that keeps it is found out.
+func TestKeepingTheDataOfOnDataShowsUnderTheRaceDetector(t *testing.T) {
+	if !raceEnabled {
+		t.Skip("data is poisoned only under the race detector")
+	}
+	var kept []byte
+	cfg := &eventloop.ConnConfig{OnData: func(c *eventloop.Conn, data []byte) {
+		wantEqual(t, "data", string(data), "secret")
+		kept = data
+	}}
+	onePipe(t, eventloop.Config{}, cfg, func(_ *eventloop.Loop, nc net.Conn) {
+		io.WriteString(nc, "secret")
+		nc.Close()
+	})
+	wantEqual(t, "what was kept", string(kept), strings.Repeat("\xDB", 6))
+}

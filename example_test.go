@@ -373,6 +373,29 @@ func certificates() (server, client *tls.Config) {
 	return &tls.Config{Certificates: s.TLS.Certificates}, &tls.Config{RootCAs: roots}
 }
 
+// A value for each connection, without a map.
+func ExampleDataOf() {
+	type session struct{ bytes int }
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		server, client := net.Pipe()
+		_, err := l.Adopt(server, &eventloop.ConnConfig{
+			OnData: func(c *eventloop.Conn, data []byte) {
+				eventloop.DataOf[session](c).bytes += len(data)
+			},
+			OnClose: func(c *eventloop.Conn) {
+				fmt.Println(eventloop.DataOf[session](c).bytes, "bytes")
+			},
+		})
+		go func() {
+			io.WriteString(client, "hello, ")
+			io.WriteString(client, "loop")
+			client.Close()
+		}()
+		return err
+	})
+	// Output: 11 bytes
+}
+
 // A proxy: whoever connects to it talks to the server behind it. Each Pipe reads
 // no faster than the other side takes it.
 func ExampleConn_Pipe() {

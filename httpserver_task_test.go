@@ -280,20 +280,25 @@ func TestRespondTextAndJSON(t *testing.T) {
 
 func TestQueryAndFormValues(t *testing.T) {
 	l, _ := startLoop(t, nil)
-	var query, form url.Values
-	var formErr error
+	type values struct {
+		query, form url.Values
+		err         error
+	}
+	seen := make(chan values, 1)
 	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{StreamBodyOver: 100}, func(r *eventloop.HTTPRequest) {
-		query = r.QueryValues()
-		form, formErr = r.FormValues()
+		form, err := r.FormValues()
+		seen <- values{r.QueryValues(), form, err}
 		hai(r)
 	})
 	c := dialRaw(t, s.Addr())
-	post := func(target, kind, body string) {
+	post := func(target, kind, body string) (query, form url.Values, formErr error) {
 		c.send("POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s", target, kind, len(body), body)
 		c.answer("POST")
+		v := <-seen
+		return v.query, v.form, v.err
 	}
 	const urlencoded = "application/x-www-form-urlencoded"
-	post("/?a=1&a=2&b=%20x&c=%zz", urlencoded+"; charset=utf-8", "name=J%C3%BCrgen&x=1+2&name=b")
+	query, form, formErr := post("/?a=1&a=2&b=%20x&c=%zz", urlencoded+"; charset=utf-8", "name=J%C3%BCrgen&x=1+2&name=b")
 	wantSlice(t, "a", query["a"], []string{"1", "2"})
 	wantEqual(t, "b", query.Get("b"), " x")
 	wantEqual(t, "malformed c", query.Has("c"), false)
@@ -301,18 +306,18 @@ func TestQueryAndFormValues(t *testing.T) {
 	wantEqual(t, "x", form.Get("x"), "1 2")
 	wantEqual(t, "form error", formErr, nil)
 
-	post("/", urlencoded, "good=1&bad=%zz")
+	query, form, formErr = post("/", urlencoded, "good=1&bad=%zz")
 	wantEqual(t, "good", form.Get("good"), "1")
 	wantEqual(t, "no query", len(query), 0)
 	if formErr == nil {
 		t.Error("a malformed form is no error")
 	}
 	for _, kind := range []string{"text/plain", "multipart/form-data; boundary=x", "/"} {
-		if post("/", kind, "a=1"); formErr == nil || form != nil {
+		if _, form, err := post("/", kind, "a=1"); err == nil || form != nil {
 			t.Errorf("a body of type %q is taken for a form: %v", kind, form)
 		}
 	}
-	if post("/", urlencoded, "a="+strings.Repeat("x", 200)); formErr == nil || form != nil {
+	if _, form, err := post("/", urlencoded, "a="+strings.Repeat("x", 200)); err == nil || form != nil {
 		t.Errorf("a streamed body is taken for a form: %v", form)
 	}
 }

@@ -31,7 +31,8 @@ type ConnConfig struct {
 	OnConnect func(c *Conn)
 
 	// OnData is called each time bytes arrive (read-cb). data is valid until
-	// OnData returns, which may change it. If nil, what arrives is read and
+	// OnData returns, which may change it; under the race detector it is then
+	// overwritten, so that keeping it shows. If nil, what arrives is read and
 	// dropped. While the loop has tasks, however, which may be about to ask for a
 	// Stream, the first of it waits for them, for up to a second.
 	OnData func(c *Conn, data []byte)

@@ -1018,6 +1018,7 @@ func (c *Conn) claim() {
 }
 
 func (c *Conn) callData(f func(c *Conn, data []byte), data []byte) {
+	defer poison(data)
 	defer c.caught()
 	f(c, data)
 }

@@ -1,0 +1,6 @@
+//go:build !race
+
+package eventloop
+
+// poison is for tests with the race detector.
+func poison([]byte) {}
