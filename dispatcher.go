@@ -21,7 +21,6 @@ func (wakeTask) run() {}
 const (
 	maxTasksQueued = 1024 // network goroutines wait when so many are ahead
 	maxPerTurn     = 256  // of each kind
-	releaseEvery   = 8    // callbacks between two hand-overs to the writers
 )
 
 // wake ends the sleep of the dispatcher. If the channel is full the dispatcher cannot
@@ -131,10 +130,9 @@ func (l *Loop) prepare() bool {
 		}
 		if posted || l.first != nil || len(l.due) > 0 || len(l.tasks) > 0 {
 			l.turns++
-			l.posted = posted
 			return true
 		}
-		if l.posted && l.crowded {
+		if l.pace.beforeSleep() {
 			l.yield() // the clock is not read again: a timer may be late by it, never early
 		} else {
 			now = l.sleep(now)
@@ -169,12 +167,9 @@ func (l *Loop) collectPosts() {
 	l.taken = l.batch.Len()
 }
 
-// yield lets others run before the dispatcher goes to sleep after a post: who gets
-// an answer often posts again, and then needs to wake nobody. That makes a post and
-// its answer a third cheaper, and costs nothing that could be measured otherwise.
-// The caller holds l.mu, which is released meanwhile.
+// yield lets other goroutines run. The caller holds l.mu, which is released
+// meanwhile.
 func (l *Loop) yield() {
-	l.posted = false
 	l.mu.Unlock()
 	runtime.Gosched()
 	l.mu.Lock()
@@ -200,69 +195,26 @@ func (l *Loop) sleep(now time.Duration) time.Duration {
 			l.alarm = -1
 		}
 	}
-	gathered := l.crowded && l.first != nil
-	if gathered {
+	yielded := l.pace.afterWake(l.first != nil)
+	if yielded {
 		runtime.Gosched()
 	}
 	l.mu.Lock()
 	l.sleeping = false
 	l.woke = l.now()
 	l.idle += l.woke - now
-	l.reckon(gathered, l.woke-now)
+	l.pace.endSleep(l.woke-now, yielded, len(l.tasks) > 0)
 	return l.woke
 }
-
-// reckon decides whether the dispatcher is to let others run after its next sleep,
-// before it begins a turn. It learns that from the last one, how long it was or
-// what came of it.
-//
-// A goroutine that is woken runs next on the processor of who woke it, so the
-// dispatcher would have a turn for each task, and wake a writer for each answer,
-// while goroutines that the poller found ready at the same time still wait. Let
-// first, they leave their tasks in the queue. (HTTP with 50 and 500 connections:
-// 1.17 and 1.05 times the requests; echo with 500: 0.91 of the CPU time.) Where
-// there are none it would only cost time, so the dispatcher does it when sleeps
-// are short, and as long as it finds anything; and not where much data comes at a
-// time, of which little would be left in the caches by its turn (echo of 32 KB:
-// 0.83 of the throughput).
-func (l *Loop) reckon(gathered bool, slept time.Duration) {
-	switch {
-	case l.bulk:
-		l.crowded, l.bulk = false, false
-	case !gathered:
-		l.crowded = slept < shortSleep
-	case len(l.tasks) > 0:
-		l.alone = 0
-	default:
-		if l.alone++; l.alone == 32 {
-			l.crowded, l.alone = false, 0
-		}
-	}
-}
-
-// shortSleep is less than a peer takes to answer.
-const shortSleep = 5 * time.Microsecond
-
-// bulk is how many bytes are much data.
-const bulk = 8 << 10
-
-// stepAside is after how many turns the dispatcher lets others run first. It and
-// the goroutines that it wakes hand a processor to each other past its queue of
-// goroutines, for up to ten milliseconds at a time, while those that wait there
-// have requests as well. (The slowest hundredth of echoes with 500 connections:
-// 8 to 10 ms instead of 16 to 24 ms; throughput the same within 2 %.)
-const stepAside = 128
 
 // turn runs what prepare collected: timers, then posts, then tasks, a bounded
 // number of each.
 func (l *Loop) turn() {
-	if l.together++; l.together == stepAside {
-		l.together = 0
-		runtime.Gosched()
+	if l.pace.beginTurn(l.batch.Len() > 0) {
+		l.passer.Pass()
 	}
-	l.sinceRelease = 0
 	l.writers.BeginTurn()
-	defer func() { l.writers.EndTurn(len(l.tasks) == 0 && !l.bulk) }()
+	defer func() { l.writers.EndTurn(len(l.tasks) == 0 && l.pace.mayWrite()) }()
 	l.runDue()
 	l.runPosts()
 	l.runTasks()
@@ -275,7 +227,7 @@ func (l *Loop) runDue() {
 			continue
 		}
 		l.fire(t)
-		l.ran()
+		l.ran(false)
 	}
 	if l.due = l.due[:0]; cap(l.due) > maxPerTurn {
 		l.due = nil
@@ -285,7 +237,7 @@ func (l *Loop) runDue() {
 func (l *Loop) runPosts() {
 	for n := 0; l.batch.Len() > 0 && n < maxPerTurn && !l.ended.Load(); n++ {
 		l.call(l.batch.Pop())
-		l.ran()
+		l.ran(false)
 	}
 }
 
@@ -294,22 +246,21 @@ func (l *Loop) runTasks() {
 	if t := l.first; t != nil {
 		l.first = nil
 		t.run()
-		l.ran()
+		l.ran(true)
 	}
 	for ; n > 0 && !l.ended.Load(); n-- {
 		(<-l.tasks).run()
-		l.ran()
+		l.ran(true)
 	}
 }
 
-// ran counts a callback and lets the writers have, every few callbacks, what
+// ran counts a callback, be it a task or not, and lets the writers have, every few callbacks, what
 // was written.
-func (l *Loop) ran() {
+func (l *Loop) ran(task bool) {
 	if l.watch != nil {
 		l.watch.progress.Add(1)
 	}
-	if l.sinceRelease++; l.sinceRelease >= releaseEvery {
-		l.sinceRelease = 0
+	if l.pace.called(task) {
 		l.writers.Release()
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/onloop/eventloop/internal/funcqueue"
 	"github.com/onloop/eventloop/internal/goid"
 	"github.com/onloop/eventloop/internal/histogram"
+	"github.com/onloop/eventloop/internal/pollpass"
 	"github.com/onloop/eventloop/internal/timerheap"
 	"github.com/onloop/eventloop/internal/writers"
 )
@@ -125,24 +126,20 @@ type Loop struct {
 	ordered *ordered // nil but in tests that decide the order; set before Run
 
 	// Only on the loop.
-	labels       context.Context // pprof labels of tasks
-	coroutines   []*coroutine    // that have no task
-	batch        funcqueue.Batch // posts taken
-	posted       bool            // the last turn had posts
-	due          []*Timer
-	first        task          // what ended the last sleep
-	timer        *time.Timer   // wakes the dispatcher for the first deadline
-	alarm        int64         // when timer fires, -1 if it does not
-	watch        *slowWatch    // nil unless Config.SlowCallback is set
-	crowded      bool          // see reckon
-	alone        int           // times in a row that reckon found nobody
-	bulk         bool          // much data came since reckon
-	sinceRelease int           // callbacks since the writers got their work
-	together     int           // turns since the dispatcher stepped aside
-	turned       time.Duration // when the last turn began; written with mu held
-	lag          histogram.Histogram
-	lastPanic    *PanicError // see tookPanic
-	abandoned    bool        // foreign code did not return, see abandonForeign
+	labels     context.Context // pprof labels of tasks
+	coroutines []*coroutine    // that have no task
+	batch      funcqueue.Batch // posts taken
+	due        []*Timer
+	first      task        // what ended the last sleep
+	timer      *time.Timer // wakes the dispatcher for the first deadline
+	alarm      int64       // when timer fires, -1 if it does not
+	watch      *slowWatch  // nil unless Config.SlowCallback is set
+	pace       pacer
+	passer     pollpass.Passer
+	turned     time.Duration // when the last turn began; written with mu held
+	lag        histogram.Histogram
+	lastPanic  *PanicError // see tookPanic
+	abandoned  bool        // foreign code did not return, see abandonForeign
 
 	usesForeign atomic.Bool
 }

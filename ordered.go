@@ -119,7 +119,7 @@ func (l *Loop) dispatchOrdered() {
 			l.writers.BeginTurn()
 			o.candidates[i].run()
 			l.writers.EndTurn(len(l.tasks) == 0)
-			l.ran()
+			l.ran(true)
 		}
 	}
 }

@@ -916,7 +916,7 @@ func (t *chunkTask) run() {
 	c := (*Conn)(t)
 	n := c.chunk.Len()
 	c.loop.count.bytesIn.Add(uint64(n))
-	c.loop.bulk = c.loop.bulk || n >= bulk
+	c.loop.pace.received(n)
 	t.redeliver()
 }
 

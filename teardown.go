@@ -81,6 +81,7 @@ func (l *Loop) closeAll() {
 	l.endCoroutines()
 	l.awaitGoroutines(foreign)
 	l.timer.Stop()
+	l.passer.Close()
 	finished = true
 	l.runStrays()
 	l.flushUnasked()

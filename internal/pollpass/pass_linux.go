@@ -1,0 +1,78 @@
+package pollpass
+
+import (
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Passer is for one goroutine. The zero Passer is ready for use.
+type Passer struct {
+	file   *os.File // an eventfd; nil before the first pass
+	raw    syscall.RawConn
+	step   func(fd uintptr) bool
+	armed  bool // the present pass waits for the poller
+	failed bool // there is no descriptor to be had
+}
+
+// Pass lets all goroutines run that can, and those whose connections are ready. If
+// there are none it takes 1.5 microseconds.
+//
+// The caller waits for a descriptor that it has just made readable itself, so it
+// goes on when the scheduler has polled the network. With more than one processor
+// another one polls meanwhile, and then this would only cost time (6 to 10 % of the
+// echoes with 50 and 500 connections on two processors): Pass is runtime.Gosched.
+func (p *Passer) Pass() {
+	if runtime.GOMAXPROCS(0) > 1 || p.file == nil && !p.open() {
+		runtime.Gosched()
+		return
+	}
+	p.armed = false
+	if p.raw.Read(p.step) != nil {
+		runtime.Gosched()
+	}
+}
+
+// open makes the descriptor. Without it, Pass is runtime.Gosched from then on.
+func (p *Passer) open() bool {
+	if p.failed {
+		return false
+	}
+	p.failed = true
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return false
+	}
+	p.file = os.NewFile(uintptr(fd), "eventfd")
+	if p.raw, err = p.file.SyscallConn(); err != nil {
+		p.Close()
+		return false
+	}
+	p.failed = false
+	p.step = p.ready
+	return true
+}
+
+// ready makes the descriptor readable and says that it is not, so that the caller
+// waits for it; the second time it takes back what it wrote.
+func (p *Passer) ready(fd uintptr) (done bool) {
+	if !p.armed {
+		one := [8]byte{0: 1, 7: 1} // not zero in any byte order
+		_, err := unix.Write(int(fd), one[:])
+		p.armed = err == nil
+		return !p.armed
+	}
+	var count [8]byte
+	unix.Read(int(fd), count[:])
+	return true
+}
+
+// Close gives the descriptor back.
+func (p *Passer) Close() {
+	if p.file != nil {
+		p.file.Close()
+		p.file = nil
+	}
+}

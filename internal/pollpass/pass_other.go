@@ -1,0 +1,14 @@
+//go:build !linux
+
+package pollpass
+
+import "runtime"
+
+// A Passer is for one goroutine. The zero Passer is ready for use.
+type Passer struct{}
+
+// Pass lets other goroutines run that can.
+func (p *Passer) Pass() { runtime.Gosched() }
+
+// Close does nothing.
+func (p *Passer) Close() {}
