@@ -134,7 +134,11 @@ func (e *OpError) Timeout() bool { return isTimeout(e.Err) }
 
 func isTimeout(err error) bool {
 	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
+	if errors.As(err, &t) && t.Timeout() {
+		return true
+	}
+	var errno syscall.Errno // one of Winsock does not know that it is a timeout
+	return errors.As(err, &errno) && portable(errno).Timeout()
 }
 
 // Temporary reports whether the cause calls itself temporary.
@@ -145,8 +149,12 @@ func (e *OpError) Temporary() bool {
 	return errors.As(e.Err, &t) && t.Temporary()
 }
 
-// Is reports whether target is a sentinel of this package that describes e.
+// Is reports whether target describes e: a sentinel of this package, or the name
+// of a system error in package syscall, which holds on Windows too (see [Errno]).
 func (e *OpError) Is(target error) bool {
+	if errno, ok := target.(syscall.Errno); ok {
+		return Errno(e.Err) == int(errno)
+	}
 	switch target {
 	case ErrConn:
 		return true
@@ -222,11 +230,14 @@ func isPanic(err error) bool {
 }
 
 // Errno returns the number of the system error that err carries, or -1 if it
-// carries none (conn-errcode).
+// carries none (conn-errcode). The numbers are those of package syscall: for a
+// connection that was refused, Errno(err) == int(syscall.ECONNREFUSED) on every
+// platform. On Windows the system has other numbers (WSAECONNREFUSED, 10061), which
+// [errors.As] with a *syscall.Errno gives.
 func Errno(err error) int {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
-		return int(errno)
+		return int(portable(errno))
 	}
 	return -1
 }
