@@ -316,18 +316,21 @@ func TestGroupServesOneListenerFromAllLoops(t *testing.T) {
 	g := eventloop.NewGroup(2, nil)
 	served := make(chan error, 1)
 	shared := eventloop.ListenConfig{Shared: true}
-	var up sync.WaitGroup
-	up.Add(2)
+	up := make(chan error, 2)
 	go func() {
 		served <- g.Run(context.Background(), func(l *eventloop.Loop) error {
-			defer up.Done()
 			_, err := shared.Serve(l, ln, &eventloop.ConnConfig{
 				OnData: func(c *eventloop.Conn, data []byte) { c.Write(data) },
 			})
+			up <- err
 			return err
 		})
 	}()
-	up.Wait()
+	for range g.Loops() { // after an error the other loop may never start
+		if err := wait(t, up, "start of a loop"); err != nil {
+			t.Fatalf("Serve = %v; Run = %v", err, wait(t, served, "end of the group"))
+		}
+	}
 	const conns = 64
 	for range conns {
 		echoOnce(t, ln.Addr().String())
