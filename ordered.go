@@ -287,9 +287,16 @@ func (o *ordered) collectTasks() {
 	slices.SortFunc(o.candidates[first:], func(a, b candidate) int { return cmp.Compare(a.label, b.label) })
 }
 
-// funcLabel returns the name of f without the directory of its package.
+// funcLabel returns where f is in the source: its name depends on what the compiler
+// inlines. A method value has no line of its own.
 func funcLabel(f func()) string {
-	return path.Base(runtime.FuncForPC(reflect.ValueOf(f).Pointer()).Name())
+	pc := reflect.ValueOf(f).Pointer()
+	fn := runtime.FuncForPC(pc)
+	file, line := fn.FileLine(pc)
+	if strings.HasPrefix(file, "<") {
+		return path.Base(fn.Name())
+	}
+	return path.Base(file) + ":" + strconv.Itoa(line)
 }
 
 // serveOrdered is the part of closeAll that serves the last tasks, in an order that

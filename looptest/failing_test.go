@@ -99,11 +99,17 @@ func TestFailing(t *testing.T) {
 // output runs a failing test and returns what it prints.
 func output(t *testing.T, name string, env ...string) string {
 	t.Helper()
+	count := "1"
+	for _, v := range env {
+		if n, ok := strings.CutPrefix(v, "COUNT="); ok {
+			count = n
+		}
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(exe, "-test.run=^TestFailing$", "-test.timeout=9m")
+	cmd := exec.Command(exe, "-test.run=^TestFailing$", "-test.timeout=9m", "-test.count="+count)
 	cmd.Env = append(os.Environ(), "FAILING="+name)
 	cmd.Env = append(cmd.Env, env...)
 	out, err := cmd.CombinedOutput()

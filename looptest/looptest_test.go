@@ -1,8 +1,12 @@
 package looptest_test
 
 import (
+	"context"
+	"flag"
 	"fmt"
 	"net"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -55,3 +59,81 @@ func TestASeedHasOneOrder(t *testing.T) {
 		t.Log(first)
 	}
 }
+
+// testdata/chat.trace was written on linux/amd64. Any other platform, with and
+// without the race detector, must agree with it.
+func TestTheTraceIsTheSameOnEveryPlatform(t *testing.T) {
+	var trace strings.Builder
+	looptest.Run(t, func(t *testing.T, l *eventloop.Loop) error {
+		n := looptest.NewNet(t)
+		n.Latency(time.Millisecond, 20*time.Millisecond)
+		n.Split(3)
+		ln, err := n.Listen("server:1")
+		if err != nil {
+			return err
+		}
+		var s *eventloop.Listener
+		left := 3
+		s, err = l.Serve(ln, &eventloop.ConnConfig{
+			OnData: func(c *eventloop.Conn, p []byte) { c.Write(p) },
+			OnClose: func(*eventloop.Conn) {
+				if left--; left == 0 {
+					s.Close()
+				}
+			},
+		})
+		if err != nil {
+			return err
+		}
+		for i := range left {
+			dial := n.Dialer(fmt.Sprintf("client%d", i))
+			l.Go(t.Context(), func(task *eventloop.Task) error {
+				nc, err := eventloop.Work(task.Context(), l, func(ctx context.Context) (net.Conn, error) {
+					return dial(ctx, "tcp", "server:1")
+				}).Await(task)
+				if err != nil {
+					return err
+				}
+				got := 0
+				c, err := l.Adopt(nc, &eventloop.ConnConfig{OnData: func(c *eventloop.Conn, p []byte) {
+					if got += len(p); got == 10 {
+						c.Close()
+					}
+				}})
+				if err != nil {
+					return err
+				}
+				c.WriteString("hello")
+				if err := task.Sleep(10 * time.Millisecond); err != nil {
+					return err
+				}
+				_, err = c.WriteString("world")
+				return err
+			})
+		}
+		l.OnExit(func() {
+			for _, e := range looptest.Trace(t) {
+				fmt.Fprintln(&trace, sourceLine.ReplaceAllString(e.String(), "source"))
+			}
+		})
+		return nil
+	}, looptest.Seed(7))
+	const golden = "testdata/chat.trace"
+	if *update {
+		if err := os.WriteFile(golden, []byte(trace.String()), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if trace.String() != string(want) {
+		t.Errorf("got\n%s\nwant\n%s", trace.String(), want)
+	}
+}
+
+// sourceLine matches names that change when the library is edited.
+var sourceLine = regexp.MustCompile(`\S+\.go:\d+|eventloop\.\S+-fm`)
+
+var update = flag.Bool("update", false, "write the golden traces")
