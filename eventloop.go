@@ -269,7 +269,7 @@ func (l *Loop) Post(f func()) error {
 		l.mu.Unlock()
 		return err
 	}
-	if l.ordered == nil || !l.ordered.post(l, f) {
+	if l.ordered == nil || !l.ordered.takePost(l, f) {
 		l.posts.Push(f)
 	}
 	if !l.sleeping {

@@ -21,42 +21,50 @@ import (
 //
 // Only these are candidates, so every order that a test sees is one that the loop
 // may have without it: the timer that is due first, the first post of each
-// goroutine, and the first task of each source, where a source is a goroutine that
+// goroutine, and the first task of each sender, where a sender is a goroutine that
 // sends tasks about one handle.
 type ordered struct {
 	gate ordering.Gate
 
 	// Guarded by Loop.mu.
-	opened map[string]int        // handles by kind, for their names
-	names  map[*handle]string    // of handles that the loop itself opened
-	posts  map[goid.ID]*postLane // of other goroutines
-	lanes  int                   // that posts had so far
+	opened map[string]int      // handles by kind, for their names
+	names  map[*handle]string  // of handles that the loop itself opened
+	lanes  map[goid.ID]*source // of posts of other goroutines
+	posted []*source           // lanes that have posts and are not ready yet
 
 	// Only on the loop.
-	tasks      []sourcedTask // taken from the channel, in order
-	late       map[*handle]string
-	timers     map[*Timer]string
-	candidates []candidate
-	labels     []string
+	senders    map[sender]*source
+	late       map[*handle]string // names of handles that other goroutines opened
+	timerNames map[*Timer]string
+	places     map[uintptr]string // of functions, see place
+	timer      *source
+	post       *source
+	fresh      []*source // have become ready since the last look
+	ready      []*source // in the order in which they became ready, and then by label
+	candidates []ordering.Candidate
 }
 
-// A postLane has the posts of one goroutine that is not the loop's.
-type postLane struct {
-	number int // in the order of the first posts
-	funcs  []func()
+// A sender is a goroutine that sends tasks about a handle.
+type sender struct {
+	handle    *handle
+	goroutine string
 }
 
-// A sourcedTask is a task with the name of its source.
-type sourcedTask struct {
+// A source is where callbacks come from, one after the other.
+type source struct {
+	ordering.Candidate // the first callback; not valid if there is none
+	isReady            bool
+	run                func()
+	number             int // of a lane, in the order of the first posts
+
+	posts  []func()          // of a lane. Guarded by Loop.mu
+	tasks  []sentTask        // of a sender
+	labels map[string]string // of a sender's tasks, by what they do
+}
+
+type sentTask struct {
 	task
-	source string
-	label  string
-}
-
-// A candidate is something that could run next.
-type candidate struct {
-	label string
-	run   func()
+	what string
 }
 
 // A sourced task says which handle it belongs to, which goroutine of that handle
@@ -67,14 +75,24 @@ type sourced interface {
 
 func init() {
 	ordering.Attach = func(loop any, g ordering.Gate) {
-		loop.(*Loop).ordered = &ordered{
-			gate:   g,
-			opened: make(map[string]int),
-			names:  make(map[*handle]string),
-			posts:  make(map[goid.ID]*postLane),
-			late:   make(map[*handle]string),
-			timers: make(map[*Timer]string),
+		l := loop.(*Loop)
+		o := &ordered{
+			gate:       g,
+			opened:     make(map[string]int),
+			names:      make(map[*handle]string),
+			lanes:      make(map[goid.ID]*source),
+			senders:    make(map[sender]*source),
+			late:       make(map[*handle]string),
+			timerNames: make(map[*Timer]string),
+			places:     make(map[uintptr]string),
 		}
+		o.timer = &source{run: func() {
+			t := l.due[0]
+			l.due = slices.Delete(l.due, 0, 1)
+			l.fire(t)
+		}}
+		o.post = &source{run: func() { l.call(l.batch.Pop()) }}
+		l.ordered = o
 	}
 }
 
@@ -91,47 +109,81 @@ func (o *ordered) number(kind string) string {
 	return kind + "#" + strconv.Itoa(o.opened[kind])
 }
 
-// post takes a post from another goroutine, and reports whether it did. The caller
-// holds l.mu.
-func (o *ordered) post(l *Loop, f func()) bool {
+// takePost takes a post from another goroutine, and reports whether it did. The
+// caller holds l.mu.
+func (o *ordered) takePost(l *Loop, f func()) bool {
 	if l.state == stateNew || l.onLoop() {
 		return false
 	}
 	id := goid.Current()
-	lane := o.posts[id]
+	lane := o.lanes[id]
 	if lane == nil {
-		o.lanes++
-		lane = &postLane{number: o.lanes}
-		o.posts[id] = lane
+		lane = &source{number: len(o.lanes)}
+		lane.run = func() {
+			l.mu.Lock()
+			f := lane.posts[0]
+			lane.posts = lane.posts[1:]
+			if len(lane.posts) > 0 {
+				o.posted = append(o.posted, lane)
+			}
+			l.mu.Unlock()
+			l.call(f)
+		}
+		o.lanes[id] = lane
 	}
-	lane.funcs = append(lane.funcs, f)
+	if lane.posts = append(lane.posts, f); len(lane.posts) == 1 {
+		o.posted = append(o.posted, lane)
+	}
 	return true
+}
+
+// dropPosts forgets what other goroutines posted. The caller holds l.mu.
+func (o *ordered) dropPosts() {
+	o.posted = nil
+	for _, lane := range o.lanes {
+		lane.posts = nil
+	}
+	o.ready = slices.DeleteFunc(o.ready, func(s *source) bool { return s.run == nil || len(s.tasks) == 0 })
 }
 
 // dispatchOrdered is dispatch for a loop with a gate.
 func (l *Loop) dispatchOrdered() {
+	o := l.ordered
 	for l.look() {
-		o := l.ordered
-		if len(o.candidates) == 0 {
+		if len(o.ready) == 0 {
 			continue // it slept
 		}
-		if i := o.gate.Choose(o.labels); i >= 0 {
+		if s := o.choose(); s != nil {
 			l.writers.BeginTurn()
-			o.candidates[i].run()
+			s.run()
 			l.writers.EndTurn(len(l.tasks) == 0)
 			l.ran(true)
 		}
 	}
 }
 
-// look collects the candidates, and sleeps if there are none. It returns false at
+// choose asks the gate which source is to run, and takes it out of o.ready. It
+// returns nil if another loop goes first.
+func (o *ordered) choose() *source {
+	o.candidates = o.candidates[:0]
+	for _, s := range o.ready {
+		o.candidates = append(o.candidates, s.Candidate)
+	}
+	i := o.gate.Choose(o.candidates)
+	if i < 0 {
+		return nil
+	}
+	s := o.ready[i]
+	s.isReady = false
+	o.ready = slices.Delete(o.ready, i, i+1)
+	return s
+}
+
+// look collects what is ready, and sleeps if that is nothing. It returns false at
 // the end, as prepare does.
 func (l *Loop) look() bool {
 	o := l.ordered
-	o.gate.Rest()
-	for l.takeTasks() {
-		o.gate.Rest() // others waited for room in the channel
-	}
+	step := l.restOrdered()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
@@ -139,9 +191,9 @@ func (l *Loop) look() bool {
 		l.turned = now
 		l.collectDue(now)
 		l.collectPosts()
-		posted := l.batch.Len() > 0 || len(o.posts) > 0
-		if l.refs > 0 || posted {
-			if o.collect(l); len(o.candidates) == 0 {
+		o.collect(l, step)
+		if l.refs > 0 || o.hasPosts(l) {
+			if len(o.ready) == 0 {
 				l.sleep(now)
 			} else {
 				l.turns++
@@ -154,35 +206,80 @@ func (l *Loop) look() bool {
 	return false
 }
 
-// takeTasks moves the tasks from the channel to o.tasks. It reports whether the
-// channel was full.
-func (l *Loop) takeTasks() (full bool) {
-	o := l.ordered
-	if t := l.first; t != nil {
-		l.first = nil
-		o.take(l, t)
+// hasPosts reports whether any post has not run. The caller holds l.mu.
+func (o *ordered) hasPosts(l *Loop) bool {
+	if l.batch.Len() > 0 {
+		return true
 	}
-	full = len(l.tasks) == cap(l.tasks)
-	for range len(l.tasks) {
-		o.take(l, <-l.tasks)
+	for _, lane := range o.lanes {
+		if len(lane.posts) > 0 {
+			return true
+		}
 	}
-	return full
+	return false
 }
 
+// restOrdered waits until everything else is at rest, and takes the tasks from the
+// channel.
+func (l *Loop) restOrdered() (step int) {
+	o := l.ordered
+	for {
+		step = o.gate.Rest()
+		if t := l.first; t != nil {
+			l.first = nil
+			o.take(l, t)
+		}
+		full := len(l.tasks) == cap(l.tasks)
+		for range len(l.tasks) {
+			o.take(l, <-l.tasks)
+		}
+		if !full { // nobody waited for room in the channel
+			return step
+		}
+	}
+}
+
+// take gives t to its source.
 func (o *ordered) take(l *Loop, t task) {
 	if _, ok := t.(wakeTask); ok {
 		return
 	}
-	s := sourcedTask{task: t}
+	key := sender{goroutine: fmt.Sprintf("%T", t)}
+	var what string
 	if st, ok := t.(sourced); ok {
-		h, goroutine, what := st.source()
-		name := o.nameOf(l, h)
-		s.source, s.label = name+" "+goroutine, name+" "+what
-	} else {
-		s.label = strings.TrimPrefix(fmt.Sprintf("%T", t), "*eventloop.")
-		s.source = s.label
+		key.handle, key.goroutine, what = st.source()
 	}
-	o.tasks = append(o.tasks, s)
+	s := o.senders[key]
+	if s == nil {
+		s = &source{labels: make(map[string]string)}
+		s.run = func() {
+			t := s.tasks[0]
+			s.tasks = s.tasks[1:]
+			if len(s.tasks) > 0 {
+				o.sent(l, key, s)
+			}
+			t.run()
+		}
+		o.senders[key] = s
+	}
+	if s.tasks = append(s.tasks, sentTask{t, what}); len(s.tasks) == 1 {
+		o.sent(l, key, s)
+	}
+}
+
+// sent makes a sender ready that has a task again.
+func (o *ordered) sent(l *Loop, key sender, s *source) {
+	what := s.tasks[0].what
+	label, known := s.labels[what]
+	if !known {
+		label = strings.TrimPrefix(key.goroutine, "*eventloop.")
+		if key.handle != nil {
+			label = o.nameOf(l, key.handle) + " " + what
+		}
+		s.labels[what] = label
+	}
+	s.Name = label
+	o.fresh = append(o.fresh, s)
 }
 
 // nameOf returns the name of h. One that another goroutine opened is named after
@@ -206,97 +303,75 @@ func (o *ordered) nameOf(l *Loop, h *handle) string {
 	return name
 }
 
-// collect makes the list of candidates. The caller holds l.mu.
-func (o *ordered) collect(l *Loop) {
-	o.candidates = o.candidates[:0]
+// collect adds to o.ready what has become ready. The caller holds l.mu.
+func (o *ordered) collect(l *Loop, step int) {
 	l.due = slices.DeleteFunc(l.due, func(t *Timer) bool { return t.state != timerDue })
 	if len(l.due) > 0 {
-		t := l.due[0]
-		if o.timers[t] == "" {
-			o.timers[t] = o.number(t.kind())
-		}
-		o.add(o.timers[t], func() {
-			l.due = slices.Delete(l.due, 0, 1)
-			l.fire(t)
-		})
+		o.timer.Name = o.timerName(l.due[0])
 	}
+	o.set(o.timer, len(l.due) > 0)
 	if l.batch.Len() > 0 {
-		o.add("post "+funcLabel(l.batch.Peek()), func() { l.call(l.batch.Pop()) })
+		o.post.Name = "post " + o.place(l.batch.Peek())
 	}
-	o.collectLanes(l)
-	o.collectTasks()
-	o.labels = o.labels[:0]
-	for _, c := range o.candidates {
-		o.labels = append(o.labels, c.label)
+	o.set(o.post, l.batch.Len() > 0)
+	for _, lane := range o.posted {
+		lane.Name = "post from a goroutine " + o.place(lane.posts[0])
+		o.fresh = append(o.fresh, lane)
+	}
+	o.posted = o.posted[:0]
+	o.addFresh(step)
+}
+
+// set makes s, which is the timer or the post, ready or not.
+func (o *ordered) set(s *source, ready bool) {
+	switch {
+	case ready && !s.isReady:
+		o.fresh = append(o.fresh, s)
+	case !ready && s.isReady:
+		s.isReady = false
+		o.ready = slices.DeleteFunc(o.ready, func(r *source) bool { return r == s })
 	}
 }
 
-func (o *ordered) add(label string, run func()) {
-	o.candidates = append(o.candidates, candidate{label, run})
-}
-
-// collectLanes adds the first post of each goroutine. Goroutines have no name, so
-// they are told apart by what they post.
-func (o *ordered) collectLanes(l *Loop) {
-	first := len(o.candidates)
-	type ready struct {
-		id   goid.ID
-		lane *postLane
-	}
-	var all []ready
-	for id, lane := range o.posts {
-		all = append(all, ready{id, lane})
-	}
-	slices.SortFunc(all, func(a, b ready) int {
-		return cmp.Or(
-			cmp.Compare(funcLabel(a.lane.funcs[0]), funcLabel(b.lane.funcs[0])),
-			cmp.Compare(a.lane.number, b.lane.number),
-		)
+// addFresh adds what has become ready together, by label. Lanes have no name but
+// what they post, so those that post the same are told apart by their numbers.
+func (o *ordered) addFresh(step int) {
+	slices.SortFunc(o.fresh, func(a, b *source) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.number, b.number))
 	})
-	for i, r := range all {
-		label := "post from a goroutine " + funcLabel(r.lane.funcs[0])
-		if n := len(o.candidates); i > 0 && n > first && strings.HasPrefix(o.candidates[n-1].label, label) {
-			label += fmt.Sprintf(" (%d)", i)
+	for _, s := range o.fresh {
+		s.Since, s.isReady = step, true
+		if s.posts != nil && slices.ContainsFunc(o.ready, func(r *source) bool { return r.Name == s.Name }) {
+			s.Name += fmt.Sprintf(" (%d)", s.number)
 		}
-		o.add(label, func() {
-			l.mu.Lock()
-			f := r.lane.funcs[0]
-			if r.lane.funcs = r.lane.funcs[1:]; len(r.lane.funcs) == 0 {
-				delete(o.posts, r.id)
-			}
-			l.mu.Unlock()
-			l.call(f)
-		})
+		o.ready = append(o.ready, s)
 	}
+	o.fresh = o.fresh[:0]
 }
 
-// collectTasks adds the first task of each source, by name.
-func (o *ordered) collectTasks() {
-	first := len(o.candidates)
-	seen := make(map[string]bool, len(o.tasks))
-	for i, t := range o.tasks {
-		if seen[t.source] {
-			continue
-		}
-		seen[t.source] = true
-		o.add(t.label, func() {
-			o.tasks = slices.Delete(o.tasks, i, i+1)
-			t.run()
-		})
+func (o *ordered) timerName(t *Timer) string {
+	name := o.timerNames[t]
+	if name == "" {
+		name = o.number(t.kind())
+		o.timerNames[t] = name
 	}
-	slices.SortFunc(o.candidates[first:], func(a, b candidate) int { return cmp.Compare(a.label, b.label) })
+	return name
 }
 
-// funcLabel returns where f is in the source: its name depends on what the compiler
+// place returns where f is in the source: its name depends on what the compiler
 // inlines. A method value has no line of its own.
-func funcLabel(f func()) string {
+func (o *ordered) place(f func()) string {
 	pc := reflect.ValueOf(f).Pointer()
-	fn := runtime.FuncForPC(pc)
-	file, line := fn.FileLine(pc)
-	if strings.HasPrefix(file, "<") {
-		return path.Base(fn.Name())
+	place := o.places[pc]
+	if place == "" {
+		fn := runtime.FuncForPC(pc)
+		file, line := fn.FileLine(pc)
+		if place = path.Base(file) + ":" + strconv.Itoa(line); strings.HasPrefix(file, "<") {
+			place = path.Base(fn.Name())
+		}
+		o.places[pc] = place
 	}
-	return path.Base(file) + ":" + strconv.Itoa(line)
+	return place
 }
 
 // serveOrdered is the part of closeAll that serves the last tasks, in an order that
@@ -304,21 +379,13 @@ func funcLabel(f func()) string {
 func (l *Loop) serveOrdered() (served bool) {
 	o := l.ordered
 	for {
-		o.gate.Rest()
-		for l.takeTasks() {
-			o.gate.Rest()
-		}
-		o.candidates, o.labels = o.candidates[:0], o.labels[:0]
-		o.collectTasks()
-		if len(o.candidates) == 0 {
+		o.addFresh(l.restOrdered())
+		if len(o.ready) == 0 {
 			return served
 		}
 		served = true
-		for _, c := range o.candidates {
-			o.labels = append(o.labels, c.label)
-		}
-		if i := o.gate.Choose(o.labels); i >= 0 {
-			o.candidates[i].run()
+		if s := o.choose(); s != nil {
+			s.run()
 		}
 	}
 }

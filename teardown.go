@@ -40,7 +40,7 @@ func (l *Loop) closeAll() {
 	l.timers.Clear()
 	l.posts, l.batch, l.taken, l.due = funcqueue.Queue{}, funcqueue.Batch{}, 0, nil
 	if l.ordered != nil {
-		clear(l.ordered.posts)
+		l.ordered.dropPosts()
 	}
 	owners := make([]owner, 0, l.handles.len)
 	for h := range l.handles.all {

@@ -1,7 +1,9 @@
 package looptest
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,7 +29,7 @@ type conductor struct {
 	// of the goroutine, and of others after the end of the bubble
 	parties int
 	step    int
-	known   map[string]*source // by party and name; those ready at the last choice
+	choices []choice // of the last step; kept for its memory
 	events  []Event
 	chooser chooser
 	spin    spin
@@ -36,12 +38,6 @@ type conductor struct {
 	mu      sync.Mutex
 	fault   error // the first reason to fail the test
 	onFault func(error)
-}
-
-// A source is something that could run, and since when.
-type source struct {
-	since int // step when it became ready
-	seen  int // step when it was last ready
 }
 
 // spin notices that the parties keep running without time passing.
@@ -55,7 +51,7 @@ type spin struct {
 const maxSpin = 100_000
 
 func newConductor(c chooser) *conductor {
-	return &conductor{known: make(map[string]*source), chooser: c}
+	return &conductor{step: 1, chooser: c}
 }
 
 // begin makes what belongs to the bubble, in which it is called.
@@ -78,8 +74,8 @@ type gate struct {
 // An ask is the question of a party, one at a time: for rest, or which of its
 // candidates is to run.
 type ask struct {
-	gate  *gate
-	names []string // nil: for rest
+	gate       *gate
+	candidates []ordering.Candidate // nil: for rest
 }
 
 const (
@@ -96,20 +92,35 @@ func (c *conductor) gate(party string) *gate {
 	return g
 }
 
-func (g *gate) Rest() { g.ask(nil) }
+// alone reports whether the party is the only one. It then needs no conductor.
+func (g *gate) alone() bool { return g.c.parties == 1 }
 
-func (g *gate) Choose(names []string) int { return g.ask(names) }
+func (g *gate) Rest() (step int) {
+	if g.alone() {
+		g.c.rest()
+	} else {
+		g.ask(nil)
+	}
+	return g.c.step
+}
+
+func (g *gate) Choose(candidates []ordering.Candidate) int {
+	if g.alone() {
+		return g.c.choose([]ask{{g, candidates}}).index
+	}
+	return g.ask(candidates)
+}
 
 // ask waits for the conductor. After its end everything is granted, so that loops
 // that are being closed do not hang.
-func (g *gate) ask(names []string) int {
+func (g *gate) ask(candidates []ordering.Candidate) int {
 	select {
 	case <-g.c.quit:
 		return 0
 	default:
 	}
 	select {
-	case g.c.asks <- ask{g, names}:
+	case g.c.asks <- ask{g, candidates}:
 	case <-g.c.quit:
 		return 0
 	}
@@ -156,7 +167,7 @@ func (c *conductor) run() {
 }
 
 func sortIn(a ask, resting, ready []ask) (_, _ []ask) {
-	if a.names == nil {
+	if a.candidates == nil {
 		return append(resting, a), ready
 	}
 	return resting, append(ready, a)
@@ -177,28 +188,22 @@ func (c *conductor) stop() {
 
 // A choice is a candidate of a party.
 type choice struct {
+	ordering.Candidate
 	gate  *gate
-	name  string
 	index int // among the candidates of the party
-	since int // step when it became ready
 }
 
-func (c choice) key() string { return c.gate.party + "\x00" + c.name }
+type choiceKey struct {
+	gate *gate
+	name string
+}
+
+func (c choice) key() choiceKey { return choiceKey{c.gate, c.Name} }
 
 // grant lets one candidate of one party run, and makes the other parties look
 // again.
 func (c *conductor) grant(ready []ask) {
-	c.step++
-	choices := c.choices(ready)
-	at := time.Since(c.start)
-	i := 0
-	if len(choices) > 1 {
-		i = c.chooser.choose(choices, c)
-	}
-	chosen := choices[i]
-	c.events = append(c.events, Event{At: at, Party: chosen.gate.party, Name: chosen.name, Choices: len(choices), index: i})
-	delete(c.known, chosen.key()) // if it is ready again it has just become so
-	c.checkSpin(at)
+	chosen := c.choose(ready)
 	for _, a := range ready {
 		if a.gate == chosen.gate {
 			a.gate.reply <- chosen.index
@@ -208,31 +213,29 @@ func (c *conductor) grant(ready []ask) {
 	}
 }
 
-// choices lists the candidates, the one that has been ready for longest first.
-func (c *conductor) choices(ready []ask) []choice {
-	var all []choice
+// choose chooses from the candidates of all parties, and notes it in the trace.
+func (c *conductor) choose(ready []ask) choice {
+	c.step++
+	all := c.choices[:0]
 	for _, a := range ready {
-		for i, name := range a.names {
-			all = append(all, choice{gate: a.gate, name: name, index: i})
+		for i, candidate := range a.candidates {
+			all = append(all, choice{candidate, a.gate, i})
 		}
 	}
-	for i := range all {
-		key := all[i].key()
-		s := c.known[key]
-		if s == nil {
-			s = &source{since: c.step}
-			c.known[key] = s
-		}
-		s.seen = c.step
-		all[i].since = s.since
+	if c.choices = all; len(ready) > 1 {
+		slices.SortStableFunc(all, func(a, b choice) int {
+			return cmp.Or(cmp.Compare(a.Since, b.Since), cmp.Compare(a.gate.index, b.gate.index))
+		})
 	}
-	for key, s := range c.known {
-		if s.seen != c.step {
-			delete(c.known, key)
-		}
+	i := 0
+	if len(all) > 1 {
+		i = c.chooser.choose(all, c)
 	}
-	sortChoices(all)
-	return all
+	chosen := all[i]
+	at := time.Since(c.start)
+	c.events = append(c.events, Event{At: at, Party: chosen.gate.party, Name: chosen.Name, Choices: len(all), index: i})
+	c.checkSpin(at)
+	return chosen
 }
 
 func (c *conductor) checkSpin(at time.Duration) {

@@ -390,6 +390,7 @@ type flow struct {
 	last     time.Time // when the last segment arrives
 	busy     time.Time // until when the bandwidth is taken
 	queued   bool      // in n.flows
+	since    int       // step at which the first segment was ready, or 0
 }
 
 type segmentKind uint8
@@ -475,15 +476,14 @@ func (n *Net) deliver(quit <-chan struct{}) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		n.gate.Rest()
-		due, next := n.due()
+		due, next := n.due(n.gate.Rest())
 		if len(due) > 0 {
-			labels := make([]string, len(due))
+			candidates := make([]ordering.Candidate, len(due))
 			for i, f := range due {
-				labels[i] = f.name + " " + f.segments[0].String()
+				candidates[i] = ordering.Candidate{Name: f.name + " " + f.segments[0].String(), Since: f.since}
 			}
 			n.mu.Unlock()
-			if i := n.gate.Choose(labels); i >= 0 {
+			if i := n.gate.Choose(candidates); i >= 0 {
 				n.arrive(due[i])
 			}
 			select {
@@ -508,9 +508,9 @@ func (n *Net) deliver(quit <-chan struct{}) {
 	}
 }
 
-// due returns the flows whose first segment arrives now, by name, and when the next
-// one does. It locks n.mu.
-func (n *Net) due() (due []*flow, next time.Time) {
+// due returns the flows whose first segment arrives now, in the order in which they
+// became ready, and when the next one does. It locks n.mu.
+func (n *Net) due(step int) (due []*flow, next time.Time) {
 	n.mu.Lock()
 	now := time.Now()
 	n.flows = slices.DeleteFunc(n.flows, func(f *flow) bool {
@@ -532,12 +532,17 @@ func (n *Net) due() (due []*flow, next time.Time) {
 		}
 		switch {
 		case !at.After(now):
+			if f.since == 0 {
+				f.since = step
+			}
 			due = append(due, f)
 		case next.IsZero() || at.Before(next):
 			next = at
 		}
 	}
-	slices.SortFunc(due, func(a, b *flow) int { return cmp.Compare(a.name, b.name) })
+	slices.SortFunc(due, func(a, b *flow) int {
+		return cmp.Or(cmp.Compare(a.since, b.since), cmp.Compare(a.name, b.name))
+	})
 	return due, next
 }
 
@@ -554,7 +559,7 @@ func (n *Net) arrive(f *flow) {
 		return
 	}
 	s := f.segments[0]
-	f.segments = f.segments[1:]
+	f.segments, f.since = f.segments[1:], 0
 	to := f.to
 	switch {
 	case to.dead && n.down[to.local.host]:

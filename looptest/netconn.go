@@ -205,7 +205,7 @@ func (c *netConn) fail(err error) {
 }
 
 // drop forgets what is on the way. The caller holds n.mu.
-func (f *flow) drop() { f.segments, f.bytes = nil, 0 }
+func (f *flow) drop() { f.segments, f.bytes, f.since = nil, 0, 0 }
 
 func (c *netConn) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))

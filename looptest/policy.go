@@ -1,7 +1,6 @@
 package looptest
 
 import (
-	"cmp"
 	"math/rand/v2"
 	"slices"
 )
@@ -29,7 +28,7 @@ func Random() Policy {
 func PCT(depth int) Policy {
 	return Policy{name: "pct", make: func(seed uint64) chooser {
 		r := rand.New(rand.NewPCG(seed, 0x706374))
-		p := &pct{rand: r, priority: make(map[string]int)}
+		p := &pct{rand: r, priority: make(map[choiceKey]int)}
 		for range max(depth, 1) - 1 {
 			// Short runs are frequent and long ones possible, so the magnitude of
 			// the step is drawn first.
@@ -56,16 +55,6 @@ type chooser interface {
 	choose(choices []choice, c *conductor) int
 }
 
-func sortChoices(cs []choice) {
-	slices.SortFunc(cs, func(a, b choice) int {
-		return cmp.Or(
-			cmp.Compare(a.since, b.since),
-			cmp.Compare(a.gate.index, b.gate.index),
-			cmp.Compare(a.index, b.index),
-		)
-	})
-}
-
 type random struct{ rand *rand.Rand }
 
 func (r *random) choose(cs []choice, _ *conductor) int { return r.rand.IntN(len(cs)) }
@@ -82,7 +71,7 @@ type pct struct {
 	rand     *rand.Rand
 	changes  []int
 	choices  int
-	priority map[string]int
+	priority map[choiceKey]int
 	lowest   int
 }
 

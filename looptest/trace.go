@@ -93,7 +93,7 @@ func (r *replay) choose(cs []choice, c *conductor) int {
 	next := r.choices[0]
 	r.choices = r.choices[1:]
 	for i, choice := range cs {
-		if choice.gate.party == next.party && choice.name == next.name {
+		if choice.gate.party == next.party && choice.Name == next.name {
 			return i
 		}
 	}
@@ -115,7 +115,7 @@ func (r *replay) unused() error {
 func names(cs []choice) string {
 	var all []string
 	for _, c := range cs {
-		all = append(all, fmt.Sprintf("%q of %q", c.name, c.gate.party))
+		all = append(all, fmt.Sprintf("%q of %q", c.Name, c.gate.party))
 	}
 	return strings.Join(all, ", ")
 }

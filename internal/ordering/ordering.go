@@ -12,14 +12,20 @@ import "context"
 // when it wakes.
 type Gate interface {
 	// Rest returns when all other goroutines of the test wait for something, so
-	// that everything that this instant brings is there to be seen.
-	Rest()
+	// that everything that this instant brings is there to be seen. What is new then
+	// is ready since step.
+	Rest() (step int)
 
 	// Choose returns the index of the candidate to run now. It returns -1 if
-	// another party goes first: the caller then starts again with Rest. Names are
-	// the same in every run and, among the candidates of one call, distinct; the
-	// caller must not change them before the next call.
-	Choose(names []string) int
+	// another party goes first: the caller then starts again with Rest. Candidates
+	// are in the order of Since. The caller must not change them before it knows.
+	Choose(candidates []Candidate) int
+}
+
+// A Candidate is something that a party could run next.
+type Candidate struct {
+	Name  string // the same in every run, and no other candidate's of the party
+	Since int    // the step of the Rest after which it was first ready
 }
 
 // Attach makes loop, which must be an *eventloop.Loop that has not run yet, use g.
