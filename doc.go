@@ -77,12 +77,16 @@
 // A request ends by itself: a [Future], a [Task], a function of [Work], an HTTP
 // request. Each keeps the loop alive, unless its Unref was called. When none is
 // left and nothing is queued, the loop ends and Run returns nil: the natural exit.
-// [Loop.Handles] says what a loop waits for.
+// [Loop.Handles] says what a loop waits for, and [Loop.LogHandles] logs it.
 //
 // Besides, a loop ends
 //
-//   - by [Loop.Shutdown], gracefully: what would go on for ever is closed, what
-//     runs may finish, and then the exit is natural;
+//   - by [Loop.Shutdown], gracefully: listeners and intervals are closed, what runs
+//     may finish within a grace period, and then the exit is natural.
+//     [Loop.ShutdownOn] does it on a signal, and [Loop.OnShutdown] is the place to
+//     close idle connections. After the grace period, or on a second signal, the
+//     loop ends by force, and Run returns an error that matches [ErrForced] and
+//     names what was cut off;
 //   - by force: [Loop.Stop], the end of the context of Run, an error of the start
 //     function, an error that nobody handles, a panic. No callback starts any
 //     more, and everything is closed at once. Only OnClose callbacks still run, and
@@ -95,7 +99,7 @@
 // Config.WorkGrace, and named by [ErrWorkLeft].)
 //
 // A loop runs once. One that was made with [New] takes, before Run, Post, Hold,
-// OnExit, AfterFunc, Every and NewFuture, which begin with Run; whatever needs a
+// OnExit, OnShutdown, AfterFunc, Every and NewFuture, which begin with Run; whatever needs a
 // socket, a signal or a goroutine returns [ErrNotRunning]. After the end there is
 // [ErrLoopClosed]. Any number of loops may run in one process, and nothing is
 // shared between them but the signals of the process.

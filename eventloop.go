@@ -114,6 +114,7 @@ type Loop struct {
 	unasked  map[*unasked]struct{}
 	strays   []func() // see stray
 	closes   map[*foreignClose]struct{}
+	down     shutdown
 
 	// Statistics, guarded by mu as well: the dispatcher has it anyway when they
 	// change.
@@ -142,6 +143,7 @@ type Loop struct {
 	abandoned  bool        // foreign code did not return, see abandonForeign
 
 	usesForeign atomic.Bool
+	delivery    uint64 // of the signal whose handler runs, else 0
 }
 
 type loopState uint8
@@ -189,9 +191,11 @@ func Run(ctx context.Context, cfg *Config, start func(l *Loop) error) error {
 // no goroutine, descriptor or signal registration left behind. It blocks; the
 // calling goroutine is the dispatcher.
 //
-// Run returns nil at the natural end and after [Loop.Stop] or [Loop.Shutdown];
-// the cause of ctx if ctx ended the loop by force; or the error that ended the
-// loop: of the start function, or an event that the default handler let through.
+// Run returns nil at the natural end, after [Loop.Stop], and after a
+// [Loop.Shutdown] that came to its end; an error that matches [ErrForced] after one
+// that did not; the cause of ctx if ctx ended the loop by force; or the error that
+// ended the loop: of the start function, or an event that the default handler let
+// through.
 // A panic in a callback leaves Run as a [*PanicError] (see Config.CatchPanics).
 //
 // A loop runs once: Run returns [ErrRunning] while the loop runs, in a callback
@@ -316,20 +320,21 @@ func (h *hold) describe() string { return "" }
 // of a connection with pending output sees a reset; then only OnClose callbacks,
 // once each, and the exit callbacks run, and Run returns nil. Stop does not wait;
 // [Loop.Done] tells when the loop has ended. Before Run, it makes Run return at
-// once. A second call does nothing.
+// once. A second call does nothing. To end the loop gracefully see [Loop.Shutdown].
 func (l *Loop) Stop() { l.stop(nil) }
 
-// stop ends the loop by force. The first reason counts.
-func (l *Loop) stop(err error) {
+// stop ends the loop by force. The first reason counts; stop reports whether it is err.
+func (l *Loop) stop(err error) (first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.state == stateClosed || l.stopping {
-		return
+		return false
 	}
 	l.stopping = true
 	l.stopErr = err
 	l.ended.Store(true)
 	l.wakeLocked()
+	return true
 }
 
 // isStopping reports whether the loop ends by force, or did.
@@ -347,59 +352,6 @@ func (l *Loop) stopPanic(p *PanicError) {
 	defer l.mu.Unlock()
 	if l.panicked == nil {
 		l.panicked = p
-	}
-}
-
-// Shutdown ends the loop gracefully. Listeners, servers, signal handlers and
-// intervals are closed; connections, timers, requests, tasks and holds go on
-// until they end by themselves, and then Run returns nil. When ctx ends before
-// that, the loop is stopped by force.
-//
-// Shutdown does not wait, so a callback, of a signal say, may call it. Before
-// Run, it makes Run return at once.
-func (l *Loop) Shutdown(ctx context.Context) {
-	if ctx == nil {
-		ctx = context.Background()
-	}
-	release := context.AfterFunc(ctx, l.Stop)
-	l.mu.Lock()
-	state := l.state
-	if state == stateRunning {
-		l.exits = append(l.exits, func() { release() })
-	}
-	l.mu.Unlock()
-	switch state {
-	case stateNew:
-		release()
-		l.Stop()
-	case stateRunning:
-		l.Post(l.shutdownHandles)
-	case stateClosed:
-		release()
-	}
-}
-
-// shutdownHandles closes what would go on for ever.
-func (l *Loop) shutdownHandles() {
-	l.mu.Lock()
-	var owners []shutdowner
-	for h := range l.handles.all {
-		if s, ok := h.owner.(shutdowner); ok {
-			owners = append(owners, s)
-		}
-	}
-	var intervals []*Timer
-	for t := range l.timers.All {
-		if t.period > 0 {
-			intervals = append(intervals, (*Timer)(t))
-		}
-	}
-	l.mu.Unlock()
-	for _, s := range owners {
-		s.shutdown()
-	}
-	for _, t := range intervals {
-		t.Stop()
 	}
 }
 

@@ -78,7 +78,7 @@ func TestALoopThatNeverRunsLeavesNothing(t *testing.T) {
 	eventloop.NewFuture[int](l)
 	l.Stats()
 	l.Stop()
-	l.Shutdown(context.Background())
+	l.Shutdown(-1)
 }
 
 func TestRunASecondTimeIsErrLoopClosed(t *testing.T) {
@@ -219,7 +219,7 @@ func TestStopInATimerKeepsTheOthersOfTheTurnFromRunning(t *testing.T) {
 func TestStopBeforeRunMakesRunReturnAtOnce(t *testing.T) {
 	for name, stop := range map[string]func(l *eventloop.Loop){
 		"Stop":     func(l *eventloop.Loop) { l.Stop() },
-		"Shutdown": func(l *eventloop.Loop) { l.Shutdown(context.Background()) },
+		"Shutdown": func(l *eventloop.Loop) { l.Shutdown(-1) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			checkLeaks(t)
@@ -322,8 +322,8 @@ func TestShutdownStopsIntervalsAndLetsTheRestFinish(t *testing.T) {
 			time.AfterFunc(time.Hour, func() { release() })
 			l.AfterFunc(time.Minute, func() { shots++ })
 			l.AfterFunc(3500*time.Millisecond, func() {
-				l.Shutdown(context.Background())
-				l.Shutdown(context.Background()) // does nothing more
+				l.Shutdown(-1)
+				l.Shutdown(-1) // does nothing more
 				if err := l.Post(func() { shots++ }); err != nil {
 					t.Errorf("Post after Shutdown returned %v, want nil", err)
 				}
@@ -338,45 +338,6 @@ func TestShutdownStopsIntervalsAndLetsTheRestFinish(t *testing.T) {
 		wantEqual(t, "time until Run returned", time.Since(began), time.Hour)
 	})
 }
-
-func TestShutdownStopsByForceWhenItsContextEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		began := time.Now()
-		err := eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
-			l.Hold()
-			l.AfterFunc(time.Hour, func() { t.Error("a timer ran after the end") })
-			l.Shutdown(ctx)
-			return nil
-		})
-		if err != nil {
-			t.Errorf("Run returned %v, want nil", err)
-		}
-		wantEqual(t, "time until Run returned", time.Since(began), time.Minute)
-	})
-}
-
-func TestShutdownAfterTheEndKeepsNoHoldOnItsContext(t *testing.T) {
-	l := eventloop.New(nil)
-	l.Run(t.Context())
-	// A foreign context costs context.AfterFunc a goroutine until it is released.
-	ctx := &foreignContext{Context: t.Context(), done: make(chan struct{})}
-	var none context.Context
-	checkLeaks(t)
-	l.Shutdown(ctx)
-	l.Shutdown(none)
-}
-
-// foreignContext is a context of a type that package context does not know.
-type foreignContext struct {
-	context.Context
-	done chan struct{}
-}
-
-func (c *foreignContext) Done() <-chan struct{} { return c.done }
-func (c *foreignContext) Err() error            { return nil }
-func (c *foreignContext) Value(any) any         { return nil }
 
 func TestHoldKeepsTheLoopAliveUntilTheLastRelease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -421,7 +382,7 @@ var exits = map[string]struct {
 		want: func(err error, p any, exited bool) bool { return err == nil && p == nil && !exited },
 	},
 	"Shutdown": {
-		end:  func(l *eventloop.Loop, _ context.CancelFunc) error { l.Shutdown(context.Background()); return nil },
+		end:  func(l *eventloop.Loop, _ context.CancelFunc) error { l.Shutdown(-1); return nil },
 		want: func(err error, p any, exited bool) bool { return err == nil && p == nil && !exited },
 	},
 	"context": {

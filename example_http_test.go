@@ -69,7 +69,7 @@ func ExampleLoop_ServeHTTP() {
 			if err == nil {
 				fmt.Printf("%s\n", res.Body)
 			}
-			s.Shutdown(ctx).Then(func(_ struct{}, err error) { fmt.Println("closed:", err) })
+			s.Shutdown(time.Minute).Then(func(_ struct{}, err error) { fmt.Println("closed:", err) })
 		})
 		return nil
 	})
@@ -285,7 +285,7 @@ func ExampleHTTPClient_Do() {
 		}
 		base := "http://" + s.Addr().String()
 		l.Go(ctx, func(t *eventloop.Task) error {
-			defer s.Shutdown(t.Context())
+			defer func() { s.Shutdown(0).Then(nil) }() // cuts off the request to /slow
 			res, err := l.HTTP().Do(t.Context(), "POST", base+"/notes", &eventloop.HTTPOptions{
 				Headers: eventloop.Headers{{Name: "Content-Type", Value: "text/plain"}},
 				Body:    []byte("milk"),

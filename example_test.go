@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -163,16 +165,65 @@ func ExampleLoop_Shutdown() {
 			return err
 		}
 		l.AfterFunc(time.Millisecond, func() { fmt.Println("one-shots still run") })
-
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		l.OnExit(cancel)
-		l.Shutdown(ctx)
+		l.Shutdown(10 * time.Second)
 		return nil
 	})
 	fmt.Println("ended:", err)
 	// Output:
 	// one-shots still run
 	// ended: <nil>
+}
+
+// What is still open after the grace period is cut off, and named.
+func ExampleErrForced() {
+	cfg := &eventloop.Config{Logger: slog.New(slog.DiscardHandler)}
+	err := eventloop.Run(context.Background(), cfg, func(l *eventloop.Loop) error {
+		l.Go(context.Background(), func(t *eventloop.Task) error { return t.Sleep(time.Hour) })
+		l.Shutdown(time.Millisecond)
+		return nil
+	})
+	fmt.Println(errors.Is(err, eventloop.ErrForced))
+	fmt.Println(strings.Contains(err.Error(), "ExampleErrForced"), "- the name of the task is in it")
+	// Output:
+	// true
+	// true - the name of the task is in it
+}
+
+// An application closes what it knows to be idle.
+func ExampleLoop_OnShutdown() {
+	err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		release := l.Hold() // a connection to a database, say
+		l.OnShutdown(func() {
+			fmt.Println("closing")
+			release()
+		})
+		l.Shutdown(time.Minute)
+		return nil
+	})
+	fmt.Println("ended:", err)
+	// Output:
+	// closing
+	// ended: <nil>
+}
+
+// LogHandles says why a loop does not end.
+func ExampleLoop_LogHandles() {
+	log := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey || a.Key == "age" || a.Key == "due" {
+				return slog.Attr{} // they differ each time
+			}
+			return a
+		},
+	}))
+	eventloop.Run(context.Background(), &eventloop.Config{Logger: log}, func(l *eventloop.Loop) error {
+		l.AfterFunc(time.Hour, func() {})
+		l.LogHandles()
+		l.Stop()
+		return nil
+	})
+	// Output:
+	// level=INFO msg="open handle" kind=timer name="" ref=true
 }
 
 // A server answers, and learns that its client has gone.
@@ -544,7 +595,7 @@ func ExampleGroup() {
 	defer ln.Close()
 	g := eventloop.NewGroup(2, &eventloop.Config{Name: "web"})
 	go func() {
-		defer g.Shutdown(context.Background())
+		defer g.Shutdown(-1)
 		nc, err := net.Dial("tcp", ln.Addr().String())
 		if err != nil {
 			fmt.Println(err)

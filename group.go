@@ -2,9 +2,12 @@ package eventloop
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"sync"
+	"time"
 )
 
 // A Group is several loops that live and end together, for a service whose
@@ -59,8 +62,8 @@ func (g *Group) Loops() []*Loop { return append([]*Loop(nil), g.loops...) }
 // A loop that comes to its natural end, or is stopped alone, leaves the others
 // running. One that ends by an error — of start, or an event that the default
 // handler let through — or by a panic takes the others with it, by force. Run
-// returns the first such error, the cause of ctx if ctx ended the loops, and nil
-// otherwise. A panic in a callback leaves Run as a [*PanicError], and
+// returns the first such error, the cause of ctx if ctx ended the loops, the errors
+// of all loops that a [Group.Shutdown] ended by force, and nil otherwise. A panic in a callback leaves Run as a [*PanicError], and
 // runtime.Goexit in a callback leaves it as such, after all loops have ended.
 //
 // A group runs once: Run returns [ErrRunning] while it runs and [ErrLoopClosed]
@@ -133,11 +136,18 @@ func (g *Group) collect(ends <-chan groupEnd) groupEnd {
 	var worst groupEnd
 	for range g.loops {
 		end := <-ends
-		if end.rank() > 0 && worst.rank() == 0 {
+		forced := errors.Is(end.err, ErrForced)
+		switch {
+		case forced && worst.rank() == 0:
+			g.Shutdown(0) // the others say what they cut off as well
+		case end.rank() > 0 && worst.rank() == 0:
 			g.Stop()
 		}
-		if end.worse(worst) {
+		switch {
+		case end.worse(worst):
 			worst = end
+		case forced && errors.Is(worst.err, ErrForced):
+			worst.err = errors.Join(worst.err, end.err)
 		}
 	}
 	return worst
@@ -168,12 +178,33 @@ func (g *Group) Stop() {
 	}
 }
 
-// Shutdown ends all loops gracefully, as [Loop.Shutdown] does; by force when ctx
-// ends.
-func (g *Group) Shutdown(ctx context.Context) {
+// Shutdown ends all loops gracefully, as [Loop.Shutdown] does. A loop that is ended
+// by force ends the others by force as well.
+func (g *Group) Shutdown(grace time.Duration) {
+	var delivery uint64
 	for _, l := range g.loops {
-		l.Shutdown(ctx)
+		delivery = max(delivery, l.currentDelivery())
 	}
+	for _, l := range g.loops {
+		l.shutdown(grace, delivery)
+	}
+}
+
+// ShutdownOn calls Shutdown with grace when the process gets one of sigs, as
+// [Loop.ShutdownOn] does. It may also be called before Run.
+func (g *Group) ShutdownOn(grace time.Duration, sigs ...os.Signal) error {
+	if err := checkSignals(sigs); err != nil {
+		return err
+	}
+	f := func(os.Signal) { g.Shutdown(grace) }
+	err := ErrLoopClosed
+	for _, l := range g.loops {
+		// On each loop: any of them may be the last one to end.
+		if l.shutdownOn(f, sigs) == nil {
+			err = nil
+		}
+	}
+	return err
 }
 
 // Stats returns the figures of all loops together: sums, except for QueuePeak and

@@ -187,7 +187,7 @@ func TestGroupShutdownLetsRunWhatEndsByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := eventloop.NewGroup(2, nil)
 		var fired atomic.Int32
-		time.AfterFunc(time.Second, func() { g.Shutdown(context.Background()) })
+		time.AfterFunc(time.Second, func() { g.Shutdown(-1) })
 		err := g.Run(context.Background(), func(l *eventloop.Loop) error {
 			l.Every(100*time.Millisecond, func() {})
 			l.AfterFunc(time.Hour, func() { fired.Add(1) })
@@ -341,7 +341,7 @@ func TestGroupServesOneListenerFromAllLoops(t *testing.T) {
 	if got := g.Stats().Listeners; got != 2 {
 		t.Errorf("Listeners = %d, want 2", got)
 	}
-	g.Shutdown(context.Background())
+	g.Shutdown(-1)
 	if err := <-served; err != nil {
 		t.Errorf("Run = %v, want nil", err)
 	}

@@ -2,9 +2,9 @@ package eventloop
 
 import (
 	"bufio"
-	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -182,14 +182,14 @@ type HTTPServer struct {
 	readers sync.Pool   // of *bufio.Reader, with room for a header
 	closing atomic.Bool // under mu when it is set
 
-	mu       sync.Mutex // guards the following
-	conns    map[*httpConn]struct{}
-	perIP    map[netip.Addr]int
-	stopped  bool  // the acceptor has ended
-	gone     bool  // so has the last connection
-	forced   error // why connections were cut
-	waiters  []*Future[struct{}]
-	releases []func() bool // of the contexts of Shutdown
+	mu      sync.Mutex // guards the following
+	conns   map[*httpConn]struct{}
+	perIP   map[netip.Addr]int
+	stopped bool  // the acceptor has ended
+	gone    bool  // so has the last connection
+	forced  error // why connections were cut
+	waiters []*Future[struct{}]
+	graces  []*Timer // of Shutdown
 }
 
 // ListenHTTP listens on a local TCP address and calls h on the loop with each
@@ -274,13 +274,13 @@ func (s *HTTPServer) Close() error {
 	return nil
 }
 
-// Shutdown is Close with an end: the future succeeds when the last connection is
-// closed. When ctx ends before that, connections are cut, requests that were not
-// answered are lost, and the future fails with the cause of ctx.
-func (s *HTTPServer) Shutdown(ctx context.Context) *Future[struct{}] {
-	if ctx == nil {
-		ctx = context.Background()
-	}
+// Shutdown is Close with a bound, and by the rule of [Loop.Shutdown]: the future
+// succeeds when the last connection is closed. When grace is over before that,
+// connections are cut, requests without a response are lost, and the future fails
+// with an error that matches [ErrForced] and names the clients. A grace of zero
+// cuts at once; with a negative one Shutdown waits without limit. After a second
+// call the shorter remaining grace counts.
+func (s *HTTPServer) Shutdown(grace time.Duration) *Future[struct{}] {
 	f := newFuture[struct{}](s.loop, kindFuture)
 	s.mu.Lock()
 	if s.gone {
@@ -289,10 +289,31 @@ func (s *HTTPServer) Shutdown(ctx context.Context) *Future[struct{}] {
 		return f
 	}
 	s.waiters = append(s.waiters, f)
-	s.releases = append(s.releases, context.AfterFunc(ctx, func() { s.cut(contextError(ctx)) }))
+	if grace > 0 {
+		t := s.loop.AfterFunc(grace, s.force)
+		t.Unref()
+		s.graces = append(s.graces, t)
+	}
 	s.mu.Unlock()
 	s.Close()
+	if grace == 0 {
+		s.force()
+	}
 	return f
+}
+
+// force cuts the connections at the end of the grace period.
+func (s *HTTPServer) force() {
+	s.mu.Lock()
+	var cut []string
+	for c := range s.conns {
+		cut = append(cut, c.client())
+	}
+	s.mu.Unlock()
+	if len(cut) > 0 {
+		slices.Sort(cut)
+		s.cut(fmt.Errorf("%w: %s", ErrForced, listed(cut)))
+	}
 }
 
 // cut closes the server by force.
@@ -452,11 +473,11 @@ type (
 func (t *httpServerGoneTask) run() {
 	s := (*HTTPServer)(t)
 	s.mu.Lock()
-	waiters, releases, err := s.waiters, s.releases, s.forced
-	s.waiters, s.releases = nil, nil
+	waiters, graces, err := s.waiters, s.graces, s.forced
+	s.waiters, s.graces = nil, nil
 	s.mu.Unlock()
-	for _, release := range releases {
-		release()
+	for _, t := range graces {
+		t.Stop()
 	}
 	for _, f := range waiters {
 		if err != nil {

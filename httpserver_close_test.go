@@ -51,7 +51,7 @@ func TestHTTPServerCloseIsGraceful(t *testing.T) {
 	if _, err := net.Dial("tcp", addr); err == nil {
 		t.Error("the address still answers")
 	}
-	gone := s.Shutdown(context.Background())
+	gone := s.Shutdown(-1)
 	if _, err := gone.Result(); err != eventloop.ErrPending {
 		t.Errorf("Shutdown with two requests open: %v, want ErrPending", err)
 	}
@@ -72,7 +72,7 @@ func TestHTTPServerCloseIsGraceful(t *testing.T) {
 	if err := end(); err != nil { // nothing keeps the loop alive any more
 		t.Errorf("Run returned %v", err)
 	}
-	if _, err := s.Shutdown(context.Background()).Result(); err != eventloop.ErrLoopClosed {
+	if _, err := s.Shutdown(-1).Result(); err != eventloop.ErrLoopClosed {
 		t.Errorf("Shutdown after the end: %v", err)
 	}
 }
@@ -116,7 +116,7 @@ func TestHTTPServerCloseLosesNoAnswer(t *testing.T) {
 			})
 		}
 		eventually(func() bool { return answered.Load()%500 > 400 })
-		if _, err := s.Shutdown(context.Background()).Wait(context.Background()); err != nil {
+		if _, err := s.Shutdown(-1).Wait(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 		wg.Wait()
@@ -133,12 +133,12 @@ func TestHTTPServerShutdownByForce(t *testing.T) {
 	c := dialRaw(t, s.Addr())
 	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	r := <-requests
-	why := errors.New("enough")
-	ctx, cancel := context.WithCancelCause(context.Background())
-	f := s.Shutdown(ctx)
-	cancel(why)
-	if _, err := f.Wait(context.Background()); err != why {
-		t.Errorf("Shutdown: %v, want %v", err, why)
+	f := s.Shutdown(time.Hour)
+	s.Shutdown(time.Millisecond)
+	_, err := f.Wait(context.Background())
+	wantErr(t, "Shutdown", err, eventloop.ErrForced)
+	if !strings.Contains(err.Error(), c.LocalAddr().String()) {
+		t.Errorf("the error does not name the client: %v", err)
 	}
 	if got, _ := c.rest(); got != "" {
 		t.Errorf("an answer: %q", got)
@@ -159,7 +159,7 @@ func TestLoopShutdownClosesHTTPServersGracefully(t *testing.T) {
 	c := dialRaw(t, s.Addr())
 	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	r := <-requests
-	l.Shutdown(context.Background())
+	l.Shutdown(-1)
 	if !eventually(func() bool {
 		nc, err := net.Dial("tcp", s.Addr().String())
 		if err == nil {
@@ -475,7 +475,7 @@ func TestHTTPServerOutlivesCallbacksOfTLSConfig(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.Close()
-			if _, err := await(t, s.Shutdown(t.Context())); err != nil {
+			if _, err := await(t, s.Shutdown(-1)); err != nil {
 				t.Error(err)
 			}
 		})

@@ -283,6 +283,14 @@ func (c *httpConn) panicked(op string, err error) {
 	c.s.loop.stray(func() { c.s.event(err) })
 }
 
+// client returns the address of the client.
+func (c *httpConn) client() string {
+	if c.remote == nil {
+		return "unknown client"
+	}
+	return c.remote.Network() + " " + c.remote.String()
+}
+
 func (c *httpConn) opError(op string, err error) error {
 	e := &OpError{Op: op, Err: err}
 	if c.remote != nil {

@@ -254,19 +254,12 @@ func testOnAbort(t *testing.T, halfOpen bool) {
 			if got := l.Stats().HTTPAbortsTotal; got != 1 {
 				t.Errorf("HTTPAbortsTotal = %d, want 1", got)
 			}
-			s.Shutdown(expired())
+			s.Shutdown(0)
 			if len(told) > 0 {
 				t.Errorf("told twice: %v", <-told)
 			}
 		})
 	}
-}
-
-// expired returns a context that has ended.
-func expired() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
 }
 
 func TestHTTPOnAbortIsToldOfWhatWasBefore(t *testing.T) {

@@ -364,7 +364,7 @@ func TestHTTPIncompleteResponseDoesNotLookCompleteToHTTP10(t *testing.T) {
 	for name, end := range map[string]func(w *eventloop.ResponseWriter, s *eventloop.HTTPServer){
 		"Abort":    func(w *eventloop.ResponseWriter, s *eventloop.HTTPServer) { w.Abort() },
 		"a panic":  func(w *eventloop.ResponseWriter, s *eventloop.HTTPServer) { panic("oh no") },
-		"Shutdown": func(w *eventloop.ResponseWriter, s *eventloop.HTTPServer) { s.Shutdown(expired()) },
+		"Shutdown": func(w *eventloop.ResponseWriter, s *eventloop.HTTPServer) { s.Shutdown(0) },
 		"Stop":     func(w *eventloop.ResponseWriter, s *eventloop.HTTPServer) { w.Close(); s.Close() }, // complete, for comparison
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -530,7 +530,7 @@ func TestHTTPServerCloseDoesNotWaitForAHandshakeThatDoesNotEnd(t *testing.T) {
 					}
 					synctest.Wait()
 					start := time.Now()
-					s.Shutdown(context.Background()).Wait(context.Background())
+					s.Shutdown(-1).Wait(context.Background())
 					took <- time.Since(start)
 				}()
 				return nil

@@ -86,7 +86,7 @@ func TestLaw2NoCallRunsUserCode(t *testing.T) {
 		f.Then(func(int, error) { callback() })
 		eventloop.All(l, f).Then(func([]int, error) { callback() })
 		interval.Reset(1)
-		l.Shutdown(context.Background())
+		l.Shutdown(-1)
 		inCall = false
 		l.Post(func() { interval.Stop() })
 	})
@@ -446,7 +446,7 @@ func TestLaw6NothingIsLeftWhenRunReturns(t *testing.T) {
 		"natural exit": {func(*eventloop.Loop, context.CancelFunc) error { return nil }, nil},
 		"Stop":         {func(l *eventloop.Loop, _ context.CancelFunc) error { l.Stop(); return nil }, nil},
 		"Shutdown": {func(l *eventloop.Loop, _ context.CancelFunc) error {
-			l.Shutdown(context.Background())
+			l.Shutdown(-1)
 			return nil
 		}, nil},
 		"context": {func(_ *eventloop.Loop, cancel context.CancelFunc) error { cancel(); return nil }, context.Canceled},

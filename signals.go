@@ -13,8 +13,10 @@ import (
 )
 
 // A SignalHandler calls a function on the loop for signals. It keeps the loop
-// alive until it is stopped, unless it is unref'd. All methods may be called from
-// any goroutine and from any callback.
+// alive until it is stopped, unless it is unref'd, as [Loop.Shutdown] does. It
+// stays installed until Run is about to return, so a signal with a handler never
+// ends the process while connections are drained or exit callbacks run. All
+// methods may be called from any goroutine and from any callback.
 type SignalHandler struct {
 	handle
 	f       func(sig os.Signal)
@@ -32,9 +34,11 @@ type SignalHandler struct {
 // Signals that follow each other faster than they can be delivered may be merged,
 // but after the last one there is always a call.
 //
-// What was in force before for a signal, its default action or that it is
-// ignored, is suspended while any handler watches it, and in force again
-// afterwards. No sigs, a nil f, SIGKILL, SIGSTOP and what is no signal of the
+// The default action of a signal is suspended while any handler watches it, and in
+// force again afterwards, unless a channel of signal.Notify watches it too. A
+// signal that was ignored before the first handler has no effect after the last
+// one either; signal.Ignored says false, though, and programs that are started
+// then do not inherit it. No sigs, a nil f, SIGKILL, SIGSTOP and what is no signal of the
 // system are an error.
 func (l *Loop) OnSignal(f func(sig os.Signal), sigs ...os.Signal) (*SignalHandler, error) {
 	if f == nil {
@@ -44,6 +48,7 @@ func (l *Loop) OnSignal(f func(sig os.Signal), sigs ...os.Signal) (*SignalHandle
 		return nil, err
 	}
 	h := &SignalHandler{f: f, sigs: append([]os.Signal(nil), sigs...)}
+	h.unref = l.isShuttingDown()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := l.register(&h.handle, h, kindSignal, false); err != nil {
@@ -69,11 +74,14 @@ func checkSignals(sigs []os.Signal) error {
 const maxSignal = 64
 
 // notify is called by the hub. Post cannot block it.
-func (h *SignalHandler) notify(sig os.Signal) {
-	h.loop.Post(func() {
+func (h *SignalHandler) notify(sig os.Signal, delivery uint64) {
+	l := h.loop
+	l.Post(func() {
 		if h.stopped.Load() {
 			return
 		}
+		l.delivery = delivery
+		defer func() { l.delivery = 0 }()
 		defer h.caught()
 		h.f(sig)
 	})
@@ -124,7 +132,7 @@ func (h *SignalHandler) Stop() {
 }
 
 func (h *SignalHandler) terminate() { h.Stop() }
-func (h *SignalHandler) shutdown()  { h.Stop() }
+func (h *SignalHandler) shutdown()  { h.Unref() }
 
 func (h *SignalHandler) describe() string {
 	names := make([]string, len(h.sigs))

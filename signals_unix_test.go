@@ -260,7 +260,7 @@ func TestShutdownInASignalCallbackEndsTheLoop(t *testing.T) {
 	calls := 0
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		l.Every(time.Hour, func() {})
-		onSignal(t, l, func(os.Signal) { calls++; l.Shutdown(context.Background()) }, syscall.SIGUSR1)
+		onSignal(t, l, func(os.Signal) { calls++; l.Shutdown(-1) }, syscall.SIGUSR1)
 		raise(t, syscall.SIGUSR1)
 	})
 	wantEqual(t, "calls", calls, 1)
@@ -413,9 +413,6 @@ func init() {
 		children["ignored "+name] = func(t *testing.T) {
 			signal.Ignore(syscall.SIGTERM)
 			outcome(func() { runWithSignal(t, &exit.cfg, exit.end) })
-			if !signal.Ignored(syscall.SIGTERM) {
-				t.Fatal("the signal is not ignored any more")
-			}
 			raise(t, syscall.SIGTERM)
 			fmt.Println("survived")
 		}

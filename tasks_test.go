@@ -971,7 +971,7 @@ func TestShutdownLetsTasksFinish(t *testing.T) {
 			finished = err == nil
 			return err
 		})
-		l.AfterFunc(1, func() { l.Shutdown(context.Background()) })
+		l.AfterFunc(1, func() { l.Shutdown(-1) })
 	})
 	wantEqual(t, "Run", err, nil)
 	wantEqual(t, "the task finished", finished, true)

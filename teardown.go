@@ -20,7 +20,8 @@ func (l *Loop) teardown() {
 	l.busy += l.now() - l.woke // statistics end here
 	l.mu.Unlock()
 	defer close(l.done)
-	defer l.self.Store(0) // the goroutine goes on without us
+	defer l.self.Store(0)  // the goroutine goes on without us
+	defer l.ClearSignals() // until now a signal must not end the process
 	defer l.runExits()
 	defer l.closeAll()
 	l.cancel()
@@ -44,7 +45,9 @@ func (l *Loop) closeAll() {
 	}
 	owners := make([]owner, 0, l.handles.len)
 	for h := range l.handles.all {
-		owners = append(owners, h.owner)
+		if h.kind != kindSignal { // see teardown
+			owners = append(owners, h.owner)
+		}
 	}
 	l.mu.Unlock()
 	l.writers.EndTurn(false)
@@ -122,10 +125,11 @@ func (l *Loop) awaitGoroutines(foreign *time.Timer) {
 	}
 }
 
+// handleCount returns how many handles closeAll has to wait for.
 func (l *Loop) handleCount() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.handles.len
+	return l.handles.len - l.kinds[kindSignal]
 }
 
 // runExits runs the exit callbacks, all of them even if one panics or exits the

@@ -74,10 +74,10 @@ func (s *server) start(addr string) error {
 	s.loop.Every(time.Second, s.showStats)
 	fmt.Printf("TCP server on %v, answers after %v, SIGINT ends it.\n", ln.Addr(), s.delay)
 
-	// Shutdown ends what would go on for ever: the listener, the statistics and
-	// this handler. Connections and timers still run to their end.
-	_, err = s.loop.OnSignal(func(os.Signal) { s.loop.Shutdown(context.Background()) }, os.Interrupt)
-	return err
+	// Shutdown ends what would go on for ever: the listener and the statistics.
+	// Connections and timers still run to their end, however long that takes; a
+	// second SIGINT cuts them off.
+	return s.loop.ShutdownOn(-1, os.Interrupt)
 }
 
 // request answers later, whatever was asked. What else arrives on the connection

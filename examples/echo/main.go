@@ -39,23 +39,12 @@ func main() {
 			return err
 		}
 		log.Print("echo server on ", ln.Addr(), ", SIGINT ends it")
-		return endOnInterrupt(l, *grace)
+		l.OnShutdown(func() { log.Print("ending: ", l.Stats().IncomingTCP, " clients have ", *grace) })
+		return l.ShutdownOn(*grace, os.Interrupt)
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "echo:", err)
 		os.Exit(1)
 	}
 	log.Print("ended")
-}
-
-// endOnInterrupt ends the loop gracefully on the first SIGINT. Shutdown stops
-// the handler too, so the second SIGINT has its default action.
-func endOnInterrupt(l *eventloop.Loop, grace time.Duration) error {
-	_, err := l.OnSignal(func(os.Signal) {
-		log.Print("ending: ", l.Stats().IncomingTCP, " clients have ", grace)
-		ctx, cancel := context.WithTimeout(context.Background(), grace)
-		l.OnExit(cancel)
-		l.Shutdown(ctx)
-	}, os.Interrupt)
-	return err
 }

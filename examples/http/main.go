@@ -69,7 +69,9 @@ func newApp(l *eventloop.Loop, addr string) error {
 		return err
 	}
 	a.server = s
-	if _, err := l.OnSignal(a.interrupt, os.Interrupt); err != nil {
+	// What waits for its response has ten seconds.
+	l.OnShutdown(a.closeStreams)
+	if err := l.ShutdownOn(10*time.Second, os.Interrupt); err != nil {
 		return err
 	}
 	l.Every(time.Second, func() { a.broadcast("stats", l.Stats()) })
@@ -77,17 +79,13 @@ func newApp(l *eventloop.Loop, addr string) error {
 	return nil
 }
 
-// interrupt ends the application: Shutdown closes the server, the signal handler
-// and the interval; what waits has ten seconds.
-func (a *app) interrupt(os.Signal) {
+// closeStreams ends the event streams, which otherwise last until their clients go.
+func (a *app) closeStreams() {
 	fmt.Println("closing; requests that wait are answered")
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	a.loop.OnExit(cancel)
 	for _, w := range a.streams {
 		w.Close()
 	}
 	a.streams = nil
-	a.loop.Shutdown(ctx)
 }
 
 func (a *app) handle(r *eventloop.HTTPRequest) {

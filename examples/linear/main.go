@@ -50,25 +50,11 @@ func main() {
 			}
 			log.Printf("%s on %v", s.name, addr)
 		}
-		return shutdownOn(l, os.Interrupt)
+		return l.ShutdownOn(3*time.Second, os.Interrupt)
 	})
 	if err != nil {
 		log.Fatal(err)
 	}
-}
-
-// shutdownOn ends the loop gracefully on a signal. Shutdown ends the handler as
-// well, so a second signal does what it does by default.
-func shutdownOn(l *eventloop.Loop, sig os.Signal) error {
-	h, err := l.OnSignal(func(os.Signal) {
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-		l.OnExit(cancel)
-		l.Shutdown(ctx)
-	}, sig)
-	if err == nil {
-		h.Unref()
-	}
-	return err
 }
 
 // A handler serves one connection as a task.

@@ -54,7 +54,7 @@ func main() {
 		if err != nil {
 			return err
 		}
-		if _, err := l.OnSignal(m.interrupt, os.Interrupt); err != nil {
+		if err := l.ShutdownOn(2*closeTimeout, os.Interrupt); err != nil {
 			return err
 		}
 		fmt.Printf("chat server on %v\n", s.Addr())
@@ -67,6 +67,7 @@ func main() {
 
 func newRoom(l *eventloop.Loop) *room {
 	m := &room{loop: l, members: make(map[*socket]string)}
+	l.OnShutdown(m.close)
 	l.Every(pingEvery, func() { m.tell(ws.CompiledPing) })
 	return m
 }
@@ -124,15 +125,13 @@ func (m *room) tell(frame []byte) {
 	}
 }
 
-// interrupt ends the room. Shutdown closes the server, the signal handler and the
-// pings; the connections go by themselves, soon, and what does not is cut.
-func (m *room) interrupt(os.Signal) {
+// close ends the room. Shutdown has closed the server and the pings; the connections
+// end by themselves when their clients answer, or are cut off when the grace period
+// is over.
+func (m *room) close() {
 	fmt.Println("closing; members told:", len(m.members))
 	m.closing = true
 	for s := range m.members {
 		s.end(ws.StatusGoingAway, "the server is going away")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*closeTimeout)
-	m.loop.OnExit(cancel)
-	m.loop.Shutdown(ctx)
 }

@@ -53,7 +53,7 @@ func serve(t *testing.T, ln net.Listener) *server {
 // end interrupts the room, and fails the test unless it ends by itself.
 func (s *server) end(t *testing.T) {
 	t.Helper()
-	s.loop.Post(func() { s.interrupt(nil) })
+	s.loop.Post(func() { s.loop.Shutdown(2 * closeTimeout) })
 	if err := <-s.ended; err != nil {
 		t.Errorf("Run returned %v, want nil", err)
 	}
@@ -356,7 +356,7 @@ func TestCloseFrameIsAnsweredByTheSame(t *testing.T) {
 func TestInterruptTellsTheMembersAndWaitsForTheirAnswer(t *testing.T) {
 	s := serveTCP(t)
 	ann := enter(t, s, "ann")
-	s.loop.Post(func() { s.interrupt(nil) })
+	s.loop.Post(func() { s.loop.Shutdown(2 * closeTimeout) })
 	if f := ann.frame(); f.Header.OpCode != ws.OpClose {
 		t.Fatalf("got %v %q, want a close frame", f.Header.OpCode, f.Payload)
 	} else if code, _ := ws.ParseCloseFrameData(f.Payload); code != ws.StatusGoingAway {

@@ -12,7 +12,8 @@ import (
 
 var hub = struct {
 	sync.Mutex
-	signals map[os.Signal]*line
+	signals  map[os.Signal]*line
+	delivery uint64 // number of the last one
 }{signals: make(map[os.Signal]*line)}
 
 // A line is a signal in use.
@@ -23,13 +24,21 @@ type line struct {
 	watchers []*watcher    // guarded by hub
 }
 
-type watcher struct{ f func(os.Signal) }
+type watcher struct {
+	f func(sig os.Signal, delivery uint64)
+}
 
-// Watch calls f, which must not block nor call this package, for each of sigs that arrives, until
-// cancel has returned. Watchers of one signal are called in the order in which
-// they came. When cancel returns, and nobody else watches, the default action of
-// the signal is in force again, or it is ignored again.
-func Watch(f func(os.Signal), sigs ...os.Signal) (cancel func()) {
+// sink takes signals that were ignored before the first watcher came. Nothing
+// reads it: package signal drops what a channel has no room for.
+var sink = make(chan os.Signal, 1)
+
+// Watch calls f, which must not block nor call this package, for each of sigs that
+// arrives, until cancel has returned. Watchers of one signal are called in the
+// order in which they came, with the number of the delivery, which is the same for
+// all of them and greater than zero. When cancel returns, and there is no other
+// watcher, the default action of the signal is in force again; if it was ignored
+// it has no effect.
+func Watch(f func(sig os.Signal, delivery uint64), sigs ...os.Signal) (cancel func()) {
 	w := &watcher{f}
 	hub.Lock()
 	defer hub.Unlock()
@@ -66,8 +75,9 @@ func (ln *line) forward() {
 	defer close(ln.done)
 	for sig := range ln.ch {
 		hub.Lock() // held during f, so that none is called after its cancel
+		hub.delivery++
 		for _, w := range ln.watchers {
-			w.f(sig)
+			w.f(sig, hub.delivery)
 		}
 		hub.Unlock()
 	}
@@ -85,11 +95,11 @@ func leave(w *watcher, sigs []os.Signal) {
 		}
 		delete(hub.signals, sig)
 		// Stop restores the default, also of signals that the process ignored by
-		// signal.Ignore. So these have to be ignored first, or a signal that came
-		// in between would end the process. The others are left to Stop, because
-		// Ignore and Reset take a signal away from channels of other packages.
+		// signal.Ignore. Ignoring it again would take the signal away from the
+		// channels of other packages, which cannot be told from ours. So it gets
+		// a channel that drops it.
 		if ln.ignored {
-			signal.Ignore(sig)
+			signal.Notify(sink, sig)
 		}
 		signal.Stop(ln.ch)
 		close(ln.ch) // nothing is sent any more: both wait for a delivery that goes on

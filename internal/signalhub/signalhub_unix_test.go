@@ -31,7 +31,7 @@ func TestEveryWatcherIsCalledInTheOrderOfItsComing(t *testing.T) {
 	done := make(chan struct{})
 	var cancels []func()
 	for i := range watchers {
-		cancels = append(cancels, Watch(func(os.Signal) {
+		cancels = append(cancels, Watch(func(os.Signal, uint64) {
 			if order = append(order, i); i == watchers-1 {
 				close(done)
 			}
@@ -55,7 +55,7 @@ func TestEveryWatcherIsCalledInTheOrderOfItsComing(t *testing.T) {
 
 func TestAWatcherOfASignalThatIsNamedTwiceIsCalledOnce(t *testing.T) {
 	got := make(chan os.Signal, 10)
-	cancel := Watch(func(sig os.Signal) { got <- sig }, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGUSR1)
+	cancel := Watch(func(sig os.Signal, _ uint64) { got <- sig }, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGUSR1)
 	raise(t, syscall.SIGUSR1)
 	first := <-got
 	raise(t, syscall.SIGUSR2)
@@ -67,7 +67,7 @@ func TestAWatcherOfASignalThatIsNamedTwiceIsCalledOnce(t *testing.T) {
 }
 
 func TestNoWatcherIsCalledAfterItsCancelHasReturned(t *testing.T) {
-	stay := Watch(func(os.Signal) {}, syscall.SIGUSR1) // so that the signal never kills
+	stay := Watch(func(os.Signal, uint64) {}, syscall.SIGUSR1) // so that the signal never kills
 	defer stay()
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -83,7 +83,7 @@ func TestNoWatcherIsCalledAfterItsCancelHasReturned(t *testing.T) {
 	})
 	for range 2000 {
 		cancelled := false // written after cancel: the race detector sees a late call too
-		cancel := Watch(func(os.Signal) {
+		cancel := Watch(func(os.Signal, uint64) {
 			if cancelled {
 				t.Error("a watcher was called after its cancel")
 			}
@@ -99,17 +99,17 @@ func TestAChannelOfAnotherPackageKeepsItsSignal(t *testing.T) {
 	ch := make(chan os.Signal, 1)
 	signal.Notify(ch, syscall.SIGUSR1)
 	defer signal.Stop(ch)
-	Watch(func(os.Signal) {}, syscall.SIGUSR1)()
+	Watch(func(os.Signal, uint64) {}, syscall.SIGUSR1)()
 	raise(t, syscall.SIGUSR1) // would end the process
 	<-ch
 }
 
-func TestASignalThatWasIgnoredIsIgnoredAgain(t *testing.T) {
+func TestASignalThatWasIgnoredHasNoEffectAgain(t *testing.T) {
 	signal.Ignore(syscall.SIGUSR2)
 	defer signal.Reset(syscall.SIGUSR2)
 	got := make(chan os.Signal, 1)
-	first := Watch(func(sig os.Signal) { got <- sig }, syscall.SIGUSR2)
-	second := Watch(func(os.Signal) {}, syscall.SIGUSR2)
+	first := Watch(func(sig os.Signal, _ uint64) { got <- sig }, syscall.SIGUSR2)
+	second := Watch(func(os.Signal, uint64) {}, syscall.SIGUSR2)
 	raise(t, syscall.SIGUSR2)
 	<-got
 	first()
@@ -117,10 +117,44 @@ func TestASignalThatWasIgnoredIsIgnoredAgain(t *testing.T) {
 		t.Error("the signal is ignored while it is watched")
 	}
 	second()
-	if !signal.Ignored(syscall.SIGUSR2) {
-		t.Error("the signal is not ignored after the last watcher went")
-	}
+	raise(t, syscall.SIGUSR2) // would end the process
+	// So it is with watchers and channels that come and go later.
+	Watch(func(os.Signal, uint64) {}, syscall.SIGUSR2)()
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, syscall.SIGUSR2)
 	raise(t, syscall.SIGUSR2)
+	<-ch
+	signal.Stop(ch)
+	raise(t, syscall.SIGUSR2)
+}
+
+func TestAChannelOfAnotherPackageThatCameLaterKeepsItsSignal(t *testing.T) {
+	for _, ignored := range []bool{false, true} {
+		if ignored {
+			signal.Ignore(syscall.SIGUSR1)
+			defer signal.Reset(syscall.SIGUSR1)
+		}
+		ch := make(chan os.Signal, 1)
+		cancel := Watch(func(os.Signal, uint64) {}, syscall.SIGUSR1)
+		signal.Notify(ch, syscall.SIGUSR1)
+		cancel()
+		raise(t, syscall.SIGUSR1)
+		<-ch
+		signal.Stop(ch)
+	}
+}
+
+func TestAllWatchersOfASignalGetTheNumberOfItsDelivery(t *testing.T) {
+	got := make(chan uint64, 4)
+	defer Watch(func(_ os.Signal, n uint64) { got <- n }, syscall.SIGUSR1, syscall.SIGUSR2)()
+	defer Watch(func(_ os.Signal, n uint64) { got <- n }, syscall.SIGUSR1, syscall.SIGUSR2)()
+	raise(t, syscall.SIGUSR1)
+	first, again := <-got, <-got
+	raise(t, syscall.SIGUSR2)
+	second := <-got
+	if first == 0 || again != first || second <= first {
+		t.Errorf("the numbers are %d, %d and %d", first, again, second)
+	}
 }
 
 func TestWatchersComeAndGoOnManyGoroutines(t *testing.T) {
@@ -129,7 +163,7 @@ func TestWatchersComeAndGoOnManyGoroutines(t *testing.T) {
 		sigs := []os.Signal{syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH}[i%3:]
 		wg.Go(func() {
 			for range 300 {
-				cancel := Watch(func(os.Signal) {}, sigs...)
+				cancel := Watch(func(os.Signal, uint64) {}, sigs...)
 				if i == 0 {
 					raise(t, syscall.SIGUSR1)
 				}

@@ -1,0 +1,264 @@
+package eventloop
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+)
+
+// ErrForced matches the error of [Loop.Run] when a shutdown did not come to its end
+// within the grace period, or was cut short by a second one. The error names the
+// handles that were cut off.
+var ErrForced = errors.New("eventloop: ended by force")
+
+// A shutdown is how far Loop.Shutdown has come. Guarded by Loop.mu.
+type shutdown struct {
+	begun    bool
+	started  bool          // beginShutdown has run
+	limit    time.Duration // when the grace period is over, since Run; 0: never
+	force    *Timer        // fires then
+	delivery uint64        // of the signal whose handler called Shutdown last, or 0
+	told     []func()      // of OnShutdown
+
+	// Only on the loop.
+	began time.Time
+	pause time.Duration // before the next report
+}
+
+// firstReport is when Shutdown first logs what it waits for. Each time that passes
+// until the next report is twice as long.
+const firstReport = 5 * time.Second
+
+// Shutdown ends the loop gracefully: listeners, servers and intervals are closed,
+// and the functions of [Loop.OnShutdown] are called; connections, timers, requests,
+// tasks and holds go on until they end by themselves, and then Run returns nil.
+// Signal handlers are called until then, but do not keep the loop alive. What the
+// loop waits for is logged after 5 s, and again after 10, 20, 40 s and so on.
+//
+// When grace is over the loop is ended by force, as by [Loop.Stop]. What kept it
+// alive is logged, and Run returns an error that matches [ErrForced] and names it.
+// A grace of zero ends the loop by force at once; with a negative one Shutdown
+// waits without limit. Nothing is closed only because Shutdown was called: an idle
+// connection has to be closed by the application, see OnShutdown, or by its
+// timeouts, or it lasts until grace is over.
+//
+// After a second call the grace period ends when the first of the two would. If a
+// signal handler makes the second call, the loop is ended by force at once, unless
+// the first call was made for the same signal.
+//
+// Shutdown does not wait. Before Run, it makes Run return at once.
+func (l *Loop) Shutdown(grace time.Duration) { l.shutdown(grace, l.currentDelivery()) }
+
+// currentDelivery returns the number of the signal whose handler is the caller, or
+// zero if it is none.
+func (l *Loop) currentDelivery() uint64 {
+	if l.onLoop() {
+		return l.delivery
+	}
+	return 0
+}
+
+func (l *Loop) shutdown(grace time.Duration, delivery uint64) {
+	l.mu.Lock()
+	state, d := l.state, &l.down
+	if state == stateClosed || l.stopping {
+		l.mu.Unlock()
+		return
+	}
+	if state == stateNew {
+		l.mu.Unlock()
+		l.stop(nil)
+		return
+	}
+	force := grace == 0 || d.begun && delivery != 0 && delivery != d.delivery
+	if delivery != 0 {
+		d.delivery = delivery
+	}
+	if !force {
+		if !d.begun {
+			l.posts.Push(l.beginShutdown)
+			l.wakeLocked()
+		}
+		l.boundShutdown(grace)
+	}
+	d.begun = true
+	l.mu.Unlock()
+	if force {
+		l.force()
+	}
+}
+
+// boundShutdown ends the grace period after grace, if it does not end before. The
+// caller holds l.mu.
+func (l *Loop) boundShutdown(grace time.Duration) {
+	d := &l.down
+	limit := l.now() + grace
+	if grace < 0 || limit < 0 || d.limit != 0 && d.limit <= limit {
+		return
+	}
+	d.limit = limit
+	if d.force == nil {
+		d.force = &Timer{loop: l, unref: true, f: l.force}
+	}
+	d.force.disarm()
+	d.force.arm(grace)
+}
+
+// beginShutdown closes what would go on for ever, and then tells the application.
+func (l *Loop) beginShutdown() {
+	l.closeEndless()
+	l.mu.Lock()
+	d := &l.down
+	told := d.told
+	d.told = nil
+	d.started = true
+	d.began, d.pause = time.Now(), firstReport
+	l.mu.Unlock()
+	l.reportLater()
+	for _, f := range told {
+		l.call(f)
+		if l.ended.Load() {
+			return
+		}
+	}
+}
+
+// closeEndless closes what does not end by itself.
+func (l *Loop) closeEndless() {
+	l.mu.Lock()
+	var owners []shutdowner
+	for h := range l.handles.all {
+		if s, ok := h.owner.(shutdowner); ok {
+			owners = append(owners, s)
+		}
+	}
+	var intervals []*Timer
+	for t := range l.timers.All {
+		if t.period > 0 {
+			intervals = append(intervals, (*Timer)(t))
+		}
+	}
+	l.mu.Unlock()
+	for _, s := range owners {
+		s.shutdown()
+	}
+	for _, t := range intervals {
+		t.Stop()
+	}
+}
+
+func (l *Loop) isShuttingDown() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.down.begun
+}
+
+// reportLater logs what the loop waits for, after a while and again and again.
+func (l *Loop) reportLater() {
+	d := &l.down
+	t := l.AfterFunc(d.pause, func() {
+		waits := l.keptBy()
+		l.log(slog.LevelInfo, "shutdown waits", "for", time.Since(d.began).Round(time.Second), "count", len(waits), "handles", listed(waits))
+		d.pause = 2 * d.pause
+		l.reportLater()
+	})
+	t.Unref()
+}
+
+// force ends the loop by force, at the end of a Shutdown. If nothing is cut off it
+// is an end like any other.
+func (l *Loop) force() {
+	cut := l.keptBy()
+	if len(cut) == 0 {
+		l.stop(nil)
+		return
+	}
+	if l.stop(fmt.Errorf("%w: %s", ErrForced, listed(cut))) {
+		l.log(slog.LevelWarn, "shutdown ended by force", "count", len(cut), "handles", listed(cut))
+	}
+}
+
+// keptBy returns what keeps the loop alive.
+func (l *Loop) keptBy() []string {
+	var all []string
+	for h := range l.Handles() {
+		if h.Ref {
+			all = append(all, h.String())
+		}
+	}
+	l.mu.Lock()
+	queued := l.posts.Len() + l.batch.Len()
+	if l.down.begun && !l.down.started {
+		queued-- // that is beginShutdown
+	}
+	l.mu.Unlock()
+	if queued > 0 {
+		all = append(all, fmt.Sprintf("posted functions: %d", queued))
+	}
+	return all
+}
+
+// listed returns the first of all for a log or an error.
+func listed(all []string) string {
+	const most = 10
+	if len(all) <= most {
+		return strings.Join(all, "; ")
+	}
+	return fmt.Sprintf("%s; and %d more", strings.Join(all[:most], "; "), len(all)-most)
+}
+
+// OnShutdown arranges for f to be called on the loop when [Loop.Shutdown] begins,
+// after listeners and servers are closed: the place to close connections that the
+// application knows to be idle, and to tell tasks that wait. Functions are called
+// in the order of OnShutdown, each once, and not if the loop ends otherwise. During
+// a Shutdown, f is called in a later turn. A nil f, and an OnShutdown after the end,
+// are ignored. OnShutdown may be called before Run.
+func (l *Loop) OnShutdown(f func()) {
+	if f == nil {
+		return
+	}
+	l.mu.Lock()
+	begun := l.down.begun
+	if !begun {
+		l.down.told = append(l.down.told, f)
+	}
+	l.mu.Unlock()
+	if begun {
+		l.Post(f)
+	}
+}
+
+// ShutdownOn calls [Loop.Shutdown] with grace when the process gets one of sigs. A
+// second signal ends the loop by force. It does not keep the loop alive. Several
+// calls add up: one signal that is in several of them counts once, with the
+// shortest grace. Its errors are those of [Loop.OnSignal].
+func (l *Loop) ShutdownOn(grace time.Duration, sigs ...os.Signal) error {
+	h, err := l.OnSignal(func(os.Signal) { l.Shutdown(grace) }, sigs...)
+	if err == nil {
+		h.Unref()
+	}
+	return err
+}
+
+// shutdownOn is ShutdownOn for a group, whose loops may not run yet.
+func (l *Loop) shutdownOn(f func(os.Signal), sigs []os.Signal) error {
+	h, err := l.OnSignal(f, sigs...)
+	switch err {
+	case nil:
+		h.Unref()
+	case ErrNotRunning:
+		return l.Post(func() { l.shutdownOn(f, sigs) })
+	}
+	return err
+}
+
+// LogHandles logs what [Loop.Handles] returns, a line each, for finding out why the
+// loop does not end. It may be called from any goroutine.
+func (l *Loop) LogHandles() {
+	for h := range l.Handles() {
+		l.log(slog.LevelInfo, "open handle", "kind", h.Kind, "name", h.Name, "age", h.Age, "due", h.Due, "ref", h.Ref)
+	}
+}

@@ -1,0 +1,329 @@
+package eventloop_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/onloop/eventloop"
+)
+
+func TestShutdownCutsOffWhatOutlastsItsGraceAndRunNamesIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		book := &logBook{}
+		began, closed := time.Now(), 0
+		err := eventloop.Run(t.Context(), &eventloop.Config{Logger: book.logger()}, func(l *eventloop.Loop) error {
+			a, b := net.Pipe()
+			t.Cleanup(func() { b.Close() })
+			if _, err := l.Adopt(a, &eventloop.ConnConfig{OnClose: func(*eventloop.Conn) { closed++ }}); err != nil {
+				return err
+			}
+			l.Go(t.Context(), func(k *eventloop.Task) error { return k.Sleep(time.Hour) })
+			l.AfterFunc(time.Hour, func() { t.Error("a timer fired after the end") })
+			l.AfterFunc(time.Hour, func() {}).Unref()
+			l.Hold()
+			l.Shutdown(time.Minute)
+			return nil
+		})
+		wantErr(t, "Run", err, eventloop.ErrForced)
+		wantEqual(t, "time until Run returned", time.Since(began), time.Minute)
+		wantEqual(t, "OnClose", closed, 1)
+		for _, name := range []string{"conn pipe", "timer 1m0s", "hold 1m0s", "task ", "TestShutdownCutsOff"} {
+			if !strings.Contains(err.Error(), name) {
+				t.Errorf("the error does not name %q: %v", name, err)
+			}
+		}
+		if strings.Contains(err.Error(), "unref") {
+			t.Errorf("the error names what did not keep the loop alive: %v", err)
+		}
+		if log := book.String(); strings.Count(log, "shutdown ended by force") != 1 || !strings.Contains(log, "count=4") {
+			t.Errorf("the log is %s", log)
+		}
+	})
+}
+
+// The list in a log or an error is bounded.
+func TestTheErrorOfAForcedEndNamesTenHandlesAndCountsTheOthers(t *testing.T) {
+	for _, n := range []int{1, 9, 10, 11, 1000} {
+		err := runLoop(t, nil, func(l *eventloop.Loop) {
+			for range n {
+				l.Hold()
+			}
+			l.Shutdown(0)
+		})
+		wantErr(t, "Run", err, eventloop.ErrForced)
+		wantEqual(t, "handles that are named", strings.Count(err.Error(), "hold"), min(n, 10))
+		wantEqual(t, "whether others are counted", strings.Contains(err.Error(), fmt.Sprintf("and %d more", n-10)), n > 10)
+	}
+}
+
+func TestTheShorterRemainingGraceOfShutdownCounts(t *testing.T) {
+	type call struct{ at, grace time.Duration }
+	const s = time.Second
+	for _, tt := range []struct {
+		calls  []call
+		end    time.Duration
+		forced bool
+	}{
+		{[]call{{0, 10 * s}}, 10 * s, true},
+		{[]call{{0, 0}}, 0, true},
+		{[]call{{s, 1}}, s + 1, true},
+		{[]call{{0, -1}}, 100 * s, false},
+		{[]call{{0, 1<<63 - 1}}, 100 * s, false},
+		{[]call{{0, 100*s + 1}}, 100 * s, false},
+		{[]call{{0, 10 * s}, {s, 2 * s}}, 3 * s, true},
+		{[]call{{0, 2 * s}, {s, 10 * s}}, 2 * s, true},
+		{[]call{{0, -1}, {s, 5 * s}}, 6 * s, true},
+		{[]call{{0, 5 * s}, {s, -1}}, 5 * s, true},
+		{[]call{{0, 5 * s}, {s, 0}}, s, true},
+		{[]call{{0, 0}, {0, -1}}, 0, true},
+		{[]call{{0, 9 * s}, {0, 5 * s}, {s, 4 * s}, {2 * s, 2 * s}}, 4 * s, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			err := eventloop.Run(t.Context(), logged(t, nil), func(l *eventloop.Loop) error {
+				l.AfterFunc(100*s, func() {})
+				for _, c := range tt.calls {
+					if c.at == 0 {
+						l.Shutdown(c.grace)
+					} else {
+						l.AfterFunc(c.at, func() { l.Shutdown(c.grace) })
+					}
+				}
+				return nil
+			})
+			wantEqual(t, fmt.Sprintf("end after %v", tt.calls), time.Since(began), tt.end)
+			if tt.forced {
+				wantErr(t, "Run", err, eventloop.ErrForced)
+			} else {
+				wantEqual(t, "error of Run", err, nil)
+			}
+		})
+	}
+}
+
+func TestAForcedShutdownThatCutsOffNothingIsAGracefulOne(t *testing.T) {
+	book := &logBook{}
+	mustRun(t, &eventloop.Config{Logger: book.logger()}, func(l *eventloop.Loop) {
+		l.Hold()()
+		l.AfterFunc(time.Hour, func() {}).Unref()
+		l.Shutdown(0)
+	})
+	mustRun(t, &eventloop.Config{Logger: book.logger()}, func(l *eventloop.Loop) {
+		l.Shutdown(time.Hour)
+		l.Shutdown(0)
+	})
+	wantEqual(t, "log", book.String(), "")
+}
+
+func TestAForcedShutdownNamesTheFunctionsThatItDoesNotRun(t *testing.T) {
+	err := runLoop(t, nil, func(l *eventloop.Loop) {
+		l.Shutdown(time.Hour)
+		l.Post(func() { t.Error("a posted function ran") })
+		l.Post(func() { t.Error("a posted function ran") })
+		l.Shutdown(0)
+	})
+	wantErr(t, "Run", err, eventloop.ErrForced)
+	if !strings.HasSuffix(err.Error(), ": posted functions: 2") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestOnShutdownIsCalledOnceInOrderInALaterTurn(t *testing.T) {
+	var order []string
+	note := func(s string) func() { return func() { order = append(order, s) } }
+	l := eventloop.New(logged(t, nil))
+	l.OnShutdown(nil)
+	l.OnShutdown(note("made before Run"))
+	l.Post(func() {
+		release := l.Hold()
+		l.OnShutdown(note("made during Run"))
+		ln, err := l.Listen("tcp", "127.0.0.1:0", nil)
+		if err != nil {
+			t.Error(err)
+		}
+		l.OnShutdown(func() {
+			if _, err := net.Dial("tcp", ln.Addr().String()); err == nil {
+				t.Error("the listener was open")
+			}
+			l.OnShutdown(note("made during Shutdown"))
+			l.Post(func() { release() })
+		})
+		l.Shutdown(time.Hour)
+		l.Shutdown(time.Hour)
+		note("Shutdown returned")()
+	})
+	if err := l.Run(t.Context()); err != nil {
+		t.Error(err)
+	}
+	wantSlice(t, "order", order, []string{"Shutdown returned", "made before Run", "made during Run", "made during Shutdown"})
+	l.OnShutdown(func() { t.Error("called after the end") })
+	l.Shutdown(time.Hour)
+}
+
+func TestOnShutdownIsNotCalledWithoutAGracefulShutdown(t *testing.T) {
+	for name, end := range map[string]func(l *eventloop.Loop){
+		"Stop":          (*eventloop.Loop).Stop,
+		"Shutdown by 0": func(l *eventloop.Loop) { l.Shutdown(0) },
+		"natural":       func(*eventloop.Loop) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			runLoop(t, nil, func(l *eventloop.Loop) {
+				l.OnShutdown(func() { t.Error("called") })
+				end(l)
+			})
+		})
+	}
+}
+
+func TestAPanicInOnShutdownIsACallbacksAndTheOthersRun(t *testing.T) {
+	var events []error
+	calls := 0
+	mustRun(t, &eventloop.Config{CatchPanics: true, EventHandler: func(err error) { events = append(events, err) }}, func(l *eventloop.Loop) {
+		l.OnShutdown(func() { calls++; panic("sprung") })
+		l.OnShutdown(func() { calls++ })
+		l.Shutdown(time.Hour)
+	})
+	wantEqual(t, "calls", calls, 2)
+	wantEqual(t, "events", abnormal(events), 1)
+
+	calls = 0
+	panicked, _ := outcome(func() {
+		runLoop(t, nil, func(l *eventloop.Loop) {
+			l.OnShutdown(func() { calls++; panic("sprung") })
+			l.OnShutdown(func() { calls++ })
+			l.Shutdown(time.Hour)
+		})
+	})
+	if pe, ok := panicked.(*eventloop.PanicError); !ok || pe.Value != "sprung" {
+		t.Errorf("Run panicked with %v", panicked)
+	}
+	wantEqual(t, "calls of a loop that has ended", calls, 1)
+}
+
+func TestShutdownLogsWhatItWaitsFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		book := &logBook{}
+		began := time.Now()
+		err := eventloop.Run(t.Context(), &eventloop.Config{Logger: book.logger()}, func(l *eventloop.Loop) error {
+			l.AfterFunc(36*time.Second, func() {})
+			l.Shutdown(-1)
+			return nil
+		})
+		wantEqual(t, "error of Run", err, nil)
+		wantEqual(t, "time until Run returned", time.Since(began), 36*time.Second)
+		var waits []string
+		for line := range strings.Lines(book.String()) {
+			if !strings.Contains(line, `msg="shutdown waits"`) || !strings.Contains(line, "timer ") {
+				t.Errorf("a line of the log: %s", line)
+			}
+			for field := range strings.FieldsSeq(line) {
+				if s, ok := strings.CutPrefix(field, "for="); ok {
+					waits = append(waits, s)
+				}
+			}
+		}
+		wantSlice(t, "times of the reports", waits, []string{"5s", "15s", "35s"})
+	})
+}
+
+func TestAShutdownThatEndsSoonLogsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		book := &logBook{}
+		err := eventloop.Run(t.Context(), &eventloop.Config{Logger: book.logger()}, func(l *eventloop.Loop) error {
+			l.AfterFunc(4999*time.Millisecond, func() {})
+			l.Shutdown(time.Minute)
+			return nil
+		})
+		wantEqual(t, "error of Run", err, nil)
+		wantEqual(t, "log", book.String(), "")
+	})
+}
+
+func TestLogHandlesWritesALineForEachHandle(t *testing.T) {
+	book := &logBook{}
+	mustRun(t, &eventloop.Config{Logger: book.logger()}, func(l *eventloop.Loop) {
+		defer l.Stop()
+		l.LogHandles()
+		wantEqual(t, "log without handles", book.String(), "")
+		if _, err := l.Listen("tcp", "127.0.0.1:0", nil); err != nil {
+			t.Error(err)
+		}
+		l.Every(time.Hour, func() {}).Unref()
+		l.Hold()
+		n := len(slices.Collect(l.Handles()))
+		l.LogHandles()
+		lines := strings.Split(strings.TrimSpace(book.String()), "\n")
+		wantEqual(t, "lines", len(lines), n)
+		for _, want := range []string{"kind=listener name=\"tcp 127.0.0.1:", "kind=interval", "ref=false", "kind=hold"} {
+			if !strings.Contains(book.String(), want) {
+				t.Errorf("the log has no %q: %s", want, book.String())
+			}
+		}
+	})
+}
+
+func TestGroupShutdownNamesWhatEachLoopCutsOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := eventloop.NewGroup(3, logged(t, nil))
+		began := time.Now()
+		time.AfterFunc(time.Second, func() { g.Shutdown(time.Minute) })
+		err := g.Run(context.Background(), func(l *eventloop.Loop) error {
+			l.Hold()
+			return nil
+		})
+		wantErr(t, "Run", err, eventloop.ErrForced)
+		wantEqual(t, "holds that are named", strings.Count(err.Error(), "hold"), 3)
+		wantEqual(t, "time until Run returned", time.Since(began), 61*time.Second)
+	})
+}
+
+func TestGroupShutdownOfZeroAndWithoutLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, grace := range []time.Duration{0, -1} {
+			g := eventloop.NewGroup(2, logged(t, nil))
+			began := time.Now()
+			time.AfterFunc(time.Second, func() { g.Shutdown(grace) })
+			err := g.Run(context.Background(), func(l *eventloop.Loop) error {
+				l.AfterFunc(time.Hour, func() {})
+				return nil
+			})
+			if grace == 0 {
+				wantErr(t, "Run", err, eventloop.ErrForced)
+				wantEqual(t, "time until Run returned", time.Since(began), time.Second)
+			} else {
+				wantEqual(t, "error of Run", err, nil)
+				wantEqual(t, "time until Run returned", time.Since(began), time.Hour)
+			}
+		}
+	})
+}
+
+func TestHTTPServerShutdownOfZeroAndWithoutLimit(t *testing.T) {
+	for _, grace := range []time.Duration{0, -1} {
+		l, _ := startLoop(t, nil)
+		requests := make(chan *eventloop.HTTPRequest, 1)
+		s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) { requests <- r })
+		c := dialRaw(t, s.Addr())
+		c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		r := <-requests
+		f := s.Shutdown(grace)
+		if grace == 0 {
+			_, err := await(t, f)
+			wantErr(t, "Shutdown", err, eventloop.ErrForced)
+			continue
+		}
+		if _, err := f.Result(); err != eventloop.ErrPending {
+			t.Errorf("Shutdown with an open request: %v", err)
+		}
+		r.Respond(200, nil, nil)
+		if _, err := await(t, f); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+	}
+}
