@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -208,6 +209,103 @@ func listed(all []string) string {
 		return strings.Join(all, "; ")
 	}
 	return fmt.Sprintf("%s; and %d more", strings.Join(all[:most], "; "), len(all)-most)
+}
+
+// A listenerDrain is a Listener.Shutdown in progress.
+type listenerDrain struct {
+	mu      sync.Mutex // guards the following
+	waiters []*Future[struct{}]
+
+	// Only on the loop.
+	ended  bool // the acceptor has: no connection is added any more
+	due    bool // the grace period was over before that
+	forced error
+}
+
+// Shutdown is Close for the listener and its connections, by the rule of
+// [Loop.Shutdown]: nothing more is accepted, and the future succeeds when the last
+// accepted connection has ended, after its OnClose. When grace is over before
+// that, the connections are aborted, and the future fails with an error that
+// matches [ErrForced] and names them. A grace of zero aborts them at once; with a
+// negative one Shutdown waits without limit. After a second call the shorter
+// remaining grace counts.
+func (ln *Listener) Shutdown(grace time.Duration) *Future[struct{}] {
+	l, d := ln.loop, &ln.drain
+	f := newFuture[struct{}](l, kindFuture)
+	d.mu.Lock()
+	d.waiters = append(d.waiters, f)
+	d.mu.Unlock()
+	ln.Close()
+	switch {
+	case grace == 0:
+		l.Post(ln.force)
+	case grace > 0:
+		l.AfterFunc(grace, ln.force).Unref()
+	}
+	l.Post(ln.drained)
+	return f
+}
+
+// acceptorGone is called when no connection is added any more.
+func (ln *Listener) acceptorGone() {
+	d := &ln.drain
+	d.ended = true
+	if d.due {
+		ln.force()
+	}
+	ln.drained()
+}
+
+// connGone is called on the loop when a connection of the listener has ended.
+func (ln *Listener) connGone() {
+	ln.acceptor.connGone()
+	ln.drained()
+}
+
+// drained ends Shutdown if nothing is left of the listener.
+func (ln *Listener) drained() {
+	d := &ln.drain
+	if !d.ended || ln.open.Load() > 0 {
+		return
+	}
+	d.mu.Lock()
+	waiters := d.waiters
+	d.waiters = nil
+	d.mu.Unlock()
+	for _, f := range waiters {
+		f.resolve(struct{}{}, d.forced)
+	}
+}
+
+// force aborts the connections at the end of the grace period.
+func (ln *Listener) force() {
+	d := &ln.drain
+	if !d.ended {
+		d.due = true // the acceptor may be about to add a connection
+		return
+	}
+	l := ln.loop
+	l.mu.Lock()
+	var conns []*Conn
+	for h := range l.handles.all {
+		if c, ok := h.owner.(*Conn); ok && c.listener == ln {
+			conns = append(conns, c)
+		}
+	}
+	l.mu.Unlock()
+	if len(conns) == 0 {
+		return
+	}
+	names := make([]string, len(conns))
+	for i, c := range conns {
+		names[i] = "conn " + c.describe()
+	}
+	if d.forced == nil {
+		d.forced = fmt.Errorf("%w: %s", ErrForced, listed(names))
+	}
+	for _, c := range conns {
+		c.Abort()
+	}
 }
 
 // OnShutdown arranges for f to be called on the loop when [Loop.Shutdown] begins,

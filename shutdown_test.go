@@ -327,3 +327,89 @@ func TestHTTPServerShutdownOfZeroAndWithoutLimit(t *testing.T) {
 		}
 	}
 }
+
+func TestListenerShutdownWaitsForItsConnections(t *testing.T) {
+	l, end := startLoop(t, nil)
+	closed := 0
+	conns := make(chan *eventloop.Conn, 2)
+	cfg := &eventloop.ConnConfig{
+		OnConnect: func(c *eventloop.Conn) { conns <- c },
+		OnClose:   func(*eventloop.Conn) { closed++ },
+	}
+	ln, err := l.Listen("tcp", "127.0.0.1:0", cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := l.Listen("tcp", "127.0.0.1:0", &eventloop.ConnConfig{OnConnect: cfg.OnConnect})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := dialConn(t, ln.Addr())
+	<-conns
+	dialConn(t, other.Addr())
+	stays := <-conns
+	f, again := ln.Shutdown(-1), ln.Shutdown(time.Hour)
+	if _, err := net.Dial("tcp", ln.Addr().String()); err == nil {
+		t.Error("the address still answers")
+	}
+	if _, err := f.Result(); err != eventloop.ErrPending {
+		t.Errorf("Shutdown with an open connection: %v", err)
+	}
+	c.Close()
+	for _, f := range []*eventloop.Future[struct{}]{f, again} {
+		if _, err := await(t, f); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+	}
+	if _, err := await(t, ln.Shutdown(0)); err != nil {
+		t.Errorf("Shutdown when nothing is left: %v", err)
+	}
+	if n, _ := eventloop.Call(t.Context(), l, func() (int, error) { return closed, nil }); n != 1 {
+		t.Errorf("OnClose was called %d times, want once", n)
+	}
+	wantEqual(t, "a connection of another listener is closed", stays.Closed(), false)
+	stays.Close()
+	other.Close()
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestListenerShutdownAbortsAndNamesWhatOutlastsItsGrace(t *testing.T) {
+	for _, graces := range [][]time.Duration{{0}, {1}, {time.Hour, 0}, {-1, time.Millisecond}} {
+		l, _ := startLoop(t, nil)
+		conns := make(chan *eventloop.Conn, 2)
+		ln, err := l.Listen("tcp", "127.0.0.1:0", &eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) { conns <- c }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, b := dialConn(t, ln.Addr()), dialConn(t, ln.Addr())
+		<-conns
+		<-conns
+		for _, grace := range graces {
+			f := ln.Shutdown(grace)
+			if grace > time.Minute || grace < 0 {
+				f.Then(nil)
+				continue
+			}
+			_, err := await(t, f)
+			wantErr(t, "Shutdown", err, eventloop.ErrForced)
+			for _, c := range []net.Conn{a, b} {
+				if !strings.Contains(err.Error(), c.LocalAddr().String()) {
+					t.Errorf("the error does not name %v: %v", c.LocalAddr(), err)
+				}
+			}
+		}
+	}
+}
+
+// dialConn connects to addr until the end of the test.
+func dialConn(t testing.TB, addr net.Addr) net.Conn {
+	t.Helper()
+	c, err := net.Dial(addr.Network(), addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}

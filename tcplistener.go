@@ -52,6 +52,8 @@ type Listener struct {
 	conn *ConnConfig
 
 	stopped atomic.Bool // by Close: no callback any more
+
+	drain listenerDrain
 }
 
 // Listen listens on a local address and makes each accepted connection one of
@@ -308,5 +310,6 @@ func (t acceptErrTask) run() {
 
 func (t *listenerGoneTask) run() {
 	ln := (*Listener)(t)
+	ln.acceptorGone()
 	ln.loop.unregister(&ln.handle)
 }
