@@ -139,11 +139,11 @@ type Loop struct {
 	passer     pollpass.Passer
 	turned     time.Duration // when the last turn began; written with mu held
 	lag        histogram.Histogram
-	lastPanic  *PanicError // see tookPanic
-	abandoned  bool        // foreign code did not return, see abandonForeign
+	lastPanics [8]*PanicError // see tookPanic
+	abandoned  bool           // foreign code did not return, see abandonForeign
+	delivery   uint64         // of the signal whose handler runs, else 0
 
 	usesForeign atomic.Bool
-	delivery    uint64 // of the signal whose handler runs, else 0
 }
 
 type loopState uint8

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,8 +14,9 @@ import (
 
 // Code that is not ours may panic or call runtime.Goexit wherever it is called: in
 // Read of an adopted connection, in Accept of a listener, in Dial of a resolver.
-// guard and aside turn both into a *PanicError. What the loop does about that is
-// decided in one place, panicEvent.
+// guard and aside turn both into an error: a *PanicError, or errGoexit. Connections
+// and listeners of unknown types are wrapped where they come in, so the code behind
+// them sees errors only. What the loop does about one is decided in tookPanic.
 
 // guard calls f and returns its error. A panic in f is returned as a *PanicError.
 // Goexit ends the calling goroutine, so a goroutine that calls guard needs a
@@ -71,11 +73,15 @@ func (l *Loop) stray(f func()) {
 }
 
 func (l *Loop) runStrays() {
-	l.mu.Lock()
-	strays := l.strays
-	l.strays = nil
-	l.mu.Unlock()
-	for _, f := range strays {
+	for {
+		l.mu.Lock()
+		if len(l.strays) == 0 {
+			l.mu.Unlock()
+			return
+		}
+		f := l.strays[0] // one at a time: it may call Goexit
+		l.strays = l.strays[1:]
+		l.mu.Unlock()
 		f()
 	}
 }
@@ -97,8 +103,7 @@ func (l *Loop) strayEvent(err error) {
 
 // tookPanic reports whether err, of an operation, is to be reported by nobody but
 // tookPanic, and does so. It is if it is a panic, or Goexit, and the operation does
-// not report any more (over), or CatchPanics is not set, or the loop has ended. A
-// panic that comes by two ways is reported once.
+// not report any more (over), or CatchPanics is not set, or the loop has ended.
 func (l *Loop) tookPanic(err error, over bool) bool {
 	over = over || l.ended.Load()
 	pe := panicIn(err)
@@ -110,16 +115,26 @@ func (l *Loop) tookPanic(err error, over bool) bool {
 		}
 		return false
 	}
-	seen := pe == l.lastPanic
-	l.lastPanic = pe
-	switch {
-	case seen:
-	case over || !l.cfg.CatchPanics:
-		l.panicEvent(pe, nil)
-	default:
+	known := l.knowsPanic(err)
+	if !known {
+		copy(l.lastPanics[1:], l.lastPanics[:])
+		l.lastPanics[0] = pe
+	}
+	if !over && l.cfg.CatchPanics {
 		return false
 	}
+	if !known {
+		l.panicEvent(pe, nil)
+	}
 	return true
+}
+
+// knowsPanic reports whether err is a panic that was reported a moment ago. A panic
+// may come by two ways, as the error of Read and as a report of the guardedConn. On
+// the loop.
+func (l *Loop) knowsPanic(err error) bool {
+	pe := panicIn(err)
+	return pe != nil && slices.Contains(l.lastPanics[:], pe)
 }
 
 func panicIn(err error) *PanicError {

@@ -519,3 +519,29 @@ func TestAPanicWhileTheLoopStopsIsNotLost(t *testing.T) {
 		})
 	}
 }
+
+// Two dials wait for one lookup, whose Dial panics: both fail.
+func TestAPanicThatSeveralOperationsShareIsAnEventOfEach(t *testing.T) {
+	called := make(chan struct{})
+	cfg := &eventloop.Config{CatchPanics: true}
+	cfg.Resolver.Servers = []string{"127.0.0.1:1"}
+	cfg.Resolver.Attempts = 1
+	cfg.Resolver.Dial = func(context.Context, string, string) (net.Conn, error) { <-called; panic("sprung") }
+	var events []error
+	closed := 0
+	mustRun(t, cfg, func(l *eventloop.Loop) {
+		for range 3 {
+			_, err := l.Dial(t.Context(), "tcp4", "name.example:80", &eventloop.ConnConfig{
+				OnEvent: func(_ *eventloop.Conn, err error) { events = append(events, err) },
+				OnClose: func(*eventloop.Conn) { closed++ },
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		close(called)
+	})
+	wantEqual(t, "events", len(events), 3)
+	wantEqual(t, "panics among them", abnormal(events), 3)
+	wantEqual(t, "calls of OnClose", closed, 3)
+}

@@ -411,7 +411,7 @@ func TestLaw5RunReturnsAsSoonAsNothingKeepsTheLoopAlive(t *testing.T) {
 		"Shutdown with the last task": func(l *eventloop.Loop, last func()) {
 			l.Every(time.Minute, func() {})
 			l.Go(context.Background(), func(task *eventloop.Task) error { defer last(); return task.Sleep(90 * time.Second) })
-			l.AfterFunc(80*time.Second, func() { l.Shutdown(context.Background()) })
+			l.AfterFunc(80*time.Second, func() { l.Shutdown(-1) })
 		},
 	}
 	for name, start := range tests {
