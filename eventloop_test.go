@@ -315,7 +315,7 @@ func TestTheFirstReasonToEndCounts(t *testing.T) {
 func TestShutdownStopsIntervalsAndLetsTheRestFinish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began, ticks, shots := time.Now(), 0, 0
-		err := eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+		err := eventloop.Run(t.Context(), logged(t, nil), func(l *eventloop.Loop) error {
 			l.Every(time.Second, func() { ticks++ })
 			l.Every(time.Second, func() {}).Unref()
 			release := l.Hold()

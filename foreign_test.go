@@ -153,7 +153,7 @@ func TestAfterListenerCloseNoAcceptedConnectionIsAnnounced(t *testing.T) {
 	})
 	t.Run("Shutdown serves it", func(t *testing.T) {
 		inBubble(t, func(t *testing.T, l *eventloop.Loop) {
-			r, peer := serve(t, l, nil, func(*eventloop.Listener) { l.Shutdown(nil) })
+			r, peer := serve(t, l, nil, func(*eventloop.Listener) { l.Shutdown(-1) })
 			readAll(t, peer)
 			synctest.Wait()
 			wantEqual(t, "callbacks", r.order(), "connect close")

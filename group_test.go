@@ -185,7 +185,7 @@ func TestGroupStopBeforeRunMakesItReturnAtOnce(t *testing.T) {
 
 func TestGroupShutdownLetsRunWhatEndsByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := eventloop.NewGroup(2, nil)
+		g := eventloop.NewGroup(2, logged(t, nil))
 		var fired atomic.Int32
 		time.AfterFunc(time.Second, func() { g.Shutdown(-1) })
 		err := g.Run(context.Background(), func(l *eventloop.Loop) error {

@@ -221,7 +221,7 @@ func TestAListenerThatBecomesBlockingCanBeClosed(t *testing.T) {
 						case "Stop":
 							l.Stop()
 						case "Shutdown":
-							l.Shutdown(nil)
+							l.Shutdown(-1)
 						}
 					})
 					peer.Close()

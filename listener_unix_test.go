@@ -176,7 +176,7 @@ func TestAUnixListenerRemovesItsOwnFileOnly(t *testing.T) {
 				case "Stop":
 					l.Stop()
 				case "Shutdown":
-					l.Shutdown(nil)
+					l.Shutdown(-1)
 				}
 				eventually(func() bool { return l.Stats().Listeners == 0 })
 				dialPeer(t, &net.UnixAddr{Name: path, Net: "unix"}).Close()

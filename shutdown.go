@@ -18,7 +18,7 @@ var ErrForced = errors.New("eventloop: ended by force")
 // A shutdown is how far Loop.Shutdown has come. Guarded by Loop.mu.
 type shutdown struct {
 	begun    bool
-	started  bool          // beginShutdown has run
+	queued   bool          // beginShutdown is a post that has not run
 	limit    time.Duration // when the grace period is over, since Run; 0: never
 	force    *Timer        // fires then
 	delivery uint64        // of the signal whose handler called Shutdown last, or 0
@@ -78,17 +78,18 @@ func (l *Loop) shutdown(grace time.Duration, delivery uint64) {
 	if delivery != 0 {
 		d.delivery = delivery
 	}
+	first := !d.begun
+	d.begun = true
 	if !force {
-		if !d.begun {
-			l.posts.Push(l.beginShutdown)
-			l.wakeLocked()
-		}
+		d.queued = d.queued || first
 		l.boundShutdown(grace)
 	}
-	d.begun = true
 	l.mu.Unlock()
-	if force {
+	switch {
+	case force:
 		l.force()
+	case first:
+		l.Post(l.beginShutdown)
 	}
 }
 
@@ -115,7 +116,7 @@ func (l *Loop) beginShutdown() {
 	d := &l.down
 	told := d.told
 	d.told = nil
-	d.started = true
+	d.queued = false
 	d.began, d.pause = time.Now(), firstReport
 	l.mu.Unlock()
 	l.reportLater()
@@ -192,8 +193,8 @@ func (l *Loop) keptBy() []string {
 	}
 	l.mu.Lock()
 	queued := l.posts.Len() + l.batch.Len()
-	if l.down.begun && !l.down.started {
-		queued-- // that is beginShutdown
+	if queued > 0 && l.down.queued {
+		queued--
 	}
 	l.mu.Unlock()
 	if queued > 0 {

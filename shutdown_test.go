@@ -134,6 +134,14 @@ func TestAForcedShutdownNamesTheFunctionsThatItDoesNotRun(t *testing.T) {
 	}
 }
 
+func TestAShutdownOfZeroNamesTheFunctionsThatItDoesNotRun(t *testing.T) {
+	err := runLoop(t, nil, func(l *eventloop.Loop) {
+		l.Post(func() { t.Error("a posted function ran") })
+		l.Shutdown(0)
+	})
+	wantErr(t, "Run", err, eventloop.ErrForced)
+}
+
 func TestOnShutdownIsCalledOnceInOrderInALaterTurn(t *testing.T) {
 	var order []string
 	note := func(s string) func() { return func() { order = append(order, s) } }

@@ -965,7 +965,7 @@ func TestAnUnrefdTaskDoesNotKeepTheLoopAlive(t *testing.T) {
 
 func TestShutdownLetsTasksFinish(t *testing.T) {
 	finished := false
-	err := virtually(t, nil, func(l *eventloop.Loop) {
+	err := virtually(t, logged(t, nil), func(l *eventloop.Loop) {
 		l.Go(context.Background(), func(k *eventloop.Task) error {
 			err := k.Sleep(time.Hour)
 			finished = err == nil
