@@ -44,8 +44,7 @@
 //   - a call that returns an error never calls its callback.
 //
 // Less formally: code in callbacks is written as if there were no other
-// goroutines. Between callbacks of different handles — a timer and a connection,
-// two connections — no order is promised but that each runs in its turn.
+// goroutines. The section on order says which callback comes before which.
 //
 // Every method of every type may be called from any goroutine and from any
 // callback; a [Task] alone belongs to its own code. So another goroutine may write to a
@@ -69,6 +68,23 @@
 // Only the callbacks are serial. Bytes are read, written, encrypted and decrypted
 // by other goroutines, on all cores. If the callbacks are too much for one core,
 // a [Group] of loops can serve one port.
+//
+// # Order
+//
+// These orders are guaranteed:
+//
+//   - of one connection: OnConnect, the data in the order of its bytes, the event
+//     that ends reading, OnClose;
+//   - of one goroutine: the functions that it gives to [Loop.Post], and its calls of
+//     [Sender.Send]; of one channel: the values that [Receive] takes from it;
+//   - timers with different deadlines fire in the order of their deadlines, and timers
+//     with the same deadline in the order in which they were armed;
+//   - the callbacks of one future run in the order of their registration.
+//
+// Nothing else is: events of different connections, a timer and a connection, posts
+// of two goroutines, the results of two requests come in any order, which may differ
+// from run to run. Package [github.com/onloop/eventloop/looptest] runs a test in any
+// order that these rules allow, and repeats it by its seed.
 //
 // # Handles and lifetime
 //
@@ -257,4 +273,9 @@
 //			t.Errorf("the loop ran for %v, want %v", got, want)
 //		}
 //	})
+//
+// testing/synctest fixes time, but not the order of what happens at the same time.
+// Package [github.com/onloop/eventloop/looptest] fixes the order, too: it runs the
+// same test with many seeds, and a seed that fails repeats its order of events
+// every time.
 package eventloop
