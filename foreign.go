@@ -69,13 +69,12 @@ func (l *Loop) closeAside(nc net.Conn) {
 
 // An abandoner is an owner that may wait for foreign code.
 type abandoner interface {
-	// abandon ends the owner, on the loop, although foreign code that it waits for
-	// does not return, and returns what that is. It does nothing and returns ""
-	// if there is none. Afterwards the owner's goroutines change nothing.
-	abandon() (what string)
+	// abandon ends the owner, on the loop, if it waits for foreign code, and calls
+	// Loop.gaveUp first. Afterwards the owner's goroutines change nothing.
+	abandon()
 }
 
-// abandonForeign gives up on foreign code, and makes Run name it.
+// abandonForeign gives up on foreign code.
 func (l *Loop) abandonForeign() {
 	l.mu.Lock()
 	var owners []abandoner
@@ -84,76 +83,77 @@ func (l *Loop) abandonForeign() {
 			owners = append(owners, a)
 		}
 	}
-	var left []string
+	var closes []*foreignClose
 	for f := range l.closes {
-		left = append(left, f.what)
+		closes = append(closes, f)
 	}
 	clear(l.closes)
 	l.mu.Unlock()
-	for _, a := range owners {
-		if what := a.abandon(); what != "" {
-			left = append(left, what)
-		}
+	for _, f := range closes {
+		l.gaveUp(f.what)
 	}
-	for _, what := range left {
-		l.abandoned = true
-		l.log(slog.LevelError, "foreign code did not return", "code", what)
-		l.mu.Lock()
-		l.stopErr = errors.Join(l.stopErr, fmt.Errorf("%w: %s", ErrWorkLeft, what))
-		l.mu.Unlock()
+	for _, a := range owners {
+		a.abandon()
 	}
 }
 
-func (c *Conn) abandon() (what string) {
+// gaveUp makes Run name foreign code that did not return, and return without it.
+func (l *Loop) gaveUp(what string) {
+	l.abandoned = true
+	l.log(slog.LevelError, "foreign code did not return", "code", what)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stopErr = errors.Join(l.stopErr, fmt.Errorf("%w: %s", ErrWorkLeft, what))
+}
+
+func (c *Conn) abandon() {
 	x := c.x.Load()
 	if x == nil || x.foreign == nil {
-		return ""
+		return
 	}
-	defer c.loop.unregister(&c.handle)
-	defer func() {
-		if c.listener != nil {
-			c.listener.connGone()
-		}
-	}()
-	what = fmt.Sprintf("%T of conn %s", x.foreign, c.describe())
-	c.closed() // OnClose
-	return what
+	c.loop.gaveUp(fmt.Sprintf("%T of conn %s", x.foreign, c.describe()))
+	defer c.loop.unregister(&c.handle) // OnClose may call runtime.Goexit
+	if c.listener != nil {
+		c.listener.connGone()
+	}
+	c.closed()
 }
 
-func (ln *Listener) abandon() (what string) {
-	if what = ln.left("listener"); what != "" {
+func (ln *Listener) abandon() {
+	if what := ln.left("listener"); what != "" {
+		ln.loop.gaveUp(what)
 		ln.loop.unregister(&ln.handle)
 	}
-	return what
 }
 
-func (s *HTTPServer) abandon() (what string) {
-	what = s.left("http server")
+func (s *HTTPServer) abandon() {
+	what := s.left("http server")
 	s.mu.Lock()
 	for c := range s.conns {
-		if c.foreign {
+		if c.foreign && what == "" {
 			what = "connection of http server " + addrName(s.addr)
 		}
 	}
-	gone := s.gone
-	s.gone = s.gone || what != ""
-	s.mu.Unlock()
-	if what != "" && !gone {
-		(*httpServerGoneTask)(s).run()
+	if what == "" || s.gone {
+		s.mu.Unlock()
+		return
 	}
-	return what
+	s.gone = true
+	s.mu.Unlock()
+	s.loop.gaveUp(what)
+	(*httpServerGoneTask)(s).run()
 }
 
-func (c *httpCall) abandon() (what string) {
+func (c *httpCall) abandon() {
 	if c.client.cfg.Dial == nil {
-		return ""
+		return
 	}
+	c.loop.gaveUp("HTTPClientConfig.Dial, or its connection, of " + c.describe())
 	c.future.fail(ErrLoopClosed)
 	c.loop.unregister(&c.handle)
-	return "HTTPClientConfig.Dial, or its connection, of " + c.describe()
 }
 
-// left returns what the end of the acceptor waits for, or "".
+// left returns the foreign code that the end of the acceptor waits for, or "".
 func (a *acceptor) left(kind string) string {
 	select {
 	case <-a.ended:

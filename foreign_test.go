@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -624,5 +625,35 @@ func TestForeignCodeThatReturnsInTimeIsNoError(t *testing.T) {
 			return nil
 		})
 		wantEqual(t, "Run", err, nil)
+	})
+}
+
+func TestGoexitInOnCloseOfAnAbandonedConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release, done := make(chan struct{}), make(chan struct{})
+		closes, exits := 0, 0
+		l := eventloop.New(&eventloop.Config{Logger: slog.New(slog.DiscardHandler)})
+		l.OnExit(func() { exits++ })
+		l.Hold()
+		go func() {
+			defer close(done)
+			l.Run(context.Background())
+		}()
+		synctest.Wait()
+		l.Post(func() {
+			for range 2 {
+				ours, peer := net.Pipe()
+				l.Adopt(deafenedConn{ours, "Read", release}, &eventloop.ConnConfig{
+					OnClose: func(*eventloop.Conn) { closes++; runtime.Goexit() },
+				})
+				go func() { <-release; peer.Close() }()
+			}
+			l.AfterFunc(time.Second, l.Stop)
+		})
+		<-done
+		wantEqual(t, "calls of OnClose", closes, 2)
+		wantEqual(t, "calls of OnExit", exits, 1)
+		close(release)
+		synctest.Wait()
 	})
 }
