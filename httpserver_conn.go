@@ -70,7 +70,8 @@ const (
 	connIdle                         // waits for a request
 	connGone                         // by force; set with mu held
 	connSettled                      // the last request needs nothing more
-	connHandshake                    // or the address is asked for: there is no request before its end
+	connHandshake                    // also while the address is asked for: no request comes before its end
+	connMet                          // remote is set
 )
 
 func (c *httpConn) is(bits uint32) bool { return c.state.Load()&bits == bits }
@@ -84,6 +85,7 @@ func newHTTPConn(s *HTTPServer, nc net.Conn) *httpConn {
 	} else {
 		c.remote = nc.RemoteAddr()
 		c.ip = addrIP(c.remote)
+		c.state.Store(connMet)
 		c.deaf = nc.SetDeadline(noDeadline) != nil
 	}
 	if s.cfg.TLS == nil {
@@ -187,7 +189,10 @@ func (c *httpConn) meet() bool {
 	if c.isCut() { // before the first of the deadlines
 		return false
 	}
-	err := aside(func() error { c.remote = c.nc.RemoteAddr(); return nil })
+	var remote net.Addr
+	err := aside(func() error { remote = c.nc.RemoteAddr(); return nil })
+	c.remote = remote
+	c.state.Or(connMet)
 	if err != nil { // of what is below TLS
 		c.panicked("address", err)
 	}
@@ -289,7 +294,7 @@ func (c *httpConn) panicked(op string, err error) {
 
 // client returns the address of the client.
 func (c *httpConn) client() string {
-	if c.remote == nil {
+	if !c.is(connMet) || c.remote == nil {
 		return "unknown client"
 	}
 	return c.remote.Network() + " " + c.remote.String()
@@ -297,7 +302,7 @@ func (c *httpConn) client() string {
 
 func (c *httpConn) opError(op string, err error) error {
 	e := &OpError{Op: op, Err: err}
-	if c.remote != nil {
+	if c.is(connMet) && c.remote != nil {
 		e.Net, e.Addr = c.remote.Network(), c.remote.String()
 	}
 	return e
