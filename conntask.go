@@ -55,9 +55,9 @@ func (c *Conn) taskError(err error) error {
 	if errors.As(err, &oe) && oe.Conn == c {
 		return err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return &OpError{Op: "task", Net: c.network(), Addr: c.remote(), Err: err, Conn: c}
+	c.core.Lock()
+	defer c.core.Unlock()
+	return c.opErrorLocked("task", err)
 }
 
 // DataOf returns a value of the application that belongs to c, typed: the first call
@@ -78,8 +78,8 @@ func DataOf[T any](c *Conn) *T {
 
 // dataOr returns the data of c, which becomes v if there is none.
 func (c *Conn) dataOr(v any) any {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.core.Lock()
+	defer c.core.Unlock()
 	if c.data == nil {
 		c.data = v
 	}

@@ -128,7 +128,8 @@
 //
 // Memory is bounded: a connection reads no chunk before the last one has been
 // handled, a paused one reads nothing, and one whose output the peer does not
-// take stops reading at ConnConfig.HighWater and refuses output at MaxBuffered.
+// take reads ever more slowly from ConnConfig.HighWater on and refuses output at
+// MaxBuffered. Config.MaxBuffered bounds the output of all of them together.
 //
 // # Events and errors
 //

@@ -72,6 +72,13 @@ type Config struct {
 	// get at least 100 ms.
 	WorkGrace time.Duration
 
+	// MaxBuffered bounds the bytes of output that are pending on all connections
+	// together, those of HTTP servers included: above it a Write to a Conn returns
+	// [ErrBufferFull], unless it is of at most 4 KB and nothing is pending on its
+	// connection, and connections over their HighWater do not read on. Zero: 1 GB.
+	// Negative: no bound.
+	MaxBuffered int
+
 	// HTTP holds the settings of [Loop.HTTP].
 	HTTP HTTPClientConfig
 }

@@ -59,6 +59,13 @@ var (
 	// ErrClosed is net.ErrClosed: the handle was closed before (socket-closed).
 	ErrClosed = net.ErrClosed
 
+	// ErrNoReader matches the end of a connection whose peer has left, and whose
+	// bytes nothing has asked for, see ConnConfig.OnData.
+	ErrNoReader = errors.New("eventloop: nothing reads what the peer has sent")
+
+	// ErrLost matches a [*LostError], see [Conn.Err].
+	ErrLost = errors.New("eventloop: output was not delivered")
+
 	// ErrBufferFull is returned by a Write that would pass
 	// [ConnConfig.MaxBuffered]. Nothing of it was taken.
 	ErrBufferFull = errors.New("eventloop: write buffer full")

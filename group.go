@@ -246,6 +246,7 @@ func (s *Stats) add(o *Stats) {
 	s.IterationsTotal += o.IterationsTotal
 	s.BytesInTotal += o.BytesInTotal
 	s.BytesOutTotal += o.BytesOutTotal
+	s.LostBytesTotal += o.LostBytesTotal
 	s.AcceptedTotal += o.AcceptedTotal
 	s.DialedTotal += o.DialedTotal
 	s.DroppedTotal += o.DroppedTotal

@@ -537,7 +537,7 @@ func (r *HTTPRequest) Upgrade(headers Headers, cfg *ConnConfig) (*Conn, error) {
 	if err := r.begin(); err != nil {
 		return nil, err
 	}
-	conf := cfg.withDefaults()
+	conf := cfg.acceptedDefaults()
 	conf.TLS = nil
 	nc, err := r.loop.newConn(conf, kindConnIn, nil)
 	if err != nil {
@@ -582,10 +582,9 @@ func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
 	if isForeign(nc) {
 		to.setAddrs(nc.LocalAddr(), c.remote)
 	}
-	direct := len(rest) == 0
-	if !direct {
-		nc = &prefixConn{Conn: nc, rest: rest}
+	if len(rest) > 0 {
+		to.Unread(rest)
 	}
 	c.s.loop.wg.Add(1)
-	to.handshakeAndServe(nc, nil, false, direct)
+	to.adopted(nc, nil, false, true)
 }

@@ -36,6 +36,7 @@ type Stats struct {
 	IterationsTotal uint64 // turns
 	BytesInTotal    uint64 // read from connections, after TLS
 	BytesOutTotal   uint64 // written to connections, before TLS
+	LostBytesTotal  uint64 // of output that was not delivered, but for what Abort discarded
 	AcceptedTotal   uint64 // connections, of HTTP servers too
 	DialedTotal     uint64 // connections, failed ones too
 	DroppedTotal    uint64 // connections that were accepted and closed at once: the loop ended
@@ -74,6 +75,7 @@ type counters struct {
 	errors    atomic.Uint64
 	slow      atomic.Uint64
 	discarded atomic.Uint64 // bytes that were written and not sent
+	lost      atomic.Uint64 // bytes that were not delivered
 	bytesIn   atomic.Uint64
 	written   atomic.Uint64 // bytes
 	_         [64]byte
@@ -121,17 +123,18 @@ func (l *Loop) Stats() Stats {
 	c := &l.count
 	lag := l.lag.Quantiles(0.5, 0.99)
 	s := Stats{
-		Buffered:      c.buffered(),
-		LagP50:        lag[0],
-		LagP99:        lag[1],
-		LagMax:        l.lag.Max(),
-		BytesInTotal:  c.bytesIn.Load(),
-		BytesOutTotal: c.bytesOut.Load(),
-		AcceptedTotal: c.accepted.Load(),
-		DialedTotal:   c.dialed.Load(),
-		DroppedTotal:  c.dropped.Load(),
-		ErrorsTotal:   c.errors.Load(),
-		SlowTotal:     c.slow.Load(),
+		Buffered:       c.buffered(),
+		LagP50:         lag[0],
+		LagP99:         lag[1],
+		LagMax:         l.lag.Max(),
+		BytesInTotal:   c.bytesIn.Load(),
+		BytesOutTotal:  c.bytesOut.Load(),
+		LostBytesTotal: c.lost.Load(),
+		AcceptedTotal:  c.accepted.Load(),
+		DialedTotal:    c.dialed.Load(),
+		DroppedTotal:   c.dropped.Load(),
+		ErrorsTotal:    c.errors.Load(),
+		SlowTotal:      c.slow.Load(),
 
 		OutgoingHTTPTotal: c.httpSent.Load(),
 		ReusedHTTPTotal:   c.httpReused.Load(),

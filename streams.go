@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/onloop/eventloop/internal/sockio"
@@ -17,29 +18,35 @@ import (
 // ConnConfig.ReadTimeout too.
 //
 // From the first Stream on, what arrives and how it ends goes to Read instead of
-// OnData and OnEvent; what had arrived and was not delivered comes first. After
-// io.EOF the connection can still be written to. Write returns when its bytes are
-// queued, and waits while more than HighWater bytes are pending; if HighWater is
-// not below MaxBuffered it returns [ErrBufferFull] when that is reached. Close
-// closes the connection as [Conn.Close] does.
+// OnData and OnEvent; what had arrived and was not delivered comes first, and so
+// does an end that was told before. After io.EOF the connection can still be written
+// to. Write returns when its bytes are queued, and waits while more than HighWater
+// bytes are pending; if HighWater is not below MaxBuffered it returns
+// [ErrBufferFull] when that is reached. Close closes the connection as [Conn.Close]
+// does.
 //
-// A stream belongs to its task; each task that uses the connection asks for its
-// own. At any time one task may wait to read and one to write; others get an
-// error. A stream ends with its task: when the last one does, the callbacks have
-// the connection again, with what was not read, and hear of an end that no Read
-// or Write has told; if the peer has ended the connection it is then closed.
+// Read and Write are for tasks of the loop, one after the other or at the same time:
+// any task may be the one that reads, and any one the one that writes, also a task
+// that was given the stream by another. A second reader or writer at the same time
+// gets an error. Elsewhere Read and Write return [ErrNotOnTask]. All other methods
+// may be called from any goroutine: a deadline that is set, or a Close, ends a Read
+// or Write that waits, as crypto/tls and other libraries expect that take a context.
 //
-// Used by anybody but its task, the stream returns [ErrNotOnTask]; when the
-// connection was closed, by Close of the stream or of the connection, whoever did
-// it, net.ErrClosed at once. After an error of the connection, Read and Write
-// return that error.
+// A stream ends with the task t; each task that wants to be sure of the connection
+// asks for its own. When the last one ends, the callbacks have the connection again,
+// with what was not read, in a later turn, and hear of an end that no Read or Write
+// has told; if the peer has ended the connection it is then closed.
+//
+// When the connection was closed, by Close of the stream or of the connection,
+// methods return net.ErrClosed at once. After an error of the connection, Read and
+// Write return that error.
 func (c *Conn) Stream(t *Task) net.Conn {
 	if t == nil || t.check() != nil || t.loop != c.loop {
-		return &stream{c: c, t: t, err: ErrNotOnTask}
+		return &stream{c: c, err: ErrNotOnTask}
 	}
 	sink, err := c.openSink()
 	if err != nil {
-		return &stream{c: c, t: t, err: err}
+		return &stream{c: c, err: err}
 	}
 	for _, s := range sink.streams {
 		if s.t == t {
@@ -52,19 +59,25 @@ func (c *Conn) Stream(t *Task) net.Conn {
 	return s
 }
 
-// openSink returns the sink of the connection's streams.
+// openSink returns the sink of the connection's streams. On the loop.
 func (c *Conn) openSink() (*streamSink, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.core.Lock()
+	defer c.core.Unlock()
 	x := c.extra()
 	switch old := x.sink.(type) {
 	case *streamSink:
 		return old, nil
 	case nil:
-		if c.flags.has(flagClosing) {
+		if c.life >= lifeClosing {
+			if x.untold != nil {
+				x.untold.Ignore() // it is told here
+			}
 			return nil, c.closedError()
 		}
 		s := &streamSink{c: c}
+		if c.facts.has(factEnded) {
+			s.err, s.told = io.EOF, io.EOF
+		}
 		s.low = &onLow{s.drained}
 		x.onLow = append(x.onLow, s.low)
 		c.setSink(s)
@@ -75,20 +88,22 @@ func (c *Conn) openSink() (*streamSink, error) {
 
 // A streamSink is what the streams of a connection share. Only on the loop.
 type streamSink struct {
-	c       *Conn
-	streams []*stream      // one a task
-	low     *onLow         // wakes the writer
-	buf     *sockio.Buffer // the chunk that is being read
-	err     error          // how reading ended, or the connection
-	told    error          // what a Read or Write has returned of it
-	reader  waiter
-	writer  waiter
+	c        *Conn
+	streams  []*stream      // one a task
+	low      *onLow         // wakes the writer
+	buf      *sockio.Buffer // the chunk that is being read
+	err      error          // how reading ended, or the connection
+	told     error          // what a Read or Write has returned of it
+	released bool           // the tasks of all streams have ended
+	reader   waiter
+	writer   waiter
 }
 
 // A waiter is a task that waits for something, or nobody.
 type waiter struct {
 	t   *Task
 	seq uint64
+	d   *deadline // that bounds it
 }
 
 // wake goes on with the task now: the caller is a turn of its own.
@@ -104,6 +119,8 @@ func (s *streamSink) chunk(b *sockio.Buffer) {
 	s.reader.wake()
 }
 
+func (s *streamSink) unread() { s.reader.wake() }
+
 // end keeps the end of reading for Read. After an error the connection is closed;
 // after io.EOF it lives until its streams have ended.
 func (s *streamSink) end(err error) bool {
@@ -118,6 +135,23 @@ func (s *streamSink) end(err error) bool {
 	return true
 }
 
+// endOutput tells those who wait for output to be sent that they wait in vain: the
+// streams may hold what arrived before err, so that reading does not get to it, and
+// their task may wait for just that.
+func (s *streamSink) endOutput(err error) {
+	c := s.c
+	c.core.Lock()
+	defer c.core.Unlock()
+	c.unset(bitHigh)
+	x := c.x.Load()
+	for _, w := range x.flushed {
+		w.f.Ignore() // Read is going to tell
+		w.f.resolve(struct{}{}, err)
+	}
+	x.flushed = nil
+	x.postLow(c.loop)
+}
+
 // drained is posted when there is room for output again, and when the connection
 // is closed.
 func (s *streamSink) drained() {
@@ -129,6 +163,9 @@ func (s *streamSink) drained() {
 
 // failure returns the error for an operation, or nil.
 func (s *streamSink) failure() error {
+	if s.released {
+		return ErrNotOnTask // the task that the stream was made for has ended
+	}
 	if s.err == nil || s.err == io.EOF {
 		if s.c.Closed() && s.c.Err() == nil {
 			return net.ErrClosed // we closed it: whatever has arrived is gone
@@ -146,31 +183,32 @@ func (s *streamSink) tell(err error) error {
 // release ends the sink, after its last stream.
 func (s *streamSink) release() {
 	c := s.c
-	c.mu.Lock()
+	s.released = true
+	s.giveBack()
+	c.core.Lock()
+	gone := c.life >= lifeClosing
+	if s.buf != nil && !gone {
+		c.chunk, s.buf = s.buf, nil
+		c.facts |= factHeld
+	}
 	c.setSink(nil)
 	c.x.Load().removeLow(s.low)
-	gone := c.flags.has(flagClosing)
-	c.mu.Unlock()
-	s.giveBack()
+	c.core.Unlock()
 	if b := s.buf; b != nil {
 		s.buf = nil
-		if !gone {
-			c.chunk = b
-			(*chunkTask)(c).redeliver() // in the turn of the task, which has ended
-		} else {
-			b.Release()
-			c.consumed()
-		}
+		b.Release()
+		c.consumed()
 	}
+	c.loop.Post(func() { // tasks that were given a stream of another
+		s.reader.wake()
+		s.writer.wake()
+	})
 	s.releaseEnd(gone)
 }
 
-// giveBack leaves what was not read to Detach, if somebody called it.
+// giveBack leaves what was not read to Detach, if that was called.
 func (s *streamSink) giveBack() {
-	s.c.mu.Lock()
-	detaching := s.c.flags.has(flagDetach)
-	s.c.mu.Unlock()
-	if detaching && s.buf != nil {
+	if s.buf != nil && s.c.detaching() {
 		s.c.chunk, s.buf = s.buf, nil
 	}
 }
@@ -190,10 +228,10 @@ func (s *streamSink) releaseEnd(gone bool) {
 	}
 }
 
-// A stream is a connection as one task sees it.
+// A stream is a connection as tasks see it.
 type stream struct {
 	c     *Conn
-	t     *Task
+	t     *Task // for which it was made
 	sink  *streamSink
 	err   error // for good
 	read  deadline
@@ -211,77 +249,102 @@ func (s *stream) release() {
 	}
 }
 
-// usable returns what is against using the stream.
-func (s *stream) usable() error {
+// usable returns the task that uses the stream, or what is against that.
+func (s *stream) usable() (*Task, error) {
 	if s.err != nil {
-		return s.err
+		return nil, s.err
 	}
-	if err := s.t.enter(); err != nil {
-		return err
+	t := s.c.loop.task.Load()
+	if t == nil {
+		return nil, ErrNotOnTask
 	}
-	if s.t.unwound {
-		return ErrLoopClosed
+	if err := t.enter(); err != nil {
+		return nil, err
 	}
-	return nil
+	if t.unwound {
+		return nil, ErrLoopClosed
+	}
+	return t, nil
 }
 
 // Read reads what has arrived, and waits for it if there is nothing.
 func (s *stream) Read(p []byte) (int, error) {
-	if err := s.usable(); err != nil {
+	t, err := s.usable()
+	if err != nil || len(p) == 0 {
 		return 0, err
-	}
-	if len(p) == 0 {
-		return 0, nil
 	}
 	k := s.sink
 	for {
 		err := k.failure()
-		if err == net.ErrClosed {
+		if err == net.ErrClosed || err == ErrNotOnTask {
 			return 0, err
 		}
 		if s.read.passed() {
 			return 0, s.c.opError("read", os.ErrDeadlineExceeded)
 		}
-		if k.buf != nil {
-			return k.read(p), nil
+		if n := k.read(p); n > 0 {
+			return n, nil
 		}
 		if err != nil {
 			return 0, k.tell(err)
 		}
-		if err := s.wait(&k.reader, &s.read, "read"); err != nil {
+		if err := s.wait(t, &k.reader, &s.read, "read"); err != nil {
 			return 0, err
 		}
 	}
 }
 
-// read takes bytes from the chunk, and gives the chunk back after the last.
-func (s *streamSink) read(p []byte) int {
+// read takes bytes from what has arrived, and gives the chunk back after its last.
+// What StartTLS is going to take is not touched.
+func (s *streamSink) read(p []byte) (n int) {
+	c := s.c
+	switch bits := c.bits.Load(); {
+	case bits&bitUpgrade != 0:
+		return 0
+	case bits&bitUnread != 0:
+		return c.readUnread(p)
+	case s.buf == nil:
+		return 0
+	}
 	b := s.buf
-	n := copy(p, b.Bytes())
+	n = copy(p, b.Bytes())
 	if b.Consume(n); b.Len() == 0 {
 		s.buf = nil
 		b.Release()
-		s.c.consumed()
+		c.consumed()
+	}
+	return n
+}
+
+// readUnread takes bytes that were given back by Unread.
+func (c *Conn) readUnread(p []byte) int {
+	c.core.Lock()
+	defer c.core.Unlock()
+	x := c.extra()
+	n := copy(p, x.unread)
+	if x.unread = x.unread[n:]; len(x.unread) == 0 {
+		x.unread = nil
+		c.unset(bitUnread)
 	}
 	return n
 }
 
 // wait suspends the task until the sink wakes it as w, or until the deadline.
-func (s *stream) wait(w *waiter, d *deadline, op string) error {
+func (s *stream) wait(t *Task, w *waiter, d *deadline, op string) error {
 	if w.t != nil {
 		return s.c.opError(op, errBusy)
 	}
 	if d.passed() {
 		return s.c.opError(op, os.ErrDeadlineExceeded)
 	}
-	seq, err := s.t.park()
+	seq, err := t.park()
 	if err != nil {
 		return err
 	}
-	*w = waiter{s.t, seq}
-	d.arm(s.t.loop, w)
-	err = s.t.suspend()
-	if w.t == s.t {
+	*w = waiter{t, seq, d}
+	d.arm(t.loop, w)
+	err = t.suspend()
+	if w.t == t {
 		w.t = nil // by the task's context
 	}
 	return err
@@ -292,7 +355,8 @@ var errBusy = errors.New("another task is waiting to do that")
 // Write queues p, in pieces of at most HighWater bytes, and waits before each one
 // while too many bytes are pending.
 func (s *stream) Write(p []byte) (n int, err error) {
-	if err := s.usable(); err != nil {
+	t, err := s.usable()
+	if err != nil {
 		return 0, writeError(err)
 	}
 	k, piece := s.sink, s.piece()
@@ -307,7 +371,7 @@ func (s *stream) Write(p []byte) (n int, err error) {
 			return n, s.c.opError("write", os.ErrDeadlineExceeded)
 		}
 		if s.c.NeedDrain() {
-			if err := s.wait(&k.writer, &s.write, "write"); err != nil {
+			if err := s.wait(t, &k.writer, &s.write, "write"); err != nil {
 				return n, err
 			}
 			continue
@@ -326,8 +390,8 @@ func (s *stream) Write(p []byte) (n int, err error) {
 // whyNotWrite returns why Write said net.ErrClosed. The error of an earlier write
 // may be known although the loop has not heard of it yet.
 func (c *Conn) whyNotWrite() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.core.Lock()
+	defer c.core.Unlock()
 	return writeError(c.closedError())
 }
 
@@ -352,16 +416,16 @@ func writeError(err error) error {
 // Close closes the connection as Conn.Close does. A task that waits in Read or
 // Write of it gets net.ErrClosed.
 func (s *stream) Close() error {
-	if err := s.usable(); err != nil {
-		return writeError(err)
+	if s.err != nil {
+		return writeError(s.err)
 	}
 	return s.c.Close()
 }
 
 // CloseWrite ends the stream to the peer.
 func (s *stream) CloseWrite() error {
-	if err := s.usable(); err != nil {
-		return writeError(err)
+	if s.err != nil {
+		return writeError(s.err)
 	}
 	return s.c.CloseWrite()
 }
@@ -369,55 +433,81 @@ func (s *stream) CloseWrite() error {
 func (s *stream) LocalAddr() net.Addr  { return s.c.LocalAddr() }
 func (s *stream) RemoteAddr() net.Addr { return s.c.RemoteAddr() }
 
-func (s *stream) SetDeadline(t time.Time) error      { return s.setDeadlines(t, &s.read, &s.write) }
-func (s *stream) SetReadDeadline(t time.Time) error  { return s.setDeadlines(t, &s.read) }
-func (s *stream) SetWriteDeadline(t time.Time) error { return s.setDeadlines(t, &s.write) }
+func (s *stream) SetDeadline(t time.Time) error      { return s.setDeadlines(t, true, true) }
+func (s *stream) SetReadDeadline(t time.Time) error  { return s.setDeadlines(t, true, false) }
+func (s *stream) SetWriteDeadline(t time.Time) error { return s.setDeadlines(t, false, true) }
 
-func (s *stream) setDeadlines(t time.Time, ds ...*deadline) error {
-	err := s.err
-	if err == nil {
-		err = s.t.check()
+func (s *stream) setDeadlines(t time.Time, read, write bool) error {
+	if s.err != nil {
+		return writeError(s.err)
 	}
-	if err == nil && s.c.Closed() {
-		err = net.ErrClosed
+	if s.c.Closed() {
+		return net.ErrClosed
 	}
-	if err != nil {
-		return writeError(err)
+	if read {
+		s.read.set(t, s, &s.sink.reader)
 	}
-	for _, d := range ds {
-		d.at = t
+	if write {
+		s.write.set(t, s, &s.sink.writer)
 	}
 	return nil
 }
 
 // A deadline bounds the waits of one direction of a stream.
 type deadline struct {
-	at    time.Time
-	timer *Timer
+	at    atomic.Pointer[time.Time] // nil: none
+	timer *Timer                    // only on the loop, as is w
 	w     *waiter
 }
 
-func (d *deadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
+// set may be called from any goroutine. The task of the stream is running when it
+// calls, and cannot be waiting; otherwise a task that is gets the new deadline.
+func (d *deadline) set(t time.Time, s *stream, w *waiter) {
+	if t.IsZero() {
+		d.at.Store(nil)
+	} else {
+		d.at.Store(&t)
+	}
+	if s.t.check() == nil {
+		return
+	}
+	l := s.c.loop
+	l.Post(func() {
+		if w.t != nil && w.d == d {
+			d.arm(l, w)
+		}
+	})
+}
+
+func (d *deadline) passed() bool {
+	at := d.at.Load()
+	return at != nil && !time.Now().Before(*at)
+}
 
 // arm has w woken at the deadline, if there is one. The timer stays armed after
 // the wait, as the deadline is often far and soon armed again.
 func (d *deadline) arm(l *Loop, w *waiter) {
-	if d.at.IsZero() {
+	at := d.at.Load()
+	if at == nil {
 		d.stop()
 		return
 	}
 	d.w = w
 	if d.timer == nil {
-		d.timer = l.AfterFunc(time.Until(d.at), d.expired)
+		d.timer = l.AfterFunc(time.Until(*at), d.expired)
 		d.timer.Unref()
 		return
 	}
-	d.timer.Reset(time.Until(d.at))
+	d.timer.Reset(time.Until(*at))
 }
 
 // expired wakes the task, which finds that the deadline has passed when it waits
 // again.
-func (d *deadline) expired() { d.w.wake() }
+func (d *deadline) expired() {
+	if d.w.d == d {
+		d.w.wake()
+	}
+}
 
 func (d *deadline) stop() {
 	if d.timer != nil {

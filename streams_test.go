@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/internal/sockio"
 )
 
 // streamed runs f as a task with the stream of a connection, in virtual time, and
@@ -440,25 +441,25 @@ func TestAnEndThatCameBeforeStreamIsReadAndCanBeAnswered(t *testing.T) {
 	})
 }
 
-func TestNobodyWaitsForEverForAStream(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		near, far := net.Pipe()
-		ended := make(chan time.Duration, 1)
-		began := time.Now()
-		go func() {
-			io.WriteString(far, "for nobody")
-			io.WriteString(far, "for nobody either")
-			far.Close()
-		}()
-		eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
-			_, err := l.Adopt(near, &eventloop.ConnConfig{OnClose: func(*eventloop.Conn) { ended <- time.Since(began) }})
-			l.Go(context.Background(), func(k *eventloop.Task) error { return k.Sleep(time.Minute) })
-			return err
+func TestBytesThatNothingAsksForEndTheConnectionOnceThePeerHasLeft(t *testing.T) {
+	if !sockio.Raw {
+		t.Skip("only Linux tells of an end behind bytes that were not read")
+	}
+	var events []error
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		c, peer := adopt(t, l, &eventloop.ConnConfig{
+			ReadTimeout: 50 * time.Millisecond, // which does not run before the end
+			OnEvent:     func(_ *eventloop.Conn, err error) { events = append(events, err) },
 		})
-		if d := <-ended; d > 5*time.Second {
-			t.Errorf("the connection was closed after %v", d)
-		}
+		io.WriteString(peer, "for nobody")
+		l.AfterFunc(200*time.Millisecond, func() {
+			wantEqual(t, "closed while the peer is there", c.Closed(), false)
+			peer.Close()
+		})
 	})
+	if len(events) != 1 || !errors.Is(events[0], eventloop.ErrNoReader) || !errors.Is(events[0], eventloop.ErrConn) {
+		t.Errorf("events = %v, want one ErrNoReader", events)
+	}
 }
 
 func TestStreamAfterStreamLosesNothing(t *testing.T) {
@@ -767,33 +768,25 @@ func TestTwoPeersThatBothWriteFirstDoNotWaitForEachOther(t *testing.T) {
 
 // Misuse and ends.
 
-func TestAStreamIsOfNoUseToOthers(t *testing.T) {
+func TestReadAndWriteOfAStreamAreForTasks(t *testing.T) {
 	use := func(who string, nc net.Conn) {
 		p := make([]byte, 1)
 		_, read := nc.Read(p)
 		_, write := nc.Write(p)
-		for what, err := range map[string]error{
-			"Read": read, "Write": write, "Close": nc.Close(), "SetDeadline": nc.SetDeadline(time.Now()),
-			"SetReadDeadline": nc.SetReadDeadline(time.Now()), "SetWriteDeadline": nc.SetWriteDeadline(time.Now()),
-			"CloseWrite": nc.(interface{ CloseWrite() error }).CloseWrite(),
-		} {
-			wantErr(t, what+" by "+who, err, eventloop.ErrNotOnTask)
-		}
+		wantErr(t, "Read by "+who, read, eventloop.ErrNotOnTask)
+		wantErr(t, "Write by "+who, write, eventloop.ErrNotOnTask)
 	}
 	var kept net.Conn
 	streamed(t, nil, func(k *eventloop.Task, nc net.Conn) error {
 		kept = nc
-		l := k.Loop()
 		other := make(chan int)
 		go func() {
 			use("another goroutine", nc)
 			close(other)
 		}()
 		<-other
-		g := k.Group()
-		g.Go(func(*eventloop.Task) error { use("another task", nc); return nil })
-		l.Post(func() { use("a callback", nc) })
-		if err := g.Wait(); err != nil {
+		k.Loop().Post(func() { use("a callback", nc) })
+		if err := k.Yield(); err != nil {
 			return err
 		}
 		_, err := nc.Write([]byte("still fine"))
@@ -803,6 +796,71 @@ func TestAStreamIsOfNoUseToOthers(t *testing.T) {
 		wantEqual(t, "data", string(got), "still fine")
 	})
 	use("anybody after the end of the task", kept)
+}
+
+func TestAStreamMayBeReadAndWrittenByOneTaskAfterTheOther(t *testing.T) {
+	streamed(t, nil, func(k *eventloop.Task, nc net.Conn) error {
+		for _, want := range []string{"first", "again"} {
+			_, err := k.Loop().Go(k.Context(), func(*eventloop.Task) error {
+				p := make([]byte, 5)
+				if _, err := io.ReadFull(nc, p); err != nil {
+					return err
+				}
+				wantEqual(t, "bytes", string(p), want)
+				_, err := nc.Write(p)
+				return err
+			}).Await(k)
+			if err != nil {
+				return err
+			}
+		}
+		// A task that waits is told when the task of the stream ends.
+		k.Loop().Go(context.Background(), func(*eventloop.Task) error {
+			_, err := nc.Read(make([]byte, 1))
+			wantErr(t, "Read when the task of the stream has ended", err, eventloop.ErrNotOnTask)
+			return nil
+		})
+		return k.Yield()
+	}, func(nc net.Conn) {
+		for _, s := range []string{"first", "again"} {
+			io.WriteString(nc, s)
+			got := make([]byte, 5)
+			io.ReadFull(nc, got)
+			wantEqual(t, "answer", string(got), s)
+		}
+		nc.Read(make([]byte, 1)) // until the other end is closed
+	})
+}
+
+func TestCloseAndDeadlinesOfAStreamFromOtherGoroutinesEndWhatWaits(t *testing.T) {
+	type how struct {
+		f    func(nc net.Conn) error
+		want error
+	}
+	for name, end := range map[string]how{
+		"Close":           {net.Conn.Close, net.ErrClosed},
+		"SetDeadline":     {func(nc net.Conn) error { return nc.SetDeadline(time.Unix(1, 0)) }, os.ErrDeadlineExceeded},
+		"SetReadDeadline": {func(nc net.Conn) error { return nc.SetReadDeadline(time.Now()) }, os.ErrDeadlineExceeded},
+	} {
+		for _, from := range []string{"goroutine", "callback", "task"} {
+			t.Run(name+" from a "+from, func(t *testing.T) {
+				streamed(t, nil, func(k *eventloop.Task, nc net.Conn) error {
+					do := func() { wantEqual(t, name, end.f(nc), nil) }
+					switch l := k.Loop(); from {
+					case "goroutine":
+						time.AfterFunc(time.Millisecond, do)
+					case "callback":
+						l.AfterFunc(time.Millisecond, do)
+					case "task":
+						l.Go(k.Context(), func(*eventloop.Task) error { do(); return nil })
+					}
+					_, err := nc.Read(make([]byte, 1))
+					wantErr(t, "Read", err, end.want)
+					return nil
+				}, func(nc net.Conn) { nc.Read(make([]byte, 1)) })
+			})
+		}
+	}
 }
 
 func TestStreamForSomebodyElsesTaskOrNone(t *testing.T) {

@@ -165,7 +165,7 @@ func (lc *ListenConfig) Serve(l *Loop, ln net.Listener, cfg *ConnConfig) (*Liste
 type filer interface{ File() (*os.File, error) }
 
 func (lc *ListenConfig) serve(l *Loop, nl net.Listener, cfg *ConnConfig) (*Listener, error) {
-	ln := &Listener{cfg: *lc, conn: cfg.withDefaults()}
+	ln := &Listener{cfg: *lc, conn: cfg.acceptedDefaults()}
 	ln.loop = l // for panicked
 	ln.acceptor.init(l, ln, guardListener(nl, ln.panicked), lc.MaxConns)
 	if err := l.register(&ln.handle, ln, kindListener, false); err != nil {
@@ -252,11 +252,11 @@ func (ln *Listener) accepted(nc net.Conn) {
 	setTCPOptions(nc, ln.conn)
 	l.wg.Add(1)
 	if !ln.ours || ln.conn.TLS != nil {
-		go c.handshakeAndServe(nc, ln.conn.TLS, false, ln.ours)
+		go c.adopted(nc, ln.conn.TLS, false, ln.ours)
 		return
 	}
 	// Not on a goroutine of its own, which would only start that of serve.
-	c.handshakeAndServe(nc, nil, false, ln.ours)
+	c.adopted(nc, nil, false, true)
 }
 
 // setTCPOptions applies the settings of cfg to a new connection.

@@ -14,4 +14,4 @@ import (
 func readFD(fd uintptr, p []byte) (int, syscall.Errno)        { return sockio.ReadFD(fd, p) }
 func writeFD(fd uintptr, views [][]byte) (int, syscall.Errno) { return sockio.WriteFD(fd, views) }
 func unacked(fd uintptr) (int, bool)                          { return sockio.Unacked(fd) }
-func broken(fd uintptr) (syscall.Errno, bool)                 { return sockio.Broken(fd) }
+func broken(fd uintptr, shut bool) (syscall.Errno, bool)      { return sockio.Broken(fd, shut) }

@@ -15,7 +15,7 @@ type faults struct {
 	read    func(fd uintptr, p []byte) (int, syscall.Errno)
 	write   func(fd uintptr, views [][]byte) (int, syscall.Errno)
 	unacked func(fd uintptr) (int, bool)
-	broken  func(fd uintptr) (syscall.Errno, bool)
+	broken  func(fd uintptr, shut bool) (syscall.Errno, bool)
 }
 
 var injected atomic.Pointer[faults]
@@ -41,9 +41,9 @@ func unacked(fd uintptr) (int, bool) {
 	return sockio.Unacked(fd)
 }
 
-func broken(fd uintptr) (syscall.Errno, bool) {
+func broken(fd uintptr, shut bool) (syscall.Errno, bool) {
 	if f := injected.Load(); f != nil && f.broken != nil {
-		return f.broken(fd)
+		return f.broken(fd, shut)
 	}
-	return sockio.Broken(fd)
+	return sockio.Broken(fd, shut)
 }

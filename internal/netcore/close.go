@@ -62,8 +62,9 @@ func (c *Conn) Finish(over bool) (lost int64) {
 	}
 	c.Lock()
 	defer c.Unlock()
+	c.lost += lost
 	c.close()
-	return lost + c.lost
+	return c.lost
 }
 
 // Release ends the work on the connection without closing it: it sends what is
@@ -99,6 +100,7 @@ func (c *Conn) close() {
 		c.Wait()
 		c.Lock()
 	}
+	c.drop()
 	c.finished = true
 	c.stopGuard()
 	if c.reset {
@@ -255,7 +257,7 @@ func (c *Conn) unacked() (left int64) {
 }
 
 func (c *Conn) isBroken() (is bool) {
-	c.control(func(fd uintptr) { _, is = broken(fd) })
+	c.control(func(fd uintptr) { _, is = broken(fd, false) })
 	return is
 }
 
@@ -306,8 +308,7 @@ func (c *Conn) hangUp() {
 	if c.reset {
 		c.setReset()
 	}
-	nc := lowest(c.nc)
-	c.host.Go(func() { nc.Close() })
+	c.user.CloseAside(lowest(c.nc))
 }
 
 // watchForeign has a net.Conn closed in d from now, and then again and again, if it
@@ -351,7 +352,7 @@ func (c *Conn) guard() {
 func (c *Conn) isDeaf() bool {
 	c.pokeMu.Lock()
 	defer c.pokeMu.Unlock()
-	return c.poked
+	return c.poked || c.deaf
 }
 
 // ended reports whether a handshake was ended.

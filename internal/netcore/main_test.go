@@ -44,13 +44,15 @@ func newHost(t testing.TB) *testHost {
 	return h
 }
 
-func (h *testHost) Go(f func())           { h.wg.Go(f) }
-func (h *testHost) Queue(job writers.Job) { h.pool.Add(job) }
-func (h *testHost) Recovered(v any) error { return fmt.Errorf("recovered: %v", v) }
+func (h *testHost) Go(f func())             { h.wg.Go(f) }
+func (h *testHost) Enqueue(job writers.Job) { h.pool.Add(job) }
+func (h *testHost) CloseAside(nc net.Conn)  { h.Go(func() { nc.Close() }) }
+func (h *testHost) Recovered(v any) error   { return fmt.Errorf("recovered: %v", v) }
 
 // A testConn is a connection whose user notes what it is told.
 type testConn struct {
 	Conn
+	*testHost
 	failed chan error // by WriteFailed
 	told   chan struct{}
 
@@ -76,8 +78,8 @@ func (c *testConn) WriteFailed(err error) { c.failed <- err }
 // newConn returns a connection on nc that is open, unless it is to be secured first.
 func newConn(t testing.TB, nc net.Conn, ours bool) *testConn {
 	t.Helper()
-	c := &testConn{failed: make(chan error, 1), told: make(chan struct{}, 1)}
-	c.Init(newHost(t), c)
+	c := &testConn{testHost: newHost(t), failed: make(chan error, 1), told: make(chan struct{}, 1)}
+	c.Init(c)
 	c.Attach(nc, ours)
 	return c
 }

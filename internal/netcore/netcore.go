@@ -35,9 +35,12 @@ type Host interface {
 	// Go runs f on a goroutine that the host waits for at its end.
 	Go(f func())
 
-	// Queue has the Flush of job called soon, by a goroutine that must not be made
-	// to wait. Queue itself never waits.
-	Queue(job writers.Job)
+	// Enqueue has the Flush of job called soon, by a goroutine that must not be
+	// made to wait. Enqueue itself never waits.
+	Enqueue(job writers.Job)
+
+	// CloseAside closes a net.Conn on a goroutine of its own: it may wait.
+	CloseAside(nc net.Conn)
 
 	// Recovered turns what a panic of foreign code left into an error; nil means
 	// that the code called runtime.Goexit.
@@ -46,6 +49,8 @@ type Host interface {
 
 // A User is what a connection belongs to. It is told how output fares.
 type User interface {
+	Host
+
 	// Sent is called by the writer, with the lock held, when the kernel has taken n
 	// bytes of the user's output; all says that nothing is left to write. It reports
 	// whether Report is to be called.
@@ -89,7 +94,6 @@ const (
 // methods that say so expect the caller to hold it, others take it themselves.
 type Conn struct {
 	sync.Mutex
-	host Host
 	user User
 	run  *runner
 
@@ -138,6 +142,7 @@ type runner struct {
 	tls      *tls.Conn
 	sec      *secure
 	watch    bool // try is to look for a failure, not to read
+	forEnd   bool // and for the peer's end
 	size     int  // of the next read
 	buf      *sockio.Buffer
 	err      error
@@ -155,10 +160,10 @@ type slowPath struct {
 }
 
 // Init prepares a connection, for output that is to be sent once it is up.
-func (c *Conn) Init(host Host, user User) {
+func (c *Conn) Init(user User) {
 	r := &runner{c: c, wake: make(chan struct{}, 1)}
 	r.try = r.tryFD
-	c.host, c.user, c.run, c.fd = host, user, r, -1
+	c.user, c.run, c.fd = user, r, -1
 }
 
 // Attach gives the connection what it is to move bytes with. ours says that nobody
@@ -187,7 +192,7 @@ func (c *Conn) Open() {
 	defer c.Unlock()
 	c.up = true
 	if c.sec != nil {
-		c.sec.tls = c.run.tls
+		c.sec.open = c.sec.tls != nil
 	}
 	c.start()
 }

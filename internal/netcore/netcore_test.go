@@ -63,7 +63,7 @@ func TestWakeEndsEveryWaitAndIsNotLostBefore(t *testing.T) {
 		c.Open()
 		waits := map[string]func() error{
 			"Read":      func() error { _, err := c.Read(100); return err },
-			"Watch":     c.Watch,
+			"Watch":     func() error { return c.Watch(false) },
 			"Wait":      func() error { c.Wait(); return ErrWoken },
 			"WaitUntil": func() error { c.WaitUntil(time.Now().Add(time.Hour)); return ErrWoken },
 		}
@@ -168,7 +168,7 @@ func TestAResetIsSeenBehindBytesThatAreNotRead(t *testing.T) {
 				}
 				resetBy(peer)
 			})
-			if err := c.Watch(); err != syscall.ECONNRESET {
+			if err := c.Watch(false); err != syscall.ECONNRESET {
 				t.Errorf("%s, after the end: %v: Watch = %v, want a reset", k.name, half, err)
 			}
 			c.abort()
@@ -188,7 +188,7 @@ func TestWatchDoesNotTakeAnEndForAFailure(t *testing.T) {
 			peer.(*net.TCPConn).CloseWrite()
 		}
 		c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
-		if err := c.Watch(); !errors.Is(err, os.ErrDeadlineExceeded) && k.raw {
+		if err := c.Watch(false); !errors.Is(err, os.ErrDeadlineExceeded) && k.raw {
 			t.Errorf("%s: Watch = %v, want a timeout", k.name, err)
 		}
 		c.SetReadDeadline(time.Time{})

@@ -42,9 +42,11 @@ func (c *Conn) Read(size int) (*sockio.Buffer, error) {
 }
 
 // Watch waits until the connection fails, by a reset for example, without reading
-// anything, and returns why. Other errors are ErrWoken and os.ErrDeadlineExceeded.
-// If the connection is no socket it only waits to be woken.
-func (c *Conn) Watch() error {
+// anything, and returns why. With forEnd it also waits for the end of the peer's
+// side, which is io.EOF, though bytes may come before it. Other errors are ErrWoken
+// and os.ErrDeadlineExceeded. If the connection is no socket it only waits to be
+// woken.
+func (c *Conn) Watch(forEnd bool) error {
 	if c.rc == nil {
 		c.Wait()
 		return ErrWoken
@@ -54,7 +56,7 @@ func (c *Conn) Watch() error {
 		return ErrWoken
 	}
 	r := c.run
-	r.watch, r.err = true, nil
+	r.watch, r.forEnd, r.err = true, forEnd, nil
 	err := c.rc.Read(r.try)
 	r.watch = false
 	c.place.Store(placeRunning)
@@ -81,11 +83,14 @@ func (c *Conn) whyEnded(err error) error {
 // to wait.
 func (r *runner) tryFD(fd uintptr) (done bool) {
 	if r.watch {
-		why, failed := broken(fd)
-		if failed {
+		why, failed := broken(fd, r.c.isShut())
+		switch {
+		case failed:
 			r.err = why
+		case r.forEnd && sockio.HasEnded(fd):
+			r.err = io.EOF
 		}
-		return failed
+		return r.err != nil
 	}
 	b := sockio.GetBuffer(r.size)
 	room := b.Room()[:min(len(b.Room()), r.size)]
@@ -129,13 +134,16 @@ func (r *runner) took(b *sockio.Buffer, n int) {
 // endOf returns why reading fd found the end of the stream. A reset that a writer
 // has met before looks like one.
 func (c *Conn) endOf(fd uintptr) error {
-	c.Lock()
-	shut := c.shut
-	c.Unlock()
-	if !shut && sockio.WasReset(fd) {
+	if !c.isShut() && sockio.WasReset(fd) {
 		return syscall.ECONNRESET
 	}
 	return io.EOF
+}
+
+func (c *Conn) isShut() bool {
+	c.Lock()
+	defer c.Unlock()
+	return c.shut
 }
 
 // readForeign reads through nc, or through TLS above it.
@@ -162,7 +170,7 @@ func (r *runner) readForeign() error {
 func (c *Conn) foreignRead(p []byte) (n int, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			n, err = 0, c.host.Recovered(v)
+			n, err = 0, c.user.Recovered(v)
 		}
 	}()
 	return c.nc.Read(p)

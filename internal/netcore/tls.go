@@ -21,14 +21,15 @@ import (
 // to the output of the connection, and no peer can keep a reader, or the end of a
 // connection, waiting for it. The writer encrypts only what it can write next.
 type secure struct {
-	c        *Conn
-	mayBlock bool // Write may wait for a renegotiation
+	c *Conn
 
 	// Guarded by the lock of the connection.
-	app     sockio.Queue // output to be encrypted
-	sealed  int          // how much of it is encrypted and in Conn.out
-	shaking bool         // in a handshake
-	tls     *tls.Conn    // set by Open
+	mayBlock bool         // Write may wait for a renegotiation
+	app      sockio.Queue // output to be encrypted
+	sealed   int          // how much of it is encrypted and in Conn.out
+	shaking  bool         // in a handshake
+	tls      *tls.Conn    // after the handshake
+	open     bool         // Open was called after it
 
 	heard   atomic.Int64 // when bytes last arrived, since epoch
 	flooded atomic.Bool
@@ -40,6 +41,7 @@ type secure struct {
 	trying  bool   // Read is called within the poller's call of tryFD
 	fd      uintptr
 	sawEnd  bool  // of the connection below
+	heardOf bool  // bytes of the user's were received
 	timeout error // that errAgain stands for
 }
 
@@ -51,6 +53,10 @@ func (c *Conn) Secure() {
 	c.paused = false
 	c.start()
 }
+
+// Shaking reports whether a handshake is due or in progress, or has failed. The
+// caller holds the lock.
+func (c *Conn) Shaking() bool { return c.sec != nil && c.sec.tls == nil }
 
 // Secured reports whether Secure was called. The caller holds the lock.
 func (c *Conn) Secured() bool { return c.sec != nil }
@@ -70,19 +76,22 @@ func (c *Conn) Handshake(ctx context.Context, conf *tls.Config, client bool, ear
 		t = c.nc.(*tls.Conn)
 	case client:
 		t = tls.Client(s, conf)
+		c.Lock()
 		s.mayBlock = conf.Renegotiation != tls.RenegotiateNever
+		c.Unlock()
 	default:
 		t = tls.Server(s, conf)
 	}
 	if s != nil {
 		s.early = early
 	}
+	c.calm() // crypto/tls cannot go on after a timeout in a handshake
 	done := make(chan error, 1)
-	c.host.Go(func() {
-		err := c.host.Recovered(nil) // unless HandshakeContext returns
+	c.user.Go(func() {
+		err := c.user.Recovered(nil) // unless HandshakeContext returns
 		defer func() {
 			if v := recover(); v != nil {
-				err = c.host.Recovered(v)
+				err = c.user.Recovered(v)
 			}
 			done <- err
 		}()
@@ -94,10 +103,11 @@ func (c *Conn) Handshake(ctx context.Context, conf *tls.Config, client bool, ear
 	}
 	c.calm() // after Close
 	c.Lock()
+	defer c.Unlock()
 	s.shaking = false
-	c.Unlock()
 	if err == nil {
 		r.tls, r.sec = t, s
+		s.tls = t
 	}
 	return err
 }
@@ -106,12 +116,17 @@ func (c *Conn) Handshake(ctx context.Context, conf *tls.Config, client bool, ear
 func (r *runner) readTLS(p []byte) (n int, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			n, err = 0, r.c.host.Recovered(v)
+			n, err = 0, r.c.user.Recovered(v)
 		}
 	}()
 	n, err = r.tls.Read(p)
-	if err == io.EOF && r.sec.sawEnd {
-		err = ErrTruncated // crypto/tls takes an end between two records for a proper one
+	if n > 0 {
+		r.sec.heardOf = true
+	}
+	// crypto/tls takes an end between two records for a proper one. Of a peer that
+	// has sent nothing, nothing is missing: it has only looked.
+	if err == io.EOF && r.sec.sawEnd && r.sec.heardOf {
+		err = ErrTruncated
 	}
 	return n, err
 }
@@ -147,7 +162,7 @@ func (s *secure) seal() {
 func (s *secure) write(p []byte) (n int, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			n, err = 0, s.c.host.Recovered(v)
+			n, err = 0, s.c.user.Recovered(v)
 		}
 	}()
 	return s.tls.Write(p)

@@ -39,10 +39,11 @@ func (c *Conn) poke(anywhere bool) {
 	if c.poked || !anywhere && c.place.Load() != placeSocket {
 		return
 	}
-	c.poked = true
 	if c.nc.SetReadDeadline(longAgo) != nil && c.rc == nil {
 		c.deaf = true
+		return
 	}
+	c.poked = true
 }
 
 // calm undoes poke, and reports whether there was one. On the goroutine.

@@ -76,6 +76,29 @@ func (c *Conn) EndOutput() {
 	c.start()
 }
 
+// OutputEnding reports whether EndOutput was called. The caller holds the lock.
+func (c *Conn) OutputEnding() bool { return c.ending }
+
+// Lost returns how many bytes of output are known not to have been delivered. After
+// Finish that includes what the peer's kernel has not acknowledged, unless Cut was
+// called. The caller holds the lock.
+func (c *Conn) Lost() int64 { return c.lost }
+
+// Unsealed returns how many bytes of output wait for TLS. The caller holds the lock.
+func (c *Conn) Unsealed() int {
+	if c.sec == nil {
+		return 0
+	}
+	return c.sec.app.Len()
+}
+
+// Unacked returns how many bytes of output the peer's kernel has not acknowledged; 0
+// if that cannot be told.
+func (c *Conn) Unacked() (n int) {
+	c.control(func(fd uintptr) { n, _ = unacked(fd) })
+	return n
+}
+
 // OutputEnded reports whether EndOutput was carried out. The caller holds the lock.
 func (c *Conn) OutputEnded() bool { return c.ended }
 
@@ -121,7 +144,7 @@ func (c *Conn) drop() {
 func (c *Conn) start() {
 	if c.output == outputIdle && c.hasWork() {
 		c.output = outputQueued
-		c.host.Queue(c)
+		c.user.Enqueue(c)
 	}
 }
 
@@ -134,7 +157,7 @@ func (c *Conn) hasWork() bool {
 		if c.out.Len() > 0 {
 			return true // of TLS, or written before it
 		}
-		return c.sec.tls != nil && !c.paused && (c.sec.app.Len() > 0 || c.ending && !c.ended)
+		return c.sec.open && !c.paused && (c.sec.app.Len() > 0 || c.ending && !c.ended)
 	}
 	return c.up && !c.paused && (c.out.Len() > 0 || c.ending && !c.ended)
 }
@@ -177,7 +200,7 @@ func (c *Conn) block() {
 	c.output = outputBlocked
 	c.blocked = &blockedWriter{since: time.Now()}
 	c.Unlock()
-	c.host.Go(c.writeBlocking)
+	c.user.Go(c.writeBlocking)
 }
 
 // A blockedWriter is a writer that waits for the peer. Guarded by the lock.
@@ -193,7 +216,7 @@ func (c *Conn) writeBlocking() {
 	defer func() {
 		if !returned { // foreign code called runtime.Goexit
 			c.Lock()
-			c.failed(c.host.Recovered(nil))
+			c.failed(c.user.Recovered(nil))
 			c.stop()
 			c.Unlock()
 		}
@@ -300,7 +323,7 @@ func (c *Conn) writeWaiting(views [][]byte) (n int, err error) {
 func (c *Conn) foreignWrite(p []byte) (n int, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			n, err = 0, c.host.Recovered(v)
+			n, err = 0, c.user.Recovered(v)
 		}
 	}()
 	n, err = c.nc.Write(p)

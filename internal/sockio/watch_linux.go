@@ -15,24 +15,34 @@ func Unacked(fd uintptr) (n int, ok bool) {
 	return n, err == nil
 }
 
+// HasEnded reports whether the peer of the socket fd has ended its side, also where
+// that is behind bytes that were not read yet.
+func HasEnded(fd uintptr) bool {
+	return poll(fd, unix.POLLRDHUP)&(unix.POLLRDHUP|unix.POLLHUP) != 0
+}
+
+// poll asks for the state of fd, without waiting.
+func poll(fd uintptr, events int16) int16 {
+	p := [1]unix.PollFd{{Fd: int32(fd), Events: events}}
+	for {
+		switch _, err := unix.Poll(p[:], 0); err {
+		case nil:
+			return p[0].Revents
+		case syscall.EINTR:
+		default:
+			return 0
+		}
+	}
+}
+
 // Broken reports whether the connection of the socket fd has failed, by a reset
 // for example, and why. It takes no byte and, unlike a read, sees past bytes that
 // were not read yet. The end of the peer's side alone is no failure.
-func Broken(fd uintptr) (why syscall.Errno, broken bool) {
-	p := [1]unix.PollFd{{Fd: int32(fd)}} // errors and hang-ups are reported unasked
-	for {
-		_, err := unix.Poll(p[:], 0)
-		if err == syscall.EINTR {
-			continue
-		}
-		if err != nil {
-			return 0, false
-		}
-		break
-	}
-	switch {
-	case p[0].Revents&unix.POLLERR != 0:
-	case p[0].Revents&unix.POLLHUP != 0 && WasReset(fd):
+// With shut, that our side was shut down, the end of both is none either.
+func Broken(fd uintptr, shut bool) (why syscall.Errno, broken bool) {
+	switch state := poll(fd, 0); { // errors and hang-ups are reported unasked
+	case state&unix.POLLERR != 0:
+	case state&unix.POLLHUP != 0 && !shut && WasReset(fd):
 	default:
 		return 0, false
 	}

@@ -7,5 +7,8 @@ import "syscall"
 // Unacked cannot tell on this platform.
 func Unacked(uintptr) (int, bool) { return 0, false }
 
+// HasEnded is not called on this platform.
+func HasEnded(uintptr) bool { return false }
+
 // Broken is not called on this platform.
-func Broken(uintptr) (syscall.Errno, bool) { return 0, false }
+func Broken(uintptr, bool) (syscall.Errno, bool) { return 0, false }

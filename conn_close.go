@@ -1,0 +1,275 @@
+package eventloop
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+	"time"
+
+	"github.com/onloop/eventloop/internal/netcore"
+)
+
+// howToClose says what becomes of pending output.
+type howToClose uint8
+
+const (
+	closeFlush  howToClose = iota // it is sent
+	closeSealed                   // it is sent but for what waits for TLS, which failed
+	closeCut                      // it is discarded
+	closeReset                    // so it is, and the peer sees a reset
+)
+
+// Close sends what was written and closes the connection. It goes on sending as
+// long as the peer takes something within WriteTimeout, or 5 s without one, and
+// drops what arrives meanwhile; see [Conn.Err] for output that could not be
+// delivered. Then the other side sees the end of the stream, and the descriptor is
+// closed as soon as it ends its own side, or after a second. A connection that is
+// not up yet connects first if something was written, and gives up otherwise.
+// OnClose tells when it is over.
+//
+// A second call returns net.ErrClosed.
+func (c *Conn) Close() error {
+	if !c.closeWith(closeFlush) {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// Abort closes the connection at once and discards what was not sent yet. The
+// peer sees a reset where the network has such a thing. It cuts a Close short;
+// otherwise a second call returns net.ErrClosed.
+func (c *Conn) Abort() error {
+	c.core.Lock()
+	if c.life != lifeClosed {
+		c.facts |= factAborted
+	}
+	c.core.Unlock()
+	if !c.closeWith(closeReset) {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// closeWith begins to close the connection, and reports whether that changed
+// anything.
+func (c *Conn) closeWith(how howToClose) bool {
+	c.core.Lock()
+	defer c.core.Unlock()
+	return c.closeLocked(how)
+}
+
+// closeUnannounced closes the connection unless a callback of it has been called.
+// Then none ever is.
+func (c *Conn) closeUnannounced() {
+	c.core.Lock()
+	defer c.core.Unlock()
+	if c.facts.has(factAnnounced | factUnannounced) {
+		return
+	}
+	c.facts |= factUnannounced
+	c.loop.count.dropped.Add(1)
+	c.closeLocked(closeReset)
+}
+
+// closeLocked is closeWith for callers that hold the lock.
+func (c *Conn) closeLocked(how howToClose) bool {
+	cuts := how >= closeCut
+	if c.life == lifeClosed || c.facts.has(factCut) || c.life == lifeClosing && !cuts {
+		return false
+	}
+	if x := c.x.Load(); x != nil && c.life < lifeClosing {
+		x.postLow(c.loop) // what waits to write, or a stream to read, waits in vain
+	}
+	c.life = lifeClosing
+	c.quit.Store(true)
+	c.core.SetStall(c.flushTime())
+	switch {
+	case cuts:
+		c.facts |= factCut
+		c.discard()
+		c.core.Cut(how == closeReset)
+	case how == closeSealed:
+		c.dropUnsealed()
+	}
+	c.order()
+	return true
+}
+
+// dropUnsealed discards what waits for TLS, which has failed. What is left, an alert
+// maybe, gets little time. The caller holds the lock.
+func (c *Conn) dropUnsealed() {
+	if !c.facts.has(factDiscarded) {
+		c.loop.count.discarded.Add(uint64(c.core.Unsealed()))
+	}
+	c.core.DropUnsealed()
+	c.core.SetStall(min(c.flushTime(), flushTimeout))
+}
+
+// order has the connection's goroutine end what it does and look at its orders. The
+// caller holds the lock.
+func (c *Conn) order() {
+	if c.owes() {
+		c.boundClose()
+		return
+	}
+	if x := c.x.Load(); x != nil && x.cancel != nil {
+		x.cancel() // a dial or a handshake; it does nothing once they are over
+	}
+	if c.facts.has(factUp) {
+		c.core.Closing()
+	}
+}
+
+// owes reports whether Close has to let a dial or a handshake go on, because
+// there is output that waits for it. The caller holds the lock.
+func (c *Conn) owes() bool {
+	if c.facts.has(factCut) {
+		return false
+	}
+	if c.facts.has(factUp) {
+		return c.core.Shaking() && c.core.Unsealed() > 0
+	}
+	return c.pending() > 0 && c.why == nil
+}
+
+// owesUpgrade reports whether Close has to let a StartTLS go on that has not begun.
+func (c *Conn) owesUpgrade() bool {
+	if !c.is(bitUpgrade) {
+		return false
+	}
+	c.core.Lock()
+	defer c.core.Unlock()
+	return c.owes()
+}
+
+// boundClose ends a Close by force if it takes longer than a flush may, where
+// more is to be done for it than to write. The caller holds the lock.
+func (c *Conn) boundClose() {
+	x := c.extra()
+	if x.closeTimer == nil {
+		x.closeTimer = c.loop.AfterFunc(c.flushTime(), func() { c.closeWith(closeReset) })
+		x.closeTimer.Unref()
+	}
+}
+
+// flushTime is for how long a flush may make no progress. The caller holds the lock.
+func (c *Conn) flushTime() time.Duration {
+	if _, d := c.timeouts(); d > 0 {
+		return d
+	}
+	return flushTimeout
+}
+
+// howToFail returns how the connection ends after err of reading. A reset keeps the
+// peer from taking what it has got for all of it. TLS does that itself, and says in
+// an alert what was wrong.
+func (c *Conn) howToFail(err error) howToClose {
+	c.core.Lock()
+	defer c.core.Unlock()
+	var errno syscall.Errno
+	if c.core.Secured() && !errors.As(err, &errno) && !isUncaught(err) &&
+		!errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, netcore.ErrFlood) && !errors.Is(err, ErrTimeout) {
+		return closeSealed
+	}
+	return closeReset
+}
+
+// end is the end of the connection on its goroutine.
+func (c *Conn) end() {
+	c.core.Lock()
+	detach := c.facts.has(factDetach)
+	c.core.Unlock()
+	if detach {
+		nc := c.core.Release()
+		c.core.Lock()
+		c.extra().released = nc
+		c.core.Unlock()
+		c.loop.send((*goneTask)(c))
+		return
+	}
+	c.finish(c.readErr != nil || c.over)
+}
+
+// finish ends the connection and says that it is gone. over says that nothing is to
+// be read any more.
+func (c *Conn) finish(over bool) {
+	returned := false
+	defer func() {
+		if !returned { // foreign code called Goexit in Read
+			c.loop.wg.Go(func() { c.finish(true) })
+		}
+	}()
+	c.core.Finish(over)
+	returned = true
+	c.loop.send((*goneTask)(c))
+}
+
+// countLost accounts for output that was not delivered, which the application has
+// not discarded itself. The caller holds the lock.
+func (c *Conn) countLost() {
+	n := c.core.Lost()
+	if n == 0 || c.facts.has(factAborted) {
+		return
+	}
+	c.loop.count.lost.Add(uint64(n))
+	if c.why != nil && c.why != io.EOF {
+		return // that is why
+	}
+	cause := c.core.WriteError()
+	switch {
+	case cause != nil:
+	case c.loop.ended.Load():
+		cause = ErrLoopClosed
+	default:
+		cause = c.why
+	}
+	c.why = c.opErrorLocked("close", &LostError{Bytes: n, Err: cause})
+}
+
+// A LostError says that a connection was closed and output that was written to it
+// could not be delivered. It matches [ErrLost], net.ErrClosed, and what was the
+// reason, such as [ErrTimeout] or [ErrReset].
+type LostError struct {
+	Bytes int64 // of output; with TLS, and on unix sockets, an estimate
+	Err   error // why, or nil
+}
+
+func (e *LostError) Error() string {
+	s := fmt.Sprintf("%d bytes of output were not delivered", e.Bytes)
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// Is reports whether target is [ErrLost].
+func (e *LostError) Is(target error) bool { return target == ErrLost }
+
+// Unwrap returns what else e matches.
+func (e *LostError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{net.ErrClosed}
+	}
+	return []error{net.ErrClosed, e.Err}
+}
+
+// terminate closes c at the end of the loop. The peer of a connection with nothing
+// to send keeps what it was sent; that of one whose output is cut sees a reset.
+func (c *Conn) terminate() {
+	c.core.Lock()
+	how := closeCut
+	if c.pending() > 0 {
+		how = closeReset
+	}
+	c.core.Unlock()
+	c.closeWith(how)
+}
+
+// detaching reports whether what arrives is for what called Detach.
+func (c *Conn) detaching() bool {
+	c.core.Lock()
+	defer c.core.Unlock()
+	return c.facts.has(factDetach)
+}

@@ -1,0 +1,113 @@
+package eventloop
+
+import (
+	"errors"
+	"io"
+	"net"
+
+	"github.com/onloop/eventloop/internal/sockio"
+)
+
+// Detach gives the connection back to the blocking world: it sends what was
+// written, ends the handle (OnClose is called), and then succeeds with a
+// net.Conn, which first gives what had been read and not delivered, bytes given back
+// by [Conn.Unread] before all. If the output cannot be sent, or the loop is stopped
+// before somebody has taken the net.Conn from the future, the connection is closed
+// and the future fails.
+// A connection that is not up, is being closed, is in the middle of StartTLS or
+// knows no deadlines fails the future and lives on.
+func (c *Conn) Detach() *Future[net.Conn] {
+	f := newFuture[net.Conn](c.loop, kindFuture)
+	c.core.Lock()
+	defer c.core.Unlock()
+	if err := c.mayDetach(); err != nil {
+		f.resolve(nil, c.opErrorLocked("detach", err))
+		return f
+	}
+	c.extra().detached = f
+	c.facts |= factDetach
+	c.life = lifeClosing
+	c.quit.Store(true)
+	c.core.SetStall(c.flushTime())
+	c.order()
+	return f
+}
+
+// mayDetach says what is against Detach. The caller holds the lock.
+func (c *Conn) mayDetach() error {
+	switch {
+	case c.life >= lifeClosing:
+		return net.ErrClosed
+	case c.why != nil || c.core.WriteError() != nil:
+		return c.closedError()
+	case c.life == lifeConnecting:
+		return errNotUp
+	case c.core.Shaking():
+		return errors.New("TLS is being started")
+	case !c.core.HearsDeadlines():
+		return errNoDeadlines
+	}
+	return nil
+}
+
+// handOut resolves Detach.
+func (c *Conn) handOut(x *connExtra) {
+	p := &prefixConn{}
+	c.core.Lock()
+	f, nc := x.detached, x.released
+	p.rest = x.unread
+	x.unread = nil
+	c.core.Unlock()
+	for _, b := range []*sockio.Buffer{c.chunk, c.next} {
+		if b != nil {
+			p.rest = append(p.rest, b.Bytes()...)
+		}
+	}
+	if nc == nil {
+		f.fail(c.endReason())
+		return
+	}
+	if c.loop.ended.Load() {
+		c.loop.closeConn(nc)
+		f.fail(c.endReason())
+		return
+	}
+	nc = unguarded(nc)
+	if c.readErr != io.EOF { // which can be read again
+		p.err = c.readErr
+	}
+	if p.rest != nil || p.err != nil {
+		p.Conn, nc = nc, p
+	}
+	if !f.resolveInCustody(nc, c.loop.closeConn) {
+		c.loop.closeConn(nc)
+		f.fail(ErrLoopClosed)
+	}
+}
+
+// A prefixConn is a connection of which something has been read already.
+type prefixConn struct {
+	net.Conn
+	rest []byte
+	err  error // after rest, or nil
+}
+
+func (p *prefixConn) Read(b []byte) (int, error) {
+	switch {
+	case len(p.rest) > 0:
+		n := copy(b, p.rest)
+		p.rest = p.rest[n:]
+		return n, nil
+	case p.err != nil:
+		return 0, p.err
+	}
+	return p.Conn.Read(b)
+}
+
+// CloseWrite keeps the half-close of the connection within reach.
+func (p *prefixConn) CloseWrite() error {
+	if cw, ok := p.Conn.(closeWriter); ok {
+		return cw.CloseWrite()
+	}
+	return errUnsupported
+}

@@ -1,0 +1,518 @@
+package eventloop
+
+import (
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/onloop/eventloop/internal/sockio"
+)
+
+// This file has what the dispatcher does for a connection besides delivering its
+// data: how it begins, what happens to it, and how it ends. The tasks are the
+// connection itself under another type.
+type (
+	upTask        Conn // the connection is up
+	failedTask    Conn // it never will be, because of c.readErr
+	endTask       Conn // reading ended with c.readErr
+	failureTask   Conn // the connection failed with x.failure while nothing was read
+	abandonedTask Conn // the peer has ended its side behind bytes without a reader
+	goneTask      Conn // the descriptor is closed, or handed out
+)
+
+func (t *upTask) run() {
+	c := (*Conn)(t)
+	c.core.Lock()
+	x := c.x.Load()
+	if x != nil && x.connected != nil {
+		c.set(pauseGate)
+		x.connected.resolve(c, nil)
+	}
+	if c.life == lifeOpen {
+		c.armReadTimer()
+		c.facts |= factAnnounced
+	}
+	c.core.Unlock()
+	if f := c.cfg.Load().OnConnect; f != nil && !c.quit.Load() && !c.loop.ended.Load() {
+		c.callback(f)
+	}
+	c.startTask()
+	x = c.x.Load()
+	if x == nil {
+		return
+	}
+	c.core.Lock()
+	defer c.core.Unlock()
+	if x.connected != nil {
+		c.gate()
+	} else {
+		c.readerChanged() // what came before an upgrade
+	}
+}
+
+// gate keeps data back until the callbacks of a future that has been resolved, and
+// the tasks that wait for it, have run: they were posted before. The caller is on
+// the loop and holds the lock.
+func (c *Conn) gate() {
+	c.set(pauseGate)
+	err := c.loop.Post(func() {
+		c.core.Lock()
+		defer c.core.Unlock()
+		c.clearPause(pauseGate)
+	})
+	if err != nil {
+		c.unset(pauseGate) // the loop has ended
+	}
+}
+
+// callback runs a callback that takes nothing but the connection.
+func (c *Conn) callback(f func(c *Conn)) {
+	defer c.caught()
+	f(c)
+}
+
+// caught is deferred around the callbacks of a connection but OnEvent and
+// OnClose. A panic that is caught is an error of the connection.
+func (c *Conn) caught() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	pe := newPanicError(v)
+	switch {
+	case !c.loop.cfg.CatchPanics:
+		c.loop.stopPanic(pe)
+	case c.quit.Load(): // closed by the callback: no OnEvent any more
+		c.loop.event(pe, true)
+	default:
+		c.fail(pe, closeReset)
+	}
+}
+
+// panicked reports a panic of foreign code that was called for c.
+func (c *Conn) panicked(op string, err error) {
+	c.loop.stray(func() { c.fail(c.opError(op, err), closeReset) })
+}
+
+func (t *endTask) run() { (*Conn)(t).deliverEnd() }
+
+// deliverEnd tells how reading ended, and closes the connection unless it may
+// stay half-open.
+func (c *Conn) deliverEnd() {
+	err := c.readErr
+	c.core.Lock()
+	if werr := c.core.WriteError(); err == io.EOF && werr != nil {
+		err = werr // a reset that the writer saw first; reading says io.EOF
+	}
+	overtakes := err != io.EOF && c.is(pauseUser) // and with it what it held
+	c.core.Unlock()
+	switch {
+	case c.quit.Load() || c.failed:
+		c.loop.tookPanic(err, true)
+		return
+	case !overtakes && c.is(pauseReads) && c.hold(factEndHeld):
+		return
+	}
+	c.deliverUnread()
+	switch {
+	case c.quit.Load():
+	case err != io.EOF:
+		c.fail(c.opError("read", err), c.howToFail(err))
+	case c.awaitsReader():
+	default:
+		c.deliverEOF()
+	}
+}
+
+// deliverEOF tells of the end of the peer's side.
+func (c *Conn) deliverEOF() {
+	c.core.Lock()
+	c.facts |= factEnded
+	c.core.Unlock()
+	if s := c.sink(); s != nil && s.end(io.EOF) {
+		return // it closes the connection when it is done with it
+	}
+	c.event(io.EOF)
+	c.afterEOF()
+}
+
+// awaitsReader reports whether the end of a connection that nothing has read from is
+// kept for a while, for a task that may be about to ask for its Stream, and answer.
+func (c *Conn) awaitsReader() bool {
+	cfg := c.cfg.Load()
+	if cfg.OnData != nil || cfg.OnEvent != nil || c.sink() != nil || !c.loop.hasTasks() {
+		return false
+	}
+	c.core.Lock()
+	c.set(bitNoReader)
+	c.core.Unlock()
+	if !c.hold(factEndHeld) {
+		return false
+	}
+	c.armReaderTimer()
+	return true
+}
+
+// afterEOF closes a connection whose peer has ended, unless it is half-open.
+func (c *Conn) afterEOF() {
+	c.core.Lock()
+	stay := c.cfg.Load().AllowHalfOpen && !c.core.OutputEnded()
+	if !stay && c.life == lifeOpen {
+		c.why = io.EOF
+	}
+	c.core.Unlock()
+	if !stay {
+		c.closeWith(closeFlush)
+	}
+}
+
+func (t *failureTask) run() {
+	c := (*Conn)(t)
+	c.core.Lock()
+	err := c.x.Load().failure
+	c.core.Unlock()
+	c.fail(c.opError("read", err), closeReset)
+}
+
+func (t *abandonedTask) run() { (*Conn)(t).armReaderTimer() }
+
+// armReaderTimer bounds the time for which bytes, or an end, of a peer that has left
+// wait for something to read them. On the loop.
+func (c *Conn) armReaderTimer() {
+	c.core.Lock()
+	defer c.core.Unlock()
+	d, _ := c.timeouts()
+	if d <= 0 {
+		d = noReaderTimeout
+	}
+	x := c.extra()
+	if x.readerTimer == nil && c.life == lifeOpen {
+		x.readerTimer = c.loop.AfterFunc(d, c.noReader)
+		x.readerTimer.Unref()
+	}
+}
+
+// noReader ends a connection whose peer has left and whose bytes nothing reads.
+func (c *Conn) noReader() {
+	c.core.Lock()
+	held, waits := c.facts, !c.mayDeliver() && c.is(bitNoReader) && c.life == lifeOpen
+	c.x.Load().readerTimer = nil
+	if waits {
+		c.facts &^= factEndHeld
+	}
+	c.core.Unlock()
+	switch {
+	case !waits:
+	case held.has(factHeld):
+		c.fail(c.opError("read", ErrNoReader), closeReset)
+	case held.has(factEndHeld):
+		c.deliverEOF()
+	}
+}
+
+// fail delivers an error, once, and closes the connection. On the loop.
+func (c *Conn) fail(err error, how howToClose) {
+	if c.failed || c.quit.Load() {
+		c.loop.tookPanic(err, true)
+		return
+	}
+	c.failed = true
+	c.core.Lock()
+	c.why = err
+	c.core.Unlock()
+	if s := c.sink(); s == nil || !s.end(err) {
+		c.event(err)
+	}
+	c.closeWith(how)
+}
+
+// event tells OnEvent, what waits for a future, or the default handler.
+func (c *Conn) event(err error) {
+	if c.loop.tookPanic(err, false) {
+		return
+	}
+	if !IsInfo(err) {
+		c.loop.count.errors.Add(1)
+	}
+	if c.loop.ended.Load() {
+		return
+	}
+	if f := c.cfg.Load().OnEvent; f != nil {
+		c.loop.callEvent(func() { f(c, err) })
+		return
+	}
+	switch {
+	case err != io.EOF && c.asked():
+	case err != io.EOF && !isPanic(err) && c.loop.hasTasks():
+		// A task may be about to ask for its Stream, and gets the error then.
+		x := c.lockedExtra()
+		x.untold = looseFuture[struct{}](c.loop)
+		x.untold.fail(err)
+	default:
+		c.loop.event(err, c.kind == kindConnIn)
+	}
+}
+
+func (c *Conn) lockedExtra() *connExtra {
+	c.core.Lock()
+	defer c.core.Unlock()
+	return c.extra()
+}
+
+// asked reports whether the result of a future of c that is going to fail has been
+// asked for, so that the error is not reported otherwise.
+func (c *Conn) asked() bool {
+	c.core.Lock()
+	defer c.core.Unlock()
+	x := c.x.Load()
+	if x == nil {
+		return false
+	}
+	for _, w := range x.flushed {
+		if w.f.isAsked() {
+			return true
+		}
+	}
+	return x.connected != nil && !c.facts.has(factUp) && x.connected.isAsked() ||
+		x.upgrade != nil && x.upgrade.done.isAsked()
+}
+
+// run tells why the connection never came up.
+func (t *failedTask) run() {
+	c := (*Conn)(t)
+	c.core.Lock()
+	closing := c.life >= lifeClosing
+	if !closing {
+		c.why = c.readErr
+		c.facts |= factAnnounced
+	}
+	c.core.Unlock()
+	if closing {
+		c.loop.tookPanic(c.readErr, true)
+		return
+	}
+	c.failed = true
+	if s := c.sink(); s == nil || !s.end(c.readErr) {
+		c.event(c.readErr)
+	}
+	c.closeWith(closeSealed)
+}
+
+func (t *goneTask) run() {
+	c := (*Conn)(t)
+	c.core.Lock()
+	abandoned := c.life == lifeClosed
+	c.core.Unlock()
+	if abandoned {
+		return
+	}
+	// Deferred, because callbacks may call runtime.Goexit (t.FailNow does).
+	defer c.forget()
+	c.closed()
+}
+
+// closed ends everything that was promised, and calls OnClose.
+func (c *Conn) closed() {
+	c.quit.Store(true)
+	c.core.Lock()
+	c.life = lifeClosed
+	c.facts &^= factHeld | factEndHeld
+	if c.pending() > 0 {
+		c.discard()
+	}
+	c.core.Cut(false)
+	c.countLost()
+	if x := c.x.Load(); x != nil {
+		c.closeExtra(x)
+	}
+	secret := c.facts.has(factUnannounced)
+	c.core.Unlock()
+	if s := c.sink(); s != nil {
+		s.end(c.endReason())
+	}
+	if f := c.cfg.Load().OnClose; f != nil && !secret {
+		c.callClose(f)
+	}
+}
+
+func (c *Conn) callClose(f func(c *Conn)) {
+	defer c.loop.caught(nil)
+	f(c)
+}
+
+// forget is the very end of c.
+func (c *Conn) forget() {
+	if x := c.x.Load(); x != nil && x.detached != nil {
+		c.handOut(x)
+	}
+	for _, b := range []*sockio.Buffer{c.chunk, c.next} {
+		if b != nil {
+			b.Release() // read in a pause
+		}
+	}
+	c.chunk, c.next = nil, nil
+	if x := c.x.Load(); x != nil && x.release != nil {
+		x.release()
+	}
+	if c.listener != nil {
+		c.listener.connGone()
+	}
+	c.loop.unregister(&c.handle)
+}
+
+// whenForgotten has release called at the very end of c.
+func (c *Conn) whenForgotten(release func()) {
+	c.core.Lock()
+	defer c.core.Unlock()
+	c.extra().release = release
+}
+
+// endReason returns the error for what waits for something of c when it ends.
+func (c *Conn) endReason() error {
+	if c.loop.ended.Load() {
+		return ErrLoopClosed
+	}
+	c.core.Lock()
+	defer c.core.Unlock()
+	return c.closedError()
+}
+
+// closeExtra ends what was promised. The caller holds the lock.
+func (c *Conn) closeExtra(x *connExtra) {
+	err := c.closedError()
+	if c.loop.ended.Load() {
+		err = ErrLoopClosed
+	}
+	timers := []*Timer{x.readTimer, x.closeTimer, x.readerTimer}
+	if x.high != nil {
+		timers = append(timers, x.high.timer)
+	}
+	for _, t := range timers {
+		if t != nil {
+			t.Stop()
+		}
+	}
+	if x.connected != nil {
+		failWith(c, x.connected, err)
+	}
+	for _, w := range x.flushed {
+		failWith(c, w.f, err)
+	}
+	x.flushed = nil
+	if x.upgrade != nil {
+		failWith(c, x.upgrade.done, err)
+	}
+	x.postLow(c.loop)
+}
+
+// failWith fails a future of c. An error that was an event of c is not reported
+// again if the result is never asked for.
+func failWith[T any](c *Conn, f *Future[T], err error) {
+	if c.failed {
+		f.Ignore()
+	}
+	f.fail(err)
+}
+
+// armReadTimer starts the read timeout anew, or ends it. The caller holds the lock.
+func (c *Conn) armReadTimer() {
+	d, _ := c.timeouts()
+	if d <= 0 {
+		if x := c.x.Load(); x != nil && x.readTimer != nil {
+			x.readTimer.Stop()
+		}
+		return
+	}
+	x := c.extra()
+	x.lastRead.Store(int64(time.Since(c.loop.epoch)))
+	if x.readTimer == nil {
+		x.readTimer = c.loop.AfterFunc(d, c.readTimedOut)
+		x.readTimer.Unref() // the connection itself keeps the loop alive
+		x.timed.Store(true)
+		return
+	}
+	x.readTimer.Reset(d)
+}
+
+// heard notes that the connection is ready for more. The timer is not touched, which
+// would cost each chunk a change of the heap: it looks at lastRead when it fires.
+func (c *Conn) heard() {
+	if x := c.x.Load(); x != nil && x.timed.Load() {
+		x.lastRead.Store(int64(time.Since(c.loop.epoch)))
+	}
+}
+
+func (c *Conn) readTimedOut() {
+	c.core.Lock()
+	d, _ := c.timeouts()
+	if d <= 0 || c.is(pauseReads) || c.facts.has(factEnded) || c.life >= lifeClosing {
+		c.core.Unlock()
+		return
+	}
+	x := c.x.Load()
+	left := time.Duration(x.lastRead.Load()) + d - time.Since(c.loop.epoch)
+	if at := c.core.LastHeard(); !at.IsZero() {
+		left = max(left, d-time.Since(at)) // a piece of a record
+	}
+	if left <= 0 && (c.holding.Load() || x.upgrade != nil || c.core.HasInput()) {
+		// Something has arrived that the loop, or the goroutine, was too busy to look
+		// at; or a handshake goes on, which has a bound of its own.
+		left = d
+	}
+	if left > 0 {
+		x.readTimer.Reset(left)
+		c.core.Unlock()
+		return
+	}
+	c.core.Unlock()
+	c.fail(c.opError("read", os.ErrDeadlineExceeded), closeReset)
+}
+
+// timeouts returns the timeouts in force. The caller holds the lock.
+func (c *Conn) timeouts() (read, write time.Duration) {
+	if x := c.x.Load(); x != nil && x.ownTimeouts {
+		return x.readTimeout, x.writeTimeout
+	}
+	cfg := c.cfg.Load()
+	return cfg.ReadTimeout, cfg.WriteTimeout
+}
+
+// SetTimeouts replaces ReadTimeout and WriteTimeout (set-socket-timeouts); both
+// start anew. Zero or negative means none. On a closed connection it returns
+// net.ErrClosed.
+func (c *Conn) SetTimeouts(read, write time.Duration) error {
+	c.core.Lock()
+	defer c.core.Unlock()
+	if c.life >= lifeClosing {
+		return net.ErrClosed
+	}
+	x := c.extra()
+	x.readTimeout, x.writeTimeout, x.ownTimeouts = max(read, 0), max(write, 0), true
+	if c.life == lifeOpen {
+		c.armReadTimer()
+	}
+	c.core.SetStall(x.writeTimeout)
+	return nil
+}
+
+// removeLow undoes an addition to x.onLow. The caller holds the lock.
+func (x *connExtra) removeLow(low *onLow) {
+	for i, l := range x.onLow {
+		if l == low {
+			x.onLow = append(x.onLow[:i:i], x.onLow[i+1:]...)
+			return
+		}
+	}
+}
+
+// postLow tells what waits for room. The caller holds the lock.
+func (x *connExtra) postLow(l *Loop) {
+	for _, low := range x.onLow {
+		l.Post(low.f)
+	}
+}
+
+// An onLow is a function to be posted. It has an identity, so that it can be
+// taken away again.
+type onLow struct{ f func() }

@@ -1,0 +1,386 @@
+package eventloop
+
+import (
+	"io"
+	"net"
+	"slices"
+
+	"github.com/onloop/eventloop/internal/netcore"
+	"github.com/onloop/eventloop/internal/sockio"
+)
+
+// This file has what a connection does with its input. Its goroutine reads a chunk,
+// hands it to the dispatcher through the task channel, waits until the dispatcher
+// is done with it, and reads again. The lock is never held while sending to the
+// channel.
+
+// serve is the connection's goroutine.
+func (c *Conn) serve() {
+	over := false
+	defer func() {
+		if over {
+			c.loop.wg.Done()
+			return
+		}
+		// Foreign code called Goexit: the connection goes on, to its end, elsewhere.
+		if c.readErr == nil {
+			c.readErr = errGoexit
+		}
+		go c.serve()
+	}()
+	for !c.quit.Load() || c.owesUpgrade() {
+		c.step()
+	}
+	over = true
+	c.end()
+}
+
+// step does the next thing that is to be done on the connection's goroutine: it
+// reads, or waits for a reason to do something else. Whoever gives it one calls
+// core.Wake afterwards.
+func (c *Conn) step() {
+	switch bits := c.bits.Load(); {
+	case bits&bitUpgrade != 0:
+		c.upgrade()
+	case c.readErr != nil && !c.endSent:
+		c.endSent = true
+		c.loop.send((*endTask)(c))
+	case c.over:
+		c.core.Wait()
+	case c.readErr == io.EOF:
+		c.watch(false) // half-open
+	case c.readErr != nil:
+		c.core.Wait()
+	case bits&pauseUser != 0:
+		c.watch(false)
+	case bits&bitNoReader != 0 && c.holding.Load() && !c.sawEnd:
+		c.watch(true)
+	case bits&bitNoReader != 0 && c.holding.Load() && !c.probed:
+		c.probe()
+	case c.holding.Load() || bits&pauseReads != 0:
+		c.core.Wait()
+	default:
+		c.read()
+	}
+}
+
+// read reads a chunk and hands it over.
+func (c *Conn) read() {
+	if b := c.next; b != nil {
+		c.next = nil
+		c.hand(b)
+		return
+	}
+	b, err := c.core.Read(c.nextRead())
+	switch {
+	case b != nil:
+		c.hand(b)
+	case err != netcore.ErrWoken:
+		c.readErr = err
+	}
+}
+
+// watch waits while nothing is read, and notices that the connection fails. With
+// forEnd it also notices the peer's end behind bytes that are held for a reader.
+func (c *Conn) watch(forEnd bool) {
+	err := c.core.Watch(forEnd)
+	switch {
+	case err == netcore.ErrWoken:
+	case forEnd:
+		c.sawEnd = true
+		c.loop.send((*abandonedTask)(c))
+	default:
+		c.broke(err)
+	}
+}
+
+// broke says that the connection has failed, ahead of what is held.
+func (c *Conn) broke(err error) {
+	c.core.Lock()
+	c.extra().failure = err
+	c.core.Unlock()
+	c.over = true
+	c.loop.send((*failureTask)(c))
+}
+
+// probe looks whether a TLS peer that has left has ended its stream properly. If not
+// that is an error, for which the bytes that are held for a reader do not wait.
+func (c *Conn) probe() {
+	c.core.Lock()
+	secured := c.core.Secured()
+	c.core.Unlock()
+	if !secured {
+		c.probed = true
+		return
+	}
+	b, err := c.core.Read(c.nextRead())
+	c.next = b
+	c.probed = err != netcore.ErrWoken
+	if c.probed && err != nil && err != io.EOF {
+		c.broke(err)
+	}
+}
+
+// readSizes are the sizes of reads; classes are their indexes. A connection
+// begins with the smallest.
+var readSizes = [...]int{4 << 10, 16 << 10, sockio.MaxBuffer}
+
+func (c *Conn) nextRead() int {
+	return min(readSizes[c.class], c.cfg.Load().ReadBufferSize)
+}
+
+// hand gives b to the dispatcher. A full buffer makes the next one larger, a nearly
+// empty one smaller.
+func (c *Conn) hand(b *sockio.Buffer) {
+	switch n, size := b.Len(), readSizes[c.class]; {
+	case n >= size && int(c.class) < len(readSizes)-1:
+		c.class++
+	case c.class > 0 && n < size/16:
+		c.class--
+	}
+	c.chunk = b
+	c.holding.Store(true)
+	c.loop.send((*chunkTask)(c))
+}
+
+// consumed gives the credit for the next chunk back. On the loop.
+func (c *Conn) consumed() {
+	c.heard() // the time of a callback is not the peer's
+	c.holding.Store(false)
+	c.core.Wake()
+}
+
+// A chunkTask says that c.chunk has data.
+type chunkTask Conn
+
+func (t *chunkTask) run() {
+	c := (*Conn)(t)
+	n := c.chunk.Len()
+	c.loop.count.bytesIn.Add(uint64(n))
+	c.loop.pace.received(n)
+	c.deliver()
+}
+
+// deliver gives the chunk to what takes the data, or holds it. On the loop.
+func (c *Conn) deliver() {
+	switch {
+	case c.is(bitUpgrade):
+		c.takeEarly()
+		return
+	case c.is(pauseReads) && c.hold(factHeld):
+		return
+	}
+	f, s := c.cfg.Load().OnData, c.sink()
+	quit := c.quit.Load() // once: Detach may come between two looks
+	switch {
+	case quit && c.detaching():
+		return // handOut has it
+	case quit || c.loop.ended.Load():
+	case s != nil:
+		b := c.chunk
+		c.chunk = nil
+		s.chunk(b)
+		return
+	case f == nil:
+		c.core.Lock()
+		c.set(bitNoReader)
+		c.core.Unlock()
+		if c.hold(factHeld) {
+			c.core.Wake() // it watches from now on
+			return
+		}
+		if f = c.cfg.Load().OnData; f == nil {
+			break // it is being closed
+		}
+		fallthrough
+	default:
+		c.callData(f, c.withUnread(c.chunk.Bytes()))
+	}
+	c.chunk.Release()
+	c.chunk = nil
+	c.consumed()
+}
+
+// callData runs OnData.
+func (c *Conn) callData(f func(c *Conn, data []byte), data []byte) {
+	defer poison(data)
+	defer c.caught()
+	f(c, data)
+}
+
+// mayDeliver reports whether what arrived may be told. The caller holds the lock.
+func (c *Conn) mayDeliver() bool {
+	return !c.is(pauseReads|bitUpgrade) && (!c.is(bitNoReader) || c.cfg.Load().OnData != nil || c.facts.has(factSink))
+}
+
+// hold keeps what arrived for later, unless that is over. A connection that is being
+// closed holds nothing. On the loop.
+func (c *Conn) hold(what connFacts) bool {
+	c.core.Lock()
+	defer c.core.Unlock()
+	if c.mayDeliver() || c.life >= lifeClosing {
+		c.unset(bitNoReader)
+		return false
+	}
+	c.facts |= what
+	return true
+}
+
+// readerChanged has what is held delivered in a later turn. The caller holds the
+// lock.
+func (c *Conn) readerChanged() {
+	if c.facts.has(factHeld|factEndHeld) || c.is(bitUnread) {
+		c.loop.Post(c.redeliver)
+	}
+}
+
+// redeliver delivers what is held, if it may be delivered now.
+func (c *Conn) redeliver() {
+	c.core.Lock()
+	if !c.mayDeliver() || c.life >= lifeClosing {
+		c.core.Unlock()
+		return
+	}
+	c.unset(bitNoReader)
+	held := c.facts & (factHeld | factEndHeld)
+	c.facts &^= held
+	c.core.Unlock()
+	switch {
+	case held.has(factHeld):
+		c.deliver()
+	case c.is(bitUnread) && !c.holding.Load():
+		c.deliverUnread()
+	}
+	if held.has(factEndHeld) {
+		c.deliverEnd()
+	}
+}
+
+// deliverUnread delivers unread bytes without others. On the loop.
+func (c *Conn) deliverUnread() {
+	f := c.cfg.Load().OnData
+	switch s := c.sink(); {
+	case !c.is(bitUnread) || c.quit.Load() || c.loop.ended.Load():
+	case s != nil:
+		s.unread()
+	case f != nil:
+		c.callData(f, c.withUnread(nil))
+	}
+}
+
+// withUnread returns p behind the unread bytes, which it takes.
+func (c *Conn) withUnread(p []byte) []byte {
+	if !c.is(bitUnread) {
+		return p
+	}
+	return append(c.takeUnread(), p...)
+}
+
+func (c *Conn) takeUnread() []byte {
+	c.core.Lock()
+	defer c.core.Unlock()
+	c.unset(bitUnread)
+	x := c.extra()
+	p := x.unread
+	x.unread = nil
+	return p
+}
+
+// Unread gives back bytes that OnData or Read of a stream returned, so that they are
+// read again: before whatever else arrives, the bytes of the last call first. They
+// are copied. Unread alone causes no callback: the bytes are delivered together with
+// those that arrive next, or before the end, or in a later turn when what reads
+// changes, by SetCallbacks, Stream, Pipe, StartTLS, Detach or ResumeReading. OnData
+// may get more than ReadBufferSize then.
+//
+// It returns [ErrBufferFull] if more than MaxBuffered bytes would be unread, and
+// net.ErrClosed if the connection is closed.
+func (c *Conn) Unread(p []byte) error {
+	c.core.Lock()
+	defer c.core.Unlock()
+	if c.life >= lifeClosing {
+		return net.ErrClosed
+	}
+	if len(p) == 0 {
+		return nil
+	}
+	x := c.extra()
+	if len(p) > c.cfg.Load().MaxBuffered-len(x.unread) {
+		return ErrBufferFull
+	}
+	x.unread = slices.Concat(p, x.unread)
+	c.set(bitUnread)
+	return nil
+}
+
+// PauseReading stops OnData, and soon reading itself, so that the peer has to
+// wait (disable-socket). If it is called on the loop, no OnData comes after it.
+// The end of the stream, too, is told only after ResumeReading. A reset by the peer
+// is told at once, and what was not delivered is dropped then.
+func (c *Conn) PauseReading() {
+	c.core.Lock()
+	defer c.core.Unlock()
+	c.set(pauseUser)
+	c.core.Wake() // it watches from now on
+}
+
+// ResumeReading undoes PauseReading (enable-socket).
+func (c *Conn) ResumeReading() {
+	c.core.Lock()
+	defer c.core.Unlock()
+	c.clearPause(pauseUser)
+}
+
+// clearPause takes a reason not to read away; with the last, what was held back
+// is delivered. The caller holds the lock.
+func (c *Conn) clearPause(reason uint32) {
+	if !c.is(reason) {
+		return
+	}
+	c.unset(reason)
+	if c.is(pauseReads) || c.life >= lifeClosing {
+		return
+	}
+	if x := c.x.Load(); x != nil && x.readTimer != nil {
+		c.armReadTimer() // the time of the pause does not count
+	}
+	c.readerChanged()
+	c.core.Wake()
+}
+
+// A sink takes what arrives instead of the callbacks. On the loop.
+type sink interface {
+	// chunk takes b over and must lead to Conn.consumed.
+	chunk(b *sockio.Buffer)
+
+	// unread says that there are unread bytes to be taken.
+	unread()
+
+	// end is told how reading ended, and reports whether it took the event.
+	end(err error) bool
+}
+
+// setSink changes what takes the data; nil gives it back to the callbacks. The
+// caller holds the lock.
+func (c *Conn) setSink(s sink) {
+	c.extra().sink = s
+	if s == nil {
+		c.facts &^= factSink
+		c.pauseIfHigh()
+	} else {
+		c.facts |= factSink
+		c.clearPause(pauseHigh) // streams and pipes wait for room when they write
+	}
+	c.readerChanged()
+}
+
+// sink returns what takes the data, or nil. On the loop.
+func (c *Conn) sink() sink {
+	x := c.x.Load()
+	if x == nil {
+		return nil
+	}
+	c.core.Lock()
+	defer c.core.Unlock()
+	return x.sink
+}

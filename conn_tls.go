@@ -1,0 +1,233 @@
+package eventloop
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+)
+
+// A tlsUpgrade is a StartTLS in progress. Guarded by the lock but for err.
+type tlsUpgrade struct {
+	conf  *tls.Config
+	done  *Future[tls.ConnectionState]
+	early []byte // what was read and not delivered: the start of the handshake
+	ready bool   // nothing is to be added to early but what is on its way
+	err   error  // of the connection's goroutine, until it sends a tlsTask
+}
+
+var errNotUp = errors.New("not connected yet")
+
+var errNoDeadlines = errors.New("the connection does not support deadlines")
+
+// StartTLS turns the connection into a TLS connection: as the server if it was
+// accepted, or adopted with ConnConfig.Server set, otherwise as the client. What
+// was written before is sent in the clear first, even if writing is paused; what
+// is written after waits for the handshake. A client verifies the host that was
+// dialed unless conf has a ServerName. The handshake is bounded as
+// ConnConfig.ConnectTimeout says, together with the output that is sent before it.
+//
+// Whatever was read and not delivered is the start of the handshake, in this order:
+// bytes given back by [Conn.Unread], what a stream has not read, a chunk that was
+// held or on its way. Bytes that OnData has in its hands were delivered: if they go
+// beyond the command that calls for TLS, give the rest back with Unread first, as
+// bytes in the clear that an attacker may have added must not pass for encrypted
+// ones.
+//
+// The future tells the outcome; its callbacks, and tasks that wait for it, run
+// before any data that arrives over TLS is delivered. A failed handshake is an error
+// of the connection too, which it ends: the peer sees the alert of TLS and the end of
+// the stream, and a reset only if it has sent more than was read. A connection that
+// is not up yet, is closed, has TLS already or knows no deadlines fails the future
+// and lives on.
+func (c *Conn) StartTLS(conf *tls.Config) *Future[tls.ConnectionState] {
+	f := looseFuture[tls.ConnectionState](c.loop)
+	c.core.Lock()
+	defer c.core.Unlock()
+	if err := c.mayUpgrade(conf); err != nil {
+		f.resolve(tls.ConnectionState{}, c.opErrorLocked("handshake", err))
+		return f
+	}
+	x := c.extra()
+	x.upgrade = &tlsUpgrade{conf: conf, done: f, early: x.unread}
+	x.unread = nil
+	c.unset(bitUnread)
+	c.set(bitUpgrade)
+	c.core.Secure()
+	if c.loop.Post(c.reclaim) != nil {
+		x.upgrade.ready = true // the loop ends, and the connection with it
+	}
+	c.core.Wake()
+	return f
+}
+
+// mayUpgrade says what is against StartTLS. The caller holds the lock.
+func (c *Conn) mayUpgrade(conf *tls.Config) error {
+	_, has := c.core.NetConn().(*tls.Conn)
+	switch {
+	case conf == nil:
+		return errors.New("nil tls.Config")
+	case c.life >= lifeClosing || c.core.OutputEnding():
+		return net.ErrClosed
+	case c.life == lifeConnecting:
+		return errNotUp
+	case has || c.core.Secured():
+		return errors.New("TLS was started already")
+	case c.why != nil || c.core.WriteError() != nil:
+		return c.closedError()
+	case !c.core.HearsDeadlines():
+		return errNoDeadlines
+	}
+	return nil
+}
+
+// reclaim takes back, for StartTLS, what was read and is held, or was not read by a
+// stream. What is on its way to OnData is taken by deliver. On the loop.
+func (c *Conn) reclaim() {
+	s, _ := c.sink().(*streamSink)
+	c.core.Lock()
+	u := c.x.Load().upgrade
+	if u == nil {
+		c.core.Unlock()
+		return
+	}
+	u.ready = true
+	if s != nil && s.buf != nil {
+		c.chunk, s.buf = s.buf, nil
+		c.facts |= factHeld
+	}
+	held := c.facts.has(factHeld)
+	c.facts &^= factHeld
+	c.unset(bitNoReader)
+	c.core.Unlock()
+	if held {
+		c.takeEarly()
+	}
+	c.core.Wake()
+}
+
+// takeEarly makes the chunk part of the handshake. On the loop.
+func (c *Conn) takeEarly() {
+	c.core.Lock()
+	if u := c.x.Load().upgrade; u != nil {
+		u.early = append(u.early, c.chunk.Bytes()...)
+	}
+	c.core.Unlock()
+	c.chunk.Release()
+	c.chunk = nil
+	c.consumed()
+}
+
+// upgrade starts TLS on the connection's goroutine, once everything that was read
+// before is there.
+func (c *Conn) upgrade() {
+	c.core.Lock()
+	u := c.x.Load().upgrade
+	if !u.ready || c.holding.Load() {
+		c.core.Unlock()
+		c.core.Wait()
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	c.x.Load().cancel = cancel
+	c.unset(bitUpgrade)
+	stop := c.life >= lifeClosing && !c.owes()
+	c.core.Unlock()
+	if stop {
+		return
+	}
+	conf, client := u.conf, c.isClient()
+	if c.kind == kindConnOut {
+		conf = clientTLS(conf, c.x.Load().address)
+	}
+	u.err = c.handshake(ctx, conf, client, u.early)
+	if u.err != nil {
+		c.over, c.endSent = true, true
+		c.core.Lock()
+		if c.life >= lifeClosing && c.pending() == 0 {
+			c.core.Cut(false) // half a handshake is not worth waiting for
+		}
+		c.core.Unlock()
+	}
+	c.loop.send((*tlsTask)(c))
+	if u.err == nil {
+		c.core.Open()
+	}
+}
+
+// isClient reports which side of TLS is ours.
+func (c *Conn) isClient() bool {
+	return c.kind == kindConnOut || c.listener == nil && !c.cfg.Load().Server
+}
+
+// clientTLS returns conf with the host of address as ServerName if it has none.
+// It is sent to the server even if nobody verifies what comes back.
+func clientTLS(conf *tls.Config, address string) *tls.Config {
+	if conf.ServerName != "" {
+		return conf
+	}
+	conf = conf.Clone()
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		conf.ServerName = host
+	}
+	return conf
+}
+
+// handshake performs a TLS handshake under its timeout.
+func (c *Conn) handshake(ctx context.Context, conf *tls.Config, client bool, early []byte) error {
+	ctx, cancel := c.handshakeContext(ctx)
+	defer cancel()
+	err := c.core.Handshake(ctx, conf, client, early)
+	if err != nil && ctx.Err() != nil && !isUncaught(err) {
+		err = contextError(ctx) // not "use of closed connection"
+	}
+	return err
+}
+
+// handshakeContext bounds a handshake, as ConnConfig.ConnectTimeout says.
+func (c *Conn) handshakeContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	cfg := c.cfg.Load()
+	d := cfg.ConnectTimeout
+	if d == 0 {
+		d = cfg.ReadTimeout
+	}
+	if d == 0 {
+		d = handshakeTimeout
+	}
+	if d < 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, d)
+}
+
+// A tlsTask says that StartTLS is done, or has failed.
+type tlsTask Conn
+
+func (t *tlsTask) run() {
+	c := (*Conn)(t)
+	c.core.Lock()
+	x := c.x.Load()
+	u := x.upgrade
+	if u.err == nil {
+		x.upgrade = nil
+		c.armReadTimer()
+		u.done.resolve(c.core.TLS().ConnectionState(), nil)
+		c.gate()
+		c.core.Unlock()
+		return
+	}
+	c.core.Unlock()
+	err := c.opError("handshake", u.err)
+	how := closeSealed // a reset would take the alert away
+	if errors.Is(err, ErrTimeout) {
+		how = closeCut
+	}
+	c.fail(err, how)
+	failWith(c, u.done, err)
+	c.core.Lock()
+	defer c.core.Unlock()
+	x.upgrade = nil
+	c.dropUnsealed()
+	c.order() // which Close has put off
+}

@@ -1,0 +1,400 @@
+package eventloop
+
+import (
+	"net"
+	"time"
+
+	"github.com/onloop/eventloop/internal/writers"
+)
+
+// Write queues a copy of p to be sent and returns len(p). It never waits: what
+// is written in one callback leaves together afterwards. It may be called before
+// the connection is up.
+//
+// After Close, Abort or CloseWrite, or after an error, it returns net.ErrClosed;
+// if more than MaxBuffered bytes would be pending, or more than Config.MaxBuffered
+// on all connections of the loop, [ErrBufferFull], and nothing of p is taken.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.core.Lock()
+	defer c.core.Unlock()
+	if err := c.mayWrite(len(p)); err != nil {
+		return 0, err
+	}
+	c.core.Queue().Append(p)
+	c.wrote(len(p))
+	return len(p), nil
+}
+
+// WriteString is Write of the bytes of s, without converting it first.
+func (c *Conn) WriteString(s string) (int, error) {
+	c.core.Lock()
+	defer c.core.Unlock()
+	if err := c.mayWrite(len(s)); err != nil {
+		return 0, err
+	}
+	c.core.Queue().AppendString(s)
+	c.wrote(len(s))
+	return len(s), nil
+}
+
+// Writev is Write of all bufs in order, as one: all of them are taken or none.
+func (c *Conn) Writev(bufs ...[]byte) (int, error) {
+	n := 0
+	for _, b := range bufs {
+		n += len(b)
+	}
+	c.core.Lock()
+	defer c.core.Unlock()
+	if err := c.mayWrite(n); err != nil {
+		return 0, err
+	}
+	for _, b := range bufs {
+		c.core.Queue().Append(b)
+	}
+	c.wrote(n)
+	return n, nil
+}
+
+// mayWrite checks whether n bytes may be queued. The caller holds the lock.
+func (c *Conn) mayWrite(n int) error {
+	pending := c.pending()
+	switch {
+	case c.life >= lifeClosing || c.why != nil || c.facts.has(factDiscarded|factFailed) || c.core.OutputEnding() || c.core.WriteError() != nil:
+		return net.ErrClosed
+	case n > c.cfg.Load().MaxBuffered-pending:
+		return ErrBufferFull
+	case pending == 0 && n <= smallWrite:
+		return nil // not worth looking at the counters of all
+	case !c.loop.hasRoom(n):
+		return ErrBufferFull
+	}
+	return nil
+}
+
+// smallWrite is how much a connection with nothing pending may always write.
+const smallWrite = 4 << 10
+
+// hasRoom reports whether n more bytes may be pending.
+func (l *Loop) hasRoom(n int) bool {
+	return int64(n) <= int64(limit(l.cfg.MaxBuffered, defaultTotalBuffers))-l.count.buffered()
+}
+
+// pending returns how many bytes of output are not with the kernel. The caller
+// holds the lock.
+func (c *Conn) pending() int {
+	if c.facts.has(factDiscarded) {
+		return 0
+	}
+	return c.core.Pending()
+}
+
+// wrote accounts for n queued bytes and has them written. The caller holds the lock.
+func (c *Conn) wrote(n int) {
+	if n == 0 {
+		return
+	}
+	c.facts |= factWrote
+	c.loop.count.written.Add(uint64(n))
+	if x := c.x.Load(); x != nil {
+		x.written += uint64(n)
+	}
+	c.core.Appended(n)
+	if c.pending() > c.cfg.Load().mark() {
+		c.set(bitHigh)
+		c.pauseIfHigh()
+	}
+}
+
+// A highWater says when a connection with much pending output reads on. Output over
+// HighWater stops reading, since reading may be what makes it grow. But the peer may
+// be just as full, and wait for us to read before it does: if it takes nothing for a
+// while, base is set to what is pending, for which reading is not blamed any more.
+type highWater struct {
+	base    int           // pending output that reading is not blamed for
+	delay   time.Duration // until the next exception; doubles with each in a row
+	timer   *Timer
+	sent    uint64 // when last looked at
+	unacked int
+	moved   uint64 // bytes that the kernel took, as far as they were counted
+}
+
+// pauseIfHigh stops reading if it makes the output grow. The caller holds the lock.
+func (c *Conn) pauseIfHigh() {
+	cfg := c.cfg.Load()
+	pending := c.pending()
+	if c.facts.has(factSink) || cfg.HighWater > cfg.MaxBuffered || pending <= cfg.HighWater || c.is(pauseHigh) || c.life >= lifeClosing {
+		return
+	}
+	x := c.extra()
+	if x.high == nil {
+		x.high = &highWater{delay: highWaterPatience}
+	}
+	h := x.high
+	if pending-h.base <= cfg.HighWater {
+		return
+	}
+	c.set(pauseHigh)
+	h.look(c)
+	if h.timer == nil {
+		h.timer = c.loop.AfterFunc(h.delay, c.highTimedOut)
+		h.timer.Unref()
+	} else {
+		h.timer.Reset(h.delay)
+	}
+}
+
+// look reports whether the peer has taken anything since the last look. The caller
+// holds the lock.
+func (h *highWater) look(c *Conn) (progress bool) {
+	unacked := c.core.Unacked()
+	progress = h.moved != h.sent || unacked < h.unacked
+	h.sent, h.unacked = h.moved, unacked
+	return progress
+}
+
+// took accounts for n bytes that the kernel has taken, when left are pending. The
+// caller holds the lock.
+func (h *highWater) took(c *Conn, n, left int) {
+	h.moved += uint64(n)
+	h.base = min(h.base, left)
+	h.delay = highWaterPatience
+	if c.is(pauseHigh) && left-h.base <= c.cfg.Load().HighWater/2 {
+		c.clearPause(pauseHigh)
+	}
+}
+
+// highTimedOut lets a connection with much output read on if its peer takes none.
+func (c *Conn) highTimedOut() {
+	c.core.Lock()
+	defer c.core.Unlock()
+	if !c.is(pauseHigh) || c.life >= lifeClosing {
+		return
+	}
+	h := c.x.Load().high
+	switch {
+	case h.look(c):
+		h.delay = highWaterPatience
+	case !c.loop.hasRoom(0):
+	default:
+		h.base = c.pending()
+		h.delay *= 2
+		c.clearPause(pauseHigh)
+		return
+	}
+	h.timer.Reset(h.delay)
+}
+
+// A connUser is a connection as its core sees it.
+type connUser Conn
+
+func (u *connUser) Go(f func())             { u.loop.wg.Go(f) }
+func (u *connUser) Enqueue(job writers.Job) { u.loop.writers.Add(job) }
+
+func (u *connUser) CloseAside(nc net.Conn) { u.loop.closeAside(nc) }
+
+func (u *connUser) Recovered(v any) error {
+	if v == nil {
+		return errGoexit
+	}
+	return newPanicError(v)
+}
+
+// Sent accounts for output, and reports whether the dispatcher is to hear of it.
+func (u *connUser) Sent(n int, all bool) (report bool) {
+	c := (*Conn)(u)
+	c.loop.count.bytesOut.Add(uint64(n))
+	left := c.pending()
+	x := c.x.Load()
+	if x != nil {
+		x.sent += uint64(n)
+		if x.high != nil && n > 0 {
+			x.high.took(c, n, left)
+		}
+	}
+	if c.is(bitHigh) && left <= c.cfg.Load().mark()/2 {
+		c.unset(bitHigh)
+		if x != nil {
+			x.postLow(c.loop)
+		}
+	}
+	due := x != nil && x.flushDue() || all && c.facts.has(factUp) && (c.facts.has(factWrote) && c.cfg.Load().OnDrain != nil || c.halfClosed())
+	if !due || c.facts.has(factDrainSent) {
+		return false
+	}
+	c.facts |= factDrainSent
+	return true
+}
+
+// Report tells the dispatcher.
+func (u *connUser) Report() { u.loop.hand((*drainTask)(u)) }
+
+// WriteFailed tells the dispatcher that output is lost.
+func (u *connUser) WriteFailed(err error) {
+	c := (*Conn)(u)
+	if isUncaught(err) {
+		c.panicked("write", err)
+	}
+	c.core.Lock()
+	c.discard()
+	c.core.Unlock()
+	c.loop.hand((*writeErrTask)(c))
+}
+
+// discard accounts for output that will not be sent, once. The caller holds the
+// lock.
+func (c *Conn) discard() {
+	if !c.facts.has(factDiscarded) {
+		c.loop.count.discarded.Add(uint64(c.core.Pending()))
+		c.facts |= factDiscarded
+	}
+}
+
+// halfClosed reports whether both directions are over on a connection that lives
+// on after io.EOF, and that therefore has to be closed now. The caller holds the
+// lock.
+func (c *Conn) halfClosed() bool {
+	return c.facts.has(factEnded) && c.core.OutputEnded() && c.life == lifeOpen
+}
+
+// A drainTask says that output was sent that something waits for.
+type drainTask Conn
+
+func (t *drainTask) run() {
+	c := (*Conn)(t)
+	c.core.Lock()
+	c.facts &^= factDrainSent
+	if x := c.x.Load(); x != nil {
+		x.resolveFlushed()
+	}
+	drained := c.pending() == 0 && c.facts.has(factWrote) && c.core.WriteError() == nil
+	if drained {
+		c.facts &^= factWrote
+	}
+	over := c.halfClosed()
+	c.core.Unlock()
+	if f := c.cfg.Load().OnDrain; f != nil && drained && !c.quit.Load() && !c.loop.ended.Load() {
+		c.callback(f)
+	}
+	if over {
+		c.afterEOF()
+	}
+}
+
+// A writeErrTask says that writing has failed.
+type writeErrTask Conn
+
+func (t *writeErrTask) run() {
+	c := (*Conn)(t)
+	c.core.Lock()
+	err := c.opErrorLocked("write", c.core.WriteError())
+	ended := c.facts.has(factEnded)
+	c.core.Unlock()
+	// After a reset the reading side ends as well, with what had arrived before
+	// it: leave it to deliverEnd to report, once. Unless nothing is read.
+	if isReset(err) && !ended && !c.is(pauseUser) {
+		if s, ok := c.sink().(*streamSink); ok {
+			s.endOutput(err)
+		}
+		c.core.Lock()
+		defer c.core.Unlock()
+		c.clearPause(pauseHigh) // nothing is going to drain
+		return
+	}
+	c.fail(err, closeReset)
+}
+
+// CloseWrite ends the stream to the peer once all that was written is sent; what
+// the peer sends is still received. Afterwards Write returns net.ErrClosed, and
+// so does a second CloseWrite. A connection that cannot do it, net.Pipe for one,
+// returns an error that matches errors.ErrUnsupported.
+func (c *Conn) CloseWrite() error {
+	c.core.Lock()
+	defer c.core.Unlock()
+	if c.life >= lifeClosing || c.why != nil || c.core.OutputEnding() || c.core.WriteError() != nil {
+		return net.ErrClosed
+	}
+	if c.facts.has(factUp) && !c.core.CanEndOutput() {
+		return c.opErrorLocked("close", errUnsupported)
+	}
+	c.core.EndOutput()
+	return nil
+}
+
+type closeWriter interface{ CloseWrite() error }
+
+// PauseWriting keeps what is written from being sent (disable-socket), but for
+// what is being handed to the kernel at that moment.
+func (c *Conn) PauseWriting() {
+	c.core.Lock()
+	defer c.core.Unlock()
+	if c.life < lifeClosing {
+		c.core.PauseOutput(true)
+	}
+}
+
+// ResumeWriting undoes PauseWriting (enable-socket). So do Close and StartTLS,
+// which flush.
+func (c *Conn) ResumeWriting() {
+	c.core.Lock()
+	defer c.core.Unlock()
+	c.core.PauseOutput(false)
+}
+
+// Buffered returns the number of bytes that were written and are not with the
+// kernel yet; none after Abort, which discards them.
+func (c *Conn) Buffered() int {
+	c.core.Lock()
+	defer c.core.Unlock()
+	return c.pending()
+}
+
+// NeedDrain reports whether more than HighWater bytes were pending, or MaxBuffered
+// if that is less, and half of it still are: a producer had better wait for
+// OnDrain.
+func (c *Conn) NeedDrain() bool { return c.is(bitHigh) }
+
+// Flushed returns a future that succeeds when all that has been written so far
+// is with the kernel, and fails if the connection ends before. It may be asked after
+// Close too, and when OnClose has been called.
+func (c *Conn) Flushed() *Future[struct{}] {
+	c.core.Lock()
+	defer c.core.Unlock()
+	f := looseFuture[struct{}](c.loop)
+	pending := c.pending()
+	switch {
+	case c.facts.has(factDiscarded) || c.core.WriteError() != nil:
+		f.resolve(struct{}{}, c.closedError())
+	case pending == 0:
+		f.resolve(struct{}{}, nil)
+	default:
+		x := c.extra()
+		if len(x.flushed) == 0 { // the counters only matter while something waits
+			x.written, x.sent = uint64(pending), 0
+		}
+		x.flushed = append(x.flushed, flushWaiter{x.written, f})
+	}
+	return f
+}
+
+// A flushWaiter is resolved when pos bytes have been sent.
+type flushWaiter struct {
+	pos uint64
+	f   *Future[struct{}]
+}
+
+// flushDue reports whether the bytes that a Flushed waits for have been sent. The
+// caller holds the lock.
+func (x *connExtra) flushDue() bool {
+	return len(x.flushed) > 0 && x.sent >= x.flushed[0].pos
+}
+
+// resolveFlushed resolves the futures of bytes that have been sent. The caller holds
+// the lock.
+func (x *connExtra) resolveFlushed() {
+	n := 0
+	for n < len(x.flushed) && x.flushed[n].pos <= x.sent {
+		x.flushed[n].f.resolve(struct{}{}, nil)
+		n++
+	}
+	x.flushed = x.flushed[n:]
+}
