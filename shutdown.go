@@ -37,14 +37,14 @@ const firstReport = 5 * time.Second
 // and the functions of [Loop.OnShutdown] are called; connections, timers, requests,
 // tasks and holds go on until they end by themselves, and then Run returns nil.
 // Signal handlers are called until then, but do not keep the loop alive. What the
-// loop waits for is logged after 5 s, and again after 10, 20, 40 s and so on.
+// loop waits for is logged after 5 s, and again 10 s, 20 s, 40 s and so on later.
 //
 // When grace is over the loop is ended by force, as by [Loop.Stop]. What kept it
 // alive is logged, and Run returns an error that matches [ErrForced] and names it.
 // A grace of zero ends the loop by force at once; with a negative one Shutdown
-// waits without limit. Nothing is closed only because Shutdown was called: an idle
-// connection has to be closed by the application, see OnShutdown, or by its
-// timeouts, or it lasts until grace is over.
+// waits without limit. Shutdown closes no connection but the idle ones of an
+// [HTTPServer]: any other that is idle lasts until grace is over, unless its peer,
+// a timeout or the application closes it, see OnShutdown.
 //
 // After a second call the grace period ends when the first of the two would. If a
 // signal handler makes the second call, the loop is ended by force at once, unless
