@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"syscall"
+	"unicode"
 )
 
 // Errors of the loop itself. They are returned, never delivered to an event
@@ -108,7 +110,7 @@ var _ net.Error = (*OpError)(nil)
 func (e *OpError) Error() string {
 	if e.Op == opLookup {
 		if dns, ok := e.Err.(*net.DNSError); ok {
-			return dns.Error() // has both, and the server
+			return oneLine(dns.Error()) // has both, and the server
 		}
 	}
 	var b strings.Builder
@@ -121,6 +123,23 @@ func (e *OpError) Error() string {
 	}
 	b.WriteString(": ")
 	b.WriteString(cause(e.Err).Error())
+	return oneLine(b.String())
+}
+
+// oneLine escapes control characters. A URL, a name or an address can have them, and
+// raw they could forge lines of a log.
+func oneLine(s string) string {
+	if !strings.ContainsFunc(s, unicode.IsControl) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsControl(r) {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		} else {
+			b.WriteRune(r)
+		}
+	}
 	return b.String()
 }
 
