@@ -92,8 +92,10 @@ type HTTPClientConfig struct {
 	UserAgent string
 
 	// Proxy returns the proxy for a request to u, nil for none. Its scheme is
-	// http or https; user and password are sent to it. For https, and only
-	// then, the proxy is asked for a tunnel (CONNECT). Proxy is called on a
+	// http, https, socks5 or socks5h; user and password are sent to it. An HTTP
+	// proxy is asked for a tunnel (CONNECT) for https, and only then. A SOCKS
+	// proxy resolves the name of the server itself, with either scheme; its port
+	// is 1080 if the URL has none. Proxy is called on a
 	// goroutine of the request, not on the loop. If Proxy is nil, HTTP_PROXY,
 	// HTTPS_PROXY and NO_PROXY of the environment count, as in net/http.
 	Proxy func(u *url.URL) (*url.URL, error)
@@ -282,7 +284,7 @@ type HTTPResponse struct {
 	// Body is the whole body; nil with OnBody.
 	Body []byte
 
-	URL        string // that the answer is from: the last one, after redirects
+	URL        string // that the response is from: the last one, after redirects; without user and password
 	Redirects  int    // how many were followed
 	Reused     bool   // the connection had carried a request before
 	RemoteAddr net.Addr
@@ -346,14 +348,20 @@ func (c *HTTPClient) do(ctx context.Context, method, url string, opts *HTTPOptio
 		call.opts, call.body = &own, own.BodyReader
 	}
 	if err := l.register(&call.handle, call, kindHTTPClient, false); err != nil {
-		call.closeBody()
+		if _, ok := call.body.(io.Closer); ok {
+			go call.closeBody() // no call runs code of the application
+		}
 		return failedFuture[*HTTPResponse](l, err)
 	}
 	call.future.loop = l
 	c.begin()
 	l.count.httpSent.Add(1)
 	if err := call.prepare(method); err != nil {
-		call.finish(nil, err)
+		if _, ok := call.body.(io.Closer); ok {
+			l.wg.Go(func() { call.finish(nil, err) }) // no call runs code of the application
+		} else {
+			call.finish(nil, err)
+		}
 		return &call.future
 	}
 	if !call.assign() {

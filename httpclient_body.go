@@ -2,12 +2,12 @@ package eventloop
 
 import (
 	"bytes"
-	"compress/gzip"
 	"fmt"
 	"io"
 	"sync"
 	"time"
 
+	"github.com/onloop/eventloop/internal/coding"
 	"github.com/onloop/eventloop/internal/httpconn"
 	"github.com/onloop/eventloop/internal/sockio"
 )
@@ -18,7 +18,7 @@ import (
 type httpUpload struct {
 	call   *httpCall
 	conn   *httpconn.Conn
-	body   io.Reader
+	body   *uploadBody
 	length int64
 	wait   chan struct{} // closed when the server wants the body; nil: at once
 	once   sync.Once     // closes wait
@@ -36,10 +36,48 @@ func newHTTPUpload(c *httpCall, conn *httpconn.Conn) *httpUpload {
 	if c.expect {
 		u.wait = make(chan struct{})
 	}
-	if u.body = c.opts.BodyReader; u.body == nil {
-		u.body = bytes.NewReader(c.opts.Body)
+	u.body = &uploadBody{src: c.opts.BodyReader}
+	if u.body.src == nil {
+		u.body.src, u.body.own = bytes.NewReader(c.opts.Body), true
 	}
 	return u
+}
+
+// end ends the upload: when it returns the body is not read any more.
+func (u *httpUpload) end() {
+	close(u.over)
+	u.body.end()
+}
+
+// An uploadBody is a body that can be taken away from the goroutine that sends it,
+// which may be in the middle of a write.
+type uploadBody struct {
+	src   io.Reader
+	own   bool       // src is over Body, so that a read takes no time
+	mu    sync.Mutex // held while own is read; guards ended
+	ended bool
+}
+
+func (b *uploadBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended {
+		return 0, errOver
+	}
+	if b.own {
+		return b.src.Read(p)
+	}
+	b.mu.Unlock()
+	defer b.mu.Lock() // src may call runtime.Goexit
+	return b.src.Read(p)
+}
+
+// end waits for a read of Body, not for one of BodyReader, which is closed if it can
+// be.
+func (b *uploadBody) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ended = true
 }
 
 // permit lets the body go that waits.
@@ -202,35 +240,27 @@ func (x *httpExchange) stream(res *HTTPResponse) error {
 
 // decoder returns the body as OnBody gets it.
 func (x *httpExchange) decoder(res *HTTPResponse) io.Reader {
-	if !x.call.opts.Decompress || !x.resp.HasBody() || coding(res, "gzip") == "" {
+	if !x.call.decodes() || x.resp.NoBody || codingOf(res, "gzip") == "" {
 		return &x.resp
 	}
 	decoded(res)
-	return &gunzip{coded: &lastError{r: &x.resp}}
+	coded := &lastError{r: &x.resp}
+	return &gunzip{coded: coded, data: coding.NewGunzip(coded)}
 }
 
-// gunzip undoes gzip. It reads the coded body to its end.
+// gunzip undoes gzip, and tells errors of the connection from those of the coding.
 type gunzip struct {
 	coded *lastError
-	zr    *gzip.Reader
+	data  *coding.Gunzip
 }
 
 func (g *gunzip) Read(p []byte) (n int, err error) {
-	if g.zr == nil {
-		var first [1]byte
-		if _, err := io.ReadFull(g.coded, first[:]); err != nil {
-			return 0, err // io.EOF: no body at all
-		}
-		g.zr, err = gzip.NewReader(io.MultiReader(bytes.NewReader(first[:]), g.coded))
-	}
-	if err == nil {
-		n, err = g.zr.Read(p)
-	}
+	n, err = g.data.Read(p)
 	switch {
 	case err == nil || err == io.EOF:
 		return n, err
 	case g.coded.err != nil && g.coded.err != io.EOF:
-		return n, g.coded.err // of the connection
+		return n, g.coded.err
 	}
 	return n, fmt.Errorf("%w: Content-Encoding gzip: %v", ErrMalformed, err)
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -15,8 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/valyala/fasthttp"
-
+	"github.com/onloop/eventloop/internal/coding"
 	"github.com/onloop/eventloop/internal/http1"
 	"github.com/onloop/eventloop/internal/httpconn"
 )
@@ -96,8 +94,10 @@ func (c *httpCall) prepare(method string) error {
 		return fmt.Errorf("%w: %q", errNoMethod, c.method)
 	case c.method == "CONNECT":
 		return errConnect
-	case !http1.IsFieldValue(o.Host):
+	case !isHostField(o.Host):
 		return fmt.Errorf("%w: Host %q", ErrHeader, o.Host)
+	case !isHostField(o.Headers.Get("Host")):
+		return fmt.Errorf("%w: Host %q", ErrHeader, o.Headers.Get("Host"))
 	case !http1.IsFieldValue(c.client.cfg.UserAgent):
 		return fmt.Errorf("%w: User-Agent %q", ErrHeader, c.client.cfg.UserAgent)
 	case o.BodyReader != nil && o.Body != nil:
@@ -114,6 +114,10 @@ func (c *httpCall) prepare(method string) error {
 	c.watch()
 	return c.ctx.Err()
 }
+
+// isHostField reports whether s may be sent as the field Host. Empty means the host of
+// the URL.
+func isHostField(s string) bool { return s == "" || http1.IsHost(s) }
 
 // bodyLength returns the length of the body, -1 if it is not known.
 func bodyLength(o *HTTPOptions) int64 {
@@ -144,7 +148,7 @@ func (c *httpCall) watch() {
 		c.deadline = c.begun.Add(d)
 	}
 	if c.ctx.Done() != nil {
-		c.releaseCtx = context.AfterFunc(c.ctx, func() { c.abort(context.Cause(c.ctx)) })
+		c.releaseCtx = context.AfterFunc(c.ctx, func() { c.abort(endedBy(c.ctx, c.ctx.Err())) })
 	}
 }
 
@@ -355,7 +359,7 @@ func (c *httpCall) failure(err error) error {
 	case cause != nil:
 		err = cause // err is what came of it
 	case c.ctx.Err() != nil:
-		err = context.Cause(c.ctx)
+		err = endedBy(c.ctx, c.ctx.Err())
 	case errors.Is(err, context.DeadlineExceeded):
 		err = os.ErrDeadlineExceeded
 	}
@@ -498,8 +502,8 @@ func (x *httpExchange) ask() (err error) {
 	// In the slot of the connection that is gone.
 	x.conn.Close()
 	c.attach(nil)
+	x.endUpload()
 	x.count()
-	x.resp.Close()
 	x.resp = httpconn.Response{}
 	x.conn.End()
 	x.conn = nil
@@ -573,7 +577,7 @@ func (x *httpExchange) mayRepeat(err error) bool {
 		return !aborted // what was never sent can be
 	}
 	return x.conn.Reused() && !x.conn.Answered() && idempotent(c.method) &&
-		c.opts.BodyReader == nil && x.upload == nil && (err == io.EOF || isReset(err))
+		c.opts.BodyReader == nil && (err == io.EOF || isReset(err))
 }
 
 // idempotent reports whether a method is, by RFC 9110 section 9.2.2.
@@ -612,20 +616,30 @@ func (c *httpCall) head(route *httpRoute) *httpconn.Head {
 	}
 	h := httpconn.GetHead(c.method, target)
 	h.Add("Host", c.hostField())
-	agent, named := c.opts.Headers.lookup("User-Agent")
-	if !named {
-		agent = c.client.cfg.UserAgent
-	}
-	if agent != "" {
-		h.Add("User-Agent", agent)
+	if _, named := c.opts.Headers.lookup("User-Agent"); !named {
+		h.Add("User-Agent", c.client.cfg.UserAgent)
 	}
 	c.addOwn(h, route)
 	for i := range c.opts.Headers {
-		if f := &c.opts.Headers[i]; !ownField(f.Name) {
+		if f := &c.opts.Headers[i]; c.sends(f) {
 			h.Add(f.Name, f.Value)
 		}
 	}
 	return h
+}
+
+// sends reports whether a field of the caller is sent.
+func (c *httpCall) sends(f *Header) bool {
+	switch len(f.Name) {
+	case len("Expect"):
+		// RFC 9110 section 10.1.1: not without a body.
+		return c.length != 0 || !http1.EqualFold(f.Name, "Expect")
+	case len("User-Agent"):
+		if f.Value == "" && http1.EqualFold(f.Name, "User-Agent") {
+			return false
+		}
+	}
+	return !ownField(f.Name)
 }
 
 // hostField returns the value of the field Host.
@@ -654,7 +668,7 @@ func (c *httpCall) addOwn(h *httpconn.Head, route *httpRoute) {
 	if route.absolute() && route.proxy.User != nil && !has("Proxy-Authorization") {
 		h.Add("Proxy-Authorization", basicAuth(route.proxy.User))
 	}
-	if c.opts.Decompress && !has("Accept-Encoding") {
+	if c.decodes() && !has("Accept-Encoding") {
 		h.Add("Accept-Encoding", c.codings())
 	}
 	if c.close {
@@ -676,8 +690,8 @@ func ownField(name string) bool {
 		return http1.EqualFold(name, "Host")
 	case len("Upgrade"):
 		return http1.EqualFold(name, "Upgrade")
-	case len("User-Agent"): // or Connection, or Keep-Alive
-		return http1.EqualFold(name, "User-Agent") || http1.EqualFold(name, "Connection") || http1.EqualFold(name, "Keep-Alive")
+	case len("Connection"): // and of Keep-Alive
+		return http1.EqualFold(name, "Connection") || http1.EqualFold(name, "Keep-Alive")
 	case len("Content-Length"):
 		return http1.EqualFold(name, "Content-Length")
 	case len("Proxy-Connection"):
@@ -700,8 +714,8 @@ func (x *httpExchange) response(redirects int) *HTTPResponse {
 	r, c := &x.resp, x.call
 	res := &HTTPResponse{
 		Status: r.Status, Reason: r.Reason, Proto: r.Proto,
-		Headers:    headersOf(r.Fields(), r.FieldCount()),
-		URL:        c.url,
+		Headers:    headersOf(r.Fields, r.Fields.Count()),
+		URL:        withoutUser(c.target.u, c.url),
 		Redirects:  redirects,
 		Reused:     x.conn.Reused(),
 		RemoteAddr: x.conn.NetConn().RemoteAddr(),
@@ -714,7 +728,7 @@ func (x *httpExchange) response(redirects int) *HTTPResponse {
 	return res
 }
 
-func headersOf(fields httpconn.Fields, n int) Headers {
+func headersOf(fields http1.Fields, n int) Headers {
 	var h Headers
 	if n > 0 {
 		h = make(Headers, 0, n)
@@ -740,9 +754,9 @@ func (x *httpExchange) next() (*httpTarget, error) {
 	default:
 		return nil, nil
 	}
-	fields := x.resp.Fields()
+	fields := x.resp.Fields
 	for name, value, ok := fields.Next(); ok; name, value, ok = fields.Next() {
-		if name == "Location" {
+		if name == "Location" && value != "" {
 			next, err := c.target.redirect(value)
 			return &next, err
 		}
@@ -761,10 +775,20 @@ func (x *httpExchange) receive(res *HTTPResponse) error {
 		return err
 	}
 	res.Body = body
-	if c.opts.Decompress && len(body) > 0 {
+	if c.decodes() && len(body) > 0 {
 		return decompress(res, c.client.cfg.MaxBodyBytes)
 	}
 	return nil
+}
+
+// decodes reports whether the client asks for a coding, and undoes it. A part of a
+// coded body cannot be decoded.
+func (c *httpCall) decodes() bool {
+	if !c.opts.Decompress {
+		return false
+	}
+	_, part := c.opts.Headers.lookup("Range")
+	return !part
 }
 
 // codings are those that the client asks for and can undo.
@@ -775,8 +799,8 @@ func (c *httpCall) codings() string {
 	return "gzip, br, zstd"
 }
 
-// coding returns the coding of the body if it is one of those, else "".
-func coding(res *HTTPResponse, codings string) string {
+// codingOf returns the coding of the body if it is one of those, else "".
+func codingOf(res *HTTPResponse, codings string) string {
 	values := res.Headers.Values("Content-Encoding")
 	if len(values) != 1 {
 		return ""
@@ -799,20 +823,12 @@ func decoded(res *HTTPResponse) {
 
 // decompress undoes the coding of the whole body.
 func decompress(res *HTTPResponse, max int) error {
-	name := coding(res, "gzip, br, zstd")
+	name := codingOf(res, "gzip, br, zstd")
 	if name == "" {
 		return nil
 	}
-	coded := fasthttp.AcquireResponse()
-	defer fasthttp.ReleaseResponse(coded)
-	coded.SetBodyRaw(res.Body)
-	coded.Header.SetContentEncoding(name)
-	bound := max
-	if bound == math.MaxInt {
-		bound = 0 // none
-	}
-	body, err := coded.BodyUncompressedWithLimit(bound)
-	if errors.Is(err, fasthttp.ErrBodyTooLarge) {
+	body, err := coding.Decode(name, res.Body, max)
+	if errors.Is(err, coding.ErrTooLarge) {
 		return fmt.Errorf("%w: more than %d bytes when decompressed", ErrTooLarge, max)
 	}
 	if err != nil {
@@ -846,16 +862,13 @@ func (x *httpExchange) reusable() bool {
 
 // end gives the connection back to the pool, or closes it.
 func (x *httpExchange) end() {
-	x.resp.Close()
 	conn := x.conn
 	if conn == nil {
 		return
 	}
 	c := x.call
 	c.attach(nil) // from here on abort leaves the connection alone
-	if x.upload != nil {
-		close(x.upload.over)
-	}
+	x.endUpload()
 	x.count()
 	if conn.End() && x.keep {
 		keeper := x.last && conn.Keepable()
@@ -866,6 +879,15 @@ func (x *httpExchange) end() {
 	}
 	conn.Close()
 	c.client.pool.Release(x.route.key)
+}
+
+// endUpload ends what still sends the body. It does not wait for a write that goes on,
+// but nothing reads the body any more.
+func (x *httpExchange) endUpload() {
+	if x.upload != nil {
+		x.upload.end()
+		x.upload = nil
+	}
 }
 
 // count adds what the connection carried to the statistics.

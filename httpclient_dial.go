@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"time"
 
+	"golang.org/x/net/proxy"
+
 	"github.com/onloop/eventloop/internal/httpconn"
 )
 
@@ -79,11 +81,15 @@ func (c *httpCall) dial(r *httpRoute, times *HTTPTiming) (net.Conn, error) {
 			return nil, fmt.Errorf("proxy: %w", err)
 		}
 	}
-	if r.tunnel() {
-		if err = c.tunnel(ctx, nc, r); err != nil {
-			nc.Close()
-			return nil, err
-		}
+	switch {
+	case r.socks:
+		err = c.askSOCKS(ctx, nc, r.proxy)
+	case r.tunnel():
+		err = c.tunnel(ctx, nc, r)
+	}
+	if err != nil {
+		nc.Close()
+		return nil, err
 	}
 	if c.target.u.Scheme == "https" {
 		return c.handshake(ctx, nc, c.target.name, times)
@@ -178,24 +184,48 @@ func (c *httpCall) tunnel(ctx context.Context, nc net.Conn, r *httpRoute) error 
 	return nil
 }
 
-func (c *httpCall) askTunnel(conn *httpconn.Conn, proxy *url.URL) error {
+func (c *httpCall) askTunnel(conn *httpconn.Conn, u *url.URL) error {
 	head := httpconn.GetHead("CONNECT", c.target.addr)
 	defer head.Release()
 	head.Add("Host", c.target.addr)
 	head.Add("User-Agent", c.client.cfg.UserAgent)
-	if proxy.User != nil {
-		head.Add("Proxy-Authorization", basicAuth(proxy.User))
+	if u.User != nil {
+		head.Add("Proxy-Authorization", basicAuth(u.User))
 	}
 	if err := head.Send(conn, nil); err != nil {
 		return err
 	}
 	var res httpconn.Response
-	defer res.Close()
 	if err := res.ReadHead(conn, "CONNECT", c.client.cfg.MaxHeaderBytes, nil); err != nil {
 		return err
 	}
 	if res.Status < 200 || res.Status > 299 {
 		return fmt.Errorf("CONNECT was answered by %d %s", res.Status, res.Reason)
+	}
+	return nil
+}
+
+// askSOCKS asks a SOCKS5 proxy to connect to the target (RFC 1928). The proxy
+// resolves the name, as in net/http.
+func (c *httpCall) askSOCKS(ctx context.Context, nc net.Conn, u *url.URL) error {
+	var auth *proxy.Auth
+	if u.User != nil {
+		auth = &proxy.Auth{User: u.User.Username()}
+		auth.Password, _ = u.User.Password()
+	}
+	dialer, err := proxy.SOCKS5("tcp", u.Host, auth, nil)
+	if err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	// The connection itself is used afterwards: a wrapped one hides its descriptor.
+	socks := dialer.(interface {
+		DialWithConn(ctx context.Context, nc net.Conn, network, address string) (net.Addr, error)
+	})
+	if _, err := socks.DialWithConn(ctx, nc, "tcp", c.target.addr); err != nil {
+		if ctx.Err() != nil {
+			return contextError(ctx)
+		}
+		return fmt.Errorf("proxy: %w", err)
 	}
 	return nil
 }

@@ -250,7 +250,13 @@ func TestHTTPRequestOnTheWire(t *testing.T) {
 		{"Host as an option", "GET", "http://h/", &O{Host: "opt", Headers: H{{"host", "other"}}},
 			"GET / HTTP/1.1\r\nHost: opt\r\nUser-Agent: u\r\n\r\n"},
 		{"other agent", "GET", "http://h/", &O{Headers: H{{"user-agent", "mine"}}},
-			"GET / HTTP/1.1\r\nHost: h\r\nUser-Agent: mine\r\n\r\n"},
+			"GET / HTTP/1.1\r\nHost: h\r\nuser-agent: mine\r\n\r\n"},
+		{"order", "GET", "http://h/", &O{Headers: H{{"X-First", "1"}, {"User-Agent", "mine"}, {"x-last", "2"}}},
+			"GET / HTTP/1.1\r\nHost: h\r\nX-First: 1\r\nUser-Agent: mine\r\nx-last: 2\r\n\r\n"},
+		{"nothing to expect", "GET", "http://h/", &O{Headers: H{{"expect", "100-continue"}, {"X", "y"}}},
+			"GET / HTTP/1.1\r\nHost: h\r\nUser-Agent: u\r\nX: y\r\n\r\n"},
+		{"nothing to expect of an empty body", "POST", "http://h/", &O{Body: []byte{}, Headers: H{{"Expect", "100-continue"}}},
+			"POST / HTTP/1.1\r\nHost: h\r\nUser-Agent: u\r\nContent-Length: 0\r\n\r\n"},
 		{"no agent", "GET", "http://h/", &O{Headers: H{{"User-Agent", ""}}},
 			"GET / HTTP/1.1\r\nHost: h\r\n\r\n"},
 		{"framing is not the caller's", "POST", "http://h/", &O{Body: []byte("abc"), Headers: H{
@@ -316,6 +322,12 @@ func TestHTTPBadRequestsFailWithoutBeingSent(t *testing.T) {
 		{"GET\r\n", "http://h/", nil, nil},
 		{"CONNECT", "http://h/", nil, nil},
 		{"GET", "http://h/", &O{Host: "a\r\nb"}, eventloop.ErrHeader},
+		{"GET", "http://h/", &O{Host: "a b"}, eventloop.ErrHeader},
+		{"GET", "http://h/", &O{Host: "a:b:c"}, eventloop.ErrHeader},
+		{"GET", "http://h/", &O{Host: "a/b"}, eventloop.ErrHeader},
+		{"GET", "http://h/", &O{Headers: H{{"host", "a b"}}}, eventloop.ErrHeader},
+		{"GET", "http://h/", &O{Headers: H{{"Host", "[::1"}}}, eventloop.ErrHeader},
+		{"GET", "http://a\"b/", nil, nil},
 		{"GET", "http://h/", &O{Headers: H{{"", "x"}}}, eventloop.ErrHeader},
 		{"GET", "http://h/", &O{Headers: H{{"a b", "x"}}}, eventloop.ErrHeader},
 		{"GET", "http://h/", &O{Headers: H{{"a", "x\r\ny: z"}}}, eventloop.ErrHeader},
@@ -444,14 +456,11 @@ func TestHTTPAnswersThatAreNone(t *testing.T) {
 		{"binary", "\x16\x03\x01\x00", "", true, is{malformed}},
 		{"HTTP/2", "HTTP/2.0 200 OK\r\n\r\n", "", true, is{malformed}},
 		{"HTTP/0.9", "<html>", "", true, is{malformed}},
-		{"HTTP/1.", "HTTP/1.5 200 OK\r\n\r\n", "", true, is{malformed}},
-		{"LF only", "HTTP/1.1 200 OK\nContent-Length: 0\n\n", "", true, is{malformed}},
+		{"HTTP/1.", "HTTP/1.x 200 OK\r\n\r\n", "", true, is{malformed}},
 		{"empty lines first", "\r\nHTTP/1.1 200 OK\r\n\r\n", "", true, is{malformed}},
 		{"no status", "HTTP/1.1 OK\r\n\r\n", "", true, is{malformed}},
 		{"status 99", "HTTP/1.1 099 X\r\n\r\n", "", true, is{malformed}},
 		{"status 000", "HTTP/1.1 000 X\r\n\r\n", "", true, is{malformed}},
-		{"empty line of LF", "HTTP/1.1 200 OK\r\nA: b\n\nC: d\r\n\r\n", "", true, is{malformed}},
-		{"empty line after LF", "HTTP/1.1 200 OK\r\nA: b\n\r\n", "", true, is{malformed}},
 		{"status 1000", "HTTP/1.1 1000 X\r\n\r\n", "", true, is{malformed}},
 		{"status with a sign", "HTTP/1.1 +20 X\r\n\r\n", "", true, is{malformed}},
 		{"no colon", "HTTP/1.1 200 OK\r\nfoo\r\n\r\n", "", true, is{malformed}},
@@ -477,8 +486,8 @@ func TestHTTPAnswersThatAreNone(t *testing.T) {
 		{"endless interim answers", "", "HTTP/1.1 100 Continue\r\n\r\n", true, is{tooLarge}},
 		{"endless status line", "HTTP/1.1 200 ", "x", true, is{tooLarge}},
 		{"endless chunk extension", chunked + "1;", "x", true, is{tooLarge}},
-		{"endless chunk size", chunked, "0", true, is{malformed}},
-		{"endless trailers", chunked + "0\r\n", "A: b\r\n", true, is{malformed}},
+		{"endless chunk size", chunked, "0", true, is{tooLarge}},
+		{"endless trailers", chunked + "0\r\n", "A: b\r\n", true, is{tooLarge}},
 		{"endless body", chunked, "1000\r\n" + strings.Repeat("x", 4096) + "\r\n", true, is{tooLarge}},
 		{"endless body until the end", "HTTP/1.1 200 OK\r\n\r\n", strings.Repeat("x", 4096), true, is{tooLarge}},
 		{"long body", "HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\n", "", true, is{tooLarge}},
@@ -1239,6 +1248,7 @@ func TestHTTPNeedsARunningLoop(t *testing.T) {
 	if _, err := l.HTTP().Get(nil, "http://127.0.0.1:1").Result(); err != eventloop.ErrLoopClosed {
 		t.Errorf("after Run: %v", err)
 	}
+	eventually(func() bool { return body.closed.Load() > 0 })
 	if n := body.closed.Load(); n != 1 {
 		t.Errorf("body closed %d times, want 1", n)
 	}

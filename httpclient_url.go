@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/net/idna"
 
+	"github.com/onloop/eventloop/internal/http1"
 	"github.com/onloop/eventloop/internal/httpconn"
 )
 
@@ -62,6 +63,9 @@ func newTarget(u *url.URL) (httpTarget, error) {
 		}
 	}
 	t.addr = joinHostPort(u.Host, t.name, port)
+	if !http1.IsHost(t.addr) && strings.IndexByte(t.name, '%') < 0 {
+		return t, fmt.Errorf("host %q of the URL is not valid", u.Host)
+	}
 	t.host = t.addr
 	if given == "" {
 		t.host = t.addr[:len(t.addr)-len(":")-len(port)]
@@ -101,7 +105,12 @@ func asciiHost(name string) (string, error) {
 		return name, nil
 	}
 	if isASCII(name) {
-		return strings.ToLower(name), nil
+		// A zone is the name of an interface, and keeps its case.
+		host, zone, zoned := strings.Cut(name, "%")
+		if host = strings.ToLower(host); zoned {
+			host += "%" + zone
+		}
+		return host, nil
 	}
 	if !utf8.ValidString(name) { // package idna accepts it, and asks for another name
 		return "", fmt.Errorf("host %q of the URL is not valid", name)
@@ -176,6 +185,9 @@ func (t *httpTarget) redirect(location string) (httpTarget, error) {
 	if err != nil {
 		return httpTarget{}, fmt.Errorf("%w: Location %q", ErrMalformed, location)
 	}
+	if u.User == nil && u.Scheme == t.u.Scheme && u.Host == t.u.Host {
+		u.User = t.u.User // as in a relative one
+	}
 	if u.Fragment == "" {
 		u.Fragment, u.RawFragment = t.u.Fragment, t.u.RawFragment // RFC 9110 section 10.2.2
 	}
@@ -204,12 +216,23 @@ func redacted(raw string) string {
 	return u.Redacted()
 }
 
+// withoutUser returns the URL u, which was written as raw, without user and password.
+func withoutUser(u *url.URL, raw string) string {
+	if u.User == nil {
+		return raw
+	}
+	own := *u
+	own.User = nil
+	return own.String()
+}
+
 // An httpRoute is the way to a target.
 type httpRoute struct {
 	key     httpconn.Key
 	network string
 	addr    string // to connect to
 	proxy   *url.URL
+	socks   bool // proxy is a SOCKS proxy
 }
 
 // An httpPlace is what a URL leads to. It does not change.
@@ -239,8 +262,8 @@ func (c *HTTPClient) place(asked string) (*httpPlace, error) {
 	return p, nil
 }
 
-// tunnel reports whether the proxy is to connect to the target.
-func (r *httpRoute) tunnel() bool { return r.proxy != nil && r.key.Addr != "" }
+// tunnel reports whether an HTTP proxy is to connect to the target.
+func (r *httpRoute) tunnel() bool { return r.proxy != nil && !r.socks && r.key.Addr != "" }
 
 // absolute reports whether the request names the whole URL, for the proxy.
 func (r *httpRoute) absolute() bool { return r.proxy != nil && r.key.Addr == "" }
@@ -264,13 +287,26 @@ func (c *HTTPClient) route(t *httpTarget, socket string) (httpRoute, error) {
 	if proxy == nil {
 		return r, nil
 	}
-	p, err := newTarget(proxy)
-	if err != nil {
+	r.socks = proxy.Scheme == "socks5" || proxy.Scheme == "socks5h"
+	if r.addr, err = proxyAddr(proxy, r.socks); err != nil {
 		return r, fmt.Errorf("proxy: %w", err)
 	}
-	r.proxy, r.addr, r.key.Proxy = proxy, p.addr, proxy.String()
-	if t.u.Scheme == "http" {
+	r.proxy, r.key.Proxy = proxy, proxy.String()
+	if t.u.Scheme == "http" && !r.socks {
 		r.key.Addr = "" // the proxy carries requests to any server on one connection
 	}
 	return r, nil
+}
+
+// proxyAddr returns the address of a proxy.
+func proxyAddr(proxy *url.URL, socks bool) (string, error) {
+	if socks {
+		own := *proxy
+		if own.Scheme = "http"; own.Port() == "" {
+			own.Host = net.JoinHostPort(own.Hostname(), "1080")
+		}
+		proxy = &own
+	}
+	p, err := newTarget(proxy)
+	return p.addr, err
 }

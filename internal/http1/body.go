@@ -15,6 +15,10 @@ var (
 	// ErrChunk means that the chunks are malformed.
 	ErrChunk = errors.New("malformed chunk")
 
+	// ErrChunkLimit means that the line before a chunk is longer than any that means
+	// something.
+	ErrChunkLimit = errors.New("chunk line over its limit")
+
 	// ErrTrailer means that a trailer field is malformed.
 	ErrTrailer = errors.New("malformed trailer field")
 
@@ -89,12 +93,31 @@ func (b *Body) IsChunked() bool { return b.state >= chunkSize }
 // IsOpen reports whether b ends with the connection.
 func (b *Body) IsOpen() bool { return b.state == bodyOpen }
 
-// Left returns how much of the body is known to follow.
+// InTrailer reports whether the last chunk has been read and the trailer section has
+// not.
+func (b *Body) InTrailer() bool { return b.state == chunkTrail }
+
+// End ends a body that ends with the connection.
+func (b *Body) End() { b.state = bodyOver }
+
+// Left returns how much of the body, or of the current chunk, is to follow; no more
+// than that is part of it.
 func (b *Body) Left() int64 {
-	if b.state == bodyFixed || b.state == chunkData {
+	switch b.state {
+	case bodyFixed, bodyOpen, chunkData:
 		return b.left
 	}
 	return 0
+}
+
+// TrailerFields returns the fields of the trailer section, if it was kept, without
+// those that must not be there.
+func (b *Body) TrailerFields() Fields {
+	if len(b.Trailer) == 0 {
+		return Fields{}
+	}
+	Canonicalize(b.Trailer)
+	return Fields{block: string(b.Trailer), trailer: true}
 }
 
 // Next looks at in, the input that has not been taken. The first skip bytes of it
@@ -173,6 +196,8 @@ func (b *Body) incomplete(in []byte) error {
 	switch most := b.maxLine(); {
 	case b.state == chunkTrail && len(in) >= most:
 		return ErrTrailerLimit
+	case b.state == chunkSize && len(in) >= most && bytes.IndexByte(in[:most], '\n') < 0:
+		return ErrChunkLimit
 	case bytes.IndexByte(in, '\n') >= 0, len(in) >= most, b.state == chunkEnd && len(in) > 0 && in[0] != '\r':
 		return ErrChunk
 	}
@@ -219,7 +244,9 @@ func (b *Body) trailerLine(line []byte, n int) error {
 func (b *Body) size(line []byte) error {
 	size, ok := parseChunkSize(line, b.Lenient)
 	switch {
-	case !ok || len(line) > b.maxLine():
+	case len(line) >= b.maxLine():
+		return ErrChunkLimit
+	case !ok:
 		return ErrChunk
 	case size > b.Limit:
 		return ErrLimit

@@ -11,6 +11,7 @@ package http1
 
 import (
 	"bytes"
+	"math"
 	"strings"
 )
 
@@ -110,16 +111,14 @@ func HasElement[T text](list T, element string) bool {
 
 // ParseLength parses a Content-Length: digits and nothing else.
 func ParseLength[T text](s T) (n int64, ok bool) {
-	if len(s) == 0 || len(s) > 18 {
-		return 0, false
-	}
 	for i := range len(s) {
-		if !isDigit(s[i]) {
+		d := int64(s[i]) - '0'
+		if !isDigit(s[i]) || n > (math.MaxInt64-d)/10 {
 			return 0, false
 		}
-		n = 10*n + int64(s[i]-'0')
+		n = 10*n + d
 	}
-	return n, true
+	return n, len(s) > 0
 }
 
 // SplitField splits a field line that was checked before.

@@ -64,7 +64,7 @@ func ParseResponse(head, method string) (r Response, err error) {
 	if err := r.parseLine(line); err != nil {
 		return r, err
 	}
-	r.Fields = Fields{rest}
+	r.Fields = Fields{block: rest}
 	f := responseFields{length: LengthOpen}
 	for first := true; ; first = false {
 		line, after, ok := cutAnyLine(rest)
@@ -89,8 +89,11 @@ func (r *Response) parseLine(line string) error {
 	}
 	rest = strings.TrimLeft(rest, " ")
 	code, reason, _ := strings.Cut(rest, " ")
-	if len(code) != 3 || code[0] == '0' || !IsFieldValue(reason) {
+	if len(code) != 3 || code[0] == '0' {
 		return errStatusLine
+	}
+	if !IsFieldValue(reason) {
+		reason = "" // it means nothing, and control characters mean trouble
 	}
 	for i := range len(code) {
 		if !isDigit(code[i]) {
@@ -125,7 +128,7 @@ func (f *responseFields) line(line, rest string, first bool) error {
 	}
 	switch name := trimRight(line[:colon]); name {
 	case "Connection", "Content-Length", "Transfer-Encoding":
-		one := Fields{rest}
+		one := Fields{block: rest}
 		_, value, _ := one.Next()
 		f.add(name, value)
 	}
@@ -168,6 +171,10 @@ func (f *responseFields) addLength(list string) {
 // end decides what the fields say together (RFC 9112 section 6.3).
 func (f *responseFields) end(r *Response, method string) error {
 	r.NoBody = method == "HEAD" || r.Status < 200 || r.Status == 204 || r.Status == 304
+	if method == "CONNECT" && r.Status/100 == 2 { // a tunnel begins, whatever the fields say
+		r.NoBody = true
+		return nil
+	}
 	r.KeepAlive = !f.close && r.Status >= 200 // after 101 something else is spoken
 	if r.Proto == "HTTP/1.0" {
 		// Transfer-Encoding means nothing there, but its sender may think it does.
@@ -191,12 +198,9 @@ func (f *responseFields) end(r *Response, method string) error {
 
 // Fields are the fields of a message that Next has not returned yet. They were
 // checked before.
-type Fields struct{ block string }
-
-// TrailerFields returns the fields of a trailer section, as Body kept it.
-func TrailerFields(trailer []byte) Fields {
-	Canonicalize(trailer)
-	return Fields{string(trailer)}
+type Fields struct {
+	block   string
+	trailer bool // those that must not be in a trailer section are left out
 }
 
 // Next returns the next field. A value that was folded is joined by spaces.
@@ -211,7 +215,7 @@ func (f *Fields) Next() (name, value string, ok bool) {
 		for f.block != "" && isSpace(f.block[0]) {
 			value = Trim(value + " " + Trim(f.line()))
 		}
-		if name != "" {
+		if name != "" && !(f.trailer && forbiddenTrailer(name)) {
 			return name, value, true
 		}
 	}
@@ -231,8 +235,8 @@ func (f *Fields) line() string {
 	return line
 }
 
-// Count returns how many fields there are at most.
-func (f Fields) Count() int { return strings.Count(f.block, "\n") }
+// Count returns how many fields of a head there are at most.
+func (f Fields) Count() int { return max(strings.Count(f.block, "\n")-1, 0) }
 
 // Get returns the values of the fields with that name, which must be canonical,
 // joined as a list.
@@ -276,11 +280,11 @@ func canonicalName(name []byte) {
 	}
 }
 
-// ForbiddenTrailer reports whether a field, whose name is canonical, must not come
+// forbiddenTrailer reports whether a field, whose name is canonical, must not come
 // after the body, and is dropped there: it frames or routes the message, tells who
 // somebody is, or says how to read what has been read already (RFC 9110 section
 // 6.5.1).
-func ForbiddenTrailer(name string) bool {
+func forbiddenTrailer(name string) bool {
 	switch name {
 	case "Transfer-Encoding", "Content-Length", "Trailer", "Te", "Connection", "Keep-Alive", "Proxy-Connection", "Upgrade",
 		"Host", "Max-Forwards", "Expect", "Range", "Location", "X-Real-Ip",

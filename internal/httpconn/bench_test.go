@@ -58,7 +58,6 @@ func BenchmarkExchange(b *testing.B) {
 		if err != nil || len(body) != len(answer) {
 			b.Fatal(body, err)
 		}
-		r.Close()
 		if !c.End() {
 			b.Fatal("not reusable")
 		}

@@ -118,7 +118,6 @@ func (k *kept) serve(path, answer string) {
 // response reads an answer.
 func (k *kept) response() (string, error) {
 	var r httpconn.Response
-	defer r.Close()
 	if err := r.ReadHead(k.conn, "GET", 1<<16, nil); err != nil {
 		return "", err
 	}

@@ -41,14 +41,13 @@ func read(method string, raw []byte, piece int) (r *httpconn.Response, fields []
 	c := httpconn.New(&fed{rest: raw, piece: piece, eof: io.EOF}, httpconn.Key{})
 	c.Begin(time.Time{}, 0)
 	r = &httpconn.Response{}
-	defer r.Close()
 	if err = r.ReadHead(c, method, 8<<10, nil); err == nil {
-		f := r.Fields()
+		f := r.Fields
 		for name, value, ok := f.Next(); ok; name, value, ok = f.Next() {
 			fields = append(fields, name+": "+value)
 		}
-		if len(fields) > r.FieldCount() {
-			err = errors.New("FieldCount is too small")
+		if len(fields) > r.Fields.Count() {
+			err = errors.New("Count is too small")
 			return
 		}
 		body, err = r.ReadAll(1 << 20)
