@@ -287,6 +287,9 @@ func isLookup(err error) bool {
 // timedOut reports whether err says of itself that it is a timeout, as a net.Error
 // does.
 func timedOut(err error) bool {
+	if err == nil {
+		return false // before t, which escapes
+	}
 	var t interface{ Timeout() bool }
 	return errors.As(err, &t) && t.Timeout()
 }
@@ -295,8 +298,11 @@ func timedOut(err error) bool {
 // deadline has passed. Those of multiplexers need not match os.ErrDeadlineExceeded.
 // An ETIMEDOUT of the kernel is a timeout too, but comes from the network.
 func deadlinePassed(err error) bool {
+	if !timedOut(err) {
+		return false // before errno, which escapes
+	}
 	var errno syscall.Errno
-	return timedOut(err) && !errors.As(err, &errno)
+	return !errors.As(err, &errno)
 }
 
 func isRefused(err error) bool {
