@@ -18,7 +18,7 @@ import (
 // the defaults, which are fit for the public: time-outs and limits are on.
 type HTTPServerConfig struct {
 	// TLS, if not nil, makes it a server of https. It is copied. In ALPN the
-	// server offers http/1.1 and what else NextProtos has, but never h2, which it
+	// server offers http/1.1, http/1.0 and what else NextProtos has, but never h2, which it
 	// does not speak: the tls.Config of golang.org/x/crypto/acme/autocert can be
 	// used as it is. The same goes for what GetConfigForClient returns.
 	TLS *tls.Config
@@ -141,13 +141,15 @@ func (cfg *HTTPServerConfig) withDefaults() *HTTPServerConfig {
 	return &c
 }
 
-// offerHTTP1 returns a copy of conf that negotiates http/1.1 and what else conf
-// offers, such as acme-tls/1, but not h2.
+// offerHTTP1 returns a copy of conf that negotiates http/1.1, http/1.0 and what else
+// conf offers, such as acme-tls/1, but not h2.
 func offerHTTP1(conf *tls.Config) *tls.Config {
 	conf = conf.Clone()
 	conf.NextProtos = slices.DeleteFunc(slices.Clone(conf.NextProtos), func(p string) bool { return p == "h2" })
-	if !slices.Contains(conf.NextProtos, "http/1.1") {
-		conf.NextProtos = append(conf.NextProtos, "http/1.1")
+	for _, p := range []string{"http/1.1", "http/1.0"} { // curl -0 offers only the latter
+		if !slices.Contains(conf.NextProtos, p) {
+			conf.NextProtos = append(conf.NextProtos, p)
+		}
 	}
 	if get := conf.GetConfigForClient; get != nil {
 		conf.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {

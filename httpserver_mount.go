@@ -53,8 +53,8 @@ func FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
 }
 
 // FastHTTPHandler is the function of the same name with the ResponseTimeout, the
-// HighWater and the MaxBuffered of cfg, which is copied, and its WriteTimeout for
-// streams of unknown length to clients of HTTP/1.0. In a server with
+// HighWater and the MaxBuffered of cfg, which is copied, and its ReadTimeout and
+// WriteTimeout for streams of unknown length to clients of HTTP/1.0. In a server with
 // StreamRequestBody, MaxBodyBytes counts as well, and StreamBodyOver: longer bodies
 // are taken with [HTTPRequest.OnBody]. The server decides about what the other
 // fields say; events go to Config.EventHandler.
@@ -275,11 +275,13 @@ func (r *HTTPRequest) streamUntilClose(ctx *fasthttp.RequestCtx) {
 	h.SetContentLength(-2) // none
 	h.SetConnectionClose()
 	head := bytes.Clone(h.Header())
-	r.stopBody()
 	ctx.HijackSetNoResponse(true)
 	ctx.Hijack(func(nc net.Conn) {
 		if h, ok := nc.(interface{ UnsafeConn() net.Conn }); ok {
 			nc = h.UnsafeConn()
+		}
+		if r.guest.body != nil { // Hijack has taken the deadline away
+			nc.SetReadDeadline(deadlineAt(after(r.guest.cfg.ReadTimeout)))
 		}
 		body := &guestReader{r}
 		defer body.Close()

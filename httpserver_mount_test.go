@@ -202,6 +202,36 @@ func TestHTTPMountedStreamToHTTP10IsSentAsTheClientTakesIt(t *testing.T) {
 	}
 }
 
+// The body of the request goes on while the response is sent.
+func TestHTTPMountedEchoOfAStreamedBody(t *testing.T) {
+	for name, mount := range mounted {
+		for _, version := range []string{"1.1", "1.0"} {
+			t.Run(name+", HTTP/"+version, func(t *testing.T) {
+				l, _ := startLoop(t, nil)
+				addr := mount(t, l, &eventloop.HTTPServerConfig{StreamBodyOver: 1000}, func(r *eventloop.HTTPRequest) {
+					w, err := r.Stream(200, nil)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					r.OnBody(func(p []byte) { w.Write(p) }, func(err error) {
+						if err != nil {
+							t.Errorf("end of the body: %v", err)
+						}
+						w.Close()
+					})
+				})
+				c := dialRaw(t, addr)
+				body := strings.Repeat("body ", 100_000)
+				go fmt.Fprintf(c, "POST / HTTP/%s\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", version, len(body), body)
+				if _, got := c.answer("POST"); got != body {
+					t.Errorf("%d bytes, want %d", len(got), len(body))
+				}
+			})
+		}
+	}
+}
+
 // ways are all the servers that a handler can be in.
 func ways(t *testing.T, test func(t *testing.T, l *eventloop.Loop, serve func(h func(r *eventloop.HTTPRequest)) net.Addr)) {
 	t.Run("own", func(t *testing.T) {

@@ -308,6 +308,7 @@ func TestHTTPServerNegotiatesOnlyWhatItSpeaks(t *testing.T) {
 		"only the challenge":        {with("acme-tls/1"), []string{"h2", "http/1.1"}, "http/1.1"},
 		"by GetConfigForClient":     {forClient, []string{"h2", "http/1.1"}, "http/1.1"},
 		"GetConfigForClient is nil": {same, []string{"h2", "http/1.1"}, "http/1.1"},
+		"a client of HTTP/1.0":      {autocert, []string{"http/1.0"}, "http/1.0"},
 		"a client that offers none": {autocert, nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
