@@ -76,8 +76,8 @@ type HTTPClientConfig struct {
 	// is kept.
 	MaxIdle int
 
-	// MaxHeaderBytes bounds the head of an answer, interim answers (1xx)
-	// included. Zero: 64 KB. Negative: no bound.
+	// MaxHeaderBytes bounds the head of a response, interim responses (1xx)
+	// included, and again its trailer fields. Zero: 64 KB. Negative: no bound.
 	MaxHeaderBytes int
 
 	// MaxBodyBytes bounds the body of an answer, and again after decompression.
@@ -208,11 +208,13 @@ type HTTPOptions struct {
 	// Content-Length, Transfer-Encoding and what else belongs to the connection
 	// is not sent, since it could break the framing; but "Connection: close" is
 	// understood as Close. "Expect: 100-continue" holds the body back until the
-	// server wants it, for a second at most.
+	// server wants it, for a second at most; without a body it is not sent.
 	Headers Headers
 
 	// Host is sent instead of the host of the URL, which is still what is
-	// connected to, and verified.
+	// connected to, and verified. It is a host with or without a port; anything
+	// else, here or in a Host field of Headers, is an error that matches
+	// ErrHeader.
 	Host string
 
 	// Body is the body of the request. A method that usually has one, like POST,
@@ -255,8 +257,10 @@ type HTTPOptions struct {
 
 	// Decompress asks for a compressed answer (gzip, br, zstd; with OnBody gzip
 	// only) and decompresses it. Content-Encoding and Content-Length are then
-	// missing from the Headers of the answer. An answer with another coding, or
-	// with several, stays as it is.
+	// missing from the Headers of the response. A response with another coding, or
+	// with several, stays as it is, and so does one to a request with a Range
+	// field, which asks for no coding: a part cannot be decompressed. Bytes after
+	// the compressed data are ignored. A zstd frame may need a window of 8 MB.
 	Decompress bool
 
 	// UnixSocket is the path of a unix socket to connect to, whatever the host
@@ -272,13 +276,15 @@ type HTTPOptions struct {
 type HTTPResponse struct {
 	Status int    // such as 200
 	Reason string // such as "OK"; may be empty
-	Proto  string // "HTTP/1.1" or "HTTP/1.0"
+	Proto  string // such as "HTTP/1.1"
 
 	// Headers are the fields in their order, duplicates included, with names in
 	// canonical case: "Content-Type".
 	Headers Headers
 
-	// Trailers are the fields after a chunked body.
+	// Trailers are the fields after a chunked body, without those that must not
+	// come there (RFC 9110 section 6.5.1): framing, routing, credentials, and what
+	// tells how to read the body.
 	Trailers Headers
 
 	// Body is the whole body; nil with OnBody.

@@ -87,9 +87,6 @@ func (b *Body) UntilClose() { b.left, b.state = math.MaxInt64, bodyOpen }
 // Over reports whether all of the body was consumed.
 func (b *Body) Over() bool { return b.state == bodyOver }
 
-// IsChunked reports whether b is a body in chunks that is not over.
-func (b *Body) IsChunked() bool { return b.state >= chunkSize }
-
 // IsOpen reports whether b ends with the connection.
 func (b *Body) IsOpen() bool { return b.state == bodyOpen }
 
