@@ -195,7 +195,7 @@ func BenchmarkHTTPConnMemory(b *testing.B) {
 				for _, nc := range conns {
 					nc.Close()
 				}
-				for l.Stats().HTTPConns > 0 {
+				for l.Stats().HTTPServer.Conns > 0 {
 					time.Sleep(time.Millisecond)
 				}
 			}

@@ -192,7 +192,7 @@ func BenchmarkStreamEcho(b *testing.B) {
 			tasks := newEcho(b, conns, &eventloop.ConnConfig{
 				OnConnect: func(c *eventloop.Conn) {
 					c.Loop().Go(context.Background(), func(k *eventloop.Task) error {
-						nc, p := c.Stream(k), make([]byte, 4096)
+						nc, p := c.NetConn(k), make([]byte, 4096)
 						for {
 							n, err := nc.Read(p)
 							if err != nil {

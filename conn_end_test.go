@@ -210,7 +210,7 @@ func stuckStates() []stuckState {
 			ln, err := l.Listen("tcp", "127.0.0.1:0", cfg)
 			must(t, nil, err)
 			dialPeer(t, ln.Addr())
-			if !eventually(func() bool { return l.Stats().IncomingTCP == 1 }) {
+			if !eventually(func() bool { return l.Stats().Conns.Incoming == 1 }) {
 				t.Error("nothing is accepted")
 			}
 			return nil
@@ -312,7 +312,7 @@ func stuckStates() []stuckState {
 	}
 	pausedOrBlocked("tls", func(t testing.TB, l *eventloop.Loop, cfg *eventloop.ConnConfig) (*eventloop.Conn, net.Conn) {
 		nc, peer := tcpPair(t)
-		cfg.TLS, cfg.Server = serverConf, true
+		cfg.TLS, cfg.TLSServer = serverConf, true
 		c, err := l.Adopt(nc, cfg)
 		must(t, c, err)
 		tc := tls.Client(peer, clientConf)
@@ -351,9 +351,9 @@ func TestStopByForceEndsAConnectionInEveryState(t *testing.T) {
 			wantEqual(t, "OnClose", closed, 1)
 			wantEqual(t, "exit callback", ended, true)
 			s := l.Stats()
-			wantEqual(t, "Stats.Buffered", s.Buffered, 0)
-			wantEqual(t, "Stats.IncomingTCP", s.IncomingTCP, 0)
-			wantEqual(t, "Stats.OutgoingTCP", s.OutgoingTCP, 0)
+			wantEqual(t, "Stats.Buffered", s.Conns.Buffered, 0)
+			wantEqual(t, "Stats.IncomingTCP", s.Conns.Incoming, 0)
+			wantEqual(t, "Stats.OutgoingTCP", s.Conns.Outgoing, 0)
 		})
 	}
 }

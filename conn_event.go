@@ -138,7 +138,7 @@ func (c *Conn) deliverEOF() {
 }
 
 // awaitsReader reports whether the end of a connection that nothing has read from is
-// kept for a while, for a task that may be about to ask for its Stream, and answer.
+// kept for a while, for a task that may be about to ask for its NetConn, and answer.
 func (c *Conn) awaitsReader() bool {
 	cfg := c.cfg.Load()
 	if cfg.OnData != nil || cfg.OnEvent != nil || c.sink() != nil || !c.loop.hasTasks() {
@@ -245,7 +245,7 @@ func (c *Conn) event(err error) {
 	switch {
 	case err != io.EOF && c.asked():
 	case err != io.EOF && !isPanic(err) && c.loop.hasTasks():
-		// A task may be about to ask for its Stream, and gets the error then.
+		// A task may be about to ask for its NetConn, and gets the error then.
 		x := c.lockedExtra()
 		x.untold = looseFuture[struct{}](c.loop)
 		x.untold.fail(err)

@@ -194,7 +194,7 @@ func TestConnWriteTimeoutFiresWhenThePeerTakesNothing(t *testing.T) {
 		if !errors.Is(err, eventloop.ErrTimeout) || !errors.As(err, &oe) || oe.Op != "write" {
 			t.Errorf("event = %v", err)
 		}
-		wantEqual(t, "Buffered", l.Stats().Buffered, 0)
+		wantEqual(t, "Buffered", l.Stats().Conns.Buffered, 0)
 		peer.Close()
 	})
 }
@@ -261,7 +261,7 @@ func TestConnHandshakeTimeout(t *testing.T) {
 		for _, server := range []bool{true, false} {
 			inBubble(t, func(t *testing.T, l *eventloop.Loop) {
 				conf := tt.cfg
-				conf.TLS, conf.Server = clientConf, server
+				conf.TLS, conf.TLSServer = clientConf, server
 				if server {
 					conf.TLS = serverConf
 				}
@@ -291,7 +291,7 @@ func TestDialConnectTimeout(t *testing.T) {
 		l, _ := startLoop(t, nil)
 		r, cfg := newTape(&conf)
 		c, _ := dialBlackHole(t, l, cfg)
-		wantEqual(t, "Stats.OutgoingTCP", l.Stats().OutgoingTCP, 1)
+		wantEqual(t, "Stats.OutgoingTCP", l.Stats().Conns.Outgoing, 1)
 		wantEqual(t, "LocalAddr before it is up", c.LocalAddr(), nil)
 		wantEqual(t, "RemoteAddr before it is up", c.RemoteAddr(), nil)
 		if _, err := c.SyscallConn(); !errors.Is(err, net.ErrClosed) {
@@ -427,9 +427,9 @@ func TestConnPausedReadsNothingAndDoesNotSpin(t *testing.T) {
 		if sent.Load() == int64(len(want)) {
 			t.Error("a paused connection took everything")
 		}
-		before := l.Stats().IterationsTotal
+		before := l.Stats().Loop.IterationsTotal
 		time.Sleep(50 * time.Millisecond)
-		if n := l.Stats().IterationsTotal - before; n > 20 {
+		if n := l.Stats().Loop.IterationsTotal - before; n > 20 {
 			t.Errorf("%d turns of the loop, of which none has anything to do", n)
 		}
 		wantEqual(t, "OnData in the pause", r.count("data"), 0)

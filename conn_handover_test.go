@@ -525,7 +525,7 @@ func TestDetachedConnectionOutlivesTheLoopOnceItIsTakenOrTheEndIsNatural(t *test
 				}})
 			})
 			wantEqual(t, "Run", l.Run(context.Background()), nil)
-			wantEqual(t, "handles", l.Stats().Handles, 0)
+			wantEqual(t, "handles", l.Stats().Loop.Handles, 0)
 			nc, err := f.Result()
 			if err != nil {
 				t.Fatal(err)

@@ -368,11 +368,11 @@ func idle(t testing.TB, l *eventloop.Loop) {
 	var s eventloop.Stats
 	eventually(func() bool {
 		s = l.Stats() // handles are taken away after OnClose
-		return s.IncomingTCP == 0 && s.OutgoingTCP == 0
+		return s.Conns.Incoming == 0 && s.Conns.Outgoing == 0
 	})
-	wantEqual(t, "Stats.IncomingTCP", s.IncomingTCP, 0)
-	wantEqual(t, "Stats.OutgoingTCP", s.OutgoingTCP, 0)
-	wantEqual(t, "Stats.Buffered", s.Buffered, 0)
+	wantEqual(t, "Stats.IncomingTCP", s.Conns.Incoming, 0)
+	wantEqual(t, "Stats.OutgoingTCP", s.Conns.Outgoing, 0)
+	wantEqual(t, "Stats.Buffered", s.Conns.Buffered, 0)
 }
 
 // echo is a configuration that sends back what comes.

@@ -286,11 +286,11 @@ func (c *Conn) takeUnread() []byte {
 	return p
 }
 
-// Unread gives back bytes that OnData or Read of a stream returned, so that they are
+// Unread gives back bytes that OnData got or Read of a NetConn returned, so that they are
 // read again: before whatever else arrives, the bytes of the last call first. They
 // are copied. Unread alone causes no callback: the bytes are delivered together with
 // those that arrive next, or before the end, or in a later turn when what reads
-// changes, by SetCallbacks, Stream, Pipe, StartTLS, Detach or ResumeReading. OnData
+// changes, by SetCallbacks, NetConn, Pipe, StartTLS, Detach or ResumeReading. OnData
 // may get more than ReadBufferSize then.
 //
 // It returns [ErrBufferFull] if more than MaxBuffered bytes would be unread, and

@@ -163,7 +163,7 @@ func TestConnMethodsOnceItIsClosed(t *testing.T) {
 	if _, ok := c.TLS(); ok {
 		t.Error("TLS says that there was TLS")
 	}
-	eventually(func() bool { return l.Stats().IncomingTCP == 0 })
+	eventually(func() bool { return l.Stats().Conns.Incoming == 0 })
 	r.check(t)
 	idle(t, l)
 }
@@ -279,7 +279,7 @@ func forEachTransport(t *testing.T, f func(t *testing.T, join maker)) {
 		f(t, func(t testing.TB, l *eventloop.Loop, cfg *eventloop.ConnConfig) (*eventloop.Conn, net.Conn) {
 			nc, peer := tcpPair(t)
 			conf := *cfg
-			conf.TLS, conf.Server = serverConf, true
+			conf.TLS, conf.TLSServer = serverConf, true
 			c, err := l.Adopt(nc, &conf)
 			if err != nil {
 				t.Fatal(err)

@@ -21,7 +21,7 @@ var errNotUp = errors.New("not connected yet")
 var errNoDeadlines = errors.New("the connection does not support deadlines")
 
 // StartTLS turns the connection into a TLS connection: as the server if it was
-// accepted, or adopted with ConnConfig.Server set, otherwise as the client. What
+// accepted, or adopted with ConnConfig.TLSServer set, otherwise as the client. What
 // was written before is sent in the clear first, even if writing is paused; what
 // is written after waits for the handshake. A client verifies the host that was
 // dialed unless conf has a ServerName. The handshake is bounded as
@@ -158,7 +158,7 @@ func (c *Conn) upgrade() {
 
 // isClient reports which side of TLS is ours.
 func (c *Conn) isClient() bool {
-	return c.kind == kindConnOut || c.listener == nil && !c.cfg.Load().Server
+	return c.kind == kindConnOut || c.listener == nil && !c.cfg.Load().TLSServer
 }
 
 // clientTLS returns conf with the host of address as ServerName if it has none.

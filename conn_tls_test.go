@@ -195,7 +195,7 @@ func TestConnTLSPeerThatTalksSomethingElse(t *testing.T) {
 func TestConnTLSEndInTheMiddleOfARecordIsNoCleanEnd(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	nc, peer := tcpPair(t)
-	r, cfg := newTape(&eventloop.ConnConfig{TLS: serverConf, Server: true})
+	r, cfg := newTape(&eventloop.ConnConfig{TLS: serverConf, TLSServer: true})
 	l.Adopt(nc, cfg)
 	tc := tlsClient(peer)
 	io.WriteString(tc, "half a sente")
@@ -244,7 +244,7 @@ func TestServeTLSListenerOfAnExistingService(t *testing.T) {
 func TestConnTLSAbortDoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	nc, peer := tcpPair(t)
-	r, cfg := newTape(&eventloop.ConnConfig{TLS: serverConf, Server: true})
+	r, cfg := newTape(&eventloop.ConnConfig{TLS: serverConf, TLSServer: true})
 	c, _ := l.Adopt(nc, cfg)
 	if err := tlsClient(peer).Handshake(); err != nil {
 		t.Fatal(err)
@@ -351,7 +351,7 @@ func TestConnStartTLSRolesOfAdoptedConnections(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	a, b := tcpPair(t)
 	ra, ca := newTape(&eventloop.ConnConfig{})
-	rb, cb := newTape(&eventloop.ConnConfig{Server: true})
+	rb, cb := newTape(&eventloop.ConnConfig{TLSServer: true})
 	client, _ := l.Adopt(a, ca)
 	server, _ := l.Adopt(b, cb)
 	await(t, client.Connected())
@@ -557,7 +557,7 @@ func startTLSAfterEOF(t *testing.T, stream, server bool, end func(c *eventloop.C
 		l.AfterFunc(50*time.Millisecond, func() { end(c, cancel) })
 	}
 	cfg := &eventloop.ConnConfig{
-		AllowHalfOpen: !stream, Server: server, HighWater: -1, WriteTimeout: 200 * time.Millisecond,
+		AllowHalfOpen: !stream, TLSServer: server, HighWater: -1, WriteTimeout: 200 * time.Millisecond,
 		OnConnect: func(c *eventloop.Conn) { c.Write(make([]byte, 20<<20)) },
 		OnEvent: func(c *eventloop.Conn, err error) {
 			if err == io.EOF {
@@ -574,7 +574,7 @@ func startTLSAfterEOF(t *testing.T, stream, server bool, end func(c *eventloop.C
 		}
 		if stream {
 			l.Go(nil, func(task *eventloop.Task) error {
-				if _, err := c.Stream(task).Read(make([]byte, 1)); err != io.EOF {
+				if _, err := c.NetConn(task).Read(make([]byte, 1)); err != io.EOF {
 					t.Errorf("Read returned %v, want io.EOF", err)
 				}
 				startTLS(c)
@@ -605,7 +605,7 @@ func TestConnCloseWhileShakingHands(t *testing.T) {
 	})
 	t.Run("finishes with output", func(t *testing.T) {
 		inBubble(t, func(t *testing.T, l *eventloop.Loop) {
-			r, cfg := newTape(&eventloop.ConnConfig{TLS: serverConf, Server: true})
+			r, cfg := newTape(&eventloop.ConnConfig{TLS: serverConf, TLSServer: true})
 			c, peer := adoptPipe(t, l, cfg)
 			c.WriteString("important")
 			c.Close()

@@ -20,7 +20,7 @@ func TestListenTaskRunsATaskForEachConnectionAndClosesItAfterwards(t *testing.T)
 	order := make(map[*eventloop.Conn][]string) // one may arrive before OnClose of another
 	ln, err := l.ListenTask("tcp", "127.0.0.1:0", func(k *eventloop.Task, c *eventloop.Conn) error {
 		order[c] = append(order[c], "task")
-		line, err := bufio.NewReader(c.Stream(k)).ReadString('\n')
+		line, err := bufio.NewReader(c.NetConn(k)).ReadString('\n')
 		c.WriteString("got " + line)
 		return err
 	}, &eventloop.ConnConfig{
@@ -40,7 +40,7 @@ func TestListenTaskRunsATaskForEachConnectionAndClosesItAfterwards(t *testing.T)
 		wantEqual(t, "answer", string(got), "got hello\n")
 		wantEqual(t, "end", err, nil)
 		nc.Close()
-		eventually(func() bool { return l.Stats().IncomingTCP == 0 }) // or the next may come first
+		eventually(func() bool { return l.Stats().Conns.Incoming == 0 }) // or the next may come first
 	}
 	ln.Close()
 	onLoop(t, l, func() {
@@ -134,7 +134,7 @@ func TestTheErrorThatClosedTheConnectionGoesToTheEventHandlerAsItIs(t *testing.T
 		ReadTimeout: time.Second,
 		OnEvent:     func(_ *eventloop.Conn, err error) { t.Errorf("OnEvent: %v", err) },
 		Task: func(k *eventloop.Task, c *eventloop.Conn) error {
-			_, err := io.Copy(io.Discard, c.Stream(k))
+			_, err := io.Copy(io.Discard, c.NetConn(k))
 			return err
 		},
 	}
@@ -183,7 +183,7 @@ func TestAConnectionThatItsTaskClosedTellsOnEventNothingMore(t *testing.T) {
 func TestATaskOfADialedConnection(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	ln, err := l.ListenTask("tcp", "127.0.0.1:0", func(k *eventloop.Task, c *eventloop.Conn) error {
-		_, err := io.Copy(c.Stream(k), c.Stream(k))
+		_, err := io.Copy(c.NetConn(k), c.NetConn(k))
 		return err
 	}, nil)
 	if err != nil {
@@ -192,7 +192,7 @@ func TestATaskOfADialedConnection(t *testing.T) {
 	got := make(chan string, 1)
 	_, err = l.Dial(context.Background(), "tcp", ln.Addr().String(), &eventloop.ConnConfig{
 		Task: func(k *eventloop.Task, c *eventloop.Conn) error {
-			nc := c.Stream(k)
+			nc := c.NetConn(k)
 			io.WriteString(nc, "hello")
 			c.CloseWrite()
 			all, err := io.ReadAll(nc)

@@ -356,19 +356,22 @@ func (n *names) close() {
 
 // stats adds the figures of the resolver to s.
 func (n *names) stats(s *Stats) {
-	s.OpenDNSQueries += int(n.dialing.Load())
+	s.DNS.Lookups += int(n.dialing.Load())
 	if r := n.r.Load(); r != nil {
 		rs := (*r).Stats()
-		s.DNSCacheEntries = rs.Entries
-		s.DNSCacheHitsTotal = rs.Hits
-		s.DNSCacheMissesTotal = rs.Misses
-		s.DNSQueriesTotal = rs.Queries
-		s.DNSFailuresTotal = rs.Failures
+		s.DNS.CacheEntries = rs.Entries
+		s.DNS.CacheHitsTotal = rs.Hits
+		s.DNS.CacheMissesTotal = rs.Misses
+		s.DNS.QueriesTotal = rs.Queries
+		s.DNS.FailuresTotal = rs.Failures
 	}
 }
 
 // internal returns the configuration of the resolver of l.
 func (c *ResolverConfig) internal(l *Loop) resolver.Config {
+	if c == nil {
+		c = new(ResolverConfig)
+	}
 	return resolver.Config{
 		Servers:             c.Servers,
 		Search:              c.Search,

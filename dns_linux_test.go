@@ -19,7 +19,7 @@ func TestSocketOptionsReachADialByName(t *testing.T) {
 		noDelay, keepAlive int
 	}{
 		{eventloop.ConnConfig{}, 1, 1},
-		{eventloop.ConnConfig{Delay: true, KeepAlive: net.KeepAliveConfig{Idle: -1}}, 0, 0},
+		{eventloop.ConnConfig{Nagle: true, KeepAlive: net.KeepAliveConfig{Idle: -1}}, 0, 0},
 	} {
 		tt.cfg.OnConnect = func(c *eventloop.Conn) {
 			defer c.Close()

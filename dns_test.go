@@ -133,7 +133,7 @@ func silence(dns.ResponseWriter, *dns.Msg) {}
 // nothing of the files of this machine.
 func namesConfig(t testing.TB, servers ...string) *eventloop.Config {
 	t.Helper()
-	return &eventloop.Config{Resolver: eventloop.ResolverConfig{
+	return &eventloop.Config{Resolver: &eventloop.ResolverConfig{
 		Servers:    servers,
 		Timeout:    10 * time.Second,
 		ResolvConf: tempFile(t, "resolv.conf", ""),
@@ -236,7 +236,7 @@ func TestTwoLookupsAtOnceBothAnswer(t *testing.T) { // cl-async: dns-lookup-mult
 	mustRun(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) {
 		l.LookupNetIP(bg, "ip", "a.test").Then(record(&calls[0], &got[0], &errs[0]))
 		l.LookupNetIP(bg, "ip", "b.test").Then(record(&calls[1], &got[1], &errs[1]))
-		wantEqual(t, "open queries", l.Stats().OpenDNSQueries, 2)
+		wantEqual(t, "open queries", l.Stats().DNS.Lookups, 2)
 	})
 	wantEqual(t, "calls", calls, [2]int{1, 1})
 	wantEqual(t, "errors", errs, [2]error{})
@@ -340,12 +340,12 @@ func TestNothingIsLeftATurnAfterALookup(t *testing.T) { // cl-async: dns-lookup-
 				wantEqual(t, what, err, nil)
 				l.Post(func() {
 					after := l.Stats()
-					wantEqual(t, what+": open queries", after.OpenDNSQueries, before.OpenDNSQueries)
-					wantEqual(t, what+": handles", after.Handles, before.Handles)
-					wantEqual(t, what+": callbacks", after.Callbacks, before.Callbacks)
+					wantEqual(t, what+": open queries", after.DNS.Lookups, before.DNS.Lookups)
+					wantEqual(t, what+": handles", after.Loop.Handles, before.Loop.Handles)
+					wantEqual(t, what+": callbacks", after.Loop.Callbacks, before.Loop.Callbacks)
 				})
 			})
-			wantEqual(t, what+": open queries meanwhile", l.Stats().OpenDNSQueries, 1)
+			wantEqual(t, what+": open queries meanwhile", l.Stats().DNS.Lookups, 1)
 		})
 	}
 }
@@ -382,7 +382,7 @@ func TestLaw2NoLookupCallsBackBeforeItReturns(t *testing.T) {
 					wantEqual(t, fmt.Sprintf("calls for %s %q", network, host), called, 1)
 				}
 			}
-			wantEqual(t, "open queries", l.Stats().OpenDNSQueries, 0)
+			wantEqual(t, "open queries", l.Stats().DNS.Lookups, 0)
 			return nil
 		})
 	})
@@ -396,7 +396,7 @@ func TestTheFirstLookupOfALiteralAsksNobody(t *testing.T) {
 	mustRun(t, namesConfig(t, "192.0.2.53"), func(l *eventloop.Loop) {
 		l.LookupNetIP(bg, "ip", "192.0.2.1").Then(record(&calls, &got, &err))
 		wantEqual(t, "calls", calls, 0)
-		wantEqual(t, "open queries", l.Stats().OpenDNSQueries, 0)
+		wantEqual(t, "open queries", l.Stats().DNS.Lookups, 0)
 		l.LookupNetIP(bg, "ip6", "192.0.2.1").Then(func(_ []netip.Addr, err error) {
 			wantLookupError(t, err, "192.0.2.1", "notfound")
 		})
@@ -518,7 +518,7 @@ func TestAThousandLookupsOfOneNameAreOneQueryAFamily(t *testing.T) {
 	var loop atomic.Pointer[eventloop.Loop]
 	ns := serveNames(t, func(w dns.ResponseWriter, q *dns.Msg) {
 		// Not before all have asked, or somebody would find it in the cache.
-		eventually(func() bool { return loop.Load().Stats().DNSCacheMissesTotal == n })
+		eventually(func() bool { return loop.Load().Stats().DNS.CacheMissesTotal == n })
 		zone("a.test. 60 IN A 192.0.2.1", "a.test. 60 IN AAAA 2001:db8::1")(w, q)
 	})
 	calls := 0
@@ -532,11 +532,11 @@ func TestAThousandLookupsOfOneNameAreOneQueryAFamily(t *testing.T) {
 				}
 			})
 		}
-		wantEqual(t, "open queries", l.Stats().OpenDNSQueries, n)
+		wantEqual(t, "open queries", l.Stats().DNS.Lookups, n)
 		l.OnExit(func() {
 			s := l.Stats()
-			wantEqual(t, "misses", s.DNSCacheMissesTotal, n)
-			wantEqual(t, "queries counted", s.DNSQueriesTotal, 2)
+			wantEqual(t, "misses", s.DNS.CacheMissesTotal, n)
+			wantEqual(t, "queries counted", s.DNS.QueriesTotal, 2)
 		})
 	})
 	wantEqual(t, "calls", calls, n)
@@ -557,18 +557,18 @@ func TestStatsCountTheCacheAndTheQueries(t *testing.T) {
 	cfg.Resolver.NoEDNS = true // or it would be tried without
 	mustRun(t, cfg, func(l *eventloop.Loop) {
 		l.Go(bg, func(task *eventloop.Task) error {
-			wantEqual(t, "queries before any", l.Stats().DNSQueriesTotal, 0)
+			wantEqual(t, "queries before any", l.Stats().DNS.QueriesTotal, 0)
 			mustAwait(t, task, l.LookupNetIP(bg, "ip4", "a.test"))
 			mustAwait(t, task, l.LookupNetIP(bg, "ip4", "a.test"))
 			mustAwait(t, task, l.LookupNetIP(bg, "ip4", "A.TEST"))
 			l.LookupNetIP(bg, "ip4", "fail.test").Await(task)
 			s := l.Stats()
-			wantEqual(t, "entries", s.DNSCacheEntries, 4) // for each: the question, and the name
-			wantEqual(t, "hits", s.DNSCacheHitsTotal, 2)
-			wantEqual(t, "misses", s.DNSCacheMissesTotal, 2)
-			wantEqual(t, "queries", s.DNSQueriesTotal, 2)
-			wantEqual(t, "failures", s.DNSFailuresTotal, 1)
-			wantEqual(t, "open", s.OpenDNSQueries, 0)
+			wantEqual(t, "entries", s.DNS.CacheEntries, 4) // for each: the question, and the name
+			wantEqual(t, "hits", s.DNS.CacheHitsTotal, 2)
+			wantEqual(t, "misses", s.DNS.CacheMissesTotal, 2)
+			wantEqual(t, "queries", s.DNS.QueriesTotal, 2)
+			wantEqual(t, "failures", s.DNS.FailuresTotal, 1)
+			wantEqual(t, "open", s.DNS.Lookups, 0)
 			return nil
 		})
 	})
@@ -765,7 +765,7 @@ func TestABadResolverConfigFailsWhatNeedsNames(t *testing.T) {
 		`server "192.0.2.1:dns" is not an IP add`: func(c *eventloop.ResolverConfig) { c.Servers = []string{"192.0.2.1:dns"} },
 	} {
 		cfg := namesConfig(t)
-		change(&cfg.Resolver)
+		change(cfg.Resolver)
 		ln := acceptAndClose(t, "127.0.0.1:0")
 		failed, connected := 0, 0
 		mustRun(t, cfg, func(l *eventloop.Loop) {
@@ -1374,7 +1374,7 @@ func TestDialByName(t *testing.T) {
 			})
 			wantEqual(t, "error", err, nil)
 		}
-		l.OnExit(func() { wantEqual(t, "open queries", l.Stats().OpenDNSQueries, 0) })
+		l.OnExit(func() { wantEqual(t, "open queries", l.Stats().DNS.Lookups, 0) })
 	})
 	wantEqual(t, "queries", ns.total(), 2)
 }
@@ -1384,7 +1384,7 @@ func TestTheLookupOfADialIsAnOpenQuery(t *testing.T) {
 	mustRun(t, cfg, func(l *eventloop.Loop) {
 		c, _ := l.Dial(bg, "tcp", "a.test:80", nil)
 		whenReached(l, reached, func() {
-			wantEqual(t, "open queries", l.Stats().OpenDNSQueries, 1)
+			wantEqual(t, "open queries", l.Stats().DNS.Lookups, 1)
 			c.Close()
 		})
 	})

@@ -182,7 +182,7 @@
 //
 // A [Task] is linear code on the loop: a coroutine that [Loop.Go] starts on the
 // dispatcher. Where it waits — [Task.Sleep], [Future.Await], reading from the
-// [Conn.Stream] of a connection — it is suspended and the loop goes on. Between
+// [Conn.NetConn] of a connection — it is suspended and the loop goes on. Between
 // two suspensions it runs like a callback, so it shares state with callbacks and
 // other tasks, without locks:
 //
@@ -191,7 +191,7 @@
 //		if err != nil {
 //			return err
 //		}
-//		lines := bufio.NewScanner(c.Stream(t))
+//		lines := bufio.NewScanner(c.NetConn(t))
 //		for lines.Scan() { // suspends the task, never the loop
 //			fmt.Println(lines.Text())
 //		}

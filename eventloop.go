@@ -58,9 +58,8 @@ type Config struct {
 	// for.
 	SlowCallback time.Duration
 
-	// Resolver says how names are resolved. The zero value goes by the files of
-	// the system.
-	Resolver ResolverConfig
+	// Resolver says how names are resolved. Nil means by the files of the system.
+	Resolver *ResolverConfig
 
 	// MaxWork is how many functions of [Work] run at a time. Zero or negative:
 	// 64.
@@ -79,8 +78,8 @@ type Config struct {
 	// Negative: no bound.
 	MaxBuffered int
 
-	// HTTP holds the settings of [Loop.HTTP].
-	HTTP HTTPClientConfig
+	// HTTPClient holds the settings of [Loop.HTTP]. Nil means the defaults.
+	HTTPClient *HTTPClientConfig
 }
 
 // A Loop runs callbacks one at a time on the goroutine that calls [Loop.Run],
@@ -165,7 +164,7 @@ var errNilFunc = errors.New("eventloop: nil function")
 
 // New returns a loop that does nothing until [Loop.Run]. It starts no goroutine,
 // so a loop that is never run needs no cleaning up. A nil cfg means the zero
-// Config; cfg is copied.
+// Config. cfg is copied, and so is what Resolver and HTTPClient point to.
 func New(cfg *Config) *Loop {
 	l := &Loop{
 		tasks: make(chan task, maxTasksQueued),
@@ -173,10 +172,21 @@ func New(cfg *Config) *Loop {
 	}
 	if cfg != nil {
 		l.cfg = *cfg
+		l.cfg.Resolver = clone(cfg.Resolver)
+		l.cfg.HTTPClient = clone(cfg.HTTPClient)
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.writers.Init(runtime.GOMAXPROCS(0))
 	return l
+}
+
+// clone returns a copy of what p points to.
+func clone[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	c := *p
+	return &c
 }
 
 // Run makes a loop, calls start on it, and runs it to its end as [Loop.Run]

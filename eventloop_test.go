@@ -364,7 +364,7 @@ func TestReleaseAfterTheEndDoesNothing(t *testing.T) {
 	late = l.Hold()
 	release()
 	late()
-	wantEqual(t, "handles", l.Stats().Handles, 0)
+	wantEqual(t, "handles", l.Stats().Loop.Handles, 0)
 }
 
 // An exit is a way to end a loop.
@@ -430,7 +430,7 @@ func TestExitCallbacksRunLastInFirstOutAtEveryKindOfExit(t *testing.T) {
 				err = eventloop.Run(ctx, &exit.cfg, func(running *eventloop.Loop) error {
 					l = running
 					l.OnExit(nil)
-					l.OnExit(func() { order = append(order, 1); handles = l.Stats().Handles })
+					l.OnExit(func() { order = append(order, 1); handles = l.Stats().Loop.Handles })
 					l.OnExit(func() { order = append(order, 2) })
 					l.OnExit(func() {
 						order = append(order, 3)
@@ -544,7 +544,7 @@ func TestGoexitInACallbackClosesEverything(t *testing.T) {
 			})
 			wantEqual(t, "Goexit left Run", exited, true)
 			wantEqual(t, "error of a pending future", <-pending, eventloop.ErrLoopClosed)
-			wantEqual(t, "handles left", l.Stats().Handles, 0)
+			wantEqual(t, "handles left", l.Stats().Loop.Handles, 0)
 			wantEqual(t, "Post", l.Post(func() {}), eventloop.ErrLoopClosed)
 		})
 	}

@@ -198,7 +198,7 @@ func TestLaw12APanicLeavesRunAndClosesEverything(t *testing.T) {
 			checkPanic(t, panicked)
 			wantEqual(t, "exit callbacks", exits, 1)
 			wantEqual(t, "events: the panic leaves Run, and takes no other road", events, 0)
-			wantEqual(t, "handles left", l.Stats().Handles, 0)
+			wantEqual(t, "handles left", l.Stats().Loop.Handles, 0)
 			<-l.Done()
 		})
 	}
@@ -239,7 +239,7 @@ func TestLaw12ACaughtPanicGoesToTheEventHandlerOnceAndTheLoopGoesOn(t *testing.T
 			}
 			checkPanic(t, events[0])
 			wantEqual(t, "callbacks after the panic", after, 1)
-			wantEqual(t, "ErrorsTotal", l.Stats().ErrorsTotal, 1)
+			wantEqual(t, "ErrorsTotal", l.Stats().Loop.ErrorsTotal, 1)
 		})
 	}
 }

@@ -61,7 +61,7 @@ func ExampleLoop_ServeHTTP() {
 		if err != nil {
 			return err
 		}
-		client := eventloop.NewHTTPClient(l, eventloop.HTTPClientConfig{
+		client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{
 			Proxy: eventloop.NoProxy,
 			Dial:  func(context.Context, string, string) (net.Conn, error) { return ln.Dial() },
 		})
@@ -101,7 +101,7 @@ func ExampleFastHTTPHandler() {
 			},
 			NoDefaultDate: true,
 		}
-		client := eventloop.NewHTTPClient(l, eventloop.HTTPClientConfig{
+		client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{
 			Proxy: eventloop.NoProxy,
 			Dial: func(context.Context, string, string) (net.Conn, error) {
 				c, s := net.Pipe()

@@ -33,7 +33,7 @@ func bank(l *eventloop.Loop) (addr string, err error) {
 		OnConnect: func(c *eventloop.Conn) {
 			ln.Close()
 			l.Go(context.Background(), func(t *eventloop.Task) error {
-				lines := bufio.NewScanner(c.Stream(t))
+				lines := bufio.NewScanner(c.NetConn(t))
 				for lines.Scan() {
 					c.WriteString(answer(lines.Text()) + "\n")
 				}
@@ -206,7 +206,7 @@ func Example_linear() {
 				return err
 			}
 			defer c.Close()
-			answers := bufio.NewScanner(c.Stream(t))
+			answers := bufio.NewScanner(c.NetConn(t))
 			for _, question := range []string{"user ann", "balance"} {
 				c.WriteString(question + "\n")
 				if !answers.Scan() {

@@ -18,7 +18,7 @@ import (
 // A server in the linear style: a task for each connection.
 func ExampleLoop_ListenTask() {
 	shout := func(t *eventloop.Task, c *eventloop.Conn) error {
-		nc := c.Stream(t)
+		nc := c.NetConn(t)
 		lines := bufio.NewScanner(nc)
 		for lines.Scan() {
 			if _, err := fmt.Fprintln(nc, strings.ToUpper(lines.Text())); err != nil {
@@ -88,7 +88,7 @@ func ExampleTask_Yield() {
 }
 
 // Deadlines work as on any net.Conn, and no other connection waits meanwhile.
-func ExampleConn_Stream_deadline() {
+func ExampleConn_NetConn_deadline() {
 	near, far := net.Pipe()
 	defer far.Close()
 	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
@@ -97,7 +97,7 @@ func ExampleConn_Stream_deadline() {
 			return err
 		}
 		l.Go(context.Background(), func(t *eventloop.Task) error {
-			nc := c.Stream(t)
+			nc := c.NetConn(t)
 			defer nc.Close()
 			nc.SetReadDeadline(time.Now().Add(5 * time.Millisecond))
 			_, err := nc.Read(make([]byte, 100))
@@ -109,7 +109,7 @@ func ExampleConn_Stream_deadline() {
 	// Output: timeout: true
 }
 
-func ExampleConn_Stream_json() {
+func ExampleConn_NetConn_json() {
 	type sum struct{ A, B, Sum int }
 	near, far := net.Pipe()
 	client := make(chan struct{})
@@ -124,7 +124,7 @@ func ExampleConn_Stream_json() {
 			return err
 		}
 		l.Go(context.Background(), func(t *eventloop.Task) error {
-			nc := c.Stream(t)
+			nc := c.NetConn(t)
 			defer nc.Close()
 			var req sum
 			if err := json.NewDecoder(nc).Decode(&req); err != nil {

@@ -346,7 +346,7 @@ func ExampleListenConfig() {
 		var ln *eventloop.Listener
 		ln, err := lc.Listen(l, "tcp", "127.0.0.1:0", &eventloop.ConnConfig{
 			OnConnect: func(c *eventloop.Conn) {
-				fmt.Println("open at once:", l.Stats().IncomingTCP)
+				fmt.Println("open at once:", l.Stats().Conns.Incoming)
 				c.Close()
 			},
 			OnClose: func(c *eventloop.Conn) {
@@ -651,7 +651,7 @@ func ExampleLoop_LookupAddr() {
 		fmt.Println(err)
 		return
 	}
-	cfg := &eventloop.Config{Resolver: eventloop.ResolverConfig{HostsFile: hosts}}
+	cfg := &eventloop.Config{Resolver: &eventloop.ResolverConfig{HostsFile: hosts}}
 	eventloop.Run(context.Background(), cfg, func(l *eventloop.Loop) error {
 		l.LookupAddr(context.Background(), netip.MustParseAddr("192.0.2.7")).Then(func(names []string, err error) {
 			fmt.Println(names, err)
@@ -676,7 +676,7 @@ func ExampleLoop_Query() {
 		answer.Answer = []dns.RR{mx}
 		server.WriteMsg(answer)
 	}()
-	cfg := &eventloop.Config{Resolver: eventloop.ResolverConfig{
+	cfg := &eventloop.Config{Resolver: &eventloop.ResolverConfig{
 		Servers: []string{"192.0.2.1"},
 		UseTCP:  true,
 		Dial:    func(context.Context, string, string) (net.Conn, error) { return near, nil },
@@ -735,7 +735,7 @@ func ExampleFuture_Await() {
 }
 
 // Code over io.Reader and io.Writer works unchanged in a task.
-func ExampleConn_Stream() {
+func ExampleConn_NetConn() {
 	near, far := net.Pipe()
 	go func() { // any program that speaks in lines
 		fmt.Fprint(far, "one\ntwo\nthree\n")
@@ -747,7 +747,7 @@ func ExampleConn_Stream() {
 			return err
 		}
 		l.Go(context.Background(), func(t *eventloop.Task) error {
-			lines := bufio.NewScanner(c.Stream(t))
+			lines := bufio.NewScanner(c.NetConn(t))
 			for lines.Scan() { // suspends the task, never the loop
 				fmt.Println(lines.Text())
 			}
@@ -855,9 +855,9 @@ func ExampleLoop_Stats() {
 		c, err := l.Adopt(far, &eventloop.ConnConfig{
 			OnDrain: func(c *eventloop.Conn) {
 				s := l.Stats()
-				fmt.Println("connections:", s.IncomingTCP)
-				fmt.Println("timers:", s.Timers)
-				fmt.Println("bytes out:", s.BytesOutTotal)
+				fmt.Println("connections:", s.Conns.Incoming)
+				fmt.Println("timers:", s.Loop.Timers)
+				fmt.Println("bytes out:", s.Conns.BytesOutTotal)
 				l.Stop()
 			},
 		})

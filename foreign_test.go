@@ -70,7 +70,7 @@ func TestAForeignListenerIsClosedWithoutHoldingUpTheLoop(t *testing.T) {
 			s.Close()
 		})
 		synctest.Wait() // the loop is idle, so nothing waits on it
-		wantEqual(t, "Stats.Listeners while Close runs", l.Stats().Listeners, 2)
+		wantEqual(t, "Stats.Listeners while Close runs", l.Stats().Conns.Listeners, 2)
 		ran := false
 		l.Post(func() { ran = true })
 		synctest.Wait()
@@ -78,7 +78,7 @@ func TestAForeignListenerIsClosedWithoutHoldingUpTheLoop(t *testing.T) {
 		close(inner.release)
 		close(httpInner.release)
 		synctest.Wait()
-		wantEqual(t, "Stats.Listeners", l.Stats().Listeners, 0)
+		wantEqual(t, "Stats.Listeners", l.Stats().Conns.Listeners, 0)
 		for _, in := range []*stubbornListener{inner, httpInner} {
 			wantEqual(t, "calls of Close", in.closes.Load(), 1)
 			wantEqual(t, "calls of Addr", in.addrs.Load(), 1)
@@ -116,8 +116,8 @@ func TestAPausedForeignListenerHoldsWhatItHasAccepted(t *testing.T) {
 		readAll(t, second)
 		wantEqual(t, "connections in all", connects, 1)
 		s := l.Stats()
-		wantEqual(t, "Stats.AcceptedTotal", s.AcceptedTotal, 2)
-		wantEqual(t, "Stats.DroppedTotal", s.DroppedTotal, 1)
+		wantEqual(t, "Stats.AcceptedTotal", s.Conns.AcceptedTotal, 2)
+		wantEqual(t, "Stats.DroppedTotal", s.Conns.DroppedTotal, 1)
 	})
 }
 
@@ -147,8 +147,8 @@ func TestAfterListenerCloseNoAcceptedConnectionIsAnnounced(t *testing.T) {
 				readAll(t, peer)
 				synctest.Wait()
 				wantEqual(t, "callbacks", r.order(), "")
-				wantEqual(t, "Stats.DroppedTotal", l.Stats().DroppedTotal, 1)
-				wantEqual(t, "Stats.Handles", l.Stats().Handles, 1) // that of inBubble
+				wantEqual(t, "Stats.DroppedTotal", l.Stats().Conns.DroppedTotal, 1)
+				wantEqual(t, "Stats.Handles", l.Stats().Loop.Handles, 1) // that of inBubble
 			})
 		}
 	})
@@ -261,8 +261,8 @@ func TestASilentPeerOfAForeignListenerKeepsNobodyOut(t *testing.T) {
 			readAll(t, p)
 		}
 		synctest.Wait()
-		wantEqual(t, "Stats.IncomingTCP", l.Stats().IncomingTCP, 0)
-		wantEqual(t, "Stats.HTTPConns", l.Stats().HTTPConns, 0)
+		wantEqual(t, "Stats.IncomingTCP", l.Stats().Conns.Incoming, 0)
+		wantEqual(t, "Stats.HTTPConns", l.Stats().HTTPServer.Conns, 0)
 		ln.Close()
 		s.Close()
 	})
@@ -316,8 +316,8 @@ func TestMaxConnsPerIPCountsTheAddressThatAForeignConnectionTells(t *testing.T) 
 			peers = append(peers, peer)
 		}
 		synctest.Wait()
-		wantEqual(t, "Stats.HTTPConns", l.Stats().HTTPConns, 2)
-		wantEqual(t, "Stats.HTTPDroppedTotal", l.Stats().HTTPDroppedTotal, 1)
+		wantEqual(t, "Stats.HTTPConns", l.Stats().HTTPServer.Conns, 2)
+		wantEqual(t, "Stats.HTTPDroppedTotal", l.Stats().HTTPServer.DroppedTotal, 1)
 		for _, p := range peers {
 			p.Close()
 		}
@@ -326,7 +326,7 @@ func TestMaxConnsPerIPCountsTheAddressThatAForeignConnectionTells(t *testing.T) 
 		fake.results <- late
 		io.WriteString(peer, "x")
 		synctest.Wait()
-		wantEqual(t, "Stats.HTTPConns after they left", l.Stats().HTTPConns, 1)
+		wantEqual(t, "Stats.HTTPConns after they left", l.Stats().HTTPServer.Conns, 1)
 		peer.Close()
 		s.Close()
 	})
@@ -403,7 +403,7 @@ func TestTimeoutsOfAnyKindThatTheLibraryCausedStayInIt(t *testing.T) {
 	t.Run("StartTLS", func(t *testing.T) {
 		inBubble(t, func(t *testing.T, l *eventloop.Loop) {
 			ours, peer := net.Pipe()
-			c, _ := l.Adopt(muxConn{ours}, &eventloop.ConnConfig{Server: true, OnData: echo().OnData})
+			c, _ := l.Adopt(muxConn{ours}, &eventloop.ConnConfig{TLSServer: true, OnData: echo().OnData})
 			<-c.Connected().Done()
 			synctest.Wait()
 			f := c.StartTLS(serverConf)
@@ -581,7 +581,7 @@ func TestForeignCodeOfAnHTTPClientThatNeverReturnsIsNamedInTheErrorOfRun(t *test
 			release := make(chan struct{})
 			ran := false
 			err := eventloop.Run(context.Background(), &eventloop.Config{Logger: slog.New(slog.DiscardHandler)}, func(l *eventloop.Loop) error {
-				client := eventloop.NewHTTPClient(l, eventloop.HTTPClientConfig{
+				client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{
 					Dial: func(context.Context, string, string) (net.Conn, error) {
 						if method == "Dial" {
 							<-release

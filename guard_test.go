@@ -196,7 +196,7 @@ var trapped = map[string]struct {
 		[]string{"Dial", "Read", "Write", "Close", "RemoteAddr", "SetReadDeadline"},
 		func(t testing.TB, l *eventloop.Loop, p trap, told func(error)) {
 			peer := newHTTPPeer(t, answerAll(httpOK))
-			client := eventloop.NewHTTPClient(l, eventloop.HTTPClientConfig{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 				p.at("Dial")
 				var d net.Dialer
 				nc, err := d.DialContext(ctx, network, address)
@@ -216,7 +216,7 @@ var trapped = map[string]struct {
 	"HTTPClientConfig.Proxy": {
 		[]string{"Proxy"},
 		func(t testing.TB, l *eventloop.Loop, p trap, told func(error)) {
-			client := eventloop.NewHTTPClient(l, eventloop.HTTPClientConfig{Proxy: func(*url.URL) (*url.URL, error) { p.spring(); return nil, nil }})
+			client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Proxy: func(*url.URL) (*url.URL, error) { p.spring(); return nil, nil }})
 			client.Do(context.Background(), "GET", "http://127.0.0.1:1", nil).Then(func(_ *eventloop.HTTPResponse, err error) { told(err) })
 		},
 	},
@@ -225,7 +225,7 @@ var trapped = map[string]struct {
 // adoptTrapped runs a conversation with greet.
 func adoptTrapped(t testing.TB, l *eventloop.Loop, nc net.Conn, conf *tls.Config, told func(error)) {
 	_, err := l.Adopt(nc, &eventloop.ConnConfig{
-		TLS: conf, Server: true,
+		TLS: conf, TLSServer: true,
 		WriteTimeout: time.Minute,
 		OnData:       func(c *eventloop.Conn, _ []byte) { c.Write([]byte("bye")); c.CloseWrite() },
 		OnEvent:      func(_ *eventloop.Conn, err error) { told(err) },
@@ -299,7 +299,7 @@ func TestAPanicOrGoexitInTheResolversDialIsTheErrorOfTheLookup(t *testing.T) {
 				serveDNS(t, ln.TCPListener, method == "VerifyConnection")
 				var events []error
 				told := func(err error) { events = append(events, err) }
-				cfg := &eventloop.Config{CatchPanics: true, EventHandler: told}
+				cfg := &eventloop.Config{CatchPanics: true, EventHandler: told, Resolver: new(eventloop.ResolverConfig)}
 				cfg.Resolver.Servers = []string{ln.TCPListener.Addr().String()}
 				cfg.Resolver.Attempts = 1
 				cfg.Resolver.Dial = func(ctx context.Context, _, address string) (net.Conn, error) {
@@ -524,6 +524,7 @@ func TestAPanicWhileTheLoopStopsIsNotLost(t *testing.T) {
 func TestAPanicThatSeveralOperationsShareIsAnEventOfEach(t *testing.T) {
 	called := make(chan struct{})
 	cfg := &eventloop.Config{CatchPanics: true}
+	cfg.Resolver = new(eventloop.ResolverConfig)
 	cfg.Resolver.Servers = []string{"127.0.0.1:1"}
 	cfg.Resolver.Attempts = 1
 	cfg.Resolver.Dial = func(context.Context, string, string) (net.Conn, error) { <-called; panic("sprung") }

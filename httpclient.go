@@ -179,15 +179,19 @@ type HTTPClient struct {
 	armed time.Time  // when timer fires, zero if it does not
 }
 
-// HTTP returns the loop's own client, which has the settings of Config.HTTP.
+// HTTP returns the loop's own client, which has the settings of Config.HTTPClient.
 func (l *Loop) HTTP() *HTTPClient {
-	l.httpOnce.Do(func() { l.http = NewHTTPClient(l, l.cfg.HTTP) })
+	l.httpOnce.Do(func() { l.http = NewHTTPClient(l, l.cfg.HTTPClient) })
 	return l.http
 }
 
 // NewHTTPClient returns a client with settings and connections of its own. It
-// needs no closing.
-func NewHTTPClient(l *Loop, cfg HTTPClientConfig) *HTTPClient {
+// needs no closing. A nil config means the zero HTTPClientConfig; config is copied.
+func NewHTTPClient(l *Loop, config *HTTPClientConfig) *HTTPClient {
+	var cfg HTTPClientConfig
+	if config != nil {
+		cfg = *config
+	}
 	ownProxy := cfg.Proxy != nil && !isNoProxy(cfg.Proxy)
 	cfg = cfg.withDefaults()
 	return &HTTPClient{

@@ -130,7 +130,7 @@ func TestHTTPPauseAndResumeEveryPiece(t *testing.T) {
 			}
 		})
 		var got []byte
-		runHTTPLoop(t, &eventloop.Config{HTTP: eventloop.HTTPClientConfig{Dial: dial}}, func(l *eventloop.Loop) {
+		runHTTPLoop(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Dial: dial}}, func(l *eventloop.Loop) {
 			l.HTTP().Do(nil, "GET", "http://h", &eventloop.HTTPOptions{OnBody: func(res *eventloop.HTTPResponse, data []byte) {
 				got = append(got, data...)
 				res.PauseReading()
@@ -547,7 +547,7 @@ func TestHTTPThroughAProxy(t *testing.T) {
 		}
 		return url.Parse("http://user:pw@" + p.addr)
 	}}
-	runHTTPLoop(t, &eventloop.Config{HTTP: cfg}, func(l *eventloop.Loop) {
+	runHTTPLoop(t, &eventloop.Config{HTTPClient: &cfg}, func(l *eventloop.Loop) {
 		l.HTTP().Get(nil, "http://h.example/a?b").Then(func(res *eventloop.HTTPResponse, err error) {
 			if err != nil {
 				t.Error(err)
@@ -574,7 +574,7 @@ func TestHTTPSThroughAProxy(t *testing.T) {
 	cfg := eventloop.HTTPClientConfig{UserAgent: "u", TLS: httpClientTLS(), Proxy: func(*url.URL) (*url.URL, error) {
 		return url.Parse("http://user:pw@" + p.addr)
 	}}
-	runHTTPLoop(t, &eventloop.Config{HTTP: cfg}, func(l *eventloop.Loop) {
+	runHTTPLoop(t, &eventloop.Config{HTTPClient: &cfg}, func(l *eventloop.Loop) {
 		l.HTTP().Get(nil, "https://example.com/a").Then(func(res *eventloop.HTTPResponse, err error) {
 			if err != nil || res.TLS == nil {
 				t.Errorf("%+v, %v", res, err)
@@ -649,7 +649,7 @@ func TestHTTPProxyOfTheEnvironment(t *testing.T) {
 	t.Setenv("REQUEST_METHOD", "")
 	var addrs []string
 	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
-		c := eventloop.NewHTTPClient(l, eventloop.HTTPClientConfig{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		c := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			addrs = append(addrs, address)
 			if address != p.addr {
 				address = direct.addr
@@ -687,7 +687,7 @@ func TestHTTPAgainstNetHTTP(t *testing.T) {
 	wg.Go(func() { s.ServeTLS(ln, "", "") })
 	t.Cleanup(func() { s.Close(); wg.Wait() })
 	base := "https://" + ln.Addr().String()
-	runHTTPLoop(t, &eventloop.Config{HTTP: eventloop.HTTPClientConfig{TLS: httpClientTLS()}}, func(l *eventloop.Loop) {
+	runHTTPLoop(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{TLS: httpClientTLS()}}, func(l *eventloop.Loop) {
 		for n := range 100 {
 			l.HTTP().Do(nil, "POST", fmt.Sprintf("%s/?n=%d", base, n), &eventloop.HTTPOptions{Body: []byte("in ")}).Then(
 				func(res *eventloop.HTTPResponse, err error) {

@@ -254,7 +254,7 @@ func TestHTTPLoneRequestIsSentBeforeALongTurnEnds(t *testing.T) {
 func TestHTTPProxyMayChangeTheURLThatItGets(t *testing.T) {
 	p := newHTTPPeer(t, answerAll(loneAnswer))
 	asked := 0
-	cfg := &eventloop.Config{HTTP: eventloop.HTTPClientConfig{Proxy: func(u *url.URL) (*url.URL, error) {
+	cfg := &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Proxy: func(u *url.URL) (*url.URL, error) {
 		asked++
 		if u.Host != p.addr || u.Path != "/a" {
 			t.Errorf("Proxy is asked about %v", u)

@@ -157,7 +157,7 @@ func doHTTP(t testing.TB, cfg eventloop.HTTPClientConfig, method, url string, op
 		cfg.Proxy = eventloop.NoProxy
 	}
 	calls := 0
-	runHTTPLoop(t, &eventloop.Config{HTTP: cfg}, func(l *eventloop.Loop) {
+	runHTTPLoop(t, &eventloop.Config{HTTPClient: &cfg}, func(l *eventloop.Loop) {
 		l.HTTP().Do(context.Background(), method, url, opts).Then(func(r *eventloop.HTTPResponse, e error) {
 			calls++
 			res, err = r, e
@@ -386,7 +386,7 @@ func TestHTTPAnswersByTheirFraming(t *testing.T) {
 					}
 				}
 			})
-			runHTTPLoop(t, &eventloop.Config{HTTP: eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}, func(l *eventloop.Loop) {
+			runHTTPLoop(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}, func(l *eventloop.Loop) {
 				check := func(res *eventloop.HTTPResponse, err error, reused bool) {
 					if err != nil || string(res.Body) != test.body || res.Reused != reused {
 						t.Errorf("got %+v, %v; want body %q, reused %v", res, err, test.body, reused)
@@ -565,10 +565,10 @@ func TestHTTPNamesAreResolvedByTheLoop(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, port, _ := net.SplitHostPort(p.addr)
-	cfg := &eventloop.Config{Resolver: eventloop.ResolverConfig{
+	cfg := &eventloop.Config{Resolver: &eventloop.ResolverConfig{
 		HostsFile: hosts, Servers: []string{"192.0.2.1"}, Attempts: 1,
 		Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no network") },
-	}, HTTP: eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}
+	}, HTTPClient: &eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}
 	runHTTPLoop(t, cfg, func(l *eventloop.Loop) {
 		l.HTTP().Get(nil, "http://Server.Example:"+port).Then(func(res *eventloop.HTTPResponse, err error) {
 			if err != nil || res.Timing.Lookup <= 0 || res.Timing.Connect <= 0 || res.RemoteAddr.String() != p.addr {
@@ -646,7 +646,7 @@ func TestHTTPKeptConnectionIsUsedAgainAndNotKeptBeyondItsTime(t *testing.T) {
 				p, dial := newHTTPPipe(answerAll("HTTP/1.1 200 OK\r\n" + test.fields + "Content-Length: 0\r\n\r\n"))
 				test.cfg.Dial = dial
 				runHTTPLoop(t, nil, func(l *eventloop.Loop) {
-					c := eventloop.NewHTTPClient(l, test.cfg)
+					c := eventloop.NewHTTPClient(l, &test.cfg)
 					c.Get(nil, "http://h").Then(func(_ *eventloop.HTTPResponse, err error) {
 						if err != nil {
 							t.Error(err)
@@ -715,7 +715,7 @@ func TestHTTPStaleConnectionIsNotUsed(t *testing.T) {
 						if err != nil || res.Reused {
 							t.Errorf("%+v, %v", res, err)
 						}
-						if n := l.Stats().RetriedHTTPTotal; n != 0 {
+						if n := l.Stats().HTTPClient.RetriedTotal; n != 0 {
 							t.Errorf("retried %d, want 0", n)
 						}
 						rel()
@@ -774,13 +774,13 @@ func TestHTTPRequestIsSentTwiceOnlyIfThatIsSafe(t *testing.T) {
 						io.WriteString(c, httpOK)
 					}
 				})
-				runHTTPLoop(t, &eventloop.Config{HTTP: eventloop.HTTPClientConfig{Dial: dial}}, func(l *eventloop.Loop) {
+				runHTTPLoop(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Dial: dial}}, func(l *eventloop.Loop) {
 					send := func() {
 						l.HTTP().Do(nil, test.method, "http://h/", test.opts).Then(func(res *eventloop.HTTPResponse, err error) {
 							if test.ok != (err == nil) {
 								t.Errorf("got %v, %v", res, err)
 							}
-							if got, want := l.Stats().RetriedHTTPTotal, uint64(test.requests-1); got != want {
+							if got, want := l.Stats().HTTPClient.RetriedTotal, uint64(test.requests-1); got != want {
 								t.Errorf("retried = %d, want %d", got, want)
 							}
 						})
@@ -817,7 +817,7 @@ func TestHTTPRequestIsNotSentAThirdTime(t *testing.T) {
 				io.WriteString(c, httpOK)
 			}
 		})
-		runHTTPLoop(t, &eventloop.Config{HTTP: eventloop.HTTPClientConfig{Dial: dial}}, func(l *eventloop.Loop) {
+		runHTTPLoop(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Dial: dial}}, func(l *eventloop.Loop) {
 			var warm []*eventloop.Future[*eventloop.HTTPResponse]
 			for range 5 {
 				warm = append(warm, l.HTTP().Get(nil, "http://h/warm"))
@@ -857,7 +857,7 @@ func TestHTTPRequestsBeyondTheLimitWaitInOrder(t *testing.T) {
 		})
 		cfg := eventloop.HTTPClientConfig{Dial: dial, MaxConnsPerHost: 1}
 		var errs []error
-		runHTTPLoop(t, &eventloop.Config{HTTP: cfg}, func(l *eventloop.Loop) {
+		runHTTPLoop(t, &eventloop.Config{HTTPClient: &cfg}, func(l *eventloop.Loop) {
 			send := func(path string, timeout time.Duration) {
 				l.HTTP().Do(nil, "GET", "http://h"+path, &eventloop.HTTPOptions{Timeout: timeout}).Then(
 					func(res *eventloop.HTTPResponse, err error) { errs = append(errs, err) })
@@ -895,7 +895,7 @@ func TestHTTPSlotOfAFailedRequestGoesToTheNext(t *testing.T) {
 			return pipe(ctx, network, address)
 		}
 		ok := 0
-		runHTTPLoop(t, &eventloop.Config{HTTP: eventloop.HTTPClientConfig{Dial: dial, MaxConnsPerHost: 1}}, func(l *eventloop.Loop) {
+		runHTTPLoop(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Dial: dial, MaxConnsPerHost: 1}}, func(l *eventloop.Loop) {
 			for range 3 {
 				l.HTTP().Get(nil, "http://h").Then(func(res *eventloop.HTTPResponse, err error) {
 					if err == nil {
@@ -978,7 +978,7 @@ func TestHTTPSVerifiesTheServer(t *testing.T) {
 
 func TestHTTPSKeepsConnections(t *testing.T) {
 	p := newHTTPPeer(t, withTLS(httpServerTLS(), answerAll(httpOK)))
-	runHTTPLoop(t, &eventloop.Config{HTTP: eventloop.HTTPClientConfig{TLS: httpClientTLS()}}, func(l *eventloop.Loop) {
+	runHTTPLoop(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{TLS: httpClientTLS()}}, func(l *eventloop.Loop) {
 		n := 0
 		var next func()
 		next = func() {
@@ -1139,10 +1139,10 @@ func testHTTPEnd(t *testing.T, phase httpPhase, how string, when time.Duration) 
 	case "stop":
 		want = eventloop.ErrLoopClosed
 	}
-	conf := &eventloop.Config{HTTP: cfg}
+	conf := &eventloop.Config{HTTPClient: &cfg}
 	if phase.lookup {
-		conf.HTTP.Dial = nil
-		conf.Resolver = eventloop.ResolverConfig{Servers: []string{"192.0.2.1"}, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conf.HTTPClient.Dial = nil
+		conf.Resolver = &eventloop.ResolverConfig{Servers: []string{"192.0.2.1"}, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}}
@@ -1399,7 +1399,7 @@ func TestHTTPStatsCountRequests(t *testing.T) {
 	})
 	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
 		f := l.HTTP().Get(nil, "http://"+p.addr)
-		if s := l.Stats(); s.OutgoingHTTP != 1 || s.OutgoingHTTPTotal != 1 {
+		if s := l.Stats(); s.HTTPClient.Requests != 1 || s.HTTPClient.RequestsTotal != 1 {
 			t.Errorf("pending: %+v", s)
 		}
 		names := 0
@@ -1415,11 +1415,11 @@ func TestHTTPStatsCountRequests(t *testing.T) {
 		f.Then(func(*eventloop.HTTPResponse, error) {
 			l.HTTP().Get(nil, "http://"+p.addr).Then(func(*eventloop.HTTPResponse, error) {
 				s := l.Stats()
-				if s.OutgoingHTTP != 0 || s.OutgoingHTTPTotal != 2 || s.ReusedHTTPTotal != 1 || s.RetriedHTTPTotal != 0 || s.DialedTotal != 1 {
+				if s.HTTPClient.Requests != 0 || s.HTTPClient.RequestsTotal != 2 || s.HTTPClient.ReusedTotal != 1 || s.HTTPClient.RetriedTotal != 0 || s.Conns.DialedTotal != 1 {
 					t.Errorf("stats = %+v", s)
 				}
-				if s.BytesInTotal != uint64(2*len(httpOK)) || s.BytesOutTotal == 0 || s.Buffered != 0 {
-					t.Errorf("bytes in = %d, out = %d, buffered = %d", s.BytesInTotal, s.BytesOutTotal, s.Buffered)
+				if s.Conns.BytesInTotal != uint64(2*len(httpOK)) || s.Conns.BytesOutTotal == 0 || s.Conns.Buffered != 0 {
+					t.Errorf("bytes in = %d, out = %d, buffered = %d", s.Conns.BytesInTotal, s.Conns.BytesOutTotal, s.Conns.Buffered)
 				}
 			})
 		})
@@ -1438,7 +1438,7 @@ func TestHTTPPanicInProxyIsTheFuturesError(t *testing.T) {
 func TestHTTPPanicInDialIsTheFuturesError(t *testing.T) {
 	cfg := eventloop.HTTPClientConfig{MaxConnsPerHost: 1, Dial: func(context.Context, string, string) (net.Conn, error) { panic("dial") }}
 	errs := 0
-	runHTTPLoop(t, &eventloop.Config{HTTP: cfg}, func(l *eventloop.Loop) {
+	runHTTPLoop(t, &eventloop.Config{HTTPClient: &cfg}, func(l *eventloop.Loop) {
 		for range 3 {
 			l.HTTP().Get(nil, "http://h").Then(func(_ *eventloop.HTTPResponse, err error) {
 				if pe := new(eventloop.PanicError); errors.As(err, &pe) {
@@ -1469,9 +1469,9 @@ func TestHTTPManyRequestsToSlowServersTakeLittleAndGiveItBack(t *testing.T) {
 			io.Copy(io.Discard, c)
 		}
 	})
-	l, end := startLoop(t, &eventloop.Config{HTTP: eventloop.HTTPClientConfig{MaxConnsPerHost: -1, MaxIdle: kept}})
+	l, end := startLoop(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{MaxConnsPerHost: -1, MaxIdle: kept}})
 	onLoop(t, l, func() { l.HTTP().Get(nil, "http://127.0.0.1:1").Then(nil) }) // what is made once
-	eventually(func() bool { return l.Stats().OutgoingHTTP == 0 })
+	eventually(func() bool { return l.Stats().HTTPClient.Requests == 0 })
 	goroutines, fds, heap := runtime.NumGoroutine(), openFDs(t), liveHeap()
 	var answered sync.WaitGroup
 	answered.Add(n)
@@ -1563,7 +1563,7 @@ func TestLaw3EveryHTTPRequestEndsOnceAndWithItsOwnAnswer(t *testing.T) {
 	ctx := context.Background()
 	var ended [total]atomic.Int32
 	var answered, failed atomic.Int64
-	mustRun(t, &eventloop.Config{HTTP: eventloop.HTTPClientConfig{
+	mustRun(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{
 		Proxy:             eventloop.NoProxy,
 		MaxConnsPerHost:   inFlight / 2,
 		MaxIdlePerHost:    inFlight / 3,
@@ -1648,7 +1648,7 @@ func TestLaw6NothingOfTheHTTPClientIsLeftWheneverTheLoopIsStopped(t *testing.T) 
 	p := newHTTPPeer(t, stormServer)
 	for round := range 30 {
 		var futures []*eventloop.Future[*eventloop.HTTPResponse]
-		mustRun(t, &eventloop.Config{HTTP: eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}, func(l *eventloop.Loop) {
+		mustRun(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}, func(l *eventloop.Loop) {
 			ended := 0
 			var next func()
 			next = func() {
@@ -1744,7 +1744,7 @@ func stormServer(c net.Conn) {
 func TestHTTPKeptConnectionOutlivesTheTimesOfItsRequests(t *testing.T) {
 	p := newHTTPPeer(t, answerAll(httpOK))
 	mustRun(t, nil, func(l *eventloop.Loop) {
-		client := eventloop.NewHTTPClient(l, eventloop.HTTPClientConfig{InactivityTimeout: 40 * time.Millisecond})
+		client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{InactivityTimeout: 40 * time.Millisecond})
 		n := 0
 		var next func()
 		next = func() {
@@ -1780,7 +1780,7 @@ func TestHTTPRequestsThatNeedAGoroutineUseKeptConnections(t *testing.T) {
 	})
 	var stats eventloop.Stats
 	mustRun(t, nil, func(l *eventloop.Loop) {
-		client := eventloop.NewHTTPClient(l, eventloop.HTTPClientConfig{})
+		client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{})
 		requests := []*eventloop.HTTPOptions{
 			{},
 			{Headers: eventloop.Headers{{"Long", strings.Repeat("x", 6<<10)}}}, // too long to be queued
@@ -1811,10 +1811,10 @@ func TestHTTPRequestsThatNeedAGoroutineUseKeptConnections(t *testing.T) {
 		l.OnExit(func() { stats = l.Stats() })
 	})
 	wantEqual(t, "connections", p.conns.Load(), 1)
-	wantEqual(t, "reused", stats.ReusedHTTPTotal, 9)
-	wantEqual(t, "bytes sent", stats.BytesOutTotal, received.Load())
-	wantEqual(t, "bytes received", stats.BytesInTotal, sent.Load())
-	wantEqual(t, "bytes buffered", stats.Buffered, 0)
+	wantEqual(t, "reused", stats.HTTPClient.ReusedTotal, 9)
+	wantEqual(t, "bytes sent", stats.Conns.BytesOutTotal, received.Load())
+	wantEqual(t, "bytes received", stats.Conns.BytesInTotal, sent.Load())
+	wantEqual(t, "bytes buffered", stats.Conns.Buffered, 0)
 }
 
 // countTo counts the bytes that are written to it.

@@ -43,7 +43,7 @@ func TestHTTPClientTakesWhatBrowsersTake(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newHTTPPeer(t, answerAll(v.response))
-			runHTTPLoop(t, &eventloop.Config{HTTP: eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}, func(l *eventloop.Loop) {
+			runHTTPLoop(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}, func(l *eventloop.Loop) {
 				reused := false
 				check := func(res *eventloop.HTTPResponse, err error) {
 					if err != nil || res.Status != 200 || string(res.Body) != "hi" || res.Reused != reused {
@@ -340,7 +340,7 @@ func TestHTTPRequestThatItsContextEndsMatchesWhatEndedIt(t *testing.T) {
 					}
 					eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
 						ctx, cancel := v.end(t.Context())
-						eventloop.NewHTTPClient(l, v.cfg).Get(ctx, "http://h").Then(func(_ *eventloop.HTTPResponse, err error) {
+						eventloop.NewHTTPClient(l, &v.cfg).Get(ctx, "http://h").Then(func(_ *eventloop.HTTPResponse, err error) {
 							cancel()
 							for _, is := range v.is {
 								if !errors.Is(err, is) {
@@ -417,7 +417,7 @@ func TestHTTPBodyIsNotReadAfterTheRequestHasEnded(t *testing.T) {
 				opts = &eventloop.HTTPOptions{BodyReader: counted, ContentLength: int64(len(body))}
 			}
 			cfg := eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy, Dial: dial}
-			mustRun(t, &eventloop.Config{HTTP: cfg}, func(l *eventloop.Loop) {
+			mustRun(t, &eventloop.Config{HTTPClient: &cfg}, func(l *eventloop.Loop) {
 				l.HTTP().Do(nil, "POST", "http://"+p.addr, opts).Then(func(res *eventloop.HTTPResponse, err error) {
 					if err != nil || res.Status != 413 {
 						t.Errorf("%+v, %v", res, err)
@@ -474,7 +474,7 @@ func TestHTTPPutIsSentAgainWhateverItsSize(t *testing.T) {
 					if expect {
 						opts.Headers = eventloop.Headers{{"Expect", "100-continue"}}
 					}
-					mustRun(t, &eventloop.Config{HTTP: eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}, func(l *eventloop.Loop) {
+					mustRun(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}, func(l *eventloop.Loop) {
 						l.HTTP().Get(nil, "http://"+p.addr).Then(func(_ *eventloop.HTTPResponse, err error) {
 							if err != nil {
 								t.Error(err)
@@ -563,7 +563,7 @@ func TestHTTPThroughASOCKSProxy(t *testing.T) {
 						proxy.User = url.UserPassword(user, "pw")
 					}
 					cfg := eventloop.HTTPClientConfig{TLS: httpClientTLS(), Proxy: func(*url.URL) (*url.URL, error) { return proxy, nil }}
-					runHTTPLoop(t, &eventloop.Config{HTTP: cfg}, func(l *eventloop.Loop) {
+					runHTTPLoop(t, &eventloop.Config{HTTPClient: &cfg}, func(l *eventloop.Loop) {
 						get := func(path string, reused bool, then func()) {
 							l.HTTP().Get(nil, target+path).Then(func(res *eventloop.HTTPResponse, err error) {
 								if err != nil || string(res.Body) != "ok" || res.Reused != reused || (res.TLS != nil) != https {
@@ -652,7 +652,7 @@ func TestHTTPSOCKSProxyThatNeverAnswersIsATimeout(t *testing.T) {
 					if v.cancel {
 						l.AfterFunc(time.Second, cancel)
 					}
-					eventloop.NewHTTPClient(l, v.cfg).Get(ctx, "http://h").Then(func(_ *eventloop.HTTPResponse, err error) {
+					eventloop.NewHTTPClient(l, &v.cfg).Get(ctx, "http://h").Then(func(_ *eventloop.HTTPResponse, err error) {
 						cancel()
 						if took := time.Since(start); !errors.Is(err, v.is) || took != v.after {
 							t.Errorf("after %v: %v", took, err)

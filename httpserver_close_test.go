@@ -41,7 +41,7 @@ func TestHTTPServerCloseIsGraceful(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr := s.Addr().String()
-	if !eventually(func() bool { return l.Stats().HTTPConns == 4 }) {
+	if !eventually(func() bool { return l.Stats().HTTPServer.Conns == 4 }) {
 		t.Fatal("not all connections are there")
 	}
 	s.Close()
@@ -551,7 +551,7 @@ func TestHTTPServerCloseEndsConnectionsThatMayBeIdleForEver(t *testing.T) {
 		conns = append(conns, c)
 	}
 	time.Sleep(100 * time.Millisecond) // the time for the head passes, which is over
-	if n := l.Stats().HTTPConns; n != len(conns) {
+	if n := l.Stats().HTTPServer.Conns; n != len(conns) {
 		t.Fatalf("connections = %d, want %d", n, len(conns))
 	}
 	s.Close()

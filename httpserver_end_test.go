@@ -66,12 +66,12 @@ func TestHTTPEverythingOfARequestEndsWhenItsClientResetsAroundTheAnswer(t *testi
 			var stats eventloop.Stats
 			eventually(func() bool {
 				stats = l.Stats()
-				return left() == 0 && stats.HTTPConns == 0 && stats.IncomingTCP == 0 && stats.Buffered == 0
+				return left() == 0 && stats.HTTPServer.Conns == 0 && stats.Conns.Incoming == 0 && stats.Conns.Buffered == 0
 			})
 			wantEqual(t, "contexts that did not end", left(), 0)
-			wantEqual(t, "HTTP connections", stats.HTTPConns, 0)
-			wantEqual(t, "connections after an upgrade", stats.IncomingTCP, 0)
-			wantEqual(t, "bytes pending", stats.Buffered, 0)
+			wantEqual(t, "HTTP connections", stats.HTTPServer.Conns, 0)
+			wantEqual(t, "connections after an upgrade", stats.Conns.Incoming, 0)
+			wantEqual(t, "bytes pending", stats.Conns.Buffered, 0)
 		})
 	}
 }

@@ -195,7 +195,7 @@ func TestHTTPMountedStreamToHTTP10IsSentAsTheClientTakesIt(t *testing.T) {
 			if err := wait(t, aborted, "call of OnAbort"); err == nil {
 				t.Error("OnAbort gets no error")
 			}
-			if !eventually(func() bool { return l.Stats().IncomingHTTP == 0 }) {
+			if !eventually(func() bool { return l.Stats().HTTPServer.Requests == 0 }) {
 				t.Error("the request stays open")
 			}
 		})

@@ -517,7 +517,7 @@ func (w *ResponseWriter) tellDrained() {
 // had been accepted by a listener; OnConnect follows when the answer is sent. The
 // headers are the application's part of the handshake, such as
 // Sec-WebSocket-Accept; Upgrade is the protocol that the client asked for unless
-// it is among them. With [Conn.Stream] a WebSocket library that works on a
+// it is among them. With [Conn.NetConn] a WebSocket library that works on a
 // net.Conn can be used in a task; examples/websocket decodes frames in OnData.
 // ConnConfig.TLS is ignored: the connection keeps what it has.
 //

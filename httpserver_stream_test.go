@@ -229,7 +229,7 @@ func testOnAbort(t *testing.T, halfOpen bool) {
 				if got := r.Respond(200, nil, nil); got != err && got != eventloop.ErrResponded {
 					t.Errorf("Respond: %v, want what OnAbort was told", got)
 				}
-				if !eventually(func() bool { return l.Stats().IncomingHTTP == 0 && l.Stats().HTTPConns == 0 }) {
+				if !eventually(func() bool { return l.Stats().HTTPServer.Requests == 0 && l.Stats().HTTPServer.Conns == 0 }) {
 					t.Errorf("the connection stays: %+v", l.Stats())
 				}
 			} else {
@@ -251,8 +251,8 @@ func testOnAbort(t *testing.T, halfOpen bool) {
 				}
 				c.mustClose()
 			}
-			if got := l.Stats().HTTPAbortsTotal; got != 1 {
-				t.Errorf("HTTPAbortsTotal = %d, want 1", got)
+			if got := l.Stats().HTTPServer.AbortsTotal; got != 1 {
+				t.Errorf("AbortsTotal = %d, want 1", got)
 			}
 			s.Shutdown(0)
 			if len(told) > 0 {
@@ -268,7 +268,7 @@ func TestHTTPOnAbortIsToldOfWhatWasBefore(t *testing.T) {
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
 		var wait *eventloop.Timer
 		wait = l.Every(time.Millisecond, func() {
-			if l.Stats().HTTPAbortsTotal == 1 {
+			if l.Stats().HTTPServer.AbortsTotal == 1 {
 				wait.Stop()
 				r.OnAbort(func(err error) {
 					told <- err
@@ -364,7 +364,7 @@ func TestHTTPBodyStreamIsReadNoFasterThanTaken(t *testing.T) {
 			break // the kernel's buffers are full
 		}
 	}
-	if in := l.Stats().HTTPBytesInTotal; in > 100_000 {
+	if in := l.Stats().HTTPServer.BytesInTotal; in > 100_000 {
 		t.Errorf("%d bytes were read of a body that nobody takes", in)
 	}
 	taken := make(chan int, 1)
@@ -442,7 +442,7 @@ func TestHTTPBodyStreamThatFails(t *testing.T) {
 			c := dialRaw(t, s.Addr())
 			c.send("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n%s", v.sent)
 			if v.leave != nil {
-				if !eventually(func() bool { return l.Stats().HTTPRequestsTotal == 1 }) {
+				if !eventually(func() bool { return l.Stats().HTTPServer.RequestsTotal == 1 }) {
 					t.Fatal("no request")
 				}
 				v.leave(c.Conn.(*net.TCPConn))
@@ -456,7 +456,7 @@ func TestHTTPBodyStreamThatFails(t *testing.T) {
 				}
 				c.mustClose()
 			}
-			if !eventually(func() bool { return l.Stats().HTTPConns == 0 }) {
+			if !eventually(func() bool { return l.Stats().HTTPServer.Conns == 0 }) {
 				t.Error("the connection stays")
 			}
 			if len(ends) > 0 {
@@ -612,7 +612,7 @@ func TestHTTPHandlersInServersOfOthersTakeBodiesAsStreams(t *testing.T) {
 				})
 				r := wait(t, paused, "first piece")
 				onLoop(t, l, func() {})
-				if in := l.Stats().HTTPBytesInTotal; in > 2*size {
+				if in := l.Stats().HTTPServer.BytesInTotal; in > 2*size {
 					t.Errorf("%d bytes were read in a pause", in)
 				}
 				r.ResumeBody()

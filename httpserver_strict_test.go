@@ -135,7 +135,7 @@ func TestHTTPServerRefusesWhatItMust(t *testing.T) {
 				t.Errorf("the handler got %d requests, want none", got)
 			}
 			stats := l.Stats()
-			if got := map[int]uint64{4: stats.HTTP4xxTotal, 5: stats.HTTP5xxTotal}[v.status/100]; got != 1 {
+			if got := map[int]uint64{4: stats.HTTPServer.Status4xxTotal, 5: stats.HTTPServer.Status5xxTotal}[v.status/100]; got != 1 {
 				t.Errorf("%d answers of the class counted, want 1", got)
 			}
 			// The server goes on.
@@ -291,11 +291,11 @@ func TestHTTPServerLimitsConnectionsPerAddress(t *testing.T) {
 		t.Errorf("status %d, want 429", resp.StatusCode)
 	}
 	third.mustClose()
-	if got := l.Stats().HTTPDroppedTotal; got != 1 {
-		t.Errorf("HTTPDroppedTotal = %d, want 1", got)
+	if got := l.Stats().HTTPServer.DroppedTotal; got != 1 {
+		t.Errorf("DroppedTotal = %d, want 1", got)
 	}
 	first.Close()
-	if !eventually(func() bool { return l.Stats().HTTPConns == 1 }) {
+	if !eventually(func() bool { return l.Stats().HTTPServer.Conns == 1 }) {
 		t.Fatal("the first connection stays")
 	}
 	if status, _ := dialRaw(t, s.Addr()).get("/"); status != 200 {
@@ -312,7 +312,7 @@ func TestHTTPServerLimitsConnectionsInAll(t *testing.T) {
 	}
 	clients[0].get("/")
 	clients[1].get("/")
-	if got := l.Stats().HTTPConns; got != 2 {
+	if got := l.Stats().HTTPServer.Conns; got != 2 {
 		t.Errorf("%d connections, want 2", got)
 	}
 	clients[0].Close()

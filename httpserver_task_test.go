@@ -223,7 +223,7 @@ func TestATaskHandlerWhoseClientLeavesEndsWithoutAWord(t *testing.T) {
 				<-waiting
 				leave(c.Conn.(*net.TCPConn))
 				<-ended
-				if !eventually(func() bool { return l.Stats().HTTPConns == 0 }) {
+				if !eventually(func() bool { return l.Stats().HTTPServer.Conns == 0 }) {
 					t.Error("the connection stays")
 				}
 				if got := book.String(); got != "" {

@@ -127,9 +127,9 @@ func TestHTTPServerAnswersInTheCallbackAndLater(t *testing.T) {
 			}
 		}
 	}
-	if got := l.Stats(); got.HTTPRequestsTotal != 9 || got.HTTP2xxTotal != 9 || got.IncomingHTTP != 0 || got.HTTPConns != 1 {
+	if got := l.Stats(); got.HTTPServer.RequestsTotal != 9 || got.HTTPServer.Status2xxTotal != 9 || got.HTTPServer.Requests != 0 || got.HTTPServer.Conns != 1 {
 		t.Errorf("stats: %d requests, %d answered, %d open, %d connections; want 9, 9, 0, 1",
-			got.HTTPRequestsTotal, got.HTTP2xxTotal, got.IncomingHTTP, got.HTTPConns)
+			got.HTTPServer.RequestsTotal, got.HTTPServer.Status2xxTotal, got.HTTPServer.Requests, got.HTTPServer.Conns)
 	}
 }
 
@@ -472,7 +472,7 @@ func TestHTTPConnectionsThatAreBusyAreAnsweredAlways(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	wantEqual(t, "requests", l.Stats().HTTPRequestsTotal, 16*2000)
+	wantEqual(t, "requests", l.Stats().HTTPServer.RequestsTotal, 16*2000)
 }
 
 // After a second a connection that is idle goes on with another goroutine: the
@@ -492,7 +492,7 @@ func TestHTTPConnectionThatIsIdleForAWhileIsKept(t *testing.T) {
 	closed.get("/")
 	kept.get("/")
 	idle(kept)
-	wantEqual(t, "connections", l.Stats().HTTPConns, 2)
+	wantEqual(t, "connections", l.Stats().HTTPServer.Conns, 2)
 	status, body := kept.get("/")
 	if status != 200 || body != "hai" {
 		t.Errorf("an answer after a while = %d, %q", status, body)
@@ -741,8 +741,8 @@ func TestHTTPRequestWithoutAnswerIsLoggedWhenTheLoopEnds(t *testing.T) {
 	if names := handleNames(l); !strings.Contains(names, "http request GET /forgotten") {
 		t.Errorf("Handles do not show the request:\n%s", names)
 	}
-	if got := l.Stats().IncomingHTTP; got != 1 {
-		t.Errorf("IncomingHTTP = %d, want 1", got)
+	if got := l.Stats().HTTPServer.Requests; got != 1 {
+		t.Errorf("HTTPServer.Requests = %d, want 1", got)
 	}
 	l.Stop()
 	end()
@@ -755,8 +755,8 @@ func TestHTTPRequestWithoutAnswerIsLoggedWhenTheLoopEnds(t *testing.T) {
 	if err := kept.Respond(200, nil, nil); err != eventloop.ErrLoopClosed {
 		t.Errorf("Respond after the end: %v, want ErrLoopClosed", err)
 	}
-	if got := l.Stats(); got.IncomingHTTP != 0 || got.HTTPConns != 0 || got.Buffered != 0 {
-		t.Errorf("stats after the end: %d requests, %d connections, %d bytes, want none", got.IncomingHTTP, got.HTTPConns, got.Buffered)
+	if got := l.Stats(); got.HTTPServer.Requests != 0 || got.HTTPServer.Conns != 0 || got.Conns.Buffered != 0 {
+		t.Errorf("stats after the end: %d requests, %d connections, %d bytes, want none", got.HTTPServer.Requests, got.HTTPServer.Conns, got.Conns.Buffered)
 	}
 }
 

@@ -204,7 +204,7 @@ func TestHTTPStreamThatGoesOnInOnDrainEndsWithoutABodyToo(t *testing.T) {
 				}
 			}
 		}
-		if !eventually(func() bool { return l.Stats().IncomingHTTP == 0 }) {
+		if !eventually(func() bool { return l.Stats().HTTPServer.Requests == 0 }) {
 			t.Error("requests stay open")
 		}
 	})

@@ -101,7 +101,7 @@ func TestAnHTTPConnectionThatBecomesBlockingDoesNotFreezeTheProcess(t *testing.T
 		t.Fatal(err)
 	}
 	var dialed net.Conn
-	client := eventloop.NewHTTPClient(l, eventloop.HTTPClientConfig{
+	client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			dialed, err = (&net.Dialer{}).DialContext(ctx, network, address)
 			return dialed, err
@@ -213,7 +213,7 @@ func TestAListenerThatBecomesBlockingCanBeClosed(t *testing.T) {
 					}
 					file.Fd() // makes it blocking, as exec.Cmd does
 					peer := dialPeer(t, base.Addr())
-					eventually(func() bool { return l.Stats().AcceptedTotal == 1 })
+					eventually(func() bool { return l.Stats().Conns.AcceptedTotal == 1 })
 					onLoop(t, l, func() {
 						switch how {
 						case "Close":
@@ -256,7 +256,7 @@ func TestASharedListenerThatBecomesBlockingCanBeClosed(t *testing.T) {
 				onLoop(t, l, func() { lns[i].Close() })
 			}
 			for _, l := range loops {
-				if !eventually(func() bool { return l.Stats().Listeners == 0 }) {
+				if !eventually(func() bool { return l.Stats().Conns.Listeners == 0 }) {
 					t.Fatal("a listener is still open")
 				}
 			}

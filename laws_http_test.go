@@ -32,7 +32,7 @@ func TestLaw2NoCallOfTheHTTPClientRunsUserCode(t *testing.T) {
 					return nil, nil
 				}
 			}
-			cfg := &eventloop.Config{HTTP: eventloop.HTTPClientConfig{Proxy: proxy}}
+			cfg := &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Proxy: proxy}}
 			mustRun(t, cfg, func(l *eventloop.Loop) {
 				dispatcher = uint64(goid.Current())
 				callback := func() {
@@ -83,7 +83,7 @@ func TestLaw6NothingOfHTTPIsLeftWhenRunReturns(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			var futures []*eventloop.Future[*eventloop.HTTPResponse]
-			cfg := &eventloop.Config{HTTP: eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}
+			cfg := &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}
 			eventloop.Run(ctx, logged(t, cfg), func(l *eventloop.Loop) error {
 				watch(t, l)
 				var s *eventloop.HTTPServer
@@ -208,9 +208,9 @@ func TestLaw8AfterTheAnswerToAnHTTPRequestNoCallbackOfItRuns(t *testing.T) {
 	wait(t, answered, "answer")
 	c.Close()
 	s.Close()
-	eventually(func() bool { return l.Stats().HTTPConns == 0 })
+	eventually(func() bool { return l.Stats().HTTPServer.Conns == 0 })
 	onLoop(t, l, func() {}) // what was on its way to the loop has come
-	wantEqual(t, "Stats.Buffered", l.Stats().Buffered, 0)
+	wantEqual(t, "Stats.Buffered", l.Stats().Conns.Buffered, 0)
 	if len(after) > 0 {
 		t.Errorf("%s ran after the answer", <-after)
 	}
@@ -218,7 +218,7 @@ func TestLaw8AfterTheAnswerToAnHTTPRequestNoCallbackOfItRuns(t *testing.T) {
 
 func TestLaw13EveryMethodOfHTTPMayBeCalledFromAnyGoroutine(t *testing.T) {
 	// For the race detector, and for what hangs.
-	l, end := startLoop(t, &eventloop.Config{HTTP: eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}})
+	l, end := startLoop(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}})
 	var mu sync.Mutex
 	var requests []*eventloop.HTTPRequest
 	var writers []*eventloop.ResponseWriter

@@ -98,7 +98,7 @@ func TestLaw2NoCallRunsUserCode(t *testing.T) {
 func TestLaw2ACallbackRunsInALaterTurnThanTheCallThatRegisteredIt(t *testing.T) {
 	var turns []uint64
 	mustRun(t, nil, func(l *eventloop.Loop) {
-		turn := func() uint64 { return l.Stats().IterationsTotal }
+		turn := func() uint64 { return l.Stats().Loop.IterationsTotal }
 		for _, register := range []func(f func()){
 			func(f func()) { l.Post(f) },
 			func(f func()) { l.AfterFunc(0, f) },
@@ -474,8 +474,8 @@ func TestLaw6NothingIsLeftWhenRunReturns(t *testing.T) {
 				t.Errorf("Run returned %v, want %v", err, test.want)
 			}
 			s := l.Stats()
-			wantEqual(t, "handles left", s.Handles, 0)
-			wantEqual(t, "callbacks left", s.Callbacks, 0)
+			wantEqual(t, "handles left", s.Loop.Handles, 0)
+			wantEqual(t, "callbacks left", s.Loop.Callbacks, 0)
 			for h := range l.Handles() {
 				t.Errorf("left: %v", h)
 			}

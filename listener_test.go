@@ -61,11 +61,11 @@ func TestListenEmptyHostIsEveryIPv4Address(t *testing.T) {
 	host, port, _ := net.SplitHostPort(ln.Addr().String())
 	wantEqual(t, "host", host, "0.0.0.0")
 	wantEqual(t, "a port was chosen", port != "0", true)
-	wantEqual(t, "Stats.Listeners", l.Stats().Listeners, 1)
+	wantEqual(t, "Stats.Listeners", l.Stats().Conns.Listeners, 1)
 	ln.Close()
 	wantEqual(t, "second Close", ln.Close(), nil)
-	eventually(func() bool { return l.Stats().Listeners == 0 })
-	wantEqual(t, "Stats.Listeners", l.Stats().Listeners, 0)
+	eventually(func() bool { return l.Stats().Conns.Listeners == 0 })
+	wantEqual(t, "Stats.Listeners", l.Stats().Conns.Listeners, 0)
 	ln.Pause()
 	ln.Resume()
 	ln.Unref()
@@ -227,7 +227,7 @@ func TestListenerReusePortLetsTwoLoopsListen(t *testing.T) {
 		readString(t, nc, 1)
 		nc.Close()
 	}
-	wantEqual(t, "accepted by both", one.Stats().AcceptedTotal+two.Stats().AcceptedTotal, 20)
+	wantEqual(t, "accepted by both", one.Stats().Conns.AcceptedTotal+two.Stats().Conns.AcceptedTotal, 20)
 	a.Close()
 	b.Close()
 }
@@ -320,7 +320,7 @@ func TestServeSharedLeavesTheListenerToTheCaller(t *testing.T) {
 			ln.Close()
 		}
 		for _, l := range loops {
-			eventually(func() bool { return l.Stats().Listeners == 0 })
+			eventually(func() bool { return l.Stats().Conns.Listeners == 0 })
 		}
 		dialed := background(t, func() { dialPeer(t, inner.Addr()).Close() })
 		nc, err := inner.Accept()
@@ -438,7 +438,7 @@ func TestServeGoesOnAfterAcceptErrorsWithABackOff(t *testing.T) {
 		synctest.Wait()
 		wantEqual(t, "errors", len(errs), 3*len(causes)+2)
 		wantEqual(t, "time", time.Since(before), 5*time.Millisecond)
-		wantEqual(t, "Stats.ErrorsTotal", l.Stats().ErrorsTotal, uint64(len(errs)))
+		wantEqual(t, "Stats.ErrorsTotal", l.Stats().Loop.ErrorsTotal, uint64(len(errs)))
 		ln.Close()
 		peer.Close()
 	})
@@ -460,7 +460,7 @@ func TestListenerNoCallbackAfterClose(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		wantEqual(t, "OnAcceptError after Close", calls, 0)
-		wantEqual(t, "Stats.Listeners", l.Stats().Listeners, 0)
+		wantEqual(t, "Stats.Listeners", l.Stats().Conns.Listeners, 0)
 	})
 }
 
@@ -487,7 +487,7 @@ func TestServeEndsWithAListenerThatEndsByItself(t *testing.T) {
 			if len(errs) != 2 || !errors.Is(errs[0], end) || !errors.Is(errs[1], end) {
 				t.Errorf("errors = %v, want %v of the listener and of the server", errs, end)
 			}
-			wantEqual(t, "Stats.Listeners", l.Stats().Listeners, 0)
+			wantEqual(t, "Stats.Listeners", l.Stats().Conns.Listeners, 0)
 			wantEqual(t, "listener is closed", fake.isClosed(), true)
 			wantEqual(t, "listener of the server is closed", httpFake.isClosed(), true)
 		})
@@ -502,7 +502,7 @@ func TestListenerAcceptErrorWithoutCallback(t *testing.T) {
 		fake.results <- syscall.EMFILE
 		ln, _ := l.Serve(fake, nil)
 		onLoop(t, l, func() {})
-		eventually(func() bool { return l.Stats().ErrorsTotal == 1 })
+		eventually(func() bool { return l.Stats().Loop.ErrorsTotal == 1 })
 		ln.Close()
 		end()
 		if len(got) > 1 || len(got) == 1 && !errors.Is(got[0], syscall.EMFILE) {
@@ -579,7 +579,7 @@ func TestLaw11AFloodOfConnectionsDoesNotStopTheLoop(t *testing.T) {
 	for _, d := range done {
 		wait(t, d, "end of a peer")
 	}
-	eventually(func() bool { return l.Stats().AcceptedTotal == peers*each })
+	eventually(func() bool { return l.Stats().Conns.AcceptedTotal == peers*each })
 	idle(t, l)
 	onLoop(t, l, func() {
 		wantEqual(t, "OnConnect", connects, peers*each)

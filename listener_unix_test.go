@@ -178,7 +178,7 @@ func TestAUnixListenerRemovesItsOwnFileOnly(t *testing.T) {
 				case "Shutdown":
 					l.Shutdown(-1)
 				}
-				eventually(func() bool { return l.Stats().Listeners == 0 })
+				eventually(func() bool { return l.Stats().Conns.Listeners == 0 })
 				dialPeer(t, &net.UnixAddr{Name: path, Net: "unix"}).Close()
 				successor.Close()
 				if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {

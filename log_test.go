@@ -108,7 +108,7 @@ var logCauses = map[string]struct {
 		cfg: eventloop.Config{SlowCallback: time.Millisecond},
 		start: func(t *testing.T, l *eventloop.Loop) {
 			l.Post(func() {
-				for l.Stats().SlowTotal == 0 {
+				for l.Stats().Loop.SlowTotal == 0 {
 					time.Sleep(time.Millisecond)
 				}
 			})
@@ -142,7 +142,7 @@ func TestWithoutALoggerTheDefaultLoggerIsTold(t *testing.T) {
 			checkLeaks(t)
 			cfg := cause.cfg
 			cfg.Name = "quiet"
-			cfg.Resolver.ResolvConf = conf
+			cfg.Resolver = &eventloop.ResolverConfig{ResolvConf: conf}
 			log := defaultLog(func() {
 				err := eventloop.Run(t.Context(), &cfg, func(l *eventloop.Loop) error {
 					watch(t, l)
@@ -260,7 +260,7 @@ func writeAndClose(t testing.TB, addr, what string) {
 func onceFailed(l *eventloop.Loop, f func()) {
 	var look *eventloop.Timer
 	look = l.Every(time.Millisecond, func() {
-		if l.Stats().ErrorsTotal > 0 {
+		if l.Stats().Loop.ErrorsTotal > 0 {
 			look.Stop()
 			f()
 		}

@@ -200,9 +200,9 @@ func TestClearSignalsStopsTheHandlersOfItsLoopOnly(t *testing.T) {
 		fail := func(os.Signal) { t.Error("a cleared handler ran") }
 		onSignal(t, l, fail, syscall.SIGUSR1)
 		onSignal(t, l, fail, syscall.SIGUSR1, syscall.SIGUSR2)
-		wantEqual(t, "handlers", l.Stats().Signals, 2)
+		wantEqual(t, "handlers", l.Stats().Loop.Signals, 2)
 		l.ClearSignals()
-		wantEqual(t, "handlers after ClearSignals", l.Stats().Signals, 0)
+		wantEqual(t, "handlers after ClearSignals", l.Stats().Loop.Signals, 0)
 		l.ClearSignals()
 	})
 	raise(t, syscall.SIGUSR1)
@@ -282,7 +282,7 @@ func TestOnSignalOnAnotherGoroutineMayRaceStopAndClearSignals(t *testing.T) {
 		wg.Go(l.Stop)
 		wg.Wait()
 		end()
-		wantEqual(t, "handlers left", l.Stats().Signals, 0)
+		wantEqual(t, "handlers left", l.Stats().Loop.Signals, 0)
 	}
 }
 

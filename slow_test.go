@@ -27,7 +27,7 @@ func slowLog(t *testing.T, start func(l *eventloop.Loop)) (log string, slow uint
 	if err := l.Run(context.Background()); err != nil {
 		t.Errorf("Run returned %v", err)
 	}
-	return buf.String(), l.Stats().SlowTotal
+	return buf.String(), l.Stats().Loop.SlowTotal
 }
 
 func TestASlowCallbackIsReportedOnceWithItsStack(t *testing.T) {

@@ -1,68 +1,112 @@
 package eventloop
 
 import (
+	"reflect"
 	"sync/atomic"
 	"time"
 )
 
-// Stats is a snapshot of a loop. The first seven figures are those of cl-async.
+// Stats is a snapshot of a loop, in groups. A figure whose name ends in Total counts
+// from the beginning; the others are as of now. The names in parentheses are those
+// of cl-async.
 type Stats struct {
-	OpenDNSQueries int // names being looked up, on behalf of dials too
-	Callbacks      int // callbacks that wait to be called: queued posts and armed timers
-	Handles        int // what is open: everything that Loop.Handles gives
-	IncomingTCP    int // open connections that were accepted or adopted
-	OutgoingTCP    int // open connections that were dialled, connecting ones too
-	IncomingHTTP   int // requests of clients without an answer yet
-	OutgoingHTTP   int // requests of our own without an answer yet
+	// Loop has the figures of the loop itself, and of handles that have no
+	// group of their own.
+	Loop struct {
+		Handles   int // open handles of every kind: everything that Loop.Handles gives (data-registry-count)
+		Callbacks int // callbacks that wait to be called: queued posts and armed timers (fn-registry-count)
+		Queued    int // posts and tasks that wait for the dispatcher; exact on the loop
+		Timers    int // armed timers and intervals
+		Signals   int // signal handlers
+		Tasks     int // tasks that have not ended
+		Work      int // functions of Work that have not ended
+		Futures   int // pending futures that are handles themselves, and results of Detach not taken yet
+		Receivers int // receivers that are not stopped
+		Senders   int // senders with values that wait
 
-	Listeners int
-	Timers    int // armed timers and intervals
-	Signals   int // signal handlers
-	Tasks     int // tasks that have not ended
-	Work      int // functions of Work that have not ended
-	Futures   int // pending ones that are handles themselves, and results of Detach not taken yet
-	Receivers int
-	Senders   int   // with values that wait
-	Queued    int   // posts and tasks that wait for the dispatcher; exact on the loop
-	Buffered  int64 // bytes that wait to be written, of all connections
+		QueuePeak int           // the most posts that waited for one iteration
+		Busy      time.Duration // time since Run in which the dispatcher was at work
+		Idle      time.Duration // time since Run in which the dispatcher waited
+		LagP50    time.Duration // median of how late timers fired, and how long iterations took that others had to wait for
+		LagP99    time.Duration // the same, exceeded by one in a hundred
+		LagMax    time.Duration // the same, the most
 
-	DNSCacheEntries int // answers in the cache of the resolver
+		IterationsTotal uint64 // iterations of the loop
+		ErrorsTotal     uint64 // events that are errors, not information
+		SlowTotal       uint64 // callbacks over Config.SlowCallback
+	}
 
-	QueuePeak       int           // the most posts that waited for one turn
-	Busy, Idle      time.Duration // since Run: of the dispatcher at work, and waiting
-	LagP50          time.Duration // how late timers fired, and how long turns
-	LagP99          time.Duration // took that others had to wait for
-	LagMax          time.Duration
-	IterationsTotal uint64 // turns
-	BytesInTotal    uint64 // read from connections, after TLS
-	BytesOutTotal   uint64 // written to connections, before TLS
-	LostBytesTotal  uint64 // of output that was not delivered, but for what Abort discarded
-	AcceptedTotal   uint64 // connections, of HTTP servers too
-	DialedTotal     uint64 // connections, failed ones too
-	DroppedTotal    uint64 // connections that were accepted and closed at once: the loop ended
-	ErrorsTotal     uint64 // events that are errors, not information
-	SlowTotal       uint64 // callbacks over Config.SlowCallback
+	// Conns has the figures of listeners and of connections. Those of HTTP
+	// servers count only where it says so.
+	Conns struct {
+		Listeners int   // open listeners, HTTP servers included
+		Incoming  int   // open connections that were accepted or adopted (incoming-tcp-connections)
+		Outgoing  int   // open connections that were dialed, connecting ones included (outgoing-tcp-connections)
+		Buffered  int64 // bytes that wait to be written, HTTP servers included
 
-	HTTPConns         int    // open connections of HTTP servers
-	HTTPRequestsTotal uint64 // that clients sent and the handler got
-	HTTP1xxTotal      uint64 // answers by class of status: upgrades,
-	HTTP2xxTotal      uint64 // successes,
-	HTTP3xxTotal      uint64 // redirections,
-	HTTP4xxTotal      uint64 // faults of clients, requests refused by the server included,
-	HTTP5xxTotal      uint64 // and our own
-	HTTPAbortsTotal   uint64 // clients that went away before they had the answer
-	HTTPDroppedTotal  uint64 // connections over HTTPServerConfig.MaxConnsPerIP
-	HTTPBytesInTotal  uint64 // of HTTP servers, which the figures for connections leave out
-	HTTPBytesOutTotal uint64
+		AcceptedTotal  uint64 // accepted connections, HTTP servers included
+		DialedTotal    uint64 // dialed connections, failed ones included
+		DroppedTotal   uint64 // connections that were accepted and closed at once: the loop ended
+		BytesInTotal   uint64 // bytes read, after TLS
+		BytesOutTotal  uint64 // bytes written, before TLS
+		BytesLostTotal uint64 // bytes of output that were not delivered, without what Abort discarded
+	}
 
-	DNSCacheHitsTotal   uint64 // lookups that the cache answered
-	DNSCacheMissesTotal uint64 // lookups that it did not, and that neither a file nor a rule did
-	DNSQueriesTotal     uint64 // queries sent to servers; a lookup may take several
-	DNSFailuresTotal    uint64 // times that a server was asked and gave no answer
+	// HTTPServer has the figures of all HTTP servers of the loop.
+	HTTPServer struct {
+		Conns    int // open connections
+		Requests int // requests without a response yet (incoming-http-connections)
 
-	OutgoingHTTPTotal uint64 // requests of our own
-	ReusedHTTPTotal   uint64 // how often one, or what it was redirected to, went out on a kept connection
-	RetriedHTTPTotal  uint64 // how often one was sent again, because that connection was gone
+		RequestsTotal  uint64 // requests that the handler got
+		Status1xxTotal uint64 // responses with a status of 1xx: upgrades
+		Status2xxTotal uint64 // responses with a status of 2xx: successes
+		Status3xxTotal uint64 // responses with a status of 3xx: redirects
+		Status4xxTotal uint64 // responses with a status of 4xx, requests that the server refused included
+		Status5xxTotal uint64 // responses with a status of 5xx
+		AbortsTotal    uint64 // clients that disconnected before they had the response
+		DroppedTotal   uint64 // connections over HTTPServerConfig.MaxConnsPerIP
+		BytesInTotal   uint64 // bytes read, after TLS
+		BytesOutTotal  uint64 // bytes written, before TLS
+	}
+
+	// HTTPClient has the figures of all HTTP clients of the loop.
+	HTTPClient struct {
+		Requests int // requests without a response yet (outgoing-http-connections)
+
+		RequestsTotal uint64 // requests
+		ReusedTotal   uint64 // how often a request, or what it was redirected to, went out on an idle connection
+		RetriedTotal  uint64 // how often a request was sent again, because that connection was gone
+	}
+
+	// DNS has the figures of the resolver.
+	DNS struct {
+		Lookups      int // names being looked up, on behalf of dials too (open-dns-queries)
+		CacheEntries int // answers in the cache
+
+		CacheHitsTotal   uint64 // lookups that the cache answered
+		CacheMissesTotal uint64 // lookups that neither the cache, nor a file, nor a rule answered
+		QueriesTotal     uint64 // queries sent to servers; a lookup may take several
+		FailuresTotal    uint64 // times that a server was asked and gave no answer
+	}
+}
+
+// add adds the figures of another loop: the sum of each, except for the peaks and
+// the lags, of which the larger counts.
+func (s *Stats) add(o *Stats) {
+	peak, p50 := max(s.Loop.QueuePeak, o.Loop.QueuePeak), max(s.Loop.LagP50, o.Loop.LagP50)
+	p99, most := max(s.Loop.LagP99, o.Loop.LagP99), max(s.Loop.LagMax, o.Loop.LagMax)
+	sum, other := reflect.ValueOf(s).Elem(), reflect.ValueOf(o).Elem()
+	for i := range sum.NumField() {
+		for j := range sum.Field(i).NumField() {
+			f, of := sum.Field(i).Field(j), other.Field(i).Field(j)
+			if f.CanUint() {
+				f.SetUint(f.Uint() + of.Uint())
+			} else {
+				f.SetInt(f.Int() + of.Int())
+			}
+		}
+	}
+	s.Loop.QueuePeak, s.Loop.LagP50, s.Loop.LagP99, s.Loop.LagMax = peak, p50, p99, most
 }
 
 // counters are written by many goroutines and read by Stats. Those that an echo
@@ -122,67 +166,63 @@ func (c *counters) answered(status int) {
 func (l *Loop) Stats() Stats {
 	c := &l.count
 	lag := l.lag.Quantiles(0.5, 0.99)
-	s := Stats{
-		Buffered:       c.buffered(),
-		LagP50:         lag[0],
-		LagP99:         lag[1],
-		LagMax:         l.lag.Max(),
-		BytesInTotal:   c.bytesIn.Load(),
-		BytesOutTotal:  c.bytesOut.Load(),
-		LostBytesTotal: c.lost.Load(),
-		AcceptedTotal:  c.accepted.Load(),
-		DialedTotal:    c.dialed.Load(),
-		DroppedTotal:   c.dropped.Load(),
-		ErrorsTotal:    c.errors.Load(),
-		SlowTotal:      c.slow.Load(),
-
-		OutgoingHTTPTotal: c.httpSent.Load(),
-		ReusedHTTPTotal:   c.httpReused.Load(),
-		RetriedHTTPTotal:  c.httpRetried.Load(),
-	}
+	var s Stats
+	s.Loop.LagP50, s.Loop.LagP99, s.Loop.LagMax = lag[0], lag[1], l.lag.Max()
+	s.Loop.ErrorsTotal = c.errors.Load()
+	s.Loop.SlowTotal = c.slow.Load()
+	s.Conns.Buffered = c.buffered()
+	s.Conns.BytesInTotal = c.bytesIn.Load()
+	s.Conns.BytesOutTotal = c.bytesOut.Load()
+	s.Conns.BytesLostTotal = c.lost.Load()
+	s.Conns.AcceptedTotal = c.accepted.Load()
+	s.Conns.DialedTotal = c.dialed.Load()
+	s.Conns.DroppedTotal = c.dropped.Load()
+	s.HTTPClient.RequestsTotal = c.httpSent.Load()
+	s.HTTPClient.ReusedTotal = c.httpReused.Load()
+	s.HTTPClient.RetriedTotal = c.httpRetried.Load()
 	c.addHTTP(&s)
 	l.names.stats(&s)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s.Timers = l.timers.Len()
+	s.Loop.Timers = l.timers.Len()
 	for range l.dueTimers {
-		s.Timers++
+		s.Loop.Timers++
 	}
 	posts := l.queuedPosts()
-	s.Queued = posts + len(l.tasks)
-	s.Callbacks = posts + s.Timers
-	s.Handles = l.handles.len + s.Timers
-	s.IncomingTCP = l.kinds[kindConnIn]
-	s.OutgoingTCP = l.kinds[kindConnOut]
-	s.OpenDNSQueries += l.kinds[kindLookup]
-	s.OutgoingHTTP = l.kinds[kindHTTPClient]
-	s.Listeners = l.kinds[kindListener] + l.kinds[kindHTTPServer]
-	s.Signals = l.kinds[kindSignal]
-	s.Tasks = l.kinds[kindTask]
-	s.Work = l.kinds[kindWork]
-	s.Futures = l.kinds[kindFuture]
-	s.Receivers = l.kinds[kindReceiver]
-	s.Senders = l.kinds[kindSender]
-	s.Busy, s.Idle = l.busy, l.idle
-	s.QueuePeak, s.IterationsTotal = l.queuePeak, l.turns
+	s.Loop.Queued = posts + len(l.tasks)
+	s.Loop.Callbacks = posts + s.Loop.Timers
+	s.Loop.Handles = l.handles.len + s.Loop.Timers
+	s.Conns.Incoming = l.kinds[kindConnIn]
+	s.Conns.Outgoing = l.kinds[kindConnOut]
+	s.DNS.Lookups += l.kinds[kindLookup]
+	s.HTTPClient.Requests = l.kinds[kindHTTPClient]
+	s.Conns.Listeners = l.kinds[kindListener] + l.kinds[kindHTTPServer]
+	s.Loop.Signals = l.kinds[kindSignal]
+	s.Loop.Tasks = l.kinds[kindTask]
+	s.Loop.Work = l.kinds[kindWork]
+	s.Loop.Futures = l.kinds[kindFuture]
+	s.Loop.Receivers = l.kinds[kindReceiver]
+	s.Loop.Senders = l.kinds[kindSender]
+	s.Loop.Busy, s.Loop.Idle = l.busy, l.idle
+	s.Loop.QueuePeak, s.Loop.IterationsTotal = l.queuePeak, l.turns
 	l.addCurrent(&s)
 	return s
 }
 
 func (c *counters) addHTTP(s *Stats) {
 	settled := c.httpSettled.Load() // first, so as not to exceed the requests
-	s.HTTPRequestsTotal = c.httpRequests.Load()
-	s.IncomingHTTP = int(s.HTTPRequestsTotal - settled)
-	s.HTTPConns = int(c.httpConns.Load())
-	s.HTTP1xxTotal = c.httpAnswers[1].Load()
-	s.HTTP2xxTotal = c.httpAnswers[2].Load()
-	s.HTTP3xxTotal = c.httpAnswers[3].Load()
-	s.HTTP4xxTotal = c.httpAnswers[4].Load()
-	s.HTTP5xxTotal = c.httpAnswers[5].Load()
-	s.HTTPAbortsTotal = c.httpAborts.Load()
-	s.HTTPDroppedTotal = c.httpDropped.Load()
-	s.HTTPBytesInTotal = c.httpBytesIn.Load()
-	s.HTTPBytesOutTotal = c.httpBytesOut.Load()
+	s.HTTPServer.RequestsTotal = c.httpRequests.Load()
+	s.HTTPServer.Requests = int(s.HTTPServer.RequestsTotal - settled)
+	s.HTTPServer.Conns = int(c.httpConns.Load())
+	s.HTTPServer.Status1xxTotal = c.httpAnswers[1].Load()
+	s.HTTPServer.Status2xxTotal = c.httpAnswers[2].Load()
+	s.HTTPServer.Status3xxTotal = c.httpAnswers[3].Load()
+	s.HTTPServer.Status4xxTotal = c.httpAnswers[4].Load()
+	s.HTTPServer.Status5xxTotal = c.httpAnswers[5].Load()
+	s.HTTPServer.AbortsTotal = c.httpAborts.Load()
+	s.HTTPServer.DroppedTotal = c.httpDropped.Load()
+	s.HTTPServer.BytesInTotal = c.httpBytesIn.Load()
+	s.HTTPServer.BytesOutTotal = c.httpBytesOut.Load()
 }
 
 // queuedPosts returns how many posts have not run yet. On the loop that is exact;
@@ -215,11 +255,11 @@ func (l *Loop) addCurrent(s *Stats) {
 		return
 	}
 	now := l.now()
-	if since := now - s.Busy - s.Idle; since > 0 {
+	if since := now - s.Loop.Busy - s.Loop.Idle; since > 0 {
 		if l.sleeping {
-			s.Idle += since
+			s.Loop.Idle += since
 		} else {
-			s.Busy += since
+			s.Loop.Busy += since
 		}
 	}
 }

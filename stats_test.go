@@ -12,7 +12,7 @@ import (
 
 func TestStatsCountWhatWaitsAndWhatIsOpen(t *testing.T) {
 	mustRun(t, nil, func(l *eventloop.Loop) {
-		wantEqual(t, "callbacks at first", l.Stats().Callbacks, 0)
+		wantEqual(t, "callbacks at first", l.Stats().Loop.Callbacks, 0)
 		for range 3 {
 			l.AfterFunc(time.Millisecond, func() {})
 		}
@@ -23,18 +23,18 @@ func TestStatsCountWhatWaitsAndWhatIsOpen(t *testing.T) {
 		release := l.Hold()
 		_, resolve := eventloop.NewFuture[int](l)
 		s := l.Stats()
-		wantEqual(t, "Timers", s.Timers, 4)
-		wantEqual(t, "Queued", s.Queued, 4)
-		wantEqual(t, "Callbacks", s.Callbacks, 8)
-		wantEqual(t, "Futures", s.Futures, 1)
-		wantEqual(t, "Handles", s.Handles, 6)
+		wantEqual(t, "Timers", s.Loop.Timers, 4)
+		wantEqual(t, "Queued", s.Loop.Queued, 4)
+		wantEqual(t, "Callbacks", s.Loop.Callbacks, 8)
+		wantEqual(t, "Futures", s.Loop.Futures, 1)
+		wantEqual(t, "Handles", s.Loop.Handles, 6)
 		interval.Stop()
 		release()
 		resolve(1, nil)
 		s = l.Stats()
-		wantEqual(t, "Timers", s.Timers, 3)
-		wantEqual(t, "Futures", s.Futures, 0)
-		wantEqual(t, "Handles", s.Handles, 3)
+		wantEqual(t, "Timers", s.Loop.Timers, 3)
+		wantEqual(t, "Futures", s.Loop.Futures, 0)
+		wantEqual(t, "Handles", s.Loop.Handles, 3)
 	})
 }
 
@@ -43,7 +43,7 @@ func TestStatsOnTheLoopCountThePostsThatHaveNotRun(t *testing.T) {
 	var queued []int
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		for range posts {
-			l.Post(func() { queued = append(queued, l.Stats().Queued) })
+			l.Post(func() { queued = append(queued, l.Stats().Loop.Queued) })
 		}
 	})
 	wantEqual(t, "posts", len(queued), posts)
@@ -68,13 +68,13 @@ func TestStatsElsewhereCountThePostsOfTheTurnThatGoesOn(t *testing.T) {
 		}
 	})
 	<-blocked
-	if got := l.Stats().Queued; got < posts || got > posts+256 {
+	if got := l.Stats().Loop.Queued; got < posts || got > posts+256 {
 		t.Errorf("Queued = %d, want %d, or up to a turn more", got, posts)
 	}
 	close(goOn)
 	end()
-	wantEqual(t, "Queued at the end", l.Stats().Queued, 0)
-	wantEqual(t, "QueuePeak", l.Stats().QueuePeak, 2*posts+1)
+	wantEqual(t, "Queued at the end", l.Stats().Loop.Queued, 0)
+	wantEqual(t, "QueuePeak", l.Stats().Loop.QueuePeak, 2*posts+1)
 }
 
 func TestStatsAndHandlesOnTheLoopSeeTheTimersOfTheTurn(t *testing.T) {
@@ -83,7 +83,7 @@ func TestStatsAndHandlesOnTheLoopSeeTheTimersOfTheTurn(t *testing.T) {
 		eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
 			for range 4 {
 				l.AfterFunc(time.Second, func() {
-					timers = append(timers, l.Stats().Timers)
+					timers = append(timers, l.Stats().Loop.Timers)
 					handles = append(handles, len(slices.Collect(l.Handles())))
 				})
 			}
@@ -101,18 +101,18 @@ func TestStatsTellBusyFromIdle(t *testing.T) {
 			l = running
 			l.AfterFunc(10*time.Second, func() {
 				s := l.Stats()
-				wantEqual(t, "Idle", s.Idle, 10*time.Second)
-				wantEqual(t, "Busy", s.Busy, 0)
+				wantEqual(t, "Idle", s.Loop.Idle, 10*time.Second)
+				wantEqual(t, "Busy", s.Loop.Busy, 0)
 				time.Sleep(3 * time.Second) // the callback takes its time
 				s = l.Stats()
-				wantEqual(t, "Idle in a long callback", s.Idle, 10*time.Second)
-				wantEqual(t, "Busy in a long callback", s.Busy, 3*time.Second)
+				wantEqual(t, "Idle in a long callback", s.Loop.Idle, 10*time.Second)
+				wantEqual(t, "Busy in a long callback", s.Loop.Busy, 3*time.Second)
 			})
 			return nil
 		})
 		s := l.Stats()
-		wantEqual(t, "Idle after the end", s.Idle, 10*time.Second)
-		wantEqual(t, "Busy after the end", s.Busy, 3*time.Second)
+		wantEqual(t, "Idle after the end", s.Loop.Idle, 10*time.Second)
+		wantEqual(t, "Busy after the end", s.Loop.Busy, 3*time.Second)
 	})
 }
 
@@ -123,8 +123,8 @@ func TestStatsFromOutsideSeeASleepingLoopAsIdle(t *testing.T) {
 			go func() {
 				time.Sleep(time.Minute)
 				s := l.Stats()
-				wantEqual(t, "Idle", s.Idle, time.Minute)
-				wantEqual(t, "Busy", s.Busy, 0)
+				wantEqual(t, "Idle", s.Loop.Idle, time.Minute)
+				wantEqual(t, "Busy", s.Loop.Busy, 0)
 				release()
 			}()
 			return nil
@@ -152,8 +152,8 @@ func TestLagIsHowLateTimersAreAndHowLongTurnsTake(t *testing.T) {
 					start(l)
 					return nil
 				})
-				if s := l.Stats(); s.LagMax < long || s.LagP99 < s.LagP50 || s.LagMax < s.LagP99 {
-					t.Errorf("lag: max %v, p99 %v, p50 %v, want at least %v and in order", s.LagMax, s.LagP99, s.LagP50, long)
+				if s := l.Stats(); s.Loop.LagMax < long || s.Loop.LagP99 < s.Loop.LagP50 || s.Loop.LagMax < s.Loop.LagP99 {
+					t.Errorf("lag: max %v, p99 %v, p50 %v, want at least %v and in order", s.Loop.LagMax, s.Loop.LagP99, s.Loop.LagP50, long)
 				}
 			})
 		})
@@ -165,17 +165,17 @@ func TestStatsBeforeRunAndAfterTheEnd(t *testing.T) {
 	l.AfterFunc(time.Millisecond, func() {})
 	l.Post(func() {})
 	s := l.Stats()
-	wantEqual(t, "Timers before Run", s.Timers, 1)
-	wantEqual(t, "Queued before Run", s.Queued, 1)
-	wantEqual(t, "Busy before Run", s.Busy, 0)
-	wantEqual(t, "Idle before Run", s.Idle, 0)
+	wantEqual(t, "Timers before Run", s.Loop.Timers, 1)
+	wantEqual(t, "Queued before Run", s.Loop.Queued, 1)
+	wantEqual(t, "Busy before Run", s.Loop.Busy, 0)
+	wantEqual(t, "Idle before Run", s.Loop.Idle, 0)
 	l.Run(t.Context())
 	after := l.Stats()
 	time.Sleep(time.Millisecond)
-	wantEqual(t, "Busy some time after the end", l.Stats().Busy, after.Busy)
-	wantEqual(t, "Handles after the end", after.Handles, 0)
-	if after.IterationsTotal < 2 {
-		t.Errorf("IterationsTotal = %d, want at least 2", after.IterationsTotal)
+	wantEqual(t, "Busy some time after the end", l.Stats().Loop.Busy, after.Loop.Busy)
+	wantEqual(t, "Handles after the end", after.Loop.Handles, 0)
+	if after.Loop.IterationsTotal < 2 {
+		t.Errorf("IterationsTotal = %d, want at least 2", after.Loop.IterationsTotal)
 	}
 }
 
@@ -194,7 +194,7 @@ func TestIterationsCountTurns(t *testing.T) {
 			return nil
 		})
 	})
-	wantEqual(t, "IterationsTotal: the start and ten ticks", l.Stats().IterationsTotal, 11)
+	wantEqual(t, "IterationsTotal: the start and ten ticks", l.Stats().Loop.IterationsTotal, 11)
 }
 
 func TestHandlesSayWhatKeepsTheLoopAlive(t *testing.T) {

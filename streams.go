@@ -12,12 +12,12 @@ import (
 	"github.com/onloop/eventloop/internal/sockio"
 )
 
-// Stream returns the connection as a net.Conn for the task t: Read and Write
+// NetConn returns the connection as a net.Conn for the task t: Read and Write
 // suspend the task, never the loop, so bufio, encoding/json, net/textproto,
 // http.ReadRequest and io.Copy work on it unchanged. Deadlines work; Read obeys
 // ConnConfig.ReadTimeout too.
 //
-// From the first Stream on, what arrives and how it ends goes to Read instead of
+// From the first NetConn on, what arrives and how it ends goes to Read instead of
 // OnData and OnEvent; what had arrived and was not delivered comes first, and so
 // does an end that was told before. After io.EOF the connection can still be written
 // to. Write returns when its bytes are queued, and waits while more than HighWater
@@ -27,20 +27,20 @@ import (
 //
 // Read and Write are for tasks of the loop, one after the other or at the same time:
 // any task may be the one that reads, and any one the one that writes, also a task
-// that was given the stream by another. A second reader or writer at the same time
+// that was given the net.Conn by another. A second reader or writer at the same time
 // gets an error. Elsewhere Read and Write return [ErrNotOnTask]. All other methods
 // may be called from any goroutine: a deadline that is set, or a Close, ends a Read
 // or Write that waits, as crypto/tls and other libraries expect that take a context.
 //
-// A stream ends with the task t; each task that wants to be sure of the connection
+// The net.Conn ends with the task t; each task that wants to be sure of the connection
 // asks for its own. When the last one ends, the callbacks have the connection again,
 // with what was not read, in a later turn, and hear of an end that no Read or Write
 // has told; if the peer has ended the connection it is then closed.
 //
-// When the connection was closed, by Close of the stream or of the connection,
-// methods return net.ErrClosed at once. After an error of the connection, Read and
+// When the connection was closed, by Close of the net.Conn or of c,
+// its methods return net.ErrClosed at once. After an error of the connection, Read and
 // Write return that error.
-func (c *Conn) Stream(t *Task) net.Conn {
+func (c *Conn) NetConn(t *Task) net.Conn {
 	if t == nil || t.check() != nil || t.loop != c.loop {
 		return &stream{c: c, err: ErrNotOnTask}
 	}

@@ -33,7 +33,7 @@ func streamed(t *testing.T, cfg *eventloop.ConnConfig, f func(k *eventloop.Task,
 		err := eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
 			c, err := l.Adopt(near, cfg)
 			l.Go(context.Background(), func(k *eventloop.Task) error {
-				nc := c.Stream(k)
+				nc := c.NetConn(k)
 				defer nc.Close()
 				return f(k, nc)
 			}).Then(func(_ struct{}, err error) { wantEqual(t, "the task's error", err, nil) })
@@ -61,7 +61,7 @@ func TestStreamWriteAndFlushedEndWhenThePeerResetsThoughNotAllThatArrivedIsRead(
 		t.Run(name, func(t *testing.T) {
 			blocked := make(chan struct{})
 			serveTask(t, &eventloop.ConnConfig{MaxBuffered: -1, OnEvent: func(*eventloop.Conn, error) {}}, func(k *eventloop.Task, c *eventloop.Conn) error {
-				s := c.Stream(k)
+				s := c.NetConn(k)
 				var one [1]byte
 				if _, err := s.Read(one[:]); err != nil {
 					return err
@@ -147,7 +147,7 @@ func TestStreamServesJSON(t *testing.T) {
 		Text string
 	}
 	serveTask(t, nil, func(k *eventloop.Task, c *eventloop.Conn) error {
-		nc := c.Stream(k)
+		nc := c.NetConn(k)
 		dec, enc := json.NewDecoder(nc), json.NewEncoder(nc)
 		for {
 			var m message
@@ -204,7 +204,7 @@ func TestStreamServesTextproto(t *testing.T) {
 
 func TestStreamServesHTTPRequests(t *testing.T) {
 	serveTask(t, nil, func(k *eventloop.Task, c *eventloop.Conn) error {
-		nc := c.Stream(k)
+		nc := c.NetConn(k)
 		r := bufio.NewReader(nc)
 		for {
 			req, err := http.ReadRequest(r)
@@ -270,7 +270,7 @@ func TestCopyBetweenTwoStreamsIsAProxy(t *testing.T) {
 		defer up.Close()
 		copyTo := func(dst, src *eventloop.Conn) func(k *eventloop.Task) error {
 			return func(k *eventloop.Task) error {
-				_, err := io.Copy(dst.Stream(k), src.Stream(k))
+				_, err := io.Copy(dst.NetConn(k), src.NetConn(k))
 				dst.CloseWrite()
 				return err
 			}
@@ -314,7 +314,7 @@ func TestTwoTasksOnOneConnection(t *testing.T) {
 	serveTask(t, nil, func(k *eventloop.Task, c *eventloop.Conn) error {
 		g := k.Group()
 		g.Go(func(k *eventloop.Task) error { // writes on its own clock
-			nc := c.Stream(k)
+			nc := c.NetConn(k)
 			for i := range n {
 				if _, err := fmt.Fprintln(nc, i); err != nil {
 					return err
@@ -324,7 +324,7 @@ func TestTwoTasksOnOneConnection(t *testing.T) {
 			return nil
 		})
 		g.Go(func(k *eventloop.Task) error {
-			s, i := bufio.NewScanner(c.Stream(k)), 0
+			s, i := bufio.NewScanner(c.NetConn(k)), 0
 			for ; s.Scan(); i++ {
 				wantEqual(t, "line", s.Text(), fmt.Sprint(i))
 			}
@@ -361,12 +361,12 @@ func TestASecondReaderAndASecondWriterGetAnError(t *testing.T) {
 				func(nc net.Conn) (int, error) { return nc.Write(make([]byte, 100)) },
 			} {
 				l.Go(context.Background(), func(k *eventloop.Task) error {
-					_, err := op(c.Stream(k))
+					_, err := op(c.NetConn(k))
 					first = append(first, err)
 					return nil
 				})
 				l.Go(context.Background(), func(k *eventloop.Task) error {
-					_, err := op(c.Stream(k))
+					_, err := op(c.NetConn(k))
 					wantErr(t, "error of the second", err, eventloop.ErrConn)
 					if errors.Is(err, net.ErrClosed) || eventloop.IsInfo(err) {
 						t.Errorf("error of the second = %v", err)
@@ -391,7 +391,7 @@ func TestDataThatArrivedBeforeStreamIsNotLost(t *testing.T) {
 					if err := k.Sleep(wait); err != nil {
 						return err
 					}
-					nc := c.Stream(k)
+					nc := c.NetConn(k)
 					if ended {
 						got, err := io.ReadAll(nc)
 						wantEqual(t, "data", string(got), "hello")
@@ -425,7 +425,7 @@ func TestAnEndThatCameBeforeStreamIsReadAndCanBeAnswered(t *testing.T) {
 		if err := k.Sleep(50 * time.Millisecond); err != nil {
 			return err
 		}
-		nc := c.Stream(k)
+		nc := c.NetConn(k)
 		got, err := io.ReadAll(nc)
 		wantEqual(t, "bytes", len(got), 0)
 		wantEqual(t, "error", err, nil)
@@ -468,7 +468,7 @@ func TestStreamAfterStreamLosesNothing(t *testing.T) {
 		for i := range n { // a task a letter, and a pause in between
 			_, err := k.Loop().Go(k.Context(), func(k *eventloop.Task) error {
 				p := make([]byte, 1)
-				_, err := c.Stream(k).Read(p)
+				_, err := c.NetConn(k).Read(p)
 				wantEqual(t, "letter", p[0], 'a'+byte(i))
 				return err
 			}).Await(k)
@@ -510,7 +510,7 @@ func TestWhatTheTaskDidNotReadGoesToTheCallbacks(t *testing.T) {
 			})
 			l.Go(context.Background(), func(k *eventloop.Task) error {
 				head := make([]byte, 4)
-				_, err := io.ReadFull(c.Stream(k), head)
+				_, err := io.ReadFull(c.NetConn(k), head)
 				events = append(events, "task: "+string(head))
 				return err
 			})
@@ -532,7 +532,7 @@ func TestAnEndThatNoReadToldGoesToOnEventWhenTheTaskEnds(t *testing.T) {
 					OnClose: func(c *eventloop.Conn) { events = append(events, "close") },
 				})
 				l.Go(context.Background(), func(k *eventloop.Task) error {
-					nc := c.Stream(k)
+					nc := c.NetConn(k)
 					k.Sleep(time.Second)
 					far.Close()
 					k.Sleep(time.Second)
@@ -636,12 +636,12 @@ func TestTheTaskContextEndsReadAndWriteAndLosesNoData(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(context.Background())
 			l.AfterFunc(time.Second, func() { cancel(why) })
 			g := l.Go(ctx, func(k *eventloop.Task) error {
-				_, err := c.Stream(k).Read(make([]byte, 1))
+				_, err := c.NetConn(k).Read(make([]byte, 1))
 				wantEqual(t, "Read", err, why)
 				return nil
 			})
 			l.Go(ctx, func(k *eventloop.Task) error {
-				n, err := c.Stream(k).Write(make([]byte, 100))
+				n, err := c.NetConn(k).Write(make([]byte, 100))
 				wantEqual(t, "Write", err, why)
 				wantEqual(t, "bytes written", n, 20) // HighWater bytes and one piece
 				return nil
@@ -652,7 +652,7 @@ func TestTheTaskContextEndsReadAndWriteAndLosesNoData(t *testing.T) {
 					return err
 				}
 				p := make([]byte, 10)
-				n, err := c.Stream(k).Read(p)
+				n, err := c.NetConn(k).Read(p)
 				wantEqual(t, "data", string(p[:n]), "late")
 				return err
 			})
@@ -680,7 +680,7 @@ func TestATaskThatDoesNotReadHoldsItsPeerBack(t *testing.T) {
 	const chunks = 4000
 	written := make(chan int, chunks+1)
 	serveTask(t, nil, func(k *eventloop.Task, c *eventloop.Conn) error {
-		nc := c.Stream(k)
+		nc := c.NetConn(k)
 		for n := -1; n != len(written); { // until the peer gets nothing rid any more
 			n = len(written)
 			k.Sleep(100 * time.Millisecond)
@@ -707,7 +707,7 @@ func TestAPeerThatDoesNotReadHoldsTheTaskBackAndNobodyElse(t *testing.T) {
 	for _, max := range []int{0, 100 << 10} {
 		release := make(chan int)
 		serveTask(t, &eventloop.ConnConfig{MaxBuffered: max}, func(k *eventloop.Task, c *eventloop.Conn) error {
-			nc := c.Stream(k)
+			nc := c.NetConn(k)
 			ticks := 0
 			tick := k.Loop().Every(time.Millisecond, func() {
 				if n := c.Buffered(); n > 512<<10 {
@@ -741,11 +741,11 @@ func TestTwoPeersThatBothWriteFirstDoNotWaitForEachOther(t *testing.T) {
 	talk := func(k *eventloop.Task, c *eventloop.Conn) error {
 		g := k.Group()
 		g.Go(func(k *eventloop.Task) error {
-			_, err := c.Stream(k).Write(make([]byte, size))
+			_, err := c.NetConn(k).Write(make([]byte, size))
 			return err
 		})
 		g.Go(func(k *eventloop.Task) error {
-			_, err := io.ReadFull(c.Stream(k), make([]byte, size))
+			_, err := io.ReadFull(c.NetConn(k), make([]byte, size))
 			return err
 		})
 		return g.Wait()
@@ -871,15 +871,15 @@ func TestStreamForSomebodyElsesTaskOrNone(t *testing.T) {
 			c, err := l.Adopt(near, nil)
 			l.Go(context.Background(), func(k *eventloop.Task) error {
 				defer c.Abort()
-				_, err := c.Stream(nil).Read(make([]byte, 1))
+				_, err := c.NetConn(nil).Read(make([]byte, 1))
 				wantErr(t, "Read without a task", err, eventloop.ErrNotOnTask)
 				g := k.Group()
 				g.Go(func(*eventloop.Task) error {
-					_, err := c.Stream(k).Read(make([]byte, 1))
+					_, err := c.NetConn(k).Read(make([]byte, 1))
 					wantErr(t, "Read for another task", err, eventloop.ErrNotOnTask)
 					return nil
 				})
-				wantEqual(t, "streams of one task are the same", c.Stream(k) == c.Stream(k), true)
+				wantEqual(t, "streams of one task are the same", c.NetConn(k) == c.NetConn(k), true)
 				return g.Wait()
 			})
 			return err
@@ -897,7 +897,7 @@ func TestStreamOnAConnectionOfAnotherLoop(t *testing.T) {
 	}
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		l.Go(context.Background(), func(k *eventloop.Task) error {
-			_, err := c.Stream(k).Read(make([]byte, 1))
+			_, err := c.NetConn(k).Read(make([]byte, 1))
 			wantErr(t, "Read", err, eventloop.ErrNotOnTask)
 			return nil
 		})
@@ -926,14 +926,14 @@ func TestStreamOnAClosedConnection(t *testing.T) {
 		eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
 			c, err := l.Adopt(near, nil)
 			l.Go(context.Background(), func(k *eventloop.Task) error {
-				nc := c.Stream(k)
+				nc := c.NetConn(k)
 				k.Sleep(time.Second) // the data is here
 				wantEqual(t, "Close", nc.Close(), nil)
 				wantClosed(t, nc)
-				wantClosed(t, c.Stream(k))
+				wantClosed(t, c.NetConn(k))
 				k.Sleep(time.Hour) // it is gone
 				wantClosed(t, nc)
-				wantClosed(t, c.Stream(k))
+				wantClosed(t, c.NetConn(k))
 				return nil
 			})
 			return err
@@ -948,7 +948,7 @@ func TestCloseByWhomeverEndsReadAndWriteAtOnce(t *testing.T) {
 		"Abort":             func(l *eventloop.Loop, c *eventloop.Conn) { c.Abort() },
 		"another goroutine": func(l *eventloop.Loop, c *eventloop.Conn) { go c.Close() },
 		"another task": func(l *eventloop.Loop, c *eventloop.Conn) {
-			l.Go(context.Background(), func(k *eventloop.Task) error { return c.Stream(k).Close() })
+			l.Go(context.Background(), func(k *eventloop.Task) error { return c.NetConn(k).Close() })
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -963,7 +963,7 @@ func TestCloseByWhomeverEndsReadAndWriteAtOnce(t *testing.T) {
 						func(nc net.Conn) (int, error) { return nc.Write(make([]byte, 100)) },
 					} {
 						l.Go(context.Background(), func(k *eventloop.Task) error {
-							_, err := op(c.Stream(k))
+							_, err := op(c.NetConn(k))
 							wantErr(t, "error", err, net.ErrClosed)
 							wantEqual(t, "time", time.Since(began), time.Second)
 							waited++
@@ -998,7 +998,7 @@ func TestStreamOfAConnectionThatIsStillConnecting(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			nc := c.Stream(k)
+			nc := c.NetConn(k)
 			defer nc.Close()
 			io.WriteString(nc, "early")
 			p := make([]byte, 5)
@@ -1015,15 +1015,15 @@ func TestStreamOfAConnectionThatIsStillConnecting(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			nc := c.Stream(k)
+			nc := c.NetConn(k)
 			_, err = nc.Read(make([]byte, 1))
 			wantErr(t, "Read", err, eventloop.ErrRefused)
 			_, err = nc.Write([]byte("x"))
 			wantErr(t, "Write", err, eventloop.ErrRefused)
-			_, err = c.Stream(k).Read(make([]byte, 1))
+			_, err = c.NetConn(k).Read(make([]byte, 1))
 			wantErr(t, "Read of another Stream", err, eventloop.ErrRefused)
 			k.Sleep(10 * time.Millisecond)
-			_, err = c.Stream(k).Read(make([]byte, 1))
+			_, err = c.NetConn(k).Read(make([]byte, 1))
 			wantErr(t, "Read of another Stream, later", err, eventloop.ErrRefused)
 			return nil
 		}).Then(func(_ struct{}, err error) { wantEqual(t, "error", err, nil) })
@@ -1037,7 +1037,7 @@ func TestAResetEndsReadWithItsErrorAndNoEventComesBesides(t *testing.T) {
 			cfg := &eventloop.ConnConfig{OnEvent: func(c *eventloop.Conn, err error) { events = append(events, err) }}
 			reset := make(chan int)
 			serveTask(t, cfg, func(k *eventloop.Task, c *eventloop.Conn) (err error) {
-				nc := c.Stream(k)
+				nc := c.NetConn(k)
 				if _, err := io.ReadFull(nc, make([]byte, 2)); err != nil {
 					return err
 				}
@@ -1080,7 +1080,7 @@ func TestTheEndOfTheLoopUnwindsStreams(t *testing.T) {
 				func(nc net.Conn) (int, error) { return nc.Write(make([]byte, 100)) },
 			} {
 				f := l.Go(context.Background(), func(k *eventloop.Task) error {
-					nc := c.Stream(k)
+					nc := c.NetConn(k)
 					defer func() {
 						_, err := nc.Read(make([]byte, 1))
 						wantErr(t, "Read while unwinding", err, eventloop.ErrLoopClosed)
@@ -1115,7 +1115,7 @@ func TestStreamOfAPipedConnectionIsAnError(t *testing.T) {
 			src.Pipe(dst).Then(nil)
 			l.Go(context.Background(), func(k *eventloop.Task) error {
 				k.Sleep(time.Second)
-				if _, err := src.Stream(k).Read(make([]byte, 1)); err == nil || err == io.EOF {
+				if _, err := src.NetConn(k).Read(make([]byte, 1)); err == nil || err == io.EOF {
 					t.Errorf("Read = %v, want an error", err)
 				}
 				src.Abort()
@@ -1137,7 +1137,7 @@ func TestDetachGivesWhatTheStreamHasNotRead(t *testing.T) {
 			c, err := l.Adopt(near, nil)
 			l.Go(context.Background(), func(k *eventloop.Task) error {
 				head := make([]byte, 4)
-				if _, err := io.ReadFull(c.Stream(k), head); err != nil {
+				if _, err := io.ReadFull(c.NetConn(k), head); err != nil {
 					return err
 				}
 				nc, err := c.Detach().Await(k)
@@ -1178,7 +1178,7 @@ func TestStreamReadAllocatesNothing(t *testing.T) {
 			far.Close()
 		}()
 		l.Go(context.Background(), func(k *eventloop.Task) error {
-			nc, p := c.Stream(k), make([]byte, 10)
+			nc, p := c.NetConn(k), make([]byte, 10)
 			got := allocsPerRun(func() {
 				ball <- 1
 				if _, err := nc.Read(p); err != nil {
@@ -1201,7 +1201,7 @@ func TestManyConversationsOverStreams(t *testing.T) {
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		serve := func(k *eventloop.Task, c *eventloop.Conn) error {
 			defer c.Close()
-			nc := c.Stream(k)
+			nc := c.NetConn(k)
 			_, err := io.Copy(nc, nc)
 			return err
 		}
@@ -1220,7 +1220,7 @@ func TestManyConversationsOverStreams(t *testing.T) {
 					if err != nil {
 						return err
 					}
-					nc := c.Stream(k)
+					nc := c.NetConn(k)
 					defer nc.Close()
 					r, sum := bufio.NewReader(nc), 0
 					for i := range messages {
@@ -1251,13 +1251,13 @@ func TestNoTaskGoesOnAfterAnotherHasStoppedTheLoopInTheSameTurn(t *testing.T) {
 		err := eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
 			c, err := l.Adopt(near, &eventloop.ConnConfig{HighWater: 10})
 			l.Go(context.Background(), func(k *eventloop.Task) error {
-				_, err := c.Stream(k).Write(make([]byte, 100))
+				_, err := c.NetConn(k).Write(make([]byte, 100))
 				wantErr(t, "Write", err, net.ErrClosed)
 				l.Stop()
 				return nil
 			})
 			l.Go(context.Background(), func(k *eventloop.Task) error {
-				_, err := c.Stream(k).Read(make([]byte, 1))
+				_, err := c.NetConn(k).Read(make([]byte, 1))
 				wantErr(t, "Read", err, eventloop.ErrLoopClosed)
 				return err
 			})

@@ -834,7 +834,7 @@ func TestTheEndUnwindsTasksInEveryState(t *testing.T) {
 			}).Then(func(struct{}, error) { t.Error("Then was called after Stop") })
 			l.Stop()
 		})
-		l.OnExit(func() { wantEqual(t, "Stats().Tasks at the end", l.Stats().Tasks, 0) })
+		l.OnExit(func() { wantEqual(t, "Stats().Tasks at the end", l.Stats().Loop.Tasks, 0) })
 	})
 	wantEqual(t, "tasks unwound", len(order), len(tasks))
 	for _, f := range futures {
@@ -980,7 +980,7 @@ func TestShutdownLetsTasksFinish(t *testing.T) {
 func TestATaskHasTheNameOfItsFunctionAmongTheHandles(t *testing.T) {
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		l.Go(context.Background(), func(k *eventloop.Task) error {
-			wantEqual(t, "Stats().Tasks", l.Stats().Tasks, 1)
+			wantEqual(t, "Stats().Tasks", l.Stats().Loop.Tasks, 1)
 			names := handleNames(l)
 			if !strings.Contains(names, "task") || !strings.Contains(names, "TestATaskHasTheName") {
 				t.Errorf("handles = %q, want a task named after its function", names)

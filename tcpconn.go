@@ -30,7 +30,7 @@ type ConnConfig struct {
 	OnConnect func(c *Conn)
 
 	// Task runs as a task of its own, after OnConnect, when the connection is up. It
-	// reads and writes with [Conn.Stream], or writes with Conn.Write. When it returns,
+	// reads and writes with [Conn.NetConn], or writes with Conn.Write. When it returns,
 	// the connection is closed as by Close, or if it panics (with Config.CatchPanics)
 	// as by Abort. An error that it returns goes to OnEvent, or if the connection is
 	// closed already to Config.EventHandler, as an [*OpError] with the address of the
@@ -43,7 +43,7 @@ type ConnConfig struct {
 	// overwritten, so that keeping it shows.
 	//
 	// If nil, the connection holds what arrives and reads no further, until
-	// SetCallbacks sets OnData or a Stream or Pipe takes the connection; nothing
+	// SetCallbacks sets OnData, or NetConn or Pipe takes the connection; nothing
 	// is dropped. If the peer ends its side meanwhile, and ReadTimeout, or 10 s
 	// without one, pass and nothing has asked for the bytes, the connection ends
 	// with [ErrNoReader]. [Discard] reads and drops.
@@ -66,9 +66,9 @@ type ConnConfig struct {
 	// after bytes have arrived, is an error, io.ErrUnexpectedEOF: more may be
 	// missing.
 	//
-	// If OnEvent is nil the event goes to a Stream, Pipe or future that waits for
+	// If OnEvent is nil the event goes to a NetConn, Pipe or future that waits for
 	// the connection, else to Config.EventHandler. While the loop has tasks, an
-	// error is kept for a second for a task that asks for its Stream.
+	// error is kept for a second for a task that asks for its NetConn.
 	OnEvent func(c *Conn, err error)
 
 	// OnClose is called once, last, when the descriptor is closed. Conn.Err says
@@ -131,10 +131,10 @@ type ConnConfig struct {
 
 	// Delay leaves Nagle's algorithm on. By default small segments are sent at
 	// once, as in package net.
-	Delay bool
+	Nagle bool
 
 	// Server makes an adopted connection the server of TLS.
-	Server bool
+	TLSServer bool
 
 	// AllowHalfOpen keeps a connection open after io.EOF, until it is closed or
 	// CloseWrite has ended the other direction too.
@@ -432,7 +432,7 @@ func connectContext(ctx context.Context, cfg *ConnConfig) (context.Context, cont
 
 // Adopt takes over nc, a ready connection of an existing service, which must not
 // be used by anybody else from then on. OnConnect is called in a later turn. With
-// ConnConfig.TLS set, a handshake comes first, as a client unless Server is set.
+// ConnConfig.TLS set, a handshake comes first, as a client unless TLSServer is set.
 // On error nc is left alone.
 func (l *Loop) Adopt(nc net.Conn, cfg *ConnConfig) (*Conn, error) {
 	if nc == nil {
@@ -447,7 +447,7 @@ func (l *Loop) Adopt(nc net.Conn, cfg *ConnConfig) (*Conn, error) {
 		c.core.Attach(nc, false)
 	}
 	l.wg.Add(1)
-	go c.adopted(nc, conf.TLS, !conf.Server, false)
+	go c.adopted(nc, conf.TLS, !conf.TLSServer, false)
 	return c, nil
 }
 

@@ -37,7 +37,7 @@ func TestPipeInOnConnectMissesNothing(t *testing.T) {
 				OnClose:   func(*eventloop.Conn) { dst.Close() }, // net.Pipe has no CloseWrite
 			})
 			// That the connection is up and that it has data are to come in one turn.
-			for l.Stats().Queued < 2 && ctx.Err() == nil {
+			for l.Stats().Loop.Queued < 2 && ctx.Err() == nil {
 				runtime.Gosched()
 			}
 		}})

@@ -265,7 +265,7 @@ func setTCPOptions(nc net.Conn, cfg *ConnConfig) {
 	if !ok {
 		return
 	}
-	if cfg.Delay {
+	if cfg.Nagle {
 		tc.SetNoDelay(false)
 	}
 	switch k := cfg.KeepAlive; {

@@ -52,7 +52,7 @@ func timerOwners() map[string]timerOwner {
 		"deadline of a stream": func(t *testing.T, l *eventloop.Loop) func() {
 			conn := adoptSilent(t, l, 0)
 			l.Go(context.Background(), func(task *eventloop.Task) error {
-				s := conn.Stream(task)
+				s := conn.NetConn(task)
 				s.SetReadDeadline(time.Now().Add(time.Hour))
 				if _, err := s.Read(make([]byte, 1)); err == nil {
 					t.Error("Read returned nil without data")
@@ -128,7 +128,7 @@ func TestALoopWhoseTimersWereAllStoppedCanBeUsedAsBefore(t *testing.T) {
 			for i := range timers {
 				timers[n-1-i].Stop()
 			}
-			wantEqual(t, "timers", l.Stats().Timers, 0)
+			wantEqual(t, "timers", l.Stats().Loop.Timers, 0)
 		}
 		l.AfterFunc(time.Second, stopwatch(&times))
 	})

@@ -120,10 +120,10 @@ func TestLaw9ADelayThatIsNotPositiveMeansTheNextTurn(t *testing.T) {
 		t.Run(d.String(), func(t *testing.T) {
 			var order []string
 			runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
-				began, turn := time.Now(), l.Stats().IterationsTotal
+				began, turn := time.Now(), l.Stats().Loop.IterationsTotal
 				l.AfterFunc(d, func() {
 					order = append(order, "timer")
-					wantEqual(t, "turns later", l.Stats().IterationsTotal-turn, 1)
+					wantEqual(t, "turns later", l.Stats().Loop.IterationsTotal-turn, 1)
 					wantEqual(t, "time later", time.Since(began), 0)
 				})
 				order = append(order, "start")
@@ -138,7 +138,7 @@ func TestLaw9AZeroTimerThatArmsItselfRunsOnceATurn(t *testing.T) {
 	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		var timer *eventloop.Timer
 		timer = l.AfterFunc(0, func() {
-			turns = append(turns, l.Stats().IterationsTotal)
+			turns = append(turns, l.Stats().Loop.IterationsTotal)
 			if len(turns) < 5 {
 				timer.Reset(0)
 			}
@@ -276,7 +276,7 @@ func TestTimerStopReportsFalseAfterTheEnd(t *testing.T) {
 	wantEqual(t, "Reset", armed.Reset(0), false)
 	armed.Unref()
 	armed.Ref()
-	wantEqual(t, "timers", l.Stats().Timers, 0)
+	wantEqual(t, "timers", l.Stats().Loop.Timers, 0)
 }
 
 func TestATimerMadeAfterTheEndNeverFires(t *testing.T) {
@@ -286,7 +286,7 @@ func TestATimerMadeAfterTheEndNeverFires(t *testing.T) {
 	interval := l.Every(1, func() { t.Error("it ticked") })
 	wantEqual(t, "Stop", timer.Stop(), false)
 	wantEqual(t, "Stop", interval.Stop(), false)
-	wantEqual(t, "timers", l.Stats().Timers, 0)
+	wantEqual(t, "timers", l.Stats().Loop.Timers, 0)
 }
 
 func TestTimerResetPostponesAndAdvances(t *testing.T) {
@@ -477,7 +477,7 @@ func TestAMillionTimersNeedNoGoroutineAndBoundedMemory(t *testing.T) {
 			armed[i] = l.AfterFunc(time.Hour+time.Duration(i*7919%timers), f)
 		}
 		wantEqual(t, "goroutines", runtime.NumGoroutine(), goroutines)
-		wantEqual(t, "timers", l.Stats().Timers, timers)
+		wantEqual(t, "timers", l.Stats().Loop.Timers, timers)
 		each := (heapInUse() - before) / timers
 		t.Logf("%d bytes a timer", each)
 		if each > 160 {

@@ -64,7 +64,7 @@ func TestWorkRunsAtMostMaxWorkFunctionsAtATimeInOrder(t *testing.T) {
 						return 0, nil
 					})
 				}
-				wantEqual(t, "Stats().Work", l.Stats().Work, 200)
+				wantEqual(t, "Stats().Work", l.Stats().Loop.Work, 200)
 			})
 			wantEqual(t, "Run", err, nil)
 			wantEqual(t, "most at a time", int(most.Load()), c.want)
@@ -446,7 +446,7 @@ func TestCallReturnsWhenTheLoopEnds(t *testing.T) {
 			got <- err
 		}()
 	}
-	for l.Stats().Queued < 10 {
+	for l.Stats().Loop.Queued < 10 {
 		runtime.Gosched()
 	}
 	close(release)
@@ -487,7 +487,7 @@ func TestReceiveDeliversAllInOrderAndThenTheEnd(t *testing.T) {
 				if !ok {
 					ends++
 					wantEqual(t, "value at the end", v, 0)
-					wantEqual(t, "Stats().Receivers", l.Stats().Receivers, 1)
+					wantEqual(t, "Stats().Receivers", l.Stats().Loop.Receivers, 1)
 					return
 				}
 				wantEqual(t, "value", v, next)
@@ -677,7 +677,7 @@ func flood(l *eventloop.Loop) {
 	for range 1100 {
 		eventloop.Work(context.Background(), l, func(context.Context) (int, error) { return 0, nil })
 	}
-	for l.Stats().Queued < 1024 {
+	for l.Stats().Loop.Queued < 1024 {
 		runtime.Gosched()
 	}
 }

@@ -55,7 +55,7 @@ func taskConversation(n int) {
 			if err != nil {
 				return err
 			}
-			s := c.Stream(t)
+			s := c.NetConn(t)
 			defer s.Close()
 			return converse(s, n)
 		}).Then(func(_ struct{}, err error) {

@@ -65,7 +65,7 @@ func loopLookups(n, hang int) {
 	defer stop()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	cfg := &eventloop.Config{Resolver: eventloop.ResolverConfig{Servers: []string{addr}}}
+	cfg := &eventloop.Config{Resolver: &eventloop.ResolverConfig{Servers: []string{addr}}}
 	err := eventloop.Run(context.Background(), cfg, func(l *eventloop.Loop) error {
 		for i := range hang {
 			l.LookupNetIP(ctx, "ip4", hangName(i)).Then(func([]netip.Addr, error) {})

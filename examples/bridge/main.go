@@ -35,7 +35,7 @@ func main() {
 		h.Unref()
 		began := time.Now()
 		l.Every(100*time.Millisecond, func() {
-			log.Printf("the loop is alive, %d at work after %v", l.Stats().Work, time.Since(began).Round(time.Millisecond))
+			log.Printf("the loop is alive, %d at work after %v", l.Stats().Loop.Work, time.Since(began).Round(time.Millisecond))
 		}).Unref()
 		report(ctx, l, os.Stdout, flag.Args())
 		return nil

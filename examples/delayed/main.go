@@ -100,5 +100,5 @@ func (s *server) showStats() {
 	rate := float64(s.finished-s.lastFinished) / now.Sub(s.lastTime).Seconds()
 	s.lastFinished, s.lastTime = s.finished, now
 	fmt.Printf("incoming: %d\noutgoing: %d\nfinished: %d\nrate: %.1f req/s\n\n",
-		stats.IncomingTCP, stats.OutgoingTCP, s.finished, rate)
+		stats.Conns.Incoming, stats.Conns.Outgoing, s.finished, rate)
 }

@@ -39,7 +39,7 @@ func main() {
 			return err
 		}
 		log.Print("echo server on ", ln.Addr(), ", SIGINT ends it")
-		l.OnShutdown(func() { log.Print("ending: ", l.Stats().IncomingTCP, " clients have ", *grace) })
+		l.OnShutdown(func() { log.Print("ending: ", l.Stats().Conns.Incoming, " clients have ", *grace) })
 		return l.ShutdownOn(*grace, os.Interrupt)
 	})
 	if err != nil {

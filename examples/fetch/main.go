@@ -93,7 +93,7 @@ func (f *fetcher) start(l *eventloop.Loop) {
 	f.ticker.Unref()
 	l.OnExit(func() {
 		f.took = time.Since(f.began)
-		f.reused = l.Stats().ReusedHTTPTotal
+		f.reused = l.Stats().HTTPClient.ReusedTotal
 		for out := range f.open { // an interrupt came before their results
 			out.close(context.Canceled)
 		}

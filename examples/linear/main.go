@@ -89,7 +89,7 @@ type chat struct {
 func newChat() *chat { return &chat{members: make(map[string]*eventloop.Conn)} }
 
 func (r *chat) serve(t *eventloop.Task, c *eventloop.Conn) error {
-	nc := c.Stream(t)
+	nc := c.NetConn(t)
 	lines := bufio.NewScanner(nc)
 	name, err := r.askName(nc, lines)
 	if err != nil {
@@ -183,7 +183,7 @@ type response struct {
 }
 
 func (s *store) serve(t *eventloop.Task, c *eventloop.Conn) error {
-	nc := c.Stream(t)
+	nc := c.NetConn(t)
 	in, out := json.NewDecoder(nc), json.NewEncoder(nc)
 	for {
 		nc.SetReadDeadline(time.Now().Add(time.Minute))

@@ -83,7 +83,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (ok bool,
 			}
 			s := l.Stats()
 			fmt.Fprintf(stdout, "; cache: %d hits, %d misses; queries: %d, failed: %d\n",
-				s.DNSCacheHitsTotal, s.DNSCacheMissesTotal, s.DNSQueriesTotal, s.DNSFailuresTotal)
+				s.DNS.CacheHitsTotal, s.DNS.CacheMissesTotal, s.DNS.QueriesTotal, s.DNS.FailuresTotal)
 			return err
 		})
 		return nil
@@ -124,7 +124,7 @@ func parse(args []string, stderr io.Writer) (*options, *eventloop.Config, error)
 	}
 	cfg := &eventloop.Config{
 		Name:     "lookup",
-		Resolver: eventloop.ResolverConfig{UseTCP: *tcp, Timeout: *timeout, NoEDNS: !*edns},
+		Resolver: &eventloop.ResolverConfig{UseTCP: *tcp, Timeout: *timeout, NoEDNS: !*edns},
 		Logger:   slog.New(slog.NewTextHandler(stderr, nil)),
 	}
 	if *servers != "" {

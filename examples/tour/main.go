@@ -211,8 +211,8 @@ func (r *tour) pingPong(t *eventloop.Task, ln *eventloop.Listener) error {
 
 func (r *tour) showStats() {
 	s := r.loop.Stats()
-	r.say("%6d  %6d  %6d  %7d  %11d  %6d  %v", s.OutgoingTCP, s.IncomingTCP, s.Timers,
-		r.echoes, s.BytesInTotal, s.IterationsTotal, s.LagP99.Round(time.Microsecond))
+	r.say("%6d  %6d  %6d  %7d  %11d  %6d  %v", s.Conns.Outgoing, s.Conns.Incoming, s.Loop.Timers,
+		r.echoes, s.Conns.BytesInTotal, s.Loop.IterationsTotal, s.Loop.LagP99.Round(time.Microsecond))
 }
 
 // work gives a computation to another goroutine.

@@ -428,7 +428,7 @@ func TestWhoReadsSlowlyIsCutOffAndDelaysNobody(t *testing.T) {
 		if want := "ann: " + text; string(f.Payload) != want {
 			t.Fatalf("heard %.100q", f.Payload)
 		}
-		if n := s.loop.Stats().Buffered; n > 2*maxPending {
+		if n := s.loop.Stats().Conns.Buffered; n > 2*maxPending {
 			t.Fatalf("%d bytes wait, want at most %d for each of two", n, maxPending)
 		}
 	}
