@@ -32,15 +32,25 @@ func TestPassLetsGoroutinesRunWhoseDescriptorsAreReady(t *testing.T) {
 	}()
 	var p Passer
 	defer p.Close()
+	late := 0
 	for n := range int64(1000) {
 		if _, err := unix.Write(int(fd), []byte{1}); err != nil {
 			t.Fatal(err)
 		}
 		p.Pass()
 		p.Pass() // both may be found ready at once, and run in any order
-		if got.Load() != n+1 {
-			t.Fatalf("after %d bytes the reader has %d", n+1, got.Load())
+		if got.Load() == n+1 {
+			continue
 		}
+		// The operating system may have stopped the thread of the reader in between.
+		for late++; got.Load() != n+1; {
+			p.Pass()
+		}
+	}
+	// Without the passes the reader runs every ten milliseconds, so nearly all
+	// bytes would be late.
+	if late > 500 {
+		t.Errorf("%d of 1000 bytes were not read after two passes", late)
 	}
 	w.Close()
 	<-done
