@@ -129,9 +129,15 @@ func (c *Conn) nextRead() int {
 	return min(readSizes[c.class], c.cfg.Load().ReadBufferSize)
 }
 
-// hand gives b to the dispatcher. A full buffer makes the next one larger, a nearly
-// empty one smaller.
+// hand gives b to the dispatcher.
 func (c *Conn) hand(b *sockio.Buffer) {
+	c.took(b)
+	c.loop.send((*chunkTask)(c))
+}
+
+// took makes b the chunk that is handed over. A full buffer makes the next one
+// larger, a nearly empty one smaller.
+func (c *Conn) took(b *sockio.Buffer) {
 	switch n, size := b.Len(), readSizes[c.class]; {
 	case n >= size && int(c.class) < len(readSizes)-1:
 		c.class++
@@ -140,14 +146,15 @@ func (c *Conn) hand(b *sockio.Buffer) {
 	}
 	c.chunk = b
 	c.holding.Store(true)
-	c.loop.send((*chunkTask)(c))
 }
 
 // consumed gives the credit for the next chunk back. On the loop.
 func (c *Conn) consumed() {
 	c.heard() // the time of a callback is not the peer's
 	c.holding.Store(false)
-	c.core.Wake()
+	if !c.loop.offer(c) {
+		c.core.Wake()
+	}
 }
 
 // A chunkTask says that c.chunk has data.

@@ -30,11 +30,13 @@ func (l *Loop) wake() {
 	case l.tasks <- wakeTask{}:
 	default:
 	}
+	l.unpark()
 }
 
 // send gives t to the dispatcher. It waits while the channel is full.
 // After the end of the loop, when foreign code returns after all, t is dropped.
 func (l *Loop) send(t task) {
+	defer l.unpark()
 	select {
 	case l.tasks <- t:
 		return
@@ -51,6 +53,7 @@ func (l *Loop) send(t task) {
 func (l *Loop) hand(t task) {
 	select {
 	case l.tasks <- t:
+		l.unpark()
 		return
 	default:
 	}
@@ -117,6 +120,9 @@ func (l *Loop) dispatch() {
 // is decided under one lock, so no Post falls in between.
 func (l *Loop) prepare() bool {
 	now := l.now()
+	if !l.parking.offered {
+		l.parking.end()
+	}
 	l.lockSoon()
 	defer l.mu.Unlock()
 	l.lag.Record(now - l.turned) // the last turn: who came in it waited so long
@@ -130,6 +136,7 @@ func (l *Loop) prepare() bool {
 		}
 		if posted || l.first != nil || len(l.due) > 0 || len(l.tasks) > 0 {
 			l.turns++
+			l.parking.postpone()
 			return true
 		}
 		if l.pace.beforeSleep() {
@@ -182,9 +189,13 @@ func (l *Loop) sleep(now time.Duration) time.Duration {
 	l.busy += now - l.woke
 	when, timed := l.timers.Min()
 	l.mu.Unlock()
-	if !timed {
+	parked := l.parking.offered
+	switch {
+	case parked:
+		l.park(when)
+	case !timed:
 		l.first = <-l.tasks
-	} else {
+	default:
 		if when != l.alarm { // the timer runs on while the dispatcher is awake
 			l.alarm = when
 			l.timer.Reset(time.Duration(when) - now)
@@ -195,7 +206,7 @@ func (l *Loop) sleep(now time.Duration) time.Duration {
 			l.alarm = -1
 		}
 	}
-	yielded := l.pace.afterWake(l.first != nil)
+	yielded := l.pace.afterWake(l.first != nil && !parked)
 	if yielded {
 		runtime.Gosched()
 	}

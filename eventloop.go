@@ -142,6 +142,7 @@ type Loop struct {
 	alarm      int64       // when timer fires, -1 if it does not
 	watch      *slowWatch  // nil unless Config.SlowCallback is set
 	pace       pacer
+	parking    parking
 	passer     pollpass.Passer
 	turned     time.Duration // when the last turn began; written with mu held
 	lag        histogram.Histogram

@@ -11,3 +11,10 @@ const MaxIdleCoroutines = maxIdleCoroutines
 
 // MaxPerTurn is how many timers, and how many posts, run in one turn.
 const MaxPerTurn = maxPerTurn
+
+// Parked reports whether the dispatcher of l waits in a connection.
+func Parked(l *Loop) bool { return l.parking.in.Load() != nil }
+
+// ParkAgain is how many turns in a row must have been input of one connection after
+// the dispatcher waited there in vain.
+const ParkAgain = parkAgain

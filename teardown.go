@@ -50,6 +50,7 @@ func (l *Loop) closeAll() {
 		}
 	}
 	l.mu.Unlock()
+	l.parking.end()
 	l.writers.EndTurn(false)
 	for _, o := range owners {
 		o.terminate()

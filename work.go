@@ -182,6 +182,7 @@ func (w *workers) drop(j *job) bool {
 func (j *job) gone() {
 	select {
 	case j.loop.tasks <- (*workGoneTask)(j):
+		j.loop.unpark()
 	case <-j.loop.done:
 	}
 }

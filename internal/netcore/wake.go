@@ -8,6 +8,7 @@ const (
 	placeRunning uint32 = iota
 	placeSocket         // waits for the peer
 	placeWait           // waits in Wait
+	placeUntil          // waits in WaitUntil
 )
 
 // Wake makes the connection's goroutine look at its orders: the Read, Watch or Wait
@@ -18,7 +19,7 @@ func (c *Conn) Wake() {
 	switch c.place.Load() {
 	case placeSocket:
 		c.poke(false)
-	case placeWait:
+	case placeWait, placeUntil:
 		c.token()
 	}
 }
@@ -69,17 +70,39 @@ func (c *Conn) enter(place uint32) bool {
 	return true
 }
 
-// Wait waits for Wake. It may return without one.
+// Wait waits for Wake, and until the goroutine's place is given back if it was
+// borrowed.
 func (c *Conn) Wait() {
-	if c.enter(placeWait) {
+	c.place.Store(placeWait)
+	for !c.woken.Load() || !c.place.CompareAndSwap(placeWait, placeRunning) {
 		<-c.run.wake
-		c.left()
 	}
+	c.woken.Store(false)
+}
+
+// Borrow makes the caller the connection's goroutine, until Return. It fails if the
+// goroutine is not in Wait, and for connections that are no sockets or have TLS:
+// there a read may not be interruptible, or run foreign code.
+func (c *Conn) Borrow() bool {
+	if c.rc == nil || !c.place.CompareAndSwap(placeWait, placeRunning) {
+		return false
+	}
+	if c.run.tls != nil {
+		c.Return()
+		return false
+	}
+	return true
+}
+
+// Return undoes Borrow. The goroutine looks at its orders.
+func (c *Conn) Return() {
+	c.place.Store(placeWait)
+	c.Wake()
 }
 
 // WaitUntil is Wait that ends at t.
 func (c *Conn) WaitUntil(t time.Time) {
-	if !c.enter(placeWait) {
+	if !c.enter(placeUntil) {
 		return
 	}
 	timer := time.NewTimer(time.Until(t))
@@ -88,10 +111,6 @@ func (c *Conn) WaitUntil(t time.Time) {
 	case <-c.run.wake:
 	case <-timer.C:
 	}
-	c.left()
-}
-
-func (c *Conn) left() {
 	c.place.Store(placeRunning)
 	c.woken.Store(false)
 }
@@ -105,6 +124,9 @@ func (c *Conn) SetReadDeadline(t time.Time) {
 		c.nc.SetReadDeadline(t)
 	}
 }
+
+// ReadDeadline returns what SetReadDeadline has set. On the goroutine.
+func (c *Conn) ReadDeadline() time.Time { return c.run.deadline }
 
 // HearsDeadlines reports whether the goroutine can be got out of Read without
 // closing the connection. As far as nc says: it may say so and do nothing. Anybody
