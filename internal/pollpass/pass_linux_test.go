@@ -56,16 +56,6 @@ func TestPassLetsGoroutinesRunWhoseDescriptorsAreReady(t *testing.T) {
 	<-done
 }
 
-func TestPassAllocatesNothing(t *testing.T) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	var p Passer
-	defer p.Close()
-	p.Pass()
-	if n := testing.AllocsPerRun(100, p.Pass); n != 0 {
-		t.Errorf("a pass allocates %v times, want 0", n)
-	}
-}
-
 func TestPassWithoutADescriptorReturns(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	var old unix.Rlimit
