@@ -162,7 +162,7 @@ func endsListener(err error) bool {
 }
 
 func (a *acceptor) acceptError(err error) *OpError {
-	e := &OpError{Op: "accept", Err: err}
+	e := &OpError{Op: OpAccept, Err: err}
 	if a.addr != nil {
 		e.Net, e.Addr = a.addr.Network(), a.addr.String()
 	}
@@ -199,8 +199,8 @@ func (a *acceptor) pausedSince(pauses *int) bool {
 	return a.paused || a.pauses > before
 }
 
-// stop ends accepting, and closes the listener. It reports whether that changed
-// anything.
+// stop ends accepting, and closes the listener. It reports whether it was the
+// first call.
 func (a *acceptor) stop() bool {
 	a.acceptMu.Lock()
 	first := !a.closed

@@ -225,7 +225,7 @@ func (c *Conn) countLost() {
 	default:
 		cause = c.why
 	}
-	c.why = c.opErrorLocked("close", &LostError{Bytes: n, Err: cause})
+	c.why = c.opErrorLocked(OpClose, &LostError{Bytes: n, Err: cause})
 }
 
 // A LostError says that a connection was closed and output that was written to it

@@ -21,7 +21,7 @@ func (c *Conn) Detach() *Future[net.Conn] {
 	c.core.Lock()
 	defer c.core.Unlock()
 	if err := c.mayDetach(); err != nil {
-		f.resolve(nil, c.opErrorLocked("detach", err))
+		f.resolve(nil, c.opErrorLocked(OpDetach, err))
 		return f
 	}
 	c.extra().detached = f

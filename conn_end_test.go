@@ -155,7 +155,7 @@ func TestConnGoexitInACallbackClosesEverything(t *testing.T) {
 					t.Cleanup(func() { b.Close() })
 					l.Adopt(a, conf)
 					if where == "failed dial" {
-						_, err := l.Dial(nil, "tcp", dead, cfg)
+						_, err := l.Dial(context.Background(), "tcp", dead, cfg)
 						return err
 					}
 					ln, err := l.Listen("tcp", "127.0.0.1:0", cfg)
@@ -202,7 +202,7 @@ func stuckStates() []stuckState {
 		}},
 		{"shaking hands as a client", func(t testing.TB, l *eventloop.Loop, cfg *eventloop.ConnConfig) *eventloop.Conn {
 			cfg.TLS = clientConf
-			c, err := l.Dial(nil, "tcp", servePeers(t).addr(), cfg)
+			c, err := l.Dial(context.Background(), "tcp", servePeers(t).addr(), cfg)
 			return must(t, c, err)
 		}},
 		{"shaking hands as a server", func(t testing.TB, l *eventloop.Loop, cfg *eventloop.ConnConfig) *eventloop.Conn {
@@ -394,7 +394,7 @@ func TestStopRacesWithConnectionsThatComeAndGo(t *testing.T) {
 		for i := range 8 {
 			peers = append(peers, background(t, func() {
 				for {
-					c, err := l.Dial(nil, "tcp", ln.Addr().String(), conf)
+					c, err := l.Dial(context.Background(), "tcp", ln.Addr().String(), conf)
 					if err != nil {
 						wantEqual(t, "Dial", err, eventloop.ErrLoopClosed)
 						return

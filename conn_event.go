@@ -118,7 +118,7 @@ func (c *Conn) deliverEnd() {
 	switch {
 	case c.quit.Load():
 	case err != io.EOF:
-		c.fail(c.opError("read", err), c.howToFail(err))
+		c.fail(c.opError(OpRead, err), c.howToFail(err))
 	case c.awaitsReader():
 	default:
 		c.deliverEOF()
@@ -172,7 +172,7 @@ func (t *failureTask) run() {
 	c.core.Lock()
 	err := c.x.Load().failure
 	c.core.Unlock()
-	c.fail(c.opError("read", err), closeReset)
+	c.fail(c.opError(OpRead, err), closeReset)
 }
 
 func (t *abandonedTask) run() { (*Conn)(t).armReaderTimer() }
@@ -205,7 +205,7 @@ func (c *Conn) noReader() {
 	switch {
 	case !waits:
 	case held.has(factHeld):
-		c.fail(c.opError("read", ErrNoReader), closeReset)
+		c.fail(c.opError(OpRead, ErrNoReader), closeReset)
 	case held.has(factEndHeld):
 		c.deliverEOF()
 	}
@@ -466,7 +466,7 @@ func (c *Conn) readTimedOut() {
 		return
 	}
 	c.core.Unlock()
-	c.fail(c.opError("read", os.ErrDeadlineExceeded), closeReset)
+	c.fail(c.opError(OpRead, os.ErrDeadlineExceeded), closeReset)
 }
 
 // timeouts returns the timeouts in force. The caller holds the lock.

@@ -23,7 +23,7 @@ func proxy(t testing.TB, l *eventloop.Loop, addr string) (ln *eventloop.Listener
 		HighWater:     32 << 10,
 		OnConnect: func(c *eventloop.Conn) {
 			// Data of c may be here before the other side is up.
-			dst, err := l.Dial(nil, "tcp", addr, &eventloop.ConnConfig{
+			dst, err := l.Dial(context.Background(), "tcp", addr, &eventloop.ConnConfig{
 				AllowHalfOpen: true, HighWater: 32 << 10,
 				OnEvent: func(*eventloop.Conn, error) {},
 			})
@@ -435,7 +435,7 @@ func TestDetachBeforeTheConnectionIsUp(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	addr, _ := blackHole(t)
 	r, cfg := newTape(nil)
-	c, err := l.Dial(nil, "tcp", addr, cfg)
+	c, err := l.Dial(context.Background(), "tcp", addr, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

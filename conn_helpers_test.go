@@ -184,7 +184,7 @@ func await[T any](t testing.TB, f *eventloop.Future[T]) (T, error) {
 func dialBlackHole(t testing.TB, l *eventloop.Loop, cfg *eventloop.ConnConfig) (c *eventloop.Conn, open func()) {
 	t.Helper()
 	addr, open := blackHole(t)
-	c, err := l.Dial(nil, "tcp", addr, cfg)
+	c, err := l.Dial(context.Background(), "tcp", addr, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package eventloop_test
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net"
 	"slices"
@@ -272,7 +273,7 @@ func runScript(t testing.TB, l *eventloop.Loop, ops []byte) {
 	defer ln.Close()
 	var ours net.Conn
 	if ops[0]&3 == 0 {
-		s.c, err = l.Dial(nil, "tcp", ln.Addr().String(), cfg)
+		s.c, err = l.Dial(context.Background(), "tcp", ln.Addr().String(), cfg)
 	} else if ours, err = net.Dial("tcp", ln.Addr().String()); err == nil {
 		if ops[0]&3 == 2 {
 			ours = plainConn{ours}

@@ -23,7 +23,7 @@ func TestDialWritesBeforeTheConnectionIsUpArriveInOrderAndTogether(t *testing.T)
 	peers := servePeers(t)
 	r, cfg := newTape(nil)
 	onLoop(t, l, func() {
-		c, err := l.Dial(nil, "tcp", peers.addr(), cfg)
+		c, err := l.Dial(context.Background(), "tcp", peers.addr(), cfg)
 		if err != nil {
 			t.Error(err)
 			return
@@ -572,7 +572,7 @@ func TestConnUnixSocket(t *testing.T) {
 		OnConnect: func(c *eventloop.Conn) { c.WriteString("hello") },
 		OnData:    func(c *eventloop.Conn, data []byte) { c.Close() },
 	})
-	c, err := l.Dial(nil, "unix", path, client)
+	c, err := l.Dial(context.Background(), "unix", path, client)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -597,7 +597,7 @@ func TestConnIPv6(t *testing.T) {
 		OnConnect: func(c *eventloop.Conn) { c.WriteString("hello") },
 		OnData:    func(c *eventloop.Conn, data []byte) { c.Close() },
 	})
-	if _, err := l.Dial(nil, "tcp", ln.Addr().String(), client); err != nil {
+	if _, err := l.Dial(context.Background(), "tcp", ln.Addr().String(), client); err != nil {
 		t.Fatal(err)
 	}
 	rc.wait(t)
@@ -641,7 +641,7 @@ func TestConnBeforeRunAndAfterTheEnd(t *testing.T) {
 	l := eventloop.New(nil)
 	try := func(want error) {
 		t.Helper()
-		_, err := l.Dial(nil, "tcp", "127.0.0.1:1", nil)
+		_, err := l.Dial(context.Background(), "tcp", "127.0.0.1:1", nil)
 		wantEqual(t, "Dial", err, want)
 		_, err = l.Adopt(a, nil)
 		wantEqual(t, "Adopt", err, want)
@@ -674,7 +674,7 @@ func TestDialRefusedIsOneEventThenOnClose(t *testing.T) {
 		wantEqual(t, "Closed in OnEvent", c.Closed(), false)
 		wantEqual(t, "Err in OnEvent", c.Err(), err)
 	}})
-	c, err := l.Dial(nil, "tcp", addr, cfg)
+	c, err := l.Dial(context.Background(), "tcp", addr, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -706,7 +706,7 @@ func TestDialRefusedIsOneEventThenOnClose(t *testing.T) {
 func TestDialMissingUnixSocket(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	r, cfg := newTape(nil)
-	if _, err := l.Dial(nil, "unix", filepath.Join(t.TempDir(), "none"), cfg); err != nil {
+	if _, err := l.Dial(context.Background(), "unix", filepath.Join(t.TempDir(), "none"), cfg); err != nil {
 		t.Fatal(err)
 	}
 	r.wait(t)
@@ -721,7 +721,7 @@ func TestDialFailureWithoutOnEvent(t *testing.T) {
 		closed := 0
 		err := runLoop(t, nil, func(l *eventloop.Loop) {
 			l.Hold()
-			l.Dial(nil, "tcp", addr, &eventloop.ConnConfig{OnClose: func(*eventloop.Conn) { closed++ }})
+			l.Dial(context.Background(), "tcp", addr, &eventloop.ConnConfig{OnClose: func(*eventloop.Conn) { closed++ }})
 		})
 		if !errors.Is(err, eventloop.ErrRefused) {
 			t.Errorf("Run = %v, want ErrRefused", err)
@@ -731,7 +731,7 @@ func TestDialFailureWithoutOnEvent(t *testing.T) {
 	t.Run("goes to who asked Connected", func(t *testing.T) {
 		var got error
 		mustRun(t, nil, func(l *eventloop.Loop) {
-			c, _ := l.Dial(nil, "tcp", addr, nil)
+			c, _ := l.Dial(context.Background(), "tcp", addr, nil)
 			c.Connected().Then(func(_ *eventloop.Conn, err error) { got = err })
 		})
 		if !errors.Is(got, eventloop.ErrRefused) {
@@ -741,7 +741,7 @@ func TestDialFailureWithoutOnEvent(t *testing.T) {
 	t.Run("goes to the EventHandler once", func(t *testing.T) {
 		var got []error
 		mustRun(t, &eventloop.Config{EventHandler: func(err error) { got = append(got, err) }}, func(l *eventloop.Loop) {
-			c, _ := l.Dial(nil, "tcp", addr, nil)
+			c, _ := l.Dial(context.Background(), "tcp", addr, nil)
 			c.Connected() // and nobody asks it
 			l.AfterFunc(1200*time.Millisecond, func() {})
 		})
@@ -805,7 +805,7 @@ func TestConnErrorOfAnAcceptedConnectionWithoutOnEventIsLogged(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		l.Dial(nil, "tcp", ln.Addr().String(), nil)
+		l.Dial(context.Background(), "tcp", ln.Addr().String(), nil)
 	})
 	if !strings.Contains(log.String(), "timeout") {
 		t.Errorf("log = %q, want the timeout", log.String())
@@ -815,7 +815,7 @@ func TestConnErrorOfAnAcceptedConnectionWithoutOnEventIsLogged(t *testing.T) {
 func TestConnResetOfADialledConnectionWithoutOnEventIsIgnored(t *testing.T) {
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		peers := servePeers(t)
-		l.Dial(nil, "tcp", peers.addr(), &eventloop.ConnConfig{
+		l.Dial(context.Background(), "tcp", peers.addr(), &eventloop.ConnConfig{
 			OnConnect: func(c *eventloop.Conn) { background(t, func() { reset(t, peers.next(t)) }) },
 		})
 	})
@@ -848,7 +848,7 @@ func TestConnSetCallbacksHoldFromTheNextEventOn(t *testing.T) {
 
 func TestConnUnrefLetsTheLoopEnd(t *testing.T) {
 	r, cfg := newTape(&eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) { c.Unref() }})
-	mustRun(t, nil, func(l *eventloop.Loop) { l.Dial(nil, "tcp", servePeers(t).addr(), cfg) })
+	mustRun(t, nil, func(l *eventloop.Loop) { l.Dial(context.Background(), "tcp", servePeers(t).addr(), cfg) })
 	r.wait(t)
 	wantEqual(t, "callbacks", r.order(), "connect close")
 }

@@ -45,7 +45,7 @@ func (c *Conn) StartTLS(conf *tls.Config) *Future[tls.ConnectionState] {
 	c.core.Lock()
 	defer c.core.Unlock()
 	if err := c.mayUpgrade(conf); err != nil {
-		f.resolve(tls.ConnectionState{}, c.opErrorLocked("handshake", err))
+		f.resolve(tls.ConnectionState{}, c.opErrorLocked(OpHandshake, err))
 		return f
 	}
 	x := c.extra()
@@ -218,7 +218,7 @@ func (t *tlsTask) run() {
 		return
 	}
 	c.core.Unlock()
-	err := c.opError("handshake", u.err)
+	err := c.opError(OpHandshake, u.err)
 	how := closeSealed // a reset would take the alert away
 	if errors.Is(err, ErrTimeout) {
 		how = closeCut

@@ -103,7 +103,7 @@ func TestConnTLSEchoWithServerNameAndALPN(t *testing.T) {
 		},
 		OnData: func(c *eventloop.Conn, data []byte) { c.Close() },
 	})
-	c, err := l.Dial(nil, "tcp", addr, cfg)
+	c, err := l.Dial(context.Background(), "tcp", addr, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func TestConnTLSVerifiesByDefault(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	addr, rs := tlsEcho(t, l, serverConf)
 	r, cfg := newTape(&eventloop.ConnConfig{TLS: &tls.Config{}})
-	if _, err := l.Dial(nil, "tcp", addr, cfg); err != nil {
+	if _, err := l.Dial(context.Background(), "tcp", addr, cfg); err != nil {
 		t.Fatal(err)
 	}
 	r.wait(t)
@@ -139,7 +139,7 @@ func TestConnTLSVerifiesTheHostThatWasDialled(t *testing.T) {
 	addr, _ := tlsEcho(t, l, serverConf)
 	good := &tls.Config{RootCAs: clientConf.RootCAs}
 	r, cfg := newTape(&eventloop.ConnConfig{TLS: good, OnConnect: func(c *eventloop.Conn) { c.Close() }})
-	l.Dial(nil, "tcp", addr, cfg) // 127.0.0.1 is in the certificate
+	l.Dial(context.Background(), "tcp", addr, cfg) // 127.0.0.1 is in the certificate
 	r.wait(t)
 	wantEqual(t, "callbacks", r.order(), "connect close")
 	wantEqual(t, "the configuration is left alone", good.ServerName, "")
@@ -147,7 +147,7 @@ func TestConnTLSVerifiesTheHostThatWasDialled(t *testing.T) {
 	bad := clientConf.Clone()
 	bad.ServerName = "other.test"
 	r, cfg = newTape(&eventloop.ConnConfig{TLS: bad})
-	l.Dial(nil, "tcp", addr, cfg)
+	l.Dial(context.Background(), "tcp", addr, cfg)
 	r.wait(t)
 	var name x509.HostnameError
 	if err := r.event(t); !errors.As(err, &name) {
@@ -169,7 +169,7 @@ func TestConnTLSSendsTheServerNameWithoutVerificationToo(t *testing.T) {
 		TLS:       &tls.Config{InsecureSkipVerify: true},
 		OnConnect: func(c *eventloop.Conn) { c.Close() },
 	})
-	l.Dial(nil, "tcp", net.JoinHostPort("localhost", port), cfg)
+	l.Dial(context.Background(), "tcp", net.JoinHostPort("localhost", port), cfg)
 	r.wait(t)
 	wantEqual(t, "SNI", wait(t, names, "handshake"), "localhost")
 }
@@ -267,7 +267,7 @@ func TestConnPanicInACallbackOfTLSConfig(t *testing.T) {
 	boom.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { panic("boom") }
 	dial := func(t *testing.T, l *eventloop.Loop) *tape {
 		addr, r := tlsEcho(t, l, boom)
-		l.Dial(nil, "tcp", addr, &eventloop.ConnConfig{TLS: clientConf, OnEvent: func(*eventloop.Conn, error) {}})
+		l.Dial(context.Background(), "tcp", addr, &eventloop.ConnConfig{TLS: clientConf, OnEvent: func(*eventloop.Conn, error) {}})
 		return r
 	}
 	t.Run("caught", func(t *testing.T) {
@@ -333,7 +333,7 @@ func TestConnStartTLSOnBothSides(t *testing.T) {
 				}
 			},
 		})
-		if _, err := l.Dial(nil, "tcp", ln.Addr().String(), client); err != nil {
+		if _, err := l.Dial(context.Background(), "tcp", ln.Addr().String(), client); err != nil {
 			t.Fatal(err)
 		}
 		r.wait(t)
@@ -384,7 +384,7 @@ func TestConnStartTLSFailureEndsTheConnectionOnce(t *testing.T) {
 			c.WriteString("secret")
 		},
 	})
-	if _, err := l.Dial(nil, "tcp", ln.Addr().String(), client); err != nil {
+	if _, err := l.Dial(context.Background(), "tcp", ln.Addr().String(), client); err != nil {
 		t.Fatal(err)
 	}
 	r.wait(t)
@@ -413,7 +413,7 @@ func TestConnStartTLSFailureGoesToWhoAsked(t *testing.T) {
 		a, b := net.Pipe()
 		l.Adopt(b, &eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) { c.WriteString("no TLS here") }})
 		peers := servePeers(t)
-		l.Dial(nil, "tcp", peers.addr(), &eventloop.ConnConfig{
+		l.Dial(context.Background(), "tcp", peers.addr(), &eventloop.ConnConfig{
 			OnConnect: func(c *eventloop.Conn) {
 				c.StartTLS(clientConf).Then(func(_ tls.ConnectionState, err error) { got = err })
 				background(t, func() {
@@ -445,7 +445,7 @@ func TestConnStartTLSBadInputLeavesTheConnectionAlone(t *testing.T) {
 
 	addr, _ := blackHole(t)
 	r, cfg = newTape(nil)
-	c, _ = l.Dial(nil, "tcp", addr, cfg)
+	c, _ = l.Dial(context.Background(), "tcp", addr, cfg)
 	if _, err := await(t, c.StartTLS(clientConf)); !errors.As(err, &oe) {
 		t.Errorf("StartTLS while connecting = %v", err)
 	}
@@ -573,7 +573,7 @@ func startTLSAfterEOF(t *testing.T, stream, server bool, end func(c *eventloop.C
 			return
 		}
 		if stream {
-			l.Go(nil, func(task *eventloop.Task) error {
+			l.Go(context.Background(), func(task *eventloop.Task) error {
 				if _, err := c.NetConn(task).Read(make([]byte, 1)); err != io.EOF {
 					t.Errorf("Read returned %v, want io.EOF", err)
 				}
@@ -647,7 +647,7 @@ func TestConnGoexitInACallbackOfTLSConfigIsAnError(t *testing.T) {
 	t.Run("accepted", func(t *testing.T) {
 		l, _ := startLoop(t, nil)
 		addr, r := tlsEcho(t, l, exiting(serverConf))
-		l.Dial(nil, "tcp", addr, &eventloop.ConnConfig{TLS: clientConf, OnEvent: func(*eventloop.Conn, error) {}})
+		l.Dial(context.Background(), "tcp", addr, &eventloop.ConnConfig{TLS: clientConf, OnEvent: func(*eventloop.Conn, error) {}})
 		r.wait(t)
 		wantGoexit(t, r.event(t))
 		idle(t, l)
@@ -656,7 +656,7 @@ func TestConnGoexitInACallbackOfTLSConfigIsAnError(t *testing.T) {
 		l, _ := startLoop(t, nil)
 		addr, _ := tlsEcho(t, l, serverConf)
 		r, cfg := newTape(&eventloop.ConnConfig{TLS: exiting(clientConf)})
-		l.Dial(nil, "tcp", addr, cfg)
+		l.Dial(context.Background(), "tcp", addr, cfg)
 		r.wait(t)
 		wantGoexit(t, r.event(t))
 		idle(t, l)
@@ -675,7 +675,7 @@ func TestConnGoexitInACallbackOfTLSConfigIsAnError(t *testing.T) {
 				c.StartTLS(exiting(clientConf)).Then(func(_ tls.ConnectionState, err error) { got = err })
 			},
 		})
-		l.Dial(nil, "tcp", ln.Addr().String(), cfg)
+		l.Dial(context.Background(), "tcp", ln.Addr().String(), cfg)
 		r.wait(t)
 		onLoop(t, l, func() {})
 		wantGoexit(t, r.event(t))

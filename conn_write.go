@@ -232,7 +232,7 @@ func (u *connUser) Report() { u.loop.hand((*drainTask)(u)) }
 func (u *connUser) WriteFailed(err error) {
 	c := (*Conn)(u)
 	if isUncaught(err) {
-		c.panicked("write", err)
+		c.panicked(OpWrite, err)
 	}
 	c.core.Lock()
 	c.discard()
@@ -286,7 +286,7 @@ type writeErrTask Conn
 func (t *writeErrTask) run() {
 	c := (*Conn)(t)
 	c.core.Lock()
-	err := c.opErrorLocked("write", c.core.WriteError())
+	err := c.opErrorLocked(OpWrite, c.core.WriteError())
 	ended := c.facts.has(factEnded)
 	c.core.Unlock()
 	// After a reset the reading side ends as well, with what had arrived before
@@ -314,7 +314,7 @@ func (c *Conn) CloseWrite() error {
 		return net.ErrClosed
 	}
 	if c.facts.has(factUp) && !c.core.CanEndOutput() {
-		return c.opErrorLocked("close", errUnsupported)
+		return c.opErrorLocked(OpClose, errUnsupported)
 	}
 	c.core.EndOutput()
 	return nil

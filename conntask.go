@@ -57,7 +57,7 @@ func (c *Conn) taskError(err error) error {
 	}
 	c.core.Lock()
 	defer c.core.Unlock()
-	return c.opErrorLocked("task", err)
+	return c.opErrorLocked(OpTask, err)
 }
 
 // DataOf returns a value of the application that belongs to c, typed: the first call

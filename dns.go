@@ -124,12 +124,11 @@ var ErrNoData = resolver.ErrNoData
 // Answers are cached as long as they hold, failures for a short time (see
 // ResolverConfig.CacheMaxNegativeTTL), and identical lookups at the same time are
 // one. Lookups do not wait for one another, however many servers are silent. An
-// error is an [*OpError] with Op "lookup" that matches [ErrDNS], around
+// error is an [*OpError] with Op [OpLookup] that matches [ErrDNS], around
 // a [*net.DNSError], or around a [net.UnknownNetworkError].
 //
 // The end of ctx ends the lookup with an error that matches that of ctx and its
-// cause. A nil ctx means context.Background. The lookup keeps the loop alive; the
-// cache does not. Before Run the future fails with [ErrNotRunning].
+// cause. The lookup keeps the loop alive; the cache does not. Before Run the future fails with [ErrNotRunning].
 func (l *Loop) LookupNetIP(ctx context.Context, network, host string) *Future[[]netip.Addr] {
 	if ctx == nil {
 		ctx = context.Background()
@@ -266,7 +265,7 @@ func lookupError(ctx context.Context, name string, err error) error {
 	case !errors.As(err, &unknown): // the configuration is wrong, or the resolver closed
 		err = &net.DNSError{Err: err.Error(), Name: name, UnwrapErr: err}
 	}
-	return &OpError{Op: opLookup, Addr: name, Err: err}
+	return &OpError{Op: OpLookup, Addr: name, Err: err}
 }
 
 // endedBy returns err, the error of an operation under ctx, such that it matches the

@@ -126,6 +126,24 @@
 // Abort or Stop of a handle has returned on the loop, none of its callbacks runs
 // but OnClose.
 //
+// Some words mean the same everywhere:
+//
+//   - Close ends something gracefully, and returns [net.ErrClosed] if it is closed
+//     already; Abort ends it at once;
+//   - Stop ends what has nothing to flush, a second time without effect; it returns
+//     what only it can tell: whether a timer was armed, the values that a [Receiver]
+//     or a [Sender] did not deliver, otherwise nothing;
+//   - Shutdown is Close with a grace period, for what has connections. The end of a
+//     [Loop] or [Group] is told by Run; that of a [Listener] or [HTTPServer] by the
+//     future that Shutdown returns;
+//   - Pause and PauseReading stop taking more, Resume and ResumeReading go on;
+//   - what is made with a config has its callbacks there; the rest has methods such as
+//     [Timer.OnEvent] that set the callback, of which the last call counts, and that
+//     return nothing, or an error if there can be one;
+//   - configs are given by pointer and copied; nil is the zero config;
+//   - a function that makes something for a loop takes the loop, after the context if
+//     it takes one: [Work], [All], [NewFuture], [Receive], [NewHTTPClient].
+//
 // Memory is bounded: a connection reads no chunk before the last one has been
 // handled, a paused one reads nothing, and one whose output the peer does not
 // take reads ever more slowly from ConnConfig.HighWater on and refuses output at

@@ -216,6 +216,10 @@ func Run(ctx context.Context, cfg *Config, start func(l *Loop) error) error {
 // through.
 // A panic in a callback leaves Run as a [*PanicError] (see Config.CatchPanics).
 //
+// While it runs, the goroutine has the pprof labels of ctx and the label "eventloop",
+// see Config.Name. Afterwards it has those of ctx, as after [pprof.Do]: labels that it
+// had from elsewhere are lost.
+//
 // A loop runs once: Run returns [ErrRunning] while the loop runs, in a callback
 // too, and [ErrLoopClosed] after it ended.
 func (l *Loop) Run(ctx context.Context) (err error) {

@@ -83,8 +83,7 @@ var (
 // or a request. It matches [ErrConn] and, by its cause, the other sentinels of
 // this package; [errors.Is] and [errors.As] reach the cause too.
 type OpError struct {
-	// Op names the operation: "dial", "handshake", "read", "write", "close",
-	// "accept", "listen", "lookup", "request", ...
+	// Op names the operation: one of the constants that begin with Op.
 	Op string
 
 	// Net is the network, such as "tcp" or "unix"; empty if there is none.
@@ -108,7 +107,7 @@ var _ net.Error = (*OpError)(nil)
 
 // Error describes the operation, its address and the cause.
 func (e *OpError) Error() string {
-	if e.Op == opLookup {
+	if e.Op == OpLookup {
 		if dns, ok := e.Err.(*net.DNSError); ok {
 			return oneLine(dns.Error()) // has both, and the server
 		}
@@ -194,17 +193,30 @@ func (e *OpError) Is(target error) bool {
 		return isReset(e.Err)
 	case ErrDNS:
 		var dns *net.DNSError
-		return e.Op == opLookup || errors.As(e.Err, &dns)
+		return e.Op == OpLookup || errors.As(e.Err, &dns)
 	case ErrHTTP:
-		return e.Op == opRequest
+		return e.Op == OpRequest
 	}
 	return false
 }
 
-// Operations that decide what an OpError matches.
+// The values of [OpError.Op].
 const (
-	opLookup  = "lookup"
-	opRequest = "request"
+	OpDial      = "dial"      // connecting, name lookup included
+	OpHandshake = "handshake" // a TLS handshake, of StartTLS too
+	OpRead      = "read"      // reading from a connection
+	OpWrite     = "write"     // writing to a connection
+	OpClose     = "close"     // closing a connection or one direction of it, or a listener
+	OpDetach    = "detach"    // Conn.Detach
+	OpDeadline  = "deadline"  // setting a deadline of a connection
+	OpAddr      = "address"   // asking a connection or a listener for its address
+	OpServe     = "serve"     // serving a connection of an HTTPServer
+	OpListen    = "listen"    // listening on an address
+	OpAccept    = "accept"    // accepting a connection
+	OpLookup    = "lookup"    // looking up a name
+	OpRequest   = "request"   // a request, of an HTTPClient or an HTTPServer
+	OpTask      = "task"      // the task of a connection, see ConnConfig.Task
+	OpAwait     = "await"     // Future.AwaitTimeout
 )
 
 // A PanicError is what is left of a panic in a callback, a task or a function

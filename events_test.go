@@ -303,8 +303,8 @@ func TestTheEventCallbackOfATimerTakesItsCaughtPanic(t *testing.T) {
 	mustRun(t, cfg, func(l *eventloop.Loop) {
 		take := func(err error) { events = append(events, err) }
 		l.AfterFunc(0, panics).OnEvent(take)
-		var interval *eventloop.Timer
-		interval = l.Every(time.Millisecond, func() { ticks++; panics() }).OnEvent(func(err error) {
+		interval := l.Every(time.Millisecond, func() { ticks++; panics() })
+		interval.OnEvent(func(err error) {
 			if take(err); ticks == 3 {
 				interval.Stop()
 			}
@@ -321,7 +321,9 @@ func TestOnEventNilGivesTheEventsOfATimerBackToTheHandler(t *testing.T) {
 	events := 0
 	cfg := &eventloop.Config{CatchPanics: true, EventHandler: func(error) { events++ }}
 	mustRun(t, cfg, func(l *eventloop.Loop) {
-		l.AfterFunc(0, panics).OnEvent(func(error) { t.Error("the old callback ran") }).OnEvent(nil)
+		timer := l.AfterFunc(0, panics)
+		timer.OnEvent(func(error) { t.Error("the old callback ran") })
+		timer.OnEvent(nil)
 	})
 	wantEqual(t, "events", events, 1)
 }

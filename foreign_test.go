@@ -596,7 +596,7 @@ func TestForeignCodeOfAnHTTPClientThatNeverReturnsIsNamedInTheErrorOfRun(t *test
 						return deafenedConn{ours, method, release}, nil
 					},
 				})
-				client.Get(nil, "http://192.0.2.1/").Then(func(_ *eventloop.HTTPResponse, err error) {
+				client.Get(context.Background(), "http://192.0.2.1/").Then(func(_ *eventloop.HTTPResponse, err error) {
 					client.CloseIdle()
 					l.Post(func() { ran = true })
 				})

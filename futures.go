@@ -443,8 +443,7 @@ func (f *Future[T]) Result() (T, error) {
 }
 
 // Wait waits for the result, or for the end of ctx, and then returns its cause. A
-// result that is there counts more than an ended context. A nil ctx means
-// context.Background.
+// result that is there counts more than an ended context.
 //
 // Wait is for goroutines other than those of the loop. In a callback or a task of
 // the loop it returns [ErrOnLoop], also when the result is there: use [Future.Then],

@@ -221,23 +221,23 @@ func (g *guardedConn) caught(op string, err *error) {
 }
 
 func (g *guardedConn) Read(p []byte) (n int, err error) {
-	defer g.caught("read", &err)
+	defer g.caught(OpRead, &err)
 	return g.nc.Read(p)
 }
 
 func (g *guardedConn) Write(p []byte) (n int, err error) {
-	defer g.caught("write", &err)
+	defer g.caught(OpWrite, &err)
 	return g.nc.Write(p)
 }
 
-func (g *guardedConn) Close() error         { return g.aside("close", g.nc.Close) }
+func (g *guardedConn) Close() error         { return g.aside(OpClose, g.nc.Close) }
 func (g *guardedConn) LocalAddr() net.Addr  { g.asked.Do(g.ask); return g.local }
 func (g *guardedConn) RemoteAddr() net.Addr { g.asked.Do(g.ask); return g.remote }
 
 // ask asks for the addresses. The connection's goroutine does so first, before any
 // other knows the connection: it may have to wait for the peer.
 func (g *guardedConn) ask() {
-	g.aside("address", func() error {
+	g.aside(OpAddr, func() error {
 		g.local = g.nc.LocalAddr()
 		if a := g.nc.RemoteAddr(); a != nil && a.Network()+a.String() != "" {
 			g.remote = a
@@ -247,15 +247,15 @@ func (g *guardedConn) ask() {
 }
 
 func (g *guardedConn) SetDeadline(t time.Time) error {
-	return g.aside("deadline", func() error { return g.nc.SetDeadline(t) })
+	return g.aside(OpDeadline, func() error { return g.nc.SetDeadline(t) })
 }
 
 func (g *guardedConn) SetReadDeadline(t time.Time) error {
-	return g.aside("deadline", func() error { return g.nc.SetReadDeadline(t) })
+	return g.aside(OpDeadline, func() error { return g.nc.SetReadDeadline(t) })
 }
 
 func (g *guardedConn) SetWriteDeadline(t time.Time) error {
-	return g.aside("deadline", func() error { return g.nc.SetWriteDeadline(t) })
+	return g.aside(OpDeadline, func() error { return g.nc.SetWriteDeadline(t) })
 }
 
 // A guardedHalfCloser can end one direction.
@@ -264,7 +264,7 @@ type guardedHalfCloser struct {
 	cw closeWriter
 }
 
-func (g *guardedHalfCloser) CloseWrite() error { return g.aside("close", g.cw.CloseWrite) }
+func (g *guardedHalfCloser) CloseWrite() error { return g.aside(OpClose, g.cw.CloseWrite) }
 
 // A guardedPacketConn keeps the boundaries of messages.
 type guardedPacketConn struct {
@@ -273,12 +273,12 @@ type guardedPacketConn struct {
 }
 
 func (g *guardedPacketConn) ReadFrom(p []byte) (n int, a net.Addr, err error) {
-	defer g.caught("read", &err)
+	defer g.caught(OpRead, &err)
 	return g.pc.ReadFrom(p)
 }
 
 func (g *guardedPacketConn) WriteTo(p []byte, a net.Addr) (n int, err error) {
-	defer g.caught("write", &err)
+	defer g.caught(OpWrite, &err)
 	return g.pc.WriteTo(p, a)
 }
 
@@ -296,7 +296,7 @@ func guardListener(ln net.Listener, report func(op string, err error)) net.Liste
 		return ln
 	}
 	g := &guardedListener{ln: ln, report: report, addr: noAddr{}}
-	g.aside("address", func() error {
+	g.aside(OpAddr, func() error {
 		if a := ln.Addr(); a != nil && a.Network()+a.String() != "" {
 			g.addr = a
 		}
@@ -329,7 +329,7 @@ func (g *guardedListener) Accept() (nc net.Conn, err error) {
 
 var errNoConn = errors.New("neither a connection nor an error")
 
-func (g *guardedListener) Close() error   { return g.aside("close", g.ln.Close) }
+func (g *guardedListener) Close() error   { return g.aside(OpClose, g.ln.Close) }
 func (g *guardedListener) Addr() net.Addr { return g.addr }
 
 // guardDial returns dial as a function that does not panic, of connections that do
@@ -353,7 +353,7 @@ func (l *Loop) guardDial(dial func(ctx context.Context, network, address string)
 // connPanicked takes the reports of connections whose reads and writes belong to an
 // operation with a future.
 func (l *Loop) connPanicked(op string, err error) {
-	if op == "read" || op == "write" {
+	if op == OpRead || op == OpWrite {
 		l.foreign(err)
 	} else {
 		l.strayEvent(err)

@@ -7,8 +7,7 @@ import (
 
 // A Handle describes something that a loop has open, at the moment it was asked.
 type Handle struct {
-	// Kind is "conn", "listener", "timer", "interval", "signal", "hold",
-	// "future", "task", "work", "receiver", "sender", ...
+	// Kind says what the handle is: one of the constants that begin with Kind.
 	Kind string
 
 	// Name is the address, the signals, or whatever tells one handle from
@@ -30,6 +29,26 @@ type Handle struct {
 	// about to. Of other handles it is zero.
 	Due time.Duration
 }
+
+// The values of [Handle.Kind].
+const (
+	KindConn              = "conn"                // a Conn
+	KindListener          = "listener"            // a Listener
+	KindTimer             = "timer"               // a Timer of AfterFunc
+	KindInterval          = "interval"            // a Timer of Every
+	KindSignal            = "signal"              // a SignalHandler
+	KindHold              = "hold"                // what Loop.Hold gives
+	KindFuture            = "future"              // a future of NewFuture, or a result of Detach that was not taken
+	KindLookup            = "lookup"              // a name being looked up
+	KindTask              = "task"                // a Task
+	KindWork              = "work"                // a function of Work
+	KindReceiver          = "receiver"            // a Receiver
+	KindSender            = "sender"              // a Sender with values that wait
+	KindHTTPServer        = "http server"         // an HTTPServer
+	KindHTTPRequest       = "http request"        // an HTTPRequest without a response, or with one being sent
+	KindHTTPClient        = "http client"         // the idle connections of an HTTPClient
+	KindHTTPClientRequest = "http client request" // a request of an HTTPClient
+)
 
 // String returns kind, name, age, when it is due, and whether the handle is
 // unref'd.
@@ -103,8 +122,8 @@ const (
 )
 
 var kindNames = [kindCount]string{
-	"conn", "conn", "listener", "signal", "hold", "future", "lookup", "task", "work", "receiver", "sender",
-	"http server", "http request", "http client request", "http client",
+	KindConn, KindConn, KindListener, KindSignal, KindHold, KindFuture, KindLookup, KindTask, KindWork, KindReceiver, KindSender,
+	KindHTTPServer, KindHTTPRequest, KindHTTPClientRequest, KindHTTPClient,
 }
 
 func (k kind) String() string { return kindNames[k] }
@@ -216,12 +235,61 @@ func (h *handle) setRef(ref bool) {
 	}
 }
 
-// Ref makes the handle keep the loop alive, as it does from the start.
-func (h *handle) Ref() { h.setRef(true) }
+// Ref makes the connection keep the loop alive, as it does from the start.
+func (c *Conn) Ref() { c.setRef(true) }
 
-// Unref lets the loop end although the handle is open; it is then closed as by
-// force. While the loop lives the handle works as before.
-func (h *handle) Unref() { h.setRef(false) }
+// Unref lets the loop end although the connection is open; it is then closed as by force.
+// While the loop lives the connection works as before.
+func (c *Conn) Unref() { c.setRef(false) }
+
+// Ref makes the listener keep the loop alive, as it does from the start.
+func (ln *Listener) Ref() { ln.setRef(true) }
+
+// Unref lets the loop end although the listener is open; it is then closed as by force.
+// While the loop lives the listener works as before.
+func (ln *Listener) Unref() { ln.setRef(false) }
+
+// Ref makes the server keep the loop alive, as it does from the start.
+func (s *HTTPServer) Ref() { s.setRef(true) }
+
+// Unref lets the loop end although the server is open; it is then closed as by force.
+// While the loop lives the server works as before.
+func (s *HTTPServer) Unref() { s.setRef(false) }
+
+// Ref makes the handler keep the loop alive, as it does from the start.
+func (h *SignalHandler) Ref() { h.setRef(true) }
+
+// Unref lets the loop end although the handler is active; it is then stopped.
+// While the loop lives the handler works as before.
+func (h *SignalHandler) Unref() { h.setRef(false) }
+
+// Ref makes the future keep the loop alive, as it does from the start.
+func (f *Future[T]) Ref() { f.setRef(true) }
+
+// Unref lets the loop end although the future is pending; it is then failed with [ErrLoopClosed].
+// While the loop lives the future works as before.
+func (f *Future[T]) Unref() { f.setRef(false) }
+
+// Ref makes the task keep the loop alive, as it does from the start.
+func (t *Task) Ref() { t.setRef(true) }
+
+// Unref lets the loop end although the task is running; it is then unwound as by force.
+// While the loop lives the task works as before.
+func (t *Task) Unref() { t.setRef(false) }
+
+// Ref makes the receiver keep the loop alive, as it does from the start.
+func (r *Receiver[T]) Ref() { r.setRef(true) }
+
+// Unref lets the loop end although the receiver is open; it is then stopped.
+// While the loop lives the receiver works as before.
+func (r *Receiver[T]) Unref() { r.setRef(false) }
+
+// Ref makes the sender keep the loop alive, as it does from the start.
+func (s *Sender[T]) Ref() { s.setRef(true) }
+
+// Unref lets the loop end although the sender is waiting; it is then stopped.
+// While the loop lives the sender works as before.
+func (s *Sender[T]) Unref() { s.setRef(false) }
 
 // handleList is a list of handles in order of registration.
 type handleList struct {

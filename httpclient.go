@@ -326,8 +326,7 @@ func (c *HTTPClient) Get(ctx context.Context, url string) *Future[*HTTPResponse]
 }
 
 // Do sends a request and returns at once. The URL is http or https; what it has
-// of user and password is sent as basic authorization. An empty method is GET. A
-// nil ctx never ends.
+// of user and password is sent as basic authorization. An empty method is GET.
 //
 // Whatever the status, an answer is the result: the future fails only if there
 // was no whole answer, with an [*OpError] that matches [ErrHTTP] and its cause:
@@ -392,7 +391,7 @@ func (c *HTTPClient) begin() {
 	}
 	c.begun = true
 	if err := c.loop.register(&c.open, c, kindHTTPPool, false); err == nil {
-		c.open.Unref()
+		c.open.setRef(false)
 	} else {
 		c.pool.Close() // the loop ends at this moment
 	}

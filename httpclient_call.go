@@ -367,7 +367,7 @@ func (c *httpCall) failure(err error) error {
 	if err == ErrLoopClosed || errors.As(err, &pe) {
 		return err
 	}
-	return &OpError{Op: opRequest, Addr: redacted(c.url), Err: err}
+	return &OpError{Op: OpRequest, Addr: redacted(c.url), Err: err}
 }
 
 // closeBody closes BodyReader, once, when it is not needed any more.

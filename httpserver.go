@@ -92,7 +92,7 @@ type HTTPServerConfig struct {
 	ReusePort bool
 
 	// OnAcceptError is called on the loop with each failure to accept, an
-	// [*OpError] with Op "accept". Accepting goes on after a pause, of 5 ms at
+	// [*OpError] with Op [OpAccept]. Accepting goes on after a pause, of 5 ms at
 	// first and of a second at most. If nil the error goes to
 	// Config.EventHandler.
 	OnAcceptError func(s *HTTPServer, err error)
@@ -260,12 +260,13 @@ func (s *HTTPServer) Addr() net.Addr { return s.addr }
 // Close closes the server gracefully (close-http-server): it frees the address,
 // closes idle connections, and closes the others as soon as their requests are
 // answered, of which the answers tell the clients. It does not wait; see
-// Shutdown for that. A second call does nothing. Close returns nil.
+// Shutdown for that. It returns net.ErrClosed if the server is closed already, by
+// Close, by Shutdown or with the loop, and nil otherwise.
 func (s *HTTPServer) Close() error {
 	s.mu.Lock()
 	if s.closing.Swap(true) {
 		s.mu.Unlock()
-		return nil
+		return net.ErrClosed
 	}
 	conns := s.connList()
 	s.mu.Unlock()

@@ -803,7 +803,7 @@ func (c *httpConn) watch(r *HTTPRequest) {
 
 // lose tells r that its client is gone.
 func (c *httpConn) lose(r *HTTPRequest, op string, err error) {
-	e := c.opError(opRequest, err)
+	e := c.opError(OpRequest, err)
 	r.lose(e)
 	if op == "write" && pastDeadline(err) && !r.complete.Load() {
 		c.report(op, err)
@@ -876,10 +876,10 @@ func (c *httpConn) endBody(r *HTTPRequest, err error) {
 		return
 	case err == errBadBody, err == fasthttp.ErrBodyTooLarge, pastDeadline(err):
 		c.linger = true
-		err = c.opError(opRequest, err)
+		err = c.opError(OpRequest, err)
 	default:
 		gone = true
-		err = c.opError(opRequest, err)
+		err = c.opError(OpRequest, err)
 	}
 	r.mu.Lock()
 	st.ended, st.err = true, err

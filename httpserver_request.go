@@ -604,7 +604,7 @@ func (r *HTTPRequest) event(err error) {
 
 // opError wraps err as an error of the request.
 func (r *HTTPRequest) opError(err error) *OpError {
-	e := &OpError{Op: opRequest, Addr: r.describe(), Err: err}
+	e := &OpError{Op: OpRequest, Addr: r.describe(), Err: err}
 	if a := r.RemoteAddr(); a != nil {
 		e.Net = a.Network()
 	}

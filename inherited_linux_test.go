@@ -108,7 +108,7 @@ func TestAnHTTPConnectionThatBecomesBlockingDoesNotFreezeTheProcess(t *testing.T
 		},
 	})
 	for range 2 {
-		res, err := await(t, client.Get(nil, "http://"+inner.Addr().String()+"/"))
+		res, err := await(t, client.Get(context.Background(), "http://"+inner.Addr().String()+"/"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -578,7 +578,7 @@ func TestLaw13EveryMethodMayBeCalledFromAnyGoroutine(t *testing.T) {
 		func() { timer.Stop() },
 		func() { timer.Ref() },
 		func() { timer.Unref() },
-		func() { timer.OnEvent(nil).OnEvent(func(error) {}) },
+		func() { timer.OnEvent(nil); timer.OnEvent(func(error) {}) },
 		func() { interval.Reset(time.Microsecond) },
 		func() { interval.Stop() },
 		func() { l.AfterFunc(time.Microsecond, func() {}).Unref() },

@@ -63,7 +63,7 @@ func TestListenEmptyHostIsEveryIPv4Address(t *testing.T) {
 	wantEqual(t, "a port was chosen", port != "0", true)
 	wantEqual(t, "Stats.Listeners", l.Stats().Conns.Listeners, 1)
 	ln.Close()
-	wantEqual(t, "second Close", ln.Close(), nil)
+	wantEqual(t, "second Close", ln.Close(), net.ErrClosed)
 	eventually(func() bool { return l.Stats().Conns.Listeners == 0 })
 	wantEqual(t, "Stats.Listeners", l.Stats().Conns.Listeners, 0)
 	ln.Pause()
@@ -586,4 +586,35 @@ func TestLaw11AFloodOfConnectionsDoesNotStopTheLoop(t *testing.T) {
 		wantEqual(t, "OnClose", closes, peers*each)
 	})
 	ln.Close()
+}
+
+func TestCloseOfWhatIsClosedAlreadyReturnsErrClosed(t *testing.T) {
+	type closer interface {
+		Close() error
+		Shutdown(grace time.Duration) *eventloop.Future[struct{}]
+	}
+	for what, open := range map[string]func(l *eventloop.Loop) (closer, error){
+		"Listener": func(l *eventloop.Loop) (closer, error) { return l.Listen("tcp", "127.0.0.1:0", nil) },
+		"HTTPServer": func(l *eventloop.Loop) (closer, error) {
+			return l.ListenHTTP("127.0.0.1:0", func(*eventloop.HTTPRequest) {}, nil)
+		},
+	} {
+		var opened []closer
+		var errs []error
+		mustRun(t, nil, func(l *eventloop.Loop) {
+			for range 3 {
+				c, err := open(l)
+				if err != nil {
+					t.Fatal(err)
+				}
+				opened = append(opened, c)
+			}
+			errs = append(errs, opened[0].Close(), opened[0].Close())
+			opened[1].Shutdown(-1)
+			errs = append(errs, opened[1].Close())
+			l.Shutdown(-1)
+		})
+		errs = append(errs, opened[2].Close())
+		wantSlice(t, what+": the first Close, the second, after Shutdown, after the end", errs, []error{nil, net.ErrClosed, net.ErrClosed, net.ErrClosed})
+	}
 }

@@ -107,14 +107,13 @@ func (h *SignalHandler) route() func(err error) {
 // OnEvent sets the function that is called on the loop with the panic of the
 // handler's callback, a [*PanicError], if Config.CatchPanics is set. Without one,
 // or if the handler was stopped before the panic, Config.EventHandler gets it.
-// OnEvent returns h.
-func (h *SignalHandler) OnEvent(f func(err error)) *SignalHandler {
+// A second call replaces f.
+func (h *SignalHandler) OnEvent(f func(err error)) {
 	if f == nil {
 		h.onEvent.Store(nil)
 	} else {
 		h.onEvent.Store(&f)
 	}
-	return h
 }
 
 // Stop ends the handler (free-signal-handler). When it is called on the loop,

@@ -343,7 +343,9 @@ func TestAPanicInASignalCallback(t *testing.T) {
 		cfg := &eventloop.Config{CatchPanics: true, EventHandler: func(err error) { events++; l.Stop() }}
 		mustRun(t, cfg, func(running *eventloop.Loop) {
 			l = running
-			onSignal(t, l, func(os.Signal) { panics() }, syscall.SIGUSR1).OnEvent(func(error) {}).OnEvent(nil)
+			h := onSignal(t, l, func(os.Signal) { panics() }, syscall.SIGUSR1)
+			h.OnEvent(func(error) {})
+			h.OnEvent(nil)
 			raise(t, syscall.SIGUSR1)
 		})
 		wantEqual(t, "events", events, 1)

@@ -280,7 +280,7 @@ func (s *stream) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		if s.read.passed() {
-			return 0, s.c.opError("read", os.ErrDeadlineExceeded)
+			return 0, s.c.opError(OpRead, os.ErrDeadlineExceeded)
 		}
 		if n := k.read(p); n > 0 {
 			return n, nil
@@ -288,7 +288,7 @@ func (s *stream) Read(p []byte) (int, error) {
 		if err != nil {
 			return 0, k.tell(err)
 		}
-		if err := s.wait(t, &k.reader, &s.read, "read"); err != nil {
+		if err := s.wait(t, &k.reader, &s.read, OpRead); err != nil {
 			return 0, err
 		}
 	}
@@ -361,17 +361,17 @@ func (s *stream) Write(p []byte) (n int, err error) {
 	}
 	k, piece := s.sink, s.piece()
 	if k.writer.t != nil { // in the middle of a Write
-		return 0, s.c.opError("write", errBusy)
+		return 0, s.c.opError(OpWrite, errBusy)
 	}
 	for {
 		if err := k.failure(); err != nil && err != io.EOF {
 			return n, k.tell(err)
 		}
 		if s.write.passed() {
-			return n, s.c.opError("write", os.ErrDeadlineExceeded)
+			return n, s.c.opError(OpWrite, os.ErrDeadlineExceeded)
 		}
 		if s.c.NeedDrain() {
-			if err := s.wait(t, &k.writer, &s.write, "write"); err != nil {
+			if err := s.wait(t, &k.writer, &s.write, OpWrite); err != nil {
 				return n, err
 			}
 			continue

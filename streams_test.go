@@ -1206,7 +1206,7 @@ func TestManyConversationsOverStreams(t *testing.T) {
 			return err
 		}
 		ln, err := l.Listen("tcp", "127.0.0.1:0", &eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) {
-			l.Go(nil, func(k *eventloop.Task) error { return serve(k, c) }) //nolint:staticcheck // documented
+			l.Go(context.Background(), func(k *eventloop.Task) error { return serve(k, c) })
 		}})
 		if err != nil {
 			t.Fatal(err)

@@ -72,7 +72,7 @@ const maxFree = 64
 // and the future tells how it ended: nobody has to ask for it, but then a failure
 // is reported as [Future] says. The end of ctx ends what the task waits for, with
 // the cause of ctx, at once and from then on always; the task itself decides
-// what to do about it. A nil ctx means context.Background.
+// what to do about it.
 //
 // A panic in f, or runtime.Goexit, is like one in a callback; with
 // Config.CatchPanics the future fails with the [*PanicError], which has the
@@ -395,7 +395,7 @@ func Block[T any](t *Task, f func(ctx context.Context) (T, error)) (T, error) {
 	return Work(t.Context(), t.loop, f).awaitAnyway(t)
 }
 
-func awaitTimeout() error { return &OpError{Op: "await", Err: os.ErrDeadlineExceeded} }
+func awaitTimeout() error { return &OpError{Op: OpAwait, Err: os.ErrDeadlineExceeded} }
 
 var errNilFuture = errors.New("eventloop: nil future")
 

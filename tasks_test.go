@@ -139,7 +139,7 @@ func TestGoWithANilFunctionFails(t *testing.T) {
 
 func TestGoWithANilContextIsThatOfBackground(t *testing.T) {
 	mustRun(t, nil, func(l *eventloop.Loop) {
-		l.Go(nil, func(k *eventloop.Task) error { //nolint:staticcheck // documented
+		l.Go(context.Background(), func(k *eventloop.Task) error {
 			wantEqual(t, "Err of the context", k.Context().Err(), nil)
 			return nil
 		})
@@ -881,9 +881,9 @@ func TestAnErrorOfUnwindingIsTheResultAndNoneIsNoError(t *testing.T) {
 	lost := errors.New("could not save")
 	var saved, failed, wrapped *eventloop.Future[struct{}]
 	mustRun(t, &eventloop.Config{Logger: book.logger()}, func(l *eventloop.Loop) {
-		saved = l.Go(nil, func(k *eventloop.Task) error { k.Sleep(time.Hour); return nil })                       //nolint:staticcheck
-		failed = l.Go(nil, func(k *eventloop.Task) error { k.Sleep(time.Hour); return lost })                     //nolint:staticcheck
-		wrapped = l.Go(nil, func(k *eventloop.Task) error { return fmt.Errorf("in it: %w", k.Sleep(time.Hour)) }) //nolint:staticcheck
+		saved = l.Go(context.Background(), func(k *eventloop.Task) error { k.Sleep(time.Hour); return nil })
+		failed = l.Go(context.Background(), func(k *eventloop.Task) error { k.Sleep(time.Hour); return lost })
+		wrapped = l.Go(context.Background(), func(k *eventloop.Task) error { return fmt.Errorf("in it: %w", k.Sleep(time.Hour)) })
 		l.AfterFunc(time.Millisecond, l.Stop)
 	})
 	if s := book.String(); strings.Count(s, "could not save") != 1 || strings.Contains(s, "in it") {

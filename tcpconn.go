@@ -364,7 +364,7 @@ func (l *Loop) newConn(cfg *ConnConfig, k kind, from *Listener) (*Conn, error) {
 // "tcp4", "tcp6" or "unix". Host names are resolved by the loop's resolver, and
 // all their addresses are tried (RFC 8305). Data may be written at once; it is
 // sent, in order, when the connection is up. ctx cancels the attempt and has no
-// meaning once the connection is up; nil means context.Background.
+// meaning once the connection is up.
 //
 // An unknown network, a malformed address, or a loop that does not run is
 // reported by the returned error, and then no callback is called.
@@ -373,7 +373,7 @@ func (l *Loop) Dial(ctx context.Context, network, address string, cfg *ConnConfi
 		ctx = context.Background()
 	}
 	if err := checkAddress(network, address); err != nil {
-		return nil, &OpError{Op: "dial", Net: network, Addr: address, Err: err}
+		return nil, &OpError{Op: OpDial, Net: network, Addr: address, Err: err}
 	}
 	conf := cfg.withDefaults()
 	c, err := l.newConn(conf, kindConnOut, nil)
@@ -459,7 +459,7 @@ func (c *Conn) dial(ctx context.Context, cancel context.CancelFunc, network, add
 	cfg := c.cfg.Load()
 	nc, err := c.loop.dialContext(ctx, network, address, cfg)
 	if err != nil {
-		c.connectFailed("dial", err)
+		c.connectFailed(OpDial, err)
 		return
 	}
 	c.core.Attach(nc, true)
@@ -533,7 +533,7 @@ func (c *Conn) askAddrs(ctx context.Context, nc net.Conn) error {
 	}
 	c.loop.wg.Done()
 	if err != nil { // of what is below TLS
-		c.panicked("address", err)
+		c.panicked(OpAddr, err)
 	}
 	c.setAddrs(local, remote)
 	return nil
@@ -543,7 +543,7 @@ func (c *Conn) askAddrs(ctx context.Context, nc net.Conn) error {
 // has failed.
 func (c *Conn) up(err error) {
 	if err != nil {
-		c.connectFailed("handshake", err)
+		c.connectFailed(OpHandshake, err)
 		return
 	}
 	c.core.Lock()
@@ -650,7 +650,7 @@ func (c *Conn) closedError() error {
 	case c.why != nil:
 		return c.why
 	case err != nil:
-		return c.opErrorLocked("write", err)
+		return c.opErrorLocked(OpWrite, err)
 	}
 	return net.ErrClosed
 }

@@ -32,7 +32,7 @@ type ListenConfig struct {
 	Shared bool
 
 	// OnAcceptError is called on the loop with each failure to accept, an
-	// [*OpError] with Op "accept" (tcp-accept-error). Accepting goes on after a
+	// [*OpError] with Op [OpAccept] (tcp-accept-error). Accepting goes on after a
 	// pause, of 5 ms at first and of a second at most. If nil the error goes to
 	// Config.EventHandler.
 	OnAcceptError func(ln *Listener, err error)
@@ -77,7 +77,7 @@ func (l *Loop) Serve(ln net.Listener, cfg *ConnConfig) (*Listener, error) {
 // Listen is [Loop.Listen] with the settings of lc.
 func (lc *ListenConfig) Listen(l *Loop, network, address string, cfg *ConnConfig) (*Listener, error) {
 	fail := func(err error) (*Listener, error) {
-		return nil, &OpError{Op: "listen", Net: network, Addr: address, Err: err}
+		return nil, &OpError{Op: OpListen, Net: network, Addr: address, Err: err}
 	}
 	if err := checkAddress(network, address); err != nil {
 		return fail(err)
@@ -150,7 +150,7 @@ func (lc *ListenConfig) Serve(l *Loop, ln net.Listener, cfg *ConnConfig) (*Liste
 		dup, err := duplicate(ln)
 		if err != nil {
 			a := ln.Addr()
-			return nil, &OpError{Op: "listen", Net: a.Network(), Addr: a.String(), Err: err}
+			return nil, &OpError{Op: OpListen, Net: a.Network(), Addr: a.String(), Err: err}
 		}
 		ln = dup
 	}
@@ -180,12 +180,16 @@ func (lc *ListenConfig) serve(l *Loop, nl net.Listener, cfg *ConnConfig) (*Liste
 // called for live on. Those that were accepted and wait for OnConnect are reset, and
 // none of their callbacks is called. When Close returns the address is free; a
 // listener that is not of package net is closed on a goroutine of its own, because
-// its Close may take its time, and keeps the loop alive meanwhile. A second call
-// does nothing. Close returns nil.
+// its Close may take its time, and keeps the loop alive meanwhile. It returns
+// net.ErrClosed if the listener is closed already, by Close, by Shutdown, by an error
+// of Accept or with the loop, and nil otherwise.
 func (ln *Listener) Close() error {
 	ln.stopped.Store(true)
-	ln.stop()
+	first := ln.stop()
 	ln.dropUnannounced()
+	if !first {
+		return net.ErrClosed
+	}
 	return nil
 }
 

@@ -158,14 +158,14 @@ func (t *Timer) Reset(d time.Duration) bool {
 // OnEvent sets the function that is called on the loop with the panic of the
 // timer's callback, a [*PanicError], if Config.CatchPanics is set. Without one, or
 // if the timer was stopped before the panic, Config.EventHandler gets it. An
-// interval goes on after a panic. OnEvent returns t.
-func (t *Timer) OnEvent(f func(err error)) *Timer {
+// interval goes on after a panic.
+// A second call replaces f.
+func (t *Timer) OnEvent(f func(err error)) {
 	if f == nil {
 		t.onEvent.Store(nil)
 	} else {
 		t.onEvent.Store(&f)
 	}
-	return t
 }
 
 // Ref makes the timer keep the loop alive while it is armed, as it does from the
@@ -195,9 +195,9 @@ func (t *Timer) setRef(ref bool) {
 
 func (t *Timer) kind() string {
 	if t.period > 0 {
-		return "interval"
+		return KindInterval
 	}
-	return "timer"
+	return KindTimer
 }
 
 // handle describes the timer. The caller holds loop.mu.

