@@ -130,9 +130,7 @@ var ErrNoData = resolver.ErrNoData
 // The end of ctx ends the lookup with an error that matches that of ctx and its
 // cause. The lookup keeps the loop alive; the cache does not. Before Run the future fails with [ErrNotRunning].
 func (l *Loop) LookupNetIP(ctx context.Context, network, host string) *Future[[]netip.Addr] {
-	if ctx == nil {
-		ctx = context.Background()
-	}
+	checkContext(ctx)
 	if f := l.lookupCached(ctx, network, host); f != nil {
 		return f
 	}
@@ -209,9 +207,7 @@ type lookupTask[T any] lookup[T]
 
 // startLookup has ask called on a goroutine of its own.
 func startLookup[T any](l *Loop, ctx context.Context, name string, ask func(ctx context.Context, r *resolver.Resolver) (T, error)) *Future[T] {
-	if ctx == nil {
-		ctx = context.Background()
-	}
+	checkContext(ctx)
 	q := &lookup[T]{name: name}
 	q.loop = l
 	ctx, q.cancel = context.WithCancel(ctx)

@@ -1008,21 +1008,6 @@ func TestAnUnrefdLookupDoesNotKeepTheLoopAlive(t *testing.T) {
 	})
 }
 
-func TestANilContextIsTheBackground(t *testing.T) {
-	var none context.Context
-	ns := serveNames(t, zone("a.test. 60 IN A 192.0.2.1", "1.2.0.192.in-addr.arpa. 60 IN PTR a.test."))
-	mustRun(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) {
-		l.Go(none, func(task *eventloop.Task) error {
-			for range 2 { // asked, and from the cache
-				mustAwait(t, task, l.LookupNetIP(none, "ip", "a.test"))
-				mustAwait(t, task, l.LookupAddr(none, netip.MustParseAddr("192.0.2.1")))
-				mustAwait(t, task, l.Query(none, "a.test", dns.TypeMX))
-			}
-			return nil
-		})
-	})
-}
-
 func TestLookupsInTasks(t *testing.T) {
 	ns := serveNames(t, zone("a.test. 60 IN A 192.0.2.1", "a.test. 60 IN MX 10 b.test.", "b.test. 60 IN A 192.0.2.2"))
 	mustRun(t, namesConfig(t, ns.addr), func(l *eventloop.Loop) {

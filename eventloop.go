@@ -223,9 +223,7 @@ func Run(ctx context.Context, cfg *Config, start func(l *Loop) error) error {
 // A loop runs once: Run returns [ErrRunning] while the loop runs, in a callback
 // too, and [ErrLoopClosed] after it ended.
 func (l *Loop) Run(ctx context.Context) (err error) {
-	if ctx == nil {
-		ctx = context.Background()
-	}
+	checkContext(ctx)
 	if err := l.begin(); err != nil {
 		return err
 	}
@@ -253,6 +251,13 @@ func (l *Loop) Run(ctx context.Context) (err error) {
 	defer l.stopWatch()
 	l.dispatch()
 	return nil
+}
+
+// checkContext panics if ctx is nil, as the functions of package context do.
+func checkContext(ctx context.Context) {
+	if ctx == nil {
+		panic("eventloop: nil context")
+	}
 }
 
 // begin turns a new loop into a running one.

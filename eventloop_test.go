@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net/netip"
 	"runtime"
 	"runtime/pprof"
 	"strings"
@@ -48,11 +49,32 @@ func TestRunWithANilStartIsAnError(t *testing.T) {
 	}
 }
 
-func TestRunTakesANilContextAsBackground(t *testing.T) {
+func TestANilContextPanicsInTheCaller(t *testing.T) {
 	var none context.Context
-	if err := eventloop.New(nil).Run(none); err != nil {
-		t.Errorf("Run returned %v, want nil", err)
+	start := func(*eventloop.Loop) error { return nil }
+	l, end := startLoop(t, nil)
+	f, resolve := eventloop.NewFuture[int](l)
+	for name, call := range map[string]func(){
+		"Run":         func() { eventloop.Run(none, nil, start) },
+		"Loop.Run":    func() { eventloop.New(nil).Run(none) },
+		"Group.Run":   func() { eventloop.NewGroup(1, nil).Run(none, start) },
+		"Go":          func() { l.Go(none, func(*eventloop.Task) error { return nil }) },
+		"Work":        func() { eventloop.Work(none, l, func(context.Context) (int, error) { return 1, nil }) },
+		"Call":        func() { eventloop.Call(none, l, func() (int, error) { return 1, nil }) },
+		"Wait":        func() { f.Wait(none) },
+		"Dial":        func() { l.Dial(none, "tcp", "127.0.0.1:1", nil) },
+		"LookupNetIP": func() { l.LookupNetIP(none, "ip", "a.test") },
+		"LookupAddr":  func() { l.LookupAddr(none, netip.MustParseAddr("192.0.2.1")) },
+		"Query":       func() { l.Query(none, "a.test", 1) },
+		"Get":         func() { l.HTTP().Get(none, "http://a.test") },
+		"Do":          func() { l.HTTP().Do(none, "GET", "http://a.test", nil) },
+	} {
+		if p, _ := outcome(call); p != "eventloop: nil context" {
+			t.Errorf("%s panicked with %v", name, p)
+		}
 	}
+	resolve(1, nil)
+	end()
 }
 
 func TestRunOfALoopWithNothingToDoReturnsAtOnce(t *testing.T) {

@@ -37,7 +37,8 @@ var (
 )
 
 // Errors of operations. An [*OpError] matches them through [errors.Is]; the
-// names in parentheses are the conditions of cl-async that they stand for.
+// names in parentheses are the conditions of cl-async that they stand for. A handle
+// that is closed already returns net.ErrClosed (socket-closed).
 var (
 	// ErrConn matches every *OpError (connection-error).
 	ErrConn = errors.New("eventloop: connection error")
@@ -57,9 +58,6 @@ var (
 	// ErrReset matches a connection that the peer reset: ECONNRESET, EPIPE and
 	// ECONNABORTED. It is information, as io.EOF is: see [IsInfo].
 	ErrReset = errors.New("eventloop: connection reset by peer")
-
-	// ErrClosed is net.ErrClosed: the handle was closed before (socket-closed).
-	ErrClosed = net.ErrClosed
 
 	// ErrNoReader matches the end of a connection whose peer has left, and whose
 	// bytes nothing has asked for, see ConnConfig.OnData.

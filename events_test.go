@@ -24,7 +24,7 @@ func TestOpErrorMatchesTheSentinelsOfItsCause(t *testing.T) {
 	slow := &net.DNSError{Err: "i/o timeout", Name: "slow.test", IsTimeout: true}
 	all := map[string]error{
 		"ErrConn": eventloop.ErrConn, "ErrTCP": eventloop.ErrTCP, "ErrTimeout": eventloop.ErrTimeout,
-		"ErrRefused": eventloop.ErrRefused, "ErrReset": eventloop.ErrReset, "ErrClosed": eventloop.ErrClosed,
+		"ErrRefused": eventloop.ErrRefused, "ErrReset": eventloop.ErrReset, "ErrClosed": net.ErrClosed,
 		"ErrDNS": eventloop.ErrDNS, "ErrHTTP": eventloop.ErrHTTP, "EOF": io.EOF,
 		"Canceled": context.Canceled, "DeadlineExceeded": context.DeadlineExceeded,
 		"os.ErrDeadlineExceeded": os.ErrDeadlineExceeded, "ErrLoopClosed": eventloop.ErrLoopClosed,

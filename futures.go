@@ -454,9 +454,7 @@ func (f *Future[T]) Wait(ctx context.Context) (T, error) {
 	if f.loop.onLoop() {
 		return *new(T), ErrOnLoop
 	}
-	if ctx == nil {
-		ctx = context.Background()
-	}
+	checkContext(ctx)
 	done := f.Done()
 	select {
 	case <-done:

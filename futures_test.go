@@ -203,19 +203,6 @@ func TestWaitOnTheLoopItselfIsErrOnLoopAlways(t *testing.T) {
 	wantEqual(t, "waits", waits, 10)
 }
 
-func TestWaitTakesANilContext(t *testing.T) {
-	l, end := startLoop(t, nil)
-	f, resolve := eventloop.NewFuture[int](l)
-	go resolve(7, nil)
-	var none context.Context
-	for range 2 {
-		v, err := f.Wait(none)
-		wantEqual(t, "value", v, 7)
-		wantEqual(t, "error", err, nil)
-	}
-	end()
-}
-
 func TestWaitOnAnotherLoopIsAllowed(t *testing.T) {
 	other, end := startLoop(t, nil)
 	mustRun(t, nil, func(l *eventloop.Loop) {

@@ -69,6 +69,7 @@ func (g *Group) Loops() []*Loop { return append([]*Loop(nil), g.loops...) }
 // A group runs once: Run returns [ErrRunning] while it runs and [ErrLoopClosed]
 // after that.
 func (g *Group) Run(ctx context.Context, start func(l *Loop) error) error {
+	checkContext(ctx)
 	if start == nil {
 		return errNilFunc
 	}

@@ -347,11 +347,9 @@ func (c *HTTPClient) Do(ctx context.Context, method, url string, opts *HTTPOptio
 }
 
 func (c *HTTPClient) do(ctx context.Context, method, url string, opts *HTTPOptions, at uintptr) *Future[*HTTPResponse] {
+	checkContext(ctx)
 	l := c.loop
 	call := &httpCall{client: c, ctx: ctx, asked: url, opts: &noOptions, begun: time.Now(), at: at}
-	if ctx == nil {
-		call.ctx = context.Background()
-	}
 	if opts != nil {
 		own := *opts
 		call.opts, call.body = &own, own.BodyReader

@@ -87,7 +87,7 @@ func TestHTTPPauseReadingStopsTheServer(t *testing.T) {
 		var got int64
 		paused := false
 		pauses := 0
-		l.HTTP().Do(nil, "GET", "http://"+p.addr, &eventloop.HTTPOptions{OnBody: func(res *eventloop.HTTPResponse, data []byte) {
+		l.HTTP().Do(context.Background(), "GET", "http://"+p.addr, &eventloop.HTTPOptions{OnBody: func(res *eventloop.HTTPResponse, data []byte) {
 			if paused {
 				t.Error("OnBody while reading is paused")
 			}
@@ -131,7 +131,7 @@ func TestHTTPPauseAndResumeEveryPiece(t *testing.T) {
 		})
 		var got []byte
 		runHTTPLoop(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Dial: dial}}, func(l *eventloop.Loop) {
-			l.HTTP().Do(nil, "GET", "http://h", &eventloop.HTTPOptions{OnBody: func(res *eventloop.HTTPResponse, data []byte) {
+			l.HTTP().Do(context.Background(), "GET", "http://h", &eventloop.HTTPOptions{OnBody: func(res *eventloop.HTTPResponse, data []byte) {
 				got = append(got, data...)
 				res.PauseReading()
 				switch len(got) % 3 {
@@ -188,7 +188,7 @@ func TestHTTPPanicInOnBody(t *testing.T) {
 	p := newHTTPPeer(t, answerAll(httpOK))
 	opts := &eventloop.HTTPOptions{OnBody: func(*eventloop.HTTPResponse, []byte) { panic("body") }}
 	runHTTPLoop(t, &eventloop.Config{CatchPanics: true}, func(l *eventloop.Loop) {
-		l.HTTP().Do(nil, "GET", "http://"+p.addr, opts).Then(func(res *eventloop.HTTPResponse, err error) {
+		l.HTTP().Do(context.Background(), "GET", "http://"+p.addr, opts).Then(func(res *eventloop.HTTPResponse, err error) {
 			if pe := new(eventloop.PanicError); !errors.As(err, &pe) || pe.Value != "body" {
 				t.Errorf("caught: %v, %v", res, err)
 			}
@@ -200,7 +200,7 @@ func TestHTTPPanicInOnBody(t *testing.T) {
 		}
 	}()
 	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
-		l.HTTP().Do(nil, "GET", "http://"+p.addr, opts)
+		l.HTTP().Do(context.Background(), "GET", "http://"+p.addr, opts)
 		return nil
 	})
 }
@@ -313,7 +313,7 @@ func TestHTTPBodiesOfEverySizeAndKind(t *testing.T) {
 					case "length":
 						opts.ContentLength = int64(n)
 					}
-					l.HTTP().Do(nil, "POST", "http://"+p.addr, opts).Then(func(res *eventloop.HTTPResponse, err error) {
+					l.HTTP().Do(context.Background(), "POST", "http://"+p.addr, opts).Then(func(res *eventloop.HTTPResponse, err error) {
 						if err != nil || !bytes.Equal(res.Body, want[:n]) {
 							t.Errorf("%d bytes, %s: %v", n, kind, err)
 						}
@@ -548,11 +548,11 @@ func TestHTTPThroughAProxy(t *testing.T) {
 		return url.Parse("http://user:pw@" + p.addr)
 	}}
 	runHTTPLoop(t, &eventloop.Config{HTTPClient: &cfg}, func(l *eventloop.Loop) {
-		l.HTTP().Get(nil, "http://h.example/a?b").Then(func(res *eventloop.HTTPResponse, err error) {
+		l.HTTP().Get(context.Background(), "http://h.example/a?b").Then(func(res *eventloop.HTTPResponse, err error) {
 			if err != nil {
 				t.Error(err)
 			}
-			l.HTTP().Get(nil, "http://i.example:81").Then(func(res *eventloop.HTTPResponse, err error) {
+			l.HTTP().Get(context.Background(), "http://i.example:81").Then(func(res *eventloop.HTTPResponse, err error) {
 				if err != nil || !res.Reused {
 					t.Errorf("%+v, %v", res, err)
 				}
@@ -575,11 +575,11 @@ func TestHTTPSThroughAProxy(t *testing.T) {
 		return url.Parse("http://user:pw@" + p.addr)
 	}}
 	runHTTPLoop(t, &eventloop.Config{HTTPClient: &cfg}, func(l *eventloop.Loop) {
-		l.HTTP().Get(nil, "https://example.com/a").Then(func(res *eventloop.HTTPResponse, err error) {
+		l.HTTP().Get(context.Background(), "https://example.com/a").Then(func(res *eventloop.HTTPResponse, err error) {
 			if err != nil || res.TLS == nil {
 				t.Errorf("%+v, %v", res, err)
 			}
-			l.HTTP().Get(nil, "https://example.com/b").Then(func(res *eventloop.HTTPResponse, err error) {
+			l.HTTP().Get(context.Background(), "https://example.com/b").Then(func(res *eventloop.HTTPResponse, err error) {
 				if err != nil || !res.Reused {
 					t.Errorf("%+v, %v", res, err)
 				}
@@ -656,8 +656,8 @@ func TestHTTPProxyOfTheEnvironment(t *testing.T) {
 			}
 			return (&net.Dialer{}).DialContext(ctx, network, address)
 		}})
-		c.Get(nil, "http://h.example/").Then(func(_ *eventloop.HTTPResponse, err error) {
-			c.Get(nil, "http://direct.example/").Then(func(_ *eventloop.HTTPResponse, err2 error) {
+		c.Get(context.Background(), "http://h.example/").Then(func(_ *eventloop.HTTPResponse, err error) {
+			c.Get(context.Background(), "http://direct.example/").Then(func(_ *eventloop.HTTPResponse, err2 error) {
 				if err != nil || err2 != nil {
 					t.Error(err, err2)
 				}
@@ -689,7 +689,7 @@ func TestHTTPAgainstNetHTTP(t *testing.T) {
 	base := "https://" + ln.Addr().String()
 	runHTTPLoop(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{TLS: httpClientTLS()}}, func(l *eventloop.Loop) {
 		for n := range 100 {
-			l.HTTP().Do(nil, "POST", fmt.Sprintf("%s/?n=%d", base, n), &eventloop.HTTPOptions{Body: []byte("in ")}).Then(
+			l.HTTP().Do(context.Background(), "POST", fmt.Sprintf("%s/?n=%d", base, n), &eventloop.HTTPOptions{Body: []byte("in ")}).Then(
 				func(res *eventloop.HTTPResponse, err error) {
 					if want := "in " + strings.Repeat("POST HTTP/1.1\n", n); err != nil || string(res.Body) != want {
 						t.Errorf("%d: %+v, %v", n, res, err)

@@ -395,7 +395,7 @@ func TestHTTPAnswersByTheirFraming(t *testing.T) {
 					}
 				}
 				do := func() *eventloop.Future[*eventloop.HTTPResponse] {
-					return l.HTTP().Do(nil, test.method, "http://"+p.addr, nil)
+					return l.HTTP().Do(context.Background(), test.method, "http://"+p.addr, nil)
 				}
 				do().Then(func(res *eventloop.HTTPResponse, err error) {
 					check(res, err, false)
@@ -534,7 +534,7 @@ func TestHTTPAnswerCutAtEveryByte(t *testing.T) {
 			runHTTPLoop(t, nil, func(l *eventloop.Loop) {
 				var next func()
 				next = func() {
-					l.HTTP().Get(nil, "http://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
+					l.HTTP().Get(context.Background(), "http://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
 						i := int(n.Load())
 						whole := i == len(answer)
 						if whole != (err == nil) || whole && string(res.Body) != "hello" {
@@ -570,12 +570,12 @@ func TestHTTPNamesAreResolvedByTheLoop(t *testing.T) {
 		Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no network") },
 	}, HTTPClient: &eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}
 	runHTTPLoop(t, cfg, func(l *eventloop.Loop) {
-		l.HTTP().Get(nil, "http://Server.Example:"+port).Then(func(res *eventloop.HTTPResponse, err error) {
+		l.HTTP().Get(context.Background(), "http://Server.Example:"+port).Then(func(res *eventloop.HTTPResponse, err error) {
 			if err != nil || res.Timing.Lookup <= 0 || res.Timing.Connect <= 0 || res.RemoteAddr.String() != p.addr {
 				t.Errorf("%+v, %v", res, err)
 			}
 		})
-		l.HTTP().Get(nil, "http://name.invalid").Then(func(_ *eventloop.HTTPResponse, err error) {
+		l.HTTP().Get(context.Background(), "http://name.invalid").Then(func(_ *eventloop.HTTPResponse, err error) {
 			if !errors.Is(err, eventloop.ErrDNS) || !errors.Is(err, eventloop.ErrHTTP) {
 				t.Errorf("name.invalid: %v", err)
 			}
@@ -587,7 +587,7 @@ func TestHTTPNamesAreResolvedByTheLoop(t *testing.T) {
 func TestHTTPInATask(t *testing.T) {
 	p := newHTTPPeer(t, answerAll(httpOK))
 	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
-		l.Go(nil, func(task *eventloop.Task) error {
+		l.Go(context.Background(), func(task *eventloop.Task) error {
 			for range 3 {
 				res, err := l.HTTP().Get(task.Context(), "http://"+p.addr).Await(task)
 				if err != nil || string(res.Body) != "ok" {
@@ -647,13 +647,13 @@ func TestHTTPKeptConnectionIsUsedAgainAndNotKeptBeyondItsTime(t *testing.T) {
 				test.cfg.Dial = dial
 				runHTTPLoop(t, nil, func(l *eventloop.Loop) {
 					c := eventloop.NewHTTPClient(l, &test.cfg)
-					c.Get(nil, "http://h").Then(func(_ *eventloop.HTTPResponse, err error) {
+					c.Get(context.Background(), "http://h").Then(func(_ *eventloop.HTTPResponse, err error) {
 						if err != nil {
 							t.Error(err)
 						}
 						rel := l.Hold()
 						l.AfterFunc(test.wait, func() {
-							c.Get(nil, "http://h").Then(func(res *eventloop.HTTPResponse, err error) {
+							c.Get(context.Background(), "http://h").Then(func(res *eventloop.HTTPResponse, err error) {
 								if err != nil || res.Reused != (test.conns == 1) {
 									t.Errorf("%+v, %v", res, err)
 								}
@@ -704,14 +704,14 @@ func TestHTTPStaleConnectionIsNotUsed(t *testing.T) {
 			}
 		})
 		runHTTPLoop(t, nil, func(l *eventloop.Loop) {
-			l.HTTP().Get(nil, "http://"+p.addr).Then(func(_ *eventloop.HTTPResponse, err error) {
+			l.HTTP().Get(context.Background(), "http://"+p.addr).Then(func(_ *eventloop.HTTPResponse, err error) {
 				if err != nil {
 					t.Error(err)
 				}
 				rel := l.Hold()
 				go func() {
 					<-gone // and so, on loopback, it has arrived
-					l.HTTP().Do(nil, "POST", "http://"+p.addr, nil).Then(func(res *eventloop.HTTPResponse, err error) {
+					l.HTTP().Do(context.Background(), "POST", "http://"+p.addr, nil).Then(func(res *eventloop.HTTPResponse, err error) {
 						if err != nil || res.Reused {
 							t.Errorf("%+v, %v", res, err)
 						}
@@ -776,7 +776,7 @@ func TestHTTPRequestIsSentTwiceOnlyIfThatIsSafe(t *testing.T) {
 				})
 				runHTTPLoop(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Dial: dial}}, func(l *eventloop.Loop) {
 					send := func() {
-						l.HTTP().Do(nil, test.method, "http://h/", test.opts).Then(func(res *eventloop.HTTPResponse, err error) {
+						l.HTTP().Do(context.Background(), test.method, "http://h/", test.opts).Then(func(res *eventloop.HTTPResponse, err error) {
 							if test.ok != (err == nil) {
 								t.Errorf("got %v, %v", res, err)
 							}
@@ -789,7 +789,7 @@ func TestHTTPRequestIsSentTwiceOnlyIfThatIsSafe(t *testing.T) {
 						send()
 						return
 					}
-					l.HTTP().Get(nil, "http://h/warm").Then(func(*eventloop.HTTPResponse, error) { send() })
+					l.HTTP().Get(context.Background(), "http://h/warm").Then(func(*eventloop.HTTPResponse, error) { send() })
 				})
 				peer.stop()
 			})
@@ -820,10 +820,10 @@ func TestHTTPRequestIsNotSentAThirdTime(t *testing.T) {
 		runHTTPLoop(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Dial: dial}}, func(l *eventloop.Loop) {
 			var warm []*eventloop.Future[*eventloop.HTTPResponse]
 			for range 5 {
-				warm = append(warm, l.HTTP().Get(nil, "http://h/warm"))
+				warm = append(warm, l.HTTP().Get(context.Background(), "http://h/warm"))
 			}
 			eventloop.All(l, warm...).Then(func([]*eventloop.HTTPResponse, error) {
-				l.HTTP().Get(nil, "http://h/").Then(func(res *eventloop.HTTPResponse, err error) {
+				l.HTTP().Get(context.Background(), "http://h/").Then(func(res *eventloop.HTTPResponse, err error) {
 					if !errors.Is(err, io.EOF) {
 						t.Errorf("got %v, %v", res, err)
 					}
@@ -859,7 +859,7 @@ func TestHTTPRequestsBeyondTheLimitWaitInOrder(t *testing.T) {
 		var errs []error
 		runHTTPLoop(t, &eventloop.Config{HTTPClient: &cfg}, func(l *eventloop.Loop) {
 			send := func(path string, timeout time.Duration) {
-				l.HTTP().Do(nil, "GET", "http://h"+path, &eventloop.HTTPOptions{Timeout: timeout}).Then(
+				l.HTTP().Do(context.Background(), "GET", "http://h"+path, &eventloop.HTTPOptions{Timeout: timeout}).Then(
 					func(res *eventloop.HTTPResponse, err error) { errs = append(errs, err) })
 			}
 			for i := range 4 {
@@ -897,7 +897,7 @@ func TestHTTPSlotOfAFailedRequestGoesToTheNext(t *testing.T) {
 		ok := 0
 		runHTTPLoop(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Dial: dial, MaxConnsPerHost: 1}}, func(l *eventloop.Loop) {
 			for range 3 {
-				l.HTTP().Get(nil, "http://h").Then(func(res *eventloop.HTTPResponse, err error) {
+				l.HTTP().Get(context.Background(), "http://h").Then(func(res *eventloop.HTTPResponse, err error) {
 					if err == nil {
 						ok++
 					}
@@ -982,7 +982,7 @@ func TestHTTPSKeepsConnections(t *testing.T) {
 		n := 0
 		var next func()
 		next = func() {
-			l.HTTP().Get(nil, "https://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
+			l.HTTP().Get(context.Background(), "https://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
 				if err != nil || res.Reused != (n > 0) {
 					t.Errorf("%d: %+v, %v", n, res, err)
 				}
@@ -1238,14 +1238,14 @@ func TestHTTPConnectTimeoutCoversTheHandshake(t *testing.T) {
 func TestHTTPNeedsARunningLoop(t *testing.T) {
 	l := eventloop.New(nil)
 	body := &closeCounter{Reader: strings.NewReader("x")}
-	f := l.HTTP().Do(nil, "PUT", "http://127.0.0.1:1", &eventloop.HTTPOptions{BodyReader: body})
+	f := l.HTTP().Do(context.Background(), "PUT", "http://127.0.0.1:1", &eventloop.HTTPOptions{BodyReader: body})
 	if _, err := f.Result(); err != eventloop.ErrNotRunning {
 		t.Errorf("before Run: %v", err)
 	}
 	if err := l.Run(context.Background()); err != nil {
 		t.Error(err)
 	}
-	if _, err := l.HTTP().Get(nil, "http://127.0.0.1:1").Result(); err != eventloop.ErrLoopClosed {
+	if _, err := l.HTTP().Get(context.Background(), "http://127.0.0.1:1").Result(); err != eventloop.ErrLoopClosed {
 		t.Errorf("after Run: %v", err)
 	}
 	eventually(func() bool { return body.closed.Load() > 0 })
@@ -1272,7 +1272,7 @@ func TestHTTPFailureThatNobodyAskedAboutIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got []error
 		cfg := &eventloop.Config{EventHandler: func(err error) { got = append(got, err) }}
-		runHTTPLoop(t, cfg, func(l *eventloop.Loop) { l.HTTP().Get(nil, "bad://") })
+		runHTTPLoop(t, cfg, func(l *eventloop.Loop) { l.HTTP().Get(context.Background(), "bad://") })
 		if len(got) != 1 || !errors.Is(got[0], eventloop.ErrHTTP) {
 			t.Errorf("events = %v", got)
 		}
@@ -1398,7 +1398,7 @@ func TestHTTPStatsCountRequests(t *testing.T) {
 		answerAll(httpOK)(c)
 	})
 	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
-		f := l.HTTP().Get(nil, "http://"+p.addr)
+		f := l.HTTP().Get(context.Background(), "http://"+p.addr)
 		if s := l.Stats(); s.HTTPClient.Requests != 1 || s.HTTPClient.RequestsTotal != 1 {
 			t.Errorf("pending: %+v", s)
 		}
@@ -1413,7 +1413,7 @@ func TestHTTPStatsCountRequests(t *testing.T) {
 		}
 		close(looked)
 		f.Then(func(*eventloop.HTTPResponse, error) {
-			l.HTTP().Get(nil, "http://"+p.addr).Then(func(*eventloop.HTTPResponse, error) {
+			l.HTTP().Get(context.Background(), "http://"+p.addr).Then(func(*eventloop.HTTPResponse, error) {
 				s := l.Stats()
 				if s.HTTPClient.Requests != 0 || s.HTTPClient.RequestsTotal != 2 || s.HTTPClient.ReusedTotal != 1 || s.HTTPClient.RetriedTotal != 0 || s.Conns.DialedTotal != 1 {
 					t.Errorf("stats = %+v", s)
@@ -1440,7 +1440,7 @@ func TestHTTPPanicInDialIsTheFuturesError(t *testing.T) {
 	errs := 0
 	runHTTPLoop(t, &eventloop.Config{HTTPClient: &cfg}, func(l *eventloop.Loop) {
 		for range 3 {
-			l.HTTP().Get(nil, "http://h").Then(func(_ *eventloop.HTTPResponse, err error) {
+			l.HTTP().Get(context.Background(), "http://h").Then(func(_ *eventloop.HTTPResponse, err error) {
 				if pe := new(eventloop.PanicError); errors.As(err, &pe) {
 					errs++
 				}
@@ -1470,14 +1470,14 @@ func TestHTTPManyRequestsToSlowServersTakeLittleAndGiveItBack(t *testing.T) {
 		}
 	})
 	l, end := startLoop(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{MaxConnsPerHost: -1, MaxIdle: kept}})
-	onLoop(t, l, func() { l.HTTP().Get(nil, "http://127.0.0.1:1").Then(nil) }) // what is made once
+	onLoop(t, l, func() { l.HTTP().Get(context.Background(), "http://127.0.0.1:1").Then(nil) }) // what is made once
 	eventually(func() bool { return l.Stats().HTTPClient.Requests == 0 })
 	goroutines, fds, heap := runtime.NumGoroutine(), openFDs(t), liveHeap()
 	var answered sync.WaitGroup
 	answered.Add(n)
 	onLoop(t, l, func() {
 		for range n {
-			l.HTTP().Get(nil, "http://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
+			l.HTTP().Get(context.Background(), "http://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
 				if err != nil || len(res.Body) != 8<<10 {
 					t.Error(res, err)
 				}
@@ -1652,7 +1652,7 @@ func TestLaw6NothingOfTheHTTPClientIsLeftWheneverTheLoopIsStopped(t *testing.T) 
 			ended := 0
 			var next func()
 			next = func() {
-				f := l.HTTP().Get(nil, fmt.Sprintf("http://%s/%d", p.addr, len(futures)))
+				f := l.HTTP().Get(context.Background(), fmt.Sprintf("http://%s/%d", p.addr, len(futures)))
 				futures = append(futures, f)
 				f.Then(func(*eventloop.HTTPResponse, error) {
 					if ended++; ended == 10*round {
@@ -1748,7 +1748,7 @@ func TestHTTPKeptConnectionOutlivesTheTimesOfItsRequests(t *testing.T) {
 		n := 0
 		var next func()
 		next = func() {
-			client.Do(nil, "POST", "http://"+p.addr, &eventloop.HTTPOptions{Timeout: time.Second}).Then(func(res *eventloop.HTTPResponse, err error) {
+			client.Do(context.Background(), "POST", "http://"+p.addr, &eventloop.HTTPOptions{Timeout: time.Second}).Then(func(res *eventloop.HTTPResponse, err error) {
 				if err != nil {
 					t.Errorf("request %d: %v", n, err)
 				} else if res.Reused != (n > 0) {
@@ -1796,7 +1796,7 @@ func TestHTTPRequestsThatNeedAGoroutineUseKeptConnections(t *testing.T) {
 		n := 0
 		var next func()
 		next = func() {
-			client.Do(nil, "POST", "http://"+p.addr, requests[n]).Then(func(res *eventloop.HTTPResponse, err error) {
+			client.Do(context.Background(), "POST", "http://"+p.addr, requests[n]).Then(func(res *eventloop.HTTPResponse, err error) {
 				if err != nil {
 					t.Errorf("request %d: %v", n, err)
 				} else if res.Reused != (n > 0) {

@@ -58,10 +58,10 @@ func TestHTTPClientTakesWhatBrowsersTake(t *testing.T) {
 						t.Errorf("trailers %.100q, want %.100q", trailers, v.trailers)
 					}
 				}
-				l.HTTP().Get(nil, "http://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
+				l.HTTP().Get(context.Background(), "http://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
 					check(res, err)
 					reused = true
-					l.HTTP().Get(nil, "http://"+p.addr).Then(check)
+					l.HTTP().Get(context.Background(), "http://"+p.addr).Then(check)
 				})
 			})
 		})
@@ -100,13 +100,13 @@ func TestHTTPErrorsAreOneLine(t *testing.T) {
 	_, err := doHTTP(t, eventloop.HTTPClientConfig{}, "GET", "http://"+bad, nil)
 	errs := []error{err}
 	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
-		_, err := l.Dial(nil, "tcp", bad, nil)
+		_, err := l.Dial(context.Background(), "tcp", bad, nil)
 		errs = append(errs, err)
-		_, err = l.Dial(nil, "tcp", bad+":80", &eventloop.ConnConfig{OnEvent: func(_ *eventloop.Conn, err error) { errs = append(errs, err) }})
+		_, err = l.Dial(context.Background(), "tcp", bad+":80", &eventloop.ConnConfig{OnEvent: func(_ *eventloop.Conn, err error) { errs = append(errs, err) }})
 		if err != nil {
 			errs = append(errs, err)
 		}
-		l.LookupNetIP(nil, "ip", bad).Then(func(_ []netip.Addr, err error) { errs = append(errs, err) })
+		l.LookupNetIP(context.Background(), "ip", bad).Then(func(_ []netip.Addr, err error) { errs = append(errs, err) })
 	})
 	for _, err := range errs {
 		if err == nil || strings.Contains(err.Error(), "\n") {
@@ -264,10 +264,10 @@ func endedContext() context.Context {
 func TestHTTPDoDoesNotCloseTheBodyItself(t *testing.T) {
 	for name, do := range map[string]func(c *eventloop.HTTPClient, body io.Reader) *eventloop.Future[*eventloop.HTTPResponse]{
 		"a URL that is not valid": func(c *eventloop.HTTPClient, body io.Reader) *eventloop.Future[*eventloop.HTTPResponse] {
-			return c.Do(nil, "POST", "ftp://x", &eventloop.HTTPOptions{BodyReader: body})
+			return c.Do(context.Background(), "POST", "ftp://x", &eventloop.HTTPOptions{BodyReader: body})
 		},
 		"two bodies": func(c *eventloop.HTTPClient, body io.Reader) *eventloop.Future[*eventloop.HTTPResponse] {
-			return c.Do(nil, "POST", "http://x", &eventloop.HTTPOptions{BodyReader: body, Body: []byte("x")})
+			return c.Do(context.Background(), "POST", "http://x", &eventloop.HTTPOptions{BodyReader: body, Body: []byte("x")})
 		},
 		"a context that has ended": func(c *eventloop.HTTPClient, body io.Reader) *eventloop.Future[*eventloop.HTTPResponse] {
 			return c.Do(endedContext(), "POST", "http://x", &eventloop.HTTPOptions{BodyReader: body})
@@ -418,7 +418,7 @@ func TestHTTPBodyIsNotReadAfterTheRequestHasEnded(t *testing.T) {
 			}
 			cfg := eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy, Dial: dial}
 			mustRun(t, &eventloop.Config{HTTPClient: &cfg}, func(l *eventloop.Loop) {
-				l.HTTP().Do(nil, "POST", "http://"+p.addr, opts).Then(func(res *eventloop.HTTPResponse, err error) {
+				l.HTTP().Do(context.Background(), "POST", "http://"+p.addr, opts).Then(func(res *eventloop.HTTPResponse, err error) {
 					if err != nil || res.Status != 413 {
 						t.Errorf("%+v, %v", res, err)
 					}
@@ -475,11 +475,11 @@ func TestHTTPPutIsSentAgainWhateverItsSize(t *testing.T) {
 						opts.Headers = eventloop.Headers{{"Expect", "100-continue"}}
 					}
 					mustRun(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}, func(l *eventloop.Loop) {
-						l.HTTP().Get(nil, "http://"+p.addr).Then(func(_ *eventloop.HTTPResponse, err error) {
+						l.HTTP().Get(context.Background(), "http://"+p.addr).Then(func(_ *eventloop.HTTPResponse, err error) {
 							if err != nil {
 								t.Error(err)
 							}
-							l.HTTP().Do(nil, "PUT", "http://"+p.addr, opts).Then(func(res *eventloop.HTTPResponse, err error) {
+							l.HTTP().Do(context.Background(), "PUT", "http://"+p.addr, opts).Then(func(res *eventloop.HTTPResponse, err error) {
 								if err != nil || string(res.Body) != "ok" || res.Reused {
 									t.Errorf("%+v, %v", res, err)
 								}
@@ -565,7 +565,7 @@ func TestHTTPThroughASOCKSProxy(t *testing.T) {
 					cfg := eventloop.HTTPClientConfig{TLS: httpClientTLS(), Proxy: func(*url.URL) (*url.URL, error) { return proxy, nil }}
 					runHTTPLoop(t, &eventloop.Config{HTTPClient: &cfg}, func(l *eventloop.Loop) {
 						get := func(path string, reused bool, then func()) {
-							l.HTTP().Get(nil, target+path).Then(func(res *eventloop.HTTPResponse, err error) {
+							l.HTTP().Get(context.Background(), target+path).Then(func(res *eventloop.HTTPResponse, err error) {
 								if err != nil || string(res.Body) != "ok" || res.Reused != reused || (res.TLS != nil) != https {
 									t.Errorf("%s: %+v, %v", path, res, err)
 								}
@@ -593,7 +593,7 @@ func TestHTTPSOCKSProxyOfTheEnvironment(t *testing.T) {
 	t.Setenv("NO_PROXY", "")
 	t.Setenv("REQUEST_METHOD", "")
 	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
-		l.HTTP().Get(nil, "http://name.invalid/").Then(func(res *eventloop.HTTPResponse, err error) {
+		l.HTTP().Get(context.Background(), "http://name.invalid/").Then(func(res *eventloop.HTTPResponse, err error) {
 			if err != nil || string(res.Body) != "ok" {
 				t.Errorf("%+v, %v", res, err)
 			}

@@ -112,7 +112,7 @@ func TestLaw6NothingOfHTTPIsLeftWhenRunReturns(t *testing.T) {
 					return err
 				}
 				get := func(path string) *eventloop.Future[*eventloop.HTTPResponse] {
-					f := l.HTTP().Get(nil, "http://"+s.Addr().String()+path)
+					f := l.HTTP().Get(context.Background(), "http://"+s.Addr().String()+path)
 					futures = append(futures, f)
 					f.Then(nil)
 					return f
@@ -237,7 +237,7 @@ func TestLaw13EveryMethodOfHTTPMayBeCalledFromAnyGoroutine(t *testing.T) {
 	got := make(chan struct{}, 4)
 	for range 4 {
 		var once sync.Once
-		l.HTTP().Do(nil, "POST", url, &eventloop.HTTPOptions{Body: []byte("body"), OnBody: func(res *eventloop.HTTPResponse, _ []byte) {
+		l.HTTP().Do(context.Background(), "POST", url, &eventloop.HTTPOptions{Body: []byte("body"), OnBody: func(res *eventloop.HTTPResponse, _ []byte) {
 			once.Do(func() {
 				responses = append(responses, res)
 				got <- struct{}{}

@@ -3,6 +3,7 @@ package eventloop
 import (
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 )
 
@@ -167,7 +168,7 @@ func (s *Sender[T]) Pending() int {
 // fail with net.ErrClosed. It waits for the sender's goroutine to let go of the
 // channel, which takes no longer than a task switch. A second call returns
 // nothing.
-func (s *Sender[T]) Stop() []T { return s.stop(ErrClosed) }
+func (s *Sender[T]) Stop() []T { return s.stop(net.ErrClosed) }
 
 func (s *Sender[T]) stop(err error) []T {
 	s.mu.Lock()

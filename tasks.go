@@ -86,9 +86,7 @@ const maxFree = 64
 //
 // Go may be called before Run.
 func (l *Loop) Go(ctx context.Context, f func(t *Task) error) *Future[struct{}] {
-	if ctx == nil {
-		ctx = context.Background()
-	}
+	checkContext(ctx)
 	return l.startTask(ctx, f, origin{fn: funcPC(f), at: callSite()})
 }
 

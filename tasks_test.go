@@ -137,15 +137,6 @@ func TestGoWithANilFunctionFails(t *testing.T) {
 	}
 }
 
-func TestGoWithANilContextIsThatOfBackground(t *testing.T) {
-	mustRun(t, nil, func(l *eventloop.Loop) {
-		l.Go(context.Background(), func(k *eventloop.Task) error {
-			wantEqual(t, "Err of the context", k.Context().Err(), nil)
-			return nil
-		})
-	})
-}
-
 func TestATaskHasItsLoopAndAContextThatEndsWithIt(t *testing.T) {
 	type key struct{}
 	var inside context.Context

@@ -192,10 +192,6 @@ func (cfg *ConnConfig) withDefaults() *ConnConfig {
 // mark is the number of pending bytes over which producers are to wait.
 func (cfg *ConnConfig) mark() int { return min(cfg.HighWater, cfg.MaxBuffered) }
 
-// pausesReads reports whether a connection whose output is over the mark stops
-// reading. If HighWater is not the mark, only a pipe can get there.
-func (cfg *ConnConfig) pausesReads() bool { return cfg.HighWater <= cfg.MaxBuffered }
-
 // limit resolves a limit of which zero is the default and negative is none.
 func limit(n, byDefault int) int {
 	switch {
@@ -369,9 +365,7 @@ func (l *Loop) newConn(cfg *ConnConfig, k kind, from *Listener) (*Conn, error) {
 // An unknown network, a malformed address, or a loop that does not run is
 // reported by the returned error, and then no callback is called.
 func (l *Loop) Dial(ctx context.Context, network, address string, cfg *ConnConfig) (*Conn, error) {
-	if ctx == nil {
-		ctx = context.Background()
-	}
+	checkContext(ctx)
 	if err := checkAddress(network, address); err != nil {
 		return nil, &OpError{Op: OpDial, Net: network, Addr: address, Err: err}
 	}

@@ -28,9 +28,7 @@ func Work[T any](ctx context.Context, l *Loop, f func(ctx context.Context) (T, e
 	if f == nil {
 		return failedFuture[T](l, errNilFunc)
 	}
-	if ctx == nil {
-		ctx = context.Background()
-	}
+	checkContext(ctx)
 	j := &job{origin: origin{kindWork, funcPC(f), callSite()}}
 	j.ctx, j.cancel = context.WithCancelCause(ctx)
 	result := looseFuture[T](l)
@@ -267,9 +265,7 @@ func Call[T any](ctx context.Context, l *Loop, f func() (T, error)) (T, error) {
 	if l.onLoop() {
 		return zero, ErrOnLoop
 	}
-	if ctx == nil {
-		ctx = context.Background()
-	}
+	checkContext(ctx)
 	result := looseFuture[T](l)
 	var once sync.Once // either f runs or the caller has left
 	err := l.Post(func() {

@@ -24,9 +24,6 @@ type Slot struct {
 	seq uint64 // of the node that counts; 0 if there is none
 }
 
-// Queued reports whether the item is in a heap.
-func (s *Slot) Queued() bool { return s.seq != 0 }
-
 // A Heap holds items by deadline. The zero Heap is empty and ready for use. It
 // is not safe for concurrent use.
 type Heap[T Item] struct {

@@ -41,10 +41,10 @@ func TestRemoveReportsWhetherTheItemWasQueued(t *testing.T) {
 		t.Error("Remove of an item that was never pushed = true")
 	}
 	h.Push(it, 1)
-	if !it.slot.Queued() || !h.Remove(it) {
+	if it.slot.seq == 0 || !h.Remove(it) {
 		t.Error("a pushed item is not queued or not removed")
 	}
-	if it.slot.Queued() || h.Remove(it) {
+	if it.slot.seq != 0 || h.Remove(it) {
 		t.Error("a removed item is still queued")
 	}
 }
@@ -102,7 +102,7 @@ func TestClearRemovesEveryItem(t *testing.T) {
 	h.Push(b, 2)
 	h.Remove(b)
 	h.Clear()
-	if h.Len() != 0 || a.slot.Queued() || b.slot.Queued() {
+	if h.Len() != 0 || a.slot.seq != 0 || b.slot.seq != 0 {
 		t.Error("an item is still queued after Clear")
 	}
 	h.Push(a, 3)
@@ -288,8 +288,8 @@ func checkHeap(t interface{ Fatalf(string, ...any) }, h *Heap[*item], model []*i
 	}
 	n := 0
 	for it, when := range h.All {
-		if n++; when != it.when || !it.slot.Queued() {
-			t.Fatalf("All gave item %d of %d with %d, queued %v", it.id, it.when, when, it.slot.Queued())
+		if n++; when != it.when || it.slot.seq == 0 {
+			t.Fatalf("All gave item %d of %d with %d, queued %v", it.id, it.when, when, it.slot.seq != 0)
 		}
 	}
 	if n != len(model) {
