@@ -244,7 +244,7 @@ func (c *Conn) event(err error) {
 	}
 	switch {
 	case err != io.EOF && c.asked():
-	case err != io.EOF && !isPanic(err) && c.loop.hasTasks():
+	case err != io.EOF && !isPanic(err) && c.loop.hasTasks() && !c.taskNeverStarts():
 		// A task may be about to ask for its NetConn, and gets the error then.
 		x := c.lockedExtra()
 		x.untold = looseFuture[struct{}](c.loop)

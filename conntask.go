@@ -32,6 +32,14 @@ func (c *Conn) startTask() {
 	c.loop.startTask(context.Background(), run, origin{fn: funcPC(f)}).Then(func(_ struct{}, err error) { c.taskEnded(err) })
 }
 
+// taskNeverStarts reports whether the connection has a task of its own that will not
+// start, because the connection never came up: no task asks for its Stream then.
+func (c *Conn) taskNeverStarts() bool {
+	c.core.Lock()
+	defer c.core.Unlock()
+	return c.cfg.Load().Task != nil && !c.facts.has(factUp)
+}
+
 // taskEnded closes the connection after its task. On the loop.
 func (c *Conn) taskEnded(err error) {
 	switch {

@@ -285,3 +285,22 @@ func TestKeepingTheDataOfOnDataShowsUnderTheRaceDetector(t *testing.T) {
 	})
 	wantEqual(t, "what was kept", string(kept), strings.Repeat("\xDB", 6))
 }
+
+func TestAFailedDialOfAConnectionWithATaskEndsTheLoopAlthoughOtherTasksRun(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close() // so nothing listens there
+	err = runLoop(t, nil, func(l *eventloop.Loop) {
+		never(l)
+		l.Go(context.Background(), func(k *eventloop.Task) error { return k.Sleep(time.Hour) }).Ignore()
+		l.Dial(context.Background(), "tcp", ln.Addr().String(), &eventloop.ConnConfig{
+			Task: func(k *eventloop.Task, c *eventloop.Conn) error {
+				t.Error("the task runs")
+				return nil
+			},
+		})
+	})
+	wantErr(t, "Run", err, eventloop.ErrRefused)
+}
