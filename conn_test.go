@@ -456,13 +456,13 @@ func TestConnWriteInOnEventOfAnErrorReturnsErrClosed(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	var werr, cerr error
 	r, cfg := newTape(&eventloop.ConnConfig{
-		ReadTimeout: time.Millisecond,
 		OnEvent: func(c *eventloop.Conn, err error) {
 			_, werr = c.WriteString("x")
 			cerr = c.CloseWrite()
 		},
 	})
-	accept(t, l, cfg)
+	c, _ := accept(t, l, cfg)
+	c.SetTimeouts(time.Millisecond, 0) // only now, or the reset may overtake the dial
 	r.wait(t)
 	wantEqual(t, "Write", werr, net.ErrClosed)
 	wantEqual(t, "CloseWrite", cerr, net.ErrClosed)
