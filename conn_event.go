@@ -114,15 +114,29 @@ func (c *Conn) deliverEnd() {
 	case !overtakes && c.is(pauseReads) && c.hold(factEndHeld):
 		return
 	}
+	c.ending = err == io.EOF
 	c.deliverUnread()
+	c.ending = false
 	switch {
 	case c.quit.Load():
+	case !(err != io.EOF && c.is(pauseUser)) && c.holdsRest():
 	case err != io.EOF:
 		c.fail(c.opError(OpRead, err), c.howToFail(err))
 	case c.awaitsReader():
 	default:
 		c.deliverEOF()
 	}
+}
+
+// holdsRest keeps the end back if a splitter has put bytes back that come before it.
+func (c *Conn) holdsRest() bool {
+	c.core.Lock()
+	defer c.core.Unlock()
+	if !c.facts.has(factRest) || !c.is(bitUnread) {
+		return false
+	}
+	c.facts |= factEndHeld
+	return true
 }
 
 // deliverEOF tells of the end of the peer's side.

@@ -287,6 +287,7 @@ func (c *Conn) takeUnread() []byte {
 	c.core.Lock()
 	defer c.core.Unlock()
 	c.unset(bitUnread)
+	c.facts &^= factRest
 	x := c.extra()
 	p := x.unread
 	x.unread = nil

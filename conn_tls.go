@@ -52,6 +52,7 @@ func (c *Conn) StartTLS(conf *tls.Config) *Future[tls.ConnectionState] {
 	x.upgrade = &tlsUpgrade{conf: conf, done: f, early: x.unread}
 	x.unread = nil
 	c.unset(bitUnread)
+	c.facts &^= factRest
 	c.set(bitUpgrade)
 	c.core.Secure()
 	if c.loop.Post(c.reclaim) != nil {

@@ -33,7 +33,7 @@ func (c *Conn) startTask() {
 }
 
 // taskNeverStarts reports whether the connection has a task of its own that will not
-// start, because the connection never came up: no task asks for its Stream then.
+// start, because the connection never came up: no task asks for its NetConn then.
 func (c *Conn) taskNeverStarts() bool {
 	c.core.Lock()
 	defer c.core.Unlock()

@@ -55,17 +55,10 @@ func Example_callbacks() {
 		if err != nil {
 			return err
 		}
-		var in []byte
 		greeted := false
 		_, err = l.Dial(context.Background(), "tcp", addr, &eventloop.ConnConfig{
 			OnConnect: func(c *eventloop.Conn) { c.WriteString("user ann\n") },
-			OnData: func(c *eventloop.Conn, data []byte) {
-				in = append(in, data...)
-				line, rest, ok := bytes.Cut(in, []byte("\n"))
-				if !ok {
-					return // the rest of the line is still to come
-				}
-				in = rest
+			OnData: eventloop.Split(bufio.ScanLines, 1024, func(c *eventloop.Conn, line []byte) {
 				fmt.Printf("%s\n", line)
 				if greeted {
 					c.Close()
@@ -73,7 +66,7 @@ func Example_callbacks() {
 				}
 				greeted = true
 				c.WriteString("balance\n")
-			},
+			}),
 		})
 		return err
 	})
@@ -89,20 +82,16 @@ func Example_callbacks() {
 // once for a protocol; then the steps of a conversation can be combined.
 func Example_futures() {
 	dial := func(l *eventloop.Loop, addr string) (*eventloop.Conn, func(string) *eventloop.Future[string], error) {
-		var in []byte
 		var waiting []func(string, error)
 		c, err := l.Dial(context.Background(), "tcp", addr, &eventloop.ConnConfig{
-			OnData: func(_ *eventloop.Conn, data []byte) {
-				in = append(in, data...)
-				for len(waiting) > 0 {
-					line, rest, ok := bytes.Cut(in, []byte("\n"))
-					if !ok {
-						return
-					}
-					waiting[0](string(line), nil)
-					in, waiting = rest, waiting[1:]
+			OnData: eventloop.Split(bufio.ScanLines, 1024, func(c *eventloop.Conn, line []byte) {
+				if len(waiting) == 0 {
+					c.Abort() // it was not asked
+					return
 				}
-			},
+				waiting[0](string(line), nil)
+				waiting = waiting[1:]
+			}),
 			OnClose: func(*eventloop.Conn) {
 				for _, resolve := range waiting {
 					resolve("", io.ErrUnexpectedEOF)

@@ -269,6 +269,15 @@ func TestLaw13EveryMethodOfHTTPMayBeCalledFromAnyGoroutine(t *testing.T) {
 			},
 			func() { _, _, _ = r.RemoteAddr(), r.TLS(), r.Loop() },
 			func() { r.Context(); _ = r.String(); r.FastHTTP(); r.BodyStreamed() },
+			func() { r.HTTP(); r.PathValue("x"); r.QueryValues(); r.FormValues() },
+			func() {
+				if err := r.RespondText(200, ""); err != eventloop.ErrResponded {
+					t.Errorf("RespondText = %v, want ErrResponded", err)
+				}
+				if err := r.RespondJSON(200, ""); err != eventloop.ErrResponded {
+					t.Errorf("RespondJSON = %v, want ErrResponded", err)
+				}
+			},
 			func() { r.OnAbort(func(error) {}) },
 			func() { r.PauseBody(); r.ResumeBody() },
 			func() {

@@ -2,5 +2,7 @@
 
 package eventloop
 
+const poisons = false
+
 // poison is for tests with the race detector.
 func poison([]byte) {}

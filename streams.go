@@ -325,6 +325,7 @@ func (c *Conn) readUnread(p []byte) int {
 	if x.unread = x.unread[n:]; len(x.unread) == 0 {
 		x.unread = nil
 		c.unset(bitUnread)
+		c.facts &^= factRest
 	}
 	return n
 }

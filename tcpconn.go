@@ -40,7 +40,8 @@ type ConnConfig struct {
 
 	// OnData is called each time bytes arrive (read-cb). data is valid until
 	// OnData returns, which may change it; under the race detector it is then
-	// overwritten, so that keeping it shows.
+	// overwritten, so that keeping it shows. [Split] makes lines or other frames of
+	// it.
 	//
 	// If nil, the connection holds what arrives and reads no further, until
 	// SetCallbacks sets OnData, or NetConn or Pipe takes the connection; nothing
@@ -238,6 +239,7 @@ type Conn struct {
 	readErr error          // why reading ended; set before the endTask is sent
 
 	failed bool // an error was delivered. Only on the loop
+	ending bool // the end is told when the unread bytes are delivered. Only on the loop
 
 	// Guarded by the lock of core.
 	life  life
@@ -275,6 +277,7 @@ const (
 	factSink                              // a sink has the data, see connExtra.sink
 	factAnnounced                         // a callback has been called, or would have been
 	factUnannounced                       // it was closed before, and none will be
+	factRest                              // the unread bytes were put back by a splitter, to be delivered
 )
 
 func (f connFacts) has(g connFacts) bool { return f&g != 0 }
