@@ -35,7 +35,9 @@ func (s *store) handle(r *eventloop.HTTPRequest) {
 	switch route := r.Method() + " " + r.Path(); {
 	case route == "GET /items":
 		byID := func(a, b item) int { return cmp.Compare(a.ID, b.ID) }
-		r.RespondJSON(200, slices.SortedFunc(maps.Values(s.items), byID))
+		items := slices.AppendSeq([]item{}, maps.Values(s.items)) // "[]" if there are none
+		slices.SortFunc(items, byID)
+		r.RespondJSON(200, items)
 	case route == "POST /items":
 		s.put(r, s.last+1, 201)
 	case r.Path() == "/items" || found && !slices.Contains([]string{"GET", "PUT", "DELETE"}, r.Method()):

@@ -60,6 +60,9 @@ func Crud(t *testing.T) {
 		}
 	}
 	do("GET", "/items/1", "", 404)
+	if got := strings.TrimSpace(do("GET", "/items", "", 200)); got != "[]" {
+		t.Errorf("without items the list is %s", got)
+	}
 	want(do("POST", "/items", `{"name":"cup"}`, 201), item{1, "cup"})
 	want(do("POST", "/items", `{"name":"pot","id":77}`, 201), item{2, "pot"})
 	want(do("GET", "/items/2", "", 200), item{2, "pot"})

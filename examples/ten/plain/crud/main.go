@@ -34,7 +34,8 @@ type store struct {
 func (s *store) list(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	byID := func(a, b item) int { return cmp.Compare(a.ID, b.ID) }
-	items := slices.SortedFunc(maps.Values(s.items), byID)
+	items := slices.AppendSeq([]item{}, maps.Values(s.items)) // "[]" if there are none
+	slices.SortFunc(items, byID)
 	s.mu.Unlock()
 	respond(w, 200, items)
 }
