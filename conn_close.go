@@ -149,8 +149,17 @@ func (c *Conn) owesUpgrade() bool {
 func (c *Conn) boundClose() {
 	x := c.extra()
 	if x.closeTimer == nil {
-		x.closeTimer = c.loop.AfterFunc(c.flushTime(), func() { c.closeWith(closeReset) })
+		x.closeTimer = c.loop.AfterFunc(c.flushTime(), c.overdue)
 		x.closeTimer.Unref()
+	}
+}
+
+// overdue ends what boundClose bounds. A flush has a bound of its own.
+func (c *Conn) overdue() {
+	c.core.Lock()
+	defer c.core.Unlock()
+	if !c.facts.has(factUp) || c.core.Shaking() {
+		c.closeLocked(closeReset)
 	}
 }
 
@@ -252,7 +261,7 @@ func (e *LostError) Unwrap() []error {
 	if e.Err == nil {
 		return []error{net.ErrClosed}
 	}
-	return []error{net.ErrClosed, e.Err}
+	return []error{e.Err, net.ErrClosed}
 }
 
 // terminate closes c at the end of the loop. The peer of a connection with nothing

@@ -43,8 +43,8 @@ func (c *Conn) Closing() {
 // that two peers that both have much to send do not wait for each other. Cut cuts
 // all of it short. over says that the peer's end, or an error, was read already.
 //
-// It returns how many bytes of output are known to be lost, not counting what Cut
-// discarded of the kernel's.
+// It returns how many bytes of output are known to be lost. What Cut leaves to the
+// kernel is not.
 func (c *Conn) Finish(over bool) (lost int64) {
 	c.Lock()
 	c.closing = true
@@ -119,6 +119,12 @@ func (c *Conn) mayGoOn() bool {
 	return !c.cut && c.werr == nil
 }
 
+func (c *Conn) wasCut() (cut, reset bool) {
+	c.Lock()
+	defer c.Unlock()
+	return c.cut || c.werr != nil, c.reset || c.werr != nil
+}
+
 // flush waits until no writer has the connection: all is written or dropped. With
 // discard it reads meanwhile until that is over, which it returns.
 func (c *Conn) flush(over, discard bool) bool {
@@ -171,8 +177,11 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 	until, since := now.Add(Linger), now
 	left, look := c.unacked(), time.Millisecond
 	for {
-		if !c.mayGoOn() {
-			return 0 // the kernel may still send it, unless it is to be discarded
+		if cut, reset := c.wasCut(); cut {
+			if !reset {
+				left = 0 // the kernel goes on sending it
+			}
+			return left
 		}
 		now = time.Now()
 		next := until
