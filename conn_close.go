@@ -135,7 +135,8 @@ func (c *Conn) owes() bool {
 }
 
 // owesUpgrade reports whether Close has to let a StartTLS go on that has not begun.
-func (c *Conn) owesUpgrade() bool {
+func (cr *connReader) owesUpgrade() bool {
+	c := (*Conn)(cr)
 	if !c.is(bitUpgrade) {
 		return false
 	}
@@ -149,13 +150,14 @@ func (c *Conn) owesUpgrade() bool {
 func (c *Conn) boundClose() {
 	x := c.extra()
 	if x.closeTimer == nil {
-		x.closeTimer = c.loop.AfterFunc(c.flushTime(), c.overdue)
+		x.closeTimer = c.loop.AfterFunc(c.flushTime(), c.loopSide().overdue)
 		x.closeTimer.Unref()
 	}
 }
 
 // overdue ends what boundClose bounds. A flush has a bound of its own.
-func (c *Conn) overdue() {
+func (cl *connLoop) overdue() {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
 	if !c.facts.has(factUp) || c.core.Shaking() {
@@ -174,7 +176,8 @@ func (c *Conn) flushTime() time.Duration {
 // howToFail returns how the connection ends after err of reading. A reset keeps the
 // peer from taking what it has got for all of it. TLS does that itself, and says in
 // an alert what was wrong.
-func (c *Conn) howToFail(err error) howToClose {
+func (cl *connLoop) howToFail(err error) howToClose {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
 	var errno syscall.Errno
@@ -186,7 +189,8 @@ func (c *Conn) howToFail(err error) howToClose {
 }
 
 // end is the end of the connection on its goroutine.
-func (c *Conn) end() {
+func (cr *connReader) end() {
+	c := (*Conn)(cr)
 	c.core.Lock()
 	detach := c.facts.has(factDetach)
 	c.core.Unlock()
@@ -198,16 +202,17 @@ func (c *Conn) end() {
 		c.loop.send((*goneTask)(c))
 		return
 	}
-	c.finish(c.readErr != nil || c.over)
+	cr.finish(c.readErr != nil || c.over)
 }
 
 // finish ends the connection and says that it is gone. over says that nothing is to
 // be read any more.
-func (c *Conn) finish(over bool) {
+func (cr *connReader) finish(over bool) {
+	c := (*Conn)(cr)
 	returned := false
 	defer func() {
 		if !returned { // foreign code called Goexit in Read
-			c.loop.wg.Go(func() { c.finish(true) })
+			c.loop.wg.Go(func() { cr.finish(true) })
 		}
 	}()
 	c.core.Finish(over)
@@ -217,7 +222,8 @@ func (c *Conn) finish(over bool) {
 
 // countLost accounts for output that was not delivered, which the application has
 // not discarded itself. The caller holds the lock.
-func (c *Conn) countLost() {
+func (cl *connLoop) countLost() {
+	c := (*Conn)(cl)
 	n := c.core.Lost()
 	if n == 0 || c.facts.has(factAborted) {
 		return
@@ -277,7 +283,8 @@ func (c *Conn) terminate() {
 }
 
 // detaching reports whether what arrives is for what called Detach.
-func (c *Conn) detaching() bool {
+func (cl *connLoop) detaching() bool {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
 	return c.facts.has(factDetach)

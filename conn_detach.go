@@ -51,7 +51,8 @@ func (c *Conn) mayDetach() error {
 }
 
 // handOut resolves Detach.
-func (c *Conn) handOut(x *connExtra) {
+func (cl *connLoop) handOut(x *connExtra) {
+	c := (*Conn)(cl)
 	p := &prefixConn{}
 	c.core.Lock()
 	f, nc := x.detached, x.released
@@ -64,12 +65,12 @@ func (c *Conn) handOut(x *connExtra) {
 		}
 	}
 	if nc == nil {
-		f.fail(c.endReason())
+		f.fail(cl.endReason())
 		return
 	}
 	if c.loop.ended.Load() {
 		c.loop.closeConn(nc)
-		f.fail(c.endReason())
+		f.fail(cl.endReason())
 		return
 	}
 	nc = unguarded(nc)

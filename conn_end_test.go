@@ -381,50 +381,54 @@ func TestAbortEndsAConnectionInEveryState(t *testing.T) {
 
 func TestStopRacesWithConnectionsThatComeAndGo(t *testing.T) {
 	for range 12 {
-		l, end := startLoop(t, nil)
-		counts := map[*eventloop.Conn]int{} // only on the loop, also at its end
-		conf := echo()
-		conf.OnConnect = func(c *eventloop.Conn) { c.WriteString("hi") }
-		conf.OnClose = func(c *eventloop.Conn) { counts[c]++ }
-		ln, err := l.Listen("tcp", "127.0.0.1:0", conf)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var peers []<-chan struct{}
-		for i := range 8 {
-			peers = append(peers, background(t, func() {
-				for {
-					c, err := l.Dial(context.Background(), "tcp", ln.Addr().String(), conf)
-					if err != nil {
-						wantEqual(t, "Dial", err, eventloop.ErrLoopClosed)
-						return
-					}
-					c.WriteString("data")
-					switch i % 4 {
-					case 0:
-						c.Close()
-					case 1:
-						c.Abort()
-					case 2:
-						<-c.Flushed().Done()
-						c.Close()
-					case 3:
-						if nc, err := c.Detach().Wait(context.Background()); err == nil {
-							nc.Close()
-						}
+		t.Run("", stopRace) // each with a watchdog of its own
+	}
+}
+
+func stopRace(t *testing.T) {
+	l, end := startLoop(t, nil)
+	counts := map[*eventloop.Conn]int{} // only on the loop, also at its end
+	conf := echo()
+	conf.OnConnect = func(c *eventloop.Conn) { c.WriteString("hi") }
+	conf.OnClose = func(c *eventloop.Conn) { counts[c]++ }
+	ln, err := l.Listen("tcp", "127.0.0.1:0", conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var peers []<-chan struct{}
+	for i := range 8 {
+		peers = append(peers, background(t, func() {
+			for {
+				c, err := l.Dial(context.Background(), "tcp", ln.Addr().String(), conf)
+				if err != nil {
+					wantEqual(t, "Dial", err, eventloop.ErrLoopClosed)
+					return
+				}
+				c.WriteString("data")
+				switch i % 4 {
+				case 0:
+					c.Close()
+				case 1:
+					c.Abort()
+				case 2:
+					<-c.Flushed().Done()
+					c.Close()
+				case 3:
+					if nc, err := c.Detach().Wait(context.Background()); err == nil {
+						nc.Close()
 					}
 				}
-			}))
-		}
-		time.Sleep(3 * time.Millisecond)
-		l.Stop()
-		end()
-		for _, p := range peers {
-			wait(t, p, "end of a peer")
-		}
-		for _, n := range counts {
-			wantEqual(t, "OnClose of a connection", n, 1)
-		}
+			}
+		}))
+	}
+	time.Sleep(3 * time.Millisecond)
+	l.Stop()
+	end()
+	for _, p := range peers {
+		wait(t, p, "end of a peer")
+	}
+	for _, n := range counts {
+		wantEqual(t, "OnClose of a connection", n, 1)
 	}
 }
 

@@ -35,9 +35,9 @@ func (t *upTask) run() {
 	}
 	c.core.Unlock()
 	if f := c.cfg.Load().OnConnect; f != nil && !c.quit.Load() && !c.loop.ended.Load() {
-		c.callback(f)
+		c.loopSide().callback(f)
 	}
-	c.startTask()
+	c.loopSide().startTask()
 	x = c.x.Load()
 	if x == nil {
 		return
@@ -45,7 +45,7 @@ func (t *upTask) run() {
 	c.core.Lock()
 	defer c.core.Unlock()
 	if x.connected != nil {
-		c.gate()
+		c.loopSide().gate()
 	} else {
 		c.readerChanged() // what came before an upgrade
 	}
@@ -54,7 +54,8 @@ func (t *upTask) run() {
 // gate keeps data back until the callbacks of a future that has been resolved, and
 // the tasks that wait for it, have run: they were posted before. The caller is on
 // the loop and holds the lock.
-func (c *Conn) gate() {
+func (cl *connLoop) gate() {
+	c := (*Conn)(cl)
 	c.set(pauseGate)
 	err := c.loop.Post(func() {
 		c.core.Lock()
@@ -67,14 +68,16 @@ func (c *Conn) gate() {
 }
 
 // callback runs a callback that takes nothing but the connection.
-func (c *Conn) callback(f func(c *Conn)) {
-	defer c.caught()
+func (cl *connLoop) callback(f func(c *Conn)) {
+	c := (*Conn)(cl)
+	defer cl.caught()
 	f(c)
 }
 
 // caught is deferred around the callbacks of a connection but OnEvent and
 // OnClose. A panic that is caught is an error of the connection.
-func (c *Conn) caught() {
+func (cl *connLoop) caught() {
+	c := (*Conn)(cl)
 	v := recover()
 	if v == nil {
 		return
@@ -86,20 +89,21 @@ func (c *Conn) caught() {
 	case c.quit.Load(): // closed by the callback: no OnEvent any more
 		c.loop.event(pe, true)
 	default:
-		c.fail(pe, closeReset)
+		cl.fail(pe, closeReset)
 	}
 }
 
 // panicked reports a panic of foreign code that was called for c.
 func (c *Conn) panicked(op string, err error) {
-	c.loop.stray(func() { c.fail(c.opError(op, err), closeReset) })
+	c.loop.stray(func() { c.loopSide().fail(c.opError(op, err), closeReset) })
 }
 
-func (t *endTask) run() { (*Conn)(t).deliverEnd() }
+func (t *endTask) run() { (*connLoop)(t).deliverEnd() }
 
 // deliverEnd tells how reading ended, and closes the connection unless it may
 // stay half-open.
-func (c *Conn) deliverEnd() {
+func (cl *connLoop) deliverEnd() {
+	c := (*Conn)(cl)
 	err := c.readErr
 	c.core.Lock()
 	if werr := c.core.WriteError(); err == io.EOF && werr != nil {
@@ -111,25 +115,26 @@ func (c *Conn) deliverEnd() {
 	case c.quit.Load() || c.failed:
 		c.loop.tookPanic(err, true)
 		return
-	case !overtakes && c.is(pauseReads) && c.hold(factEndHeld):
+	case !overtakes && c.is(pauseReads) && cl.hold(factEndHeld):
 		return
 	}
 	c.ending = err == io.EOF
-	c.deliverUnread()
+	cl.deliverUnread()
 	c.ending = false
 	switch {
 	case c.quit.Load():
-	case !(err != io.EOF && c.is(pauseUser)) && c.holdsRest():
+	case !(err != io.EOF && c.is(pauseUser)) && cl.holdsRest():
 	case err != io.EOF:
-		c.fail(c.opError(OpRead, err), c.howToFail(err))
-	case c.awaitsReader():
+		cl.fail(c.opError(OpRead, err), cl.howToFail(err))
+	case cl.awaitsReader():
 	default:
-		c.deliverEOF()
+		cl.deliverEOF()
 	}
 }
 
 // holdsRest keeps the end back if a splitter has put bytes back that come before it.
-func (c *Conn) holdsRest() bool {
+func (cl *connLoop) holdsRest() bool {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
 	if !c.facts.has(factRest) || !c.is(bitUnread) {
@@ -140,36 +145,39 @@ func (c *Conn) holdsRest() bool {
 }
 
 // deliverEOF tells of the end of the peer's side.
-func (c *Conn) deliverEOF() {
+func (cl *connLoop) deliverEOF() {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	c.facts |= factEnded
 	c.core.Unlock()
-	if s := c.sink(); s != nil && s.end(io.EOF) {
+	if s := cl.sink(); s != nil && s.end(io.EOF) {
 		return // it closes the connection when it is done with it
 	}
-	c.event(io.EOF)
-	c.afterEOF()
+	cl.event(io.EOF)
+	cl.afterEOF()
 }
 
 // awaitsReader reports whether the end of a connection that nothing has read from is
 // kept for a while, for a task that may be about to ask for its NetConn, and answer.
-func (c *Conn) awaitsReader() bool {
+func (cl *connLoop) awaitsReader() bool {
+	c := (*Conn)(cl)
 	cfg := c.cfg.Load()
-	if cfg.OnData != nil || cfg.OnEvent != nil || c.sink() != nil || !c.loop.hasTasks() {
+	if cfg.OnData != nil || cfg.OnEvent != nil || cl.sink() != nil || !c.loop.hasTasks() {
 		return false
 	}
 	c.core.Lock()
 	c.set(bitNoReader)
 	c.core.Unlock()
-	if !c.hold(factEndHeld) {
+	if !cl.hold(factEndHeld) {
 		return false
 	}
-	c.armReaderTimer()
+	cl.armReaderTimer()
 	return true
 }
 
 // afterEOF closes a connection whose peer has ended, unless it is half-open.
-func (c *Conn) afterEOF() {
+func (cl *connLoop) afterEOF() {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	stay := c.cfg.Load().AllowHalfOpen && !c.core.OutputEnded()
 	if !stay && c.life == lifeOpen {
@@ -186,14 +194,15 @@ func (t *failureTask) run() {
 	c.core.Lock()
 	err := c.x.Load().failure
 	c.core.Unlock()
-	c.fail(c.opError(OpRead, err), closeReset)
+	c.loopSide().fail(c.opError(OpRead, err), closeReset)
 }
 
-func (t *abandonedTask) run() { (*Conn)(t).armReaderTimer() }
+func (t *abandonedTask) run() { (*connLoop)(t).armReaderTimer() }
 
 // armReaderTimer bounds the time for which bytes, or an end, of a peer that has left
 // wait for something to read them. On the loop.
-func (c *Conn) armReaderTimer() {
+func (cl *connLoop) armReaderTimer() {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
 	d, _ := c.timeouts()
@@ -202,13 +211,14 @@ func (c *Conn) armReaderTimer() {
 	}
 	x := c.extra()
 	if x.readerTimer == nil && c.life == lifeOpen {
-		x.readerTimer = c.loop.AfterFunc(d, c.noReader)
+		x.readerTimer = c.loop.AfterFunc(d, cl.noReader)
 		x.readerTimer.Unref()
 	}
 }
 
 // noReader ends a connection whose peer has left and whose bytes nothing reads.
-func (c *Conn) noReader() {
+func (cl *connLoop) noReader() {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	held, waits := c.facts, !c.mayDeliver() && c.is(bitNoReader) && c.life == lifeOpen
 	c.x.Load().readerTimer = nil
@@ -219,14 +229,15 @@ func (c *Conn) noReader() {
 	switch {
 	case !waits:
 	case held.has(factHeld):
-		c.fail(c.opError(OpRead, ErrNoReader), closeReset)
+		cl.fail(c.opError(OpRead, ErrNoReader), closeReset)
 	case held.has(factEndHeld):
-		c.deliverEOF()
+		cl.deliverEOF()
 	}
 }
 
 // fail delivers an error, once, and closes the connection. On the loop.
-func (c *Conn) fail(err error, how howToClose) {
+func (cl *connLoop) fail(err error, how howToClose) {
+	c := (*Conn)(cl)
 	if c.failed || c.quit.Load() {
 		c.loop.tookPanic(err, true)
 		return
@@ -235,14 +246,15 @@ func (c *Conn) fail(err error, how howToClose) {
 	c.core.Lock()
 	c.why = err
 	c.core.Unlock()
-	if s := c.sink(); s == nil || !s.end(err) {
-		c.event(err)
+	if s := cl.sink(); s == nil || !s.end(err) {
+		cl.event(err)
 	}
 	c.closeWith(how)
 }
 
 // event tells OnEvent, what waits for a future, or the default handler.
-func (c *Conn) event(err error) {
+func (cl *connLoop) event(err error) {
+	c := (*Conn)(cl)
 	if c.loop.tookPanic(err, false) {
 		return
 	}
@@ -257,10 +269,10 @@ func (c *Conn) event(err error) {
 		return
 	}
 	switch {
-	case err != io.EOF && c.asked():
-	case err != io.EOF && !isPanic(err) && c.loop.hasTasks() && !c.taskNeverStarts():
+	case err != io.EOF && cl.asked():
+	case err != io.EOF && !isPanic(err) && c.loop.hasTasks() && !cl.taskNeverStarts():
 		// A task may be about to ask for its NetConn, and gets the error then.
-		x := c.lockedExtra()
+		x := cl.lockedExtra()
 		x.untold = looseFuture[struct{}](c.loop)
 		x.untold.fail(err)
 	default:
@@ -268,7 +280,8 @@ func (c *Conn) event(err error) {
 	}
 }
 
-func (c *Conn) lockedExtra() *connExtra {
+func (cl *connLoop) lockedExtra() *connExtra {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
 	return c.extra()
@@ -276,7 +289,8 @@ func (c *Conn) lockedExtra() *connExtra {
 
 // asked reports whether the result of a future of c that is going to fail has been
 // asked for, so that the error is not reported otherwise.
-func (c *Conn) asked() bool {
+func (cl *connLoop) asked() bool {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
 	x := c.x.Load()
@@ -307,8 +321,8 @@ func (t *failedTask) run() {
 		return
 	}
 	c.failed = true
-	if s := c.sink(); s == nil || !s.end(c.readErr) {
-		c.event(c.readErr)
+	if s := c.loopSide().sink(); s == nil || !s.end(c.readErr) {
+		c.loopSide().event(c.readErr)
 	}
 	c.closeWith(closeSealed)
 }
@@ -322,12 +336,13 @@ func (t *goneTask) run() {
 		return
 	}
 	// Deferred, because callbacks may call runtime.Goexit (t.FailNow does).
-	defer c.forget()
-	c.closed()
+	defer c.loopSide().forget()
+	c.loopSide().closed()
 }
 
 // closed ends everything that was promised, and calls OnClose.
-func (c *Conn) closed() {
+func (cl *connLoop) closed() {
+	c := (*Conn)(cl)
 	c.quit.Store(true)
 	c.core.Lock()
 	c.life = lifeClosed
@@ -336,29 +351,31 @@ func (c *Conn) closed() {
 		c.discard()
 	}
 	c.core.Cut(false)
-	c.countLost()
+	cl.countLost()
 	if x := c.x.Load(); x != nil {
-		c.closeExtra(x)
+		cl.closeExtra(x)
 	}
 	secret := c.facts.has(factUnannounced)
 	c.core.Unlock()
-	if s := c.sink(); s != nil {
-		s.end(c.endReason())
+	if s := cl.sink(); s != nil {
+		s.end(cl.endReason())
 	}
 	if f := c.cfg.Load().OnClose; f != nil && !secret {
-		c.callClose(f)
+		cl.callClose(f)
 	}
 }
 
-func (c *Conn) callClose(f func(c *Conn)) {
+func (cl *connLoop) callClose(f func(c *Conn)) {
+	c := (*Conn)(cl)
 	defer c.loop.caught(nil)
 	f(c)
 }
 
 // forget is the very end of c.
-func (c *Conn) forget() {
+func (cl *connLoop) forget() {
+	c := (*Conn)(cl)
 	if x := c.x.Load(); x != nil && x.detached != nil {
-		c.handOut(x)
+		cl.handOut(x)
 	}
 	for _, b := range []*sockio.Buffer{c.chunk, c.next} {
 		if b != nil {
@@ -383,7 +400,8 @@ func (c *Conn) whenForgotten(release func()) {
 }
 
 // endReason returns the error for what waits for something of c when it ends.
-func (c *Conn) endReason() error {
+func (cl *connLoop) endReason() error {
+	c := (*Conn)(cl)
 	if c.loop.ended.Load() {
 		return ErrLoopClosed
 	}
@@ -393,7 +411,8 @@ func (c *Conn) endReason() error {
 }
 
 // closeExtra ends what was promised. The caller holds the lock.
-func (c *Conn) closeExtra(x *connExtra) {
+func (cl *connLoop) closeExtra(x *connExtra) {
+	c := (*Conn)(cl)
 	err := c.closedError()
 	if c.loop.ended.Load() {
 		err = ErrLoopClosed
@@ -441,7 +460,7 @@ func (c *Conn) armReadTimer() {
 	x := c.extra()
 	x.lastRead.Store(int64(time.Since(c.loop.epoch)))
 	if x.readTimer == nil {
-		x.readTimer = c.loop.AfterFunc(d, c.readTimedOut)
+		x.readTimer = c.loop.AfterFunc(d, c.loopSide().readTimedOut)
 		x.readTimer.Unref() // the connection itself keeps the loop alive
 		x.timed.Store(true)
 		return
@@ -451,13 +470,15 @@ func (c *Conn) armReadTimer() {
 
 // heard notes that the connection is ready for more. The timer is not touched, which
 // would cost each chunk a change of the heap: it looks at lastRead when it fires.
-func (c *Conn) heard() {
+func (cl *connLoop) heard() {
+	c := (*Conn)(cl)
 	if x := c.x.Load(); x != nil && x.timed.Load() {
 		x.lastRead.Store(int64(time.Since(c.loop.epoch)))
 	}
 }
 
-func (c *Conn) readTimedOut() {
+func (cl *connLoop) readTimedOut() {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	d, _ := c.timeouts()
 	if d <= 0 || c.is(pauseReads) || c.facts.has(factEnded) || c.life >= lifeClosing {
@@ -480,7 +501,7 @@ func (c *Conn) readTimedOut() {
 		return
 	}
 	c.core.Unlock()
-	c.fail(c.opError(OpRead, os.ErrDeadlineExceeded), closeReset)
+	cl.fail(c.opError(OpRead, os.ErrDeadlineExceeded), closeReset)
 }
 
 // timeouts returns the timeouts in force. The caller holds the lock.

@@ -52,7 +52,7 @@ func TestCloseDeliversEverythingToAPeerThatReadsSteadily(t *testing.T) {
 		peer.Close()
 		r.wait(t)
 		wantEqual(t, "Err", r.why, nil)
-		wantEqual(t, "LostBytesTotal", l.Stats().LostBytesTotal, 0)
+		wantEqual(t, "BytesLostTotal", l.Stats().Conns.BytesLostTotal, 0)
 		idle(t, l)
 	})
 }
@@ -72,7 +72,7 @@ func TestOutputThatCloseCannotDeliverIsInErrAndInStats(t *testing.T) {
 		if cause != nil && !errors.Is(r.why, cause) {
 			t.Errorf("Err = %v, want it to match %v", r.why, cause)
 		}
-		wantEqual(t, "LostBytesTotal", l.Stats().LostBytesTotal, uint64(le.Bytes))
+		wantEqual(t, "BytesLostTotal", l.Stats().Conns.BytesLostTotal, uint64(le.Bytes))
 		wantEqual(t, "events", len(r.events), 0)
 		idle(t, l)
 	}
@@ -114,10 +114,10 @@ func TestOutputThatCloseCannotDeliverIsInErrAndInStats(t *testing.T) {
 			c.Close()
 			c.Abort()
 			wantEqual(t, "Buffered", c.Buffered(), 0)
-			wantEqual(t, "Stats.Buffered", l.Stats().Buffered, 0)
+			wantEqual(t, "Stats.Buffered", l.Stats().Conns.Buffered, 0)
 			r.wait(t)
 			wantEqual(t, "Err", r.why, nil)
-			wantEqual(t, "LostBytesTotal", l.Stats().LostBytesTotal, 0)
+			wantEqual(t, "BytesLostTotal", l.Stats().Conns.BytesLostTotal, 0)
 		})
 	})
 }
@@ -233,7 +233,7 @@ func (d *dripper) Write(p []byte) (int, error) {
 func TestReadTimeoutOfTLSCountsTheBytesOfAnIncompleteRecord(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	const size = 16 << 10
-	r, cfg := newTape(&eventloop.ConnConfig{TLS: serverConf, Server: true, ReadTimeout: 200 * time.Millisecond})
+	r, cfg := newTape(&eventloop.ConnConfig{TLS: serverConf, TLSServer: true, ReadTimeout: 200 * time.Millisecond})
 	nc, peer := tcpPair(t)
 	if _, err := l.Adopt(nc, cfg); err != nil {
 		t.Fatal(err)
@@ -304,7 +304,7 @@ func TestPeersThatWriteMuchBeforeTheyReadBothGetItAll(t *testing.T) {
 						for i, nc := range []net.Conn{a, b} {
 							cfg := &eventloop.ConnConfig{OnEvent: func(*eventloop.Conn, error) {}}
 							if secure {
-								cfg.TLS, cfg.Server = serverConf, i == 1
+								cfg.TLS, cfg.TLSServer = serverConf, i == 1
 								if i == 0 {
 									cfg.TLS = clientConf
 								}
@@ -393,7 +393,7 @@ func TestTheOutputOfAllConnectionsTogetherIsBounded(t *testing.T) {
 			}
 		}
 	}
-	if n := l.Stats().Buffered; !full || n > 20<<20 {
+	if n := l.Stats().Conns.Buffered; !full || n > 20<<20 {
 		t.Errorf("Stats.Buffered = %d, ErrBufferFull: %v; want at most 20 MB, and true", n, full)
 	}
 	conns[0].Abort()

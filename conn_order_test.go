@@ -66,7 +66,7 @@ func TestStartTLSTakesWhatWasReadBefore(t *testing.T) {
 			c.StartTLS(serverConf).Then(upgraded(c))
 		}},
 		"not read by a stream": {Task: func(k *eventloop.Task, c *eventloop.Conn) error {
-			nc := c.Stream(k)
+			nc := c.NetConn(k)
 			p := make([]byte, 3) // of the ClientHello
 			if _, err := io.ReadFull(nc, p); err != nil {
 				return err
@@ -105,7 +105,7 @@ func TestStartTLSTakesWhatWasReadBefore(t *testing.T) {
 func TestBytesInTheClearBehindStartTLSFailTheHandshake(t *testing.T) {
 	for name, cfg := range map[string]*eventloop.ConnConfig{
 		"stream": {Task: func(k *eventloop.Task, c *eventloop.Conn) error {
-			nc := c.Stream(k)
+			nc := c.NetConn(k)
 			p := make([]byte, 9)
 			if _, err := io.ReadFull(nc, p); err != nil {
 				return err
@@ -274,7 +274,7 @@ func TestAConnectionWithoutAReaderHoldsWhatArrives(t *testing.T) {
 			peer.(interface{ CloseWrite() error }).CloseWrite()
 		})
 		time.Sleep(20 * time.Millisecond)
-		if n := l.Stats().BytesInTotal; n > 64<<10 {
+		if n := l.Stats().Conns.BytesInTotal; n > 64<<10 {
 			t.Errorf("%d bytes were read", n)
 		}
 		r, cfg := newTape(nil)
@@ -315,7 +315,7 @@ func TestAResetIsNoticedWhileNothingIsRead(t *testing.T) {
 				l, _ := startLoop(t, nil)
 				events := make(chan error, 3)
 				cfg := &eventloop.ConnConfig{
-					AllowHalfOpen: true, Server: true,
+					AllowHalfOpen: true, TLSServer: true,
 					OnData:  eventloop.Discard,
 					OnEvent: func(_ *eventloop.Conn, err error) { events <- err },
 				}
@@ -368,7 +368,7 @@ func TestAStreamOrPipeOpenedAfterTheEndOfTheInputEnds(t *testing.T) {
 		l.Go(context.Background(), func(k *eventloop.Task) error {
 			defer c.Close()
 			for range 2 {
-				if n, err := c.Stream(k).Read(make([]byte, 1)); n != 0 || err != io.EOF {
+				if n, err := c.NetConn(k).Read(make([]byte, 1)); n != 0 || err != io.EOF {
 					t.Errorf("Read = %d, %v, want io.EOF", n, err)
 				}
 			}
@@ -397,7 +397,7 @@ func TestATaskGetsTheErrorOfADialThatFailedBeforeItAsked(t *testing.T) {
 				return err
 			}
 			k.Sleep(50 * time.Millisecond)
-			_, got = c.Stream(k).Read(make([]byte, 1))
+			_, got = c.NetConn(k).Read(make([]byte, 1))
 			return nil
 		})
 	})
@@ -412,9 +412,9 @@ func TestATLSEndWithoutCloseNotifyIsAnError(t *testing.T) {
 			l, _ := startLoop(t, nil)
 			r, cfg := newTape(nil)
 			if !start {
-				cfg.TLS, cfg.Server = serverConf, true
+				cfg.TLS, cfg.TLSServer = serverConf, true
 			} else {
-				cfg.Server = true
+				cfg.TLSServer = true
 				cfg.OnConnect = func(c *eventloop.Conn) { c.StartTLS(serverConf).Ignore() }
 			}
 			if !read {
@@ -438,11 +438,11 @@ func TestOnDataSetByATaskIsCalledInALaterTurn(t *testing.T) {
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		_, peer := adopt(t, l, &eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) {
 			l.Go(context.Background(), func(k *eventloop.Task) error {
-				io.ReadFull(c.Stream(k), make([]byte, 2))
-				set = l.Stats().IterationsTotal
+				io.ReadFull(c.NetConn(k), make([]byte, 2))
+				set = l.Stats().Loop.IterationsTotal
 				c.SetCallbacks(&eventloop.ConnConfig{OnData: func(c *eventloop.Conn, p []byte) {
 					wantEqual(t, "data", string(p), "llo")
-					called = l.Stats().IterationsTotal
+					called = l.Stats().Loop.IterationsTotal
 					c.Abort()
 				}})
 				return nil

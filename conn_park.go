@@ -9,36 +9,37 @@ import (
 // This file has how the dispatcher waits for input in place of the connection's
 // goroutine: see parking. The goroutine is in core.Wait meanwhile, and stays there.
 
-func (c *Conn) borrow() bool { return !c.quit.Load() && c.core.Borrow() }
+func (cr *connReader) borrow() bool { return !cr.quit.Load() && cr.core.Borrow() }
 
 // park reads a chunk. Whatever else there is to do is for the goroutine.
-func (c *Conn) park(until time.Time) task {
+func (cr *connReader) park(until time.Time) task {
+	c := (*Conn)(cr)
 	if c.quit.Load() || c.bits.Load() != 0 || c.readErr != nil || c.next != nil {
 		return nil
 	}
-	c.bound(until)
-	b, err := c.core.Read(c.nextRead())
+	cr.bound(until)
+	b, err := c.core.Read(cr.nextRead())
 	switch {
 	case b != nil:
-		c.took(b)
+		cr.took(b)
 		return (*chunkTask)(c)
-	case err != netcore.ErrWoken && !isTimeout(err):
+	case err != netcore.ErrWoken && !deadlinePassed(err): // ETIMEDOUT is no deadline
 		c.readErr = err
 	}
 	return nil
 }
 
-func (c *Conn) interrupt() { c.core.Wake() }
+func (cr *connReader) interrupt() { cr.core.Wake() }
 
-func (c *Conn) resume() {
-	c.bound(time.Time{})
-	c.core.Return()
+func (cr *connReader) resume() {
+	cr.bound(time.Time{})
+	cr.core.Return()
 }
 
 // bound sets the read deadline. The first deadline of a loop is often the same as the
 // last time.
-func (c *Conn) bound(t time.Time) {
-	if !t.Equal(c.core.ReadDeadline()) {
-		c.core.SetReadDeadline(t)
+func (cr *connReader) bound(t time.Time) {
+	if !t.Equal(cr.core.ReadDeadline()) {
+		cr.core.SetReadDeadline(t)
 	}
 }

@@ -117,7 +117,7 @@ func (p *pipe) chunk(b *sockio.Buffer) {
 		dst.core.Queue().AppendBuffer(b)
 	}
 	p.wrote(n)
-	p.src.consumed()
+	p.src.loopSide().consumed()
 }
 
 // unread moves bytes given back by Unread.
@@ -125,7 +125,7 @@ func (p *pipe) unread() {
 	if !p.src.is(bitUnread) || p.over || !p.begin() {
 		return
 	}
-	rest := p.src.takeUnread()
+	rest := p.src.loopSide().takeUnread()
 	p.dst.core.Queue().Append(rest)
 	p.wrote(len(rest))
 }
@@ -164,7 +164,7 @@ func (p *pipe) wrote(n int) {
 func (p *pipe) refused(b *sockio.Buffer) {
 	p.finish(net.ErrClosed)
 	p.src.chunk = b
-	p.src.deliver()
+	p.src.loopSide().deliver()
 }
 
 // end follows the end of src. It does not take the event from OnEvent.

@@ -15,7 +15,8 @@ import (
 // channel.
 
 // serve is the connection's goroutine.
-func (c *Conn) serve() {
+func (cr *connReader) serve() {
+	c := (*Conn)(cr)
 	over := false
 	defer func() {
 		if over {
@@ -26,55 +27,57 @@ func (c *Conn) serve() {
 		if c.readErr == nil {
 			c.readErr = errGoexit
 		}
-		go c.serve()
+		go cr.serve()
 	}()
-	for !c.quit.Load() || c.owesUpgrade() {
-		c.step()
+	for !c.quit.Load() || cr.owesUpgrade() {
+		cr.step()
 	}
 	over = true
-	c.end()
+	cr.end()
 }
 
 // step does the next thing that is to be done on the connection's goroutine: it
 // reads, or waits for a reason to do something else. Whoever gives it one calls
 // core.Wake afterwards.
-func (c *Conn) step() {
+func (cr *connReader) step() {
+	c := (*Conn)(cr)
 	switch bits := c.bits.Load(); {
 	case bits&bitUpgrade != 0:
-		c.upgrade()
+		cr.upgrade()
 	case c.readErr != nil && !c.endSent:
 		c.endSent = true
 		c.loop.send((*endTask)(c))
 	case c.over:
 		c.core.Wait()
 	case c.readErr == io.EOF:
-		c.watch(false) // half-open
+		cr.watch(false) // half-open
 	case c.readErr != nil:
 		c.core.Wait()
 	case bits&pauseUser != 0:
-		c.watch(false)
+		cr.watch(false)
 	case bits&bitNoReader != 0 && c.holding.Load() && !c.sawEnd:
-		c.watch(true)
+		cr.watch(true)
 	case bits&bitNoReader != 0 && c.holding.Load() && !c.probed:
-		c.probe()
+		cr.probe()
 	case c.holding.Load() || bits&pauseReads != 0:
 		c.core.Wait()
 	default:
-		c.read()
+		cr.read()
 	}
 }
 
 // read reads a chunk and hands it over.
-func (c *Conn) read() {
+func (cr *connReader) read() {
+	c := (*Conn)(cr)
 	if b := c.next; b != nil {
 		c.next = nil
-		c.hand(b)
+		cr.hand(b)
 		return
 	}
-	b, err := c.core.Read(c.nextRead())
+	b, err := c.core.Read(cr.nextRead())
 	switch {
 	case b != nil:
-		c.hand(b)
+		cr.hand(b)
 	case err != netcore.ErrWoken:
 		c.readErr = err
 	}
@@ -82,7 +85,8 @@ func (c *Conn) read() {
 
 // watch waits while nothing is read, and notices that the connection fails. With
 // forEnd it also notices the peer's end behind bytes that are held for a reader.
-func (c *Conn) watch(forEnd bool) {
+func (cr *connReader) watch(forEnd bool) {
+	c := (*Conn)(cr)
 	err := c.core.Watch(forEnd)
 	switch {
 	case err == netcore.ErrWoken:
@@ -90,12 +94,13 @@ func (c *Conn) watch(forEnd bool) {
 		c.sawEnd = true
 		c.loop.send((*abandonedTask)(c))
 	default:
-		c.broke(err)
+		cr.broke(err)
 	}
 }
 
 // broke says that the connection has failed, ahead of what is held.
-func (c *Conn) broke(err error) {
+func (cr *connReader) broke(err error) {
+	c := (*Conn)(cr)
 	c.core.Lock()
 	c.extra().failure = err
 	c.core.Unlock()
@@ -105,7 +110,8 @@ func (c *Conn) broke(err error) {
 
 // probe looks whether a TLS peer that has left has ended its stream properly. If not
 // that is an error, for which the bytes that are held for a reader do not wait.
-func (c *Conn) probe() {
+func (cr *connReader) probe() {
+	c := (*Conn)(cr)
 	c.core.Lock()
 	secured := c.core.Secured()
 	c.core.Unlock()
@@ -113,11 +119,11 @@ func (c *Conn) probe() {
 		c.probed = true
 		return
 	}
-	b, err := c.core.Read(c.nextRead())
+	b, err := c.core.Read(cr.nextRead())
 	c.next = b
 	c.probed = err != netcore.ErrWoken
 	if c.probed && err != nil && err != io.EOF {
-		c.broke(err)
+		cr.broke(err)
 	}
 }
 
@@ -125,19 +131,22 @@ func (c *Conn) probe() {
 // begins with the smallest.
 var readSizes = [...]int{4 << 10, 16 << 10, sockio.MaxBuffer}
 
-func (c *Conn) nextRead() int {
+func (cr *connReader) nextRead() int {
+	c := (*Conn)(cr)
 	return min(readSizes[c.class], c.cfg.Load().ReadBufferSize)
 }
 
 // hand gives b to the dispatcher.
-func (c *Conn) hand(b *sockio.Buffer) {
-	c.took(b)
+func (cr *connReader) hand(b *sockio.Buffer) {
+	c := (*Conn)(cr)
+	cr.took(b)
 	c.loop.send((*chunkTask)(c))
 }
 
 // took makes b the chunk that is handed over. A full buffer makes the next one
 // larger, a nearly empty one smaller.
-func (c *Conn) took(b *sockio.Buffer) {
+func (cr *connReader) took(b *sockio.Buffer) {
+	c := (*Conn)(cr)
 	switch n, size := b.Len(), readSizes[c.class]; {
 	case n >= size && int(c.class) < len(readSizes)-1:
 		c.class++
@@ -149,10 +158,11 @@ func (c *Conn) took(b *sockio.Buffer) {
 }
 
 // consumed gives the credit for the next chunk back. On the loop.
-func (c *Conn) consumed() {
-	c.heard() // the time of a callback is not the peer's
+func (cl *connLoop) consumed() {
+	c := (*Conn)(cl)
+	cl.heard() // the time of a callback is not the peer's
 	c.holding.Store(false)
-	if !c.loop.offer(c) {
+	if !c.loop.offer(c.readerSide()) {
 		c.core.Wake()
 	}
 }
@@ -165,22 +175,23 @@ func (t *chunkTask) run() {
 	n := c.chunk.Len()
 	c.loop.count.bytesIn.Add(uint64(n))
 	c.loop.pace.received(n)
-	c.deliver()
+	c.loopSide().deliver()
 }
 
 // deliver gives the chunk to what takes the data, or holds it. On the loop.
-func (c *Conn) deliver() {
+func (cl *connLoop) deliver() {
+	c := (*Conn)(cl)
 	switch {
 	case c.is(bitUpgrade):
-		c.takeEarly()
+		cl.takeEarly()
 		return
-	case c.is(pauseReads) && c.hold(factHeld):
+	case c.is(pauseReads) && cl.hold(factHeld):
 		return
 	}
-	f, s := c.cfg.Load().OnData, c.sink()
+	f, s := c.cfg.Load().OnData, cl.sink()
 	quit := c.quit.Load() // once: Detach may come between two looks
 	switch {
-	case quit && c.detaching():
+	case quit && cl.detaching():
 		return // handOut has it
 	case quit || c.loop.ended.Load():
 	case s != nil:
@@ -192,7 +203,7 @@ func (c *Conn) deliver() {
 		c.core.Lock()
 		c.set(bitNoReader)
 		c.core.Unlock()
-		if c.hold(factHeld) {
+		if cl.hold(factHeld) {
 			c.core.Wake() // it watches from now on
 			return
 		}
@@ -201,17 +212,18 @@ func (c *Conn) deliver() {
 		}
 		fallthrough
 	default:
-		c.callData(f, c.withUnread(c.chunk.Bytes()))
+		cl.callData(f, cl.withUnread(c.chunk.Bytes()))
 	}
 	c.chunk.Release()
 	c.chunk = nil
-	c.consumed()
+	cl.consumed()
 }
 
 // callData runs OnData.
-func (c *Conn) callData(f func(c *Conn, data []byte), data []byte) {
+func (cl *connLoop) callData(f func(c *Conn, data []byte), data []byte) {
+	c := (*Conn)(cl)
 	defer poison(data)
-	defer c.caught()
+	defer cl.caught()
 	f(c, data)
 }
 
@@ -222,7 +234,8 @@ func (c *Conn) mayDeliver() bool {
 
 // hold keeps what arrived for later, unless that is over. A connection that is being
 // closed holds nothing. On the loop.
-func (c *Conn) hold(what connFacts) bool {
+func (cl *connLoop) hold(what connFacts) bool {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
 	if c.mayDeliver() || c.life >= lifeClosing {
@@ -237,12 +250,13 @@ func (c *Conn) hold(what connFacts) bool {
 // lock.
 func (c *Conn) readerChanged() {
 	if c.facts.has(factHeld|factEndHeld) || c.is(bitUnread) {
-		c.loop.Post(c.redeliver)
+		c.loop.Post(c.loopSide().redeliver)
 	}
 }
 
 // redeliver delivers what is held, if it may be delivered now.
-func (c *Conn) redeliver() {
+func (cl *connLoop) redeliver() {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	if !c.mayDeliver() || c.life >= lifeClosing {
 		c.core.Unlock()
@@ -254,36 +268,39 @@ func (c *Conn) redeliver() {
 	c.core.Unlock()
 	switch {
 	case held.has(factHeld):
-		c.deliver()
+		cl.deliver()
 	case c.is(bitUnread) && !c.holding.Load():
-		c.deliverUnread()
+		cl.deliverUnread()
 	}
 	if held.has(factEndHeld) {
-		c.deliverEnd()
+		cl.deliverEnd()
 	}
 }
 
 // deliverUnread delivers unread bytes without others. On the loop.
-func (c *Conn) deliverUnread() {
+func (cl *connLoop) deliverUnread() {
+	c := (*Conn)(cl)
 	f := c.cfg.Load().OnData
-	switch s := c.sink(); {
+	switch s := cl.sink(); {
 	case !c.is(bitUnread) || c.quit.Load() || c.loop.ended.Load():
 	case s != nil:
 		s.unread()
 	case f != nil:
-		c.callData(f, c.withUnread(nil))
+		cl.callData(f, cl.withUnread(nil))
 	}
 }
 
 // withUnread returns p behind the unread bytes, which it takes.
-func (c *Conn) withUnread(p []byte) []byte {
+func (cl *connLoop) withUnread(p []byte) []byte {
+	c := (*Conn)(cl)
 	if !c.is(bitUnread) {
 		return p
 	}
-	return append(c.takeUnread(), p...)
+	return append(cl.takeUnread(), p...)
 }
 
-func (c *Conn) takeUnread() []byte {
+func (cl *connLoop) takeUnread() []byte {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
 	c.unset(bitUnread)
@@ -383,7 +400,8 @@ func (c *Conn) setSink(s sink) {
 }
 
 // sink returns what takes the data, or nil. On the loop.
-func (c *Conn) sink() sink {
+func (cl *connLoop) sink() sink {
+	c := (*Conn)(cl)
 	x := c.x.Load()
 	if x == nil {
 		return nil

@@ -55,7 +55,7 @@ func (c *Conn) StartTLS(conf *tls.Config) *Future[tls.ConnectionState] {
 	c.facts &^= factRest
 	c.set(bitUpgrade)
 	c.core.Secure()
-	if c.loop.Post(c.reclaim) != nil {
+	if c.loop.Post(c.loopSide().reclaim) != nil {
 		x.upgrade.ready = true // the loop ends, and the connection with it
 	}
 	c.core.Wake()
@@ -84,8 +84,9 @@ func (c *Conn) mayUpgrade(conf *tls.Config) error {
 
 // reclaim takes back, for StartTLS, what was read and is held, or was not read by a
 // stream. What is on its way to OnData is taken by deliver. On the loop.
-func (c *Conn) reclaim() {
-	s, _ := c.sink().(*streamSink)
+func (cl *connLoop) reclaim() {
+	c := (*Conn)(cl)
+	s, _ := cl.sink().(*streamSink)
 	c.core.Lock()
 	u := c.x.Load().upgrade
 	if u == nil {
@@ -102,13 +103,14 @@ func (c *Conn) reclaim() {
 	c.unset(bitNoReader)
 	c.core.Unlock()
 	if held {
-		c.takeEarly()
+		cl.takeEarly()
 	}
 	c.core.Wake()
 }
 
 // takeEarly makes the chunk part of the handshake. On the loop.
-func (c *Conn) takeEarly() {
+func (cl *connLoop) takeEarly() {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	if u := c.x.Load().upgrade; u != nil {
 		u.early = append(u.early, c.chunk.Bytes()...)
@@ -116,12 +118,13 @@ func (c *Conn) takeEarly() {
 	c.core.Unlock()
 	c.chunk.Release()
 	c.chunk = nil
-	c.consumed()
+	cl.consumed()
 }
 
 // upgrade starts TLS on the connection's goroutine, once everything that was read
 // before is there.
-func (c *Conn) upgrade() {
+func (cr *connReader) upgrade() {
+	c := (*Conn)(cr)
 	c.core.Lock()
 	u := c.x.Load().upgrade
 	if !u.ready || c.holding.Load() {
@@ -138,11 +141,11 @@ func (c *Conn) upgrade() {
 	if stop {
 		return
 	}
-	conf, client := u.conf, c.isClient()
+	conf, client := u.conf, cr.isClient()
 	if c.kind == kindConnOut {
 		conf = clientTLS(conf, c.x.Load().address)
 	}
-	u.err = c.handshake(ctx, conf, client, u.early)
+	u.err = cr.handshake(ctx, conf, client, u.early)
 	if u.err != nil {
 		c.over, c.endSent = true, true
 		c.core.Lock()
@@ -158,7 +161,8 @@ func (c *Conn) upgrade() {
 }
 
 // isClient reports which side of TLS is ours.
-func (c *Conn) isClient() bool {
+func (cr *connReader) isClient() bool {
+	c := (*Conn)(cr)
 	return c.kind == kindConnOut || c.listener == nil && !c.cfg.Load().TLSServer
 }
 
@@ -176,8 +180,9 @@ func clientTLS(conf *tls.Config, address string) *tls.Config {
 }
 
 // handshake performs a TLS handshake under its timeout.
-func (c *Conn) handshake(ctx context.Context, conf *tls.Config, client bool, early []byte) error {
-	ctx, cancel := c.handshakeContext(ctx)
+func (cr *connReader) handshake(ctx context.Context, conf *tls.Config, client bool, early []byte) error {
+	c := (*Conn)(cr)
+	ctx, cancel := cr.handshakeContext(ctx)
 	defer cancel()
 	err := c.core.Handshake(ctx, conf, client, early)
 	if err != nil && ctx.Err() != nil && !isUncaught(err) {
@@ -187,7 +192,8 @@ func (c *Conn) handshake(ctx context.Context, conf *tls.Config, client bool, ear
 }
 
 // handshakeContext bounds a handshake, as ConnConfig.ConnectTimeout says.
-func (c *Conn) handshakeContext(ctx context.Context) (context.Context, context.CancelFunc) {
+func (cr *connReader) handshakeContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	c := (*Conn)(cr)
 	cfg := c.cfg.Load()
 	d := cfg.ConnectTimeout
 	if d == 0 {
@@ -214,7 +220,7 @@ func (t *tlsTask) run() {
 		x.upgrade = nil
 		c.armReadTimer()
 		u.done.resolve(c.core.TLS().ConnectionState(), nil)
-		c.gate()
+		c.loopSide().gate()
 		c.core.Unlock()
 		return
 	}
@@ -224,7 +230,7 @@ func (t *tlsTask) run() {
 	if errors.Is(err, ErrTimeout) {
 		how = closeCut
 	}
-	c.fail(err, how)
+	c.loopSide().fail(err, how)
 	failWith(c, u.done, err)
 	c.core.Lock()
 	defer c.core.Unlock()

@@ -136,7 +136,7 @@ func (c *Conn) pauseIfHigh() {
 	c.set(pauseHigh)
 	h.look(c)
 	if h.timer == nil {
-		h.timer = c.loop.AfterFunc(h.delay, c.highTimedOut)
+		h.timer = c.loop.AfterFunc(h.delay, c.loopSide().highTimedOut)
 		h.timer.Unref()
 	} else {
 		h.timer.Reset(h.delay)
@@ -164,7 +164,8 @@ func (h *highWater) took(c *Conn, n, left int) {
 }
 
 // highTimedOut lets a connection with much output read on if its peer takes none.
-func (c *Conn) highTimedOut() {
+func (cl *connLoop) highTimedOut() {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
 	if !c.is(pauseHigh) || c.life >= lifeClosing {
@@ -183,9 +184,6 @@ func (c *Conn) highTimedOut() {
 	}
 	h.timer.Reset(h.delay)
 }
-
-// A connUser is a connection as its core sees it.
-type connUser Conn
 
 func (u *connUser) Go(f func())             { u.loop.wg.Go(f) }
 func (u *connUser) Enqueue(job writers.Job) { u.loop.writers.Add(job) }
@@ -273,10 +271,10 @@ func (t *drainTask) run() {
 	over := c.halfClosed()
 	c.core.Unlock()
 	if f := c.cfg.Load().OnDrain; f != nil && drained && !c.quit.Load() && !c.loop.ended.Load() {
-		c.callback(f)
+		c.loopSide().callback(f)
 	}
 	if over {
-		c.afterEOF()
+		c.loopSide().afterEOF()
 	}
 }
 
@@ -292,7 +290,7 @@ func (t *writeErrTask) run() {
 	// After a reset the reading side ends as well, with what had arrived before
 	// it: leave it to deliverEnd to report, once. Unless nothing is read.
 	if isReset(err) && !ended && !c.is(pauseUser) {
-		if s, ok := c.sink().(*streamSink); ok {
+		if s, ok := c.loopSide().sink().(*streamSink); ok {
 			s.endOutput(err)
 		}
 		c.core.Lock()
@@ -300,7 +298,7 @@ func (t *writeErrTask) run() {
 		c.clearPause(pauseHigh) // nothing is going to drain
 		return
 	}
-	c.fail(err, closeReset)
+	c.loopSide().fail(err, closeReset)
 }
 
 // CloseWrite ends the stream to the peer once all that was written is sent; what

@@ -23,32 +23,35 @@ func (l *Loop) ListenTask(network, address string, f func(t *Task, c *Conn) erro
 }
 
 // startTask starts the task of the connection, which is up. On the loop.
-func (c *Conn) startTask() {
+func (cl *connLoop) startTask() {
+	c := (*Conn)(cl)
 	f := c.cfg.Load().Task
 	if f == nil || c.quit.Load() || c.loop.ended.Load() {
 		return
 	}
 	run := func(t *Task) error { return f(t, c) }
-	c.loop.startTask(context.Background(), run, origin{fn: funcPC(f)}).Then(func(_ struct{}, err error) { c.taskEnded(err) })
+	c.loop.startTask(context.Background(), run, origin{fn: funcPC(f)}).Then(func(_ struct{}, err error) { cl.taskEnded(err) })
 }
 
 // taskNeverStarts reports whether the connection has a task of its own that will not
 // start, because the connection never came up: no task asks for its NetConn then.
-func (c *Conn) taskNeverStarts() bool {
+func (cl *connLoop) taskNeverStarts() bool {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
 	return c.cfg.Load().Task != nil && !c.facts.has(factUp)
 }
 
 // taskEnded closes the connection after its task. On the loop.
-func (c *Conn) taskEnded(err error) {
+func (cl *connLoop) taskEnded(err error) {
+	c := (*Conn)(cl)
 	switch {
 	case err == nil, IsInfo(err), errors.Is(err, net.ErrClosed), err == ErrLoopClosed:
 	case c.quit.Load(): // OnEvent comes no more
 		c.loop.count.errors.Add(1)
-		c.loop.event(c.taskError(err), c.kind == kindConnIn)
+		c.loop.event(cl.taskError(err), c.kind == kindConnIn)
 	default:
-		c.event(c.taskError(err))
+		cl.event(cl.taskError(err))
 	}
 	if isPanic(err) {
 		c.Abort() // what was written may be half of it
@@ -58,7 +61,8 @@ func (c *Conn) taskEnded(err error) {
 }
 
 // taskError returns err with the address of the peer, unless err has it already.
-func (c *Conn) taskError(err error) error {
+func (cl *connLoop) taskError(err error) error {
+	c := (*Conn)(cl)
 	var oe *OpError
 	if errors.As(err, &oe) && oe.Conn == c {
 		return err

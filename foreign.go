@@ -116,7 +116,7 @@ func (c *Conn) abandon() {
 	if c.listener != nil {
 		c.listener.connGone()
 	}
-	c.closed()
+	c.loopSide().closed()
 }
 
 func (ln *Listener) abandon() {

@@ -115,7 +115,7 @@ func (s *splitter) take(c *Conn, data []byte) {
 func (c *Conn) misframed(err error) {
 	err = c.opError("read", err)
 	c.failed = true
-	c.event(err)
+	c.loopSide().event(err)
 	c.core.Lock()
 	if c.why == nil {
 		c.why = err
@@ -146,7 +146,7 @@ func (s *splitter) next(data []byte, atEOF bool) (advance int, frame []byte, err
 // before may have ended that. On the loop.
 func (c *Conn) takesFrames(cfg *ConnConfig) bool {
 	return !c.quit.Load() && !c.is(pauseReads|bitUpgrade|bitUnread) && c.cfg.Load() == cfg &&
-		c.sink() == nil && !c.loop.ended.Load()
+		c.loopSide().sink() == nil && !c.loop.ended.Load()
 }
 
 // keepPart keeps a part of a frame until there is more. If nothing before it was used,

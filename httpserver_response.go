@@ -564,7 +564,7 @@ func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
 	err := c.flush()
 	r.end(err)
 	if err != nil {
-		to.connectFailed("write", err)
+		to.readerSide().connectFailed("write", err)
 		return
 	}
 	rest := bytes.Clone(c.buffered())
@@ -575,7 +575,7 @@ func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
 	c.mu.Unlock()
 	if gone {
 		c.s.loop.closeConn(nc)
-		to.connectFailed("read", c.why)
+		to.readerSide().connectFailed("read", c.why)
 		return
 	}
 	nc.SetDeadline(noDeadline)
@@ -586,5 +586,5 @@ func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
 		to.Unread(rest)
 	}
 	c.s.loop.wg.Add(1)
-	to.adopted(nc, nil, false, true)
+	to.readerSide().adopted(nc, nil, false, true)
 }

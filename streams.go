@@ -44,7 +44,7 @@ func (c *Conn) NetConn(t *Task) net.Conn {
 	if t == nil || t.check() != nil || t.loop != c.loop {
 		return &stream{c: c, err: ErrNotOnTask}
 	}
-	sink, err := c.openSink()
+	sink, err := c.loopSide().openSink()
 	if err != nil {
 		return &stream{c: c, err: err}
 	}
@@ -60,7 +60,8 @@ func (c *Conn) NetConn(t *Task) net.Conn {
 }
 
 // openSink returns the sink of the connection's streams. On the loop.
-func (c *Conn) openSink() (*streamSink, error) {
+func (cl *connLoop) openSink() (*streamSink, error) {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
 	x := c.extra()
@@ -197,7 +198,7 @@ func (s *streamSink) release() {
 	if b := s.buf; b != nil {
 		s.buf = nil
 		b.Release()
-		c.consumed()
+		c.loopSide().consumed()
 	}
 	c.loop.Post(func() { // tasks that were given a stream of another
 		s.reader.wake()
@@ -208,7 +209,7 @@ func (s *streamSink) release() {
 
 // giveBack leaves what was not read to Detach, if that was called.
 func (s *streamSink) giveBack() {
-	if s.buf != nil && s.c.detaching() {
+	if s.buf != nil && s.c.loopSide().detaching() {
 		s.c.chunk, s.buf = s.buf, nil
 	}
 }
@@ -220,9 +221,9 @@ func (s *streamSink) releaseEnd(gone bool) {
 	case c.loop.ended.Load():
 	case s.err == io.EOF && !gone:
 		if untold {
-			c.event(io.EOF)
+			c.loopSide().event(io.EOF)
 		}
-		c.afterEOF()
+		c.loopSide().afterEOF()
 	case untold && c.failed:
 		c.loop.event(s.err, true) // too late for the callbacks of the connection
 	}
@@ -302,7 +303,7 @@ func (s *streamSink) read(p []byte) (n int) {
 	case bits&bitUpgrade != 0:
 		return 0
 	case bits&bitUnread != 0:
-		return c.readUnread(p)
+		return c.loopSide().readUnread(p)
 	case s.buf == nil:
 		return 0
 	}
@@ -311,13 +312,14 @@ func (s *streamSink) read(p []byte) (n int) {
 	if b.Consume(n); b.Len() == 0 {
 		s.buf = nil
 		b.Release()
-		c.consumed()
+		c.loopSide().consumed()
 	}
 	return n
 }
 
 // readUnread takes bytes that were given back by Unread.
-func (c *Conn) readUnread(p []byte) int {
+func (cl *connLoop) readUnread(p []byte) int {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
 	x := c.extra()
@@ -380,7 +382,7 @@ func (s *stream) Write(p []byte) (n int, err error) {
 		m, err := s.c.Write(p[n:min(len(p), n+piece)])
 		n += m
 		if err == net.ErrClosed {
-			err = k.tell(s.c.whyNotWrite())
+			err = k.tell(s.c.loopSide().whyNotWrite())
 		}
 		if err != nil || n == len(p) {
 			return n, err
@@ -390,7 +392,8 @@ func (s *stream) Write(p []byte) (n int, err error) {
 
 // whyNotWrite returns why Write said net.ErrClosed. The error of an earlier write
 // may be known although the loop has not heard of it yet.
-func (c *Conn) whyNotWrite() error {
+func (cl *connLoop) whyNotWrite() error {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
 	return writeError(c.closedError())

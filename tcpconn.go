@@ -248,6 +248,19 @@ type Conn struct {
 	data  any
 }
 
+// A connection is worked on by three parties and anybody else, and each of the
+// parties has its methods under a type of its own, so that it can be seen who calls
+// what. A Conn's own methods may be called by all; those that say so expect their
+// caller to hold the lock.
+type (
+	connReader Conn // for the connection's goroutine, which reads and closes
+	connLoop   Conn // for the dispatcher, which runs the callbacks
+	connUser   Conn // for the writer; see netcore.User
+)
+
+func (c *Conn) readerSide() *connReader { return (*connReader)(c) }
+func (c *Conn) loopSide() *connLoop     { return (*connLoop)(c) }
+
 // life is where a connection is between its beginning and its end. Output has a
 // state of its own, see netcore.
 type life uint8
@@ -387,7 +400,7 @@ func (l *Loop) Dial(ctx context.Context, network, address string, cfg *ConnConfi
 	}
 	c.core.Unlock()
 	l.wg.Add(1)
-	go c.dial(ctx, cancel, network, address)
+	go c.readerSide().dial(ctx, cancel, network, address)
 	return c, nil
 }
 
@@ -444,31 +457,33 @@ func (l *Loop) Adopt(nc net.Conn, cfg *ConnConfig) (*Conn, error) {
 		c.core.Attach(nc, false)
 	}
 	l.wg.Add(1)
-	go c.adopted(nc, conf.TLS, !conf.TLSServer, false)
+	go c.readerSide().adopted(nc, conf.TLS, !conf.TLSServer, false)
 	return c, nil
 }
 
 // dial connects and then lets serve run on a goroutine of its own: dialing needs
 // a deep stack, and a goroutine keeps the stack that it has grown.
-func (c *Conn) dial(ctx context.Context, cancel context.CancelFunc, network, address string) {
+func (cr *connReader) dial(ctx context.Context, cancel context.CancelFunc, network, address string) {
+	c := (*Conn)(cr)
 	defer c.loop.wg.Done()
 	defer cancel()
 	cfg := c.cfg.Load()
 	nc, err := c.loop.dialContext(ctx, network, address, cfg)
 	if err != nil {
-		c.connectFailed(OpDial, err)
+		cr.connectFailed(OpDial, err)
 		return
 	}
 	c.core.Attach(nc, true)
 	if cfg.TLS != nil {
-		err = c.handshake(ctx, clientTLS(cfg.TLS, address), true, nil)
+		err = cr.handshake(ctx, clientTLS(cfg.TLS, address), true, nil)
 	}
-	c.up(err)
+	cr.up(err)
 }
 
 // adopted brings up a connection that was accepted or adopted. ours says that
 // nobody else has nc.
-func (c *Conn) adopted(nc net.Conn, conf *tls.Config, client, ours bool) {
+func (cr *connReader) adopted(nc net.Conn, conf *tls.Config, client, ours bool) {
+	c := (*Conn)(cr)
 	defer c.loop.wg.Done()
 	nc = guardConn(unguarded(nc), c.panicked)
 	if !ours {
@@ -491,7 +506,7 @@ func (c *Conn) adopted(nc net.Conn, conf *tls.Config, client, ours bool) {
 	}
 	_, isTLS := nc.(*tls.Conn)
 	if conf == nil && !isTLS && !asks {
-		c.up(nil)
+		cr.up(nil)
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -504,19 +519,20 @@ func (c *Conn) adopted(nc net.Conn, conf *tls.Config, client, ours bool) {
 	c.core.Unlock()
 	var err error
 	if asks {
-		err = c.askAddrs(ctx, nc)
+		err = cr.askAddrs(ctx, nc)
 	}
 	if err == nil && (conf != nil || isTLS) {
-		err = c.handshake(ctx, conf, client, nil)
+		err = cr.handshake(ctx, conf, client, nil)
 	}
-	c.up(err)
+	cr.up(err)
 }
 
 // askAddrs asks a foreign connection for its addresses, with the bound of a
 // handshake: its RemoteAddr may wait for the peer, as where it comes from the header
 // of the PROXY protocol.
-func (c *Conn) askAddrs(ctx context.Context, nc net.Conn) error {
-	ctx, cancel := c.handshakeContext(ctx)
+func (cr *connReader) askAddrs(ctx context.Context, nc net.Conn) error {
+	c := (*Conn)(cr)
+	ctx, cancel := cr.handshakeContext(ctx)
 	defer cancel()
 	c.loop.wg.Add(1)
 	stop := context.AfterFunc(ctx, func() {
@@ -538,9 +554,10 @@ func (c *Conn) askAddrs(ctx context.Context, nc net.Conn) error {
 
 // up starts the goroutine of a connection that is open now, unless its handshake
 // has failed.
-func (c *Conn) up(err error) {
+func (cr *connReader) up(err error) {
+	c := (*Conn)(cr)
 	if err != nil {
-		c.connectFailed(OpHandshake, err)
+		cr.connectFailed(OpHandshake, err)
 		return
 	}
 	c.core.Lock()
@@ -552,11 +569,12 @@ func (c *Conn) up(err error) {
 	c.loop.send((*upTask)(c))
 	c.core.Open() // only now: no OnDrain before OnConnect
 	c.loop.wg.Add(1)
-	go c.serve() // and it may end the connection, when what was written is sent
+	go cr.serve() // and it may end the connection, when what was written is sent
 }
 
 // connectFailed ends a connection that never came up.
-func (c *Conn) connectFailed(op string, err error) {
+func (cr *connReader) connectFailed(op string, err error) {
+	c := (*Conn)(cr)
 	c.readErr = c.opError(op, err)
 	c.loop.send((*failedTask)(c))
 	c.core.Lock()
@@ -575,7 +593,7 @@ func (c *Conn) connectFailed(op string, err error) {
 	}
 	c.core.Unlock()
 	if attached {
-		c.finish(isUncaught(err))
+		cr.finish(isUncaught(err))
 	} else {
 		c.loop.send((*goneTask)(c))
 	}

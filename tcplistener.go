@@ -256,11 +256,11 @@ func (ln *Listener) accepted(nc net.Conn) {
 	setTCPOptions(nc, ln.conn)
 	l.wg.Add(1)
 	if !ln.ours || ln.conn.TLS != nil {
-		go c.adopted(nc, ln.conn.TLS, false, ln.ours)
+		go c.readerSide().adopted(nc, ln.conn.TLS, false, ln.ours)
 		return
 	}
 	// Not on a goroutine of its own, which would only start that of serve.
-	c.adopted(nc, nil, false, true)
+	c.readerSide().adopted(nc, nil, false, true)
 }
 
 // setTCPOptions applies the settings of cfg to a new connection.
