@@ -100,9 +100,9 @@ func (c *Conn) closeLocked(how howToClose) bool {
 // dropUnsealed discards what waits for TLS, which has failed. What is left, an alert
 // maybe, gets little time. The caller holds the lock.
 func (c *Conn) dropUnsealed() {
-	if !c.facts.has(factDiscarded) {
-		c.loop.count.discarded.Add(uint64(c.core.Unsealed()))
-	}
+	n := min(c.core.Unsealed(), c.unsent)
+	c.unsent -= n
+	c.loop.count.discarded.Add(uint64(n))
 	c.core.DropUnsealed()
 	c.core.SetStall(min(c.flushTime(), flushTimeout))
 }

@@ -82,10 +82,7 @@ func (l *Loop) hasRoom(n int) bool {
 // pending returns how many bytes of output are not with the kernel. The caller
 // holds the lock.
 func (c *Conn) pending() int {
-	if c.facts.has(factDiscarded) {
-		return 0
-	}
-	return c.core.Pending()
+	return c.unsent
 }
 
 // wrote accounts for n queued bytes and has them written. The caller holds the lock.
@@ -94,6 +91,7 @@ func (c *Conn) wrote(n int) {
 		return
 	}
 	c.facts |= factWrote
+	c.unsent += n
 	c.loop.count.written.Add(uint64(n))
 	if x := c.x.Load(); x != nil {
 		x.written += uint64(n)
@@ -200,8 +198,10 @@ func (u *connUser) Recovered(v any) error {
 // Sent accounts for output, and reports whether the dispatcher is to hear of it.
 func (u *connUser) Sent(n int, all bool) (report bool) {
 	c := (*Conn)(u)
+	n = min(n, c.unsent) // what was discarded has been accounted for
+	c.unsent -= n
 	c.loop.count.bytesOut.Add(uint64(n))
-	left := c.pending()
+	left := c.unsent
 	x := c.x.Load()
 	if x != nil {
 		x.sent += uint64(n)
@@ -238,13 +238,11 @@ func (u *connUser) WriteFailed(err error) {
 	c.loop.hand((*writeErrTask)(c))
 }
 
-// discard accounts for output that will not be sent, once. The caller holds the
-// lock.
+// discard accounts for output that will not be sent. The caller holds the lock.
 func (c *Conn) discard() {
-	if !c.facts.has(factDiscarded) {
-		c.loop.count.discarded.Add(uint64(c.core.Pending()))
-		c.facts |= factDiscarded
-	}
+	c.facts |= factDiscarded
+	c.loop.count.discarded.Add(uint64(c.unsent))
+	c.unsent = 0
 }
 
 // halfClosed reports whether both directions are over on a connection that lives

@@ -242,10 +242,11 @@ type Conn struct {
 	ending bool // the end is told when the unread bytes are delivered. Only on the loop
 
 	// Guarded by the lock of core.
-	life  life
-	facts connFacts
-	why   error // for Err
-	data  any
+	life   life
+	facts  connFacts
+	unsent int   // bytes of output that are pending, as far as Stats knows
+	why    error // for Err
+	data   any
 }
 
 // A connection is worked on by three parties and anybody else, and each of the

@@ -82,6 +82,7 @@ func (c *Conn) Release() net.Conn {
 		return nil
 	}
 	c.finished = true
+	c.awaitWriter()
 	c.stopGuard()
 	c.nc.SetDeadline(noDeadline)
 	if c.run.tls != nil {
@@ -95,11 +96,7 @@ func (c *Conn) Release() net.Conn {
 // meanwhile.
 func (c *Conn) close() {
 	c.cut = true
-	for c.output != outputIdle { // TLS may have had something to say until now
-		c.Unlock()
-		c.Wait()
-		c.Lock()
-	}
+	c.awaitWriter()
 	c.drop()
 	c.finished = true
 	c.stopGuard()
@@ -110,6 +107,17 @@ func (c *Conn) close() {
 	c.Unlock()
 	nc.Close()
 	c.Lock()
+}
+
+// awaitWriter waits until no writer has the connection, which gets nothing more to
+// write. TLS may have had something to say until now. The caller holds the lock, which
+// is released meanwhile.
+func (c *Conn) awaitWriter() {
+	for c.output != outputIdle {
+		c.Unlock()
+		c.Wait()
+		c.Lock()
+	}
 }
 
 // mayGoOn reports whether the connection is to be ended properly.

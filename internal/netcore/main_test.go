@@ -15,6 +15,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,6 +59,8 @@ type testConn struct {
 
 	sentAll bool // guarded by the lock
 	sent    int
+
+	quit, upgrade, detach atomic.Bool // orders
 }
 
 func (c *testConn) Sent(n int, all bool) bool {

@@ -151,7 +151,7 @@ func (c *Conn) start() {
 // hasWork reports whether a writer has something to do. The caller holds the lock.
 func (c *Conn) hasWork() bool {
 	switch {
-	case c.cut || c.shut || c.werr != nil || c.nc == nil:
+	case c.cut || c.shut || c.finished || c.werr != nil || c.nc == nil:
 		return false
 	case c.sec != nil:
 		if c.out.Len() > 0 {

@@ -1,0 +1,176 @@
+//go:build netcorefaults && linux
+
+package netcore
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/onloop/eventloop/internal/sockio"
+)
+
+// inject puts functions in place of the system calls until the end of the test.
+func inject(t *testing.T, f *faults) {
+	injected.Store(f)
+	t.Cleanup(func() { injected.Store(nil) })
+}
+
+// descriptor returns that of a connection.
+func descriptor(c *testConn) (fd uintptr) {
+	c.control(func(n uintptr) { fd = n })
+	return fd
+}
+
+// Short reads and writes change nothing but the number of calls.
+func TestShortReadsAndWritesLoseNothing(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		for _, k := range kinds[:3] {
+			nc, peer := k.pair(t)
+			c := newConn(t, nc, k.ours)
+			fd := descriptor(c)
+			inject(t, &faults{
+				read: func(n uintptr, p []byte) (int, syscall.Errno) {
+					if n == fd {
+						p = p[:1+rand.IntN(len(p))]
+					}
+					return sockio.ReadFD(n, p)
+				},
+				write: func(n uintptr, views [][]byte) (int, syscall.Errno) {
+					if n != fd {
+						return sockio.WriteFD(n, views)
+					}
+					return sockio.WriteFD(n, [][]byte{views[0][:1+rand.IntN(len(views[0]))]})
+				},
+			})
+			want := text(200_000)
+			var far io.ReadWriter = peer
+			if secure {
+				far = tls.Client(peer, clientTLS())
+			}
+			done := beside(t, func() {
+				io.WriteString(far, want)
+				got := make([]byte, len(want))
+				if _, err := io.ReadFull(far, got); err != nil || string(got) != want {
+					t.Errorf("%s, TLS %v: the peer read other bytes, %v", k.name, secure, err)
+				}
+			})
+			if secure {
+				if err := c.secure(context.Background(), serverTLS(), false, ""); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				c.Open()
+			}
+			if got := c.readString(t, len(want)); got != want {
+				t.Errorf("%s, TLS %v: other bytes were read", k.name, secure)
+			}
+			c.write(want)
+			wait(t, done, "end of the peer")
+			c.abort()
+			injected.Store(nil)
+		}
+	}
+}
+
+// Every errno that a call may return ends the connection with that error, once.
+func TestErrorsOfCallsEndTheConnection(t *testing.T) {
+	for _, errno := range []syscall.Errno{syscall.ECONNRESET, syscall.EPIPE, syscall.ETIMEDOUT, syscall.ENOBUFS, syscall.EIO, syscall.EBADF, syscall.ENOTCONN} {
+		nc, peer := tcpPair(t)
+		c := newConn(t, nc, true)
+		c.Open()
+		fd := descriptor(c)
+		inject(t, &faults{read: func(n uintptr, p []byte) (int, syscall.Errno) {
+			if n == fd {
+				return 0, errno
+			}
+			return sockio.ReadFD(n, p)
+		}})
+		if _, err := c.Read(100); err != errno {
+			t.Errorf("Read = %v, want %v", err, errno)
+		}
+		c.finish(true)
+
+		nc, peer = tcpPair(t)
+		c = newConn(t, nc, true)
+		c.Open()
+		fd = descriptor(c)
+		var calls atomic.Int32
+		inject(t, &faults{write: func(n uintptr, views [][]byte) (int, syscall.Errno) {
+			if n != fd {
+				return sockio.WriteFD(n, views)
+			}
+			calls.Add(1)
+			return 0, errno
+		}})
+		c.write("lost")
+		if err := wait(t, c.failed, "failure"); err != errno {
+			t.Errorf("WriteFailed got %v, want %v", err, errno)
+		}
+		if n := calls.Load(); n != 1 {
+			t.Errorf("%d writes after the first failed", n-1)
+		}
+		if lost := c.finish(false); lost < 4 {
+			t.Errorf("lost %d bytes, want 4", lost)
+		}
+		peer.Close()
+		injected.Store(nil)
+	}
+}
+
+// A kernel that takes nothing, and a poller that reports it wrongly, must not keep a
+// timeout or the end of a connection waiting.
+func TestAWriterThatNeverGetsAnywhereStalls(t *testing.T) {
+	nc, _ := tcpPair(t)
+	c := newConn(t, nc, true)
+	c.Open()
+	fd := descriptor(c)
+	inject(t, &faults{write: func(n uintptr, views [][]byte) (int, syscall.Errno) {
+		if n == fd {
+			return 0, syscall.EAGAIN
+		}
+		return sockio.WriteFD(n, views)
+	}})
+	c.order(func() { c.SetStall(50 * time.Millisecond) })
+	c.write("stuck")
+	if err := wait(t, c.failed, "failure"); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("WriteFailed got %v, want a timeout", err)
+	}
+	if lost := c.finish(false); lost < 5 {
+		t.Errorf("lost %d bytes, want 5", lost)
+	}
+}
+
+// Where acknowledgements cannot be told, what the kernel accepts is all there is.
+func TestWithoutAcknowledgementsAcceptedBytesCount(t *testing.T) {
+	nc, peer := tcpPair(t)
+	c := newConn(t, nc, true)
+	c.Open()
+	inject(t, &faults{unacked: func(uintptr) (int, bool) { return 0, false }})
+	c.write(text(100_000))
+	beside(t, func() { io.Copy(io.Discard, peer); peer.Close() })
+	if lost := c.finish(false); lost != 0 {
+		t.Errorf("lost %d bytes", lost)
+	}
+}
+
+// Acknowledgements that never come end the wait for them.
+func TestAcknowledgementsThatNeverComeEndTheWait(t *testing.T) {
+	nc, peer := tcpPair(t)
+	c := newConn(t, nc, true)
+	c.Open()
+	inject(t, &faults{unacked: func(uintptr) (int, bool) { return 1000, true }})
+	c.order(func() { c.SetStall(50 * time.Millisecond) })
+	c.write("some")
+	beside(t, func() { io.Copy(io.Discard, peer) })
+	if lost := c.finish(false); lost != 1000 {
+		t.Errorf("lost %d bytes, want 1000", lost)
+	}
+}
