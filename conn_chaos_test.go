@@ -98,12 +98,14 @@ func chaos(t *testing.T, seed uint64) {
 				})
 			}
 			release := l.Hold()
+			last := rand.New(rand.NewPCG(rnd.Uint64(), 1))
 			go func() {
 				wg.Wait()
 				for _, c := range conns {
-					if r := rnd.IntN(3); r == 0 {
+					switch last.IntN(3) {
+					case 0:
 						c.Close()
-					} else if r == 1 {
+					case 1:
 						c.SetTimeouts(50*time.Millisecond, 50*time.Millisecond)
 						c.ResumeReading()
 					}
@@ -166,9 +168,10 @@ func chaosStep(l *eventloop.Loop, r *rand.Rand, c, other *eventloop.Conn) {
 	case 20:
 		c.Connected().Ignore()
 	case 21:
+		d := time.Duration(r.IntN(1000)) * time.Microsecond
 		l.Go(context.Background(), func(k *eventloop.Task) error {
 			nc := c.NetConn(k)
-			nc.SetDeadline(time.Now().Add(time.Duration(r.IntN(1000)) * time.Microsecond))
+			nc.SetDeadline(time.Now().Add(d))
 			nc.Read(make([]byte, 100))
 			_, err := nc.Write(make([]byte, 1000))
 			return err
