@@ -476,7 +476,10 @@ func TestAMillionTimersNeedNoGoroutineAndBoundedMemory(t *testing.T) {
 		for i := range armed {
 			armed[i] = l.AfterFunc(time.Hour+time.Duration(i*7919%timers), f)
 		}
-		wantEqual(t, "goroutines", runtime.NumGoroutine(), goroutines)
+		// Fewer there may be: what tests before this one have left ends meanwhile.
+		if n := runtime.NumGoroutine(); n > goroutines {
+			t.Errorf("goroutines = %d, want at most %d", n, goroutines)
+		}
 		wantEqual(t, "timers", l.Stats().Loop.Timers, timers)
 		each := (heapInUse() - before) / timers
 		t.Logf("%d bytes a timer", each)
