@@ -1,6 +1,7 @@
 package eventloop_test
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -363,7 +364,7 @@ func TestAPacedProducerGetsAllBackFromAnEchoServer(t *testing.T) {
 					left -= n
 				}
 			}
-			l.Dial(nil, "tcp", ln.Addr().String(), &eventloop.ConnConfig{
+			l.Dial(context.Background(), "tcp", ln.Addr().String(), &eventloop.ConnConfig{
 				HighWater: high, OnConnect: fill, OnDrain: fill,
 				OnData: func(c *eventloop.Conn, p []byte) {
 					if got += len(p); got == size {

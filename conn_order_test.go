@@ -178,7 +178,7 @@ func TestDataComesAfterTheCallbacksOfConnectedAndStartTLS(t *testing.T) {
 					func() { f.Then(func(tls.ConnectionState, error) { note("secured") }) })
 			}
 			onLoop(t, l, func() {
-				c, err := l.Dial(nil, "tcp", peers.addr(), cfg)
+				c, err := l.Dial(context.Background(), "tcp", peers.addr(), cfg)
 				if err != nil {
 					t.Error(err)
 					return
