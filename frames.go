@@ -87,17 +87,17 @@ const maxOverhead = 16
 // take is the OnData.
 func (s *splitter) take(c *Conn, data []byte) {
 	cfg, rest := c.cfg.Load(), data
-	for len(rest) > 0 && c.takesFrames(cfg) {
+	for len(rest) > 0 && c.loopSide().takesFrames(cfg) {
 		advance, frame, err := s.next(rest, c.ending)
 		if err == nil && frame == nil && advance == 0 && c.ending {
 			err = io.ErrUnexpectedEOF
 		}
 		switch {
 		case err != nil:
-			c.misframed(err)
+			c.loopSide().misframed(err)
 			return
 		case frame == nil && advance == 0:
-			c.keepPart(rest, len(rest) == len(data))
+			c.loopSide().keepPart(rest, len(rest) == len(data))
 			return
 		}
 		rest = rest[advance:]
@@ -106,13 +106,14 @@ func (s *splitter) take(c *Conn, data []byte) {
 		}
 	}
 	if len(rest) > 0 {
-		c.putBack(rest, cfg)
+		c.loopSide().putBack(rest, cfg)
 	}
 }
 
 // misframed delivers an error of a splitter, and closes the connection. Unlike after
 // other errors OnEvent can still write.
-func (c *Conn) misframed(err error) {
+func (cl *connLoop) misframed(err error) {
+	c := (*Conn)(cl)
 	err = c.opError("read", err)
 	c.failed = true
 	c.loopSide().event(err)
@@ -144,7 +145,8 @@ func (s *splitter) next(data []byte, atEOF bool) (advance int, frame []byte, err
 
 // takesFrames reports whether the OnData of cfg is to have the next frame: the frame
 // before may have ended that. On the loop.
-func (c *Conn) takesFrames(cfg *ConnConfig) bool {
+func (cl *connLoop) takesFrames(cfg *ConnConfig) bool {
+	c := (*Conn)(cl)
 	return !c.quit.Load() && !c.is(pauseReads|bitUpgrade|bitUnread) && c.cfg.Load() == cfg &&
 		c.loopSide().sink() == nil && !c.loop.ended.Load()
 }
@@ -152,7 +154,8 @@ func (c *Conn) takesFrames(cfg *ConnConfig) bool {
 // keepPart keeps a part of a frame until there is more. If nothing before it was used,
 // and it is not in the chunk, which goes back to the pool, it is kept where it is: to
 // copy a large frame once for each chunk of it would take time that is quadratic.
-func (c *Conn) keepPart(part []byte, all bool) {
+func (cl *connLoop) keepPart(part []byte, all bool) {
+	c := (*Conn)(cl)
 	inChunk := c.chunk != nil && c.chunk.Len() > 0 && &c.chunk.Bytes()[0] == &part[0]
 	if !all || inChunk || poisons {
 		part = slices.Clone(part)
@@ -166,7 +169,8 @@ func (c *Conn) keepPart(part []byte, all bool) {
 // putBack gives the rest of the input, which was to go to the OnData of cfg, to what
 // takes it now: something else, or the same after a pause. What follows bytes that the
 // last frame has given back by Unread waits with them. On the loop.
-func (c *Conn) putBack(rest []byte, cfg *ConnConfig) {
+func (cl *connLoop) putBack(rest []byte, cfg *ConnConfig) {
+	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
 	x := c.extra()
