@@ -191,8 +191,12 @@ func (l *Loop) keptBy() []string {
 			all = append(all, h.String())
 		}
 	}
+	onLoop := l.onLoop()
 	l.mu.Lock()
-	queued := l.posts.Len() + l.batch.Len()
+	queued := l.posts.Len() + l.taken // of which some have run in this turn
+	if onLoop {
+		queued = l.posts.Len() + l.batch.Len()
+	}
 	if queued > 0 && l.down.queued {
 		queued--
 	}
