@@ -8,6 +8,8 @@ import (
 	"net"
 	"reflect"
 	"time"
+
+	"github.com/onloop/eventloop/internal/netcore"
 )
 
 // Foreign code is that of a net.Conn or a net.Listener that is not of package net.
@@ -26,7 +28,7 @@ func isForeign(nc net.Conn) bool {
 	case *net.TCPConn, *net.UnixConn:
 		return false
 	case *tls.Conn:
-		return isForeign(c.NetConn())
+		return isForeign(netcore.Below(c))
 	case *prefixConn:
 		return isForeign(c.Conn)
 	}

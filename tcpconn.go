@@ -769,7 +769,7 @@ func (c *Conn) SyscallConn() (syscall.RawConn, error) {
 		return nil, net.ErrClosed
 	}
 	if t, ok := nc.(*tls.Conn); ok {
-		nc = t.NetConn()
+		nc = netcore.Below(t)
 	}
 	sc, ok := unguarded(nc).(syscall.Conn)
 	if !ok {

@@ -2,6 +2,7 @@ package netcore
 
 import (
 	"net"
+	"os"
 	"time"
 
 	"github.com/onloop/eventloop/internal/sockio"
@@ -11,6 +12,12 @@ import (
 // side. If the descriptor were closed while input comes, the kernel would answer
 // it by a reset, which takes away from the peer what it has not read yet.
 const Linger = time.Second
+
+// SetPatience has Finish wait for the peer's end for as long as bytes come at least
+// every Linger, but no longer than d: a peer that sends much before it reads has to
+// be read from until it is done. Without it Finish waits for Linger. The caller
+// holds the lock.
+func (c *Conn) SetPatience(d time.Duration) { c.patience = d }
 
 // quiet is how long a connection that has no half-close is read, at its end, without
 // anything coming: the same reset is to be avoided, and no end can be waited for.
@@ -157,6 +164,7 @@ func (c *Conn) flush(over, discard bool) bool {
 func (c *Conn) skip() (over bool) {
 	b, err := c.Read(sockio.MaxBuffer)
 	if b != nil {
+		c.run.skipped += int64(b.Len())
 		b.Release()
 	}
 	return err != nil && err != ErrWoken && !isTimeout(err)
@@ -177,12 +185,12 @@ func (c *Conn) closeNotify() bool {
 // lingerAtEnd shuts the socket's own side down and waits for acknowledgements, and
 // for the end of the peer's side. It returns how many bytes are lost.
 func (c *Conn) lingerAtEnd(over bool) (lost int64) {
-	if !c.shutDown() {
+	if !c.shutDown() && !c.isPatient() {
 		c.lingerQuietly(over)
 		return 0
 	}
 	now := time.Now()
-	until, since := now.Add(Linger), now
+	began, until, since := now, now.Add(Linger), now
 	left, look := c.unacked(), time.Millisecond
 	for {
 		if cut, reset := c.wasCut(); cut {
@@ -194,9 +202,9 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 		now = time.Now()
 		next := until
 		if left > 0 {
-			if c.stallTime() > 0 && now.Sub(since) >= c.stallTime() || c.isBroken() {
+			if why := c.whyLost(now.Sub(since)); why != nil {
 				c.Lock()
-				c.reset = true
+				c.reset, c.cause = true, why
 				c.Unlock()
 				return c.unacked()
 			}
@@ -205,13 +213,36 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 		} else if over || !now.Before(until) {
 			return 0
 		}
+		skipped := c.run.skipped
 		over = c.pass(over, next)
+		if c.run.skipped > skipped {
+			until = c.longer(until, began)
+		}
 		if n := c.unacked(); n < left {
 			if left, since = n, time.Now(); n == 0 {
 				until = since.Add(Linger)
 			}
 		}
 	}
+}
+
+// isPatient reports whether a connection that has no half-close is lingered on all
+// the same, because its user wants it and TLS has told the peer of the end.
+func (c *Conn) isPatient() bool {
+	c.Lock()
+	defer c.Unlock()
+	return c.patience > 0 && c.sec != nil && c.ended
+}
+
+// longer returns for how long to linger after input, which it was until before.
+func (c *Conn) longer(until, began time.Time) time.Time {
+	c.Lock()
+	last := began.Add(c.patience)
+	c.Unlock()
+	if t := time.Now().Add(Linger); t.Before(last) {
+		return t
+	}
+	return until
 }
 
 // pass reads, or waits if the input is over, until t, or until something happens.
@@ -273,9 +304,18 @@ func (c *Conn) unacked() (left int64) {
 	return left
 }
 
-func (c *Conn) isBroken() (is bool) {
-	c.control(func(fd uintptr) { _, is = broken(fd, false) })
-	return is
+// whyLost returns why output will not be acknowledged, after no progress for idle,
+// or nil if it may be.
+func (c *Conn) whyLost(idle time.Duration) (why error) {
+	if d := c.stallTime(); d > 0 && idle >= d {
+		return os.ErrDeadlineExceeded
+	}
+	c.control(func(fd uintptr) {
+		if errno, is := broken(fd, false); is {
+			why = errno
+		}
+	})
+	return why
 }
 
 func (c *Conn) stallTime() time.Duration {
@@ -295,7 +335,16 @@ func (c *Conn) setReset() {
 // peer.
 func lowest(nc net.Conn) net.Conn {
 	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
-		return t.NetConn()
+		return Below(t)
+	}
+	return nc
+}
+
+// Below returns the connection below TLS, also if TLS is that of a Conn.
+func Below(t interface{ NetConn() net.Conn }) net.Conn {
+	nc := t.NetConn()
+	if s, ok := nc.(*secure); ok {
+		return s.c.nc
 	}
 	return nc
 }

@@ -121,14 +121,16 @@ type Conn struct {
 	finished bool // the goroutine is done with the connection
 	bounded  bool // nc has a write deadline
 
-	out     sockio.Queue // bytes for the wire
-	clear   int          // how many at its head are the user's own, not of TLS
-	stall   time.Duration
-	lost    int64 // bytes of the user's output that were dropped
-	werr    error // why writing failed
-	sec     *secure
-	blocked *blockedWriter // of the writer in the state outputBlocked
-	slow    *slowPath
+	out      sockio.Queue // bytes for the wire
+	clear    int          // how many at its head are the user's own, not of TLS
+	stall    time.Duration
+	patience time.Duration // see SetPatience
+	lost     int64         // bytes of the user's output that were dropped
+	cause    error         // of the loss of what the kernel had taken
+	werr     error         // why writing failed
+	sec      *secure
+	blocked  *blockedWriter // of the writer in the state outputBlocked
+	slow     *slowPath
 }
 
 // A runner is what only a connection with a goroutine needs.
@@ -141,9 +143,10 @@ type runner struct {
 	deadline time.Time // for reading
 	tls      *tls.Conn
 	sec      *secure
-	watch    bool // try is to look for a failure, not to read
-	forEnd   bool // and for the peer's end
-	size     int  // of the next read
+	watch    bool  // try is to look for a failure, not to read
+	forEnd   bool  // and for the peer's end
+	skipped  int64 // bytes that Finish has dropped
+	size     int   // of the next read
 	buf      *sockio.Buffer
 	err      error
 }

@@ -20,11 +20,21 @@ func (c *Conn) Queue() *sockio.Queue {
 
 // Appended has n bytes sent that were appended to Queue. The caller holds the lock.
 func (c *Conn) Appended(n int) {
+	c.Added(n)
+	c.start()
+}
+
+// Added accounts for n bytes that were appended to Queue, without starting a writer
+// for them: Send does that, when more has been appended maybe. The caller holds the
+// lock.
+func (c *Conn) Added(n int) {
 	if c.sec == nil {
 		c.clear += n
 	}
-	c.start()
 }
+
+// Send has sent what was appended. The caller holds the lock.
+func (c *Conn) Send() { c.start() }
 
 // Pending returns how many bytes of the user's output are not with the kernel. The
 // caller holds the lock.
@@ -83,6 +93,10 @@ func (c *Conn) OutputEnding() bool { return c.ending }
 // Finish that includes what the peer's kernel has not acknowledged, unless Cut was
 // called. The caller holds the lock.
 func (c *Conn) Lost() int64 { return c.lost }
+
+// LossCause returns why Finish found output that was with the kernel to be lost, or
+// nil. The caller holds the lock.
+func (c *Conn) LossCause() error { return c.cause }
 
 // Unsealed returns how many bytes of output wait for TLS. The caller holds the lock.
 func (c *Conn) Unsealed() int {
