@@ -42,23 +42,6 @@ func aside(f func() error) error {
 	return <-done
 }
 
-// guardedRead reads from nc, where callbacks of a tls.Config may run.
-func guardedRead(nc net.Conn, p []byte) (n int, err error) {
-	defer caughtInto(&err)
-	return nc.Read(p)
-}
-
-func guardedWrite(nc net.Conn, p []byte) (n int, err error) {
-	defer caughtInto(&err)
-	return nc.Write(p)
-}
-
-func caughtInto(err *error) {
-	if v := recover(); v != nil {
-		*err = newPanicError(v)
-	}
-}
-
 // isUncaught reports whether err is what guard or aside made of a panic or Goexit.
 func isUncaught(err error) bool { return isPanic(err) || errors.Is(err, errGoexit) }
 

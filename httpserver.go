@@ -1,7 +1,6 @@
 package eventloop
 
 import (
-	"bufio"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -181,7 +180,6 @@ type HTTPServer struct {
 	acceptor
 	cfg     *HTTPServerConfig
 	handler func(r *HTTPRequest)
-	readers sync.Pool   // of *bufio.Reader, with room for a header
 	closing atomic.Bool // under mu when it is set
 
 	mu      sync.Mutex // guards the following
@@ -310,7 +308,7 @@ func (s *HTTPServer) force() {
 	s.mu.Lock()
 	var cut []string
 	for c := range s.conns {
-		cut = append(cut, c.client())
+		cut = append(cut, c.name())
 	}
 	s.mu.Unlock()
 	if len(cut) > 0 {
@@ -368,7 +366,7 @@ func (s *HTTPServer) accepted(nc net.Conn) {
 	case tooMany:
 		l.count.dropped.Add(1)
 		l.count.httpDropped.Add(1)
-		c.turnAway()
+		s.turnAway(nc)
 	default:
 		l.count.httpConns.Add(1)
 		go c.serve()
@@ -442,23 +440,8 @@ func (s *HTTPServer) acceptEnded() {
 	}
 }
 
-// getReader returns a reader for c.
-func (s *HTTPServer) getReader(c *httpConn) *bufio.Reader {
-	if br, ok := s.readers.Get().(*bufio.Reader); ok {
-		br.Reset((*httpSource)(c))
-		return br
-	}
-	return bufio.NewReaderSize((*httpSource)(c), s.readerSize())
-}
-
-// readerSize is the size of a reader: a header fits, and bodies are not read in
-// small pieces only because headers are to be small.
-func (s *HTTPServer) readerSize() int { return max(s.cfg.MaxHeaderBytes, 4<<10) }
-
-func (s *HTTPServer) putReader(br *bufio.Reader) {
-	br.Reset(nil)
-	s.readers.Put(br)
-}
+// maxAhead is how much of further requests is read while one is being answered.
+func (s *HTTPServer) maxAhead() int { return max(s.cfg.MaxHeaderBytes, headRead) }
 
 // Tasks of a server.
 type (

@@ -25,7 +25,7 @@ type guestBody struct {
 // takeBody reads the body of r, or makes it a stream if it is long. length is
 // what was announced, -1 if nothing was.
 func (r *HTTPRequest) takeBody(src io.Reader, length int64, interrupt func()) error {
-	over := r.guest.cfg.StreamBodyOver
+	over := r.guest().cfg.StreamBodyOver
 	whole := src
 	if over > 0 && length <= over {
 		whole = io.LimitReader(src, over+1)
@@ -47,7 +47,7 @@ func (r *HTTPRequest) takeBody(src io.Reader, length int64, interrupt func()) er
 		}
 	}
 	r.stream = &bodyStream{first: body}
-	r.guest.body = &guestBody{src: src, left: length, interrupt: interrupt, feed: make(chan struct{}, 1), ended: make(chan struct{})}
+	r.guest().body = &guestBody{src: src, left: length, interrupt: interrupt, feed: make(chan struct{}, 1), ended: make(chan struct{})}
 	return nil
 }
 
@@ -70,7 +70,7 @@ func isTooLarge(err error) bool {
 
 // startBody begins to read a body that is a stream.
 func (r *HTTPRequest) startBody() {
-	if r.guest.body != nil {
+	if r.guest().body != nil {
 		go r.pumpBody()
 	}
 }
@@ -78,7 +78,7 @@ func (r *HTTPRequest) startBody() {
 // stopBody ends the reading of a body that is a stream, when the answer is out or
 // will not come. Afterwards nobody reads it, and no callback has a piece of it.
 func (r *HTTPRequest) stopBody() {
-	b := r.guest.body
+	b := r.guest().body
 	if b == nil {
 		return
 	}
@@ -93,7 +93,7 @@ func (r *HTTPRequest) stopBody() {
 
 // pumpBody is the goroutine. It reads a piece when the application wants one.
 func (r *HTTPRequest) pumpBody() {
-	b, st := r.guest.body, r.stream
+	b, st := r.guest().body, r.stream
 	defer close(b.ended)
 	buf := sockio.GetBuffer(16 << 10)
 	defer buf.Release()
@@ -125,7 +125,7 @@ func (r *HTTPRequest) awaitFeed() bool {
 	for {
 		r.mu.Lock()
 		st := r.stream
-		wanted, over := st.wanted(), r.complete.Load() || r.isLost
+		wanted, over := st.wanted(), r.over()
 		busy := st.held && !st.parked
 		r.mu.Unlock()
 		switch {
@@ -136,7 +136,7 @@ func (r *HTTPRequest) awaitFeed() bool {
 			return true
 		}
 		select {
-		case <-r.guest.body.feed:
+		case <-r.guest().body.feed:
 		case <-r.loop.ctx.Done():
 			return false // no callback runs any more
 		}
@@ -178,13 +178,13 @@ func (r *HTTPRequest) awaitGiven() {
 	for {
 		r.mu.Lock()
 		st := r.stream
-		wait := st.held && (!st.parked || !r.complete.Load() && !r.isLost)
+		wait := st.held && (!st.parked || !r.over())
 		r.mu.Unlock()
 		if !wait {
 			return
 		}
 		select {
-		case <-r.guest.body.feed:
+		case <-r.guest().body.feed:
 		case <-r.loop.ctx.Done():
 			return
 		}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/onloop/eventloop/internal/http1"
 	"github.com/onloop/eventloop/internal/sockio"
@@ -21,14 +22,110 @@ import (
 // A guest is what a request has that came through a server that is not ours. The
 // goroutine of that server waits for the answer, and takes it over.
 type guest struct {
-	back   chan struct{} // wakes the goroutine
-	req    *http.Request // nil unless the server is one of net/http
-	flush  bool          // the server can send a part of an answer
-	cfg    *HTTPServerConfig
-	body   *guestBody // nil unless the body is a stream
-	remote net.Addr
-	tls    *tls.ConnectionState
-	answer guestAnswer // set when the request is begun
+	loop     *Loop
+	back     chan struct{} // wakes the goroutine
+	req      *http.Request // nil unless the server is one of net/http
+	canFlush bool          // the server can send a part of an answer
+	cfg      *HTTPServerConfig
+	body     *guestBody // nil unless the body is a stream
+	remote   net.Addr
+	tls      *tls.ConnectionState
+
+	mu     sync.Mutex   // guards the following, and the request
+	answer guestAnswer  // set when the request is begun
+	out    sockio.Queue // of the answer, not yet with the goroutine
+	moving int          // bytes that it has taken and not written yet
+	ended  bool         // the answer is with the server
+}
+
+// guest returns what r came through.
+func (r *HTTPRequest) guest() *guest { return r.via.(*guest) }
+
+func (g *guest) client() net.Addr              { return g.remote }
+func (g *guest) secured() *tls.ConnectionState { return g.tls }
+func (g *guest) settings() *HTTPServerConfig   { return g.cfg }
+func (g *guest) httpRequest() *http.Request    { return g.req }
+
+// context derives from that of the http.Request. The end of the loop ends the
+// request, and so its context.
+func (g *guest) context() context.Context {
+	if g.req != nil {
+		return g.req.Context()
+	}
+	return g.loop.ctx
+}
+
+func (g *guest) event(_ *HTTPRequest, err error) {
+	g.loop.count.errors.Add(1)
+	g.loop.event(err, true)
+}
+
+func (g *guest) wake() {
+	select {
+	case g.back <- struct{}{}:
+	default:
+	}
+	if b := g.body; b != nil {
+		select {
+		case b.feed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (g *guest) mayStream() error {
+	if !g.canFlush {
+		return errNoFlush
+	}
+	return nil
+}
+
+func (g *guest) respond(_ *HTTPRequest, status int, headers Headers, body []byte) {
+	g.answer = guestAnswer{status: status, headers: slices.Clone(headers), body: bytes.Clone(body)}
+}
+
+func (g *guest) open(_ *HTTPRequest, status int, headers Headers, _ int64) (chunked bool) {
+	g.answer = guestAnswer{status: status, headers: slices.Clone(headers)}
+	return false // the server does that
+}
+
+func (g *guest) queue(p []byte) {
+	g.loop.count.httpWritten.Add(uint64(len(p)))
+	g.out.Append(p)
+}
+
+func (g *guest) flush()                     { g.wake() }
+func (g *guest) pending(*HTTPRequest) int   { return g.out.Len() + g.moving }
+func (g *guest) completed(*HTTPRequest)     { g.wake() }
+func (g *guest) whenSent(*HTTPRequest) bool { return !g.ended }
+
+func (g *guest) lost(r *HTTPRequest) {
+	g.abort(r)
+	g.wake()
+}
+
+// abort discards what the goroutine has not taken yet.
+func (g *guest) abort(*HTTPRequest) {
+	g.loop.count.httpDiscarded.Add(uint64(g.out.Len()))
+	g.out.Reset()
+}
+
+// written is called by the goroutine when what it has taken is written.
+func (g *guest) written(r *HTTPRequest) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.moving = 0
+	if r.writer != nil {
+		r.writer.checkDrain()
+	}
+}
+
+// over is called by the goroutine when it has given the answer to the server.
+func (g *guest) over(r *HTTPRequest) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ended = true
+	r.endLocked(nil)
 }
 
 type guestAnswer struct {
@@ -65,7 +162,7 @@ func (cfg *HTTPServerConfig) FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fa
 	cfg = cfg.withDefaults()
 	return func(ctx *fasthttp.RequestCtx) {
 		r := fastRequest(l, ctx)
-		r.guest.cfg = cfg
+		r.guest().cfg = cfg
 		if err := r.takeFastBody(ctx); err != nil {
 			refuseFast(ctx, bodyRefusal(err))
 			return
@@ -98,9 +195,9 @@ func fastRequest(l *Loop, ctx *fasthttp.RequestCtx) *HTTPRequest {
 	}
 	r := guestRequest(l, string(ctx.Method()), string(ctx.RequestURI()), fields)
 	r.head.HTTP11 = ctx.Request.Header.IsHTTP11()
-	r.guest.flush = true
-	r.guest.remote = ctx.RemoteAddr()
-	r.guest.tls = ctx.TLSConnectionState()
+	r.guest().canFlush = true
+	r.guest().remote = ctx.RemoteAddr()
+	r.guest().tls = ctx.TLSConnectionState()
 	return r
 }
 
@@ -115,7 +212,7 @@ func (r *HTTPRequest) takeFastBody(ctx *fasthttp.RequestCtx) error {
 		return nil
 	}
 	src, length := io.Reader(fastBody{ctx.RequestBodyStream()}), int64(max(ctx.Request.Header.ContentLength(), -1))
-	if most := r.guest.cfg.MaxBodyBytes; most > 0 {
+	if most := r.guest().cfg.MaxBodyBytes; most > 0 {
 		if length > most {
 			return fasthttp.ErrBodyTooLarge
 		}
@@ -149,10 +246,12 @@ func guestRequest(l *Loop, method, uri string, fields Headers) *HTTPRequest {
 		b.WriteString(f.Name + ": " + f.Value + "\r\n")
 	}
 	b.WriteString("\r\n")
+	g := &guest{loop: l, back: make(chan struct{}, 1)}
 	return &HTTPRequest{
-		loop:  l,
-		guest: &guest{back: make(chan struct{}, 1)},
-		x:     &requestExtra{headers: fields},
+		loop: l,
+		via:  g,
+		mu:   &g.mu,
+		x:    &requestExtra{headers: fields},
 		head: requestHead{
 			text: b.String(),
 			Request: http1.Request{
@@ -172,7 +271,7 @@ func (r *HTTPRequest) run(h func(r *HTTPRequest), gone <-chan struct{}) bool {
 		r.lose(ErrLoopClosed)
 		return false
 	}
-	return r.waitGuest(gone, func() bool { return r.begun })
+	return r.waitGuest(gone, r.begun)
 }
 
 // waitGuest waits until ready says so, which is called with r.mu held, or there
@@ -180,13 +279,13 @@ func (r *HTTPRequest) run(h func(r *HTTPRequest), gone <-chan struct{}) bool {
 func (r *HTTPRequest) waitGuest(gone <-chan struct{}, ready func() bool) bool {
 	for {
 		r.mu.Lock()
-		ok, lost := ready(), r.isLost
+		ok, lost := ready(), r.isLost()
 		r.mu.Unlock()
 		if ok || lost {
 			return ok
 		}
 		select {
-		case <-r.guest.back:
+		case <-r.guest().back:
 		case <-r.loop.ctx.Done():
 			r.lose(ErrLoopClosed)
 		case <-gone:
@@ -199,7 +298,7 @@ func (r *HTTPRequest) waitGuest(gone <-chan struct{}, ready func() bool) bool {
 // whyGone returns why the context of the http.Request has ended. net/http cancels it
 // when the client is gone, and does not say how.
 func (r *HTTPRequest) whyGone() error {
-	if cause := context.Cause(r.guest.req.Context()); cause != context.Canceled {
+	if cause := context.Cause(r.guest().req.Context()); cause != context.Canceled {
 		return r.opError(cause) // a middleware of the application has ended it
 	}
 	return io.EOF
@@ -208,7 +307,7 @@ func (r *HTTPRequest) whyGone() error {
 // answerFast gives the answer to the server of ctx.
 func (r *HTTPRequest) answerFast(ctx *fasthttp.RequestCtx) {
 	r.mu.Lock()
-	a, w := r.guest.answer, r.writer
+	a, w := r.guest().answer, r.writer
 	r.mu.Unlock()
 	ctx.Response.Header.SetNoDefaultContentType(true)
 	ctx.SetStatusCode(a.status)
@@ -234,11 +333,11 @@ func (r *HTTPRequest) answerFast(ctx *fasthttp.RequestCtx) {
 			ctx.Response.SetBodyRaw(a.body)
 		}
 		r.stopBody()
-		r.end(nil)
+		r.guest().over(r)
 	case w.drop: // what is written needs nobody to take it
 		r.sizeFast(ctx, int(w.length))
 		r.stopBody()
-		r.end(nil)
+		r.guest().over(r)
 	case w.length < 0 && !r.head.HTTP11:
 		r.streamUntilClose(ctx)
 	default:
@@ -251,10 +350,10 @@ func (r *HTTPRequest) answerFast(ctx *fasthttp.RequestCtx) {
 // had, if it is known, and how it would have been sent if it is negative.
 func (r *HTTPRequest) sizeFast(ctx *fasthttp.RequestCtx, length int) {
 	ctx.Response.SkipBody = true
-	h, stated := &ctx.Response.Header, r.guest.answer.headers.Get("Content-Length")
+	h, stated := &ctx.Response.Header, r.guest().answer.headers.Get("Content-Length")
 	n, ok := http1.ParseLength(stated)
 	switch {
-	case r.guest.answer.status == fasthttp.StatusResetContent:
+	case r.guest().answer.status == fasthttp.StatusResetContent:
 		h.SetContentLength(0)
 	case ok && n <= math.MaxInt:
 		h.SetContentLength(int(n))
@@ -280,8 +379,8 @@ func (r *HTTPRequest) streamUntilClose(ctx *fasthttp.RequestCtx) {
 		if h, ok := nc.(interface{ UnsafeConn() net.Conn }); ok {
 			nc = h.UnsafeConn()
 		}
-		if r.guest.body != nil { // Hijack has taken the deadline away
-			nc.SetReadDeadline(deadlineAt(after(r.guest.cfg.ReadTimeout)))
+		if r.guest().body != nil { // Hijack has taken the deadline away
+			nc.SetReadDeadline(deadlineAt(after(r.guest().cfg.ReadTimeout)))
 		}
 		body := &guestReader{r}
 		defer body.Close()
@@ -293,12 +392,25 @@ func (r *HTTPRequest) streamUntilClose(ctx *fasthttp.RequestCtx) {
 	})
 }
 
+// hangUp closes a connection with a reset and, under TLS, without close_notify,
+// since a proper end would end the body. On a unix socket, which knows no reset,
+// there is nothing that the client could notice.
+func hangUp(nc net.Conn) {
+	if tc, ok := nc.(*tls.Conn); ok {
+		nc = tc.NetConn()
+	}
+	if t, ok := nc.(interface{ SetLinger(sec int) error }); ok {
+		t.SetLinger(0)
+	}
+	nc.Close()
+}
+
 // copyBody sends head and body to nc.
 func (r *HTTPRequest) copyBody(nc net.Conn, head []byte, body io.Reader) error {
 	buf := sockio.GetBuffer(sockio.MaxBuffer)
 	defer buf.Release()
 	for piece := head; ; {
-		nc.SetWriteDeadline(deadlineAt(after(r.guest.cfg.WriteTimeout)))
+		nc.SetWriteDeadline(deadlineAt(after(r.guest().cfg.WriteTimeout)))
 		if _, err := nc.Write(piece); err != nil {
 			return err
 		}
@@ -320,10 +432,10 @@ type guestReader struct{ r *HTTPRequest }
 func (g *guestReader) Read(p []byte) (int, error) {
 	r := g.r
 	n := 0
-	r.drained()
+	r.guest().written(r)
 	ok := r.waitGuest(nil, func() bool {
 		n = r.takeGuest(p)
-		return n > 0 || r.complete.Load()
+		return n > 0 || r.isComplete()
 	})
 	switch {
 	case n > 0:
@@ -339,20 +451,21 @@ func (g *guestReader) Close() error {
 	r := g.r
 	r.lose(r.opError(io.ErrClosedPipe)) // no more than a note if it is complete
 	r.stopBody()
-	r.end(nil)
+	r.guest().over(r)
 	return nil
 }
 
 // takeGuest moves output to p. The caller holds r.mu.
 func (r *HTTPRequest) takeGuest(p []byte) int {
 	var views [1][]byte
-	if r.out.Views(views[:]) == 0 {
+	g := r.guest()
+	if g.out.Views(views[:]) == 0 {
 		return 0
 	}
 	n := copy(p, views[0])
-	r.out.Advance(n)
+	g.out.Advance(n)
 	r.loop.count.httpBytesOut.Add(uint64(n))
-	r.writer.moving.Store(int64(n))
+	g.moving = n
 	return n
 }
 
@@ -399,7 +512,7 @@ func (cfg *HTTPServerConfig) HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.H
 			http.Error(w, http.StatusText(status), status)
 			return
 		}
-		if r.guest.body != nil {
+		if r.guest().body != nil {
 			http.NewResponseController(w).EnableFullDuplex()
 			r.startBody()
 			defer r.stopBody()
@@ -439,11 +552,11 @@ func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http
 	}
 	r := guestRequest(l, req.Method, uri, fields)
 	r.head.HTTP11 = req.ProtoAtLeast(1, 1)
-	r.guest.req = req
-	r.guest.flush = canFlush(w)
-	r.guest.cfg = cfg
-	r.guest.remote = stringAddr(req.RemoteAddr)
-	r.guest.tls = req.TLS
+	r.guest().req = req
+	r.guest().canFlush = canFlush(w)
+	r.guest().cfg = cfg
+	r.guest().remote = stringAddr(req.RemoteAddr)
+	r.guest().tls = req.TLS
 	err := r.takeBody(src, req.ContentLength, func() {
 		if http.NewResponseController(w).SetReadDeadline(soon()) != nil {
 			req.Body.Close()
@@ -482,9 +595,9 @@ func (a stringAddr) Network() string { return "tcp" }
 func (a stringAddr) String() string  { return string(a) }
 
 func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
-	defer r.end(nil)
+	defer r.guest().over(r)
 	r.mu.Lock()
-	a, streamed := r.guest.answer, r.writer != nil
+	a, streamed := r.guest().answer, r.writer != nil
 	r.mu.Unlock()
 	for _, f := range a.headers {
 		if !http1.EqualFold(f.Name, "Transfer-Encoding") && (streamed || r.bodyless(a.status) || !http1.EqualFold(f.Name, "Content-Length")) {
@@ -522,12 +635,12 @@ func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
 		n := 0
 		r.waitGuest(gone, func() bool {
 			n = r.takeGuest(buf.Room())
-			return n > 0 || r.complete.Load()
+			return n > 0 || r.isComplete()
 		})
 		if n == 0 {
 			break
 		}
-		rc.SetWriteDeadline(deadlineAt(after(r.guest.cfg.WriteTimeout)))
+		rc.SetWriteDeadline(deadlineAt(after(r.guest().cfg.WriteTimeout)))
 		_, err := w.Write(buf.Room()[:n])
 		if err == nil {
 			err = rc.Flush()
@@ -536,10 +649,10 @@ func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
 			r.lose(r.opError(err))
 			return
 		}
-		r.drained()
+		r.guest().written(r)
 	}
 	r.mu.Lock()
-	cut := r.cut || r.isLost
+	cut := r.cut || r.isLost()
 	r.mu.Unlock()
 	if cut {
 		panic(http.ErrAbortHandler) // so that the client notices

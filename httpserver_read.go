@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop/internal/http1"
+	"github.com/onloop/eventloop/internal/netcore"
 	"github.com/valyala/fasthttp"
 )
 
@@ -21,10 +22,10 @@ func (c *httpConn) readHead() (head []byte, status int, err error) {
 	var until time.Duration
 	var search http1.HeadSearch
 	for {
-		buf := c.buffered()
+		buf := c.in.p
 		// Empty lines before a request are ignored (RFC 9112 section 2.2).
 		if len(buf) >= 2 && buf[0] == '\r' && buf[1] == '\n' {
-			c.br.Discard(2)
+			c.in.discard(2)
 			search = http1.HeadSearch{}
 			continue
 		}
@@ -42,10 +43,8 @@ func (c *httpConn) readHead() (head []byte, status int, err error) {
 		if until == 0 {
 			until = after(c.s.cfg.ReadHeaderTimeout)
 		}
-		if err := c.flush(); err != nil { // responses to requests before this one
-			return nil, 0, err
-		}
-		if err := c.fill(until); err != nil {
+		c.uncork() // responses to requests before this one
+		if err := c.fillAll(until, headRead); err != nil {
 			if pastDeadline(err) && len(buf) > 0 {
 				return nil, fasthttp.StatusRequestTimeout, nil
 			}
@@ -64,8 +63,8 @@ func (c *httpConn) readRequest() (r *HTTPRequest, status int, err error) {
 	if status != 0 {
 		return nil, status, nil
 	}
-	r = &HTTPRequest{loop: c.s.loop, conn: c, head: requestHead{text: string(head), Request: info}}
-	c.br.Discard(len(head))
+	r = &HTTPRequest{loop: c.s.loop, via: c, mu: &c.core.Mutex, head: requestHead{text: string(head), Request: info}}
+	c.in.discard(len(head))
 	c.body = bodyReader{}
 	if info.Chunked || info.Length > 0 {
 		if status, err = c.startBody(r); status != 0 || err != nil {
@@ -94,7 +93,7 @@ func (c *httpConn) startBody(r *HTTPRequest) (status int, err error) {
 		c.body.Fixed(length)
 	}
 	if over := cfg.StreamBodyOver; over > 0 && length > over {
-		c.body.wake = c.back
+		c.body.streamed = true
 		r.stream = &bodyStream{}
 		return 0, nil
 	}
@@ -119,7 +118,7 @@ func (c *httpConn) readBody(r *HTTPRequest) (status int, err error) {
 		r.body = append(r.body, p...)
 		c.consumeBody(len(p))
 		if over > 0 && r.head.Chunked && int64(len(r.body)) > over {
-			c.body.wake = c.back
+			c.body.streamed = true
 			r.stream = &bodyStream{first: r.body}
 			r.body = nil
 			return 0, nil
@@ -146,9 +145,9 @@ var errBadBody = errors.New("eventloop: malformed request body")
 // stays in the connection's reader, so a read may be interrupted anywhere.
 type bodyReader struct {
 	http1.Body
-	until  time.Duration   // when the wait for it ends, once there was one
-	wake   <-chan struct{} // ends a wait for more of a stream
-	expect bool            // the client waits for 100 Continue
+	until    time.Duration // when the wait for it ends, once there was one
+	streamed bool          // an order ends a wait for more
+	expect   bool          // the client waits for 100 Continue
 }
 
 // peekBody returns bytes of the body that have arrived, at least one; they are
@@ -156,13 +155,13 @@ type bodyReader struct {
 // of the body it returns io.EOF.
 func (c *httpConn) peekBody() ([]byte, error) {
 	for {
-		skip, n, err := c.body.Next(c.buffered())
+		skip, n, err := c.body.Next(c.in.p)
 		if skip > 0 {
-			c.br.Discard(skip)
+			c.in.discard(skip)
 		}
 		switch err {
 		case nil:
-			return c.buffered()[:n], nil
+			return c.in.p[:n], nil
 		case io.EOF:
 			return nil, io.EOF
 		case http1.ErrMore:
@@ -179,7 +178,7 @@ func (c *httpConn) peekBody() ([]byte, error) {
 
 // consumeBody takes the first n bytes of what peekBody returned.
 func (c *httpConn) consumeBody(n int) {
-	c.br.Discard(n)
+	c.in.discard(n)
 	c.body.Consume(n)
 }
 
@@ -188,19 +187,107 @@ var continueHead = []byte("HTTP/1.1 100 Continue\r\n\r\n")
 // fillBody waits for more of the body, for which the client may have to be asked
 // first.
 func (c *httpConn) fillBody() error {
-	if c.body.expect {
-		c.body.expect = false
-		c.send(continueHead)
+	if !c.body.streamed {
+		c.allowBody(nil)
 	}
-	if err := c.flush(); err != nil {
-		return err
-	}
+	c.uncork()
 	if c.body.until == 0 {
 		c.body.until = after(c.s.cfg.ReadTimeout)
 	}
-	err := c.fillOr(c.body.until, c.body.wake, false)
+	fill := c.fillAll
+	if c.body.streamed {
+		fill = c.fill
+	}
+	err := fill(c.body.until, c.bodySize())
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
 	return err
+}
+
+// bodySize is the size of a read of the body.
+func (c *httpConn) bodySize() int {
+	left := c.body.Left()
+	if left == 0 { // between chunks
+		return 16 << 10
+	}
+	return int(min(max(left, headRead), bodyRead))
+}
+
+// allowBody sends 100 Continue if the client waits for it, unless the response to r
+// has begun: interim responses come before the final one (RFC 9110 section 15.2),
+// and after that the client sends the body unasked or not at all. r is nil before it
+// is handed over.
+func (c *httpConn) allowBody(r *HTTPRequest) {
+	if !c.body.expect {
+		return
+	}
+	c.body.expect = false
+	c.core.Lock()
+	defer c.core.Unlock()
+	if r == nil || !r.begun() {
+		c.queueOwn(continueHead)
+		c.core.Send()
+	}
+}
+
+// moveBody hands a piece of the body to the dispatcher.
+func (c *httpConn) moveBody(r *HTTPRequest) {
+	st := r.stream
+	if len(st.first) > 0 {
+		st.piece, st.first = st.first, nil
+	} else {
+		c.body.until = 0 // each wait has its own time
+		if len(c.in.p) == 0 {
+			c.allowBody(r)
+		}
+		p, err := c.peekBody()
+		if err != nil {
+			c.endBody(r, err)
+			return
+		}
+		st.piece = p
+		st.peeked = len(p)
+	}
+	c.core.Lock()
+	st.held = true
+	c.core.Unlock()
+	c.s.loop.send((*httpBodyTask)(r))
+}
+
+// consumePiece frees the room of a piece that the dispatcher is done with.
+func (c *httpConn) consumePiece(st *bodyStream) {
+	if st.peeked > 0 {
+		c.consumeBody(st.peeked)
+		st.peeked = 0
+	}
+}
+
+// endBody tells r how its streamed body ended.
+func (c *httpConn) endBody(r *HTTPRequest, err error) {
+	st := r.stream
+	gone := false
+	switch {
+	case err == io.EOF:
+		err = nil
+	case err == netcore.ErrWoken:
+		return
+	case err == errBadBody, err == fasthttp.ErrBodyTooLarge, pastDeadline(err):
+		c.linger = true
+		err = c.opError(OpRequest, err)
+	default:
+		gone, c.eof = true, true
+		err = c.opError(OpRequest, err)
+	}
+	c.core.Lock()
+	if st.ended { // lost meanwhile
+		c.core.Unlock()
+		return
+	}
+	st.ended, st.err = true, err
+	c.core.Unlock()
+	c.s.loop.send((*httpBodyTask)(r))
+	if gone {
+		r.lose(err)
+	}
 }

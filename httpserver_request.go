@@ -13,12 +13,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 	"unicode/utf8"
 
 	"github.com/onloop/eventloop/internal/http1"
-	"github.com/onloop/eventloop/internal/sockio"
 	"github.com/valyala/fasthttp"
 )
 
@@ -38,31 +36,53 @@ var ErrResponded = errors.New("eventloop: request answered already")
 //
 // All methods may be called from any goroutine and from any callback.
 type HTTPRequest struct {
-	loop  *Loop
-	conn  *httpConn // nil if it came through a server that is not ours
-	guest *guest    // nil if conn is not
-	head  requestHead
-	body  []byte
+	loop *Loop
+	via  exchange // what it came through
+	head requestHead
+	body []byte
 
-	complete atomic.Bool // nothing of the answer is to come; set with mu held
+	response atomic.Uint32 // a responseState; set with mu held
+	mu       *sync.Mutex   // of via; guards the following
 
-	mu         sync.Mutex   // guards the following
-	out        sockio.Queue // of the answer, not yet with the goroutine
 	stream     *bodyStream
 	writer     *ResponseWriter
 	x          *requestExtra // see extra
-	at         time.Duration // of the answer, by clock
-	begun      bool          // an answer was chosen
-	delayed    bool          // the callback has returned before it was complete
+	at         time.Duration // of the response, by clock
+	pos        int64         // in the output: where the response begins and, once complete, ends
+	delayed    bool          // the callback has returned before the response was complete
 	last       bool          // the connection is not to be kept
 	cut        bool          // nor to be ended in an orderly way
 	untilClose bool          // the body ends with the connection
-	ended      bool          // the answer is with the kernel, or nobody wants it
-	direct     bool          // a writer of the loop writes the answer, not the goroutine
-	writing    bool          // it does, or will
-	blocked    bool          // and could not write all of it
-	flushed    bool          // and wrote all of it
-	isLost     bool          // nobody can be answered any more; extra says why
+}
+
+// responseState is how far the response to a request is.
+type responseState uint32
+
+const (
+	responseNone     responseState = iota
+	responseBegun                  // it is chosen; more of it follows
+	responseComplete               // all of it is queued
+	responseLost                   // the client cannot be answered any more; extra says why
+)
+
+func (r *HTTPRequest) state() responseState { return responseState(r.response.Load()) }
+
+// setState changes the state. The caller holds r.mu.
+func (r *HTTPRequest) setState(s responseState) { r.response.Store(uint32(s)) }
+
+// over reports whether nothing of the response is to come.
+func (r *HTTPRequest) over() bool { return r.state() >= responseComplete }
+
+// isComplete reports whether all of the response is queued.
+func (r *HTTPRequest) isComplete() bool { return r.state() == responseComplete }
+
+// isLost reports whether the client cannot be answered any more.
+func (r *HTTPRequest) isLost() bool { return r.state() == responseLost }
+
+// begun reports whether a response was chosen, whatever has become of it. The caller
+// holds r.mu.
+func (r *HTTPRequest) begun() bool {
+	return r.writer != nil || r.state() == responseBegun || r.isComplete()
 }
 
 // A requestExtra is what a request has that most requests do not need: those
@@ -196,20 +216,10 @@ func (r *HTTPRequest) Header(name string) string {
 func (r *HTTPRequest) Body() []byte { return r.body }
 
 // RemoteAddr returns the address of the client.
-func (r *HTTPRequest) RemoteAddr() net.Addr {
-	if r.conn == nil {
-		return r.guest.remote
-	}
-	return r.conn.remote
-}
+func (r *HTTPRequest) RemoteAddr() net.Addr { return r.via.client() }
 
 // TLS returns the state of TLS, or nil if the request came in the clear.
-func (r *HTTPRequest) TLS() *tls.ConnectionState {
-	if r.conn == nil {
-		return r.guest.tls
-	}
-	return r.conn.tls
-}
+func (r *HTTPRequest) TLS() *tls.ConnectionState { return r.via.secured() }
 
 // Loop returns the loop of the request.
 func (r *HTTPRequest) Loop() *Loop { return r.loop }
@@ -230,10 +240,14 @@ func (r *HTTPRequest) Context() context.Context {
 	defer r.mu.Unlock()
 	x := r.extra()
 	if x.ctx == nil {
-		x.ctx, x.cancel = context.WithCancelCause(r.baseContext())
+		x.ctx, x.cancel = context.WithCancelCause(r.via.context())
 		switch {
-		case r.ended && !x.inTask || r.isLost:
+		case r.isLost():
 			x.cancel(x.lost)
+		case r.isComplete() && !x.inTask:
+			if !r.via.whenSent(r) {
+				x.cancel(nil)
+			}
 		case r.abortEnds(x.abort):
 			x.cancel(x.abort)
 		}
@@ -241,18 +255,9 @@ func (r *HTTPRequest) Context() context.Context {
 	return x.ctx
 }
 
-// baseContext is what the context of the request is derived from. A server that is
-// not ours sees to it that the end of the loop ends the request.
-func (r *HTTPRequest) baseContext() context.Context {
-	if r.guest != nil && r.guest.req != nil {
-		return r.guest.req.Context()
-	}
-	return r.loop.ctx
-}
-
 // abortEnds reports whether a client that leaves with err ends the context.
 func (r *HTTPRequest) abortEnds(err error) bool {
-	return err != nil && !(err == io.EOF && r.settings().AllowHalfOpen)
+	return err != nil && !(err == io.EOF && r.via.settings().AllowHalfOpen)
 }
 
 // String returns a readable overview: the request line, the fields, and the body
@@ -327,7 +332,7 @@ func (r *HTTPRequest) tellAbort() {
 	r.mu.Lock()
 	x := r.extra()
 	f, err := x.onAbort, x.abort
-	if f == nil || x.told || r.complete.Load() {
+	if f == nil || x.told || r.isComplete() {
 		r.mu.Unlock()
 		return
 	}
@@ -346,7 +351,7 @@ func (r *HTTPRequest) aborted(err error) {
 
 func (r *HTTPRequest) abortedLocked(err error) {
 	x := r.extra()
-	if r.complete.Load() || x.abort != nil {
+	if r.isComplete() || x.abort != nil {
 		return
 	}
 	x.abort = err
@@ -362,7 +367,7 @@ func (r *HTTPRequest) abortedLocked(err error) {
 // watchAbandoned sees to it that a request which stays open is logged. The caller
 // holds r.mu.
 func (r *HTTPRequest) watchAbandoned() {
-	if x := r.extra(); x.left == nil && !r.complete.Load() {
+	if x := r.extra(); x.left == nil && !r.isComplete() {
 		x.left = r.loop.AfterFunc(abandonedAfter, r.abandoned)
 		x.left.Unref()
 	}
@@ -386,17 +391,15 @@ func (r *HTTPRequest) lose(err error) {
 }
 
 func (r *HTTPRequest) loseLocked(err error) {
-	if r.complete.Load() || r.isLost {
+	if r.over() {
 		return
 	}
 	if err != ErrLoopClosed {
 		r.abortedLocked(err)
 	}
 	x := r.extra()
-	r.isLost, x.lost = true, err
-	if !r.writing {
-		r.dropOutput()
-	}
+	x.lost = err
+	r.setState(responseLost)
 	if st := r.stream; st != nil && !st.whole && !st.ended {
 		st.ended, st.err = true, err
 		r.loop.Post((*httpBodyTask)(r).run)
@@ -405,13 +408,7 @@ func (r *HTTPRequest) loseLocked(err error) {
 		x.cancel(err)
 	}
 	r.settle()
-	r.wake()
-}
-
-// dropOutput discards what the goroutine has not taken yet.
-func (r *HTTPRequest) dropOutput() {
-	r.loop.count.httpDiscarded.Add(uint64(r.out.Len()))
-	r.out.Reset()
+	r.via.lost(r)
 }
 
 // settle is called once, when the request needs no answer any more. The caller
@@ -434,35 +431,6 @@ func (r *HTTPRequest) stopTimer() {
 	}
 }
 
-// wake makes the goroutine that serves r look at it again. The caller holds r.mu.
-func (r *HTTPRequest) wake() {
-	if r.conn != nil {
-		r.conn.kick()
-		return
-	}
-	select {
-	case r.guest.back <- struct{}{}:
-	default:
-	}
-	if b := r.guest.body; b != nil {
-		select {
-		case b.feed <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// send has the output sent. The caller holds r.mu.
-func (r *HTTPRequest) send() {
-	switch {
-	case !r.direct:
-		r.wake()
-	case !r.writing:
-		r.writing = true
-		r.loop.writers.Add((*httpWriter)(r.conn))
-	}
-}
-
 // keep reports whether the connection is to be kept after the answer. The caller
 // holds r.mu.
 func (r *HTTPRequest) keep() bool { return !r.last && !r.cut && r.peek().upgraded == nil }
@@ -474,51 +442,15 @@ func (r *HTTPRequest) watched() bool {
 	return x.cancel != nil && !x.inTask
 }
 
-// keepFromWriters reports whether a writer has the output of r still; none will
-// have it afterwards.
-func (r *HTTPRequest) keepFromWriters() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.direct = false
-	return r.writing
-}
-
-// writerViews returns what a writer is to write now, or none when it is done. The
-// caller holds r.mu.
-func (r *HTTPRequest) writerViews(space [][]byte) [][]byte {
-	if !r.blocked && !r.isLost {
-		if n := r.out.Views(space); n > 0 {
-			return space[:n]
-		}
-		r.drainedLocked()
-	}
-	r.writing = false
-	if r.isLost {
-		r.dropOutput()
-	}
-	r.flushed = r.complete.Load() && !r.blocked && !r.isLost
-	r.ended = r.ended || r.flushed && !r.watched()
-	switch {
-	case !r.direct || r.blocked || r.isLost || r.flushed && (!r.keep() || r.watched()):
-		r.conn.kick()
-	case r.flushed:
-		r.conn.answered(r)
-	}
-	return nil
-}
-
-// writerSent accounts for what a writer has written.
-func (r *HTTPRequest) writerSent(n int, errno syscall.Errno) {
-	r.loop.count.httpBytesOut.Add(uint64(n))
-	r.out.Advance(n)
-	r.blocked = errno != 0 // an error, too: the goroutine will meet it
-}
-
-// end is called by the goroutine when all that can be written is written.
+// end ends the context of r when all that can be written is written.
 func (r *HTTPRequest) end(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.ended = true
+	r.endLocked(err)
+}
+
+// endLocked is end for callers that hold r.mu.
+func (r *HTTPRequest) endLocked(err error) {
 	if x := r.peek(); x.cancel != nil && !(x.inTask && err == nil) {
 		x.cancel(err)
 	}
@@ -529,7 +461,7 @@ type httpRequestTask HTTPRequest
 
 func (t *httpRequestTask) run() {
 	r := (*HTTPRequest)(t)
-	r.deliver(r.conn.s.handler)
+	r.deliver(r.via.(*httpConn).s.handler)
 }
 
 // deliver calls the handler, and lets the request wait if it is not answered
@@ -546,12 +478,12 @@ func (r *HTTPRequest) deliver(h func(r *HTTPRequest)) {
 
 // handled is called when the handler has returned.
 func (r *HTTPRequest) handled() {
-	if r.complete.Load() {
+	if r.isComplete() {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.complete.Load() && !r.isLost {
+	if !r.over() {
 		r.delay()
 	}
 }
@@ -564,13 +496,11 @@ func (r *HTTPRequest) delay() {
 		return
 	}
 	r.delayed = true
-	if d := r.responseTimeout(); d > 0 && !r.begun {
+	if d := r.via.settings().ResponseTimeout; d > 0 && !r.begun() {
 		x.timer = r.loop.AfterFunc(d, r.timedOut)
 		x.timer.Unref()
 	}
-	if !r.direct || r.out.Len() > 0 {
-		r.send()
-	}
+	r.via.flush()
 }
 
 // timedOut answers a request that the application did not.
@@ -584,7 +514,7 @@ func (r *HTTPRequest) timedOut() {
 func (r *HTTPRequest) panicked(err error) {
 	if r.respondError(fasthttp.StatusInternalServerError) == ErrResponded {
 		r.mu.Lock()
-		if !r.complete.Load() && !r.isLost { // a stream: its end would look like a good one
+		if !r.over() { // a stream: its end would look like a good one
 			r.cutShort()
 		}
 		r.mu.Unlock()
@@ -593,14 +523,7 @@ func (r *HTTPRequest) panicked(err error) {
 }
 
 // event delivers what went wrong with r on our side. On the loop.
-func (r *HTTPRequest) event(err error) {
-	if r.conn != nil {
-		r.conn.s.event(err)
-		return
-	}
-	r.loop.count.errors.Add(1)
-	r.loop.event(err, true)
-}
+func (r *HTTPRequest) event(err error) { r.via.event(r, err) }
 
 // opError wraps err as an error of the request.
 func (r *HTTPRequest) opError(err error) *OpError {
@@ -614,7 +537,7 @@ func (r *HTTPRequest) opError(err error) *OpError {
 // terminate loses the request at the end of the loop.
 func (r *HTTPRequest) terminate() {
 	r.mu.Lock()
-	dropped := !r.begun && !r.isLost
+	dropped := r.state() == responseNone
 	r.mu.Unlock()
 	if dropped {
 		r.loop.log(slog.LevelWarn, "a request was never answered", "request", r.describe())
@@ -649,7 +572,13 @@ type bodyStream struct {
 
 // wanted reports whether the next piece is to be read.
 func (st *bodyStream) wanted() bool {
-	return st.asked && !st.whole && !st.paused && !st.held && !st.ended
+	return st != nil && st.asked && !st.whole && !st.paused && !st.held && !st.ended
+}
+
+// inUse reports whether the dispatcher has a piece of the body, or will have it. One
+// that a pause holds back is not delivered any more after the answer.
+func (st *bodyStream) inUse(over bool) bool {
+	return st != nil && !st.whole && st.held && !(st.parked && over)
 }
 
 // BodyStreamed reports whether the body is a stream, which Body does not return
@@ -685,7 +614,7 @@ func (r *HTTPRequest) OnBody(onData func(p []byte), onEnd func(err error)) error
 	case st.whole || st.ended:
 		return r.loop.Post((*httpBodyTask)(r).run)
 	default:
-		r.wake()
+		r.via.wake()
 	}
 	return nil
 }
@@ -714,16 +643,7 @@ func (r *HTTPRequest) pauseBody(pause bool) {
 		st.parked = false
 		r.loop.Post((*httpBodyTask)(r).run)
 	}
-	r.wake()
-}
-
-// bodyInUse reports whether the dispatcher has a piece of the body, or will have
-// it. One that a pause holds back is not delivered any more after the answer.
-func (r *HTTPRequest) bodyInUse() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	st := r.stream
-	return st != nil && !st.whole && st.held && !st.parked
+	r.via.wake()
 }
 
 // httpBodyTask delivers a piece of the body of a request, or its end.
@@ -733,14 +653,14 @@ func (t *httpBodyTask) run() {
 	r := (*HTTPRequest)(t)
 	r.mu.Lock()
 	st := r.stream
-	over := r.complete.Load() || r.loop.ended.Load()
+	over := r.isComplete() || r.loop.ended.Load()
 	if st.paused && !over {
 		st.parked = true
 		r.mu.Unlock()
 		return
 	}
 	data, piece := st.onData, st.piece
-	deliver := st.held && !over && !r.isLost && data != nil
+	deliver := st.held && !over && !r.isLost() && data != nil
 	r.mu.Unlock()
 	defer r.bodyTaken() // onData may call runtime.Goexit
 	if deliver {
@@ -762,13 +682,13 @@ func (r *HTTPRequest) bodyGivenBack() (end func(err error), err error) {
 	st := r.stream
 	// The goroutine waits for a piece even after the answer; but after the answer
 	// only for that, and must not be woken from a later request.
-	if st.held && !st.whole || !r.complete.Load() {
-		defer r.wake()
+	if st.held && !st.whole || !r.isComplete() {
+		defer r.via.wake()
 	}
 	st.held = false
 	st.ended = st.ended || st.whole
 	switch {
-	case !st.ended || st.told || !st.asked || r.complete.Load() || r.loop.ended.Load():
+	case !st.ended || st.told || !st.asked || r.isComplete() || r.loop.ended.Load():
 	case st.paused:
 		st.parked = true
 	default:

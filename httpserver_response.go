@@ -1,7 +1,6 @@
 package eventloop
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -45,21 +44,7 @@ func (r *HTTPRequest) Respond(status int, headers Headers, body []byte) error {
 	if err := r.begin(); err != nil {
 		return err
 	}
-	if r.conn != nil {
-		var space [1024]byte
-		b := r.appendHead(space[:0], status, headers, int64(len(body)))
-		switch {
-		case r.bodyless(status):
-			r.queue(b)
-		case len(body) <= cap(b)-len(b):
-			r.queue(append(b, body...))
-		default:
-			r.queue(b)
-			r.queue(body)
-		}
-	} else {
-		r.guest.answer = guestAnswer{status: status, headers: slices.Clone(headers), body: bytes.Clone(body)}
-	}
+	r.via.respond(r, status, headers, body)
 	r.loop.count.answered(status)
 	r.finish()
 	return nil
@@ -75,24 +60,24 @@ func checkAnswer(status int, headers Headers) error {
 // begin chooses an answer. The caller holds r.mu.
 func (r *HTTPRequest) begin() error {
 	switch {
-	case r.begun:
+	case r.begun():
 		return ErrResponded
-	case r.isLost:
+	case r.isLost():
 		return r.x.lost
 	}
-	r.begun = true
+	r.setState(responseBegun)
 	r.stopTimer()
 	return nil
 }
 
 // finish says that the answer is complete. The caller holds r.mu.
 func (r *HTTPRequest) finish() {
-	r.complete.Store(true)
+	r.setState(responseComplete)
 	r.settle()
 	if r.writer != nil {
 		r.at = clock()
 	}
-	r.send()
+	r.via.completed(r)
 }
 
 // cutShort ends an answer that has begun and cannot be completed. The caller
@@ -100,12 +85,6 @@ func (r *HTTPRequest) finish() {
 func (r *HTTPRequest) cutShort() {
 	r.cut = true
 	r.finish()
-}
-
-// queue adds p to the output. The caller holds r.mu.
-func (r *HTTPRequest) queue(p []byte) {
-	r.loop.count.httpWritten.Add(uint64(len(p)))
-	r.out.Append(p)
 }
 
 // bodyless reports whether the answer has no body whatever is said about it (RFC
@@ -117,98 +96,6 @@ func (r *HTTPRequest) bodyless(status int) bool {
 // bodyStatus reports whether a response with that status may have a body.
 func bodyStatus(status int) bool {
 	return status != fasthttp.StatusNoContent && status != fasthttp.StatusNotModified && status != fasthttp.StatusResetContent
-}
-
-// responseTimeout returns how long the application may take.
-func (r *HTTPRequest) responseTimeout() time.Duration {
-	return r.settings().ResponseTimeout
-}
-
-// settings returns those of the server, or of the handler that is mounted in one
-// of others.
-func (r *HTTPRequest) settings() *HTTPServerConfig {
-	if r.conn == nil {
-		return r.guest.cfg
-	}
-	return r.conn.s.cfg
-}
-
-// appendHead appends the head of an answer, whose body has length bytes, or an
-// unknown number if it is negative. The caller holds r.mu.
-func (r *HTTPRequest) appendHead(b []byte, status int, headers Headers, length int64) []byte {
-	b = appendStatusLine(b, status)
-	c := r.conn
-	max := c.s.cfg.MaxRequestsPerConn
-	r.last = r.head.Close || c.s.closing.Load() || max > 0 && c.served >= max || r.bodyLeft()
-	r.at = clock()
-	dated, upgrade, stated := false, false, ""
-	for i := range headers {
-		f := &headers[i]
-		switch len(f.Name) {
-		case len("Date"):
-			dated = dated || http1.EqualFold(f.Name, "Date")
-		case len("Connection"):
-			if http1.EqualFold(f.Name, "Connection") {
-				r.last = r.last || headers[i:i+1].hasToken("Connection", "close")
-				upgrade = upgrade || headers[i:i+1].hasToken("Connection", "upgrade")
-				continue
-			}
-		case len("Content-Length"):
-			if http1.EqualFold(f.Name, "Content-Length") {
-				stated = f.Value
-				continue
-			}
-		case len("Transfer-Encoding"):
-			if http1.EqualFold(f.Name, "Transfer-Encoding") {
-				continue
-			}
-		}
-		b = append(b, f.Name...)
-		b = append(b, ": "...)
-		b = append(b, f.Value...)
-		b = append(b, "\r\n"...)
-	}
-	if !dated {
-		b = appendDate(b, r.at)
-	}
-	b = r.appendFraming(b, status, length, stated)
-	switch {
-	case upgrade:
-		b = append(b, "Connection: Upgrade\r\n"...)
-	case r.last:
-		b = append(b, "Connection: close\r\n"...)
-	case !r.head.HTTP11:
-		b = append(b, "Connection: keep-alive\r\n"...)
-	}
-	return append(b, "\r\n"...)
-}
-
-// appendFraming appends how the end of the body is found (RFC 9112 section 6).
-// stated is the Content-Length that the application gave.
-func (r *HTTPRequest) appendFraming(b []byte, status int, length int64, stated string) []byte {
-	switch {
-	case status == fasthttp.StatusSwitchingProtocols, status == fasthttp.StatusNoContent:
-		return b
-	case status == fasthttp.StatusResetContent:
-		length = 0
-	case status == fasthttp.StatusNotModified, r.Method() == fasthttp.MethodHead:
-		// What counts is what a GET would get, which only the application knows.
-		if n, ok := http1.ParseLength(stated); ok {
-			length = n
-		} else if length == 0 || status == fasthttp.StatusNotModified {
-			return b
-		}
-	}
-	if length >= 0 {
-		b = append(b, "Content-Length: "...)
-		b = strconv.AppendInt(b, length, 10)
-		return append(b, "\r\n"...)
-	}
-	if r.head.HTTP11 {
-		return append(b, "Transfer-Encoding: chunked\r\n"...)
-	}
-	r.last, r.untilClose = true, true
-	return b
 }
 
 // bodyLeft reports whether the answer comes before the body has been taken, which
@@ -274,11 +161,10 @@ type ResponseWriter struct {
 	length  int64 // of the body that was announced, or -1
 	written int64
 	chunked bool
-	drop    bool         // there is no body
-	posted  bool         // flush will come
-	wrote   bool         // since the last OnDrain
-	high    bool         // over the high-water mark, and half of it still there
-	moving  atomic.Int64 // bytes that the goroutine has taken and not written yet
+	drop    bool // there is no body
+	posted  bool // flush will come
+	wrote   bool // since the last OnDrain
+	high    bool // over the high-water mark, and half of it still there
 	onDrain func()
 }
 
@@ -295,8 +181,8 @@ func (r *HTTPRequest) Stream(status int, headers Headers) (*ResponseWriter, erro
 	if err := checkAnswer(status, headers); err != nil {
 		return nil, err
 	}
-	if r.conn == nil && !r.guest.flush {
-		return nil, errNoFlush
+	if err := r.via.mayStream(); err != nil {
+		return nil, err
 	}
 	length := int64(-1)
 	if stated, ok := headers.lookup("Content-Length"); ok {
@@ -311,13 +197,7 @@ func (r *HTTPRequest) Stream(status int, headers Headers) (*ResponseWriter, erro
 	}
 	w := &ResponseWriter{r: r, length: length, drop: r.bodyless(status)}
 	r.writer = w
-	if r.conn != nil {
-		w.chunked = length < 0 && r.head.HTTP11
-		var space [1024]byte
-		r.queue(r.appendHead(space[:0], status, headers, length))
-	} else {
-		r.guest.answer = guestAnswer{status: status, headers: slices.Clone(headers)}
-	}
+	w.chunked = r.via.open(r, status, headers, length)
 	r.loop.count.answered(status)
 	w.schedule()
 	return w, nil
@@ -333,9 +213,9 @@ func (w *ResponseWriter) Write(p []byte) (int, error) {
 	defer r.mu.Unlock()
 	high, most := w.marks()
 	switch {
-	case r.isLost:
+	case r.isLost():
 		return 0, r.x.lost
-	case r.complete.Load():
+	case r.isComplete():
 		return 0, net.ErrClosed
 	case w.length >= 0 && int64(len(p)) > w.length-w.written:
 		return 0, errLongBody
@@ -353,15 +233,15 @@ func (w *ResponseWriter) Write(p []byte) (int, error) {
 	}
 	if w.chunked {
 		var space [24]byte
-		r.queue(append(strconv.AppendInt(space[:0], int64(len(p)), 16), "\r\n"...))
-		r.queue(p)
-		r.queue([]byte("\r\n"))
+		r.via.queue(append(strconv.AppendInt(space[:0], int64(len(p)), 16), "\r\n"...))
+		r.via.queue(p)
+		r.via.queue([]byte("\r\n"))
 	} else {
-		r.queue(p)
+		r.via.queue(p)
 	}
 	w.high = w.high || w.buffered() > high
-	if r.delayed && r.out.Len() >= flushOver {
-		r.send()
+	if r.delayed && w.buffered() >= flushOver {
+		r.via.flush()
 	} else {
 		w.schedule()
 	}
@@ -373,7 +253,7 @@ const flushOver = 16 << 10
 
 // marks returns HighWater and MaxBuffered.
 func (w *ResponseWriter) marks() (high, most int) {
-	cfg := w.r.settings()
+	cfg := w.r.via.settings()
 	return cfg.HighWater, cfg.MaxBuffered
 }
 
@@ -384,7 +264,7 @@ func (w *ResponseWriter) schedule() {
 	if !w.posted && w.r.delayed {
 		w.posted = true
 		if w.r.loop.Post(w.Flush) != nil {
-			w.r.send()
+			w.r.via.flush()
 		}
 	}
 }
@@ -394,8 +274,8 @@ func (w *ResponseWriter) Flush() {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
 	w.posted = false
-	if !w.r.complete.Load() && !w.r.isLost {
-		w.r.send()
+	if !w.r.over() {
+		w.r.via.flush()
 	}
 }
 
@@ -407,16 +287,16 @@ func (w *ResponseWriter) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case r.isLost:
+	case r.isLost():
 		return r.x.lost
-	case r.complete.Load():
+	case r.isComplete():
 		return net.ErrClosed
 	case w.length > w.written && !w.drop:
 		r.cutShort()
 		return errShortBody
 	}
 	if w.chunked && !w.drop {
-		r.queue([]byte("0\r\n\r\n"))
+		r.via.queue([]byte("0\r\n\r\n"))
 	}
 	r.finish()
 	return nil
@@ -427,10 +307,8 @@ func (w *ResponseWriter) Close() error {
 func (w *ResponseWriter) Abort() {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
-	if !w.r.complete.Load() && !w.r.isLost {
-		if !w.r.writing {
-			w.r.dropOutput()
-		}
+	if !w.r.over() {
+		w.r.via.abort(w.r)
 		w.r.cutShort()
 	}
 }
@@ -454,7 +332,7 @@ func (w *ResponseWriter) Buffered() int {
 	return w.buffered()
 }
 
-func (w *ResponseWriter) buffered() int { return w.r.out.Len() + int(w.moving.Load()) }
+func (w *ResponseWriter) buffered() int { return w.r.via.pending(w.r) }
 
 // NeedDrain reports whether more than HTTPServerConfig.HighWater bytes were
 // pending, and half of it still are: a producer had better wait for OnDrain.
@@ -463,22 +341,6 @@ func (w *ResponseWriter) NeedDrain() bool {
 	defer w.r.mu.Unlock()
 	w.checkHigh()
 	return w.high
-}
-
-// drained tells the writer, if there is one, that what was taken is written.
-func (r *HTTPRequest) drained() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.drainedLocked()
-}
-
-func (r *HTTPRequest) drainedLocked() {
-	w := r.writer
-	if w == nil {
-		return
-	}
-	w.moving.Store(0)
-	w.checkDrain()
 }
 
 // checkHigh looks whether the output has fallen to half of the high-water mark. The
@@ -493,7 +355,7 @@ func (w *ResponseWriter) checkHigh() {
 // stays due. The caller holds r.mu.
 func (w *ResponseWriter) checkDrain() {
 	w.checkHigh()
-	if w.wrote && w.buffered() == 0 && w.onDrain != nil && !w.r.complete.Load() && !w.r.isLost {
+	if w.wrote && w.buffered() == 0 && w.onDrain != nil && !w.r.over() {
 		w.wrote = false
 		w.r.loop.Post(w.tellDrained)
 	}
@@ -503,7 +365,7 @@ func (w *ResponseWriter) checkDrain() {
 func (w *ResponseWriter) tellDrained() {
 	w.r.mu.Lock()
 	f := w.onDrain
-	if w.r.complete.Load() || w.r.isLost || w.buffered() > 0 {
+	if w.r.over() || w.buffered() > 0 {
 		f = nil
 	}
 	w.r.mu.Unlock()
@@ -531,7 +393,8 @@ func (r *HTTPRequest) Upgrade(headers Headers, cfg *ConnConfig) (*Conn, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	protocol := r.Header("Upgrade")
-	if r.conn == nil || !r.head.HTTP11 || !r.head.Upgrade || protocol == "" || r.stream != nil {
+	c, ours := r.via.(*httpConn)
+	if !ours || !r.head.HTTP11 || !r.head.Upgrade || protocol == "" || r.stream != nil {
 		return nil, errNoUpgrade
 	}
 	if err := r.begin(); err != nil {
@@ -541,7 +404,7 @@ func (r *HTTPRequest) Upgrade(headers Headers, cfg *ConnConfig) (*Conn, error) {
 	conf.TLS = nil
 	nc, err := r.loop.newConn(conf, kindConnIn, nil)
 	if err != nil {
-		r.begun = false
+		r.setState(responseNone)
 		return nil, err
 	}
 	fields := slices.Clone(headers)
@@ -549,42 +412,9 @@ func (r *HTTPRequest) Upgrade(headers Headers, cfg *ConnConfig) (*Conn, error) {
 		fields.Add("Upgrade", protocol)
 	}
 	fields.Set("Connection", "Upgrade")
-	var space [1024]byte
-	r.queue(r.appendHead(space[:0], fasthttp.StatusSwitchingProtocols, fields, 0))
+	c.open(r, fasthttp.StatusSwitchingProtocols, fields, 0)
 	r.extra().upgraded = nc
 	r.loop.count.answered(fasthttp.StatusSwitchingProtocols)
 	r.finish()
 	return nc, nil
-}
-
-// handOver gives the connection to what the request upgraded it to.
-func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
-	c.upgraded = true
-	to.whenForgotten(func() { c.s.release(c.ip) })
-	err := c.flush()
-	r.end(err)
-	if err != nil {
-		to.readerSide().connectFailed("write", err)
-		return
-	}
-	rest := bytes.Clone(c.buffered())
-	c.mu.Lock()
-	nc := c.nc
-	c.nc = nil // cut finds nothing any more
-	gone := c.is(connGone)
-	c.mu.Unlock()
-	if gone {
-		c.s.loop.closeConn(nc)
-		to.readerSide().connectFailed("read", c.why)
-		return
-	}
-	nc.SetDeadline(noDeadline)
-	if isForeign(nc) {
-		to.setAddrs(nc.LocalAddr(), c.remote)
-	}
-	if len(rest) > 0 {
-		to.Unread(rest)
-	}
-	c.s.loop.wg.Add(1)
-	to.readerSide().adopted(nc, nil, false, true)
 }

@@ -44,7 +44,7 @@ func TaskHandler(f func(t *Task, r *HTTPRequest) error) func(r *HTTPRequest) {
 // On the loop.
 func (r *HTTPRequest) taskEnded(err error) {
 	r.mu.Lock()
-	w, open := r.writer, !r.complete.Load() && !r.isLost
+	w, open := r.writer, !r.over()
 	r.mu.Unlock()
 	switch {
 	case !open:
@@ -132,12 +132,7 @@ func (r *HTTPRequest) FormValues() (url.Values, error) {
 // HTTP returns the http.Request that a server of net/http gave to [HTTPHandler], or
 // nil if the request came otherwise. Its body has been read already: see
 // [HTTPRequest.Body] and [HTTPRequest.OnBody]. It must not be modified.
-func (r *HTTPRequest) HTTP() *http.Request {
-	if r.guest == nil {
-		return nil
-	}
-	return r.guest.req
-}
+func (r *HTTPRequest) HTTP() *http.Request { return r.via.httpRequest() }
 
 // PathValue returns what the http.ServeMux around [HTTPHandler] matched for the
 // wildcard name of its pattern, or "" if there is no such wildcard or no such mux.

@@ -49,7 +49,7 @@ type Stats struct {
 		DroppedTotal   uint64 // connections that were accepted and closed at once: the loop ended
 		BytesInTotal   uint64 // bytes read, after TLS
 		BytesOutTotal  uint64 // bytes written, before TLS
-		BytesLostTotal uint64 // bytes of output that were not delivered, without what Abort discarded
+		BytesLostTotal uint64 // bytes of output that were not delivered, without what Abort discarded; HTTP servers included
 	}
 
 	// HTTPServer has the figures of all HTTP servers of the loop.
