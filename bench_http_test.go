@@ -20,7 +20,7 @@ import (
 // answer, client included.
 func BenchmarkHTTPHai(b *testing.B) {
 	conns := []int{1, 50, 500}
-	headers := eventloop.Headers{{Name: "Content-Type", Value: "text/plain"}}
+	headers := eventloop.HTTPHeaders{{Name: "Content-Type", Value: "text/plain"}}
 	body := []byte("hai")
 	b.Run("eventloop", func(b *testing.B) {
 		l, _ := startLoop(b, nil)

@@ -105,10 +105,10 @@ type ResolverConfig struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// ErrNoData matches the error of a lookup whose name exists but has no records of
+// ErrDNSNoData matches the error of a lookup whose name exists but has no records of
 // the type that was asked for. The [*net.DNSError] has IsNotFound set then, as it
 // has for a name that does not exist.
-var ErrNoData = resolver.ErrNoData
+var ErrDNSNoData = resolver.ErrNoData
 
 // LookupNetIP returns a future of the addresses of host, best first (RFC 6724):
 // at least one, or an error (dns-lookup). The network is "ip" for both families,

@@ -204,7 +204,7 @@ func wantLookupError(t testing.TB, err error, name, flags string) {
 		name string
 	}{
 		{de.IsNotFound, "notfound"}, {de.IsTimeout, "timeout"}, {de.IsTemporary, "temporary"},
-		{errors.Is(err, eventloop.ErrTimeout), "ErrTimeout"}, {errors.Is(err, eventloop.ErrNoData), "nodata"},
+		{errors.Is(err, eventloop.ErrTimeout), "ErrTimeout"}, {errors.Is(err, eventloop.ErrDNSNoData), "nodata"},
 		{errors.Is(err, context.Canceled), "canceled"}, {errors.Is(err, context.DeadlineExceeded), "deadline"},
 	} {
 		if f.set {

@@ -232,7 +232,7 @@
 // [Loop.ListenHTTP] calls a handler on the loop with each request. The request
 // owns its data and may be answered at any time, in the handler or from any
 // callback that comes later: at once with [HTTPRequest.Respond], piece by piece
-// with [HTTPRequest.Stream], or by becoming a [Conn] with [HTTPRequest.Upgrade].
+// with [HTTPRequest.RespondStream], or by becoming a [Conn] with [HTTPRequest.Upgrade].
 // [HTTPRequest.OnAbort] hears of clients that do not wait for it. Limits and
 // time-outs are on by default. This server is greeted by the client of its own
 // loop, and closes:

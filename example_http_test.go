@@ -27,7 +27,7 @@ func ExampleLoop_ListenHTTP() {
 			hits++
 			text := fmt.Sprintf("hello from %s, request %d", r.Path(), hits)
 			l.AfterFunc(time.Millisecond, func() {
-				r.Respond(200, eventloop.Headers{{Name: "Content-Type", Value: "text/plain"}}, []byte(text))
+				r.Respond(200, eventloop.HTTPHeaders{{Name: "Content-Type", Value: "text/plain"}}, []byte(text))
 			})
 		}, nil)
 		if err != nil {
@@ -189,10 +189,10 @@ func ExampleTaskHandler() {
 
 // Server-sent events: an answer that goes on. OnAbort hears of the client that
 // leaves, and the client here leaves after the third event.
-func ExampleHTTPRequest_Stream() {
+func ExampleHTTPRequest_RespondStream() {
 	err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
 		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
-			w, err := r.Stream(200, eventloop.Headers{{Name: "Content-Type", Value: "text/event-stream"}})
+			w, err := r.RespondStream(200, eventloop.HTTPHeaders{{Name: "Content-Type", Value: "text/event-stream"}})
 			if err != nil {
 				return
 			}
@@ -275,7 +275,7 @@ func ExampleHTTPClient_Do() {
 			switch {
 			case r.Path() == "/slow": // is never answered
 			case r.Method() != "POST":
-				r.Respond(405, eventloop.Headers{{Name: "Allow", Value: "POST"}}, nil)
+				r.Respond(405, eventloop.HTTPHeaders{{Name: "Allow", Value: "POST"}}, nil)
 			default:
 				r.Respond(201, nil, append([]byte("stored: "), r.Body()...))
 			}
@@ -287,7 +287,7 @@ func ExampleHTTPClient_Do() {
 		l.Go(ctx, func(t *eventloop.Task) error {
 			defer func() { s.Shutdown(0).Then(nil) }() // cuts off the request to /slow
 			res, err := l.HTTP().Do(t.Context(), "POST", base+"/notes", &eventloop.HTTPOptions{
-				Headers: eventloop.Headers{{Name: "Content-Type", Value: "text/plain"}},
+				Headers: eventloop.HTTPHeaders{{Name: "Content-Type", Value: "text/plain"}},
 				Body:    []byte("milk"),
 			}).Await(t)
 			if err != nil {

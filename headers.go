@@ -8,29 +8,29 @@ import (
 	"github.com/onloop/eventloop/internal/http1"
 )
 
-// A Header is one field of an HTTP message.
-type Header struct {
+// An HTTPHeader is one field of an HTTP message.
+type HTTPHeader struct {
 	Name, Value string
 }
 
-// Headers are the fields of an HTTP message in their order, duplicates included.
+// HTTPHeaders are the fields of an HTTP message in their order, duplicates included.
 // Names are compared without regard to the case of ASCII letters, as RFC 9110
-// section 5.1 has it. The nil Headers are empty and ready for use.
-type Headers []Header
+// section 5.1 has it. The nil HTTPHeaders are empty and ready for use.
+type HTTPHeaders []HTTPHeader
 
-// ErrHeader is matched by the error of a call that was given a field which must
+// ErrHTTPHeader is matched by the error of a call that was given a field which must
 // not go on the wire: a name that is no token, or a value with CR, LF, NUL or
 // another control character but the tab (RFC 9110 section 5.5).
-var ErrHeader = errors.New("eventloop: invalid header field")
+var ErrHTTPHeader = errors.New("eventloop: invalid header field")
 
 // Get returns the value of the first field with that name, or "".
-func (h Headers) Get(name string) string {
+func (h HTTPHeaders) Get(name string) string {
 	v, _ := h.lookup(name)
 	return v
 }
 
 // lookup is Get that tells an empty field from none.
-func (h Headers) lookup(name string) (value string, ok bool) {
+func (h HTTPHeaders) lookup(name string) (value string, ok bool) {
 	for i := range h {
 		if http1.EqualFold(h[i].Name, name) {
 			return h[i].Value, true
@@ -41,7 +41,7 @@ func (h Headers) lookup(name string) (value string, ok bool) {
 
 // Values returns the values of all fields with that name, in order; nil if there
 // are none. A value is not split at commas.
-func (h Headers) Values(name string) []string {
+func (h HTTPHeaders) Values(name string) []string {
 	var values []string
 	for i := range h {
 		if http1.EqualFold(h[i].Name, name) {
@@ -52,19 +52,19 @@ func (h Headers) Values(name string) []string {
 }
 
 // Add appends a field.
-func (h *Headers) Add(name, value string) {
-	*h = append(*h, Header{name, value})
+func (h *HTTPHeaders) Add(name, value string) {
+	*h = append(*h, HTTPHeader{name, value})
 }
 
 // Set replaces the first field with that name and removes the others; if there
 // is none, it appends one.
-func (h *Headers) Set(name, value string) {
+func (h *HTTPHeaders) Set(name, value string) {
 	for i := range *h {
 		if http1.EqualFold((*h)[i].Name, name) {
 			rest := (*h)[i+1:]
 			rest.Del(name)
 			*h = (*h)[:i+1+len(rest)]
-			(*h)[i] = Header{name, value}
+			(*h)[i] = HTTPHeader{name, value}
 			return
 		}
 	}
@@ -72,19 +72,19 @@ func (h *Headers) Set(name, value string) {
 }
 
 // Del removes all fields with that name.
-func (h *Headers) Del(name string) {
-	*h = slices.DeleteFunc(*h, func(f Header) bool { return http1.EqualFold(f.Name, name) })
+func (h *HTTPHeaders) Del(name string) {
+	*h = slices.DeleteFunc(*h, func(f HTTPHeader) bool { return http1.EqualFold(f.Name, name) })
 }
 
-// validate returns an error that matches ErrHeader for the first field that must
+// validate returns an error that matches ErrHTTPHeader for the first field that must
 // not go on the wire.
-func (h Headers) validate() error {
+func (h HTTPHeaders) validate() error {
 	for i := range h {
 		if !http1.IsToken(h[i].Name) {
-			return fmt.Errorf("%w: name %q", ErrHeader, h[i].Name)
+			return fmt.Errorf("%w: name %q", ErrHTTPHeader, h[i].Name)
 		}
 		if !http1.IsFieldValue(h[i].Value) {
-			return fmt.Errorf("%w: value of %s: %q", ErrHeader, h[i].Name, h[i].Value)
+			return fmt.Errorf("%w: value of %s: %q", ErrHTTPHeader, h[i].Name, h[i].Value)
 		}
 	}
 	return nil
@@ -92,7 +92,7 @@ func (h Headers) validate() error {
 
 // hasToken reports whether one of the fields with that name, which is a list,
 // has token as an element ("Connection: close, TE").
-func (h Headers) hasToken(name, token string) bool {
+func (h HTTPHeaders) hasToken(name, token string) bool {
 	for i := range h {
 		if http1.EqualFold(h[i].Name, name) && http1.HasElement(h[i].Value, token) {
 			return true

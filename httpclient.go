@@ -20,20 +20,20 @@ import (
 // Causes of failed requests, beside those that connections have. They are reached
 // through the [*OpError] of the request, which matches [ErrHTTP].
 var (
-	// ErrMalformed matches an answer that is no HTTP/1.
-	ErrMalformed = httpconn.ErrMalformed
+	// ErrHTTPMalformed matches an answer that is no HTTP/1.
+	ErrHTTPMalformed = httpconn.ErrMalformed
 
-	// ErrTooLarge matches an answer whose head or body is over the bounds of the
+	// ErrHTTPTooLarge matches an answer whose head or body is over the bounds of the
 	// client.
-	ErrTooLarge = httpconn.ErrTooLarge
+	ErrHTTPTooLarge = httpconn.ErrTooLarge
 
-	// ErrRedirects matches a request that was redirected more often than
+	// ErrHTTPRedirects matches a request that was redirected more often than
 	// [HTTPOptions.MaxRedirects].
-	ErrRedirects = errors.New("eventloop: too many redirects")
+	ErrHTTPRedirects = errors.New("eventloop: too many redirects")
 
-	// ErrBodyLength matches a request whose BodyReader gave more or less than
+	// ErrHTTPBodyLength matches a request whose BodyReader gave more or less than
 	// [HTTPOptions.ContentLength] said.
-	ErrBodyLength = httpconn.ErrBodyLength
+	ErrHTTPBodyLength = httpconn.ErrBodyLength
 )
 
 // An HTTPClientConfig holds the settings of an [HTTPClient]. The zero value means
@@ -213,12 +213,12 @@ type HTTPOptions struct {
 	// is not sent, since it could break the framing; but "Connection: close" is
 	// understood as Close. "Expect: 100-continue" holds the body back until the
 	// server wants it, for a second at most; without a body it is not sent.
-	Headers Headers
+	Headers HTTPHeaders
 
 	// Host is sent instead of the host of the URL, which is still what is
 	// connected to, and verified. It is a host with or without a port; anything
 	// else, here or in a Host field of Headers, is an error that matches
-	// ErrHeader.
+	// ErrHTTPHeader.
 	Host string
 
 	// Body is the body of the request. A method that usually has one, like POST,
@@ -284,12 +284,12 @@ type HTTPResponse struct {
 
 	// Headers are the fields in their order, duplicates included, with names in
 	// canonical case: "Content-Type".
-	Headers Headers
+	Headers HTTPHeaders
 
 	// Trailers are the fields after a chunked body, without those that must not
 	// come there (RFC 9110 section 6.5.1): framing, routing, credentials, and what
 	// tells how to read the body.
-	Trailers Headers
+	Trailers HTTPHeaders
 
 	// Body is the whole body; nil with OnBody.
 	Body []byte
@@ -332,8 +332,8 @@ func (c *HTTPClient) Get(ctx context.Context, url string) *Future[*HTTPResponse]
 // was no whole answer, with an [*OpError] that matches [ErrHTTP] and its cause:
 // [ErrTimeout], [ErrRefused], [ErrReset], [ErrDNS], io.EOF if the server ended the
 // connection without an answer, io.ErrUnexpectedEOF if it ended it within,
-// [ErrMalformed], [ErrTooLarge], [ErrRedirects], those of package tls, the cause
-// of ctx. So does a URL, a method or a field that is not valid ([ErrHeader]).
+// [ErrHTTPMalformed], [ErrHTTPTooLarge], [ErrHTTPRedirects], those of package tls, the cause
+// of ctx. So does a URL, a method or a field that is not valid ([ErrHTTPHeader]).
 //
 // When ctx ends the request ends at once, in whatever it is doing, and its
 // connection is closed. A pending request keeps the loop alive.

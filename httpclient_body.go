@@ -262,7 +262,7 @@ func (g *gunzip) Read(p []byte) (n int, err error) {
 	case g.coded.err != nil && g.coded.err != io.EOF:
 		return n, g.coded.err
 	}
-	return n, fmt.Errorf("%w: Content-Encoding gzip: %v", ErrMalformed, err)
+	return n, fmt.Errorf("%w: Content-Encoding gzip: %v", ErrHTTPMalformed, err)
 }
 
 // A lastError remembers the error of a reader that is read through another one.

@@ -234,7 +234,7 @@ func TestHTTPDecompress(t *testing.T) {
 			}
 		}
 		_, err := doHTTP(t, eventloop.HTTPClientConfig{MaxBodyBytes: len(plain) - 1}, "GET", "http://"+p.addr, &eventloop.HTTPOptions{Decompress: true})
-		if !errors.Is(err, eventloop.ErrTooLarge) {
+		if !errors.Is(err, eventloop.ErrHTTPTooLarge) {
 			t.Errorf("%s: over the limit: %v", name, err)
 		}
 		if _, err := doHTTP(t, eventloop.HTTPClientConfig{MaxBodyBytes: -1}, "GET", "http://"+p.addr, &eventloop.HTTPOptions{Decompress: true}); err != nil {
@@ -242,7 +242,7 @@ func TestHTTPDecompress(t *testing.T) {
 		}
 		broken := newHTTPPeer(t, answerAll(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\nContent-Length: %d\r\n\r\n%s", name, len(coded)/2, coded[:len(coded)/2])))
 		_, err = doHTTP(t, eventloop.HTTPClientConfig{}, "GET", "http://"+broken.addr, &eventloop.HTTPOptions{Decompress: true})
-		if !errors.Is(err, eventloop.ErrMalformed) {
+		if !errors.Is(err, eventloop.ErrHTTPMalformed) {
 			t.Errorf("%s: cut: %v", name, err)
 		}
 	}
@@ -263,9 +263,9 @@ func TestHTTPDecompressForOnBody(t *testing.T) {
 		{"whole", gzipped(plain), nil, plain},
 		{"two members", gzipped("a") + gzipped("b"), nil, "ab"},
 		{"empty", "", nil, ""},
-		{"no gzip", "abcdefghijklmnop", eventloop.ErrMalformed, ""},
-		{"cut", gzipped("abc")[:20], eventloop.ErrMalformed, ""},
-		{"damaged", gzipped("abc")[:10] + "\xff\xff\xff\xff\xff\xff", eventloop.ErrMalformed, ""},
+		{"no gzip", "abcdefghijklmnop", eventloop.ErrHTTPMalformed, ""},
+		{"cut", gzipped("abc")[:20], eventloop.ErrHTTPMalformed, ""},
+		{"damaged", gzipped("abc")[:10] + "\xff\xff\xff\xff\xff\xff", eventloop.ErrHTTPMalformed, ""},
 	} {
 		p := newHTTPPeer(t, answerAll(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%s", len(test.coded), test.coded)))
 		var got strings.Builder
@@ -348,8 +348,8 @@ func TestHTTPBodyReaderThatFails(t *testing.T) {
 	}{
 		{"error", io.MultiReader(strings.NewReader("abc"), &errReader{broken}), 0, broken},
 		{"error with a length", io.MultiReader(strings.NewReader("abc"), &errReader{broken}), 5, broken},
-		{"short", strings.NewReader("abc"), 5, eventloop.ErrBodyLength},
-		{"long", strings.NewReader("abc"), 2, eventloop.ErrBodyLength},
+		{"short", strings.NewReader("abc"), 5, eventloop.ErrHTTPBodyLength},
+		{"long", strings.NewReader("abc"), 2, eventloop.ErrHTTPBodyLength},
 		{"panic", &errReader{}, 0, nil},
 		{"nothing for ever", &errReader{io.ErrNoProgress}, 0, io.ErrNoProgress},
 	} {
@@ -418,7 +418,7 @@ func TestHTTPRedirectBeforeTheBodyIsSent(t *testing.T) {
 		r, w := io.Pipe()
 		opts := &eventloop.HTTPOptions{BodyReader: &closeCounter{Reader: r}, MaxRedirects: 1}
 		if expect {
-			opts.Headers = eventloop.Headers{{"Expect", "100-continue"}}
+			opts.Headers = eventloop.HTTPHeaders{{"Expect", "100-continue"}}
 		}
 		res, err := doHTTP(t, eventloop.HTTPClientConfig{}, "POST", "http://"+p.addr, opts)
 		if err != nil || res.Status != 200 || res.Redirects != 1 {
@@ -484,7 +484,7 @@ func TestHTTPClientExpectContinue(t *testing.T) {
 				began := time.Now()
 				body := &closeCounter{Reader: strings.NewReader("body")}
 				res, err := doHTTP(t, eventloop.HTTPClientConfig{Dial: dial}, "PUT", "http://h", &eventloop.HTTPOptions{
-					BodyReader: body, ContentLength: 4, Headers: eventloop.Headers{{"Expect", "100-continue"}},
+					BodyReader: body, ContentLength: 4, Headers: eventloop.HTTPHeaders{{"Expect", "100-continue"}},
 				})
 				if err != nil || res.Status != test.status {
 					t.Errorf("%+v, %v", res, err)
@@ -617,9 +617,9 @@ func TestHTTPProxyThatRefuses(t *testing.T) {
 		is           error
 	}{
 		{"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", "407 Proxy Authentication Required", nil},
-		{"garbage", "", eventloop.ErrMalformed},
+		{"garbage", "", eventloop.ErrHTTPMalformed},
 		{"", "", io.EOF},
-		{"HTTP/1.1 200 OK\r\n\r\nhello", "", eventloop.ErrMalformed},
+		{"HTTP/1.1 200 OK\r\n\r\nhello", "", eventloop.ErrHTTPMalformed},
 	} {
 		p := newHTTPPeer(t, answerOnce(test.answer))
 		cfg := eventloop.HTTPClientConfig{Proxy: func(*url.URL) (*url.URL, error) { return url.Parse("http://" + p.addr) }}

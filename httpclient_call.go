@@ -95,11 +95,11 @@ func (c *httpCall) prepare(method string) error {
 	case c.method == "CONNECT":
 		return errConnect
 	case !isHostField(o.Host):
-		return fmt.Errorf("%w: Host %q", ErrHeader, o.Host)
+		return fmt.Errorf("%w: Host %q", ErrHTTPHeader, o.Host)
 	case !isHostField(o.Headers.Get("Host")):
-		return fmt.Errorf("%w: Host %q", ErrHeader, o.Headers.Get("Host"))
+		return fmt.Errorf("%w: Host %q", ErrHTTPHeader, o.Headers.Get("Host"))
 	case !http1.IsFieldValue(c.client.cfg.UserAgent):
-		return fmt.Errorf("%w: User-Agent %q", ErrHeader, c.client.cfg.UserAgent)
+		return fmt.Errorf("%w: User-Agent %q", ErrHTTPHeader, c.client.cfg.UserAgent)
 	case o.BodyReader != nil && o.Body != nil:
 		return errTwoBodies
 	case o.ContentLength < 0:
@@ -401,7 +401,7 @@ func (c *httpCall) perform() (*HTTPResponse, error) {
 			return res, nil
 		}
 		if n == c.opts.MaxRedirects {
-			return nil, ErrRedirects
+			return nil, ErrHTTPRedirects
 		}
 		c.follow(res.Status, next)
 	}
@@ -410,7 +410,7 @@ func (c *httpCall) perform() (*HTTPResponse, error) {
 // follow makes the request the one for the target that an answer led to.
 func (c *httpCall) follow(status int, next *httpTarget) {
 	if !c.target.sameOrigin(next) {
-		c.opts.Headers = slices.DeleteFunc(slices.Clone(c.opts.Headers), func(h Header) bool {
+		c.opts.Headers = slices.DeleteFunc(slices.Clone(c.opts.Headers), func(h HTTPHeader) bool {
 			return http1.EqualFold(h.Name, "Authorization") || http1.EqualFold(h.Name, "Cookie") ||
 				http1.EqualFold(h.Name, "Host") || http1.EqualFold(h.Name, "Proxy-Authorization")
 		})
@@ -431,7 +431,7 @@ func (c *httpCall) dropBody() {
 	c.closeBody()
 	c.opts.Body, c.opts.BodyReader = nil, nil
 	c.length, c.expect = 0, false
-	c.opts.Headers = slices.DeleteFunc(slices.Clone(c.opts.Headers), func(h Header) bool {
+	c.opts.Headers = slices.DeleteFunc(slices.Clone(c.opts.Headers), func(h HTTPHeader) bool {
 		return len(h.Name) > len("Content-") && http1.EqualFold(h.Name[:len("Content-")], "Content-") ||
 			http1.EqualFold(h.Name, "Expect")
 	})
@@ -629,7 +629,7 @@ func (c *httpCall) head(route *httpRoute) *httpconn.Head {
 }
 
 // sends reports whether a field of the caller is sent.
-func (c *httpCall) sends(f *Header) bool {
+func (c *httpCall) sends(f *HTTPHeader) bool {
 	switch len(f.Name) {
 	case len("Expect"):
 		// RFC 9110 section 10.1.1: not without a body.
@@ -728,13 +728,13 @@ func (x *httpExchange) response(redirects int) *HTTPResponse {
 	return res
 }
 
-func headersOf(fields http1.Fields, n int) Headers {
-	var h Headers
+func headersOf(fields http1.Fields, n int) HTTPHeaders {
+	var h HTTPHeaders
 	if n > 0 {
-		h = make(Headers, 0, n)
+		h = make(HTTPHeaders, 0, n)
 	}
 	for name, value, ok := fields.Next(); ok; name, value, ok = fields.Next() {
-		h = append(h, Header{name, value})
+		h = append(h, HTTPHeader{name, value})
 	}
 	return h
 }
@@ -829,10 +829,10 @@ func decompress(res *HTTPResponse, max int) error {
 	}
 	body, err := coding.Decode(name, res.Body, max)
 	if errors.Is(err, coding.ErrTooLarge) {
-		return fmt.Errorf("%w: more than %d bytes when decompressed", ErrTooLarge, max)
+		return fmt.Errorf("%w: more than %d bytes when decompressed", ErrHTTPTooLarge, max)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: Content-Encoding %s: %v", ErrMalformed, name, err)
+		return fmt.Errorf("%w: Content-Encoding %s: %v", ErrHTTPMalformed, name, err)
 	}
 	res.Body = body
 	decoded(res)

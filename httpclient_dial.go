@@ -176,7 +176,7 @@ func (c *httpCall) tunnel(ctx context.Context, nc net.Conn, r *httpRoute) error 
 		return contextError(ctx)
 	}
 	if !conn.End() && err == nil {
-		err = fmt.Errorf("%w: data before the tunnel", ErrMalformed)
+		err = fmt.Errorf("%w: data before the tunnel", ErrHTTPMalformed)
 	}
 	if err != nil {
 		return fmt.Errorf("proxy: %w", err)

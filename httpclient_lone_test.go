@@ -178,7 +178,7 @@ func TestLaw6NothingOfALoneHTTPRequestIsLeftHoweverItEnds(t *testing.T) {
 		{"by its timeout", func(*eventloop.Loop, *lonePeer, func()) {}, eventloop.HTTPOptions{Timeout: 30 * time.Millisecond}, eventloop.ErrTimeout},
 		{"by the server", func(_ *eventloop.Loop, p *lonePeer, _ func()) { p.stop() }, eventloop.HTTPOptions{}, eventloop.ErrRefused}, // the second time
 		{"by a part of an answer", func(_ *eventloop.Loop, p *lonePeer, _ func()) { p.answer <- loneAnswer[:20] }, eventloop.HTTPOptions{}, io.ErrUnexpectedEOF},
-		{"by no answer", func(_ *eventloop.Loop, p *lonePeer, _ func()) { p.answer <- "SSH-2.0-no\r\n" }, eventloop.HTTPOptions{}, eventloop.ErrMalformed},
+		{"by no answer", func(_ *eventloop.Loop, p *lonePeer, _ func()) { p.answer <- "SSH-2.0-no\r\n" }, eventloop.HTTPOptions{}, eventloop.ErrHTTPMalformed},
 		{"by Stop", func(l *eventloop.Loop, _ *lonePeer, _ func()) { l.Stop() }, eventloop.HTTPOptions{}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -179,7 +179,7 @@ func TestHTTPResponseHasAllTheServerSaid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := eventloop.Headers{{"B", "2"}, {"Set-Cookie", "x=1; path=/"}, {"Content-Length", "5"}, {"A", "1"}, {"Set-Cookie", "y"},
+	want := eventloop.HTTPHeaders{{"B", "2"}, {"Set-Cookie", "x=1; path=/"}, {"Content-Length", "5"}, {"A", "1"}, {"Set-Cookie", "y"},
 		{"Content-Type", "text/plain"}, {"Folded", "one two"}, {"B", "3"}, {"Empty", ""}}
 	if !slices.Equal(res.Headers, want) {
 		t.Errorf("headers = %q, want %q", res.Headers, want)
@@ -216,7 +216,7 @@ func wire(t *testing.T, url, method string, opts *eventloop.HTTPOptions, body in
 }
 
 func TestHTTPRequestOnTheWire(t *testing.T) {
-	type H = eventloop.Headers
+	type H = eventloop.HTTPHeaders
 	type O = eventloop.HTTPOptions
 	for _, test := range []struct {
 		name, method, url string
@@ -294,7 +294,7 @@ func TestHTTPRequestOnTheWire(t *testing.T) {
 }
 
 func TestHTTPBadRequestsFailWithoutBeingSent(t *testing.T) {
-	type H = eventloop.Headers
+	type H = eventloop.HTTPHeaders
 	type O = eventloop.HTTPOptions
 	peer, dial := newHTTPPipe(answerAll(httpOK))
 	defer peer.stop()
@@ -321,17 +321,17 @@ func TestHTTPBadRequestsFailWithoutBeingSent(t *testing.T) {
 		{"G T", "http://h/", nil, nil},
 		{"GET\r\n", "http://h/", nil, nil},
 		{"CONNECT", "http://h/", nil, nil},
-		{"GET", "http://h/", &O{Host: "a\r\nb"}, eventloop.ErrHeader},
-		{"GET", "http://h/", &O{Host: "a b"}, eventloop.ErrHeader},
-		{"GET", "http://h/", &O{Host: "a:b:c"}, eventloop.ErrHeader},
-		{"GET", "http://h/", &O{Host: "a/b"}, eventloop.ErrHeader},
-		{"GET", "http://h/", &O{Headers: H{{"host", "a b"}}}, eventloop.ErrHeader},
-		{"GET", "http://h/", &O{Headers: H{{"Host", "[::1"}}}, eventloop.ErrHeader},
+		{"GET", "http://h/", &O{Host: "a\r\nb"}, eventloop.ErrHTTPHeader},
+		{"GET", "http://h/", &O{Host: "a b"}, eventloop.ErrHTTPHeader},
+		{"GET", "http://h/", &O{Host: "a:b:c"}, eventloop.ErrHTTPHeader},
+		{"GET", "http://h/", &O{Host: "a/b"}, eventloop.ErrHTTPHeader},
+		{"GET", "http://h/", &O{Headers: H{{"host", "a b"}}}, eventloop.ErrHTTPHeader},
+		{"GET", "http://h/", &O{Headers: H{{"Host", "[::1"}}}, eventloop.ErrHTTPHeader},
 		{"GET", "http://a\"b/", nil, nil},
-		{"GET", "http://h/", &O{Headers: H{{"", "x"}}}, eventloop.ErrHeader},
-		{"GET", "http://h/", &O{Headers: H{{"a b", "x"}}}, eventloop.ErrHeader},
-		{"GET", "http://h/", &O{Headers: H{{"a", "x\r\ny: z"}}}, eventloop.ErrHeader},
-		{"GET", "http://h/", &O{Headers: H{{"a", "x\x00"}}}, eventloop.ErrHeader},
+		{"GET", "http://h/", &O{Headers: H{{"", "x"}}}, eventloop.ErrHTTPHeader},
+		{"GET", "http://h/", &O{Headers: H{{"a b", "x"}}}, eventloop.ErrHTTPHeader},
+		{"GET", "http://h/", &O{Headers: H{{"a", "x\r\ny: z"}}}, eventloop.ErrHTTPHeader},
+		{"GET", "http://h/", &O{Headers: H{{"a", "x\x00"}}}, eventloop.ErrHTTPHeader},
 		{"PUT", "http://h/", &O{Body: []byte("x"), BodyReader: strings.NewReader("x")}, nil},
 		{"PUT", "http://h/", &O{BodyReader: strings.NewReader("x"), ContentLength: -1}, nil},
 	} {
@@ -390,7 +390,7 @@ func TestHTTPAnswersByTheirFraming(t *testing.T) {
 				check := func(res *eventloop.HTTPResponse, err error, reused bool) {
 					if err != nil || string(res.Body) != test.body || res.Reused != reused {
 						t.Errorf("got %+v, %v; want body %q, reused %v", res, err, test.body, reused)
-					} else if strings.Contains(test.name, "trailers") && !slices.Equal(res.Trailers, eventloop.Headers{{"X", "1"}, {"X-Y", "2"}}) {
+					} else if strings.Contains(test.name, "trailers") && !slices.Equal(res.Trailers, eventloop.HTTPHeaders{{"X", "1"}, {"X-Y", "2"}}) {
 						t.Errorf("trailers = %q", res.Trailers)
 					}
 				}
@@ -441,7 +441,7 @@ func TestHTTPEveryStatusIsAResult(t *testing.T) {
 
 func TestHTTPAnswersThatAreNone(t *testing.T) {
 	type is []error
-	malformed, tooLarge := eventloop.ErrMalformed, eventloop.ErrTooLarge
+	malformed, tooLarge := eventloop.ErrHTTPMalformed, eventloop.ErrHTTPTooLarge
 	const chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 	for _, test := range []struct {
 		name   string
@@ -1054,7 +1054,7 @@ var httpPhases = []httpPhase{
 		return &eventloop.HTTPOptions{BodyReader: r}
 	}},
 	{name: "waiting for 100", url: "http://h", peer: hang, opts: func() *eventloop.HTTPOptions {
-		return &eventloop.HTTPOptions{Body: []byte("x"), Headers: eventloop.Headers{{"Expect", "100-continue"}}}
+		return &eventloop.HTTPOptions{Body: []byte("x"), Headers: eventloop.HTTPHeaders{{"Expect", "100-continue"}}}
 	}},
 	{name: "waiting", url: "http://h", peer: hang},
 	{name: "reading the head", url: "http://h", peer: hangAfter("HTTP/1.1 200 OK\r\nA:")},
@@ -1343,10 +1343,10 @@ func TestHTTPRedirects(t *testing.T) {
 		{"GET", "/300", &O{MaxRedirects: 1}, 300, nil, []string{"GET /300 "}},
 		{"GET", "/304", &O{MaxRedirects: 1, Close: true}, 304, nil, []string{"GET /304 "}},
 		{"GET", "/none", &O{MaxRedirects: 1}, 302, nil, []string{"GET /none "}},
-		{"GET", "/loop", &O{MaxRedirects: 2}, 0, eventloop.ErrRedirects, []string{"GET /loop ", "GET /loop ", "GET /loop "}},
-		{"GET", "/bad", &O{MaxRedirects: 2}, 0, eventloop.ErrMalformed, []string{"GET /bad "}},
-		{"GET", "/scheme", &O{MaxRedirects: 2}, 0, eventloop.ErrMalformed, []string{"GET /scheme "}},
-		{"GET", "/away", &O{MaxRedirects: 1, Host: p.addr, Headers: eventloop.Headers{{"Authorization", "a"}, {"X", "y"}, {"cookie", "c"}}}, 200, nil,
+		{"GET", "/loop", &O{MaxRedirects: 2}, 0, eventloop.ErrHTTPRedirects, []string{"GET /loop ", "GET /loop ", "GET /loop "}},
+		{"GET", "/bad", &O{MaxRedirects: 2}, 0, eventloop.ErrHTTPMalformed, []string{"GET /bad "}},
+		{"GET", "/scheme", &O{MaxRedirects: 2}, 0, eventloop.ErrHTTPMalformed, []string{"GET /scheme "}},
+		{"GET", "/away", &O{MaxRedirects: 1, Host: p.addr, Headers: eventloop.HTTPHeaders{{"Authorization", "a"}, {"X", "y"}, {"cookie", "c"}}}, 200, nil,
 			[]string{"GET /away ", "GET /there HTTP/1.1\r\nHost: " + other.addr + "\r\nUser-Agent: eventloop\r\nX: y\r\n\r\n"}},
 	} {
 		seen = nil
@@ -1386,8 +1386,8 @@ func TestHTTPRedirectUsesTheSameConnection(t *testing.T) {
 		}
 	})
 	_, err := doHTTP(t, eventloop.HTTPClientConfig{}, "GET", "http://"+p.addr, &eventloop.HTTPOptions{MaxRedirects: 10})
-	if !errors.Is(err, eventloop.ErrRedirects) || p.conns.Load() != 1 {
-		t.Errorf("%v on %d connections, want ErrRedirects on 1", err, p.conns.Load())
+	if !errors.Is(err, eventloop.ErrHTTPRedirects) || p.conns.Load() != 1 {
+		t.Errorf("%v on %d connections, want ErrHTTPRedirects on 1", err, p.conns.Load())
 	}
 }
 
@@ -1588,7 +1588,7 @@ func TestLaw3EveryHTTPRequestEndsOnceAndWithItsOwnAnswer(t *testing.T) {
 			case 2:
 				method, opts.Body = "PUT", make([]byte, 100<<10)
 			case 3:
-				opts.Headers = eventloop.Headers{{"X-Long", strings.Repeat("y", 6000)}}
+				opts.Headers = eventloop.HTTPHeaders{{"X-Long", strings.Repeat("y", 6000)}}
 			}
 			switch rnd.IntN(8) {
 			case 0:
@@ -1639,7 +1639,7 @@ func TestLaw3EveryHTTPRequestEndsOnceAndWithItsOwnAnswer(t *testing.T) {
 }
 
 // stormErrors are what the server of a storm, and those who ask it, can cause.
-var stormErrors = []error{eventloop.ErrTimeout, eventloop.ErrReset, eventloop.ErrMalformed, io.EOF,
+var stormErrors = []error{eventloop.ErrTimeout, eventloop.ErrReset, eventloop.ErrHTTPMalformed, io.EOF,
 	io.ErrUnexpectedEOF, context.Canceled}
 
 // Loops are stopped in the midst of requests, on connections with and without a
@@ -1783,7 +1783,7 @@ func TestHTTPRequestsThatNeedAGoroutineUseKeptConnections(t *testing.T) {
 		client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{})
 		requests := []*eventloop.HTTPOptions{
 			{},
-			{Headers: eventloop.Headers{{"Long", strings.Repeat("x", 6<<10)}}}, // too long to be queued
+			{Headers: eventloop.HTTPHeaders{{"Long", strings.Repeat("x", 6<<10)}}}, // too long to be queued
 			{},
 			{Body: make([]byte, 48<<10)},
 			{Body: make([]byte, 100<<10)},

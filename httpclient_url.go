@@ -183,7 +183,7 @@ func (t *httpTarget) sameOrigin(o *httpTarget) bool {
 func (t *httpTarget) redirect(location string) (httpTarget, error) {
 	u, err := t.u.Parse(location)
 	if err != nil {
-		return httpTarget{}, fmt.Errorf("%w: Location %q", ErrMalformed, location)
+		return httpTarget{}, fmt.Errorf("%w: Location %q", ErrHTTPMalformed, location)
 	}
 	if u.User == nil && u.Scheme == t.u.Scheme && u.Host == t.u.Host {
 		u.User = t.u.User // as in a relative one
@@ -193,7 +193,7 @@ func (t *httpTarget) redirect(location string) (httpTarget, error) {
 	}
 	next, err := newTarget(u)
 	if err != nil {
-		return next, fmt.Errorf("%w: Location %q: %w", ErrMalformed, location, err)
+		return next, fmt.Errorf("%w: Location %q: %w", ErrHTTPMalformed, location, err)
 	}
 	return next, nil
 }

@@ -72,7 +72,7 @@ func TestHTTPTrailersAreBoundedLikeTheHead(t *testing.T) {
 	for _, n := range []int{200, 201} { // of 5 bytes: 1000 is the bound
 		p := newHTTPPeer(t, answerOnce("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"+strings.Repeat("A:b\r\n", n)+"\r\n"))
 		res, err := doHTTP(t, eventloop.HTTPClientConfig{MaxHeaderBytes: 1000}, "GET", "http://"+p.addr, nil)
-		if n == 200 && (err != nil || len(res.Trailers) != n) || n == 201 && !errors.Is(err, eventloop.ErrTooLarge) {
+		if n == 200 && (err != nil || len(res.Trailers) != n) || n == 201 && !errors.Is(err, eventloop.ErrHTTPTooLarge) {
 			t.Errorf("%d trailers: %v", n, err)
 		}
 	}
@@ -89,7 +89,7 @@ func TestHTTPErrorsDoNotQuoteTheResponse(t *testing.T) {
 	} {
 		p := newHTTPPeer(t, answerOnce(response))
 		_, err := doHTTP(t, eventloop.HTTPClientConfig{}, "GET", "http://"+p.addr, nil)
-		if !errors.Is(err, eventloop.ErrMalformed) || strings.Contains(err.Error(), "SECRET") {
+		if !errors.Is(err, eventloop.ErrHTTPMalformed) || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("%q: %v", response, err)
 		}
 	}
@@ -212,7 +212,7 @@ func TestHTTPBytesAfterACodedBodyAreIgnored(t *testing.T) {
 // A part of a coded body cannot be decoded, so the client asks for none.
 func TestHTTPDecompressAsksForNoCodingOfAPart(t *testing.T) {
 	for _, name := range []string{"Range", "rANGE"} {
-		opts := &eventloop.HTTPOptions{Decompress: true, Headers: eventloop.Headers{{name, "bytes=10-11"}, {"If-Range", "\"x\""}}}
+		opts := &eventloop.HTTPOptions{Decompress: true, Headers: eventloop.HTTPHeaders{{name, "bytes=10-11"}, {"If-Range", "\"x\""}}}
 		want := "GET / HTTP/1.1\r\nHost: h\r\nUser-Agent: u\r\n" + name + ": bytes=10-11\r\nIf-Range: \"x\"\r\n\r\n"
 		if got := wire(t, "http://h/", "GET", opts, 0); got != want {
 			t.Errorf("got %q, want %q", got, want)
@@ -472,7 +472,7 @@ func TestHTTPPutIsSentAgainWhateverItsSize(t *testing.T) {
 					})
 					opts := &eventloop.HTTPOptions{Body: bytes.Repeat([]byte("b"), size)}
 					if expect {
-						opts.Headers = eventloop.Headers{{"Expect", "100-continue"}}
+						opts.Headers = eventloop.HTTPHeaders{{"Expect", "100-continue"}}
 					}
 					mustRun(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}}, func(l *eventloop.Loop) {
 						l.HTTP().Get(context.Background(), "http://"+p.addr).Then(func(_ *eventloop.HTTPResponse, err error) {

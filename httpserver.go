@@ -56,10 +56,10 @@ type HTTPServerConfig struct {
 	// stream. More is answered with 413. Zero: 4 MB. Negative: no bound.
 	MaxBodyBytes int64
 
-	// StreamBodyOver makes bodies longer than so many bytes streams: the handler
+	// MaxInlineBody makes bodies longer than so many bytes streams: the handler
 	// is called before they have arrived, and takes them with
 	// [HTTPRequest.OnBody]. Zero or negative: all bodies are whole.
-	StreamBodyOver int64
+	MaxInlineBody int64
 
 	// MaxConns bounds the open connections, upgraded ones included; while they
 	// are all open nothing is accepted. Zero or negative: no bound but that of the
@@ -197,7 +197,7 @@ type HTTPServer struct {
 // any free one, see [HTTPServer.Addr]. What is wrong with the address, or that
 // it is in use, comes back here.
 //
-// h answers with [HTTPRequest.Respond] or [HTTPRequest.Stream], before it
+// h answers with [HTTPRequest.Respond] or [HTTPRequest.RespondStream], before it
 // returns or any time later.
 func (l *Loop) ListenHTTP(address string, h func(r *HTTPRequest), cfg *HTTPServerConfig) (*HTTPServer, error) {
 	lc := ListenConfig{}
@@ -208,7 +208,7 @@ func (l *Loop) ListenHTTP(address string, h func(r *HTTPRequest), cfg *HTTPServe
 		return nil, errNilFunc
 	}
 	fail := func(err error) (*HTTPServer, error) {
-		return nil, &OpError{Op: "listen", Net: "tcp", Addr: address, Err: err}
+		return nil, &OpError{Op: OpListen, Net: "tcp", Addr: address, Err: err}
 	}
 	if err := checkAddress("tcp", address); err != nil {
 		return fail(err)

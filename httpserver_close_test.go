@@ -36,7 +36,7 @@ func TestHTTPServerCloseIsGraceful(t *testing.T) {
 	waiting.send("GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
 	r := <-requests
 	streaming.send("GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
-	w, err := (<-requests).Stream(200, nil)
+	w, err := (<-requests).RespondStream(200, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -329,16 +329,16 @@ func TestHTTPHandlersInServersOfOthers(t *testing.T) {
 				switch r.Path() {
 				case "/now":
 					kept = r
-					r.Respond(201, eventloop.Headers{{"X-A", "1"}, {"X-A", "2"}, {"Content-Type", "a/b"}}, r.Body())
+					r.Respond(201, eventloop.HTTPHeaders{{"X-A", "1"}, {"X-A", "2"}, {"Content-Type", "a/b"}}, r.Body())
 				case "/later":
 					l.AfterFunc(time.Millisecond, func() {
 						r.Respond(200, nil, []byte(r.Header("X-Q")+" "+r.Query()))
-						if err := r.Respond(200, nil, nil); err != eventloop.ErrResponded {
+						if err := r.Respond(200, nil, nil); err != eventloop.ErrHTTPResponded {
 							t.Errorf("second answer: %v", err)
 						}
 					})
 				case "/stream":
-					w, _ := r.Stream(200, nil)
+					w, _ := r.RespondStream(200, nil)
 					n := 0
 					w.OnDrain(func() {
 						if n++; n == 3 {
@@ -349,7 +349,7 @@ func TestHTTPHandlersInServersOfOthers(t *testing.T) {
 					})
 					w.Write([]byte("0 "))
 				case "/abort":
-					w, _ := r.Stream(200, nil)
+					w, _ := r.RespondStream(200, nil)
 					w.Write([]byte("part"))
 					w.Flush()
 					l.AfterFunc(time.Millisecond, w.Abort)
@@ -515,8 +515,8 @@ func TestHTTPHandlersInServersOfOthersAnswerInTime(t *testing.T) {
 			if err := <-events; !errors.Is(err, eventloop.ErrTimeout) || !errors.Is(err, eventloop.ErrHTTP) {
 				t.Errorf("event %v, want ErrTimeout", err)
 			}
-			if err := (<-late).Respond(200, nil, nil); err != eventloop.ErrResponded {
-				t.Errorf("Respond = %v, want ErrResponded", err)
+			if err := (<-late).Respond(200, nil, nil); err != eventloop.ErrHTTPResponded {
+				t.Errorf("Respond = %v, want ErrHTTPResponded", err)
 			}
 			c.Close()
 		})

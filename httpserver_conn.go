@@ -136,7 +136,7 @@ func (c *httpConn) serve() {
 	goesOn, returned := false, false
 	defer func() {
 		if !returned && c.up { // foreign code called Goexit; handshake reports its own
-			c.panicked("serve", errGoexit)
+			c.panicked(OpServe, errGoexit)
 		}
 		if !goesOn {
 			c.end()
@@ -244,7 +244,7 @@ func (c *httpConn) meet() bool {
 	c.remote = remote
 	c.met.Store(true)
 	if err != nil { // of what is below TLS
-		c.panicked("address", err)
+		c.panicked(OpAddr, err)
 	}
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
@@ -303,7 +303,7 @@ func (c *httpConn) handshakeFailed(err error) {
 	}
 	c.linger = err != io.EOF && !late // or a reset would take the alert away
 	if err != io.EOF && !(late && c.s.closing.Load()) {
-		c.report("handshake", err)
+		c.report(OpHandshake, err)
 	}
 }
 
@@ -549,7 +549,7 @@ func (c *httpConn) fill(until time.Duration, size int) error {
 		c.in.add(b)
 		return nil
 	case isUncaught(err):
-		c.panicked("read", err)
+		c.panicked(OpRead, err)
 	case err == netcore.ErrTruncated:
 		return io.EOF // the framing of HTTP tells what is whole
 	}
@@ -613,7 +613,7 @@ func (c *httpConn) await() bool {
 			c.readAhead()
 		case stepWatch:
 			if err := c.core.Watch(false); err != netcore.ErrWoken {
-				c.lose(r, "read", err)
+				c.lose(r, OpRead, err)
 			}
 		default:
 			c.core.Wait()
@@ -682,7 +682,7 @@ func (c *httpConn) readAhead() {
 		if r != nil && err == io.EOF {
 			r.aborted(err)
 		} else if r != nil {
-			c.lose(r, "read", err)
+			c.lose(r, OpRead, err)
 		}
 	}
 }
@@ -821,7 +821,7 @@ func (c *httpConn) finish(over bool) {
 	if lost > 0 && !dropped {
 		c.s.loop.count.lost.Add(uint64(lost))
 		c.s.loop.count.httpAborts.Add(1)
-		c.report("write", &LostError{Bytes: lost, Err: why})
+		c.report(OpWrite, &LostError{Bytes: lost, Err: why})
 	}
 }
 
@@ -911,6 +911,6 @@ func (u *httpUser) WriteFailed(err error) {
 		c.s.loop.count.httpAborts.Add(1)
 	}
 	if !lost || pastDeadline(err) || isUncaught(err) {
-		c.report("write", err)
+		c.report(OpWrite, err)
 	}
 }

@@ -29,7 +29,7 @@ func TestHTTPEverythingOfARequestEndsWhenItsClientResetsAroundTheAnswer(t *testi
 			r.Respond(200, nil, make([]byte, 100))
 		}},
 		"a stream": {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 1500 * time.Microsecond, func(r *eventloop.HTTPRequest) {
-			w, err := r.Stream(200, nil)
+			w, err := r.RespondStream(200, nil)
 			if err != nil {
 				return // the client was quicker
 			}

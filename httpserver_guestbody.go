@@ -25,7 +25,7 @@ type guestBody struct {
 // takeBody reads the body of r, or makes it a stream if it is long. length is
 // what was announced, -1 if nothing was.
 func (r *HTTPRequest) takeBody(src io.Reader, length int64, interrupt func()) error {
-	over := r.guest().cfg.StreamBodyOver
+	over := r.guest().cfg.MaxInlineBody
 	whole := src
 	if over > 0 && length <= over {
 		whole = io.LimitReader(src, over+1)

@@ -80,11 +80,11 @@ func (g *guest) mayStream() error {
 	return nil
 }
 
-func (g *guest) respond(_ *HTTPRequest, status int, headers Headers, body []byte) {
+func (g *guest) respond(_ *HTTPRequest, status int, headers HTTPHeaders, body []byte) {
 	g.answer = guestAnswer{status: status, headers: slices.Clone(headers), body: bytes.Clone(body)}
 }
 
-func (g *guest) open(_ *HTTPRequest, status int, headers Headers, _ int64) (chunked bool) {
+func (g *guest) open(_ *HTTPRequest, status int, headers HTTPHeaders, _ int64) (chunked bool) {
 	g.answer = guestAnswer{status: status, headers: slices.Clone(headers)}
 	return false // the server does that
 }
@@ -130,7 +130,7 @@ func (g *guest) over(r *HTTPRequest) {
 
 type guestAnswer struct {
 	status  int
-	headers Headers
+	headers HTTPHeaders
 	body    []byte
 }
 
@@ -152,7 +152,7 @@ func FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
 // FastHTTPHandler is the function of the same name with the ResponseTimeout, the
 // HighWater and the MaxBuffered of cfg, which is copied, and its ReadTimeout and
 // WriteTimeout for streams of unknown length to clients of HTTP/1.0. In a server with
-// StreamRequestBody, MaxBodyBytes counts as well, and StreamBodyOver: longer bodies
+// StreamRequestBody, MaxBodyBytes counts as well, and MaxInlineBody: longer bodies
 // are taken with [HTTPRequest.OnBody]. The server decides about what the other
 // fields say; events go to Config.EventHandler.
 func (cfg *HTTPServerConfig) FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
@@ -189,7 +189,7 @@ func refuseFast(ctx *fasthttp.RequestCtx, status int) {
 
 // fastRequest copies what ctx has, which is only valid while the handler runs.
 func fastRequest(l *Loop, ctx *fasthttp.RequestCtx) *HTTPRequest {
-	var fields Headers
+	var fields HTTPHeaders
 	for name, value := range ctx.Request.Header.AllInOrder() {
 		fields.Add(string(name), string(value))
 	}
@@ -238,7 +238,7 @@ func (b fastBody) Read(p []byte) (int, error) {
 }
 
 // guestRequest returns a request that did not come through a server of ours.
-func guestRequest(l *Loop, method, uri string, fields Headers) *HTTPRequest {
+func guestRequest(l *Loop, method, uri string, fields HTTPHeaders) *HTTPRequest {
 	var b strings.Builder
 	b.WriteString(method + " " + uri + " HTTP/1.1\r\n")
 	start := b.Len()
@@ -315,7 +315,7 @@ func (r *HTTPRequest) answerFast(ctx *fasthttp.RequestCtx) {
 		switch {
 		case http1.EqualFold(f.Name, "Content-Length"), http1.EqualFold(f.Name, "Transfer-Encoding"):
 		case http1.EqualFold(f.Name, "Connection"):
-			if (Headers{f}).hasToken("Connection", "close") {
+			if (HTTPHeaders{f}).hasToken("Connection", "close") {
 				ctx.SetConnectionClose()
 			}
 		default:
@@ -425,7 +425,7 @@ func (r *HTTPRequest) copyBody(nc net.Conn, head []byte, body io.Reader) error {
 	}
 }
 
-// A guestReader reads what is written to the ResponseWriter of a request. Read is
+// A guestReader reads what is written to the HTTPResponseWriter of a request. Read is
 // called by the server's goroutine.
 type guestReader struct{ r *HTTPRequest }
 
@@ -486,7 +486,7 @@ func (r *HTTPRequest) isCut() bool {
 // returns the http.Request itself.
 //
 // A client that is gone ends the context of the request, and is told to OnAbort as
-// io.EOF: net/http does not say how it left. Stream returns an error that matches
+// io.EOF: net/http does not say how it left. RespondStream returns an error that matches
 // errors.ErrUnsupported if the http.ResponseWriter, of a middleware say, cannot
 // flush. Upgrade is not possible. A request that comes when the loop does not run, or
 // that the loop did not answer when it ended, is answered with 503.
@@ -495,8 +495,8 @@ func HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
 }
 
 // HTTPHandler is the function of the same name with the ResponseTimeout, the
-// WriteTimeout, the MaxBodyBytes, the StreamBodyOver, the HighWater and the
-// MaxBuffered of cfg, which is copied. Bodies longer than StreamBodyOver are taken
+// WriteTimeout, the MaxBodyBytes, the MaxInlineBody, the HighWater and the
+// MaxBuffered of cfg, which is copied. Bodies longer than MaxInlineBody are taken
 // with [HTTPRequest.OnBody]; while one is read, nothing is noticed of a client
 // that goes but the end of the body. What the other fields say is the business of
 // the server; events go to Config.EventHandler.
@@ -535,7 +535,7 @@ func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http
 		}
 		src = http.MaxBytesReader(w, src, cfg.MaxBodyBytes)
 	}
-	fields := Headers{{"Host", req.Host}}
+	fields := HTTPHeaders{{"Host", req.Host}}
 	names := make([]string, 0, len(req.Header))
 	for name := range req.Header {
 		names = append(names, name)

@@ -25,10 +25,10 @@ func TestHTTPMountedMaxBodyBytesBoundsAllBodies(t *testing.T) {
 					if want == 413 && over > 0 && chunked {
 						continue // OnBody hears of it
 					}
-					t.Run(fmt.Sprintf("%s, StreamBodyOver %d, chunked %v, %d bytes", name, over, chunked, size), func(t *testing.T) {
+					t.Run(fmt.Sprintf("%s, MaxInlineBody %d, chunked %v, %d bytes", name, over, chunked, size), func(t *testing.T) {
 						l, _ := startLoop(t, nil)
 						var calls, got int // on the loop
-						addr := mount(t, l, &eventloop.HTTPServerConfig{MaxBodyBytes: most, StreamBodyOver: over}, func(r *eventloop.HTTPRequest) {
+						addr := mount(t, l, &eventloop.HTTPServerConfig{MaxBodyBytes: most, MaxInlineBody: over}, func(r *eventloop.HTTPRequest) {
 							calls++
 							r.OnBody(func(p []byte) { got += len(p) }, func(err error) { r.Respond(200, nil, nil) })
 						})
@@ -77,10 +77,10 @@ func TestHTTPMountedHandlerIsNotGivenABrokenBody(t *testing.T) {
 				{"no last chunk", "Transfer-Encoding: chunked", "5\r\nhello\r\n"},
 				{"truncated body", "Content-Length: 10", "hello"},
 			} {
-				t.Run(fmt.Sprintf("%s, StreamBodyOver %d, %s", name, over, v.name), func(t *testing.T) {
+				t.Run(fmt.Sprintf("%s, MaxInlineBody %d, %s", name, over, v.name), func(t *testing.T) {
 					l, _ := startLoop(t, nil)
 					bodies, ends := make(chan string, 10), make(chan error, 10)
-					addr := mount(t, l, &eventloop.HTTPServerConfig{StreamBodyOver: over}, func(r *eventloop.HTTPRequest) {
+					addr := mount(t, l, &eventloop.HTTPServerConfig{MaxInlineBody: over}, func(r *eventloop.HTTPRequest) {
 						if over == 0 {
 							bodies <- string(r.Body())
 						}
@@ -139,7 +139,7 @@ func TestHTTPMountedStreamToHTTP10IsSentAsTheClientTakesIt(t *testing.T) {
 			const all = 64 << 20
 			aborted, held := make(chan error, 1), make(chan int, 100_000)
 			addr := mount(t, l, nil, func(r *eventloop.HTTPRequest) {
-				w, err := r.Stream(200, eventloop.Headers{{"X-A", "b"}, {"Content-Type", "a/b"}})
+				w, err := r.RespondStream(200, eventloop.HTTPHeaders{{"X-A", "b"}, {"Content-Type", "a/b"}})
 				if err != nil {
 					t.Error(err)
 					return
@@ -208,8 +208,8 @@ func TestHTTPMountedEchoOfAStreamedBody(t *testing.T) {
 		for _, version := range []string{"1.1", "1.0"} {
 			t.Run(name+", HTTP/"+version, func(t *testing.T) {
 				l, _ := startLoop(t, nil)
-				addr := mount(t, l, &eventloop.HTTPServerConfig{StreamBodyOver: 1000}, func(r *eventloop.HTTPRequest) {
-					w, err := r.Stream(200, nil)
+				addr := mount(t, l, &eventloop.HTTPServerConfig{MaxInlineBody: 1000}, func(r *eventloop.HTTPRequest) {
+					w, err := r.RespondStream(200, nil)
 					if err != nil {
 						t.Error(err)
 						return
@@ -255,9 +255,9 @@ func TestHTTPResponseToHEADIsThatToGETWithoutItsBody(t *testing.T) {
 			case "/long":
 				r.Respond(200, nil, make([]byte, 100_000))
 			case "/stated":
-				r.Respond(200, eventloop.Headers{{"Content-Length", "7"}}, make([]byte, map[string]int{"GET": 7}[r.Method()]))
+				r.Respond(200, eventloop.HTTPHeaders{{"Content-Length", "7"}}, make([]byte, map[string]int{"GET": 7}[r.Method()]))
 			case "/stream":
-				w, _ := r.Stream(200, eventloop.Headers{{"Content-Length", "9"}})
+				w, _ := r.RespondStream(200, eventloop.HTTPHeaders{{"Content-Length", "9"}})
 				io.WriteString(w, "nine char")
 				w.Close()
 			}
@@ -285,7 +285,7 @@ func TestHTTPStreamWithoutABodyGoesOnToItsEndEverywhere(t *testing.T) {
 		addr := serve(func(r *eventloop.HTTPRequest) {
 			status := 200
 			fmt.Sscan(r.Path()[1:], &status)
-			w, err := r.Stream(status, nil)
+			w, err := r.RespondStream(status, nil)
 			if err != nil {
 				t.Error(err)
 				return

@@ -32,11 +32,11 @@ type exchange interface {
 	mayStream() error
 
 	// respond gives the whole response.
-	respond(r *HTTPRequest, status int, headers Headers, body []byte)
+	respond(r *HTTPRequest, status int, headers HTTPHeaders, body []byte)
 
 	// open gives the head of a response of which the body follows, length bytes or,
 	// if negative, an unknown number. It reports whether that is sent in chunks.
-	open(r *HTTPRequest, status int, headers Headers, length int64) (chunked bool)
+	open(r *HTTPRequest, status int, headers HTTPHeaders, length int64) (chunked bool)
 
 	// queue adds to the body, and flush has sent what was added.
 	queue(p []byte)
@@ -66,7 +66,7 @@ func (c *httpConn) wake()                           { c.core.Wake() }
 func (c *httpConn) mayStream() error                { return nil }
 func (c *httpConn) lost(*HTTPRequest)               { c.core.Wake() }
 
-func (c *httpConn) respond(r *HTTPRequest, status int, headers Headers, body []byte) {
+func (c *httpConn) respond(r *HTTPRequest, status int, headers HTTPHeaders, body []byte) {
 	var space [1024]byte
 	r.pos = c.queued
 	b := c.appendHead(space[:0], r, status, headers, int64(len(body)))
@@ -81,7 +81,7 @@ func (c *httpConn) respond(r *HTTPRequest, status int, headers Headers, body []b
 	}
 }
 
-func (c *httpConn) open(r *HTTPRequest, status int, headers Headers, length int64) (chunked bool) {
+func (c *httpConn) open(r *HTTPRequest, status int, headers HTTPHeaders, length int64) (chunked bool) {
 	var space [1024]byte
 	r.pos = c.queued
 	c.queueOwn(c.appendHead(space[:0], r, status, headers, length))
@@ -181,7 +181,7 @@ func (c *httpConn) discardFor(err error) {
 
 // appendHead appends the head of a response, whose body has length bytes, or an
 // unknown number if it is negative. The caller holds the lock.
-func (c *httpConn) appendHead(b []byte, r *HTTPRequest, status int, headers Headers, length int64) []byte {
+func (c *httpConn) appendHead(b []byte, r *HTTPRequest, status int, headers HTTPHeaders, length int64) []byte {
 	b = appendStatusLine(b, status)
 	max := c.s.cfg.MaxRequestsPerConn
 	r.last = r.head.Close || c.s.closing.Load() || max > 0 && c.served >= max || r.bodyLeft()
@@ -281,7 +281,7 @@ func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
 		nc = nil
 	}
 	if nc == nil {
-		to.readerSide().connectFailed("write", err)
+		to.readerSide().connectFailed(OpWrite, err)
 		return
 	}
 	if isForeign(nc) {

@@ -92,7 +92,7 @@ func (c *httpConn) startBody(r *HTTPRequest) (status int, err error) {
 	} else {
 		c.body.Fixed(length)
 	}
-	if over := cfg.StreamBodyOver; over > 0 && length > over {
+	if over := cfg.MaxInlineBody; over > 0 && length > over {
 		c.body.streamed = true
 		r.stream = &bodyStream{}
 		return 0, nil
@@ -102,7 +102,7 @@ func (c *httpConn) startBody(r *HTTPRequest) (status int, err error) {
 
 // readBody reads a body whole, or until it is long enough to be a stream.
 func (c *httpConn) readBody(r *HTTPRequest) (status int, err error) {
-	over := c.s.cfg.StreamBodyOver
+	over := c.s.cfg.MaxInlineBody
 	for {
 		p, err := c.peekBody()
 		if err == io.EOF {

@@ -20,14 +20,14 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// ErrResponded is returned by the second attempt to answer a request.
-var ErrResponded = errors.New("eventloop: request answered already")
+// ErrHTTPResponded is returned by the second attempt to answer a request.
+var ErrHTTPResponded = errors.New("eventloop: request answered already")
 
 // An HTTPRequest is a request of a client. It owns what it gives: all of it stays
 // valid as long as the application keeps it, also after the answer. What it gives
 // must not be modified.
 //
-// Exactly one of [HTTPRequest.Respond], [HTTPRequest.Stream] and
+// Exactly one of [HTTPRequest.Respond], [HTTPRequest.RespondStream] and
 // [HTTPRequest.Upgrade] answers it, in the handler or any time later. Requests of
 // one connection come one after the other: the next when this one is answered. A
 // request that is dropped without an answer keeps its connection and the loop;
@@ -45,7 +45,7 @@ type HTTPRequest struct {
 	mu       *sync.Mutex   // of via; guards the following
 
 	stream     *bodyStream
-	writer     *ResponseWriter
+	writer     *HTTPResponseWriter
 	x          *requestExtra // see extra
 	at         time.Duration // of the response, by clock
 	pos        int64         // in the output: where the response begins and, once complete, ends
@@ -88,8 +88,8 @@ func (r *HTTPRequest) begun() bool {
 // A requestExtra is what a request has that most requests do not need: those
 // that are answered in the handler. It makes a request half as large.
 type requestExtra struct {
-	pending  handle  // registered while the answer is awaited after the callback
-	headers  Headers // made when they are asked for
+	pending  handle      // registered while the answer is awaited after the callback
+	headers  HTTPHeaders // made when they are asked for
 	upgraded *Conn
 	lost     error
 	abort    error // to be told, if told is not set
@@ -180,13 +180,13 @@ func (r *HTTPRequest) Query() string {
 }
 
 // Headers returns all fields as they were sent, in order.
-func (r *HTTPRequest) Headers() Headers {
+func (r *HTTPRequest) Headers() HTTPHeaders {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	x := r.extra()
 	if x.headers == nil {
 		lines := r.head.lines()
-		x.headers = make(Headers, 0, strings.Count(lines, "\n"))
+		x.headers = make(HTTPHeaders, 0, strings.Count(lines, "\n"))
 		for line := range strings.Lines(lines) {
 			x.headers.Add(http1.SplitField(line))
 		}
@@ -212,7 +212,7 @@ func (r *HTTPRequest) Header(name string) string {
 }
 
 // Body returns the body, whatever the method; nil if there is none, or if it is
-// taken with [HTTPRequest.OnBody] because of HTTPServerConfig.StreamBodyOver.
+// taken with [HTTPRequest.OnBody] because of HTTPServerConfig.MaxInlineBody.
 func (r *HTTPRequest) Body() []byte { return r.body }
 
 // RemoteAddr returns the address of the client.
@@ -512,7 +512,7 @@ func (r *HTTPRequest) timedOut() {
 
 // panicked answers a request after a panic of its handler.
 func (r *HTTPRequest) panicked(err error) {
-	if r.respondError(fasthttp.StatusInternalServerError) == ErrResponded {
+	if r.respondError(fasthttp.StatusInternalServerError) == ErrHTTPResponded {
 		r.mu.Lock()
 		if !r.over() { // a stream: its end would look like a good one
 			r.cutShort()
@@ -581,9 +581,9 @@ func (st *bodyStream) inUse(over bool) bool {
 	return st != nil && !st.whole && st.held && !(st.parked && over)
 }
 
-// BodyStreamed reports whether the body is a stream, which Body does not return
-// because it is longer than HTTPServerConfig.StreamBodyOver.
-func (r *HTTPRequest) BodyStreamed() bool {
+// HasBodyStream reports whether the body is a stream, which Body does not return
+// because it is longer than HTTPServerConfig.MaxInlineBody.
+func (r *HTTPRequest) HasBodyStream() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.stream != nil && !r.stream.whole
@@ -621,12 +621,12 @@ func (r *HTTPRequest) OnBody(onData func(p []byte), onEnd func(err error)) error
 
 var errBodyTaken = errors.New("eventloop: the body is taken already")
 
-// PauseBody stops the callbacks of OnBody, and soon reading the body. If it is
+// PauseReading stops the callbacks of OnBody, and soon reading the body. If it is
 // called on the loop, none comes after it.
-func (r *HTTPRequest) PauseBody() { r.pauseBody(true) }
+func (r *HTTPRequest) PauseReading() { r.pauseBody(true) }
 
-// ResumeBody undoes PauseBody.
-func (r *HTTPRequest) ResumeBody() { r.pauseBody(false) }
+// ResumeReading undoes PauseReading.
+func (r *HTTPRequest) ResumeReading() { r.pauseBody(false) }
 
 func (r *HTTPRequest) pauseBody(pause bool) {
 	r.mu.Lock()

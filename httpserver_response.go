@@ -19,7 +19,7 @@ var (
 	errLongBody   = errors.New("eventloop: more bytes than Content-Length says")
 	errNoUpgrade  = errors.New("eventloop: the request asks for no upgrade that can be granted")
 	errNoFlush    = fmt.Errorf("eventloop: the http.ResponseWriter cannot flush: %w", errors.ErrUnsupported)
-	errBadLength  = fmt.Errorf("%w: Content-Length", ErrHeader)
+	errBadLength  = fmt.Errorf("%w: Content-Length", ErrHTTPHeader)
 	errUnfinished = errors.New("eventloop: the stream was cut")
 )
 
@@ -30,12 +30,12 @@ var (
 // Transfer-Encoding of the caller do not, but for answers without a body (to
 // HEAD, and 304). With 204, 205 and 304, and to HEAD, the body is not sent.
 //
-// A request is answered once: after that Respond returns [ErrResponded]. If the
+// A request is answered once: after that Respond returns [ErrHTTPResponded]. If the
 // client is known to be gone it returns why, an error that matches [ErrReset]
-// most often; with an invalid status, or fields that match [ErrHeader], an error,
+// most often; with an invalid status, or fields that match [ErrHTTPHeader], an error,
 // and the request can still be answered. If the client goes while the answer is
 // being sent, HTTPServerConfig.OnEvent hears of it.
-func (r *HTTPRequest) Respond(status int, headers Headers, body []byte) error {
+func (r *HTTPRequest) Respond(status int, headers HTTPHeaders, body []byte) error {
 	if err := checkAnswer(status, headers); err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func (r *HTTPRequest) Respond(status int, headers Headers, body []byte) error {
 	return nil
 }
 
-func checkAnswer(status int, headers Headers) error {
+func checkAnswer(status int, headers HTTPHeaders) error {
 	if status < 200 || status > 999 {
 		return errStatus
 	}
@@ -61,7 +61,7 @@ func checkAnswer(status int, headers Headers) error {
 func (r *HTTPRequest) begin() error {
 	switch {
 	case r.begun():
-		return ErrResponded
+		return ErrHTTPResponded
 	case r.isLost():
 		return r.x.lost
 	}
@@ -148,13 +148,13 @@ func appendDate(b []byte, at time.Duration) []byte {
 	return append(b, d.line...)
 }
 
-// A ResponseWriter is an answer that is sent while it is being made. What is
+// An HTTPResponseWriter is an answer that is sent while it is being made. What is
 // written is queued and never waits; it leaves when the callback has returned,
 // when Flush is called, or in the next turn of the loop. The request stays open,
 // and keeps the loop alive, until Close.
 //
 // All methods may be called from any goroutine and from any callback.
-type ResponseWriter struct {
+type HTTPResponseWriter struct {
 	r *HTTPRequest
 
 	// Guarded by r.mu.
@@ -168,7 +168,7 @@ type ResponseWriter struct {
 	onDrain func()
 }
 
-// Stream answers the request with a body that is yet to be written: of the length
+// RespondStream answers the request with a body that is yet to be written: of the length
 // that the Content-Length field says if there is one, otherwise in chunks, or to
 // a client of HTTP/1.0 until the connection is closed. Errors are those of
 // Respond, and one that matches errors.ErrUnsupported if the request came through a
@@ -177,7 +177,7 @@ type ResponseWriter struct {
 // OnAbort tells of a client that goes away meanwhile, and the context of the
 // request ends. A stream of which somebody only listens, such as server-sent
 // events, should be closed then, also at io.EOF.
-func (r *HTTPRequest) Stream(status int, headers Headers) (*ResponseWriter, error) {
+func (r *HTTPRequest) RespondStream(status int, headers HTTPHeaders) (*HTTPResponseWriter, error) {
 	if err := checkAnswer(status, headers); err != nil {
 		return nil, err
 	}
@@ -195,7 +195,7 @@ func (r *HTTPRequest) Stream(status int, headers Headers) (*ResponseWriter, erro
 	if err := r.begin(); err != nil {
 		return nil, err
 	}
-	w := &ResponseWriter{r: r, length: length, drop: r.bodyless(status)}
+	w := &HTTPResponseWriter{r: r, length: length, drop: r.bodyless(status)}
 	r.writer = w
 	w.chunked = r.via.open(r, status, headers, length)
 	r.loop.count.answered(status)
@@ -207,7 +207,7 @@ func (r *HTTPRequest) Stream(status int, headers Headers) (*ResponseWriter, erro
 // Close; why the client is gone if that is known; [ErrBufferFull], and takes
 // nothing, if more than HTTPServerConfig.MaxBuffered bytes would be pending; and
 // an error if p goes beyond the Content-Length.
-func (w *ResponseWriter) Write(p []byte) (int, error) {
+func (w *HTTPResponseWriter) Write(p []byte) (int, error) {
 	r := w.r
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -252,7 +252,7 @@ func (w *ResponseWriter) Write(p []byte) (int, error) {
 const flushOver = 16 << 10
 
 // marks returns HighWater and MaxBuffered.
-func (w *ResponseWriter) marks() (high, most int) {
+func (w *HTTPResponseWriter) marks() (high, most int) {
 	cfg := w.r.via.settings()
 	return cfg.HighWater, cfg.MaxBuffered
 }
@@ -260,7 +260,7 @@ func (w *ResponseWriter) marks() (high, most int) {
 // schedule has the output sent in the next turn, so that what one callback writes
 // leaves together. The goroutine is woken by the end of the handler anyway. The
 // caller holds r.mu.
-func (w *ResponseWriter) schedule() {
+func (w *HTTPResponseWriter) schedule() {
 	if !w.posted && w.r.delayed {
 		w.posted = true
 		if w.r.loop.Post(w.Flush) != nil {
@@ -270,7 +270,7 @@ func (w *ResponseWriter) schedule() {
 }
 
 // Flush has what was written sent now. It does not wait.
-func (w *ResponseWriter) Flush() {
+func (w *HTTPResponseWriter) Flush() {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
 	w.posted = false
@@ -282,7 +282,7 @@ func (w *ResponseWriter) Flush() {
 // Close ends the answer. It returns net.ErrClosed the second time, why the client
 // is gone if that is known, and an error if the Content-Length was not reached: the
 // connection is then closed so that the client notices, too.
-func (w *ResponseWriter) Close() error {
+func (w *HTTPResponseWriter) Close() error {
 	r := w.r
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -304,7 +304,7 @@ func (w *ResponseWriter) Close() error {
 
 // Abort ends the answer so that the client notices that it is not complete: the
 // connection is closed. After Close it does nothing.
-func (w *ResponseWriter) Abort() {
+func (w *HTTPResponseWriter) Abort() {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
 	if !w.r.over() {
@@ -317,7 +317,7 @@ func (w *ResponseWriter) Abort() {
 // written has been handed to the kernel, or to TLS, until Close: also if that was
 // before OnDrain was called. A second call replaces f. A response that has no body,
 // such as one to HEAD, drops what is written, and f is called all the same.
-func (w *ResponseWriter) OnDrain(f func()) {
+func (w *HTTPResponseWriter) OnDrain(f func()) {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
 	w.onDrain = f
@@ -326,17 +326,17 @@ func (w *ResponseWriter) OnDrain(f func()) {
 
 // Buffered returns the number of bytes that are not with the kernel yet, those
 // that frame the body included.
-func (w *ResponseWriter) Buffered() int {
+func (w *HTTPResponseWriter) Buffered() int {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
 	return w.buffered()
 }
 
-func (w *ResponseWriter) buffered() int { return w.r.via.pending(w.r) }
+func (w *HTTPResponseWriter) buffered() int { return w.r.via.pending(w.r) }
 
 // NeedDrain reports whether more than HTTPServerConfig.HighWater bytes were
 // pending, and half of it still are: a producer had better wait for OnDrain.
-func (w *ResponseWriter) NeedDrain() bool {
+func (w *HTTPResponseWriter) NeedDrain() bool {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
 	w.checkHigh()
@@ -345,7 +345,7 @@ func (w *ResponseWriter) NeedDrain() bool {
 
 // checkHigh looks whether the output has fallen to half of the high-water mark. The
 // caller holds r.mu.
-func (w *ResponseWriter) checkHigh() {
+func (w *HTTPResponseWriter) checkHigh() {
 	if high, _ := w.marks(); w.high && w.buffered() <= high/2 {
 		w.high = false
 	}
@@ -353,7 +353,7 @@ func (w *ResponseWriter) checkHigh() {
 
 // checkDrain arranges for OnDrain if it is due. A drain that finds no function
 // stays due. The caller holds r.mu.
-func (w *ResponseWriter) checkDrain() {
+func (w *HTTPResponseWriter) checkDrain() {
 	w.checkHigh()
 	if w.wrote && w.buffered() == 0 && w.onDrain != nil && !w.r.over() {
 		w.wrote = false
@@ -362,7 +362,7 @@ func (w *ResponseWriter) checkDrain() {
 }
 
 // tellDrained runs on the loop.
-func (w *ResponseWriter) tellDrained() {
+func (w *HTTPResponseWriter) tellDrained() {
 	w.r.mu.Lock()
 	f := w.onDrain
 	if w.r.over() || w.buffered() > 0 {
@@ -386,7 +386,7 @@ func (w *ResponseWriter) tellDrained() {
 // It is an error if the request does not ask for an upgrade (RFC 9110 section
 // 7.8), or came through a server that is not ours; the request can still be
 // answered then. Other errors are those of Respond.
-func (r *HTTPRequest) Upgrade(headers Headers, cfg *ConnConfig) (*Conn, error) {
+func (r *HTTPRequest) Upgrade(headers HTTPHeaders, cfg *ConnConfig) (*Conn, error) {
 	if err := headers.validate(); err != nil {
 		return nil, err
 	}

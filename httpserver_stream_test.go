@@ -22,7 +22,7 @@ import (
 func TestHTTPStreamInChunks(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
-		w, err := r.Stream(200, eventloop.Headers{{"Content-Type", "text/event-stream"}})
+		w, err := r.RespondStream(200, eventloop.HTTPHeaders{{"Content-Type", "text/event-stream"}})
 		if err != nil {
 			t.Error(err)
 		}
@@ -57,7 +57,7 @@ func TestHTTPStreamInChunks(t *testing.T) {
 func TestHTTPStreamToHTTP10EndsWithTheConnection(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
-		w, _ := r.Stream(200, nil)
+		w, _ := r.RespondStream(200, nil)
 		w.Write([]byte("one "))
 		l.Post(func() {
 			w.Write([]byte("two"))
@@ -85,7 +85,7 @@ func TestHTTPStreamOfAKnownLength(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	errs := make(chan error, 3)
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
-		w, err := r.Stream(200, eventloop.Headers{{"Content-Length", r.Query()}})
+		w, err := r.RespondStream(200, eventloop.HTTPHeaders{{"Content-Length", r.Query()}})
 		if err != nil {
 			errs <- err
 			hai(r)
@@ -106,7 +106,7 @@ func TestHTTPStreamOfAKnownLength(t *testing.T) {
 	if err := <-errs; err != nil {
 		t.Errorf("Close: %v", err)
 	}
-	if _, body := c.get("/?x"); body != "hai" || !errors.Is(<-errs, eventloop.ErrHeader) {
+	if _, body := c.get("/?x"); body != "hai" || !errors.Is(<-errs, eventloop.ErrHTTPHeader) {
 		t.Errorf("a bad length: body %q", body)
 	}
 	c.send("GET /?9 HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -124,7 +124,7 @@ func TestHTTPStreamOfAKnownLength(t *testing.T) {
 func TestHTTPStreamToHEADHasNoBody(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
-		w, _ := r.Stream(200, nil)
+		w, _ := r.RespondStream(200, nil)
 		w.Write([]byte("body"))
 		w.Close()
 	})
@@ -140,7 +140,7 @@ func TestLaw10AStreamedHTTPAnswerHasBackPressure(t *testing.T) {
 	const total = 64 << 20
 	most := make(chan int, 1)
 	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{HighWater: 100_000, MaxBuffered: 1 << 20}, func(r *eventloop.HTTPRequest) {
-		w, _ := r.Stream(200, nil)
+		w, _ := r.RespondStream(200, nil)
 		if _, err := w.Write(make([]byte, 2<<20)); err != eventloop.ErrBufferFull {
 			t.Errorf("Write over MaxBuffered: %v, want ErrBufferFull", err)
 		}
@@ -212,7 +212,7 @@ func testOnAbort(t *testing.T, halfOpen bool) {
 				r.OnAbort(func(err error) { told <- err })
 				r.Context()
 				if v.stream {
-					r.Stream(200, nil)
+					r.RespondStream(200, nil)
 				}
 				l.Post(func() { requests <- r }) // by then it waits
 			})
@@ -226,7 +226,7 @@ func testOnAbort(t *testing.T, halfOpen bool) {
 					t.Errorf("told %v, want ErrReset", err)
 				}
 				<-r.Context().Done()
-				if got := r.Respond(200, nil, nil); got != err && got != eventloop.ErrResponded {
+				if got := r.Respond(200, nil, nil); got != err && got != eventloop.ErrHTTPResponded {
 					t.Errorf("Respond: %v, want what OnAbort was told", got)
 				}
 				if !eventually(func() bool { return l.Stats().HTTPServer.Requests == 0 && l.Stats().HTTPServer.Conns == 0 }) {
@@ -307,18 +307,18 @@ func TestHTTPPipelinedRequestIsNoAbort(t *testing.T) {
 
 func TestHTTPBodyAsAStream(t *testing.T) {
 	l, _ := startLoop(t, nil)
-	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{StreamBodyOver: 1000, MaxBodyBytes: -1}, func(r *eventloop.HTTPRequest) {
+	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{MaxInlineBody: 1000, MaxBodyBytes: -1}, func(r *eventloop.HTTPRequest) {
 		n, pieces := 0, 0
-		streamed := r.BodyStreamed()
+		streamed := r.HasBodyStream()
 		if streamed && r.Body() != nil {
-			t.Errorf("BodyStreamed is %v, with a body of %d bytes", streamed, len(r.Body()))
+			t.Errorf("HasBodyStream is %v, with a body of %d bytes", streamed, len(r.Body()))
 		}
 		err := r.OnBody(func(p []byte) {
 			n += len(p)
 			pieces++
 			if pieces%100 == 1 { // and a pause now and then
-				r.PauseBody()
-				l.AfterFunc(time.Millisecond, r.ResumeBody)
+				r.PauseReading()
+				l.AfterFunc(time.Millisecond, r.ResumeReading)
 			}
 		}, func(err error) {
 			r.Respond(200, nil, fmt.Appendf(nil, "%v %d %v", streamed, n, err))
@@ -349,7 +349,7 @@ func TestHTTPBodyAsAStream(t *testing.T) {
 func TestHTTPBodyStreamIsReadNoFasterThanTaken(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	requests := make(chan *eventloop.HTTPRequest, 1)
-	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{StreamBodyOver: 1, MaxBodyBytes: -1}, func(r *eventloop.HTTPRequest) {
+	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{MaxInlineBody: 1, MaxBodyBytes: -1}, func(r *eventloop.HTTPRequest) {
 		requests <- r
 	})
 	c := dialRaw(t, s.Addr())
@@ -384,8 +384,8 @@ func TestHTTPBodyStreamIsReadNoFasterThanTaken(t *testing.T) {
 
 func TestHTTPEchoOfAStreamAsItArrives(t *testing.T) {
 	l, _ := startLoop(t, nil)
-	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{StreamBodyOver: 1}, func(r *eventloop.HTTPRequest) {
-		w, _ := r.Stream(200, nil)
+	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{MaxInlineBody: 1}, func(r *eventloop.HTTPRequest) {
+		w, _ := r.RespondStream(200, nil)
 		r.OnBody(func(p []byte) { w.Write(p) }, func(err error) { w.Close() })
 	})
 	c := dialRaw(t, s.Addr())
@@ -433,7 +433,7 @@ func TestHTTPBodyStreamThatFails(t *testing.T) {
 		t.Run(v.name, func(t *testing.T) {
 			l, _ := startLoop(t, nil)
 			ends := make(chan error, 2)
-			s := serveHTTP(t, l, &eventloop.HTTPServerConfig{StreamBodyOver: 2, ReadTimeout: 50 * time.Millisecond}, func(r *eventloop.HTTPRequest) {
+			s := serveHTTP(t, l, &eventloop.HTTPServerConfig{MaxInlineBody: 2, ReadTimeout: 50 * time.Millisecond}, func(r *eventloop.HTTPRequest) {
 				r.OnBody(nil, func(err error) {
 					ends <- err
 					r.Respond(400, nil, []byte("sorry"))
@@ -470,13 +470,13 @@ func TestHTTPUpgradeMakesAConnectionOfTheLoop(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	closed := make(chan error, 1)
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
-		_, err := r.Upgrade(eventloop.Headers{{"X-Accept", "yes"}}, &eventloop.ConnConfig{
+		_, err := r.Upgrade(eventloop.HTTPHeaders{{"X-Accept", "yes"}}, &eventloop.ConnConfig{
 			OnConnect: func(c *eventloop.Conn) { c.WriteString("welcome ") },
 			OnData:    func(c *eventloop.Conn, data []byte) { c.Write(data) },
 			OnClose:   func(c *eventloop.Conn) { closed <- c.Err() },
 		})
 		if err != nil {
-			r.Respond(426, eventloop.Headers{{"Upgrade", "echo"}, {"Connection", "Upgrade"}}, nil)
+			r.Respond(426, eventloop.HTTPHeaders{{"Upgrade", "echo"}, {"Connection", "Upgrade"}}, nil)
 		}
 	})
 	c := dialRaw(t, s.Addr())
@@ -501,7 +501,7 @@ func TestHTTPUpgradeMakesAConnectionOfTheLoop(t *testing.T) {
 			t.Errorf("closed with %v, want io.EOF", err)
 		}
 		s = serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
-			r.Upgrade(eventloop.Headers{{"X-Accept", "yes"}}, &eventloop.ConnConfig{
+			r.Upgrade(eventloop.HTTPHeaders{{"X-Accept", "yes"}}, &eventloop.ConnConfig{
 				OnConnect: func(c *eventloop.Conn) { c.WriteString("welcome ") },
 				OnData:    func(c *eventloop.Conn, data []byte) { c.Write(data) },
 				OnClose:   func(c *eventloop.Conn) { closed <- c.Err() },
@@ -568,7 +568,7 @@ func TestHTTPHandlersInServersOfOthersTakeBodiesAsStreams(t *testing.T) {
 	for name, mount := range mounted {
 		t.Run(name, func(t *testing.T) {
 			l, _ := startLoop(t, nil)
-			cfg := &eventloop.HTTPServerConfig{StreamBodyOver: 1000, MaxBodyBytes: size}
+			cfg := &eventloop.HTTPServerConfig{MaxInlineBody: 1000, MaxBodyBytes: size}
 			paused := make(chan *eventloop.HTTPRequest, 1)
 			errs := make(chan error, 1)
 			addr := mount(t, l, cfg, func(r *eventloop.HTTPRequest) {
@@ -576,14 +576,14 @@ func TestHTTPHandlersInServersOfOthersTakeBodiesAsStreams(t *testing.T) {
 					r.Respond(403, nil, []byte("no"))
 					return
 				}
-				if !r.BodyStreamed() {
+				if !r.HasBodyStream() {
 					r.Respond(200, nil, r.Body())
 					return
 				}
 				var got []byte
 				err := r.OnBody(func(p []byte) {
 					if got == nil {
-						r.PauseBody()
+						r.PauseReading()
 						paused <- r
 					}
 					got = append(got, p...)
@@ -615,7 +615,7 @@ func TestHTTPHandlersInServersOfOthersTakeBodiesAsStreams(t *testing.T) {
 				if in := l.Stats().HTTPServer.BytesInTotal; in > 2*size {
 					t.Errorf("%d bytes were read in a pause", in)
 				}
-				r.ResumeBody()
+				r.ResumeReading()
 				if resp, body := c.answer("POST"); resp.StatusCode != 200 || body != want {
 					t.Errorf("chunked %v: status %d and %d bytes, want 200 and %d, equal", chunked, resp.StatusCode, len(body), size)
 				}
@@ -644,7 +644,7 @@ func TestHTTPHandlersInServersOfOthersTakeBodiesAsStreams(t *testing.T) {
 				io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
 				fmt.Fprintf(c, "%x\r\n%sx\r\n0\r\n\r\n", size+1, want)
 			})
-			wait(t, paused, "first piece").ResumeBody()
+			wait(t, paused, "first piece").ResumeReading()
 			if err := wait(t, errs, "error"); !errors.Is(err, eventloop.ErrHTTP) {
 				t.Errorf("error %v", err)
 			}
@@ -653,7 +653,7 @@ func TestHTTPHandlersInServersOfOthersTakeBodiesAsStreams(t *testing.T) {
 			t.Log("a client that goes")
 			c = dialRaw(t, addr)
 			c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n%s", want[:20_000])
-			wait(t, paused, "first piece").ResumeBody()
+			wait(t, paused, "first piece").ResumeReading()
 			c.Close()
 			if err := wait(t, errs, "error"); !errors.Is(err, io.ErrUnexpectedEOF) {
 				t.Errorf("error %v, want io.ErrUnexpectedEOF", err)

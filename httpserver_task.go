@@ -102,8 +102,8 @@ func (r *HTTPRequest) RespondJSON(status int, v any) error {
 }
 
 var (
-	textPlain       = Headers{{"Content-Type", "text/plain; charset=utf-8"}}
-	applicationJSON = Headers{{"Content-Type", "application/json"}}
+	textPlain       = HTTPHeaders{{"Content-Type", "text/plain; charset=utf-8"}}
+	applicationJSON = HTTPHeaders{{"Content-Type", "application/json"}}
 )
 
 // QueryValues returns the values that the query of the target has, decoded. What is
@@ -115,7 +115,7 @@ func (r *HTTPRequest) QueryValues() url.Values {
 
 // FormValues returns the values of a form in the body, which must be of the type
 // application/x-www-form-urlencoded; otherwise, and if the body is a stream
-// ([HTTPRequest.BodyStreamed]), it returns an error. If parts of the form are
+// ([HTTPRequest.HasBodyStream]), it returns an error. If parts of the form are
 // malformed, it returns the others together with an error.
 // [HTTPRequest.FastHTTP] has a parser for multipart/form-data.
 func (r *HTTPRequest) FormValues() (url.Values, error) {
@@ -123,7 +123,7 @@ func (r *HTTPRequest) FormValues() (url.Values, error) {
 	switch media, _, err := mime.ParseMediaType(r.Header("Content-Type")); {
 	case err != nil || media != form:
 		return nil, fmt.Errorf("eventloop: the body is not of type %s but %q", form, r.Header("Content-Type"))
-	case r.BodyStreamed():
+	case r.HasBodyStream():
 		return nil, errors.New("eventloop: the body of the form is a stream")
 	}
 	return url.ParseQuery(string(r.Body()))

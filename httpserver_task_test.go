@@ -48,32 +48,32 @@ func TestTaskHandlerAnswersForItsTask(t *testing.T) {
 			f: func(k *eventloop.Task, r *eventloop.HTTPRequest) error { k.Sleep(time.Hour); panic("boom") }},
 		{name: "a stream that is closed", status: 200, body: "part",
 			f: func(k *eventloop.Task, r *eventloop.HTTPRequest) error {
-				w, _ := r.Stream(200, nil)
+				w, _ := r.RespondStream(200, nil)
 				w.Write([]byte("part"))
 				return w.Close()
 			}},
 		{name: "a stream that is not closed", status: 200, body: "part",
 			f: func(k *eventloop.Task, r *eventloop.HTTPRequest) error {
-				w, _ := r.Stream(200, nil)
+				w, _ := r.RespondStream(200, nil)
 				w.Write([]byte("part"))
 				return k.Sleep(time.Hour)
 			}},
 		{name: "a stream that is too short", status: 200, body: "part", cut: true, event: errAny,
 			f: func(k *eventloop.Task, r *eventloop.HTTPRequest) error {
-				w, _ := r.Stream(200, eventloop.Headers{{"Content-Length", "5"}})
+				w, _ := r.RespondStream(200, eventloop.HTTPHeaders{{"Content-Length", "5"}})
 				w.Write([]byte("part"))
 				return k.Sleep(time.Hour)
 			}},
 		{name: "an error in a stream", status: 200, body: "part", cut: true, event: failure,
 			f: func(k *eventloop.Task, r *eventloop.HTTPRequest) error {
-				w, _ := r.Stream(200, nil)
+				w, _ := r.RespondStream(200, nil)
 				w.Write([]byte("part"))
 				k.Sleep(time.Hour)
 				return failure
 			}},
 		{name: "a panic in a stream", status: 200, body: "part", cut: true, event: errBoom,
 			f: func(k *eventloop.Task, r *eventloop.HTTPRequest) error {
-				w, _ := r.Stream(200, nil)
+				w, _ := r.RespondStream(200, nil)
 				w.Write([]byte("part"))
 				k.Sleep(time.Hour)
 				panic("boom")
@@ -83,7 +83,7 @@ func TestTaskHandlerAnswersForItsTask(t *testing.T) {
 		{name: "an error for the response being complete", status: 200, body: "hai", event: closed,
 			f: func(k *eventloop.Task, r *eventloop.HTTPRequest) error {
 				hai(r)
-				if err := r.RespondText(200, "again"); err != eventloop.ErrResponded {
+				if err := r.RespondText(200, "again"); err != eventloop.ErrHTTPResponded {
 					return fmt.Errorf("second response: %v", err)
 				}
 				return closed
@@ -285,7 +285,7 @@ func TestQueryAndFormValues(t *testing.T) {
 		err         error
 	}
 	seen := make(chan values, 1)
-	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{StreamBodyOver: 100}, func(r *eventloop.HTTPRequest) {
+	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{MaxInlineBody: 100}, func(r *eventloop.HTTPRequest) {
 		form, err := r.FormValues()
 		seen <- values{r.QueryValues(), form, err}
 		hai(r)
@@ -411,7 +411,7 @@ func (w openWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func TestStreamThroughAResponseWriterThatCannotFlushIsAnError(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	h := eventloop.HTTPHandler(l, func(r *eventloop.HTTPRequest) {
-		w, err := r.Stream(200, nil)
+		w, err := r.RespondStream(200, nil)
 		if err != nil {
 			wantErr(t, "Stream", err, errors.ErrUnsupported)
 			r.RespondText(501, "no stream")

@@ -37,7 +37,7 @@ func serveHTTP(t testing.TB, l *eventloop.Loop, cfg *eventloop.HTTPServerConfig,
 
 // hai answers every request with "hai".
 func hai(r *eventloop.HTTPRequest) {
-	r.Respond(200, eventloop.Headers{{"Content-Type", "text/plain"}}, []byte("hai"))
+	r.Respond(200, eventloop.HTTPHeaders{{"Content-Type", "text/plain"}}, []byte("hai"))
 }
 
 // A rawClient speaks HTTP byte by byte.
@@ -166,7 +166,7 @@ func TestHTTPRequestGivesWhatTheClientSent(t *testing.T) {
 			t.Errorf("%s = %q, want %q", v.name, v.got, v.want)
 		}
 	}
-	want := eventloop.Headers{{"Host", "example.org"}, {"x-DUP", "1"}, {"Cookie", "a=b; c=d"}, {"X-Dup", "2"},
+	want := eventloop.HTTPHeaders{{"Host", "example.org"}, {"x-DUP", "1"}, {"Cookie", "a=b; c=d"}, {"X-Dup", "2"},
 		{"X-Empty", ""}, {"Content-Length", "5"}}
 	if !slices.Equal(r.Headers(), want) {
 		t.Errorf("Headers = %v, want %v", r.Headers(), want)
@@ -270,7 +270,7 @@ func TestHTTPRequestIsAnsweredOnce(t *testing.T) {
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
 		errs <- r.Respond(200, nil, []byte("first"))
 		errs <- r.Respond(200, nil, []byte("second"))
-		_, err := r.Stream(200, nil)
+		_, err := r.RespondStream(200, nil)
 		errs <- err
 	})
 	c := dialRaw(t, s.Addr())
@@ -282,8 +282,8 @@ func TestHTTPRequestIsAnsweredOnce(t *testing.T) {
 			t.Errorf("Respond: %v", err)
 		}
 		for range 2 {
-			if err := <-errs; err != eventloop.ErrResponded {
-				t.Errorf("answered again: %v, want ErrResponded", err)
+			if err := <-errs; err != eventloop.ErrHTTPResponded {
+				t.Errorf("answered again: %v, want ErrHTTPResponded", err)
 			}
 		}
 	}
@@ -317,9 +317,9 @@ func TestHTTPRespondRefusesWhatMustNotGoOnTheWire(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	errs := make(chan error, 16)
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
-		for _, f := range []eventloop.Header{{"A", "b\r\nC: d"}, {"A\r\n", "b"}, {"A", "b\x00"}, {"A", "\n"}, {"", "b"}, {"A b", "c"}} {
-			errs <- r.Respond(200, eventloop.Headers{f}, nil)
-			_, err := r.Stream(200, eventloop.Headers{f})
+		for _, f := range []eventloop.HTTPHeader{{"A", "b\r\nC: d"}, {"A\r\n", "b"}, {"A", "b\x00"}, {"A", "\n"}, {"", "b"}, {"A b", "c"}} {
+			errs <- r.Respond(200, eventloop.HTTPHeaders{f}, nil)
+			_, err := r.RespondStream(200, eventloop.HTTPHeaders{f})
 			errs <- err
 		}
 		for _, status := range []int{0, 100, 101, 199, 1000, -1} {
@@ -333,8 +333,8 @@ func TestHTTPRespondRefusesWhatMustNotGoOnTheWire(t *testing.T) {
 		t.Errorf("%d %q, want 200 %q", status, body, "hai")
 	}
 	for range 12 {
-		if err := <-errs; !errors.Is(err, eventloop.ErrHeader) {
-			t.Errorf("error %v, want ErrHeader", err)
+		if err := <-errs; !errors.Is(err, eventloop.ErrHTTPHeader) {
+			t.Errorf("error %v, want ErrHTTPHeader", err)
 		}
 	}
 }
@@ -342,7 +342,7 @@ func TestHTTPRespondRefusesWhatMustNotGoOnTheWire(t *testing.T) {
 func TestHTTPRespondKeepsOrderAndSpellingOfFields(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	body := []byte("body")
-	headers := eventloop.Headers{{"x-b", "1"}, {"X-A", "2"}, {"Set-Cookie", "a"}, {"x-b", "3"}, {"Set-Cookie", "b"},
+	headers := eventloop.HTTPHeaders{{"x-b", "1"}, {"X-A", "2"}, {"Set-Cookie", "a"}, {"x-b", "3"}, {"Set-Cookie", "b"},
 		{"Content-Length", "99"}, {"Transfer-Encoding", "chunked"}, {"Connection", "keep-alive, x"}, {"Date", "now"}}
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
 		r.Respond(299, headers, body)
@@ -379,7 +379,7 @@ func TestHTTPAnswersWithoutABody(t *testing.T) {
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
 		status := 0
 		fmt.Sscan(r.Path()[1:], &status)
-		var headers eventloop.Headers
+		var headers eventloop.HTTPHeaders
 		if r.Query() != "" {
 			headers.Add("Content-Length", r.Query())
 		}
@@ -416,7 +416,7 @@ func TestHTTPAnswersWithoutABody(t *testing.T) {
 func TestHTTPKeepAlive(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{MaxRequestsPerConn: 3}, func(r *eventloop.HTTPRequest) {
-		var headers eventloop.Headers
+		var headers eventloop.HTTPHeaders
 		if r.Path() == "/close" {
 			headers.Add("Connection", "close")
 		}
@@ -675,7 +675,7 @@ func TestLaw12APanicOfAnHTTPHandlerIsAnsweredAndToldOnceAndTheServerGoesOn(t *te
 			hai(r)
 			panic("boom")
 		case "/streaming":
-			w, _ := r.Stream(200, nil)
+			w, _ := r.RespondStream(200, nil)
 			w.Write([]byte("part"))
 			panic("boom")
 		}
@@ -781,8 +781,8 @@ func TestHTTPResponseTimeoutAnswersForTheApplication(t *testing.T) {
 	if err := <-events; !errors.Is(err, eventloop.ErrTimeout) || !errors.Is(err, eventloop.ErrHTTP) {
 		t.Errorf("event %v, want ErrTimeout and ErrHTTP", err)
 	}
-	if err := <-late; err != eventloop.ErrResponded {
-		t.Errorf("Respond after the time-out: %v, want ErrResponded", err)
+	if err := <-late; err != eventloop.ErrHTTPResponded {
+		t.Errorf("Respond after the time-out: %v, want ErrHTTPResponded", err)
 	}
 	if status, _ := c.get("/hai"); status != 200 {
 		t.Errorf("status %d on the same connection, want 200", status)

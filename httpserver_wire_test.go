@@ -49,9 +49,9 @@ func TestHTTPServerRefusedUploadOfAnySizeGetsItsResponse(t *testing.T) {
 	}{
 		{"over the limit", fixed, eventloop.HTTPServerConfig{}, 413},
 		{"over the limit, in chunks", chunked, eventloop.HTTPServerConfig{}, 413},
-		{"refused by the handler", fixed, eventloop.HTTPServerConfig{MaxBodyBytes: -1, StreamBodyOver: 1}, 401},
-		{"refused by the handler, in chunks", chunked, eventloop.HTTPServerConfig{MaxBodyBytes: -1, StreamBodyOver: 1}, 401},
-		{"not answered", fixed, eventloop.HTTPServerConfig{MaxBodyBytes: -1, StreamBodyOver: 1, ResponseTimeout: time.Millisecond}, 503},
+		{"refused by the handler", fixed, eventloop.HTTPServerConfig{MaxBodyBytes: -1, MaxInlineBody: 1}, 401},
+		{"refused by the handler, in chunks", chunked, eventloop.HTTPServerConfig{MaxBodyBytes: -1, MaxInlineBody: 1}, 401},
+		{"not answered", fixed, eventloop.HTTPServerConfig{MaxBodyBytes: -1, MaxInlineBody: 1, ResponseTimeout: time.Millisecond}, 503},
 	} {
 		t.Run(v.name, func(t *testing.T) {
 			inBothWays(t, func(t *testing.T, server, client *tls.Config) {
@@ -121,12 +121,12 @@ func TestHTTPServerSendsNo100ContinueWithinAResponse(t *testing.T) {
 	inBothWays(t, func(t *testing.T, server, client *tls.Config) {
 		l, _ := startLoop(t, nil)
 		begun := make(chan struct{}, 10)
-		s := serveHTTP(t, l, &eventloop.HTTPServerConfig{StreamBodyOver: 1000, TLS: server}, func(r *eventloop.HTTPRequest) {
+		s := serveHTTP(t, l, &eventloop.HTTPServerConfig{MaxInlineBody: 1000, TLS: server}, func(r *eventloop.HTTPRequest) {
 			if r.Path() == "/first" {
 				r.OnBody(nil, func(error) { r.Respond(200, nil, []byte("read")) })
 				return
 			}
-			w, err := r.Stream(200, nil)
+			w, err := r.RespondStream(200, nil)
 			if err != nil {
 				t.Error(err)
 				return
@@ -166,7 +166,7 @@ func TestHTTPStreamThatGoesOnInOnDrainEndsWithoutABodyToo(t *testing.T) {
 		stream := func(r *eventloop.HTTPRequest) {
 			status := 200
 			fmt.Sscan(r.Path()[1:], &status)
-			w, err := r.Stream(status, nil)
+			w, err := r.RespondStream(status, nil)
 			if err != nil {
 				t.Error(err)
 				return
@@ -217,7 +217,7 @@ func TestHTTPOnDrainThatIsSetAfterTheOutputHasLeftIsCalledOnce(t *testing.T) {
 		calls := make(chan int, 10)
 		var count int // on the loop
 		s := serveHTTP(t, l, &eventloop.HTTPServerConfig{TLS: server}, func(r *eventloop.HTTPRequest) {
-			w, err := r.Stream(200, nil)
+			w, err := r.RespondStream(200, nil)
 			if err != nil {
 				t.Error(err)
 				return
@@ -251,9 +251,9 @@ func TestHTTPStreamBufferedDoesNotCountWhatHasLeft(t *testing.T) {
 	inBothWays(t, func(t *testing.T, server, client *tls.Config) {
 		l, _ := startLoop(t, nil)
 		const all = 40 << 20
-		writers := make(chan *eventloop.ResponseWriter, 1)
+		writers := make(chan *eventloop.HTTPResponseWriter, 1)
 		s := serveHTTP(t, l, &eventloop.HTTPServerConfig{TLS: server, HighWater: 20 << 20}, func(r *eventloop.HTTPRequest) {
-			w, err := r.Stream(200, nil)
+			w, err := r.RespondStream(200, nil)
 			if err != nil {
 				t.Error(err)
 				return
@@ -362,11 +362,11 @@ func (c noNotify) Read(p []byte) (int, error) {
 // For a client of HTTP/1.0 the end of the connection ends the body, so an
 // incomplete response must end otherwise.
 func TestHTTPIncompleteResponseDoesNotLookCompleteToHTTP10(t *testing.T) {
-	for name, end := range map[string]func(w *eventloop.ResponseWriter, s *eventloop.HTTPServer){
-		"Abort":    func(w *eventloop.ResponseWriter, s *eventloop.HTTPServer) { w.Abort() },
-		"a panic":  func(w *eventloop.ResponseWriter, s *eventloop.HTTPServer) { panic("oh no") },
-		"Shutdown": func(w *eventloop.ResponseWriter, s *eventloop.HTTPServer) { s.Shutdown(0) },
-		"Stop":     func(w *eventloop.ResponseWriter, s *eventloop.HTTPServer) { w.Close(); s.Close() }, // complete, for comparison
+	for name, end := range map[string]func(w *eventloop.HTTPResponseWriter, s *eventloop.HTTPServer){
+		"Abort":    func(w *eventloop.HTTPResponseWriter, s *eventloop.HTTPServer) { w.Abort() },
+		"a panic":  func(w *eventloop.HTTPResponseWriter, s *eventloop.HTTPServer) { panic("oh no") },
+		"Shutdown": func(w *eventloop.HTTPResponseWriter, s *eventloop.HTTPServer) { s.Shutdown(0) },
+		"Stop":     func(w *eventloop.HTTPResponseWriter, s *eventloop.HTTPServer) { w.Close(); s.Close() }, // complete, for comparison
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBothWays(t, func(t *testing.T, server, client *tls.Config) {
@@ -374,7 +374,7 @@ func TestHTTPIncompleteResponseDoesNotLookCompleteToHTTP10(t *testing.T) {
 				var s *eventloop.HTTPServer
 				ends := make(chan func(), 1)
 				s = serveHTTP(t, l, &eventloop.HTTPServerConfig{TLS: server}, func(r *eventloop.HTTPRequest) {
-					w, err := r.Stream(200, nil)
+					w, err := r.RespondStream(200, nil)
 					if err != nil {
 						t.Error(err)
 						return
@@ -421,7 +421,7 @@ func TestHTTPResponseWithoutABodySaysALengthOnlyIfItIsKnown(t *testing.T) {
 		var status int
 		var body, stated string
 		fmt.Sscanf(r.Path(), "/%d/%1s/%s", &status, &body, &stated)
-		var h eventloop.Headers
+		var h eventloop.HTTPHeaders
 		if stated != "" {
 			h.Set("Content-Length", stated)
 		}

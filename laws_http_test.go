@@ -94,7 +94,7 @@ func TestLaw6NothingOfHTTPIsLeftWhenRunReturns(t *testing.T) {
 					case "/waits":
 						waiting++
 					case "/streams":
-						w, err := r.Stream(200, nil)
+						w, err := r.RespondStream(200, nil)
 						if err != nil {
 							t.Error(err)
 							return
@@ -186,7 +186,7 @@ func TestLaw8AfterTheAnswerToAnHTTPRequestNoCallbackOfItRuns(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	after := make(chan string, 8)
 	answered := make(chan struct{})
-	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{StreamBodyOver: 1}, func(r *eventloop.HTTPRequest) {
+	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{MaxInlineBody: 1}, func(r *eventloop.HTTPRequest) {
 		done := false
 		note := func(what string) {
 			if done {
@@ -221,9 +221,9 @@ func TestLaw13EveryMethodOfHTTPMayBeCalledFromAnyGoroutine(t *testing.T) {
 	l, end := startLoop(t, &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy}})
 	var mu sync.Mutex
 	var requests []*eventloop.HTTPRequest
-	var writers []*eventloop.ResponseWriter
+	var writers []*eventloop.HTTPResponseWriter
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
-		w, err := r.Stream(200, nil)
+		w, err := r.RespondStream(200, nil)
 		if err != nil {
 			t.Error(err)
 			return
@@ -268,21 +268,21 @@ func TestLaw13EveryMethodOfHTTPMayBeCalledFromAnyGoroutine(t *testing.T) {
 				r.Body()
 			},
 			func() { _, _, _ = r.RemoteAddr(), r.TLS(), r.Loop() },
-			func() { r.Context(); _ = r.String(); r.FastHTTP(); r.BodyStreamed() },
+			func() { r.Context(); _ = r.String(); r.FastHTTP(); r.HasBodyStream() },
 			func() { r.HTTP(); r.PathValue("x"); r.QueryValues(); r.FormValues() },
 			func() {
-				if err := r.RespondText(200, ""); err != eventloop.ErrResponded {
-					t.Errorf("RespondText = %v, want ErrResponded", err)
+				if err := r.RespondText(200, ""); err != eventloop.ErrHTTPResponded {
+					t.Errorf("RespondText = %v, want ErrHTTPResponded", err)
 				}
-				if err := r.RespondJSON(200, ""); err != eventloop.ErrResponded {
-					t.Errorf("RespondJSON = %v, want ErrResponded", err)
+				if err := r.RespondJSON(200, ""); err != eventloop.ErrHTTPResponded {
+					t.Errorf("RespondJSON = %v, want ErrHTTPResponded", err)
 				}
 			},
 			func() { r.OnAbort(func(error) {}) },
-			func() { r.PauseBody(); r.ResumeBody() },
+			func() { r.PauseReading(); r.ResumeReading() },
 			func() {
-				if err := r.Respond(200, nil, nil); err != eventloop.ErrResponded {
-					t.Errorf("Respond = %v, want ErrResponded", err)
+				if err := r.Respond(200, nil, nil); err != eventloop.ErrHTTPResponded {
+					t.Errorf("Respond = %v, want ErrHTTPResponded", err)
 				}
 			},
 			func() { w.Write([]byte("more")); w.Flush(); w.Buffered(); w.NeedDrain(); w.OnDrain(func() {}) },

@@ -12,7 +12,7 @@ func init() {
 	servers[ours][modeHTTPDelay] = loopHTTPServer
 }
 
-var helloHeaders = eventloop.Headers{{Name: "Content-Type", Value: "text/plain"}}
+var helloHeaders = eventloop.HTTPHeaders{{Name: "Content-Type", Value: "text/plain"}}
 
 // loopHTTPServer is the HTTP server of the library under test.
 func loopHTTPServer(cfg *serveConfig, ready func(net.Addr), stop <-chan struct{}) error {
@@ -22,7 +22,7 @@ func loopHTTPServer(cfg *serveConfig, ready func(net.Addr), stop <-chan struct{}
 		if cfg.mode == modeHTTPDelay {
 			answer = func(r *eventloop.HTTPRequest) {
 				l.AfterFunc(cfg.delay, func() {
-					r.Respond(200, append(helloHeaders, eventloop.Header{Name: "Connection", Value: "close"}), body)
+					r.Respond(200, append(helloHeaders, eventloop.HTTPHeader{Name: "Connection", Value: "close"}), body)
 				})
 			}
 		}

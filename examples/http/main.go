@@ -41,7 +41,7 @@ type app struct {
 	loop    *eventloop.Loop
 	server  *eventloop.HTTPServer
 	notes   []note
-	streams []*eventloop.ResponseWriter
+	streams []*eventloop.HTTPResponseWriter
 }
 
 type note struct {
@@ -155,7 +155,7 @@ func (a *app) later(r *eventloop.HTTPRequest) {
 
 // events sends server-sent events until the client goes away.
 func (a *app) events(r *eventloop.HTTPRequest) {
-	w, err := r.Stream(200, eventloop.Headers{
+	w, err := r.RespondStream(200, eventloop.HTTPHeaders{
 		{Name: "Content-Type", Value: "text/event-stream"},
 		{Name: "Cache-Control", Value: "no-store"},
 	})
@@ -172,7 +172,7 @@ func (a *app) events(r *eventloop.HTTPRequest) {
 	}
 	send(w, "stats", a.loop.Stats())
 	r.OnAbort(func(error) {
-		a.streams = slices.DeleteFunc(a.streams, func(v *eventloop.ResponseWriter) bool { return v == w })
+		a.streams = slices.DeleteFunc(a.streams, func(v *eventloop.HTTPResponseWriter) bool { return v == w })
 		w.Close()
 	})
 }
@@ -186,7 +186,7 @@ func (a *app) broadcast(event string, v any) {
 	}
 }
 
-func send(w *eventloop.ResponseWriter, event string, v any) {
+func send(w *eventloop.HTTPResponseWriter, event string, v any) {
 	data, err := json.Marshal(v)
 	if err != nil {
 		log.Print(err)
@@ -196,7 +196,7 @@ func send(w *eventloop.ResponseWriter, event string, v any) {
 }
 
 func respond(r *eventloop.HTTPRequest, status int, contentType string, body []byte) {
-	err := r.Respond(status, eventloop.Headers{{Name: "Content-Type", Value: contentType}}, body)
+	err := r.Respond(status, eventloop.HTTPHeaders{{Name: "Content-Type", Value: contentType}}, body)
 	if err != nil && !eventloop.IsInfo(err) {
 		log.Print(err)
 	}

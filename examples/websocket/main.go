@@ -75,7 +75,7 @@ func newRoom(l *eventloop.Loop) *room {
 func (m *room) handle(r *eventloop.HTTPRequest) {
 	switch r.Path() {
 	case "/":
-		r.Respond(200, eventloop.Headers{{Name: "Content-Type", Value: "text/html; charset=utf-8"}}, page)
+		r.Respond(200, eventloop.HTTPHeaders{{Name: "Content-Type", Value: "text/html; charset=utf-8"}}, page)
 	case "/chat":
 		m.enter(r)
 	default:

@@ -54,9 +54,9 @@ func upgrade(r *eventloop.HTTPRequest) *socket {
 	switch {
 	case r.Header("Sec-WebSocket-Version") != "13":
 		refuse(r, 426, "this is a WebSocket",
-			eventloop.Header{Name: "Upgrade", Value: "websocket"},
-			eventloop.Header{Name: "Connection", Value: "Upgrade"},
-			eventloop.Header{Name: "Sec-WebSocket-Version", Value: "13"})
+			eventloop.HTTPHeader{Name: "Upgrade", Value: "websocket"},
+			eventloop.HTTPHeader{Name: "Connection", Value: "Upgrade"},
+			eventloop.HTTPHeader{Name: "Sec-WebSocket-Version", Value: "13"})
 		return nil
 	case r.Method() != "GET", !strings.EqualFold(r.Header("Upgrade"), "websocket"), err != nil, len(nonce) != 16:
 		refuse(r, 400, "not a WebSocket handshake")
@@ -67,7 +67,7 @@ func upgrade(r *eventloop.HTTPRequest) *socket {
 	}
 	s := &socket{state: ws.StateServerSide}
 	accept := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	s.conn, err = r.Upgrade(eventloop.Headers{
+	s.conn, err = r.Upgrade(eventloop.HTTPHeaders{
 		{Name: "Upgrade", Value: "websocket"},
 		{Name: "Sec-WebSocket-Accept", Value: base64.StdEncoding.EncodeToString(accept[:])},
 	}, &eventloop.ConnConfig{
@@ -84,7 +84,7 @@ func upgrade(r *eventloop.HTTPRequest) *socket {
 	return s
 }
 
-func refuse(r *eventloop.HTTPRequest, status int, why string, headers ...eventloop.Header) {
+func refuse(r *eventloop.HTTPRequest, status int, why string, headers ...eventloop.HTTPHeader) {
 	r.Respond(status, headers, []byte(why+"\n")) // an error means that the client is gone
 }
 
