@@ -442,14 +442,8 @@ func (r *HTTPRequest) watched() bool {
 	return x.cancel != nil && !x.inTask
 }
 
-// end ends the context of r when all that can be written is written.
-func (r *HTTPRequest) end(err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.endLocked(err)
-}
-
-// endLocked is end for callers that hold r.mu.
+// endLocked ends the context of r when all that can be written is written. The
+// caller holds r.mu.
 func (r *HTTPRequest) endLocked(err error) {
 	if x := r.peek(); x.cancel != nil && !(x.inTask && err == nil) {
 		x.cancel(err)
