@@ -16,7 +16,7 @@ import (
 // as a slow client needs for a third of them.
 func TestHTTPServerWriteTimeoutSparesAClientThatReadsSteadily(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes as long as the client")
+		t.Skip("the client reads slowly on purpose, which takes seconds")
 	}
 	const size, portion = 4 << 20, 64 << 10
 	inBothWays(t, func(t *testing.T, server, client *tls.Config) {
