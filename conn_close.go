@@ -282,6 +282,14 @@ func (c *Conn) terminate() {
 	c.closeWith(how)
 }
 
+// isSpare implements spareable: it reports whether c is closed, and its output
+// delivered. If c is not up yet and has nothing to send, it gives up.
+func (c *Conn) isSpare() bool {
+	c.core.Lock()
+	defer c.core.Unlock()
+	return c.life >= lifeClosing && !c.facts.has(factDetach) && c.pending() == 0 && c.core.Delivered()
+}
+
 // detaching reports whether what arrives is for what called Detach.
 func (cl *connLoop) detaching() bool {
 	c := (*Conn)(cl)

@@ -18,3 +18,6 @@ func Parked(l *Loop) bool { return l.parking.in.Load() != nil }
 // ParkAgain is how many turns in a row must have been input of one connection after
 // the dispatcher waited there in vain.
 const ParkAgain = parkAgain
+
+// IsSpare reports whether an end by force would cut nothing of s off.
+func IsSpare(s *HTTPServer) bool { return s.isSpare() }

@@ -394,6 +394,10 @@ func (l *Loop) flushUnasked() {
 // Then arranges for cb to be called on the loop with the result: exactly once,
 // in a later turn, after callbacks that were registered earlier. If the loop
 // ends by force first, cb is not called. With a nil cb it is [Future.Ignore].
+//
+// Then does not chain: it returns nothing, and what cb does has no future. To do one
+// thing after the other, call the next in cb, or use a task and [Future.Await]; for
+// a future of the whole, resolve one of [NewFuture] in the last cb.
 func (f *Future[T]) Then(cb func(v T, err error)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -430,8 +434,12 @@ func (f *Future[T]) Done() <-chan struct{} {
 	return f.done
 }
 
-// Result returns the result, or [ErrPending] if there is none yet.
+// Result returns the result, or [ErrPending] and a zero T, such as a nil pointer, if
+// there is none yet: look at the error first. A nil future fails at once.
 func (f *Future[T]) Result() (T, error) {
+	if f == nil {
+		return *new(T), errNilFuture
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ask()
@@ -443,7 +451,7 @@ func (f *Future[T]) Result() (T, error) {
 }
 
 // Wait waits for the result, or for the end of ctx, and then returns its cause. A
-// result that is there counts more than an ended context.
+// result that is there counts more than an ended context. A nil future fails at once.
 //
 // Wait is for goroutines other than those of the loop. In a callback or a task of
 // the loop it returns [ErrOnLoop], also when the result is there: use [Future.Then],
@@ -451,6 +459,9 @@ func (f *Future[T]) Result() (T, error) {
 // iterator whose code calls Wait: [iter.Pull] runs that on another goroutine, so
 // Wait waits, and the loop stands still until ctx ends.
 func (f *Future[T]) Wait(ctx context.Context) (T, error) {
+	if f == nil {
+		return *new(T), errNilFuture
+	}
 	if f.loop.onLoop() {
 		return *new(T), ErrOnLoop
 	}

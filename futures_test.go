@@ -99,10 +99,11 @@ func TestAPendingFutureKeepsTheLoopAliveUnlessItIsUnrefd(t *testing.T) {
 func TestResultIsErrPendingUntilThereIsOne(t *testing.T) {
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		f, resolve := eventloop.NewFuture[int](l)
-		_, err := f.Result()
+		v, err := f.Result()
+		wantEqual(t, "value before", v, 0)
 		wantEqual(t, "error before", err, eventloop.ErrPending)
 		resolve(7, errFuture)
-		v, err := f.Result()
+		v, err = f.Result()
 		wantEqual(t, "value", v, 7)
 		wantEqual(t, "error", err, errFuture)
 	})

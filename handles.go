@@ -71,25 +71,7 @@ func (h Handle) String() string {
 // question why it does not end: those with Ref keep it alive. It is a snapshot;
 // the loop goes on meanwhile.
 func (l *Loop) Handles() iter.Seq[Handle] {
-	l.mu.Lock()
-	now := l.now()
-	var all []Handle
-	var owners []owner
-	for h := range l.handles.all {
-		all = append(all, Handle{Kind: h.kind.String(), Ref: !h.unref, Age: now - h.born})
-		owners = append(owners, h.owner)
-	}
-	n := len(all)
-	for t := range l.timers.All {
-		all = append(all, (*Timer)(t).handle(now))
-	}
-	for t := range l.dueTimers {
-		all = append(all, t.handle(now))
-	}
-	l.mu.Unlock()
-	for i := range n {
-		all[i].Name = owners[i].describe() // takes locks of its own
-	}
+	all, _ := l.snapshot()
 	return func(yield func(Handle) bool) {
 		for _, h := range all {
 			if !yield(h) {
@@ -97,6 +79,28 @@ func (l *Loop) Handles() iter.Seq[Handle] {
 			}
 		}
 	}
+}
+
+// snapshot returns what the loop has open now: first what has an owner, in the order
+// of owners, and then the timers.
+func (l *Loop) snapshot() (all []Handle, owners []owner) {
+	l.mu.Lock()
+	now := l.now()
+	for h := range l.handles.all {
+		all = append(all, Handle{Kind: h.kind.String(), Ref: !h.unref, Age: now - h.born})
+		owners = append(owners, h.owner)
+	}
+	for t := range l.timers.All {
+		all = append(all, (*Timer)(t).handle(now))
+	}
+	for t := range l.dueTimers {
+		all = append(all, t.handle(now))
+	}
+	l.mu.Unlock()
+	for i, o := range owners {
+		all[i].Name = o.describe() // takes locks of its own
+	}
+	return all, owners
 }
 
 // kind says what a handle is.
@@ -140,6 +144,14 @@ type owner interface {
 
 // A shutdowner is an owner that Loop.Shutdown closes.
 type shutdowner interface{ shutdown() }
+
+// A spareable owner keeps the loop alive, but may have nothing to lose.
+type spareable interface {
+	// isSpare reports whether an end by force takes nothing away that a graceful one
+	// would not: the owner accepts, or is idle, or is closed and only waits for peers
+	// that have all of its output. It is called from any goroutine.
+	isSpare() bool
+}
 
 // handle is the part that everything has that a loop knows: the loop's list
 // runs through it, so opening a handle costs no memory besides it.

@@ -1,6 +1,7 @@
 package eventloop
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -308,16 +309,20 @@ func (s *HTTPServer) force() {
 	s.mu.Lock()
 	var cut []string
 	for c := range s.conns {
-		cut = append(cut, c.name())
+		if !c.isSpare() {
+			cut = append(cut, c.name())
+		}
 	}
 	s.mu.Unlock()
+	var why error
 	if len(cut) > 0 {
 		slices.Sort(cut)
-		s.cut(fmt.Errorf("%w: %s", ErrForced, listed(cut)))
+		why = fmt.Errorf("%w: %s", ErrForced, listed(cut))
 	}
+	s.cut(why)
 }
 
-// cut closes the server by force.
+// cut closes the server by force. why is nil if no response is lost by that.
 func (s *HTTPServer) cut(why error) {
 	s.Close()
 	s.mu.Lock()
@@ -327,7 +332,7 @@ func (s *HTTPServer) cut(why error) {
 	conns := s.connList()
 	s.mu.Unlock()
 	for _, c := range conns {
-		c.cut(why)
+		c.cut(cmp.Or(why, ErrForced))
 	}
 }
 
@@ -343,6 +348,18 @@ func (s *HTTPServer) connList() []*httpConn {
 func (s *HTTPServer) terminate()       { s.cut(ErrLoopClosed) }
 func (s *HTTPServer) shutdown()        { s.Close() }
 func (s *HTTPServer) describe() string { return addrName(s.addr) }
+
+// isSpare implements spareable.
+func (s *HTTPServer) isSpare() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if !c.isSpare() {
+			return false
+		}
+	}
+	return true
+}
 
 // accepted makes nc a connection of the server.
 func (s *HTTPServer) accepted(nc net.Conn) {

@@ -863,6 +863,15 @@ func (c *httpConn) cut(why error) {
 	c.core.Closing()
 }
 
+// isSpare reports whether the connection is idle, or at its end, and its output
+// delivered.
+func (c *httpConn) isSpare() bool {
+	c.core.Lock()
+	defer c.core.Unlock()
+	idle := c.isStuck() || c.phase == phaseOver && !c.upgraded
+	return idle && c.core.Pending() == 0 && c.core.Delivered()
+}
+
 // An httpUser is a connection as its core sees it.
 type httpUser httpConn
 

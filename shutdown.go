@@ -40,7 +40,10 @@ const firstReport = 5 * time.Second
 // loop waits for is logged after 5 s, and again 10 s, 20 s, 40 s and so on later.
 //
 // When grace is over the loop is ended by force, as by [Loop.Stop]. What kept it
-// alive is logged, and Run returns an error that matches [ErrForced] and names it.
+// alive is logged, and Run returns an error that matches [ErrForced] and names it. If
+// nothing is lost, because there are only idle servers, and connections that are
+// closed and whose peers have all of their output, the end counts as graceful. On
+// Linux the peer's kernel is asked; elsewhere what our own has taken is not lost.
 // A grace of zero ends the loop by force at once; with a negative one Shutdown
 // waits without limit. Shutdown closes no connection but the idle ones of an
 // [HTTPServer]: any other that is idle lasts until grace is over, unless its peer,
@@ -162,7 +165,7 @@ func (l *Loop) isShuttingDown() bool {
 func (l *Loop) reportLater() {
 	d := &l.down
 	t := l.AfterFunc(d.pause, func() {
-		waits := l.keptBy()
+		waits := l.keptBy(true)
 		l.log(slog.LevelInfo, "shutdown waits", "for", time.Since(d.began).Round(time.Second), "count", len(waits), "handles", listed(waits))
 		d.pause = 2 * d.pause
 		l.reportLater()
@@ -173,7 +176,7 @@ func (l *Loop) reportLater() {
 // force ends the loop by force, at the end of a Shutdown. If nothing is cut off it
 // is an end like any other.
 func (l *Loop) force() {
-	cut := l.keptBy()
+	cut := l.keptBy(false)
 	if len(cut) == 0 {
 		l.stop(nil)
 		return
@@ -183,13 +186,21 @@ func (l *Loop) force() {
 	}
 }
 
-// keptBy returns what keeps the loop alive.
-func (l *Loop) keptBy() []string {
+// keptBy returns what keeps the loop alive; without spare only what is lost if the
+// loop ends now.
+func (l *Loop) keptBy(spare bool) []string {
 	var all []string
-	for h := range l.Handles() {
-		if h.Ref {
-			all = append(all, h.String())
+	handles, owners := l.snapshot()
+	for i, h := range handles {
+		if !h.Ref || !spare && h.Kind == KindInterval {
+			continue
 		}
+		if !spare && i < len(owners) {
+			if o, ok := owners[i].(spareable); ok && o.isSpare() {
+				continue
+			}
+		}
+		all = append(all, h.String())
 	}
 	onLoop := l.onLoop()
 	l.mu.Lock()
@@ -301,11 +312,13 @@ func (ln *Listener) force() {
 	if len(conns) == 0 {
 		return
 	}
-	names := make([]string, len(conns))
-	for i, c := range conns {
-		names[i] = "conn " + c.describe()
+	var names []string
+	for _, c := range conns {
+		if !c.isSpare() {
+			names = append(names, "conn "+c.describe())
+		}
 	}
-	if d.forced == nil {
+	if d.forced == nil && len(names) > 0 {
 		d.forced = fmt.Errorf("%w: %s", ErrForced, listed(names))
 	}
 	for _, c := range conns {

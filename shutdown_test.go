@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/internal/sockio"
 )
 
 func TestShutdownCutsOffWhatOutlastsItsGraceAndRunNamesIt(t *testing.T) {
@@ -420,4 +422,153 @@ func dialConn(t testing.TB, addr net.Addr) net.Conn {
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+func TestAnEndByForceNamesAClosedConnectionOnlyIfItsOutputIsLost(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		bytes int
+		room  int // in our kernel
+		lost  bool
+	}{
+		{"nothing was written", 0, 0, false},
+		{"the peer has all of it", 100, 0, false},
+		{"the kernel of the peer has not taken all of it", 1 << 20, 4 << 20, true},
+		{"our kernel has not taken all of it", 16 << 20, 0, true},
+	} {
+		if tt.room > 0 && !sockio.Raw {
+			continue // only Linux tells what was acknowledged
+		}
+		t.Run(tt.name, func(t *testing.T) {
+			checkLeaks(t)
+			nc, peer := tcpPair(t)
+			slowReceiver(t, peer)
+			if tt.room > 0 {
+				nc.SetWriteBuffer(tt.room)
+			}
+			conns, result := make(chan *eventloop.Conn, 1), make(chan error, 1)
+			go func() {
+				result <- eventloop.Run(context.Background(), logged(t, nil), func(l *eventloop.Loop) error {
+					watch(t, l)
+					c, err := l.Adopt(nc, nil)
+					if err != nil {
+						return err
+					}
+					c.Write(make([]byte, tt.bytes))
+					c.Close()
+					conns <- c
+					return nil
+				})
+			}()
+			c := wait(t, conns, "connection")
+			if !tt.lost { // the peer does not end its own side
+				wantEqual(t, "bytes that the peer has got", len(readAll(t, peer)), tt.bytes)
+			} else if tt.room > 0 {
+				if _, err := await(t, c.Flushed()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.Loop().Shutdown(0)
+			if err := wait(t, result, "end of the loop"); !tt.lost {
+				wantEqual(t, "error of Run", err, nil)
+			} else if wantErr(t, "Run", err, eventloop.ErrForced); !strings.Contains(err.Error(), peer.LocalAddr().String()) {
+				t.Errorf("the error does not name the connection: %v", err)
+			}
+		})
+	}
+}
+
+func TestListenerShutdownByForceSucceedsIfNoOutputIsLost(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	for _, bytes := range []int{0, 100, 16 << 20} {
+		conns := make(chan *eventloop.Conn, 1)
+		ln, err := l.Listen("tcp", "127.0.0.1:0", &eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) { conns <- c }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		peer := dialPeer(t, ln.Addr())
+		c := wait(t, conns, "connection")
+		c.Write(make([]byte, bytes))
+		c.Close()
+		lost := bytes > 1<<20
+		if !lost {
+			wantEqual(t, "bytes that the peer has got", len(readAll(t, peer)), bytes)
+		}
+		if _, err := await(t, ln.Shutdown(0)); lost {
+			wantErr(t, "Shutdown", err, eventloop.ErrForced)
+		} else {
+			wantEqual(t, "error of Shutdown", err, nil)
+		}
+	}
+}
+
+func TestHTTPServerShutdownByForceSucceedsIfNoResponseIsLost(t *testing.T) {
+	for _, tt := range []struct {
+		name, request string
+		read          bool // the response, by the client
+		lost          bool
+	}{
+		{"no request", "", false, false},
+		{"an idle connection", "GET /100 HTTP/1.1\r\nHost: x\r\n\r\n", true, false},
+		{"a connection at its end", "GET /100 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", true, false},
+		{"a response that the client does not read", "GET /16777216 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", false, true},
+		{"a request without a response", "GET /none HTTP/1.1\r\nHost: x\r\n\r\n", false, true},
+	} {
+		for _, how := range []string{"Loop", "HTTPServer"} {
+			t.Run(tt.name+", Shutdown of "+how, func(t *testing.T) {
+				checkLeaks(t)
+				handled := make(chan struct{}, 1)
+				servers, result := make(chan *eventloop.HTTPServer, 1), make(chan error, 1)
+				l := eventloop.New(logged(t, nil))
+				watch(t, l)
+				l.Post(func() {
+					s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+						if n, err := strconv.Atoi(r.Path()[1:]); err == nil {
+							r.Respond(200, nil, make([]byte, n))
+						}
+						handled <- struct{}{}
+					}, nil)
+					if err != nil {
+						t.Error(err)
+					}
+					servers <- s
+				})
+				go func() { result <- l.Run(context.Background()) }()
+				s := wait(t, servers, "server")
+				if tt.request != "" {
+					c := dialRaw(t, s.Addr())
+					c.send("%s", tt.request)
+					wait(t, handled, "request")
+					if tt.read {
+						c.answer("GET")
+						eventually(func() bool { return eventloop.IsSpare(s) }) // when its goroutine is done with it
+					}
+				}
+				if how == "Loop" {
+					l.Post(func() { l.Shutdown(0) })
+				} else if _, err := await(t, s.Shutdown(0)); tt.lost {
+					wantErr(t, "Shutdown", err, eventloop.ErrForced)
+				} else {
+					wantEqual(t, "error of Shutdown", err, nil)
+				}
+				err := wait(t, result, "end of the loop")
+				if tt.lost && how == "Loop" {
+					wantErr(t, "Run", err, eventloop.ErrForced)
+				} else {
+					wantEqual(t, "error of Run", err, nil)
+				}
+			})
+		}
+	}
+}
+
+func TestAShutdownOfZeroIsNoForceForWhatAGracefulOneEndsAtOnce(t *testing.T) {
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		if _, err := l.Listen("tcp", "127.0.0.1:0", nil); err != nil {
+			t.Fatal(err)
+		}
+		serveHTTP(t, l, nil, hai)
+		l.Every(time.Hour, func() {})
+		l.Shutdown(0)
+	})
 }

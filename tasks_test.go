@@ -252,11 +252,20 @@ func TestAwaitOfAnotherLoopsFuture(t *testing.T) {
 	})
 }
 
-func TestAwaitOfANilFutureIsAnError(t *testing.T) {
+func TestANilFutureIsAnErrorForWhatAsksForItsResult(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
 		var f *eventloop.Future[int]
 		if _, err := f.Await(k); err == nil {
 			t.Error("Await of a nil future succeeded")
+		}
+		if _, err := f.AwaitTimeout(k, time.Hour); err == nil || errors.Is(err, eventloop.ErrTimeout) {
+			t.Errorf("AwaitTimeout of a nil future: %v", err)
+		}
+		if _, err := f.Result(); err == nil || errors.Is(err, eventloop.ErrPending) {
+			t.Errorf("Result of a nil future: %v", err)
+		}
+		if _, err := f.Wait(t.Context()); err == nil || errors.Is(err, eventloop.ErrOnLoop) {
+			t.Errorf("Wait for a nil future: %v", err)
 		}
 		if _, err := eventloop.All(k.Loop(), f).Await(k); err == nil {
 			t.Error("All of a nil future succeeded")

@@ -230,6 +230,9 @@ func (ln *Listener) shutdown() { ln.stop() }
 
 func (ln *Listener) describe() string { return addrName(ln.addr) }
 
+// isSpare implements spareable: Shutdown closes listeners in any case.
+func (ln *Listener) isSpare() bool { return true }
+
 // Tasks of a listener.
 type (
 	acceptErrTask struct {

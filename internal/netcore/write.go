@@ -113,6 +113,14 @@ func (c *Conn) Unacked() (n int) {
 	return n
 }
 
+// Delivered reports whether the peer's kernel has all that was handed to ours, as far
+// as that can be told. The end of the stream need not be with it. The caller holds the
+// lock.
+func (c *Conn) Delivered() bool {
+	n := c.Unacked()
+	return n == 0 || n == 1 && c.shut // the FIN
+}
+
 // OutputEnded reports whether EndOutput was carried out. The caller holds the lock.
 func (c *Conn) OutputEnded() bool { return c.ended }
 
