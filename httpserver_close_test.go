@@ -448,10 +448,9 @@ func TestHTTPServerOutlivesCallbacksOfTLSConfig(t *testing.T) {
 			l, _ := startLoop(t, &eventloop.Config{CatchPanics: true})
 			events := make(chan error, 1)
 			conf := httpServerTLS()
-			first := true
+			var called atomic.Bool // each handshake has a goroutine of its own
 			conf.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
-				if first {
-					first = false
+				if !called.Swap(true) {
 					f()
 				}
 				return nil, nil
