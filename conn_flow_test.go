@@ -32,7 +32,8 @@ func inBubble(t *testing.T, f func(t *testing.T, l *eventloop.Loop)) {
 	})
 }
 
-// adoptPipe returns a connection of l over net.Pipe, which is up, and its peer.
+// adoptPipe returns a connection of l over net.Pipe, which is up and reads, and its
+// peer.
 func adoptPipe(t testing.TB, l *eventloop.Loop, cfg *eventloop.ConnConfig) (*eventloop.Conn, net.Conn) {
 	t.Helper()
 	ours, peer := net.Pipe()
@@ -42,6 +43,9 @@ func adoptPipe(t testing.TB, l *eventloop.Loop, cfg *eventloop.ConnConfig) (*eve
 	}
 	if cfg == nil || cfg.TLS == nil {
 		<-c.Connected().Done()
+		// The connection does not read before what waits for the future has run. In the
+		// turn after the one that resolved it, it does.
+		onLoop(t, l, func() {})
 	}
 	return c, peer
 }
