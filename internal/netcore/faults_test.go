@@ -17,6 +17,8 @@ import (
 	"github.com/onloop/eventloop/internal/sockio"
 )
 
+func init() { ofFaults = 1 }
+
 // inject puts functions in place of the system calls until the end of the test.
 func inject(t *testing.T, f *faults) {
 	injected.Store(f)

@@ -714,6 +714,10 @@ func TestReleaseOfTLSGivesAWorkingConnection(t *testing.T) {
 	})
 }
 
+// ofFaults is how many allocations of a message are due to calls that can be made to
+// fail: the views escape to them.
+var ofFaults = 0.0
+
 // An idle connection holds no buffer, TLS included, and reading and writing allocate
 // nothing.
 func TestReadingAndWritingAllocateNothing(t *testing.T) {
@@ -755,9 +759,9 @@ func TestReadingAndWritingAllocateNothing(t *testing.T) {
 		for range 100 {
 			round()
 		}
-		allowed := 0.0
+		allowed := ofFaults
 		if secure {
-			allowed = 4 // of crypto/tls, on both sides
+			allowed += 4 // of crypto/tls, on both sides
 		}
 		if n := testing.AllocsPerRun(200, round); n > allowed && !raceEnabled {
 			t.Errorf("TLS %v: %v allocations for a message to and fro, want %v", secure, n, allowed)

@@ -123,6 +123,10 @@ func (r *runner) readTLS(p []byte) (n int, err error) {
 	if n > 0 {
 		r.sec.heardOf = true
 	}
+	// After a reply that could not be written crypto/tls cannot decrypt what comes.
+	if err != nil && r.sec.flooded.Load() {
+		return n, ErrFlood
+	}
 	// crypto/tls takes an end between two records for a proper one. Of a peer that
 	// has sent nothing, nothing is missing: it has only looked.
 	if err == io.EOF && r.sec.sawEnd && r.sec.heardOf {
