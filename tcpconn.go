@@ -95,9 +95,9 @@ type ConnConfig struct {
 	ReadTimeout time.Duration
 
 	// WriteTimeout ends the connection with [ErrTimeout] when output is pending
-	// and the peer took none of it for so long. On Linux that is measured by what
-	// the peer's kernel acknowledges, on TCP and unix sockets, also below TLS;
-	// elsewhere by what the connection accepts. A receiver acknowledges in steps
+	// and the peer took none of it for so long. On Linux and macOS that is measured by
+	// what the peer's kernel acknowledges, on TCP and unix sockets, also below
+	// TLS; elsewhere by what the connection accepts. A receiver acknowledges in steps
 	// of up to 128 KB, so a slow peer is safe if it reads as much in that time.
 	// It does not run while writing is paused. Zero: 60 s for connections that a
 	// listener accepted, none for others. Negative: none. It also bounds the lack
@@ -680,8 +680,8 @@ func (c *Conn) Closed() bool { return c.quit.Load() }
 // OnClose and afterwards it matches [ErrLost], and is a [*LostError], if the
 // connection was closed otherwise than by Abort or an error and output could not
 // be delivered: the peer took too long or reset the connection, or the loop was
-// stopped. On Linux delivered means acknowledged by the peer's kernel; elsewhere it
-// means accepted by our own.
+// stopped. On Linux and macOS delivered means acknowledged by the peer's kernel;
+// elsewhere it means accepted by our own.
 func (c *Conn) Err() error {
 	c.core.Lock()
 	defer c.core.Unlock()

@@ -1,6 +1,7 @@
 package netcore
 
 import (
+	"io"
 	"net"
 	"os"
 	"time"
@@ -167,7 +168,13 @@ func (c *Conn) skip() (over bool) {
 		c.run.skipped += int64(b.Len())
 		b.Release()
 	}
-	return err != nil && err != ErrWoken && !isTimeout(err)
+	if err == nil || err == ErrWoken || isTimeout(err) {
+		return false
+	}
+	if err != io.EOF {
+		c.run.broke = err
+	}
+	return true
 }
 
 // closeNotify ends the stream of TLS, and reports whether there is anything to be
@@ -208,6 +215,7 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 				c.Unlock()
 				return c.unacked()
 			}
+			c.stillNeeded()
 			next = now.Add(look)
 			look = min(2*look, 100*time.Millisecond)
 		} else if over || !now.Before(until) {
@@ -215,6 +223,12 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 		}
 		skipped := c.run.skipped
 		over = c.pass(over, next)
+		if c.rc == nil && c.run.broke != nil && left > 0 { // such a socket forgets what it had
+			c.Lock()
+			c.cause = c.run.broke
+			c.Unlock()
+			return left
+		}
 		if c.run.skipped > skipped {
 			until = c.longer(until, began)
 		}
@@ -296,11 +310,9 @@ func (c *Conn) shutDown() bool {
 // unacked returns how many bytes of output the peer's kernel has not acknowledged,
 // as far as that can be told.
 func (c *Conn) unacked() (left int64) {
-	c.control(func(fd uintptr) {
-		if n, ok := unacked(fd); ok && n > 1 { // one is the FIN
-			left = int64(n)
-		}
-	})
+	if n, ok := c.probe(); ok && n > 1 { // one is the FIN
+		left = int64(n)
+	}
 	return left
 }
 
@@ -388,6 +400,17 @@ func (c *Conn) watchForeign(d time.Duration) {
 		c.slow.guard.Reset(d)
 	}
 	c.slow.idle = 0
+}
+
+// stillNeeded keeps the guard from taking the wait for acknowledgements for one that
+// should be over.
+func (c *Conn) stillNeeded() {
+	if c.slow == nil {
+		return
+	}
+	c.Lock()
+	c.slow.idle = 0
+	c.Unlock()
 }
 
 // guard ends a Read or a Write that a deadline should have ended.

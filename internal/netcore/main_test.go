@@ -199,6 +199,29 @@ func eachSocket(t *testing.T, f func(t *testing.T, k kind)) {
 	})
 }
 
+// eachProbed runs f with each way to tell what was acknowledged: of a socket that is
+// read and written raw, and as on macOS of one that is used through net.Conn.
+func eachProbed(t *testing.T, f func(t *testing.T, open func(nc net.Conn) *testConn)) {
+	for _, raw := range []bool{true, false} {
+		t.Run(fmt.Sprintf("raw %t", raw), func(t *testing.T) {
+			if raw && !sockio.Raw {
+				t.Skip("sockets are not read raw on this system")
+			}
+			f(t, func(nc net.Conn) *testConn {
+				if _, ok := sockio.Probe(nc); !ok {
+					t.Skip("this system does not tell what was acknowledged")
+				}
+				c := newConn(t, nc, true)
+				if !raw && sockio.Raw {
+					c.slow, c.rc, c.fd = &slowPath{probe: c.rc}, nil, -1
+				}
+				c.Open()
+				return c
+			})
+		})
+	}
+}
+
 func tcpPair(t testing.TB) (a, b net.Conn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

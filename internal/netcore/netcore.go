@@ -146,6 +146,7 @@ type runner struct {
 	watch    bool  // try is to look for a failure, not to read
 	forEnd   bool  // and for the peer's end
 	skipped  int64 // bytes that Finish has dropped
+	broke    error // why they ended, other than io.EOF
 	size     int   // of the next read
 	buf      *sockio.Buffer
 	err      error
@@ -153,6 +154,7 @@ type runner struct {
 
 // A slowPath is what only connections need that are not wholly ours.
 type slowPath struct {
+	probe syscall.RawConn         // of nc for acknowledgements, if there is no Conn.rc
 	guard *time.Timer             // ends what deadlines do not
 	idle  int                     // ticks of the guard without output
 	space [sockio.MaxViews][]byte // for rawWrite
@@ -179,6 +181,7 @@ func (c *Conn) Attach(nc net.Conn, ours bool) {
 	switch {
 	case !ok:
 		c.slow = &slowPath{}
+		c.slow.probe, _ = sockio.Probe(nc)
 	case ours:
 		c.rc = rc
 		rc.Control(func(fd uintptr) { c.fd = int32(fd) })
@@ -204,7 +207,7 @@ func (c *Conn) Open() {
 func (c *Conn) NetConn() net.Conn { return c.nc }
 
 // Raw reports whether reads and writes go to the descriptor. Only then are resets
-// noticed while nothing is read, and acknowledgements known.
+// noticed while nothing is read.
 func (c *Conn) Raw() bool { return c.rc != nil }
 
 // TLS returns the TLS connection once the handshake is done, or nil. The caller
@@ -229,6 +232,20 @@ type closeWriter interface{ CloseWrite() error }
 // control calls f with the descriptor, and reports whether it could.
 func (c *Conn) control(f func(fd uintptr)) bool {
 	return c.rc != nil && c.rc.Control(f) == nil
+}
+
+// probe returns how many bytes of output the peer's kernel has not acknowledged; ok is
+// false if that cannot be told.
+func (c *Conn) probe() (n int, ok bool) {
+	rc := c.rc
+	if c.slow != nil && c.slow.probe != nil {
+		rc = c.slow.probe
+	}
+	if rc == nil {
+		return 0, false
+	}
+	err := rc.Control(func(fd uintptr) { n, ok = unacked(fd) })
+	return n, ok && err == nil
 }
 
 // HasInput reports whether something is there to be read: bytes, an end or an

@@ -12,8 +12,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/onloop/eventloop/internal/sockio"
 )
 
 func TestInputIsReadInOrderUpToItsEnd(t *testing.T) {
@@ -283,55 +281,132 @@ func TestFinishTellsWhatAPeerThatReadsNothingDidNotGet(t *testing.T) {
 
 // What fits in the buffers of the kernels is written, but not delivered.
 func TestFinishWaitsForAcknowledgements(t *testing.T) {
-	if !sockio.Raw {
-		t.Skip("only Linux tells what was acknowledged")
-	}
-	nc, peer := tcpPair(t)
-	peer.(*net.TCPConn).SetReadBuffer(64 << 10)
-	nc.(*net.TCPConn).SetWriteBuffer(4 << 20)
-	c := newConn(t, nc, true)
-	c.Open()
-	c.order(func() { c.SetStall(100 * time.Millisecond) })
-	c.write(text(1 << 20))
-	until(t, "all is with the kernel", func() bool { return c.pending() == 0 })
-	if lost := c.finish(false); lost == 0 {
-		t.Error("nothing is lost although the peer has read nothing")
-	}
+	eachProbed(t, func(t *testing.T, open func(nc net.Conn) *testConn) {
+		nc, peer := tcpPair(t)
+		peer.(*net.TCPConn).SetReadBuffer(64 << 10)
+		nc.(*net.TCPConn).SetWriteBuffer(4 << 20)
+		c := open(nc)
+		c.order(func() { c.SetStall(100 * time.Millisecond) })
+		c.write(text(1 << 20))
+		until(t, "all is with the kernel", func() bool { return c.pending() == 0 })
+		if lost := c.finish(false); lost == 0 {
+			t.Error("nothing is lost although the peer has read nothing")
+		}
 
-	nc, peer = tcpPair(t)
-	peer.(*net.TCPConn).SetReadBuffer(64 << 10)
-	nc.(*net.TCPConn).SetWriteBuffer(4 << 20)
-	c = newConn(t, nc, true)
-	c.Open()
-	c.order(func() { c.SetStall(time.Second) })
-	c.write(text(1 << 20))
-	beside(t, func() {
-		time.Sleep(50 * time.Millisecond) // a peer that takes its time
-		io.Copy(io.Discard, peer)
-		peer.Close()
+		nc, peer = tcpPair(t)
+		peer.(*net.TCPConn).SetReadBuffer(64 << 10)
+		nc.(*net.TCPConn).SetWriteBuffer(4 << 20)
+		c = open(nc)
+		c.order(func() { c.SetStall(time.Second) })
+		c.write(text(1 << 20))
+		beside(t, func() {
+			time.Sleep(50 * time.Millisecond) // a peer that takes its time
+			io.Copy(io.Discard, peer)
+			peer.Close()
+		})
+		if lost := c.finish(false); lost != 0 {
+			t.Errorf("%d bytes are lost although the peer read all", lost)
+		}
 	})
-	if lost := c.finish(false); lost != 0 {
-		t.Errorf("%d bytes are lost although the peer read all", lost)
-	}
+}
+
+// A connection is not closed under the wait for acknowledgements, however long it
+// takes.
+func TestFinishWaitsForAcknowledgementsAsLongAsTheyCome(t *testing.T) {
+	eachProbed(t, func(t *testing.T, open func(nc net.Conn) *testConn) {
+		nc, peer := tcpPair(t)
+		peer.(*net.TCPConn).SetReadBuffer(64 << 10)
+		nc.(*net.TCPConn).SetWriteBuffer(4 << 20)
+		c := open(nc)
+		c.order(func() { c.SetStall(2 * time.Second) })
+		const size = 1 << 20
+		c.write(text(size))
+		until(t, "all is with the kernel", func() bool { return c.pending() == 0 })
+		beside(t, func() {
+			p := make([]byte, 64<<10)
+			for n := 0; n < size; n += len(p) {
+				if _, err := io.ReadFull(peer, p); err != nil {
+					t.Errorf("cut after %d bytes: %v", n, err)
+					break
+				}
+				time.Sleep(4 * deafAfter * time.Duration(len(p)) / size)
+			}
+			peer.Close()
+		})
+		if lost := c.finish(false); lost != 0 {
+			t.Errorf("%d bytes are lost although the peer read all", lost)
+		}
+	})
 }
 
 func TestFinishTellsOfAResetByThePeer(t *testing.T) {
-	if !sockio.Raw {
-		t.Skip("only Linux tells what was acknowledged")
-	}
-	nc, peer := tcpPair(t)
-	c := newConn(t, nc, true)
-	c.Open()
-	c.order(func() { c.SetStall(watchdog) })
-	c.write(text(8 << 20))
-	beside(t, func() {
-		io.ReadFull(peer, make([]byte, 1<<20))
-		resetBy(peer)
+	eachProbed(t, func(t *testing.T, open func(nc net.Conn) *testConn) {
+		nc, peer := tcpPair(t)
+		c := open(nc)
+		c.order(func() { c.SetStall(watchdog) })
+		c.write(text(8 << 20))
+		beside(t, func() {
+			io.ReadFull(peer, make([]byte, 1<<20))
+			resetBy(peer)
+		})
+		if lost := c.finish(false); lost == 0 {
+			t.Error("nothing is lost although the peer has reset the connection")
+		}
+		wait(t, c.failed, "failure")
 	})
-	if lost := c.finish(false); lost == 0 {
-		t.Error("nothing is lost although the peer has reset the connection")
-	}
-	wait(t, c.failed, "failure")
+}
+
+func TestFinishTellsOfAResetOfWhatTheKernelHad(t *testing.T) {
+	eachProbed(t, func(t *testing.T, open func(nc net.Conn) *testConn) {
+		nc, peer := tcpPair(t)
+		peer.(*net.TCPConn).SetReadBuffer(64 << 10)
+		nc.(*net.TCPConn).SetWriteBuffer(4 << 20)
+		c := open(nc)
+		c.order(func() { c.SetStall(watchdog) })
+		c.write(text(1 << 20))
+		until(t, "all is with the kernel", func() bool { return c.pending() == 0 })
+		beside(t, func() {
+			time.Sleep(50 * time.Millisecond)
+			resetBy(peer)
+		})
+		if lost := c.finish(false); lost == 0 {
+			t.Error("nothing is lost although the peer has reset the connection")
+		}
+		c.Lock()
+		defer c.Unlock()
+		if !errors.Is(c.LossCause(), syscall.ECONNRESET) {
+			t.Errorf("LossCause = %v, want the reset", c.LossCause())
+		}
+	})
+}
+
+// A peer that takes less in the time of a stall than the kernels buffer makes no
+// write return, but it acknowledges.
+func TestAcknowledgementsAreProgress(t *testing.T) {
+	eachProbed(t, func(t *testing.T, open func(nc net.Conn) *testConn) {
+		nc, peer := tcpPair(t)
+		peer.(*net.TCPConn).SetReadBuffer(16 << 10)
+		nc.(*net.TCPConn).SetWriteBuffer(2 << 20)
+		c := open(nc)
+		c.order(func() { c.SetStall(400 * time.Millisecond) })
+		c.write(text(16 << 20))
+		done := beside(t, func() {
+			p := make([]byte, 16<<10)
+			for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+				if _, err := io.ReadFull(peer, p); err != nil {
+					t.Error("cut:", err)
+					return
+				}
+			}
+		})
+		wait(t, done, "end of the peer")
+		select {
+		case err := <-c.failed:
+			t.Error("WriteFailed got", err)
+		default:
+		}
+		c.abort()
+	})
 }
 
 func TestASlowPeerIsNoStall(t *testing.T) {

@@ -109,7 +109,7 @@ func (c *Conn) Unsealed() int {
 // Unacked returns how many bytes of output the peer's kernel has not acknowledged; 0
 // if that cannot be told.
 func (c *Conn) Unacked() (n int) {
-	c.control(func(fd uintptr) { n, _ = unacked(fd) })
+	n, _ = c.probe()
 	return n
 }
 
@@ -284,10 +284,11 @@ func (c *Conn) bound() {
 	}
 	b.kicked = false
 	left := time.Until(b.since.Add(c.stall))
-	if c.rc != nil {
-		c.control(func(fd uintptr) { b.unacked, _ = unacked(fd) })
+	n, ok := c.probe()
+	if b.unacked = n; ok || c.rc != nil {
 		left = min(left, c.stall/looks)
-	} else {
+	}
+	if c.rc == nil {
 		c.watchForeign(left + time.Second)
 	}
 	c.bounded = true
@@ -317,9 +318,7 @@ func (c *Conn) excused(n int, err error) bool {
 	case c.stall <= 0 || !c.bounded:
 		return false // a deadline of a wrapper's
 	}
-	left, ok := b.unacked, false
-	c.control(func(fd uintptr) { left, ok = unacked(fd) })
-	if ok && left < b.unacked {
+	if left, ok := c.probe(); ok && left < b.unacked {
 		b.since = time.Now()
 	}
 	return time.Since(b.since) < c.stall

@@ -1,7 +1,6 @@
 package sockio
 
 import (
-	"net"
 	"syscall"
 	"unsafe"
 
@@ -11,24 +10,6 @@ import (
 // Raw reports whether connections have a descriptor that ReadFD and WriteFD can
 // use on this platform.
 const Raw = true
-
-// Descriptor returns access to the descriptor of nc if nc is a stream socket of
-// package net itself. Anything else, a wrapper above all, may have a meaning of
-// its own for Read and Write and has to be asked.
-func Descriptor(nc net.Conn) (syscall.RawConn, bool) {
-	switch c := nc.(type) {
-	case *net.TCPConn:
-		rc, err := c.SyscallConn()
-		return rc, err == nil
-	case *net.UnixConn:
-		if a := c.LocalAddr(); a == nil || a.Network() != "unix" {
-			return nil, false // datagrams have boundaries, and empty ones are no EOF
-		}
-		rc, err := c.SyscallConn()
-		return rc, err == nil
-	}
-	return nil, false
-}
 
 // The calls below bypass the scheduler: a call that does not block returns within
 // microseconds, and telling the scheduler before and after it costs a tenth of an

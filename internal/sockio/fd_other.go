@@ -2,16 +2,10 @@
 
 package sockio
 
-import (
-	"net"
-	"syscall"
-)
+import "syscall"
 
 // Raw is false: connections are read and written through net.Conn here.
 const Raw = false
-
-// Descriptor finds nothing on this platform.
-func Descriptor(net.Conn) (syscall.RawConn, bool) { return nil, false }
 
 // ReadFD is not called on this platform.
 func ReadFD(uintptr, []byte) (int, syscall.Errno) { return 0, syscall.ENOSYS }

@@ -6,6 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const acknowledges = true
+
 // Unacked returns how many bytes of output the peer's kernel has not acknowledged.
 // On a TCP socket whose own side was shut down, the FIN counts as one more byte
 // until it is acknowledged. On a unix socket it is the memory of what the peer has

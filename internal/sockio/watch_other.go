@@ -4,9 +4,6 @@ package sockio
 
 import "syscall"
 
-// Unacked cannot tell on this platform.
-func Unacked(uintptr) (int, bool) { return 0, false }
-
 // HasEnded is not called on this platform.
 func HasEnded(uintptr) bool { return false }
 
