@@ -221,12 +221,17 @@ const (
 // of [Work]. It unwraps to the value if that is an error.
 type PanicError struct {
 	Value any    // what the code panicked with
-	Stack []byte // where, as runtime/debug.Stack prints it
+	Stack []byte // where, as runtime/debug.Stack prints it, from the panic on
 }
 
-// Error prints the value and the stack.
+// Error prints the value, the function and the source line of the application that
+// are next to the panic, and the stack.
 func (e *PanicError) Error() string {
-	return fmt.Sprintf("eventloop: panic in a callback: %v\n\n%s", e.Value, e.Stack)
+	fn, place := userFrame(e.Stack)
+	if fn == "" {
+		return fmt.Sprintf("eventloop: panic in a callback: %v\n\n%s", e.Value, e.Stack)
+	}
+	return fmt.Sprintf("eventloop: panic in a callback: %v, in %s at %s\n\n%s", e.Value, fn, place, e.Stack)
 }
 
 // Unwrap returns the value that was panicked with if it is an error, else nil.
@@ -241,7 +246,7 @@ func newPanicError(value any) *PanicError {
 	if pe, ok := value.(*PanicError); ok {
 		return pe // it crossed a goroutine or a nested loop: keep the first stack
 	}
-	return &PanicError{Value: value, Stack: debug.Stack()}
+	return &PanicError{Value: value, Stack: trimStack(debug.Stack())}
 }
 
 // IsInfo reports whether err tells of an ordinary end rather than of trouble:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"reflect"
 	"sync"
 	"time"
 )
@@ -102,7 +103,7 @@ func (f *Future[T]) terminate() {
 	f.loop.unregister(&f.handle)
 }
 
-func (f *Future[T]) describe() string { return "" }
+func (f *Future[T]) describe() string { return "of " + reflect.TypeFor[T]().String() }
 
 // resolve sets the result. The future is unregistered after its callbacks are
 // posted, so that the loop does not end in between.

@@ -88,7 +88,11 @@ func (w *slowWatch) report(d time.Duration) {
 			header = *h
 		}
 	}
-	args = append(args, "stack", string(stackOf(header)))
+	stack := stackOf(header)
+	if fn, place := userFrame(stack); fn != "" {
+		args = append(args, "in", fn, "at", place)
+	}
+	args = append(args, "stack", string(stack))
 	l.log(slog.LevelWarn, "a callback holds up the loop", args...)
 }
 

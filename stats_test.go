@@ -212,7 +212,7 @@ func TestHandlesSayWhatKeepsTheLoopAlive(t *testing.T) {
 				}
 				slices.Sort(got)
 				wantSlice(t, "handles", got, []string{
-					"future 1m0s", "hold 1m0s", "interval 1m0s, due in 1h59m0s (unref)", "timer 1m0s, due in 59m0s",
+					"future of int 1m0s", "hold 1m0s", "interval 1m0s, due in 1h59m0s (unref)", "timer 1m0s, due in 59m0s",
 				})
 				for h := range l.Handles() {
 					if h.Kind == "hold" && (!h.Ref || h.Age != time.Minute) {
