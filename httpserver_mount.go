@@ -489,7 +489,9 @@ func (r *HTTPRequest) isCut() bool {
 // io.EOF: net/http does not say how it left. RespondStream returns an error that matches
 // errors.ErrUnsupported if the http.ResponseWriter, of a middleware say, cannot
 // flush. Upgrade is not possible. A request that comes when the loop does not run, or
-// that the loop did not answer when it ended, is answered with 503.
+// that the loop did not answer when it ended, is answered with 503. So end a service in
+// this order: the server by its Shutdown, the loop, and what both use, such as a
+// database.
 func HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
 	return (&HTTPServerConfig{}).HTTPHandler(l, h)
 }

@@ -17,8 +17,9 @@ import (
 //
 // The context that f gets ends with ctx and with the loop. If ctx ends before f
 // has started, f never runs, and the future fails with the cause; once f runs,
-// its result counts, whatever it makes of its context. A panic in f is the
-// future's error, a [*PanicError], always.
+// its result counts, whatever it makes of its context. To limit the time of f, call
+// [context.WithTimeout] in f and defer cancel; waiting for its turn does not count
+// then. A panic in f is the future's error, a [*PanicError], always.
 //
 // When the loop ends by force, Run waits for functions that run, for at most
 // Config.WorkGrace, and returns an error that matches [ErrWorkLeft] and names
