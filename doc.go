@@ -1,7 +1,7 @@
-// Package eventloop runs an application on an event loop: one goroutine runs all
-// its callbacks, one at a time, so that they share state without locks, while
-// timers, signals, sockets, names, HTTP and blocking work go on beside it. It is
-// cl-async for Go.
+// Package eventloop runs an application on an event loop. One goroutine runs all
+// callbacks, one at a time, so they share state without locks. Sockets, TLS, DNS,
+// HTTP, signals and blocking work run alongside, on every core. It is cl-async for
+// Go.
 //
 // This program starts an echo server, talks to it, and ends by itself when
 // nothing is left to do:
@@ -34,40 +34,38 @@
 //
 // # Concurrency
 //
-// The goroutine that calls [Run] or [Loop.Run] is the dispatcher of the loop. All
-// callbacks of the loop run on it, and so there is one true order of them:
+// The goroutine that calls [Run] or [Loop.Run] is the dispatcher of the loop. It
+// runs all callbacks of the loop:
 //
-//   - callbacks never overlap, and what one of them did is seen by all that follow;
+//   - callbacks never overlap, and each sees what earlier ones did;
 //   - no call runs user code: a callback runs in a later turn than the call that
 //     registered it, and so, on the loop, after that call has returned;
 //   - functions that one goroutine gives to [Loop.Post] run in that order;
 //   - a call that returns an error never calls its callback.
 //
-// Less formally: code in callbacks is written as if there were no other
-// goroutines. The section on order says which callback comes before which.
+// Code in callbacks is therefore written as if there were no other goroutines. The
+// section on order says which callback comes before which.
 //
-// Every method of every type may be called from any goroutine and from any
-// callback; a [Task] alone belongs to its own code. So another goroutine may write to a
-// connection, stop a timer, or close a listener, and needs Post only to get at
-// what the callbacks own.
+// Every method may be called from any goroutine and from any callback; only a [Task]
+// is restricted to its own code. Another goroutine may write to a connection, stop a
+// timer or close a listener. It needs Post or [Call] only for state that the
+// callbacks own.
 //
-// "On the loop" means: on the goroutine of the dispatcher, in a callback or in the
-// start function, or in the code of the task that runs. The loop knows its code by
-// the goroutine. An iterator that a callback or a task pulls with [iter.Pull] runs on
-// a goroutine of its own, though the puller waits for it, so its code is not on the
-// loop: there the methods of the task return [ErrNotOnTask], and what waits, such as
-// [Future.Wait] and [Call], waits for a loop that stands still, until its context
-// ends. Range over the iterator instead: its code then runs on the goroutine of the
-// loop body.
+// "On the loop" means on the goroutine of the dispatcher: in a callback, in the start
+// function, or in the code of the running task. An iterator that a callback or a task
+// pulls with [iter.Pull] runs on another goroutine, so its code is not on the loop.
+// There the methods of the task return [ErrNotOnTask], and [Future.Wait] and [Call]
+// wait until their context ends, because the loop stands still. Range over the
+// iterator instead: its code then runs on the goroutine of the loop body.
 //
-// A callback must not block: everything else waits for it. Blocking calls belong
-// into [Work]; waiting for several things in a row reads best in a task, see
-// [Loop.Go]; [Future.Wait] on the loop returns [ErrOnLoop] and never waits.
-// [Loop.Stats] tells how late the loop is (LagP99).
+// A callback must not block, because everything else waits for it. Run blocking calls
+// with [Work]. Wait for several things in a row in a task, see [Loop.Go].
+// [Future.Wait] on the loop never waits; it returns [ErrOnLoop]. [Loop.Stats] reports
+// how late the loop is (LagP99).
 //
-// Only the callbacks are serial. Bytes are read, written, encrypted and decrypted
-// by other goroutines, on all cores. If the callbacks are too much for one core,
-// a [Group] of loops can serve one port.
+// Only callbacks are serial. Other goroutines read, write, encrypt and decrypt, on all
+// cores. If the callbacks are too much for one core, a [Group] of loops can serve one
+// port.
 //
 // # Order
 //
@@ -88,37 +86,36 @@
 //
 // # Handles and lifetime
 //
-// A handle is what stays open until it is closed: a [Conn], a [Listener], a
-// [Timer], a [SignalHandler], a [Receiver], an [HTTPServer], what [Loop.Hold] gives.
-// A request ends by itself: a [Future], a [Task], a function of [Work], an HTTP
-// request. Each keeps the loop alive, unless its Unref was called. When none is
-// left and nothing is queued, the loop ends and Run returns nil: the natural exit.
-// [Loop.Handles] says what a loop waits for, and [Loop.LogHandles] logs it.
+// A handle stays open until it is closed: a [Conn], a [Listener], a [Timer], a
+// [SignalHandler], a [Receiver], an [HTTPServer], the result of [Loop.Hold]. A request
+// ends by itself: a [Future], a [Task], a function of [Work], an HTTP request. Each
+// keeps the loop alive, unless its Unref was called. When none is left and nothing is
+// queued, the loop ends and Run returns nil. This is the natural exit.
+// [Loop.Handles] lists what a loop waits for, and [Loop.LogHandles] logs it.
 //
-// Besides, a loop ends
+// There are two other ways to end a loop:
 //
-//   - by [Loop.Shutdown], gracefully: listeners and intervals are closed, what runs
-//     may finish within a grace period, and then the exit is natural.
-//     [Loop.ShutdownOn] does it on a signal, and [Loop.OnShutdown] is the place to
-//     close idle connections. After the grace period, or on a second signal, the
-//     loop ends by force, and Run returns an error that matches [ErrForced] and
-//     names what was cut off;
-//   - by force: [Loop.Stop], the end of the context of Run, an error of the start
-//     function, an error that nobody handles, a panic. No callback starts any
-//     more, and everything is closed at once. Only OnClose callbacks still run, and
-//     futures that are pending end with [ErrLoopClosed].
+//   - Gracefully, with [Loop.Shutdown]: it closes listeners and intervals, and lets
+//     everything else finish within a grace period. [Loop.ShutdownOn] does this on a
+//     signal, and [Loop.OnShutdown] is the place to close idle connections. After the
+//     grace period, or on a second signal, the loop ends by force, and Run returns an
+//     error that matches [ErrForced] and names what was cut off.
+//   - By force: [Loop.Stop], the end of the context of Run, an error of the start
+//     function, an unhandled error, a panic. No further callback starts, and
+//     everything is closed at once. Only OnClose callbacks still run, and pending
+//     futures end with [ErrLoopClosed].
 //
-// In both cases the callbacks of [Loop.OnExit] come last, and when Run returns no
-// goroutine, descriptor or signal registration of the loop is left. (A function of
-// [Work] that ignores the end of its context, and a method of a net.Conn or
-// net.Listener that is not of package net and does not return, are waited for during
-// Config.WorkGrace, and named by [ErrWorkLeft].)
+// In all cases the callbacks of [Loop.OnExit] run last, and when Run returns no
+// goroutine, descriptor or signal registration of the loop is left. There is one
+// exception: a function of [Work] that ignores its context, or a method of a foreign
+// net.Conn or net.Listener that does not return. Run waits for these for
+// Config.WorkGrace, and then names them in an error that matches [ErrWorkLeft].
 //
-// A loop runs once. One that was made with [New] takes, before Run, Post, Hold,
-// OnExit, OnShutdown, AfterFunc, Every and NewFuture, which begin with Run; whatever needs a
-// socket, a signal or a goroutine returns [ErrNotRunning]. After the end there is
-// [ErrLoopClosed]. Any number of loops may run in one process, and nothing is
-// shared between them but the signals of the process.
+// A loop runs once. Before Run, a Loop accepts Post, Hold, OnExit, OnShutdown,
+// AfterFunc, Every and NewFuture; they take effect when Run starts. Whatever needs a
+// socket, a signal or a goroutine returns [ErrNotRunning]. After the end every call
+// returns [ErrLoopClosed]. Any number of loops may run in one process. They share
+// nothing except the signals of the process.
 //
 // The callbacks of a connection come in this order: OnConnect; then OnData,
 // OnDrain and OnEvent, any number of times; then OnClose, exactly once and last.
@@ -130,41 +127,40 @@
 //
 //   - Close ends something gracefully, and returns [net.ErrClosed] if it is closed
 //     already; Abort ends it at once;
-//   - Stop ends what has nothing to flush, a second time without effect; it returns
-//     what only it can tell: whether a timer was armed, the values that a [Receiver]
-//     or a [Sender] did not deliver, otherwise nothing;
-//   - Shutdown is Close with a grace period, for what has connections. The end of a
-//     [Loop] or [Group] is told by Run; that of a [Listener] or [HTTPServer] by the
-//     future that Shutdown returns;
-//   - Pause and PauseReading stop taking more, Resume and ResumeReading go on;
-//   - what is made with a config has its callbacks there; the rest has methods such as
-//     [Timer.OnEvent] that set the callback, of which the last call counts, and that
-//     return nothing, or an error if there can be one;
-//   - configs are given by pointer and copied; nil is the zero config;
-//   - a function that makes something for a loop takes the loop, after the context if
-//     it takes one: [Work], [All], [NewFuture], [Receive], [NewHTTPClient].
+//   - Stop ends what has nothing to flush; a second call has no effect. It returns
+//     whether a timer was armed, or the values that a [Receiver] or a [Sender] did not
+//     deliver, or nothing;
+//   - Shutdown is Close with a grace period, for what has connections. Run reports the
+//     end of a [Loop] or [Group]; the future that Shutdown returns reports that of a
+//     [Listener] or [HTTPServer];
+//   - Pause and PauseReading stop taking input, Resume and ResumeReading continue;
+//   - callbacks of what is made with a config are fields of the config. Other types
+//     have methods such as [Timer.OnEvent] that set the callback; the last call counts;
+//   - configs are passed by pointer and copied; nil is the zero config;
+//   - a function that makes something for a loop takes the loop as its first argument,
+//     after the context: [Work], [All], [NewFuture], [Receive], [NewHTTPClient].
 //
-// Memory is bounded: a connection reads no chunk before the last one has been
-// handled, a paused one reads nothing, and one whose output the peer does not
-// take reads ever more slowly from ConnConfig.HighWater on and refuses output at
-// MaxBuffered. Config.MaxBuffered bounds the output of all of them together.
+// Memory is bounded. A connection reads its next chunk only after the last one was
+// handled, and nothing while it is paused. If the peer does not take its output, it
+// reads more slowly from ConnConfig.HighWater on, and refuses output at MaxBuffered.
+// Config.MaxBuffered bounds the output of all connections together.
 //
 // # Events and errors
 //
-// What is wrong with a call is returned by the call. What happens later is an
-// event, and takes exactly one road: the callback of the operation (OnEvent,
-// OnAcceptError, the function given to [Future.Then]); if there is none,
-// Config.EventHandler; if there is none either, the default handler, which
+// A call reports its own failure. Anything that happens later is an event, and goes to
+// exactly one place: the callback of the operation (OnEvent, OnAcceptError, the
+// function given to [Future.Then]), else Config.EventHandler, else the default
+// handler, which
 //
-//   - ignores information, see [IsInfo]: that a peer closed or reset a connection
-//     is daily life;
-//   - logs what remote peers cause — errors of accepted connections, of requests,
-//     of single accepts — since no peer may stop a server;
-//   - lets any other error end the loop: Run returns it.
+//   - ignores information, see [IsInfo]: peers closing or resetting connections is
+//     routine;
+//   - logs what remote peers cause, such as errors of accepted connections, of
+//     requests and of single accepts, because no peer may stop a server;
+//   - ends the loop on any other error, which Run returns.
 //
-// Errors of operations are an [*OpError], to be matched with [errors.Is] against
-// [ErrTimeout], [ErrRefused], [ErrReset] and the other sentinels, on every
-// platform alike:
+// Errors of operations are an [*OpError]. Match them with [errors.Is] against
+// [ErrTimeout], [ErrRefused], [ErrReset] and the other sentinels, which mean the same
+// on every platform:
 //
 //	OnEvent: func(c *eventloop.Conn, err error) {
 //		switch {
@@ -179,30 +175,30 @@
 // In OnEvent the connection can still be inspected; the library closes it when
 // OnEvent returns, and OnClose follows.
 //
-// A future that fails is an event too if its result was not asked for within a
-// second. By default it is logged. Logs go to Config.Logger, or to slog.Default()
-// if that is nil. The ordinary end of a connection is not logged.
+// A failed future is an event, too, if nothing asks for its result within a second.
+// By default it is logged. Logs go to Config.Logger, or to slog.Default() if that is
+// nil. The ordinary end of a connection is not logged.
 //
 // # Panics
 //
-// By default a panic in a callback ends the loop: everything is closed, the exit
-// callbacks run, and the panic leaves Run as a [*PanicError] with the value and
-// the stack of the callback. With Config.CatchPanics the *PanicError is an event
-// of the operation, else of Config.EventHandler, and the loop goes on; a
-// connection whose callback panicked is closed. A panic in an event callback is
-// not caught again: it ends the loop. A panic in a function of [Work] is always
-// the error of its future, and so is one in Dial, Proxy or BodyReader of an HTTP
-// request. [runtime.Goexit] in a callback, which t.FailNow calls in tests, still
-// closes everything. In code that the loop calls on other goroutines, such as the
-// methods of an adopted net.Conn, it is an error of the operation.
+// By default a panic in a callback ends the loop. Everything is closed, the exit
+// callbacks run, and the panic leaves Run as a [*PanicError] with the value and the
+// stack of the callback. With Config.CatchPanics the *PanicError is an event of the
+// operation, else of Config.EventHandler, and the loop continues; a connection whose
+// callback panicked is closed. A panic in an event callback always ends the loop. A
+// panic in a function of [Work], or in Dial, Proxy or BodyReader of an HTTP request,
+// is always the error of its future. [runtime.Goexit] in a callback, which t.FailNow
+// calls in tests, also closes everything. In code that the loop calls on other
+// goroutines, such as the methods of an adopted net.Conn, Goexit is an error of the
+// operation.
 //
 // # Tasks
 //
 // A [Task] is linear code on the loop: a coroutine that [Loop.Go] starts on the
-// dispatcher. Where it waits — [Task.Sleep], [Future.Await], reading from the
-// [Conn.NetConn] of a connection — it is suspended and the loop goes on. Between
-// two suspensions it runs like a callback, so it shares state with callbacks and
-// other tasks, without locks:
+// dispatcher. Waiting suspends the task, and the loop continues: [Task.Sleep],
+// [Future.Await], reading from the [Conn.NetConn] of a connection. Between two
+// suspensions a task runs like a callback, so it shares state with callbacks and
+// other tasks without locks:
 //
 //	l.Go(ctx, func(t *eventloop.Task) error {
 //		c, err := l.Dial(t.Context(), "tcp", "localhost:25", nil)
@@ -222,20 +218,21 @@
 // [Loop.ListenTask] and [TaskHandler] run a task for each connection and for each
 // request. Package tasksync has locks for tasks.
 //
-// [Work] runs a blocking function on a goroutine of its own and gives a [Future]
-// of its result; [Block] is Work for a task, which waits for it. [Receive] turns a channel into a handle, and [SendTo] is the way
-// back. [Call] lets another goroutine ask something of the loop's state. With
-// these, any Go API can be used from a loop, and a loop from any Go program.
+// [Work] runs a blocking function on its own goroutine and returns a [Future] of its
+// result; [Block] is Work for a task, which waits for it. [Receive] turns a channel
+// into a handle, and [SendTo] sends to one. [Call] lets another goroutine read or
+// change the loop's state. With these, a loop can use any Go API, and any Go program
+// can use a loop.
 //
 // # HTTP
 //
-// [Loop.ListenHTTP] calls a handler on the loop with each request. The request
-// owns its data and may be answered at any time, in the handler or from any
-// callback that comes later: at once with [HTTPRequest.Respond], piece by piece
-// with [HTTPRequest.RespondStream], or by becoming a [Conn] with [HTTPRequest.Upgrade].
-// [HTTPRequest.OnAbort] hears of clients that do not wait for it. Limits and
-// time-outs are on by default. This server is greeted by the client of its own
-// loop, and closes:
+// [Loop.ListenHTTP] calls a handler on the loop with each request. The request owns
+// its data and may be answered at any time, in the handler or in any later callback:
+// at once with [HTTPRequest.Respond], in pieces with [HTTPRequest.RespondStream], or
+// by becoming a [Conn] with [HTTPRequest.Upgrade]. [HTTPRequest.OnAbort] reports
+// clients that disconnect before the response is complete. Limits and timeouts are on
+// by default. In this example the client of the same loop sends a request, and the
+// server closes:
 //
 //	func main() {
 //		ctx := context.Background()
@@ -262,12 +259,11 @@
 //		}
 //	}
 //
-// The client, [Loop.HTTP] or one with settings of its own from [NewHTTPClient],
-// returns futures: [HTTPClient.Do] has the options, bodies that are streams
-// among them. An answer of any status is a result; an error, which matches
-// [ErrHTTP] and its cause, means that there was none. The end of its context ends
-// a request at once. Connections are kept, and a request is repeated only if
-// that can do no harm.
+// The client returns futures. It is [Loop.HTTP], or the result of [NewHTTPClient] for
+// settings of its own. [HTTPClient.Do] takes the options, such as streamed bodies. A
+// response with any status is a result. An error, which matches [ErrHTTP] and its
+// cause, means that there was no response. A request ends at once when its context
+// does. Idle connections are reused, and a request is retried only where that is safe.
 //
 // [TaskHandler] makes a handler of a function that runs as a task for each request.
 // [HTTPHandler] and [FastHTTPHandler] let servers of net/http and fasthttp hand
@@ -275,12 +271,11 @@
 //
 // # Testing
 //
-// A loop sleeps on a channel and has one runtime timer, so it works inside
-// [testing/synctest] bubbles: hours of timers pass in no time, and in-memory
-// connections (net.Pipe and [Loop.Adopt]) count as blocked when they are. Real
-// sockets and signals stay outside of bubbles. Because Run leaves nothing behind,
-// leak checkers such as go.uber.org/goleak need no exceptions. A test may fail
-// with t.Fatal in a callback.
+// A loop works inside [testing/synctest] bubbles. Hours of timers pass in no time, and
+// connections in memory (net.Pipe and [Loop.Adopt]) count as blocked when they are.
+// Real sockets and signals do not work in bubbles. Because Run leaves nothing behind,
+// leak checkers such as go.uber.org/goleak need no exceptions. A test may call t.Fatal
+// in a callback.
 //
 //	synctest.Test(t, func(t *testing.T) {
 //		start := time.Now()
@@ -293,8 +288,7 @@
 //		}
 //	})
 //
-// testing/synctest fixes time, but not the order of what happens at the same time.
-// Package [github.com/onloop/eventloop/looptest] fixes the order, too: it runs the
-// same test with many seeds, and a seed that fails repeats its order of events
-// every time.
+// testing/synctest fixes time, but not the order of events at the same time. Package
+// [github.com/onloop/eventloop/looptest] also fixes the order: it runs a test with
+// many seeds, and a failing seed repeats the same order of events every time.
 package eventloop
