@@ -294,8 +294,15 @@ func TestDialConnectTimeout(t *testing.T) {
 	} {
 		l, _ := startLoop(t, nil)
 		r, cfg := newTape(&conf)
-		c, _ := dialBlackHole(t, l, cfg)
-		wantEqual(t, "Stats.OutgoingTCP", l.Stats().Conns.Outgoing, 1)
+		addr, _ := blackHole(t)
+		var c *eventloop.Conn
+		onLoop(t, l, func() { // where it cannot end before the next turn
+			var err error
+			if c, err = l.Dial(context.Background(), "tcp", addr, cfg); err != nil {
+				t.Error(err)
+			}
+			wantEqual(t, "Stats.OutgoingTCP", l.Stats().Conns.Outgoing, 1)
+		})
 		wantEqual(t, "LocalAddr before it is up", c.LocalAddr(), nil)
 		wantEqual(t, "RemoteAddr before it is up", c.RemoteAddr(), nil)
 		if _, err := c.SyscallConn(); !errors.Is(err, net.ErrClosed) {

@@ -29,6 +29,32 @@ func segments(t testing.TB, c *eventloop.Conn) uint32 {
 	return info.Data_segs_out
 }
 
+// fillQueue fills the queue of a listener with the least backlog, so that the kernel
+// drops what else comes, and returns how many connections are queued. That a dial
+// times out would not tell: the machine may be slow.
+func fillQueue(t testing.TB, ln net.Listener) (queued uint32) {
+	t.Helper()
+	rc, err := ln.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rc.Control(func(fd uintptr) { err = syscall.Listen(int(fd), 0) })
+	for err == nil {
+		var info *unix.TCPInfo // of a listener: what is queued, and the backlog
+		rc.Control(func(fd uintptr) {
+			info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		})
+		if err == nil && info.Unacked > info.Sacked {
+			return info.Unacked
+		}
+		if nc, err := net.DialTimeout("tcp", ln.Addr().String(), 100*time.Millisecond); err == nil {
+			t.Cleanup(func() { nc.Close() })
+		}
+	}
+	t.Fatal(err)
+	return 0
+}
+
 // blackHole returns an address that does not answer, until open is called.
 func blackHole(t testing.TB) (addr string, open func()) {
 	t.Helper()
@@ -36,30 +62,10 @@ func blackHole(t testing.TB) (addr string, open func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rc, err := ln.(*net.TCPListener).SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	rc.Control(func(fd uintptr) { err = syscall.Listen(int(fd), 0) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	var fill []net.Conn
-	for {
-		nc, err := net.DialTimeout("tcp", ln.Addr().String(), 100*time.Millisecond)
-		if err != nil {
-			break // the queue is full: the kernel drops what comes
-		}
-		fill = append(fill, nc)
-	}
-	t.Cleanup(func() {
-		ln.Close()
-		for _, nc := range fill {
-			nc.Close()
-		}
-	})
+	t.Cleanup(func() { ln.Close() })
+	queued := fillQueue(t, ln)
 	return ln.Addr().String(), func() {
-		for range fill {
+		for range queued {
 			if nc, err := ln.Accept(); err == nil {
 				nc.Close()
 			}
