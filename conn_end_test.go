@@ -339,13 +339,13 @@ func TestStopByForceEndsAConnectionInEveryState(t *testing.T) {
 			})
 			ended := false
 			l.OnExit(func() { ended = true })
-			began := time.Now()
+			stop := startWatch()
 			l.Stop()
 			if err := end(); err != nil {
 				t.Errorf("Run = %v", err)
 			}
-			// What would have to wait for a peer waits for seconds.
-			if d := time.Since(began); d > 800*time.Millisecond {
+			// What would have to wait for a peer waits for a second at least.
+			if d := stop(); d > 800*time.Millisecond {
 				t.Errorf("Stop took %v", d)
 			}
 			wantEqual(t, "OnClose", closed, 1)
@@ -364,14 +364,14 @@ func TestAbortEndsAConnectionInEveryState(t *testing.T) {
 			l, _ := startLoop(t, nil)
 			r, cfg := newTape(&eventloop.ConnConfig{MaxBuffered: -1})
 			c := state.make(t, l, cfg)
-			began := time.Now()
+			stop := startWatch()
 			if c != nil {
 				c.Abort()
 			} else {
 				l.Stop() // nobody could call Abort
 			}
 			r.wait(t)
-			if d := time.Since(began); d > 800*time.Millisecond {
+			if d := stop(); d > 800*time.Millisecond {
 				t.Errorf("Abort took %v", d)
 			}
 			l.Stop()
@@ -446,7 +446,7 @@ func readToReset(t testing.TB, nc net.Conn) string {
 // Half an answer with an orderly end would pass for a whole one.
 func TestConnThatFailedEndsByAReset(t *testing.T) {
 	fails := map[string]*eventloop.ConnConfig{
-		"a read timeout": {ReadTimeout: 50 * time.Millisecond},
+		"a read timeout": {ReadTimeout: 50 * time.Millisecond, ConnectTimeout: watchdogTime}, // it is not that of the handshake
 		"a panic":        {OnData: func(*eventloop.Conn, []byte) { panic("boom") }},
 		"a write timeout": {
 			WriteTimeout: 50 * time.Millisecond,
