@@ -29,6 +29,7 @@ func (cr *connReader) serve() {
 		}
 		go cr.serve()
 	}()
+	c.loop.worksFor(&c.handle)
 	for !c.quit.Load() || cr.owesUpgrade() {
 		cr.step()
 	}

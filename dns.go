@@ -226,6 +226,7 @@ func startLookup[T any](l *Loop, ctx context.Context, name string, ask func(ctx 
 func (q *lookup[T]) run(ctx context.Context, ask func(ctx context.Context, r *resolver.Resolver) (T, error)) {
 	defer q.loop.wg.Done()
 	defer q.cancel()
+	q.loop.worksFor(&q.handle)
 	r, err := q.loop.names.get(q.loop)
 	if err == nil {
 		q.answer, err = ask(ctx, r)

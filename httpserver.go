@@ -468,7 +468,7 @@ type (
 		err error
 	}
 	httpErrTask struct {
-		s   *HTTPServer
+		c   *httpConn
 		err error
 	}
 )
@@ -512,7 +512,7 @@ func (t httpAcceptErrTask) run() {
 	}
 }
 
-func (t httpErrTask) run() { t.s.event(t.err) }
+func (t httpErrTask) run() { t.c.s.event(t.err) }
 
 // event delivers what went wrong with a connection or a request. On the loop.
 func (s *HTTPServer) event(err error) {

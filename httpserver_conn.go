@@ -312,7 +312,7 @@ func (c *httpConn) report(op string, err error) {
 	if isUncaught(err) {
 		c.panicked(op, err)
 	} else if !c.gone.Load() {
-		c.s.loop.send(httpErrTask{c.s, c.opError(op, err)})
+		c.s.loop.send(httpErrTask{c, c.opError(op, err)})
 	}
 }
 

@@ -2,6 +2,7 @@ package eventloop
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"path"
 	"reflect"
@@ -23,18 +24,23 @@ import (
 // may have without it: the timer that is due first, the first post of each
 // goroutine, and the first task of each sender, where a sender is a goroutine that
 // sends tasks about one handle.
+//
+// Goroutines come in any order, so candidates that are ready at the same time are
+// put in the order of their names. Two of the same name are not told apart: which is
+// which may differ from run to run. The gate hears of them.
 type ordered struct {
 	gate ordering.Gate
 
 	// Guarded by Loop.mu.
 	opened map[string]int      // handles by kind, for their names
 	names  map[*handle]string  // of handles that the loop itself opened
+	late   map[*handle]string  // of handles that other goroutines opened
+	owners map[goid.ID]string  // what goroutines of the loop work for
 	lanes  map[goid.ID]*source // of posts of other goroutines
 	posted []*source           // lanes that have posts and are not ready yet
 
 	// Only on the loop.
 	senders    map[sender]*source
-	late       map[*handle]string // names of handles that other goroutines opened
 	timerNames map[*Timer]string
 	places     map[uintptr]string // of functions, see place
 	timer      *source
@@ -44,10 +50,11 @@ type ordered struct {
 	candidates []ordering.Candidate
 }
 
-// A sender is a goroutine that sends tasks about a handle.
+// A sender is a goroutine that sends tasks about a handle. The goroutine is what
+// tells it from others of that handle: a word, or a connection of an HTTP server.
 type sender struct {
 	handle    *handle
-	goroutine string
+	goroutine any
 }
 
 // A source is where callbacks come from, one after the other.
@@ -57,6 +64,7 @@ type source struct {
 	run                func()
 	number             int // of a lane, in the order of the first posts
 
+	owner  string            // of a lane: whose goroutine it is, or ""
 	posts  []func()          // of a lane. Guarded by Loop.mu
 	tasks  []sentTask        // of a sender
 	labels map[string]string // of a sender's tasks, by what they do
@@ -70,7 +78,7 @@ type sentTask struct {
 // A sourced task says which handle it belongs to, which goroutine of that handle
 // sends it, and what it does.
 type sourced interface {
-	source() (h *handle, goroutine, what string)
+	source() (h *handle, goroutine any, what string)
 }
 
 func init() {
@@ -80,6 +88,7 @@ func init() {
 			gate:       g,
 			opened:     make(map[string]int),
 			names:      make(map[*handle]string),
+			owners:     make(map[goid.ID]string),
 			lanes:      make(map[goid.ID]*source),
 			senders:    make(map[sender]*source),
 			late:       make(map[*handle]string),
@@ -104,6 +113,31 @@ func (o *ordered) name(l *Loop, h *handle, k kind) {
 	}
 }
 
+// named returns a context for a function that l calls for h on another goroutine. What
+// the function opens is named after h then: in which order the goroutines of several
+// functions run is not decided by the test.
+func (l *Loop) named(ctx context.Context, h *handle) context.Context {
+	if l.ordered == nil {
+		return ctx
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if name, ok := l.ordered.names[h]; ok {
+		return ordering.WithName(ctx, name)
+	}
+	return ctx
+}
+
+// worksFor says that the calling goroutine works for h, whose name its posts have then.
+func (l *Loop) worksFor(h *handle) {
+	if o := l.ordered; o != nil {
+		name := o.nameOf(l, h)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		o.owners[goid.Current()] = name
+	}
+}
+
 func (o *ordered) number(kind string) string {
 	o.opened[kind]++
 	return kind + "#" + strconv.Itoa(o.opened[kind])
@@ -118,7 +152,7 @@ func (o *ordered) takePost(l *Loop, f func()) bool {
 	id := goid.Current()
 	lane := o.lanes[id]
 	if lane == nil {
-		lane = &source{number: len(o.lanes)}
+		lane = &source{number: len(o.lanes), owner: cmp.Or(o.owners[id], "a goroutine")}
 		lane.run = func() {
 			l.mu.Lock()
 			f := lane.posts[0]
@@ -244,10 +278,12 @@ func (o *ordered) take(l *Loop, t task) {
 	if _, ok := t.(wakeTask); ok {
 		return
 	}
-	key := sender{goroutine: fmt.Sprintf("%T", t)}
-	var what string
+	var key sender
+	what := strings.TrimPrefix(fmt.Sprintf("%T", t), "*eventloop.")
 	if st, ok := t.(sourced); ok {
 		key.handle, key.goroutine, what = st.source()
+	} else {
+		key.goroutine = what
 	}
 	s := o.senders[key]
 	if s == nil {
@@ -272,7 +308,7 @@ func (o *ordered) sent(l *Loop, key sender, s *source) {
 	what := s.tasks[0].what
 	label, known := s.labels[what]
 	if !known {
-		label = strings.TrimPrefix(key.goroutine, "*eventloop.")
+		label = what
 		if key.handle != nil {
 			label = o.nameOf(l, key.handle) + " " + what
 		}
@@ -286,19 +322,18 @@ func (o *ordered) sent(l *Loop, key sender, s *source) {
 // what describes it, which the test has to make unique.
 func (o *ordered) nameOf(l *Loop, h *handle) string {
 	l.mu.Lock()
-	name, ok := o.names[h]
+	name := cmp.Or(o.names[h], o.late[h])
 	owner, k := h.owner, h.kind
 	l.mu.Unlock()
-	if ok {
-		return name
-	}
-	if name, ok = o.late[h]; ok {
+	if name != "" {
 		return name
 	}
 	name = k.String()
 	if owner != nil {
-		name += " " + owner.describe()
+		name += " " + owner.describe() // takes locks of its own
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	o.late[h] = name
 	return name
 }
@@ -315,7 +350,7 @@ func (o *ordered) collect(l *Loop, step int) {
 	}
 	o.set(o.post, l.batch.Len() > 0)
 	for _, lane := range o.posted {
-		lane.Name = "post from a goroutine " + o.place(lane.posts[0])
+		lane.Name = "post from " + lane.owner + " " + o.place(lane.posts[0])
 		o.fresh = append(o.fresh, lane)
 	}
 	o.posted = o.posted[:0]
@@ -333,20 +368,34 @@ func (o *ordered) set(s *source, ready bool) {
 	}
 }
 
-// addFresh adds what has become ready together, by label. Lanes have no name but
-// what they post, so those that post the same are told apart by their numbers.
+// addFresh adds what has become ready together, by label.
 func (o *ordered) addFresh(step int) {
 	slices.SortFunc(o.fresh, func(a, b *source) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.number, b.number))
 	})
+	for i, s := range o.fresh {
+		if i > 0 && s.Name == o.fresh[i-1].Name {
+			o.gate.Alike(s.Name)
+		}
+	}
 	for _, s := range o.fresh {
 		s.Since, s.isReady = step, true
-		if s.posts != nil && slices.ContainsFunc(o.ready, func(r *source) bool { return r.Name == s.Name }) {
-			s.Name += fmt.Sprintf(" (%d)", s.number)
+		if n := o.count(s.Name); n > 0 { // names of candidates are unique
+			s.Name += fmt.Sprintf(" (%d)", n+1)
 		}
 		o.ready = append(o.ready, s)
 	}
 	o.fresh = o.fresh[:0]
+}
+
+// count returns how many sources are ready that have name, but for a number.
+func (o *ordered) count(name string) (n int) {
+	for _, s := range o.ready {
+		if base, _, _ := strings.Cut(s.Name, " ("); s.Name == name || base == name {
+			n++
+		}
+	}
+	return n
 }
 
 func (o *ordered) timerName(t *Timer) string {
@@ -392,19 +441,53 @@ func (l *Loop) serveOrdered() (served bool) {
 
 // Sources of the tasks.
 
-func (t *upTask) source() (*handle, string, string)       { return &t.handle, "reader", "connected" }
-func (t *chunkTask) source() (*handle, string, string)    { return &t.handle, "reader", "data" }
-func (t *endTask) source() (*handle, string, string)      { return &t.handle, "reader", "end" }
-func (t *tlsTask) source() (*handle, string, string)      { return &t.handle, "reader", "TLS" }
-func (t *goneTask) source() (*handle, string, string)     { return &t.handle, "reader", "closed" }
-func (t *drainTask) source() (*handle, string, string)    { return &t.handle, "writer", "drained" }
-func (t *writeErrTask) source() (*handle, string, string) { return &t.handle, "writer", "write error" }
-func (t *workGoneTask) source() (*handle, string, string) { return &t.handle, "work", "returned" }
+func (t *upTask) source() (*handle, any, string)        { return &t.handle, "reader", "connected" }
+func (t *failedTask) source() (*handle, any, string)    { return &t.handle, "reader", "failed" }
+func (t *chunkTask) source() (*handle, any, string)     { return &t.handle, "reader", "data" }
+func (t *endTask) source() (*handle, any, string)       { return &t.handle, "reader", "end" }
+func (t *failureTask) source() (*handle, any, string)   { return &t.handle, "reader", "failure" }
+func (t *abandonedTask) source() (*handle, any, string) { return &t.handle, "reader", "abandoned" }
+func (t *tlsTask) source() (*handle, any, string)       { return &t.handle, "reader", "TLS" }
+func (t *goneTask) source() (*handle, any, string)      { return &t.handle, "reader", "closed" }
+func (t *drainTask) source() (*handle, any, string)     { return &t.handle, "writer", "drained" }
+func (t *writeErrTask) source() (*handle, any, string)  { return &t.handle, "writer", "write error" }
+func (t *workGoneTask) source() (*handle, any, string)  { return &t.handle, "work", "returned" }
+func (t *lookupTask[T]) source() (*handle, any, string) { return &t.handle, "lookup", "found" }
 
-func (t *receivedTask[T]) source() (*handle, string, string) {
+func (t *receivedTask[T]) source() (*handle, any, string) {
 	return &t.handle, "receiver", "received"
 }
 
-func (t *receiverGoneTask[T]) source() (*handle, string, string) {
+func (t *receiverGoneTask[T]) source() (*handle, any, string) {
 	return &t.handle, "receiver", "ended"
+}
+
+func (t acceptErrTask) source() (*handle, any, string) {
+	return &t.ln.handle, "acceptor", "accept error"
+}
+
+func (t *listenerGoneTask) source() (*handle, any, string) {
+	return &t.handle, "acceptor", "closed"
+}
+
+func (t httpAcceptErrTask) source() (*handle, any, string) {
+	return &t.s.handle, "acceptor", "accept error"
+}
+
+func (t *httpServerGoneTask) source() (*handle, any, string) {
+	return &t.handle, "acceptor", "closed"
+}
+
+func (t httpErrTask) source() (*handle, any, string) {
+	return &t.c.s.handle, t.c, "event of " + t.c.name()
+}
+
+func (t *httpRequestTask) source() (*handle, any, string) {
+	c := t.via.(*httpConn)
+	return &c.s.handle, c, "request of " + c.name()
+}
+
+func (t *httpBodyTask) source() (*handle, any, string) {
+	c := t.via.(*httpConn)
+	return &c.s.handle, c, "body of " + c.name()
 }

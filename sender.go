@@ -118,6 +118,7 @@ func channelClosed(err *error) {
 // send is the goroutine.
 func (s *Sender[T]) send() {
 	defer s.loop.wg.Done()
+	s.loop.worksFor(&s.handle)
 	for {
 		v, ok := s.first()
 		if !ok {

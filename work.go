@@ -67,7 +67,7 @@ func do[T any](j *job, f func(ctx context.Context) (T, error), result *Future[T]
 		}
 		result.resolveFrom(j.origin, v, err)
 	}()
-	v, err = f(j.ctx)
+	v, err = f(j.loop.named(j.ctx, &j.handle))
 }
 
 // logLatePanic logs a panic that the future cannot tell any more, because the
@@ -145,6 +145,7 @@ func (l *Loop) maxWork() int {
 // takes its goroutine away by Goexit.
 func (l *Loop) worker(j *job) {
 	defer l.nextWork(j)
+	l.worksFor(&j.handle)
 	j.do()
 }
 

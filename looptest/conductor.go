@@ -38,7 +38,11 @@ type conductor struct {
 	mu      sync.Mutex
 	fault   error // the first reason to fail the test
 	onFault func(error)
+	alike   []string // what could not be told apart, in words; at most maxAlike
 }
+
+// maxAlike is how many of the things that could not be told apart are listed.
+const maxAlike = 5
 
 // spin notices that the parties keep running without time passing.
 type spin struct {
@@ -109,6 +113,16 @@ func (g *gate) Choose(candidates []ordering.Candidate) int {
 		return g.c.choose([]ask{{g, candidates}}).index
 	}
 	return g.ask(candidates)
+}
+
+func (g *gate) Alike(name string) {
+	c := g.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	text := fmt.Sprintf("%s  %s  %s", time.Since(c.start), g.party, name)
+	if len(c.alike) < maxAlike && !slices.Contains(c.alike, text) {
+		c.alike = append(c.alike, text)
+	}
 }
 
 // ask waits for the conductor. After its end everything is granted, so that loops

@@ -148,7 +148,8 @@ type trial struct {
 	loops     []*eventloop.Loop
 	nets      int
 	pipes     *Net     // of Pipe; nil until it is needed
-	atEnd     []func() // called when all loops have ended
+	beforeEnd []func() // called when all loops have ended
+	atEnd     []func() // called when the conductor has, too
 }
 
 // netName returns the name of the next network.
@@ -232,9 +233,17 @@ func (o *options) explain(t *testing.T, c *conductor) {
 	}
 	how := "replay"
 	if o.replay == nil {
-		how = fmt.Sprintf("seed %d, policy %s; %s=%d repeats it", o.seed, o.policy.name, seedVariable, o.seed)
+		repeats := "repeats it"
+		if len(c.alike) > 0 {
+			repeats = "may repeat it"
+		}
+		how = fmt.Sprintf("seed %d, policy %s; %s=%d %s", o.seed, o.policy.name, seedVariable, o.seed, repeats)
 	}
 	t.Logf("looptest: %s; trace:\n%s", how, formatTrace(c.events))
+	if len(c.alike) > 0 {
+		t.Logf("looptest: the seed does not decide all of this run. These came more than once at the same time, and nothing "+
+			"tells one from the other:\n\t%s", strings.Join(c.alike, "\n\t"))
+	}
 	limit, err := time.ParseDuration(os.Getenv(shrinkVariable))
 	if err != nil || limit <= 0 {
 		return
@@ -305,6 +314,9 @@ func (tr *trial) hang() {
 
 // end ends the conductor and the networks, and reports what went wrong.
 func (tr *trial) end(t *testing.T) {
+	for _, f := range tr.beforeEnd {
+		f()
+	}
 	tr.conductor.stop()
 	for _, f := range tr.atEnd {
 		f()

@@ -37,6 +37,9 @@ type Net struct {
 	gate *gate
 	wake chan struct{} // one slot
 
+	ctx     context.Context // ends with the test
+	scripts sync.WaitGroup  // that go on
+
 	mu         sync.Mutex // guards the following, and the connections
 	minLatency time.Duration
 	maxLatency time.Duration
@@ -46,9 +49,10 @@ type Net struct {
 	links      map[[2]string]*netLink // by the names of the hosts, in order
 	down       map[string]bool
 	listeners  map[string]*netListener
-	dials      map[string]int // by host and address
-	piped      int            // connections that pipe made
-	flows      []*flow        // that have something on the way
+	dials      map[string]dials // by host and address, or by host and name
+	scripted   map[string]int   // clients by host
+	piped      int              // connections that pipe made
+	flows      []*flow          // that have something on the way
 	conns      map[*netConn]struct{}
 }
 
@@ -56,6 +60,12 @@ type Net struct {
 type netLink struct {
 	held bool
 	cut  time.Time // since when; zero if it is not cut
+}
+
+// dials counts the dials of one kind.
+type dials struct {
+	number int
+	rests  int64 // conductor.resting at the last one
 }
 
 // defaultWindow is how many bytes of one direction may be on the way or unread.
@@ -80,18 +90,23 @@ func NewNet(t *testing.T) *Net {
 		links:     make(map[[2]string]*netLink),
 		down:      make(map[string]bool),
 		listeners: make(map[string]*netListener),
-		dials:     make(map[string]int),
+		dials:     make(map[string]dials),
+		scripted:  make(map[string]int),
 		conns:     make(map[*netConn]struct{}),
 	}
-	quit, left := make(chan struct{}), make(chan struct{})
+	var cancel context.CancelFunc
+	n.ctx, cancel = context.WithCancel(context.Background())
+	left := make(chan struct{})
 	go func() {
 		defer close(left)
-		n.deliver(quit)
+		n.deliver(n.ctx.Done())
 	}()
+	tr.beforeEnd = append(tr.beforeEnd, n.awaitScripts)
 	tr.atEnd = append(tr.atEnd, func() {
-		close(quit)
+		cancel()
 		<-left
 		n.closeAll()
+		n.scripts.Wait()
 	})
 	return n
 }
@@ -284,8 +299,8 @@ func (ln *netListener) end() {
 	ln.changed.Broadcast()
 }
 
-// Dialer returns a dial function for programs on host, as HTTPClientConfig.Dial,
-// http.Transport.DialContext and the like take it. A dial takes a round trip. It
+// Dialer returns a dial function for programs on host, as [eventloop.ConnConfig],
+// [eventloop.HTTPClientConfig], http.Transport.DialContext and the like take it. A dial takes a round trip. It
 // fails with ECONNREFUSED if nothing listens, and waits for the end of its context
 // if the host is down or cut off.
 func (n *Net) Dialer(host string) func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -318,15 +333,7 @@ func (n *Net) dial(ctx context.Context, from, address string) (*netConn, error) 
 		n.mu.Unlock()
 		return nil, errHostDown
 	}
-	// The goroutines of several dials run in any order, so a connection is named
-	// after the operation that dials it, if it has a name.
-	name := ordering.Name(ctx)
-	if name == "" {
-		key := from + ">" + address
-		n.dials[key]++
-		name = strconv.Itoa(n.dials[key])
-	}
-	c := n.pair(netAddr{from, name}, netAddr{host, port})
+	c := n.pair(netAddr{from, n.dialName(ctx, from, address)}, netAddr{host, port})
 	c.out.push(segment{kind: segmentSYN}, 0)
 	n.mu.Unlock()
 	n.poke()
@@ -350,6 +357,30 @@ func (n *Net) dial(ctx context.Context, from, address string) (*netConn, error) 
 		return nil, context.Cause(ctx)
 	}
 	return c, nil
+}
+
+// dialName returns the port of a client. The goroutines of several dials run in any
+// order, so it is named after the operation that dials, if that has a name. Loops that
+// share a host may have operations of the same name, and an operation may dial again;
+// those do so one after the other. The caller holds n.mu.
+func (n *Net) dialName(ctx context.Context, from, address string) string {
+	name := ordering.Name(ctx)
+	key := from + ">" + cmp.Or(name, address)
+	d := n.dials[key]
+	d.number++
+	if rests := n.gate.c.resting.Load(); d.number > 1 && d.rests == rests {
+		n.gate.Alike("dial from " + key)
+	} else {
+		d.rests = rests
+	}
+	n.dials[key] = d
+	switch {
+	case name == "":
+		return strconv.Itoa(d.number)
+	case d.number == 1:
+		return name
+	}
+	return name + "." + strconv.Itoa(d.number)
 }
 
 // pipe makes a connection at once.

@@ -8,62 +8,109 @@ import (
 	"net"
 	"net/http"
 	"path"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/onloop/eventloop/internal/ordering"
 )
 
-// A Step is one thing that a scripted peer does.
-type Step func(c *scripted) error
-
-type scripted struct {
-	net.Conn
-	in *bufio.Reader
-}
+// A Step is one thing that a scripted peer does with its connection. It reads from in,
+// which buffers c, and writes to c. Its error fails the test.
+type Step func(c net.Conn, in *bufio.Reader) error
 
 // errEnd ends a script early, without fault.
 var errEnd = errors.New("end of the script")
 
-// A Script is a peer that follows a list of steps.
-type Script struct {
+// A script is a peer that follows a list of steps.
+type script struct {
 	n     *Net
-	ln    net.Listener
+	name  string
 	steps []Step
 }
 
 // Script listens on address, "host:port", and takes each connection through steps,
-// from the first on. After the last it closes the connection. The test fails if a
-// peer does something else than a step expects. Script ends with the test.
+// from the first on. After the last it closes the connection.
+//
+// The test fails if a peer does something else than a step expects, and if a script
+// has steps left a minute after the loops have ended.
 func (n *Net) Script(address string, steps ...Step) error {
 	ln, err := n.Listen(address)
 	if err != nil {
 		return err
 	}
-	s := &Script{n: n, ln: ln, steps: steps}
-	go s.serve()
+	s := &script{n: n, name: address, steps: steps}
+	go func() {
+		for connection := 1; ; connection++ {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			n.scripts.Go(func() { s.follow(connection, c) })
+		}
+	}()
 	return nil
 }
 
-func (s *Script) serve() {
-	for connection := 1; ; connection++ {
-		c, err := s.ln.Accept()
+// ScriptClient connects from host to address, "host:port", and takes the connection
+// through steps, as Script does. It dials at once. The test fails if it cannot connect.
+func (n *Net) ScriptClient(host, address string, steps ...Step) {
+	s := &script{n: n, name: host + " to " + address, steps: steps}
+	ctx := ordering.WithName(n.ctx, n.clientName(host))
+	n.scripts.Go(func() {
+		c, err := n.Dialer(host)(ctx, "tcp", address)
 		if err != nil {
+			s.fail("dial", err)
 			return
 		}
-		go s.follow(connection, c)
+		s.follow(1, c)
+	})
+}
+
+// clientName numbers the scripted clients of a host: their goroutines run in no fixed
+// order, but ScriptClient is called in one.
+func (n *Net) clientName(host string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.scripted[host]++
+	return "script#" + strconv.Itoa(n.scripted[host])
+}
+
+func (s *script) follow(connection int, c net.Conn) {
+	defer c.Close()
+	in := bufio.NewReader(c)
+	for i, step := range s.steps {
+		switch err := step(c, in); {
+		case err == errEnd:
+			return
+		case err != nil:
+			s.fail(fmt.Sprintf("connection %d: step %d", connection, i+1), err)
+			return
+		}
 	}
 }
 
-func (s *Script) follow(connection int, c net.Conn) {
-	defer c.Close()
-	sc := &scripted{Conn: c, in: bufio.NewReader(c)}
-	for i, step := range s.steps {
-		switch err := step(sc); {
-		case errors.Is(err, errEnd), errors.Is(err, net.ErrClosed):
-			return
-		case err != nil:
-			s.n.fail(fmt.Errorf("script of %s: connection %d: step %d: %w", s.ln.Addr(), connection, i+1, err))
-			return
-		}
+// fail fails the test because of what happened at a place of the script.
+func (s *script) fail(place string, err error) {
+	if s.n.ctx.Err() != nil {
+		place += ": the loops have ended before"
+	}
+	s.n.fail(fmt.Errorf("script of %s: %s: %w", s.name, place, err))
+}
+
+// scriptsGrace is how long scripts may go on when the loops have ended.
+const scriptsGrace = time.Minute
+
+// awaitScripts waits for the scripts that go on.
+func (n *Net) awaitScripts() {
+	done := make(chan struct{})
+	go func() {
+		n.scripts.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(scriptsGrace):
 	}
 }
 
@@ -71,8 +118,8 @@ func (s *Script) follow(connection int, c net.Conn) {
 // for any text without a slash and "?" for any character, as in path.Match. The end
 // of the line, LF or CRLF, does not count.
 func Expect(pattern string) Step {
-	return func(c *scripted) error {
-		line, err := c.in.ReadString('\n')
+	return func(c net.Conn, in *bufio.Reader) error {
+		line, err := in.ReadString('\n')
 		if err != nil {
 			return fmt.Errorf("expected %q, got %q and %w", pattern, line, err)
 		}
@@ -89,9 +136,9 @@ func escape(s string) string { return strings.ReplaceAll(s, "/", "\x00") }
 
 // ExpectBytes reads len(p) bytes and fails if they are not p.
 func ExpectBytes(p string) Step {
-	return func(c *scripted) error {
+	return func(c net.Conn, in *bufio.Reader) error {
 		got := make([]byte, len(p))
-		n, err := io.ReadFull(c.in, got)
+		n, err := io.ReadFull(in, got)
 		if err != nil {
 			return fmt.Errorf("expected %q, got %q and %w", p, got[:n], err)
 		}
@@ -104,8 +151,8 @@ func ExpectBytes(p string) Step {
 
 // ExpectEnd fails if anything but the end of the stream comes.
 func ExpectEnd() Step {
-	return func(c *scripted) error {
-		b, err := c.in.ReadByte()
+	return func(c net.Conn, in *bufio.Reader) error {
+		b, err := in.ReadByte()
 		switch {
 		case err == nil:
 			return fmt.Errorf("expected the end of the stream, got %q", b)
@@ -118,15 +165,15 @@ func ExpectEnd() Step {
 
 // Reply sends s as it is.
 func Reply(s string) Step {
-	return func(c *scripted) error {
-		_, err := io.WriteString(c.Conn, s)
+	return func(c net.Conn, _ *bufio.Reader) error {
+		_, err := io.WriteString(c, s)
 		return err
 	}
 }
 
 // Delay waits for d of virtual time.
 func Delay(d time.Duration) Step {
-	return func(*scripted) error {
+	return func(net.Conn, *bufio.Reader) error {
 		time.Sleep(d)
 		return nil
 	}
@@ -134,8 +181,8 @@ func Delay(d time.Duration) Step {
 
 // Reset ends the connection with a reset.
 func Reset() Step {
-	return func(c *scripted) error {
-		c.Conn.(*netConn).SetLinger(0)
+	return func(c net.Conn, in *bufio.Reader) error {
+		c.(*netConn).SetLinger(0)
 		c.Close()
 		return errEnd
 	}
@@ -144,13 +191,13 @@ func Reset() Step {
 // Repeat takes the connection through steps again and again, until the peer ends
 // its side between two rounds.
 func Repeat(steps ...Step) Step {
-	return func(c *scripted) error {
+	return func(c net.Conn, in *bufio.Reader) error {
 		for {
-			if _, err := c.in.Peek(1); err != nil {
+			if _, err := in.Peek(1); err != nil {
 				return errEnd
 			}
 			for _, step := range steps {
-				if err := step(c); err != nil {
+				if err := step(c, in); err != nil {
 					return err
 				}
 			}
@@ -161,11 +208,11 @@ func Repeat(steps ...Step) Step {
 // Handle reads an HTTP request with its body, fails if it is not one of method for
 // target, and answers it with status and body.
 func Handle(method, target string, status int, body string) Step {
-	return func(c *scripted) error {
-		if err := c.expectRequest(method, target); err != nil {
+	return func(c net.Conn, in *bufio.Reader) error {
+		if err := expectRequest(in, method, target); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(c.Conn, "HTTP/1.1 %d %s\r\nContent-Length: %d\r\n\r\n%s",
+		_, err := fmt.Fprintf(c, "HTTP/1.1 %d %s\r\nContent-Length: %d\r\n\r\n%s",
 			status, http.StatusText(status), len(body), body)
 		return err
 	}
@@ -174,17 +221,42 @@ func Handle(method, target string, status int, body string) Step {
 // Broken reads an HTTP request as Handle does and answers it with raw, whatever that
 // is.
 func Broken(method, target, raw string) Step {
-	return func(c *scripted) error {
-		if err := c.expectRequest(method, target); err != nil {
+	return func(c net.Conn, in *bufio.Reader) error {
+		if err := expectRequest(in, method, target); err != nil {
 			return err
 		}
-		_, err := io.WriteString(c.Conn, raw)
+		_, err := io.WriteString(c, raw)
 		return err
 	}
 }
 
-func (c *scripted) expectRequest(method, target string) error {
-	r, err := http.ReadRequest(c.in)
+// Request sends an HTTP request with body, to the host of the server.
+func Request(method, target, body string) Step {
+	return func(c net.Conn, in *bufio.Reader) error {
+		_, err := fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n%s",
+			method, target, c.RemoteAddr(), len(body), body)
+		return err
+	}
+}
+
+// ExpectResponse reads an HTTP response with its body, to a request other than HEAD,
+// and fails if it has another status or body.
+func ExpectResponse(status int, body string) Step {
+	return func(c net.Conn, in *bufio.Reader) error {
+		r, err := http.ReadResponse(in, nil)
+		if err != nil {
+			return fmt.Errorf("expected a response %d %q, got %w", status, body, err)
+		}
+		got, err := io.ReadAll(r.Body)
+		if err != nil || r.StatusCode != status || string(got) != body {
+			return errors.Join(fmt.Errorf("expected a response %d %q, got %d %q", status, body, r.StatusCode, got), err)
+		}
+		return nil
+	}
+}
+
+func expectRequest(in *bufio.Reader, method, target string) error {
+	r, err := http.ReadRequest(in)
 	if err != nil {
 		return fmt.Errorf("expected a request %s %s, got %w", method, target, err)
 	}

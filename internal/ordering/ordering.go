@@ -20,6 +20,10 @@ type Gate interface {
 	// another party goes first: the caller then starts again with Rest. Candidates
 	// are in the order of Since. The caller must not change them before it knows.
 	Choose(candidates []Candidate) int
+
+	// Alike says that two things of this name became ready at once. Nothing tells
+	// them apart, so their order is not the same in every run.
+	Alike(name string)
 }
 
 // A Candidate is something that a party could run next.
