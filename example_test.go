@@ -285,6 +285,49 @@ func ExampleLoop_Dial() {
 	// OnClose, because of EOF
 }
 
+// Dial of the configuration replaces the resolver and the dialer: here it connects
+// through a proxy. The dialers of golang.org/x/net/proxy have methods of that shape.
+func ExampleConnConfig_dial() {
+	proxy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer proxy.Close()
+	go func() { // a proxy that knows what it will be asked
+		nc, err := proxy.Accept()
+		if err != nil {
+			return
+		}
+		defer nc.Close()
+		r := bufio.NewReader(nc)
+		line, _ := r.ReadString('\n')
+		fmt.Fprintf(nc, "welcome to %s", strings.TrimPrefix(line, "CONNECT "))
+		io.Copy(io.Discard, r)
+	}()
+
+	throughProxy := func(ctx context.Context, network, address string) (net.Conn, error) {
+		var d net.Dialer
+		nc, err := d.DialContext(ctx, "tcp", proxy.Addr().String())
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(nc, "CONNECT %s\n", address)
+		return nc, nil
+	}
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		_, err := l.Dial(context.Background(), "tcp", "server.example:7", &eventloop.ConnConfig{
+			Dial: throughProxy,
+			OnData: func(c *eventloop.Conn, data []byte) {
+				fmt.Printf("%s", data)
+				c.Close()
+			},
+		})
+		return err
+	})
+	// Output: welcome to server.example:7
+}
+
 // Any net.Conn can move to a loop: here one end of a pipe, while a goroutine
 // goes on using the other end in the blocking way.
 func ExampleLoop_Adopt() {

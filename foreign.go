@@ -109,16 +109,32 @@ func (l *Loop) gaveUp(what string) {
 }
 
 func (c *Conn) abandon() {
-	x := c.x.Load()
-	if x == nil || x.foreign == nil {
+	c.core.Lock()
+	what := c.foreignCode()
+	c.core.Unlock()
+	if what == "" {
 		return
 	}
-	c.loop.gaveUp(fmt.Sprintf("%T of conn %s", x.foreign, c.describe()))
+	c.loop.gaveUp(what + " of conn " + c.describe())
 	defer c.loop.unregister(&c.handle) // OnClose may call runtime.Goexit
 	if c.listener != nil {
 		c.listener.connGone()
 	}
 	c.loopSide().closed()
+}
+
+// foreignCode returns what foreign code the connection has, or "". The caller holds
+// the lock.
+func (c *Conn) foreignCode() string {
+	x := c.x.Load()
+	switch {
+	case x == nil:
+	case x.foreign != nil:
+		return fmt.Sprintf("%T", x.foreign)
+	case c.cfg.Load().Dial != nil && x.network != "" && c.core.NetConn() == nil:
+		return "ConnConfig.Dial"
+	}
+	return ""
 }
 
 func (ln *Listener) abandon() {

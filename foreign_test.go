@@ -524,7 +524,10 @@ func (d deafenedListener) Close() error {
 }
 
 func TestForeignCodeThatNeverReturnsIsNamedInTheErrorOfRun(t *testing.T) {
-	run := func(t *testing.T, grace, want time.Duration, start func(l *eventloop.Loop, release chan struct{})) {
+	runNaming := func(t *testing.T, grace, want time.Duration, name string, start func(l *eventloop.Loop, release chan struct{})) {
+		if name == "" {
+			name = "eventloop_test.deaf"
+		}
 		synctest.Test(t, func(t *testing.T) {
 			release := make(chan struct{})
 			var began time.Time
@@ -533,8 +536,8 @@ func TestForeignCodeThatNeverReturnsIsNamedInTheErrorOfRun(t *testing.T) {
 				l.AfterFunc(time.Second, func() { began = time.Now(); l.Stop() })
 				return nil
 			})
-			if !errors.Is(err, eventloop.ErrWorkLeft) || !strings.Contains(err.Error(), "eventloop_test.deaf") {
-				t.Errorf("Run = %v, want an error that names the foreign code", err)
+			if !errors.Is(err, eventloop.ErrWorkLeft) || !strings.Contains(err.Error(), name) {
+				t.Errorf("Run = %v, want an error that names %s", err, name)
 			}
 			if d := time.Since(began); d < want || d > want+time.Second {
 				t.Errorf("Run returned %v after Stop, want %v", d, want)
@@ -542,6 +545,9 @@ func TestForeignCodeThatNeverReturnsIsNamedInTheErrorOfRun(t *testing.T) {
 			close(release)
 			synctest.Wait()
 		})
+	}
+	run := func(t *testing.T, grace, want time.Duration, start func(l *eventloop.Loop, release chan struct{})) {
+		runNaming(t, grace, want, "", start)
 	}
 	for grace, want := range map[time.Duration]time.Duration{0: 5 * time.Second, time.Minute: time.Minute, -1: 0} {
 		for _, method := range []string{"Read", "Write", "Close", "RemoteAddr"} {
@@ -558,6 +564,29 @@ func TestForeignCodeThatNeverReturnsIsNamedInTheErrorOfRun(t *testing.T) {
 				go func() { <-release; peer.Close() }()
 			})
 			wantEqual(t, "OnClose of a connection that waits in "+method, closes, 1)
+		}
+		for _, method := range []string{"Dial", "Read", "Close", "RemoteAddr"} {
+			closes, peerSaw := 0, errors.New("nothing")
+			runNaming(t, grace, want, map[string]string{"Dial": "ConnConfig.Dial of conn tcp peer:1"}[method], func(l *eventloop.Loop, release chan struct{}) {
+				ours, peer := net.Pipe()
+				_, err := l.Dial(context.Background(), "tcp", "peer:1", &eventloop.ConnConfig{
+					OnClose: func(*eventloop.Conn) { closes++ },
+					Dial: func(context.Context, string, string) (net.Conn, error) {
+						if method == "Dial" {
+							<-release
+						}
+						return deafenedConn{ours, method, release}, nil
+					},
+				})
+				if err != nil {
+					t.Error(err)
+				}
+				go func() {
+					_, peerSaw = io.Copy(io.Discard, peer)
+				}()
+			})
+			wantEqual(t, "OnClose of a dialed connection that waits in "+method, closes, 1)
+			wantEqual(t, "what the peer saw at last", peerSaw, nil)
 		}
 		for _, method := range []string{"Accept", "Close"} {
 			run(t, grace, want, func(l *eventloop.Loop, release chan struct{}) {

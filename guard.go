@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"reflect"
 	"slices"
@@ -315,19 +316,32 @@ var errNoConn = errors.New("neither a connection nor an error")
 func (g *guardedListener) Close() error   { return g.aside(OpClose, g.ln.Close) }
 func (g *guardedListener) Addr() net.Addr { return g.addr }
 
-// guardDial returns dial as a function that does not panic, of connections that do
-// not either.
-func (l *Loop) guardDial(dial func(ctx context.Context, network, address string) (net.Conn, error)) func(ctx context.Context, network, address string) (net.Conn, error) {
+// A dialFunc is a function of the application that connects.
+type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// callDial calls dial aside, and sees to it that there is a connection if there is no
+// error. field is where dial was configured.
+func callDial(ctx context.Context, field string, dial dialFunc, network, address string) (nc net.Conn, err error) {
+	err = aside(func() (err error) { nc, err = dial(ctx, network, address); return err })
+	switch {
+	case err != nil:
+		return nil, err
+	case nc == nil:
+		return nil, fmt.Errorf("%s returned %w", field, errNoConn)
+	}
+	return nc, nil
+}
+
+// guardDial returns the Dial of a resolver as a function that does not panic, of
+// connections that do not either.
+func (l *Loop) guardDial(dial dialFunc) dialFunc {
 	if dial == nil {
 		return nil
 	}
-	return func(ctx context.Context, network, address string) (nc net.Conn, err error) {
-		err = aside(func() (err error) { nc, err = dial(ctx, network, address); return err })
-		switch {
-		case err != nil:
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		nc, err := callDial(ctx, "ResolverConfig.Dial", dial, network, address)
+		if err != nil {
 			return nil, l.foreign(err)
-		case nc == nil:
-			return nil, errNoConn
 		}
 		return guardConn(nc, l.connPanicked), nil
 	}

@@ -192,6 +192,32 @@ var trapped = map[string]struct {
 			}()
 		},
 	},
+	"ConnConfig.Dial": {
+		[]string{"Dial", "Read", "Write", "Close", "CloseWrite", "LocalAddr", "RemoteAddr", "SetDeadline", "SetReadDeadline", "SetWriteDeadline"},
+		func(t testing.TB, l *eventloop.Loop, p trap, told func(error)) {
+			ln := newTrapListener(t, trap{})
+			done := make(chan struct{})
+			t.Cleanup(func() { <-done })
+			go func() {
+				defer close(done)
+				converse(ln.TCPListener)
+			}()
+			dialTrapped(t, l, ln, p, nil, told)
+		},
+	},
+	"ConnConfig.Dial with TLS": {
+		[]string{"Dial", "Read", "Write", "Close", "LocalAddr", "RemoteAddr", "SetDeadline", "SetReadDeadline", "SetWriteDeadline"},
+		func(t testing.TB, l *eventloop.Loop, p trap, told func(error)) {
+			ln := newTrapListener(t, trap{})
+			done := make(chan struct{})
+			t.Cleanup(func() { <-done })
+			go func() {
+				defer close(done)
+				converse(tls.NewListener(ln.TCPListener, serverConf))
+			}()
+			dialTrapped(t, l, ln, p, clientConf, told)
+		},
+	},
 	"HTTPClientConfig.Dial": {
 		[]string{"Dial", "Read", "Write", "Close", "RemoteAddr", "SetReadDeadline"},
 		func(t testing.TB, l *eventloop.Loop, p trap, told func(error)) {
@@ -220,6 +246,41 @@ var trapped = map[string]struct {
 			client.Do(context.Background(), "GET", "http://127.0.0.1:1", nil).Then(func(_ *eventloop.HTTPResponse, err error) { told(err) })
 		},
 	},
+}
+
+// converse says hello to the next connection, and ends when the other side does, or
+// when ln is closed.
+func converse(ln net.Listener) {
+	nc, err := ln.Accept()
+	if err != nil {
+		return
+	}
+	defer nc.Close()
+	io.WriteString(nc, "hello")
+	io.Copy(io.Discard, nc)
+}
+
+// dialTrapped runs a conversation with converse.
+func dialTrapped(t testing.TB, l *eventloop.Loop, ln *trapListener, p trap, conf *tls.Config, told func(error)) {
+	_, err := l.Dial(t.Context(), "tcp", ln.TCPListener.Addr().String(), &eventloop.ConnConfig{
+		TLS:          conf,
+		WriteTimeout: time.Minute,
+		OnData:       func(c *eventloop.Conn, _ []byte) { c.Write([]byte("bye")); c.CloseWrite() },
+		OnEvent:      func(_ *eventloop.Conn, err error) { told(err) },
+		OnClose:      func(*eventloop.Conn) { ln.TCPListener.Close() },
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			p.at("Dial")
+			var d net.Dialer
+			nc, err := d.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return trapConn{nc.(*net.TCPConn), p}, nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // adoptTrapped runs a conversation with greet.
@@ -456,6 +517,17 @@ var lastPanics = map[string]func(t testing.TB, l *eventloop.Loop){
 			t.Fatal(err)
 		}
 		writeAndClose(t, s.Addr().String(), "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	},
+	"Dial of a connection": func(t testing.TB, l *eventloop.Loop) {
+		if _, err := l.Dial(t.Context(), "tcp", "peer:1", &eventloop.ConnConfig{
+			Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				l.Post(l.Stop)
+				<-ctx.Done()
+				panic("sprung")
+			},
+		}); err != nil {
+			t.Fatal(err)
+		}
 	},
 	"Close of an adopted connection": func(t testing.TB, l *eventloop.Loop) {
 		ln := newTrapListener(t, trap{})

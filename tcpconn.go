@@ -130,11 +130,11 @@ type ConnConfig struct {
 	// package net: every 15 s. To switch them off set Idle to a negative value.
 	KeepAlive net.KeepAliveConfig
 
-	// Delay leaves Nagle's algorithm on. By default small segments are sent at
+	// Nagle leaves Nagle's algorithm on. By default small segments are sent at
 	// once, as in package net.
 	Nagle bool
 
-	// Server makes an adopted connection the server of TLS.
+	// TLSServer makes an adopted connection the server of TLS.
 	TLSServer bool
 
 	// AllowHalfOpen keeps a connection open after io.EOF, until it is closed or
@@ -143,6 +143,17 @@ type ConnConfig struct {
 
 	// LocalAddr is the address to dial from; nil: any.
 	LocalAddr net.Addr
+
+	// Dial connects for Loop.Dial, instead of the loop's own resolver and dialer: to
+	// a proxy, or over a network in memory. It is called once, on a goroutine other
+	// than the loop's, with the network and the address that Loop.Dial was given, and
+	// must return when ctx ends: after ConnectTimeout, when the connection is closed,
+	// and when the loop ends. The connection that it returns belongs to the loop; one
+	// that it returns after ctx has ended is closed. Its error, a panic or Goexit in
+	// it, or a nil connection is the error of a failed dial. TLS is made on top of
+	// the connection. LocalAddr does not apply; KeepAlive and Nagle apply to a
+	// *net.TCPConn.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 const (
@@ -469,16 +480,42 @@ func (cr *connReader) dial(ctx context.Context, cancel context.CancelFunc, netwo
 	defer c.loop.wg.Done()
 	defer cancel()
 	cfg := c.cfg.Load()
-	nc, err := c.loop.dialContext(ctx, network, address, cfg)
+	nc, err := cr.connect(ctx, network, address)
 	if err != nil {
 		cr.connectFailed(OpDial, err)
 		return
 	}
-	c.core.Attach(nc, true)
-	if cfg.TLS != nil {
-		err = cr.handshake(ctx, clientTLS(cfg.TLS, address), true, nil)
+	conf := cfg.TLS
+	if conf != nil {
+		conf = clientTLS(conf, address)
+	}
+	c.core.Attach(nc, cfg.Dial == nil)
+	if asks := cr.noteForeign(nc); needsTLS(nc, conf) || asks {
+		err = cr.prepare(ctx, nc, conf, true, asks)
 	}
 	cr.up(err)
+}
+
+// connect connects for Dial, by ConnConfig.Dial if there is one.
+func (cr *connReader) connect(ctx context.Context, network, address string) (net.Conn, error) {
+	c := (*Conn)(cr)
+	cfg := c.cfg.Load()
+	if cfg.Dial == nil {
+		return c.loop.dialContext(ctx, network, address, cfg)
+	}
+	c.loop.usesForeign.Store(true)
+	nc, err := callDial(c.loop.named(ctx, &c.handle), "ConnConfig.Dial", cfg.Dial, network, address)
+	if err != nil {
+		return nil, endedBy(ctx, err)
+	}
+	setTCPOptions(nc, cfg)
+	nc = guardConn(nc, c.panicked)
+	if ctx.Err() != nil {
+		c.loop.closeAside(nc)
+		return nil, contextError(ctx)
+	}
+	nc.SetDeadline(noDeadline) // of its life before
+	return nc, nil
 }
 
 // adopted brings up a connection that was accepted or adopted. ours says that
@@ -496,17 +533,8 @@ func (cr *connReader) adopted(nc net.Conn, conf *tls.Config, client, ours bool) 
 	if !attached {
 		c.core.Attach(nc, ours)
 	}
-	foreign, asks := isForeign(nc), false
-	if foreign {
-		c.loop.usesForeign.Store(true)
-		c.core.Lock()
-		x := c.extra()
-		x.foreign = unguarded(nc)
-		asks = !x.hasAddrs
-		c.core.Unlock()
-	}
-	_, isTLS := nc.(*tls.Conn)
-	if conf == nil && !isTLS && !asks {
+	asks := cr.noteForeign(nc)
+	if !asks && !needsTLS(nc, conf) {
 		cr.up(nil)
 		return
 	}
@@ -518,14 +546,41 @@ func (cr *connReader) adopted(nc net.Conn, conf *tls.Config, client, ours bool) 
 	}
 	c.extra().cancel = cancel
 	c.core.Unlock()
-	var err error
+	cr.up(cr.prepare(ctx, nc, conf, client, asks))
+}
+
+// noteForeign remembers that nc is foreign, if it is, and reports whether it has to
+// be asked for its addresses.
+func (cr *connReader) noteForeign(nc net.Conn) (asks bool) {
+	if !isForeign(nc) {
+		return false
+	}
+	c := (*Conn)(cr)
+	c.loop.usesForeign.Store(true)
+	c.core.Lock()
+	defer c.core.Unlock()
+	x := c.extra()
+	x.foreign = unguarded(nc)
+	return !x.hasAddrs
+}
+
+// needsTLS reports whether nc is up only after a handshake.
+func needsTLS(nc net.Conn, conf *tls.Config) bool {
+	_, isTLS := nc.(*tls.Conn)
+	return isTLS || conf != nil
+}
+
+// prepare does what comes between the connection and OnConnect.
+func (cr *connReader) prepare(ctx context.Context, nc net.Conn, conf *tls.Config, client, asks bool) error {
 	if asks {
-		err = cr.askAddrs(ctx, nc)
+		if err := cr.askAddrs(ctx, nc); err != nil {
+			return err
+		}
 	}
-	if err == nil && (conf != nil || isTLS) {
-		err = cr.handshake(ctx, conf, client, nil)
+	if !needsTLS(nc, conf) {
+		return nil
 	}
-	cr.up(err)
+	return cr.handshake(ctx, conf, client, nil)
 }
 
 // askAddrs asks a foreign connection for its addresses, with the bound of a

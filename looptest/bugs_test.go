@@ -1,7 +1,6 @@
 package looptest_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -269,10 +268,6 @@ func dataBeforeSetup(t *testing.T, l *eventloop.Loop, planted bool) error {
 	return nil
 }
 
-func dialDB(n *looptest.Net) func(ctx context.Context) (net.Conn, error) {
-	return func(ctx context.Context) (net.Conn, error) { return n.Dialer("app")(ctx, "tcp", "db:1") }
-}
-
 // messageCutOffByQuit ends a chat when one member says so.
 func messageCutOffByQuit(t *testing.T, l *eventloop.Loop, planted bool) error {
 	var got []string
@@ -322,20 +317,22 @@ func timeoutOfAFinishedRequest(t *testing.T, l *eventloop.Loop, planted bool) er
 	}
 	l.Go(t.Context(), func(task *eventloop.Task) error {
 		defer listener.Close()
-		nc, err := eventloop.Work(task.Context(), l, dialDB(n)).Await(task)
+		state := "pending"
+		done, resolve := eventloop.NewFuture[string](l)
+		c, err := l.Dial(task.Context(), "tcp", "db:1", &eventloop.ConnConfig{
+			Dial: n.Dialer("app"),
+			OnData: func(c *eventloop.Conn, p []byte) {
+				if planted || state == "pending" {
+					state = "done"
+				}
+				resolve(state, nil)
+				c.Close()
+			},
+		})
 		if err != nil {
 			return err
 		}
-		state := "pending"
-		done, resolve := eventloop.NewFuture[string](l)
-		c, err := l.Adopt(nc, &eventloop.ConnConfig{OnData: func(c *eventloop.Conn, p []byte) {
-			if planted || state == "pending" {
-				state = "done"
-			}
-			resolve(state, nil)
-			c.Close()
-		}})
-		if err != nil {
+		if _, err := c.Connected().Await(task); err != nil {
 			return err
 		}
 		c.WriteString("request")
@@ -380,19 +377,12 @@ func frameSplitInTwo(t *testing.T, l *eventloop.Loop, planted bool) error {
 	if err != nil {
 		return err
 	}
-	eventloop.Work(t.Context(), l, dialDB(n)).Then(func(nc net.Conn, err error) {
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		c, err := l.Adopt(nc, &eventloop.ConnConfig{OnData: discard})
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		c.WriteString("hello\n")
-	})
-	return nil
+	c, err := l.Dial(t.Context(), "tcp", "db:1", &eventloop.ConnConfig{Dial: n.Dialer("app"), OnData: discard})
+	if err != nil {
+		return err
+	}
+	_, err = c.WriteString("hello\n")
+	return err
 }
 
 func init() {

@@ -53,6 +53,42 @@ var failing = map[string]func(t *testing.T){
 	"fatal": func(t *testing.T) {
 		looptest.Run(t, func(t *testing.T, l *eventloop.Loop) error { t.Fatal("gone"); return nil })
 	},
+	"a script of a server": func(t *testing.T) {
+		looptest.Run(t, func(t *testing.T, l *eventloop.Loop) error {
+			n := looptest.NewNet(t)
+			if err := n.Script("db:1", looptest.Expect("hello"), looptest.Delay(time.Second), looptest.Expect("bye")); err != nil {
+				return err
+			}
+			c, err := l.Dial(t.Context(), "tcp", "db:1", &eventloop.ConnConfig{Dial: n.Dialer("app")})
+			if err != nil {
+				return err
+			}
+			c.WriteString("hello\n")
+			c.Close()
+			return nil
+		})
+	},
+	"a script of a client": func(t *testing.T) {
+		looptest.Run(t, func(t *testing.T, l *eventloop.Loop) error {
+			n := looptest.NewNet(t)
+			n.Latency(time.Hour, time.Hour)
+			ln, err := n.Listen("web:80")
+			if err != nil {
+				return err
+			}
+			n.ScriptClient("app", "web:80", looptest.Expect("hello"))
+			var s *eventloop.Listener
+			s, err = l.Serve(ln, &eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) { c.Abort(); s.Close() }})
+			return err
+		})
+	},
+	"a script without a server": func(t *testing.T) {
+		looptest.Run(t, func(t *testing.T, l *eventloop.Loop) error {
+			looptest.NewNet(t).ScriptClient("app", "web:80", looptest.Expect("hello"))
+			l.AfterFunc(time.Second, func() {})
+			return nil
+		})
+	},
 	"a foreign T":       func(t *testing.T) { looptest.NewNet(t) },
 	"an unclosed timer": func(t *testing.T) { looptest.Run(t, everySecond, looptest.Within(time.Minute)) },
 }
@@ -128,6 +164,11 @@ func TestAFailureSaysWhatIsWrong(t *testing.T) {
 	}{
 		{"a hold", nil, []string{"have not ended after 1h0m0s", "loop 0: hold", "task", "looptest_test.sleeper", "seed 1"}},
 		{"an unclosed timer", nil, []string{"have not ended after 1m0s", "interval"}},
+		{"lookups", nil, []string{"may repeat it", "the seed does not decide all", "0s  net  dial from client>dns:53\n"}},
+		{"goroutines", nil, []string{"may repeat it", "the seed does not decide all", "0s  loop  post from a goroutine repeat_test.go:"}},
+		{"a script of a server", nil, []string{`script of db:1: connection 1: step 3: expected "bye", got "" and EOF`}},
+		{"a script of a client", nil, []string{`script of app to web:80: dial: the loops have ended before: dial tcp web:80`}},
+		{"a script without a server", nil, []string{`script of app to web:80: dial: dial tcp web:80: connect: connection refused`}},
 		{"no rest", nil, []string{"do not come to rest"}},
 		{"outside", nil, []string{"outside of its bubble", "chan receive", "failing_test.go"}},
 		{"an error", nil, []string{"failed to start"}},

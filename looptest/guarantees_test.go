@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -18,24 +17,6 @@ import (
 // left after Run is checked by every test here: a goroutine that is left fails it.
 
 const orders = 100
-
-// dialNet connects l to address over n.
-func dialNet(t *testing.T, l *eventloop.Loop, n *looptest.Net, host, address string, cfg *eventloop.ConnConfig, f func(*eventloop.Conn)) {
-	eventloop.Work(t.Context(), l, func(ctx context.Context) (net.Conn, error) {
-		return n.Dialer(host)(ctx, "tcp", address)
-	}).Then(func(nc net.Conn, err error) {
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		c, err := l.Adopt(nc, cfg)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		f(c)
-	})
-}
 
 func TestGuarantee1CallbacksNeverOverlap(t *testing.T) {
 	looptest.Seeds(t, orders, func(t *testing.T, l *eventloop.Loop) error {
@@ -135,11 +116,16 @@ func TestGuarantee7CallbacksOfAConnectionComeInOrder(t *testing.T) {
 			return err
 		}
 		for i := range clients {
-			dialNet(t, l, n, fmt.Sprintf("client%d", i), "server:1", &eventloop.ConnConfig{OnData: discard}, func(c *eventloop.Conn) {
-				c.WriteString("all of ")
-				c.WriteString("this arrives")
-				c.Close()
+			c, err := l.Dial(t.Context(), "tcp", "server:1", &eventloop.ConnConfig{
+				Dial:   n.Dialer(fmt.Sprintf("client%d", i)),
+				OnData: discard,
 			})
+			if err != nil {
+				return err
+			}
+			c.WriteString("all of ")
+			c.WriteString("this arrives")
+			c.Close()
 		}
 		l.OnExit(func() {
 			for c, b := range calls {

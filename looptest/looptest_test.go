@@ -1,7 +1,6 @@
 package looptest_test
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"net"
@@ -86,20 +85,16 @@ func TestTheTraceIsTheSameOnEveryPlatform(t *testing.T) {
 			return err
 		}
 		for i := range left {
-			dial := n.Dialer(fmt.Sprintf("client%d", i))
 			l.Go(t.Context(), func(task *eventloop.Task) error {
-				nc, err := eventloop.Work(task.Context(), l, func(ctx context.Context) (net.Conn, error) {
-					return dial(ctx, "tcp", "server:1")
-				}).Await(task)
-				if err != nil {
-					return err
-				}
 				got := 0
-				c, err := l.Adopt(nc, &eventloop.ConnConfig{OnData: func(c *eventloop.Conn, p []byte) {
-					if got += len(p); got == 10 {
-						c.Close()
-					}
-				}})
+				c, err := l.Dial(t.Context(), "tcp", "server:1", &eventloop.ConnConfig{
+					Dial: n.Dialer(fmt.Sprintf("client%d", i)),
+					OnData: func(c *eventloop.Conn, p []byte) {
+						if got += len(p); got == 10 {
+							c.Close()
+						}
+					},
+				})
 				if err != nil {
 					return err
 				}

@@ -48,27 +48,22 @@ func cluster(log *strings.Builder) func(t *testing.T, ls []*eventloop.Loop) erro
 		})
 		for i, l := range ls[1:] {
 			l.Post(func() {
-				eventloop.Work(context.Background(), l, func(ctx context.Context) (net.Conn, error) {
-					return n.Dialer(fmt.Sprintf("client%d", i))(ctx, "tcp", "server:7")
-				}).Then(func(nc net.Conn, err error) {
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					got := 0
-					c, err := l.Adopt(nc, &eventloop.ConnConfig{OnData: func(c *eventloop.Conn, p []byte) {
+				got := 0
+				c, err := l.Dial(context.Background(), "tcp", "server:7", &eventloop.ConnConfig{
+					Dial: n.Dialer("clients"), // the same host: connections have the same names
+					OnData: func(c *eventloop.Conn, p []byte) {
 						if got += len(p); got == 9 {
 							c.Close()
 						}
-					}})
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					for m := range 3 {
-						fmt.Fprintf(c, "%d.%d", i, m)
-					}
+					},
 				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for m := range 3 {
+					fmt.Fprintf(c, "%d.%d", i, m)
+				}
 			})
 		}
 		return nil
@@ -95,14 +90,15 @@ func TestASeedHasOneOrderOverANetwork(t *testing.T) {
 func TestADialWithoutAListenerIsRefused(t *testing.T) {
 	looptest.Run(t, func(t *testing.T, l *eventloop.Loop) error {
 		n := looptest.NewNet(t)
-		eventloop.Work(t.Context(), l, func(ctx context.Context) (net.Conn, error) {
-			return n.Dialer("a")(ctx, "tcp", "b:1")
-		}).Then(func(_ net.Conn, err error) {
-			if !errors.Is(err, syscall.ECONNREFUSED) {
-				t.Errorf("got %v", err)
-			}
+		_, err := l.Dial(t.Context(), "tcp", "b:1", &eventloop.ConnConfig{
+			Dial: n.Dialer("a"),
+			OnEvent: func(c *eventloop.Conn, err error) {
+				if !errors.Is(err, syscall.ECONNREFUSED) || !errors.Is(err, eventloop.ErrRefused) {
+					t.Errorf("got %v", err)
+				}
+			},
 		})
-		return nil
+		return err
 	})
 }
 
