@@ -111,7 +111,7 @@ func (c *Conn) dropUnsealed() {
 // caller holds the lock.
 func (c *Conn) order() {
 	if c.owes() {
-		c.boundClose()
+		c.extra().boundClose(c)
 		return
 	}
 	if x := c.x.Load(); x != nil && x.cancel != nil {
@@ -147,8 +147,7 @@ func (cr *connReader) owesUpgrade() bool {
 
 // boundClose ends a Close by force if it takes longer than a flush may, where
 // more is to be done for it than to write. The caller holds the lock.
-func (c *Conn) boundClose() {
-	x := c.extra()
+func (x *connExtra) boundClose(c *Conn) {
 	if x.closeTimer == nil {
 		x.closeTimer = c.loop.AfterFunc(c.flushTime(), c.loopSide().overdue)
 		x.closeTimer.Unref()

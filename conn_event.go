@@ -392,13 +392,6 @@ func (cl *connLoop) forget() {
 	c.loop.unregister(&c.handle)
 }
 
-// whenForgotten has release called at the very end of c.
-func (c *Conn) whenForgotten(release func()) {
-	c.core.Lock()
-	defer c.core.Unlock()
-	c.extra().release = release
-}
-
 // endReason returns the error for what waits for something of c when it ends.
 func (cl *connLoop) endReason() error {
 	c := (*Conn)(cl)

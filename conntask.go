@@ -77,23 +77,15 @@ func (cl *connLoop) taskError(err error) error {
 // as a *T. If SetData, or DataOf with another type, has stored something else, DataOf
 // panics.
 func DataOf[T any](c *Conn) *T {
-	v := c.Data()
-	if v == nil {
-		v = c.dataOr(new(T))
+	c.core.Lock()
+	if c.data == nil {
+		c.data = new(T)
 	}
+	v := c.data
+	c.core.Unlock()
 	p, ok := v.(*T)
 	if !ok {
 		panic(fmt.Errorf("eventloop: the data of the connection is a %T, not a %T", v, p))
 	}
 	return p
-}
-
-// dataOr returns the data of c, which becomes v if there is none.
-func (c *Conn) dataOr(v any) any {
-	c.core.Lock()
-	defer c.core.Unlock()
-	if c.data == nil {
-		c.data = v
-	}
-	return c.data
 }

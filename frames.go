@@ -3,6 +3,7 @@ package eventloop
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -41,8 +42,11 @@ func Split(split bufio.SplitFunc, limit int, f func(c *Conn, frame []byte)) func
 
 // LengthPrefix returns a function for [Split] or bufio.Scanner whose frames have their
 // length before them, as an unsigned integer of size bytes: 1, 2, 4 or 8. The frame is
-// what follows the length. LengthPrefix panics if the size is another.
+// what follows the length. LengthPrefix panics if the size is another, or order is nil.
 func LengthPrefix(size int, order binary.ByteOrder) bufio.SplitFunc {
+	if order == nil {
+		panic(errors.New("eventloop: a nil byte order"))
+	}
 	var length func(b []byte) uint64
 	switch size {
 	case 1:
@@ -114,7 +118,7 @@ func (s *splitter) take(c *Conn, data []byte) {
 // other errors OnEvent can still write.
 func (cl *connLoop) misframed(err error) {
 	c := (*Conn)(cl)
-	err = c.opError("read", err)
+	err = c.opError(OpRead, err)
 	c.failed = true
 	c.loopSide().event(err)
 	c.core.Lock()

@@ -187,6 +187,7 @@ func TestSplitAndLengthPrefixRefuseNonsense(t *testing.T) {
 		"nil function":     func() { eventloop.Split(bufio.ScanLines, 1, nil) },
 		"prefix of 0":      func() { eventloop.LengthPrefix(0, binary.BigEndian) },
 		"prefix of 3":      func() { eventloop.LengthPrefix(3, binary.BigEndian) },
+		"nil order":        func() { eventloop.LengthPrefix(1, nil) },
 		"prefix below all": func() { eventloop.LengthPrefix(-1, binary.BigEndian) },
 	} {
 		if v, _ := outcome(f); v == nil {

@@ -108,7 +108,7 @@ type kind uint8
 
 const (
 	kindConnIn  kind = iota // accepted or adopted
-	kindConnOut             // dialled
+	kindConnOut             // dialed
 	kindListener
 	kindSignal
 	kindHold

@@ -221,19 +221,21 @@ func (l *Loop) ListenHTTP(address string, h func(r *HTTPRequest), cfg *HTTPServe
 	if err != nil {
 		return fail(err)
 	}
-	return l.ServeHTTP(ln, h, cfg)
+	s, err := l.ServeHTTP(ln, h, cfg)
+	if err != nil {
+		ln.Close()
+	}
+	return s, err
 }
 
 // ServeHTTP is ListenHTTP for a listener of an existing service, of any kind:
 // unix sockets, TLS, and connections that are no sockets at all. The listener is
-// closed with the server; if ServeHTTP returns an error, it is closed too unless
-// it is nil.
+// closed with the server. On error ln is left alone.
 func (l *Loop) ServeHTTP(ln net.Listener, h func(r *HTTPRequest), cfg *HTTPServerConfig) (*HTTPServer, error) {
 	if ln == nil {
 		return nil, errors.New("eventloop: ServeHTTP of a nil listener")
 	}
 	if h == nil {
-		ln.Close()
 		return nil, errNilFunc
 	}
 	s := &HTTPServer{
@@ -245,7 +247,6 @@ func (l *Loop) ServeHTTP(ln net.Listener, h func(r *HTTPRequest), cfg *HTTPServe
 	s.loop = l // for panicked
 	s.acceptor.init(l, s, guardListener(ln, s.panicked), s.cfg.MaxConns)
 	if err := l.register(&s.handle, s, kindHTTPServer, false); err != nil {
-		ln.Close()
 		return nil, err
 	}
 	l.wg.Add(1)

@@ -352,7 +352,7 @@ func TestHTTPHandlersInServersOfOthers(t *testing.T) {
 					w, _ := r.RespondStream(200, nil)
 					w.Write([]byte("part"))
 					w.Flush()
-					l.AfterFunc(time.Millisecond, w.Abort)
+					l.AfterFunc(time.Millisecond, func() { w.Abort() })
 				case "/upgrade":
 					if _, err := r.Upgrade(nil, nil); err == nil {
 						t.Error("Upgrade succeeded")

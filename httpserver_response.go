@@ -303,14 +303,20 @@ func (w *HTTPResponseWriter) Close() error {
 }
 
 // Abort ends the answer so that the client notices that it is not complete: the
-// connection is closed. After Close it does nothing.
-func (w *HTTPResponseWriter) Abort() {
+// connection is closed. It returns why the client is gone if that is known, and
+// net.ErrClosed after Close or Abort.
+func (w *HTTPResponseWriter) Abort() error {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
-	if !w.r.over() {
-		w.r.via.abort(w.r)
-		w.r.cutShort()
+	switch {
+	case w.r.isLost():
+		return w.r.x.lost
+	case w.r.over():
+		return net.ErrClosed
 	}
+	w.r.via.abort(w.r)
+	w.r.cutShort()
+	return nil
 }
 
 // OnDrain arranges for f to be called on the loop each time that all that was

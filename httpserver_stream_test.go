@@ -62,7 +62,9 @@ func TestHTTPStreamToHTTP10EndsWithTheConnection(t *testing.T) {
 		l.Post(func() {
 			w.Write([]byte("two"))
 			if r.Path() == "/abort" {
-				w.Abort()
+				wantEqual(t, "error of Abort", w.Abort(), nil)
+				wantEqual(t, "error of a second Abort", w.Abort(), net.ErrClosed)
+				wantEqual(t, "error of Close after Abort", w.Close(), net.ErrClosed)
 			} else {
 				w.Close()
 			}

@@ -655,10 +655,23 @@ func TestHTTPServerReportsWhatIsWrongAtOnce(t *testing.T) {
 	if _, err := l.ServeHTTP(nil, hai, nil); err == nil {
 		t.Error("a nil listener was accepted")
 	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.ServeHTTP(ln, nil, nil); err == nil {
+		t.Error("a nil handler was accepted")
+	}
 	s.Close()
 	end()
 	if _, err := l.ListenHTTP("127.0.0.1:0", hai, nil); err != eventloop.ErrLoopClosed {
 		t.Errorf("after the end: %v, want ErrLoopClosed", err)
+	}
+	if _, err := l.ServeHTTP(ln, hai, nil); err != eventloop.ErrLoopClosed {
+		t.Errorf("after the end: %v, want ErrLoopClosed", err)
+	}
+	if err := ln.Close(); err != nil {
+		t.Errorf("a listener that was not served: %v", err)
 	}
 }
 

@@ -21,7 +21,7 @@ import (
 //
 // All callbacks are called on the loop, one at a time. The order for each
 // connection is: OnConnect, then any number of OnData, OnDrain and OnEvent, then
-// OnClose, exactly once and last. A connection that could not be dialled gets
+// OnClose, exactly once and last. A connection that could not be dialed gets
 // OnEvent and OnClose only. Once Close or Abort has returned on the loop, only
 // OnClose is still called.
 type ConnConfig struct {
@@ -77,7 +77,7 @@ type ConnConfig struct {
 	OnClose func(c *Conn)
 
 	// TLS, if not nil, makes the connection a TLS connection: a client when it
-	// is dialled, a server when it is accepted. If ServerName is empty a client
+	// is dialed, a server when it is accepted. If ServerName is empty a client
 	// uses the host that it dials. The peer is verified unless the tls.Config
 	// says otherwise.
 	TLS *tls.Config
