@@ -505,7 +505,7 @@ func detachAndStop(t *testing.T, exit bool, taker string) {
 	if nc, err := f.Result(); nc != nil || err != eventloop.ErrLoopClosed {
 		t.Errorf("Result = %v, %v, want ErrLoopClosed", nc, err)
 	}
-	peer.SetReadDeadline(time.Now().Add(time.Second))
+	peer.SetReadDeadline(time.Now().Add(watchdogTime))
 	_, err := peer.Read(make([]byte, 1))
 	wantEqual(t, "the peer reads", err, io.EOF)
 	peer.Close()

@@ -42,12 +42,12 @@ func TestCloseDeliversEverythingToAPeerThatReadsSteadily(t *testing.T) {
 		const size = 4 << 20
 		l, _ := startLoop(t, nil)
 		// What may pass without progress is much less than all of it takes.
-		r, cfg := newTape(&eventloop.ConnConfig{WriteTimeout: 300 * time.Millisecond})
+		r, cfg := newTape(&eventloop.ConnConfig{WriteTimeout: 800 * time.Millisecond})
 		c, peer := join(t, l, cfg)
 		slowReceiver(t, peer)
 		c.Write(make([]byte, size))
 		c.Close()
-		if n, err := sip(peer, size, 64<<10, 10*time.Millisecond); n != size {
+		if n, err := sip(peer, size, 64<<10, 20*time.Millisecond); n != size {
 			t.Errorf("the peer read %d of %d bytes, then %v", n, size, err)
 		}
 		peer.Close()
@@ -194,11 +194,11 @@ func TestWriteTimeoutMeasuresWhatThePeerTakes(t *testing.T) {
 	forEachTransport(t, func(t *testing.T, join maker) {
 		const size = 3 << 20
 		l, _ := startLoop(t, nil)
-		r, cfg := newTape(&eventloop.ConnConfig{WriteTimeout: 400 * time.Millisecond})
+		r, cfg := newTape(&eventloop.ConnConfig{WriteTimeout: 800 * time.Millisecond})
 		c, peer := join(t, l, cfg)
 		slowReceiver(t, peer)
 		c.Write(make([]byte, size))
-		if n, err := sip(peer, size, 32<<10, 10*time.Millisecond); n != size {
+		if n, err := sip(peer, size, 32<<10, 15*time.Millisecond); n != size {
 			t.Errorf("cut after %d of %d bytes: %v", n, size, err)
 		}
 		wantEqual(t, "events", r.count("event"), 0)
@@ -226,7 +226,7 @@ func (d *dripper) Write(p []byte) (int, error) {
 		if _, err := d.Conn.Write(p[i:min(i+1000, len(p))]); err != nil {
 			return i, err
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(80 * time.Millisecond)
 	}
 	return len(p), nil
 }
@@ -234,7 +234,7 @@ func (d *dripper) Write(p []byte) (int, error) {
 func TestReadTimeoutOfTLSCountsTheBytesOfAnIncompleteRecord(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	const size = 16 << 10
-	r, cfg := newTape(&eventloop.ConnConfig{TLS: serverConf, TLSServer: true, ReadTimeout: 200 * time.Millisecond})
+	r, cfg := newTape(&eventloop.ConnConfig{TLS: serverConf, TLSServer: true, ReadTimeout: time.Second})
 	nc, peer := tcpPair(t)
 	if _, err := l.Adopt(nc, cfg); err != nil {
 		t.Fatal(err)
@@ -258,28 +258,31 @@ func TestReadTimeoutOfTLSCountsTheBytesOfAnIncompleteRecord(t *testing.T) {
 }
 
 func TestReadTimeoutDoesNotCountTheTimeOfACallback(t *testing.T) {
-	l, _ := startLoop(t, nil)
-	n := 0
-	r, cfg := newTape(&eventloop.ConnConfig{
-		ReadTimeout: 50 * time.Millisecond,
-		OnData: func(c *eventloop.Conn, _ []byte) {
-			time.Sleep(80 * time.Millisecond)
-			if n++; n == 5 {
-				c.Close()
+	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+		n := 0
+		r, cfg := newTape(&eventloop.ConnConfig{
+			ReadTimeout: time.Second,
+			OnData: func(c *eventloop.Conn, _ []byte) {
+				time.Sleep(2 * time.Second)
+				if n++; n == 5 {
+					c.Close()
+				}
+			},
+		})
+		_, peer := adoptPipe(t, l, cfg)
+		go func() {
+			for {
+				if _, err := peer.Write([]byte("x")); err != nil {
+					return
+				}
+				time.Sleep(200 * time.Millisecond)
 			}
-		},
+		}()
+		r.wait(t)
+		wantEqual(t, "calls of OnData", n, 5)
+		wantEqual(t, "events", r.count("event"), 0)
+		peer.Close()
 	})
-	_, peer := adopt(t, l, cfg)
-	background(t, func() {
-		for {
-			if _, err := peer.Write([]byte("x")); err != nil {
-				return
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-	})
-	r.wait(t)
-	wantEqual(t, "events", r.count("event"), 0)
 }
 
 // Two peers that both have much to send must not wait for each other, whoever

@@ -448,11 +448,11 @@ func TestBytesThatNothingAsksForEndTheConnectionOnceThePeerHasLeft(t *testing.T)
 	var events []error
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		c, peer := adopt(t, l, &eventloop.ConnConfig{
-			ReadTimeout: 50 * time.Millisecond, // which does not run before the end
+			ReadTimeout: 500 * time.Millisecond, // which does not run before the end
 			OnEvent:     func(_ *eventloop.Conn, err error) { events = append(events, err) },
 		})
 		io.WriteString(peer, "for nobody")
-		l.AfterFunc(200*time.Millisecond, func() {
+		l.AfterFunc(800*time.Millisecond, func() {
 			wantEqual(t, "closed while the peer is there", c.Closed(), false)
 			peer.Close()
 		})

@@ -22,12 +22,12 @@ func TestPipeInOnConnectMissesNothing(t *testing.T) {
 	}()
 	got := make(chan string, 1)
 	go func() {
-		sink.SetDeadline(time.Now().Add(10 * time.Second)) // a hang is a failure
+		sink.SetDeadline(time.Now().Add(watchdogTime)) // a hang is a failure
 		text, _ := io.ReadAll(sink)
 		sink.Close()
 		got <- string(text)
 	}()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), watchdogTime)
 	defer cancel()
 	err := eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
 		_, err := l.Adopt(out, &eventloop.ConnConfig{OnConnect: func(dst *eventloop.Conn) {
@@ -56,7 +56,7 @@ func TestPipeOfAPipedConnectionFailsAndLeavesTheFirst(t *testing.T) {
 	in, source := net.Pipe()
 	out, sink := net.Pipe()
 	defer sink.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), watchdogTime)
 	defer cancel()
 	var second error
 	err := eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {

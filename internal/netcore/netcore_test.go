@@ -417,7 +417,7 @@ func TestASlowPeerIsNoStall(t *testing.T) {
 		}
 		c := newConn(t, nc, k.ours)
 		c.Open()
-		c.order(func() { c.SetStall(300 * time.Millisecond) })
+		c.order(func() { c.SetStall(600 * time.Millisecond) })
 		const size = 4 << 20
 		c.write(text(size))
 		done := beside(t, func() {
@@ -428,7 +428,7 @@ func TestASlowPeerIsNoStall(t *testing.T) {
 					t.Errorf("cut after %d bytes: %v", n, err)
 					return
 				}
-				time.Sleep(20 * time.Millisecond)
+				time.Sleep(30 * time.Millisecond)
 			}
 		})
 		wait(t, done, "end of the peer")
@@ -469,7 +469,7 @@ func TestPausedOutputIsHeldAlsoWhereTheWriterWaits(t *testing.T) {
 		nc, peer := k.pair(t)
 		c := newConn(t, nc, k.ours)
 		c.Open()
-		c.order(func() { c.SetStall(50 * time.Millisecond) })
+		c.order(func() { c.SetStall(300 * time.Millisecond) })
 		const size = 16 << 20
 		c.write(text(size))
 		c.Lock()
@@ -480,7 +480,8 @@ func TestPausedOutputIsHeldAlsoWhereTheWriterWaits(t *testing.T) {
 			defer c.Unlock()
 			return !c.Writing()
 		})
-		time.Sleep(100 * time.Millisecond) // longer than the stall
+		time.Sleep(400 * time.Millisecond) // longer than the stall
+		c.order(func() { c.SetStall(watchdog) })
 		got := make(chan int, 1)
 		beside(t, func() { n, _ := io.Copy(io.Discard, peer); got <- int(n); peer.Close() })
 		c.order(func() { c.PauseOutput(false) })
