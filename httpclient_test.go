@@ -1567,7 +1567,7 @@ func TestLaw3EveryHTTPRequestEndsOnceAndWithItsOwnAnswer(t *testing.T) {
 		Proxy:             eventloop.NoProxy,
 		MaxConnsPerHost:   inFlight / 2,
 		MaxIdlePerHost:    inFlight / 3,
-		InactivityTimeout: 50 * time.Millisecond,
+		InactivityTimeout: 200 * time.Millisecond,
 		IdleTimeout:       20 * time.Millisecond,
 	}}, func(l *eventloop.Loop) {
 		n := 0
@@ -1708,7 +1708,7 @@ func stormServer(c net.Conn) {
 		case 5:
 			pause()
 		case 6: // in silence
-			time.Sleep(70 * time.Millisecond)
+			time.Sleep(250 * time.Millisecond)
 		case 7:
 			c.(*net.TCPConn).SetLinger(0)
 			return
@@ -1744,7 +1744,7 @@ func stormServer(c net.Conn) {
 func TestHTTPKeptConnectionOutlivesTheTimesOfItsRequests(t *testing.T) {
 	p := newHTTPPeer(t, answerAll(httpOK))
 	mustRun(t, nil, func(l *eventloop.Loop) {
-		client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{InactivityTimeout: 40 * time.Millisecond})
+		client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{InactivityTimeout: 500 * time.Millisecond})
 		n := 0
 		var next func()
 		next = func() {
@@ -1755,7 +1755,7 @@ func TestHTTPKeptConnectionOutlivesTheTimesOfItsRequests(t *testing.T) {
 					t.Errorf("request %d: Reused = %v", n, res.Reused)
 				}
 				if n++; n < 4 {
-					l.AfterFunc(60*time.Millisecond, next) // longer than a server may be silent
+					l.AfterFunc(600*time.Millisecond, next) // longer than a server may be silent
 				}
 			})
 		}

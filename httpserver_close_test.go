@@ -539,7 +539,7 @@ func TestHTTPHandlerInNetHTTPBoundsBodies(t *testing.T) {
 
 func TestHTTPServerCloseEndsConnectionsThatMayBeIdleForEver(t *testing.T) {
 	l, end := startLoop(t, nil)
-	cfg := &eventloop.HTTPServerConfig{ReadHeaderTimeout: 30 * time.Millisecond, IdleTimeout: -1}
+	cfg := &eventloop.HTTPServerConfig{ReadHeaderTimeout: time.Second, IdleTimeout: -1}
 	s := serveHTTP(t, l, cfg, hai)
 	var conns []*rawClient
 	for range 5 {
@@ -549,7 +549,7 @@ func TestHTTPServerCloseEndsConnectionsThatMayBeIdleForEver(t *testing.T) {
 		}
 		conns = append(conns, c)
 	}
-	time.Sleep(100 * time.Millisecond) // the time for the head passes, which is over
+	time.Sleep(1200 * time.Millisecond) // the time for the head passes, which is over
 	if n := l.Stats().HTTPServer.Conns; n != len(conns) {
 		t.Fatalf("connections = %d, want %d", n, len(conns))
 	}
