@@ -575,7 +575,7 @@ func TestConnectionsOfARaceDoNotLeak(t *testing.T) {
 		t.Error("there was no race")
 	}
 	// The server closes its side of the last ones in its own time.
-	for end := time.Now().Add(5 * time.Second); descriptors(t) > before; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); descriptors(t) > before; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("descriptors: %d before, %d after", before, descriptors(t))
 		}

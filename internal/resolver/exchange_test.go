@@ -314,7 +314,7 @@ func TestThatNobodyListensIsToldAtOnce(t *testing.T) {
 	if errno := syscall.ECONNREFUSED; !strings.Contains(err.Error(), errno.Error()) {
 		t.Errorf("error %q does not say %q", err, errno)
 	}
-	if d := time.Since(start); d > 2*time.Second {
+	if d := time.Since(start); d >= r.cfg.Timeout {
 		t.Errorf("took %v", d)
 	}
 }
@@ -483,7 +483,7 @@ func TestTCPServersThatHangUpOrStallGoOnToTheNext(t *testing.T) {
 			t.Cleanup(func() { ln.Close(); wg.Wait() })
 			next := newServer(t, zone("a.test. 60 IN A 192.0.2.2"))
 			cfg := testConfig(t, ln.Addr().String(), next.addr)
-			cfg.UseTCP, cfg.Timeout = true, 300*time.Millisecond
+			cfg.UseTCP, cfg.Timeout = true, time.Second
 			wantAddrs(t, newResolver(t, cfg), "ip4", "a.test", "192.0.2.2")
 		})
 	}
@@ -559,7 +559,7 @@ func selfSigned(t *testing.T, name string) (tls.Certificate, *x509.CertPool) {
 // waitFor waits until cond holds, which it must within a long time.
 func waitFor(t testing.TB, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("it does not come true")
 		}

@@ -210,11 +210,11 @@ func TestTimeOutsAndCancellationAreThoseOfTheGoResolver(t *testing.T) {
 	r, oracle := resolverFor(t, s), goResolver(t, s)
 	contexts := map[string]func() (context.Context, context.CancelFunc){
 		"deadline": func() (context.Context, context.CancelFunc) {
-			return context.WithTimeout(t.Context(), 20*time.Millisecond)
+			return context.WithTimeout(t.Context(), 200*time.Millisecond)
 		},
 		"cancel": func() (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancel(t.Context())
-			time.AfterFunc(20*time.Millisecond, cancel)
+			time.AfterFunc(200*time.Millisecond, cancel)
 			return ctx, cancel
 		},
 	}
