@@ -54,10 +54,10 @@ func ExampleTask_Sleep() {
 		ctx, cancel := context.WithCancelCause(context.Background())
 		l.Go(ctx, func(t *eventloop.Task) error {
 			fmt.Println(t.Sleep(time.Millisecond))
+			l.AfterFunc(time.Millisecond, func() { cancel(errors.New("time to get up")) })
 			fmt.Println(t.Sleep(time.Hour))
 			return nil
 		})
-		l.AfterFunc(20*time.Millisecond, func() { cancel(errors.New("time to get up")) })
 		return nil
 	})
 	// Output:

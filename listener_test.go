@@ -121,7 +121,7 @@ func TestListenerBacklog(t *testing.T) {
 	ln.Pause()
 	n := 0
 	for ; n < 20; n++ {
-		nc, err := net.DialTimeout("tcp", ln.Addr().String(), 200*time.Millisecond)
+		nc, err := net.DialTimeout("tcp", ln.Addr().String(), 700*time.Millisecond)
 		if err != nil {
 			break
 		}
@@ -515,7 +515,13 @@ func TestListenerAcceptErrorWithoutCallback(t *testing.T) {
 			fake := newFakeListener()
 			fake.results <- syscall.EMFILE
 			ln, _ := l.Serve(fake, nil)
-			l.AfterFunc(20*time.Millisecond, func() { ln.Close() })
+			var tick *eventloop.Timer
+			tick = l.Every(time.Millisecond, func() {
+				if l.Stats().Loop.ErrorsTotal == 1 {
+					tick.Stop()
+					ln.Close()
+				}
+			})
 		})
 		if !strings.Contains(log.String(), "too many open files") {
 			t.Errorf("log = %q", log.String())

@@ -501,10 +501,13 @@ func TestReceiveBeforeRunBeginsWithRun(t *testing.T) {
 	ch := make(chan int, 1)
 	ch <- 7
 	var got []int
-	r := eventloop.Receive(l, ch, func(v int, ok bool) { got = append(got, v) })
+	var r *eventloop.Receiver[int]
+	r = eventloop.Receive(l, ch, func(v int, ok bool) {
+		got = append(got, v)
+		r.Stop()
+	})
 	stopped := eventloop.Receive(l, make(chan int), func(int, bool) { t.Error("called") })
 	wantSlice(t, "Stop before Run", stopped.Stop(), nil)
-	l.AfterFunc(10*time.Millisecond, func() { r.Stop() })
 	wantEqual(t, "Run", l.Run(t.Context()), nil)
 	wantSlice(t, "values", got, []int{7})
 }
