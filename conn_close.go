@@ -117,8 +117,12 @@ func (c *Conn) order() {
 	if x := c.x.Load(); x != nil && x.cancel != nil {
 		x.cancel() // a dial or a handshake; it does nothing once they are over
 	}
-	if c.facts.has(factUp) {
+	switch {
+	case !c.facts.has(factUp):
+	case c.facts.has(factCut | factDetach):
 		c.core.Closing()
+	default:
+		c.core.ClosingQuietly()
 	}
 }
 

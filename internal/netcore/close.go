@@ -33,7 +33,7 @@ const deafAfter = time.Second
 // not hear of it, because its deadlines do nothing, is closed when the output is
 // sent. The caller holds the lock.
 func (c *Conn) Closing() {
-	c.closing = true
+	c.closing, c.quiet = true, false
 	c.paused = false
 	c.anew()
 	c.start()
@@ -42,6 +42,38 @@ func (c *Conn) Closing() {
 		c.watchForeign(deafAfter)
 		c.hangUpIfDeaf()
 	}
+}
+
+// ClosingQuietly is Closing, but a goroutine that is in Read stays there until the
+// peer ends its side, sends something, or Linger has passed: a writer alone sends
+// what is pending and ends the stream. A short connection saves a wake-up that way,
+// a fifth of its CPU time. The caller holds the lock.
+func (c *Conn) ClosingQuietly() {
+	if c.rc == nil || c.sec != nil || c.cut || c.werr != nil || c.closing || c.place.Load() != placeRead {
+		c.Closing()
+		return
+	}
+	c.closing, c.quiet = true, true
+	c.paused, c.ending = false, true
+	c.anew()
+	c.start()
+	if c.output == outputIdle && !c.awaitsPeer() {
+		c.Wake()
+	}
+}
+
+// awaitsPeer leaves the goroutine in Read, after ClosingQuietly, if nothing is left to
+// be done but to wait for the peer. The caller holds the lock.
+func (c *Conn) awaitsPeer() bool {
+	if !c.quiet || !c.ended || c.cut || c.werr != nil {
+		return false
+	}
+	d := Linger
+	if c.stall > 0 {
+		d = min(d, c.stall)
+	}
+	c.endedAt = time.Since(epoch)
+	return c.wakeIn(d)
 }
 
 // Finish ends the connection on its goroutine: it sends what is pending, ends the
@@ -55,7 +87,7 @@ func (c *Conn) Closing() {
 // kernel is not.
 func (c *Conn) Finish(over bool) (lost int64) {
 	c.Lock()
-	c.closing = true
+	c.closing, c.quiet = true, false
 	c.Unlock()
 	c.SetReadDeadline(noDeadline)
 	over = c.flush(over, true)
@@ -197,7 +229,8 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 		return 0
 	}
 	now := time.Now()
-	began, until, since := now, now.Add(Linger), now
+	began, since := c.lingersFrom(now), now
+	until := began.Add(Linger)
 	left, look := c.unacked(), time.Millisecond
 	for {
 		if cut, reset := c.wasCut(); cut {
@@ -232,12 +265,26 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 		if c.run.skipped > skipped {
 			until = c.longer(until, began)
 		}
+		if left == 0 {
+			continue
+		}
 		if n := c.unacked(); n < left {
 			if left, since = n, time.Now(); n == 0 {
 				until = since.Add(Linger)
 			}
 		}
 	}
+}
+
+// lingersFrom returns since when there was nothing to do but to wait for the peer;
+// it is now at the latest.
+func (c *Conn) lingersFrom(now time.Time) time.Time {
+	c.Lock()
+	defer c.Unlock()
+	if c.endedAt > 0 {
+		return epoch.Add(c.endedAt)
+	}
+	return now
 }
 
 // isPatient reports whether a connection that has no half-close is lingered on all

@@ -106,6 +106,7 @@ type Conn struct {
 	woken  atomic.Bool   // Wake was called since the goroutine last heard of it
 	pokeMu sync.Mutex
 	poked  bool // a read deadline in the past is set. Guarded by pokeMu
+	alarm  bool // so is that of wakeIn. Guarded by pokeMu
 	deaf   bool // read deadlines have no effect. Guarded by pokeMu
 
 	// Guarded by the lock.
@@ -118,12 +119,14 @@ type Conn struct {
 	ended    bool // and carried out
 	shut     bool // the socket's own side is shut down
 	closing  bool // Closing was called
+	quiet    bool // ClosingQuietly was called, and the goroutine is left in Read
 	finished bool // the goroutine is done with the connection
 	bounded  bool // nc has a write deadline
 
 	out      sockio.Queue // bytes for the wire
 	clear    int          // how many at its head are the user's own, not of TLS
 	stall    time.Duration
+	endedAt  time.Duration // since epoch, when that began to wait for the peer's end
 	patience time.Duration // see SetPatience
 	lost     int64         // bytes of the user's output that were dropped
 	cause    error         // of the loss of what the kernel had taken

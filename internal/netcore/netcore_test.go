@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/onloop/eventloop/internal/sockio"
 )
 
 func TestInputIsReadInOrderUpToItsEnd(t *testing.T) {
@@ -339,6 +341,106 @@ func TestFinishWaitsForAcknowledgementsAsLongAsTheyCome(t *testing.T) {
 	})
 }
 
+// A goroutine that reads is not woken by a quiet close, but the peer gets everything
+// and the end.
+func TestAQuietCloseLeavesTheGoroutineInReadUntilThePeerEnds(t *testing.T) {
+	for _, k := range kinds[:3] {
+		t.Run(k.name, func(t *testing.T) {
+			if !k.raw {
+				t.Skip("sockets are not read raw on this system")
+			}
+			nc, peer := k.pair(t)
+			c := newConn(t, nc, k.ours)
+			c.Open()
+			read := make(chan error, 1)
+			beside(t, func() {
+				_, err := c.Read(4 << 10)
+				read <- err
+			})
+			until(t, "the goroutine reads", func() bool { return c.place.Load() == placeRead })
+			c.write("the last words")
+			c.Lock()
+			c.ClosingQuietly()
+			c.Unlock()
+			if got := readAll(t, peer); got != "the last words" {
+				t.Errorf("the peer read %q", got)
+			}
+			peer.Close()
+			if err := wait(t, read, "end of Read"); err != io.EOF {
+				t.Errorf("Read = %v, want io.EOF", err)
+			}
+			if lost := c.Finish(true); lost != 0 {
+				t.Errorf("lost %d bytes", lost)
+			}
+		})
+	}
+}
+
+// The peer has Linger to end its side, and is not given it again by Finish.
+func TestAQuietCloseOfAPeerThatStaysEndsAfterTheLinger(t *testing.T) {
+	nc, peer := tcpPair(t)
+	if _, ok := sockio.Descriptor(nc); !ok {
+		t.Skip("sockets are not read raw on this system")
+	}
+	c := newConn(t, nc, true)
+	c.Open()
+	read := make(chan error, 1)
+	beside(t, func() {
+		_, err := c.Read(4 << 10)
+		read <- err
+	})
+	until(t, "the goroutine reads", func() bool { return c.place.Load() == placeRead })
+	before := time.Now()
+	c.write("the last words")
+	c.Lock()
+	c.ClosingQuietly()
+	c.Unlock()
+	if err := wait(t, read, "end of Read"); err != ErrWoken {
+		t.Errorf("Read = %v, want ErrWoken", err)
+	}
+	now := time.Now()
+	if from := c.lingersFrom(now); now.Sub(before) < Linger || now.Sub(from) < Linger {
+		t.Errorf("the goroutine was woken after %v, and lingers since %v; want %v", now.Sub(before), now.Sub(from), Linger)
+	}
+	if lost := c.Finish(false); lost != 0 {
+		t.Errorf("lost %d bytes", lost)
+	}
+	peer.Close()
+}
+
+func TestAbortEndsAQuietCloseAtOnce(t *testing.T) {
+	nc, _ := tcpPair(t)
+	c := newConn(t, nc, true)
+	c.Open()
+	read := make(chan error, 1)
+	beside(t, func() {
+		_, err := c.Read(4 << 10)
+		read <- err
+	})
+	until(t, "the goroutine reads", func() bool { return c.place.Load() == placeRead })
+	c.Lock()
+	c.ClosingQuietly()
+	c.Unlock()
+	until(t, "its end is sent", func() bool {
+		c.Lock()
+		defer c.Unlock()
+		return c.endedAt > 0 || !c.Raw()
+	})
+	c.Lock()
+	c.Cut(true)
+	c.Closing()
+	c.Unlock()
+	c.pokeMu.Lock()
+	if c.alarm && !c.poked {
+		t.Error("the goroutine is left to the alarm")
+	}
+	c.pokeMu.Unlock()
+	if err := wait(t, read, "end of Read"); err != ErrWoken {
+		t.Errorf("Read = %v, want ErrWoken", err)
+	}
+	c.Finish(false)
+}
+
 func TestFinishTellsOfAResetByThePeer(t *testing.T) {
 	eachProbed(t, func(t *testing.T, open func(nc net.Conn) *testConn) {
 		nc, peer := tcpPair(t)
@@ -528,7 +630,7 @@ func TestAConnectionWithoutDeadlinesEnds(t *testing.T) {
 			if output > 0 {
 				c.write(text(output))
 			}
-			until(t, "the goroutine reads", func() bool { return c.place.Load() == placeSocket })
+			until(t, "the goroutine reads", func() bool { return c.place.Load() == placeRead })
 			c.Lock()
 			c.Closing()
 			c.Unlock()

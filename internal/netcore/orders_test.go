@@ -42,6 +42,7 @@ var orders = []order{
 		c.quit.Store(true)
 		c.Closing()
 	}},
+	{"close quietly", func(c *testConn) { c.Lock(); c.quit.Store(true); c.ClosingQuietly(); c.Unlock() }},
 }
 
 // serveOrders is a connection's goroutine that obeys them. It returns what was

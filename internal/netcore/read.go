@@ -22,7 +22,7 @@ import (
 // with 500 1.08 against 1.00).
 func (c *Conn) Read(size int) (*sockio.Buffer, error) {
 	r := c.run
-	if !c.enter(placeSocket) {
+	if !c.enter(placeRead) {
 		c.calm()
 		return nil, ErrWoken
 	}
@@ -51,7 +51,7 @@ func (c *Conn) Watch(forEnd bool) error {
 		c.Wait()
 		return ErrWoken
 	}
-	if !c.enter(placeSocket) {
+	if !c.enter(placeWatch) {
 		c.calm()
 		return ErrWoken
 	}

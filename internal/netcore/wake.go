@@ -6,7 +6,8 @@ import "time"
 // woken, and Wake does it the other way round: one of the two sees the other.
 const (
 	placeRunning uint32 = iota
-	placeSocket         // waits for the peer
+	placeRead           // waits for the peer in Read
+	placeWatch          // or in Watch
 	placeWait           // waits in Wait
 	placeUntil          // waits in WaitUntil
 )
@@ -17,7 +18,7 @@ const (
 func (c *Conn) Wake() {
 	c.woken.Store(true)
 	switch c.place.Load() {
-	case placeSocket:
+	case placeRead, placeWatch:
 		c.poke(false)
 	case placeWait, placeUntil:
 		c.token()
@@ -37,7 +38,7 @@ func (c *Conn) token() {
 func (c *Conn) poke(anywhere bool) {
 	c.pokeMu.Lock()
 	defer c.pokeMu.Unlock()
-	if c.poked || !anywhere && c.place.Load() != placeSocket {
+	if c.poked || !anywhere && !c.atSocket() {
 		return
 	}
 	if c.nc.SetReadDeadline(longAgo) != nil && c.rc == nil {
@@ -47,14 +48,32 @@ func (c *Conn) poke(anywhere bool) {
 	c.poked = true
 }
 
-// calm undoes poke, and reports whether there was one. On the goroutine.
+func (c *Conn) atSocket() bool {
+	p := c.place.Load()
+	return p == placeRead || p == placeWatch
+}
+
+// wakeIn has a goroutine that is in Read woken in d, if nothing comes before. It
+// returns false if the goroutine is elsewhere.
+func (c *Conn) wakeIn(d time.Duration) bool {
+	c.pokeMu.Lock()
+	defer c.pokeMu.Unlock()
+	if c.poked || c.place.Load() != placeRead {
+		return false
+	}
+	c.alarm = true
+	c.nc.SetReadDeadline(time.Now().Add(d))
+	return true
+}
+
+// calm undoes poke and wakeIn, and reports whether there was one. On the goroutine.
 func (c *Conn) calm() bool {
 	c.pokeMu.Lock()
 	defer c.pokeMu.Unlock()
-	if !c.poked {
+	if !c.poked && !c.alarm {
 		return false
 	}
-	c.poked = false
+	c.poked, c.alarm = false, false
 	c.nc.SetReadDeadline(c.run.deadline)
 	return true
 }
@@ -121,6 +140,7 @@ func (c *Conn) SetReadDeadline(t time.Time) {
 	defer c.pokeMu.Unlock()
 	c.run.deadline = t
 	if !c.poked {
+		c.alarm = false
 		c.nc.SetReadDeadline(t)
 	}
 }

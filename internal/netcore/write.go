@@ -464,7 +464,7 @@ func (c *Conn) stop() {
 	if c.cut || c.werr != nil {
 		c.drop()
 	}
-	if c.closing {
+	if c.closing && !c.awaitsPeer() {
 		c.Wake() // the goroutine waits for this
 		c.hangUpIfDeaf()
 	}
