@@ -12,25 +12,24 @@ import (
 	"github.com/onloop/eventloop/internal/backoff"
 )
 
-// An acceptor accepts connections, for a listener or for an HTTP server, on a
-// goroutine of its own. It goes on after failures to accept, until it is stopped or
-// its listener has ended.
+// An acceptor accepts connections on its own goroutine, for a listener or for an HTTP
+// server. It continues after failures to accept, until it is stopped or its listener
+// has ended.
 //
-// Two kinds of listeners are closed in two ways. Those of package net are closed by
-// whoever calls stop, so that the address is free when stop returns. Any other
-// listener is foreign: its Close may take as long as it likes, so it is called on a
-// goroutine of its own.
+// There are two ways to close a listener. A listener of package net is closed by the
+// caller of stop, so that the address is free when stop returns. Any other listener is
+// foreign: its Close may block, so it is called on a separate goroutine.
 type acceptor struct {
 	l        *Loop
 	ln       net.Listener
-	addr     net.Addr    // of ln, asked once: a foreign Addr may take its time
+	addr     net.Addr    // of ln, read once: a foreign Addr may block
 	file     os.FileInfo // of the socket file, or nil
 	ours     bool        // ln is of package net
 	takes    accepting
 	maxConns int           // 0: no bound
-	open     atomic.Int64  // connections
-	gate     chan struct{} // wakes the goroutine; one slot
-	out      chan struct{} // says that Accept has returned; one slot
+	open     atomic.Int64  // number of open connections
+	wakeCh   chan struct{} // wakes the goroutine; one slot
+	out      chan struct{} // signals that Accept has returned; one slot
 	gone     chan struct{} // closed when Close of ln has returned
 	ended    chan struct{} // closed when the goroutine is about to end
 	inKernel atomic.Bool   // stop could not make Accept return
@@ -38,12 +37,12 @@ type acceptor struct {
 	acceptMu  sync.Mutex // guards the following
 	closed    bool
 	paused    bool
-	pauses    int  // so far
+	pauses    int  // number of pauses so far
 	accepting bool // the goroutine is in Accept, or about to call it
 }
 
-// accepting is what an acceptor works for. Its methods are called on the
-// acceptor's goroutine.
+// accepting is the user of an acceptor. Its methods are called on the acceptor's
+// goroutine.
 type accepting interface {
 	accepted(nc net.Conn)
 	acceptFailed(err error)
@@ -53,15 +52,15 @@ type accepting interface {
 func (a *acceptor) init(l *Loop, takes accepting, ln net.Listener, maxConns int) {
 	a.l, a.takes, a.ln, a.maxConns = l, takes, ln, max(maxConns, 0)
 	a.addr, a.file, a.ours = ln.Addr(), socketFile(ln), ours(ln)
-	a.gate, a.out = make(chan struct{}, 1), make(chan struct{}, 1)
+	a.wakeCh, a.out = make(chan struct{}, 1), make(chan struct{}, 1)
 	a.gone, a.ended = make(chan struct{}), make(chan struct{})
 	if !a.ours {
 		l.usesForeign.Store(true)
 	}
 }
 
-// ours reports whether ln is of package net itself, and so hands its connections
-// to nobody but us.
+// ours reports whether ln is of package net itself, so that only this acceptor gets its
+// connections.
 func ours(ln net.Listener) bool {
 	switch ln.(type) {
 	case *net.TCPListener, *net.UnixListener:
@@ -70,7 +69,7 @@ func ours(ln net.Listener) bool {
 	return false
 }
 
-// accept is the acceptor's goroutine.
+// accept is the body of the acceptor's goroutine.
 func (a *acceptor) accept() {
 	defer a.l.wg.Done()
 	pause := backoff.New(5*time.Millisecond, time.Second)
@@ -115,8 +114,8 @@ func (a *acceptor) next() (net.Conn, error) {
 	return nc, err
 }
 
-// hand gives a new connection away. One that came in spite of a pause waits for
-// its end here: a foreign listener cannot be told of a pause.
+// hand passes a new connection on. A connection that arrived during a pause waits here
+// for the end of the pause, because a foreign listener cannot be paused.
 func (a *acceptor) hand(nc net.Conn) {
 	if a.awaitResume() {
 		a.takes.accepted(nc)
@@ -127,8 +126,8 @@ func (a *acceptor) hand(nc net.Conn) {
 	a.l.closeConn(nc)
 }
 
-// awaitResume waits while accepting is paused. It returns false when the listener
-// is closed meanwhile.
+// awaitResume waits while accepting is paused. It returns false if the listener is
+// closed during the pause.
 func (a *acceptor) awaitResume() bool {
 	for {
 		a.acceptMu.Lock()
@@ -140,15 +139,14 @@ func (a *acceptor) awaitResume() bool {
 		case closed:
 			return false
 		}
-		<-a.gate
+		<-a.wakeCh
 	}
 }
 
-// endsListener reports whether a listener has ended for good when its Accept
-// returns err. As in net/http that is any error that does not say that it is
-// temporary. Among the errors of the system it is the other way round: most are
-// those of a connection that is lost already, or of a lack of memory or
-// descriptors, whatever Temporary says of them.
+// endsListener reports whether a listener has ended for good when its Accept returns
+// err. As in net/http, any error ends it that is not temporary by its own account.
+// System errors are the exception: most of them concern a connection that is already
+// lost, or a lack of memory or descriptors, whatever Temporary says.
 func endsListener(err error) bool {
 	if errors.Is(err, net.ErrClosed) {
 		return true
@@ -169,8 +167,8 @@ func (a *acceptor) acceptError(err error) *OpError {
 	return e
 }
 
-// mayAccept waits while accepting is paused or all the connections are open that
-// may be. It returns false when the listener is closed.
+// mayAccept waits while accepting is paused or maxConns connections are open. It
+// returns false when the listener is closed.
 func (a *acceptor) mayAccept() bool {
 	for {
 		full := a.maxConns > 0 && a.open.Load() >= int64(a.maxConns)
@@ -185,12 +183,12 @@ func (a *acceptor) mayAccept() bool {
 		case accepting:
 			return true
 		}
-		<-a.gate
+		<-a.wakeCh
 	}
 }
 
-// pausedSince reports whether accepting was paused since the last call. A deadline
-// that comes without that was set by somebody else.
+// pausedSince reports whether accepting was paused since the last call. Without a
+// pause, the deadline was set by other code.
 func (a *acceptor) pausedSince(pauses *int) bool {
 	a.acceptMu.Lock()
 	defer a.acceptMu.Unlock()
@@ -199,8 +197,8 @@ func (a *acceptor) pausedSince(pauses *int) bool {
 	return a.paused || a.pauses > before
 }
 
-// stop ends accepting, and closes the listener. It reports whether it was the
-// first call.
+// stop ends accepting, and closes the listener. It reports whether this was the first
+// call.
 func (a *acceptor) stop() bool {
 	a.acceptMu.Lock()
 	first := !a.closed
@@ -209,7 +207,7 @@ func (a *acceptor) stop() bool {
 	if !first {
 		return false
 	}
-	a.nudge()
+	a.wake()
 	if a.ours && a.leaveAccept() {
 		a.closeListener()
 		return true
@@ -230,20 +228,20 @@ func (a *acceptor) closeListener() {
 	close(a.gone)
 }
 
-// How long leaveAccept waits for Accept to return, and how often it helps.
+// How long leaveAccept waits for Accept to return, and how often it connects.
 const (
 	leaveWait  = 10 * time.Millisecond
 	leaveTries = 5
 )
 
-// leaveAccept makes Accept of a listener of package net return, and reports
-// whether it has: Close waits for it.
+// leaveAccept makes Accept of a listener of package net return, because Close waits for
+// Accept. It reports whether Accept has returned.
 //
-// A deadline does it, unless Accept waits in the kernel. It gets there if another
-// process has made the listener blocking while Accept waited in the poller, and
-// then somebody else has accepted the connection that it woke up for. The only way
-// out is a connection, so leaveAccept makes one. Who else shares the listener may
-// get it, and sees a client that leaves at once.
+// A deadline is enough unless Accept waits in the kernel. That happens if another
+// process made the listener blocking while Accept waited in the poller, and another
+// user of the listener then accepted the connection that woke Accept. Only a new
+// connection ends such an Accept, so leaveAccept dials one. Another user of a shared
+// listener may accept it, and sees a client that disconnects at once.
 func (a *acceptor) leaveAccept() bool {
 	setNonblock(a.ln)
 	a.ln.(interface{ SetDeadline(time.Time) error }).SetDeadline(longAgo)
@@ -277,8 +275,8 @@ func (a *acceptor) isClosed() bool {
 	return a.closed
 }
 
-// setPaused pauses accepting, or goes on. The Accept of a foreign listener is left
-// alone: see hand.
+// setPaused pauses or resumes accepting. It does not interrupt the Accept of a foreign
+// listener: see hand.
 func (a *acceptor) setPaused(paused bool) {
 	a.acceptMu.Lock()
 	defer a.acceptMu.Unlock()
@@ -290,30 +288,30 @@ func (a *acceptor) setPaused(paused bool) {
 	}
 	if d, ok := a.ln.(interface{ SetDeadline(time.Time) error }); ok && a.ours {
 		if paused {
-			d.SetDeadline(longAgo) // ends an Accept that waits
+			d.SetDeadline(longAgo) // ends a waiting Accept
 		} else {
 			d.SetDeadline(noDeadline)
 		}
 	}
-	a.nudge()
+	a.wake()
 }
 
-// nudge makes the goroutine look again at what it waits for.
-func (a *acceptor) nudge() {
+// wake makes the goroutine check again what it waits for.
+func (a *acceptor) wake() {
 	select {
-	case a.gate <- struct{}{}:
+	case a.wakeCh <- struct{}{}:
 	default:
 	}
 }
 
-// opened counts a connection that counts for maxConns.
+// opened counts a connection towards maxConns.
 func (a *acceptor) opened() { a.open.Add(1) }
 
-// connGone is opened's counterpart.
+// connGone is the counterpart of opened.
 func (a *acceptor) connGone() {
 	a.open.Add(-1)
 	if a.maxConns > 0 {
-		a.nudge()
+		a.wake()
 	}
 }
 
@@ -325,7 +323,7 @@ func (a *acceptor) sleep(d time.Duration) {
 		select {
 		case <-t.C:
 			return
-		case <-a.gate:
+		case <-a.wakeCh:
 		}
 	}
 }

@@ -7,9 +7,9 @@ import (
 	"net"
 )
 
-// ListenTask is [Loop.Listen] with f as [ConnConfig.Task]: it runs f as a task for
-// each accepted connection, and closes the connection when f returns. If f is nil it
-// returns an error.
+// ListenTask is [Loop.Listen] with f as [ConnConfig.Task]: it runs f as a task for each
+// accepted connection, and closes the connection when f returns. If f is nil,
+// ListenTask returns an error.
 func (l *Loop) ListenTask(network, address string, f func(t *Task, c *Conn) error, cfg *ConnConfig) (*Listener, error) {
 	if f == nil {
 		return nil, errNilFunc
@@ -22,7 +22,7 @@ func (l *Loop) ListenTask(network, address string, f func(t *Task, c *Conn) erro
 	return l.Listen(network, address, &conf)
 }
 
-// startTask starts the task of the connection, which is up. On the loop.
+// startTask starts the task of the connection, which is up. It runs on the loop.
 func (cl *connLoop) startTask() {
 	c := (*Conn)(cl)
 	f := c.cfg.Load().Task
@@ -34,7 +34,7 @@ func (cl *connLoop) startTask() {
 }
 
 // taskNeverStarts reports whether the connection has a task of its own that will not
-// start, because the connection never came up: no task asks for its NetConn then.
+// start because the connection never came up. No task will then call NetConn.
 func (cl *connLoop) taskNeverStarts() bool {
 	c := (*Conn)(cl)
 	c.core.Lock()
@@ -42,25 +42,25 @@ func (cl *connLoop) taskNeverStarts() bool {
 	return c.cfg.Load().Task != nil && !c.facts.has(factUp)
 }
 
-// taskEnded closes the connection after its task. On the loop.
+// taskEnded closes the connection after its task has ended. It runs on the loop.
 func (cl *connLoop) taskEnded(err error) {
 	c := (*Conn)(cl)
 	switch {
 	case err == nil, IsInfo(err), errors.Is(err, net.ErrClosed), err == ErrLoopClosed:
-	case c.quit.Load(): // OnEvent comes no more
+	case c.quit.Load(): // OnEvent is no longer called
 		c.loop.count.errors.Add(1)
 		c.loop.event(cl.taskError(err), c.kind == kindConnIn)
 	default:
 		cl.event(cl.taskError(err))
 	}
 	if isPanic(err) {
-		c.Abort() // what was written may be half of it
+		c.Abort() // the output may be incomplete
 	} else {
 		c.Close()
 	}
 }
 
-// taskError returns err with the address of the peer, unless err has it already.
+// taskError returns err with the address of the peer, unless err already has it.
 func (cl *connLoop) taskError(err error) error {
 	c := (*Conn)(cl)
 	var oe *OpError
@@ -72,10 +72,9 @@ func (cl *connLoop) taskError(err error) error {
 	return c.opErrorLocked(OpTask, err)
 }
 
-// DataOf returns a value of the application that belongs to c, typed: the first call
-// makes a zero T, and all calls return the same one. It is what [Conn.Data] returns,
-// as a *T. If SetData, or DataOf with another type, has stored something else, DataOf
-// panics.
+// DataOf returns the typed application data of c. The first call creates a zero T, and
+// all calls return the same pointer. [Conn.Data] returns the same value, as a *T. If
+// SetData, or DataOf with another type, has stored something else, DataOf panics.
 func DataOf[T any](c *Conn) *T {
 	c.core.Lock()
 	if c.data == nil {

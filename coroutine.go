@@ -6,35 +6,35 @@ import (
 	"time"
 )
 
-// A coroutine is a goroutine that runs tasks, one after the other, each time only
-// while the dispatcher waits for it. The loop keeps some that have ended their
-// task: making one takes 0.5 µs and ten allocations (measured).
+// A coroutine is a goroutine that runs tasks, one after the other. It runs only while
+// the dispatcher waits for it. The loop keeps idle coroutines for reuse: creating one
+// takes 0.5 µs and ten allocations (measured).
 //
-// A coroutine belongs to its loop, so it never leaves a synctest bubble. It ends
-// with a panic or a Goexit of its task, and at the end of the loop at the latest.
-// A stack that grew stays while the coroutine is in use; each garbage collection
-// halves the stacks that are used to less than a quarter.
+// A coroutine belongs to its loop, so it never leaves a synctest bubble. It ends when
+// its task panics or calls Goexit, and at the latest when the loop ends. A stack that
+// has grown stays while the coroutine is in use; each garbage collection halves the
+// stacks of which less than a quarter is used.
 type coroutine struct {
-	task  *Task                   // that it runs, nil between two
-	next  func() (struct{}, bool) // runs it up to a suspension or the end of its task
+	task  *Task                   // the task that it runs; nil between tasks
+	next  func() (struct{}, bool) // runs it until the task suspends or ends
 	stop  func()                  // ends it; a suspended task is unwound
 	yield func(struct{}) bool
 
-	// How its stack traces begin, for a slowWatch; else nil.
+	// The beginning of its stack traces, for a slowWatch; nil without one.
 	header atomic.Pointer[[]byte]
 
-	// What a task needs to wait, made once.
+	// What a task needs to wait, created once per coroutine.
 	step  func()   // resumes the task
 	await observer // of Await
 	timer *Timer   // of Sleep; nil before the first
 }
 
-// maxIdleCoroutines bounds the coroutines that a loop keeps, 2 KB of stack each at
-// least.
+// maxIdleCoroutines bounds the idle coroutines of a loop. Each has a stack of at least
+// 2 KB.
 const maxIdleCoroutines = 128
 
-// takeCoroutine returns a coroutine that has no task. The one that was used last
-// comes first: its memory is in the caches, and the stacks of the others shrink.
+// takeCoroutine returns a coroutine without a task. It prefers the one used last: its
+// memory is in the caches, and the stacks of the others can shrink.
 func (l *Loop) takeCoroutine() *coroutine {
 	if n := len(l.coroutines); n > 0 {
 		c := l.coroutines[n-1]
@@ -58,7 +58,7 @@ func (l *Loop) keepCoroutine(c *coroutine) {
 	}
 }
 
-// endCoroutines ends those that are kept.
+// endCoroutines ends the idle coroutines.
 func (l *Loop) endCoroutines() {
 	for _, c := range l.coroutines {
 		c.stop()
@@ -66,7 +66,7 @@ func (l *Loop) endCoroutines() {
 	l.coroutines = nil
 }
 
-// run is the goroutine.
+// run is the body of the goroutine.
 func (c *coroutine) run(yield func(struct{}) bool) {
 	c.yield = yield
 	if c.task.loop.watch != nil {
@@ -81,7 +81,7 @@ func (c *coroutine) run(yield func(struct{}) bool) {
 	}
 }
 
-// armTimer has the task resumed in d, in the turn of the timer.
+// armTimer arranges for the task to be resumed after d, in the turn of the timer.
 func (c *coroutine) armTimer(d time.Duration) *Timer {
 	if c.timer == nil {
 		c.timer = c.task.loop.AfterFunc(d, func() { c.task.wakeNow(c.task.seq) })

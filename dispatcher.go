@@ -7,23 +7,23 @@ import (
 	"github.com/onloop/eventloop/internal/goid"
 )
 
-// A task is what a network goroutine hands to the dispatcher. Tasks are pointers
-// to existing structures under another type, so sending one allocates nothing.
+// A task is a callback that a network goroutine sends to the dispatcher. Tasks are
+// pointers to existing structures under another type, so sending one allocates nothing.
 type task interface{ run() }
 
-// wakeTask ends the sleep of the dispatcher, which then looks at its queues.
+// wakeTask ends the sleep of the dispatcher, which then checks its queues.
 type wakeTask struct{}
 
 func (wakeTask) run() {}
 
-// Bounds of one turn. They keep a flood of one kind of work from delaying the
-// others, timers above all, for more than some hundred callbacks.
+// Bounds of one turn. They prevent a flood of one kind of work from delaying the
+// others, above all timers, by more than a few hundred callbacks.
 const (
-	maxTasksQueued = 1024 // network goroutines wait when so many are ahead
+	maxTasksQueued = 1024 // network goroutines wait when the channel holds this many
 	maxPerTurn     = 256  // of each kind
 )
 
-// wake ends the sleep of the dispatcher. If the channel is full the dispatcher cannot
+// wake ends the sleep of the dispatcher. If the channel is full, the dispatcher cannot
 // be asleep.
 func (l *Loop) wake() {
 	select {
@@ -33,8 +33,8 @@ func (l *Loop) wake() {
 	l.unpark()
 }
 
-// send gives t to the dispatcher. It waits while the channel is full.
-// After the end of the loop, when foreign code returns after all, t is dropped.
+// send sends t to the dispatcher. It waits while the channel is full. After the end of
+// the loop, when foreign code returns late, t is dropped.
 func (l *Loop) send(t task) {
 	defer l.unpark()
 	select {
@@ -48,8 +48,8 @@ func (l *Loop) send(t task) {
 	}
 }
 
-// hand gives t to the dispatcher. It is for writers, which may be the dispatcher
-// itself: that must not wait for room in its own channel.
+// hand sends t to the dispatcher. It is for writers. A writer may be the dispatcher
+// itself, which must not wait for room in its own channel.
 func (l *Loop) hand(t task) {
 	select {
 	case l.tasks <- t:
@@ -58,7 +58,7 @@ func (l *Loop) hand(t task) {
 	default:
 	}
 	if l.onLoop() {
-		l.Post(t.run) // refused or dropped at the end of the loop: nobody waits for t then
+		l.Post(t.run) // refused or dropped at the end of the loop, when t is no longer needed
 	} else {
 		l.send(t)
 	}
@@ -72,8 +72,8 @@ func (l *Loop) wakeLocked() {
 	}
 }
 
-// now returns the time since Run began. It is zero before Run, so that timers
-// made then start with Run. The caller holds l.mu or is on the loop.
+// now returns the time since Run began. It is zero before Run, so that timers created
+// before Run start with Run. The caller holds l.mu or is on the loop.
 func (l *Loop) now() time.Duration {
 	if l.state == stateNew {
 		return 0
@@ -81,10 +81,10 @@ func (l *Loop) now() time.Duration {
 	return time.Since(l.epoch)
 }
 
-// turnTime is now for what needs no more than the time when the present turn
-// began: reading the clock is half of what a new future costs. Only callers on the
-// loop can do with that; while the dispatcher sleeps the last turn may be long ago.
-// The caller holds l.mu.
+// turnTime is now for callers that only need the time when the current turn began:
+// reading the clock is half of the cost of a new future. It applies only to callers on
+// the loop, because while the dispatcher sleeps the last turn may be long ago. The
+// caller holds l.mu.
 func (l *Loop) turnTime() time.Duration {
 	if l.state == stateRunning && l.onLoop() {
 		return l.turned
@@ -114,10 +114,10 @@ func (l *Loop) dispatch() {
 	}
 }
 
-// prepare collects what is to be done in the next turn, and sleeps until there
-// is something. It returns false at the end, and then nothing can be added any
-// more: whether anything keeps the loop alive, and that nothing does any more,
-// is decided under one lock, so no Post falls in between.
+// prepare collects the work of the next turn, and sleeps until there is some. It
+// returns false at the end of the loop, and then no work can be added. One critical
+// section decides that nothing keeps the loop alive and makes that final, so no Post
+// falls in between.
 func (l *Loop) prepare() bool {
 	now := l.now()
 	if !l.parking.offered {
@@ -125,14 +125,14 @@ func (l *Loop) prepare() bool {
 	}
 	l.lockSoon()
 	defer l.mu.Unlock()
-	l.lag.Record(now - l.turned) // the last turn: who came in it waited so long
+	l.lag.Record(now - l.turned) // the length of the last turn: events that arrived during it waited up to that long
 	for !l.stopping {
 		l.turned = now
 		l.collectDue(now)
 		l.collectPosts()
 		posted := l.batch.Len() > 0
 		if l.refs == 0 && !posted {
-			break // what else is due belongs to handles that are unref'd
+			break // any other due work belongs to unref'd handles
 		}
 		if posted || l.first != nil || len(l.due) > 0 || len(l.tasks) > 0 {
 			l.turns++
@@ -140,7 +140,7 @@ func (l *Loop) prepare() bool {
 			return true
 		}
 		if l.pace.beforeSleep() {
-			l.yield() // the clock is not read again: a timer may be late by it, never early
+			l.yield() // the clock is not read again: timers may be late by the yield, but never early
 		} else {
 			now = l.sleep(now)
 		}
@@ -150,8 +150,8 @@ func (l *Loop) prepare() bool {
 	return false
 }
 
-// collectDue moves the timers that are due to l.due. Timers that are armed later
-// in this turn wait for the next, however short they are.
+// collectDue moves the due timers to l.due. Timers that are armed later in this turn
+// wait for the next turn, even with a zero duration.
 func (l *Loop) collectDue(now time.Duration) {
 	when, ok := l.timers.Min()
 	for ok && when <= int64(now) && len(l.due) < maxPerTurn {
@@ -164,8 +164,8 @@ func (l *Loop) collectDue(now time.Duration) {
 	}
 }
 
-// collectPosts takes the posts once those taken before have run: what a post
-// posts runs in a later turn.
+// collectPosts takes the posts, once those taken before have run: the posts of a post
+// run in a later turn.
 func (l *Loop) collectPosts() {
 	if l.batch.Len() == 0 {
 		l.batch.Take(&l.posts)
@@ -174,16 +174,16 @@ func (l *Loop) collectPosts() {
 	l.taken = l.batch.Len()
 }
 
-// yield lets other goroutines run. The caller holds l.mu, which is released
-// meanwhile.
+// yield lets other goroutines run. The caller holds l.mu, which is released during the
+// yield.
 func (l *Loop) yield() {
 	l.mu.Unlock()
 	runtime.Gosched()
 	l.mu.Lock()
 }
 
-// sleep waits from now on for a task, a wake-up or the first deadline, and returns
-// the time when it is over. The caller holds l.mu, which is released meanwhile.
+// sleep waits for a task, a wake-up or the first deadline, and returns the time at
+// which it woke. The caller holds l.mu, which is released during the sleep.
 func (l *Loop) sleep(now time.Duration) time.Duration {
 	l.sleeping = true
 	l.busy += now - l.woke
@@ -196,7 +196,7 @@ func (l *Loop) sleep(now time.Duration) time.Duration {
 	case !timed:
 		l.first = <-l.tasks
 	default:
-		if when != l.alarm { // the timer runs on while the dispatcher is awake
+		if when != l.alarm { // the timer keeps running while the dispatcher is awake
 			l.alarm = when
 			l.timer.Reset(time.Duration(when) - now)
 		}
@@ -218,7 +218,7 @@ func (l *Loop) sleep(now time.Duration) time.Duration {
 	return l.woke
 }
 
-// turn runs what prepare collected: timers, then posts, then tasks, a bounded
+// turn runs the work that prepare collected: timers, then posts, then tasks, a bounded
 // number of each.
 func (l *Loop) turn() {
 	if l.pace.beginTurn(l.batch.Len() > 0) {
@@ -265,8 +265,8 @@ func (l *Loop) runTasks() {
 	}
 }
 
-// ran counts a callback, be it a task or not, and lets the writers have, every few callbacks, what
-// was written.
+// ran counts a callback, which may be a task. Every few callbacks it passes the written
+// output to the writers.
 func (l *Loop) ran(task bool) {
 	if l.watch != nil {
 		l.watch.progress.Add(1)

@@ -4,5 +4,5 @@ package eventloop
 
 import "syscall"
 
-// portable returns the number that package syscall has for the error errno.
+// portable returns the number of the error errno in package syscall.
 func portable(errno syscall.Errno) syscall.Errno { return errno }

@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// winsock has the errors of Winsock that have a name in package syscall. That
-// package made up its own numbers for the names on Windows, and no system call
-// returns them.
+// winsock maps the errors of Winsock to the errors with the same name in package
+// syscall. On Windows that package invents its own numbers for the names, and no system
+// call returns them.
 var winsock = map[syscall.Errno]syscall.Errno{
 	windows.WSAEINTR:           syscall.EINTR,
 	windows.WSAEBADF:           syscall.EBADF,
@@ -54,7 +54,7 @@ var winsock = map[syscall.Errno]syscall.Errno{
 	windows.WSAEREMOTE:         syscall.EREMOTE,
 }
 
-// portable returns the number that package syscall has for the error errno.
+// portable returns the number of the error errno in package syscall.
 func portable(errno syscall.Errno) syscall.Errno {
 	if named, ok := winsock[errno]; ok {
 		return named

@@ -14,31 +14,31 @@ import (
 	"unicode"
 )
 
-// Errors of the loop itself. They are returned, never delivered to an event
-// callback, and are to be tested with [errors.Is].
+// Errors of the loop itself. Calls return them; they are never delivered to an event
+// callback. Test for them with [errors.Is].
 var (
-	// ErrLoopClosed says that the loop has ended, or is ending by force. It is
-	// also the error of futures that were pending at that moment.
+	// ErrLoopClosed says that the loop has ended, or is ending by force. It is also the
+	// error of futures that are pending at that moment.
 	ErrLoopClosed = errors.New("eventloop: loop closed")
 
-	// ErrNotRunning is returned by what needs a socket, a signal or a goroutine
-	// when it is asked for before [Loop.Run].
+	// ErrNotRunning is returned by calls that need a socket, a signal or a goroutine,
+	// if they come before [Loop.Run].
 	ErrNotRunning = errors.New("eventloop: loop not running")
 
 	// ErrRunning is returned by [Loop.Run] while the loop runs already.
 	ErrRunning = errors.New("eventloop: loop already running")
 
-	// ErrOnLoop is returned by a call that waits, when it is made on the loop
-	// that it would wait for.
+	// ErrOnLoop is returned by a call that waits for a loop, if the call is made on
+	// that loop.
 	ErrOnLoop = errors.New("eventloop: would wait on the loop for the loop itself")
 
 	// ErrPending is returned by [Future.Result] while there is no result yet.
 	ErrPending = errors.New("eventloop: result pending")
 )
 
-// Errors of operations. An [*OpError] matches them through [errors.Is]; the
-// names in parentheses are the conditions of cl-async that they stand for. A handle
-// that is closed already returns net.ErrClosed (socket-closed).
+// Errors of operations. An [*OpError] matches them through [errors.Is]. The names in
+// parentheses are the corresponding conditions of cl-async. A method of a handle that
+// is already closed returns net.ErrClosed (socket-closed).
 var (
 	// ErrConn matches every *OpError (connection-error).
 	ErrConn = errors.New("eventloop: connection error")
@@ -46,28 +46,27 @@ var (
 	// ErrTCP matches an error of a stream socket: tcp and unix (tcp-error).
 	ErrTCP = errors.New("eventloop: socket error")
 
-	// ErrTimeout matches an *OpError whose cause says that it is a timeout,
-	// whether it came from a deadline, a context or the kernel (tcp-timeout,
-	// http-timeout).
+	// ErrTimeout matches an *OpError whose cause is a timeout, of a deadline, of a
+	// context or of the kernel (tcp-timeout, http-timeout).
 	ErrTimeout = errors.New("eventloop: timeout")
 
-	// ErrRefused matches a connection that the peer refused (tcp-refused,
-	// http-refused). It holds on every platform.
+	// ErrRefused matches a connection that the peer refused, on every platform
+	// (tcp-refused, http-refused).
 	ErrRefused = errors.New("eventloop: connection refused")
 
 	// ErrReset matches a connection that the peer reset: ECONNRESET, EPIPE and
 	// ECONNABORTED. It is information, as io.EOF is: see [IsInfo].
 	ErrReset = errors.New("eventloop: connection reset by peer")
 
-	// ErrNoReader matches the end of a connection whose peer has left, and whose
-	// bytes nothing has asked for, see ConnConfig.OnData.
+	// ErrNoReader matches the end of a connection whose peer has left while nothing
+	// read its bytes, see ConnConfig.OnData.
 	ErrNoReader = errors.New("eventloop: nothing reads what the peer has sent")
 
 	// ErrLost matches a [*LostError], see [Conn.Err].
 	ErrLost = errors.New("eventloop: output was not delivered")
 
-	// ErrBufferFull is returned by a Write that would pass
-	// [ConnConfig.MaxBuffered]. Nothing of it was taken.
+	// ErrBufferFull is returned by a Write that would exceed [ConnConfig.MaxBuffered].
+	// Nothing of it was accepted.
 	ErrBufferFull = errors.New("eventloop: write buffer full")
 
 	// ErrDNS matches an error of a name lookup (dns-error).
@@ -91,7 +90,7 @@ type OpError struct {
 	// empty if it is not known.
 	Addr string
 
-	// Err is the cause and never nil.
+	// Err is the cause. It is never nil.
 	Err error
 
 	// Conn is the connection (tcp-socket); nil if there is none.
@@ -107,7 +106,7 @@ var _ net.Error = (*OpError)(nil)
 func (e *OpError) Error() string {
 	if e.Op == OpLookup {
 		if dns, ok := e.Err.(*net.DNSError); ok {
-			return oneLine(dns.Error()) // has both, and the server
+			return oneLine(dns.Error()) // includes operation, name and server
 		}
 	}
 	var b strings.Builder
@@ -123,8 +122,8 @@ func (e *OpError) Error() string {
 	return oneLine(b.String())
 }
 
-// oneLine escapes control characters. A URL, a name or an address can have them, and
-// raw they could forge lines of a log.
+// oneLine escapes control characters. A URL, a name or an address can contain them, and
+// unescaped they could forge lines of a log.
 func oneLine(s string) string {
 	if !strings.ContainsFunc(s, unicode.IsControl) {
 		return s
@@ -140,8 +139,8 @@ func oneLine(s string) string {
 	return b.String()
 }
 
-// cause strips the net.OpError around a cause for the sake of the message,
-// which would say operation and address twice.
+// cause strips the net.OpError around a cause. Its message would repeat the operation
+// and the address.
 func cause(err error) error {
 	if op, ok := err.(*net.OpError); ok && op.Err != nil {
 		return op.Err
@@ -160,20 +159,21 @@ func isTimeout(err error) bool {
 	if errors.As(err, &t) && t.Timeout() {
 		return true
 	}
-	var errno syscall.Errno // one of Winsock does not know that it is a timeout
+	var errno syscall.Errno // a Winsock errno does not report that it is a timeout
 	return errors.As(err, &errno) && portable(errno).Timeout()
 }
 
 // Temporary reports whether the cause calls itself temporary.
 //
-// Deprecated: it completes [net.Error]; see there for why it says little.
+// Deprecated: it exists only to implement [net.Error], whose documentation explains why
+// it says little.
 func (e *OpError) Temporary() bool {
 	var t interface{ Temporary() bool }
 	return errors.As(e.Err, &t) && t.Temporary()
 }
 
-// Is reports whether target describes e: a sentinel of this package, or the name
-// of a system error in package syscall, which holds on Windows too (see [Errno]).
+// Is reports whether target describes e. The target is a sentinel of this package or a
+// syscall.Errno, which matches on Windows too (see [Errno]).
 func (e *OpError) Is(target error) bool {
 	if errno, ok := target.(syscall.Errno); ok {
 		return Errno(e.Err) == int(errno)
@@ -200,8 +200,8 @@ func (e *OpError) Is(target error) bool {
 
 // The values of [OpError.Op].
 const (
-	OpDial      = "dial"      // connecting, name lookup included
-	OpHandshake = "handshake" // a TLS handshake, of StartTLS too
+	OpDial      = "dial"      // connecting, including the name lookup
+	OpHandshake = "handshake" // a TLS handshake, including that of StartTLS
 	OpRead      = "read"      // reading from a connection
 	OpWrite     = "write"     // writing to a connection
 	OpClose     = "close"     // closing a connection or one direction of it, or a listener
@@ -217,15 +217,15 @@ const (
 	OpAwait     = "await"     // Future.AwaitTimeout
 )
 
-// A PanicError is what is left of a panic in a callback, a task or a function
-// of [Work]. It unwraps to the value if that is an error.
+// A PanicError reports a panic in a callback, a task or a function of [Work]. It
+// unwraps to the value of the panic if that is an error.
 type PanicError struct {
 	Value any    // what the code panicked with
-	Stack []byte // where, as runtime/debug.Stack prints it, from the panic on
+	Stack []byte // the stack from the panic on, in the format of runtime/debug.Stack
 }
 
-// Error prints the value, the function and the source line of the application that
-// are next to the panic, and the stack.
+// Error returns the value, the function and source line of the application nearest to
+// the panic, and the stack.
 func (e *PanicError) Error() string {
 	fn, place := userFrame(e.Stack)
 	if fn == "" {
@@ -234,14 +234,14 @@ func (e *PanicError) Error() string {
 	return fmt.Sprintf("eventloop: panic in a callback: %v, in %s at %s\n\n%s", e.Value, fn, place, e.Stack)
 }
 
-// Unwrap returns the value that was panicked with if it is an error, else nil.
+// Unwrap returns the value of the panic if it is an error, else nil.
 func (e *PanicError) Unwrap() error {
 	err, _ := e.Value.(error)
 	return err
 }
 
-// newPanicError must be called by the deferred function that recovered, where
-// the stack of the panic is still there to be read.
+// newPanicError must be called by the deferred function that recovered, because only
+// there the stack still includes the panic.
 func newPanicError(value any) *PanicError {
 	if pe, ok := value.(*PanicError); ok {
 		return pe // it crossed a goroutine or a nested loop: keep the first stack
@@ -249,12 +249,12 @@ func newPanicError(value any) *PanicError {
 	return &PanicError{Value: value, Stack: trimStack(debug.Stack())}
 }
 
-// IsInfo reports whether err tells of an ordinary end rather than of trouble:
-// io.EOF, or a reset by the peer (connection-info that is no connection-error).
-// A server sees both all day; the default event handler ignores them. Wrapped
-// errors match like bare ones, but an io.EOF that is the cause of an [OpError] is
-// trouble: it cut an operation short, such as a handshake. A panic is trouble
-// whatever its value.
+// IsInfo reports whether err is an ordinary end rather than a failure: io.EOF, or a
+// reset by the peer (connection-info that is no connection-error). A server sees both
+// all the time; the default event handler ignores them. Wrapped errors match too, with
+// one exception: an io.EOF that is the cause of an [OpError] is a failure, because it
+// cut an operation short, such as a handshake. A panic is always a failure, whatever
+// its value.
 func IsInfo(err error) bool {
 	if isPanic(err) {
 		return false
@@ -270,11 +270,11 @@ func isPanic(err error) bool {
 	return panicIn(err) != nil
 }
 
-// Errno returns the number of the system error that err carries, or -1 if it
-// carries none (conn-errcode). The numbers are those of package syscall: for a
-// connection that was refused, Errno(err) == int(syscall.ECONNREFUSED) on every
-// platform. On Windows the system has other numbers (WSAECONNREFUSED, 10061), which
-// [errors.As] with a *syscall.Errno gives.
+// Errno returns the number of the system error in err, or -1 if there is none
+// (conn-errcode). The numbers are those of package syscall: for a refused connection,
+// Errno(err) == int(syscall.ECONNREFUSED) on every platform. Windows itself uses other
+// numbers (WSAECONNREFUSED is 10061); to get those, use [errors.As] with a
+// *syscall.Errno.
 func Errno(err error) int {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
@@ -283,38 +283,38 @@ func Errno(err error) int {
 	return -1
 }
 
-// windowsErrno are the WSA codes of Windows, which the syscall package does not
-// map to its own names there. No Unix has numbers as large.
+// These are WSA codes of Windows, which package syscall does not map to its own names.
+// No Unix has numbers as large.
 const (
 	wsaECONNABORTED = syscall.Errno(10053)
 	wsaECONNRESET   = syscall.Errno(10054)
 	wsaECONNREFUSED = syscall.Errno(10061)
 )
 
-// isLookup reports whether err is that of a name server. What happened between it
-// and the resolver says nothing about the peer of a connection: were a reset by
-// the server a reset by the peer, a failed dial would pass for information.
+// isLookup reports whether err comes from a name lookup. A failure between the resolver
+// and a name server says nothing about the peer of a connection: if a reset by the name
+// server counted as a reset by the peer, a failed dial would be information.
 func isLookup(err error) bool {
 	var dns *net.DNSError
 	return errors.As(err, &dns)
 }
 
-// timedOut reports whether err says of itself that it is a timeout, as a net.Error
-// does.
+// timedOut reports whether err is a timeout according to its Timeout method, as for a
+// net.Error.
 func timedOut(err error) bool {
 	if err == nil {
-		return false // before t, which escapes
+		return false // before t, which escapes to the heap
 	}
 	var t interface{ Timeout() bool }
 	return errors.As(err, &t) && t.Timeout()
 }
 
-// deadlinePassed reports whether err, of a net.Conn or a net.Listener, says that a
-// deadline has passed. Those of multiplexers need not match os.ErrDeadlineExceeded.
-// An ETIMEDOUT of the kernel is a timeout too, but comes from the network.
+// deadlinePassed reports whether err, from a net.Conn or a net.Listener, says that a
+// deadline has passed. Errors of multiplexers need not match os.ErrDeadlineExceeded.
+// ETIMEDOUT from the kernel is a timeout too, but it comes from the network.
 func deadlinePassed(err error) bool {
 	if !timedOut(err) {
-		return false // before errno, which escapes
+		return false // before errno, which escapes to the heap
 	}
 	var errno syscall.Errno
 	return !errors.As(err, &errno)
@@ -336,9 +336,9 @@ func isReset(err error) bool {
 		errors.Is(err, wsaECONNRESET) || errors.Is(err, wsaECONNABORTED)
 }
 
-// event delivers err, which no callback of an operation took, to
-// Config.EventHandler or to the default handler. remote says that a peer caused
-// it: an accepted connection, a request, a single accept. On the loop only.
+// event delivers err, which no callback of an operation received, to
+// Config.EventHandler or to the default handler. remote says that a peer caused it: an
+// accepted connection, a request, a single accept. It runs on the loop.
 func (l *Loop) event(err error, remote bool) {
 	if h := l.cfg.EventHandler; h != nil {
 		l.callEvent(func() { h(err) })
@@ -355,13 +355,13 @@ func (l *Loop) event(err error, remote bool) {
 	}
 }
 
-// log writes to Config.Logger, or to the default logger. A Handler is code of the
-// application: its panic ends the loop, since it cannot be logged.
+// log writes to Config.Logger, or to the default logger. A slog.Handler is code of the
+// application: its panic ends the loop, because it cannot be logged.
 func (l *Loop) log(level slog.Level, msg string, args ...any) {
 	l.callEvent(func() { l.logger().Log(context.Background(), level, msg, args...) })
 }
 
-// logger returns the logger in use, which says which loop it is if that has a name.
+// logger returns the logger in use. It adds the name of the loop, if the loop has one.
 func (l *Loop) logger() *slog.Logger {
 	log := l.cfg.Logger
 	if log == nil {
@@ -373,14 +373,14 @@ func (l *Loop) logger() *slog.Logger {
 	return log
 }
 
-// call runs f, a callback whose panics go to the default handler.
+// call runs the callback f. A panic goes to the default handler.
 func (l *Loop) call(f func()) {
 	defer l.caught(nil)
 	f()
 }
 
-// callEvent runs f, an event callback. Its panic is not caught again: an event
-// callback that panics would only be told of its own panic.
+// callEvent runs the event callback f. A panic in f always ends the loop: the event
+// callback would only receive its own panic again.
 func (l *Loop) callEvent(f func()) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -390,9 +390,9 @@ func (l *Loop) callEvent(f func()) {
 	f()
 }
 
-// caught is deferred around every callback. Without CatchPanics the panic ends
-// the loop and leaves Run; with it, the panic becomes the event of the operation
-// (route), or of the default handler where route is nil.
+// caught is deferred around every callback. Without CatchPanics the panic ends the loop
+// and leaves Run. With CatchPanics the panic becomes an event for route, or for the
+// default handler if route is nil.
 func (l *Loop) caught(route func(err error)) {
 	v := recover()
 	if v == nil {
@@ -401,7 +401,7 @@ func (l *Loop) caught(route func(err error)) {
 	l.panicEvent(newPanicError(v), route)
 }
 
-// panicEvent is what becomes of a panic in a callback.
+// panicEvent handles a panic in a callback.
 func (l *Loop) panicEvent(pe *PanicError, route func(err error)) {
 	if !l.cfg.CatchPanics {
 		l.stopPanic(pe)
@@ -415,7 +415,7 @@ func (l *Loop) panicEvent(pe *PanicError, route func(err error)) {
 	}
 }
 
-// contextError is the error of an operation that ctx ended.
+// contextError returns the error of an operation that the end of ctx ended.
 func contextError(ctx context.Context) error {
 	if err := context.Cause(ctx); err != nil {
 		return err

@@ -12,17 +12,18 @@ import (
 	"github.com/onloop/eventloop/internal/netcore"
 )
 
-// Foreign code is that of a net.Conn or a net.Listener that is not of package net.
-// Any of its methods may wait, so none is called on the dispatcher but the setters
-// of deadlines, which have to take effect at once. One that never returns is treated
-// like a function of Work: Run waits for it during Config.WorkGrace, and then names
-// it in its error.
+// Foreign code means the methods of a net.Conn or a net.Listener whose type is not from
+// package net. Any of these methods may block, so the dispatcher calls none of them
+// except the setters of deadlines, which have to take effect at once. A method that
+// never returns is treated like a function of Work: Run waits for it for
+// Config.WorkGrace, and then names it in its error.
 
-// foreignGrace is the least that foreign code gets to return at the end of the loop.
-// It has only just been told to then, which a WorkGrace of zero leaves no time for.
+// foreignGrace is the minimum time that foreign code has for returning at the end of
+// the loop. It is asked to return only then, so a WorkGrace of zero would leave it no
+// time.
 const foreignGrace = 100 * time.Millisecond
 
-// isForeign reports whether nc, or what is below TLS, is foreign.
+// isForeign reports whether nc, or the connection below TLS, is foreign.
 func isForeign(nc net.Conn) bool {
 	switch c := nc.(type) {
 	case *net.TCPConn, *net.UnixConn:
@@ -35,11 +36,11 @@ func isForeign(nc net.Conn) bool {
 	return reflect.TypeOf(nc) != pipeType
 }
 
-// A foreignClose is a call of Close that goes on.
+// A foreignClose is a call of Close that has not returned yet.
 type foreignClose struct{ what string }
 
-// closeConn closes nc without waiting for it: at once if it is a socket of package
-// net, and otherwise on a goroutine of its own. TLS says goodbye first.
+// closeConn closes nc without waiting: at once if it is a socket of package net, and
+// otherwise on a separate goroutine. TLS sends its close alert first.
 func (l *Loop) closeConn(nc net.Conn) {
 	switch nc.(type) {
 	case *net.TCPConn, *net.UnixConn:
@@ -49,7 +50,7 @@ func (l *Loop) closeConn(nc net.Conn) {
 	}
 }
 
-// closeAside closes nc on a goroutine of its own, and reports a panic.
+// closeAside closes nc on a separate goroutine, and reports a panic.
 func (l *Loop) closeAside(nc net.Conn) {
 	l.usesForeign.Store(true)
 	f := &foreignClose{fmt.Sprintf("Close of %T", unguarded(nc))}
@@ -71,12 +72,12 @@ func (l *Loop) closeAside(nc net.Conn) {
 
 // An abandoner is an owner that may wait for foreign code.
 type abandoner interface {
-	// abandon ends the owner, on the loop, if it waits for foreign code, and calls
-	// Loop.gaveUp first. Afterwards the owner's goroutines change nothing.
+	// abandon ends the owner if it waits for foreign code. It calls Loop.gaveUp first.
+	// It runs on the loop. Afterwards the owner's goroutines change nothing.
 	abandon()
 }
 
-// abandonForeign gives up on foreign code.
+// abandonForeign stops waiting for foreign code.
 func (l *Loop) abandonForeign() {
 	l.mu.Lock()
 	var owners []abandoner
@@ -99,7 +100,8 @@ func (l *Loop) abandonForeign() {
 	}
 }
 
-// gaveUp makes Run name foreign code that did not return, and return without it.
+// gaveUp makes Run return without waiting for foreign code that did not return, and
+// name it.
 func (l *Loop) gaveUp(what string) {
 	l.abandoned = true
 	l.log(slog.LevelError, "foreign code did not return", "code", what)
@@ -179,7 +181,7 @@ func (a *acceptor) left(kind string) string {
 	default:
 	}
 	if a.ours && !a.inKernel.Load() {
-		return "" // it is on its way
+		return "" // the goroutine is about to end
 	}
 	ln := a.ln
 	if g, ok := ln.(*guardedListener); ok {
@@ -188,7 +190,7 @@ func (a *acceptor) left(kind string) string {
 	return fmt.Sprintf("%T of %s %s", ln, kind, addrName(a.addr))
 }
 
-// addrName returns an address with its network; nothing if a foreign listener or
+// addrName returns an address with its network, or "" if a foreign listener or
 // connection has none.
 func addrName(a net.Addr) string {
 	if a == nil {

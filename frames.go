@@ -10,23 +10,23 @@ import (
 	"slices"
 )
 
-// Split returns a function for [ConnConfig.OnData] that calls f with one frame of the
-// input at a time, such as a line: what split makes of it ([bufio.ScanLines],
-// [LengthPrefix] or any other function that bufio.Scanner takes). The frame is valid
-// until f returns. A frame may be at most limit bytes long; zero or negative:
-// bufio.MaxScanTokenSize, 64 KB.
+// Split returns a function for [ConnConfig.OnData] that splits the input into frames,
+// such as lines, and calls f with one frame at a time. split determines the frames:
+// [bufio.ScanLines], [LengthPrefix] or any other split function of bufio.Scanner. The
+// frame is valid until f returns. A frame may be at most limit bytes long; zero or
+// negative means bufio.MaxScanTokenSize, 64 KB.
 //
-// What f does is effective at once: after PauseReading, or while more than HighWater
-// bytes of output are pending, the next frame waits; what NetConn, SetCallbacks, Pipe,
-// StartTLS and Detach find is what follows the frame. A part of a frame waits for the
-// rest of it, and counts as bytes given back by [Conn.Unread].
+// Calls in f take effect at once: after PauseReading, or while more than HighWater
+// bytes of output are pending, the next frame waits. NetConn, SetCallbacks, Pipe,
+// StartTLS and Detach find the bytes that follow the frame. An incomplete frame waits
+// for the rest of it, and counts as bytes given back by [Conn.Unread].
 //
-// A frame that is too long, at the latest when a read and 16 bytes more than limit have
-// arrived, is an error of the connection: OnEvent gets an [*OpError] around
-// bufio.ErrTooLong, and then the connection is closed as by Close, so that OnEvent may
-// still answer. So is an error that split returns. When the peer has ended its side,
-// split decides what becomes of the last part, as in bufio.Scanner: if it makes no frame
-// of it, the error is io.ErrUnexpectedEOF.
+// A frame that is too long is an error of the connection. It is detected at the latest
+// when a read and 16 bytes more than limit have arrived. OnEvent receives an [*OpError]
+// around bufio.ErrTooLong, and then the connection is closed as by Close, so OnEvent
+// may still reply. An error that split returns is treated in the same way. When the
+// peer has ended its side, split decides about the last part, as in bufio.Scanner: if
+// it returns no frame, the error is io.ErrUnexpectedEOF.
 //
 // The function that Split returns can be used for any number of connections. Split
 // panics if split or f is nil.
@@ -40,9 +40,10 @@ func Split(split bufio.SplitFunc, limit int, f func(c *Conn, frame []byte)) func
 	return (&splitter{split, limit, f}).take
 }
 
-// LengthPrefix returns a function for [Split] or bufio.Scanner whose frames have their
-// length before them, as an unsigned integer of size bytes: 1, 2, 4 or 8. The frame is
-// what follows the length. LengthPrefix panics if the size is another, or order is nil.
+// LengthPrefix returns a function for [Split] or bufio.Scanner. Each frame is preceded
+// by its length, an unsigned integer of size bytes: 1, 2, 4 or 8. The frame does not
+// include the length. LengthPrefix panics if size is not one of these, or if order is
+// nil.
 func LengthPrefix(size int, order binary.ByteOrder) bufio.SplitFunc {
 	if order == nil {
 		panic(errors.New("eventloop: a nil byte order"))
@@ -77,18 +78,18 @@ func LengthPrefix(size int, order binary.ByteOrder) bufio.SplitFunc {
 	}
 }
 
-// A splitter makes frames of what OnData gets. What it does not use it gives back to
-// the connection, so it has no state.
+// A splitter makes frames of the input of OnData. It gives unused input back to the
+// connection, so it has no state.
 type splitter struct {
 	split bufio.SplitFunc
 	limit int
 	f     func(c *Conn, frame []byte)
 }
 
-// maxOverhead is how much longer than the frame its delimiter or its length may make it.
+// maxOverhead is the most that a delimiter or a length adds to a frame.
 const maxOverhead = 16
 
-// take is the OnData.
+// take is the OnData function.
 func (s *splitter) take(c *Conn, data []byte) {
 	cfg, rest := c.cfg.Load(), data
 	for len(rest) > 0 && c.loopSide().takesFrames(cfg) {
@@ -115,7 +116,7 @@ func (s *splitter) take(c *Conn, data []byte) {
 }
 
 // misframed delivers an error of a splitter, and closes the connection. Unlike after
-// other errors OnEvent can still write.
+// other errors, OnEvent can still write.
 func (cl *connLoop) misframed(err error) {
 	c := (*Conn)(cl)
 	err = c.opError(OpRead, err)
@@ -129,7 +130,7 @@ func (cl *connLoop) misframed(err error) {
 	c.closeWith(closeFlush)
 }
 
-// next returns what split says, or what is wrong with it.
+// next returns the result of split, or an error if the result is invalid.
 func (s *splitter) next(data []byte, atEOF bool) (advance int, frame []byte, err error) {
 	advance, frame, err = s.split(data, atEOF)
 	switch {
@@ -147,17 +148,17 @@ func (s *splitter) next(data []byte, atEOF bool) (advance int, frame []byte, err
 	return advance, frame, nil
 }
 
-// takesFrames reports whether the OnData of cfg is to have the next frame: the frame
-// before may have ended that. On the loop.
+// takesFrames reports whether the OnData of cfg still receives frames: the callback for
+// the previous frame may have ended that. It runs on the loop.
 func (cl *connLoop) takesFrames(cfg *ConnConfig) bool {
 	c := (*Conn)(cl)
 	return !c.quit.Load() && !c.is(pauseReads|bitUpgrade|bitUnread) && c.cfg.Load() == cfg &&
 		c.loopSide().sink() == nil && !c.loop.ended.Load()
 }
 
-// keepPart keeps a part of a frame until there is more. If nothing before it was used,
-// and it is not in the chunk, which goes back to the pool, it is kept where it is: to
-// copy a large frame once for each chunk of it would take time that is quadratic.
+// keepPart stores an incomplete frame until more input arrives. If nothing before it
+// was used, and it is not in the chunk, which goes back to the pool, keepPart stores it
+// without copying: copying a large frame once per chunk would take quadratic time.
 func (cl *connLoop) keepPart(part []byte, all bool) {
 	c := (*Conn)(cl)
 	inChunk := c.chunk != nil && c.chunk.Len() > 0 && &c.chunk.Bytes()[0] == &part[0]
@@ -170,16 +171,16 @@ func (cl *connLoop) keepPart(part []byte, all bool) {
 	c.set(bitUnread)
 }
 
-// putBack gives the rest of the input, which was to go to the OnData of cfg, to what
-// takes it now: something else, or the same after a pause. What follows bytes that the
-// last frame has given back by Unread waits with them. On the loop.
+// putBack gives the rest of the input of OnData to its next consumer: a different one,
+// or the same one after a pause. If the callback for the last frame called Unread, the
+// rest waits together with those bytes. It runs on the loop.
 func (cl *connLoop) putBack(rest []byte, cfg *ConnConfig) {
 	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
 	x := c.extra()
 	switch {
-	case c.is(bitUpgrade): // the order is right: what was held, or is on its way, comes later
+	case c.is(bitUpgrade): // in order: held input, and input on its way, comes later
 		x.upgrade.early = append(x.upgrade.early, rest...)
 		return
 	case c.life >= lifeClosing && !c.facts.has(factDetach):

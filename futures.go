@@ -10,20 +10,21 @@ import (
 	"time"
 )
 
-// A Future is the result of an operation that may still be going on. Operations
-// of this package return one; [NewFuture] makes one for a function of the user's
-// own. All methods may be called from any goroutine.
+// A Future is the result of an operation that may still be in progress. Operations of
+// this package return futures; [NewFuture] makes one for the application's own
+// operations. All methods may be called from any goroutine.
 //
-// A pending future keeps the loop alive, or what it belongs to does: a connection,
-// a task. One that is pending when the loop ends by force ends with
+// A pending future keeps the loop alive, or the connection or task to which it belongs
+// does. If the loop ends by force while the future is pending, the future fails with
 // [ErrLoopClosed].
 //
-// A failure is reported if a second passes, or the loop ends, and the result was
-// not asked for by Then, Done, Result, Wait, Await, All, Any, Race or Ignore. The
-// report goes to Config.EventHandler, as an error that wraps the failure and, for
+// A failure is unhandled if, within a second or before the loop ends, none of Then,
+// Done, Result, Wait, Await, All, Any, Race or Ignore is called for the future. An
+// unhandled failure goes to Config.EventHandler. The error wraps the failure and, for
 // tasks, functions of Work and HTTP requests, names the function and the source line
-// that started it. Without an EventHandler it goes to Config.Logger, unless it is the
-// ordinary end of a connection: information (see [IsInfo]) or net.ErrClosed.
+// that started it. Without an EventHandler the failure is logged to Config.Logger,
+// unless it is the ordinary end of a connection: information (see [IsInfo]) or
+// net.ErrClosed.
 type Future[T any] struct {
 	handle
 
@@ -32,12 +33,12 @@ type Future[T any] struct {
 	asked     bool
 	value     T
 	err       error
-	done      chan struct{}          // made when it is asked for
-	then      func(v T, err error)   // the first, which is the only one of most futures
-	thens     []func(v T, err error) // the others, in order
+	done      chan struct{}          // made when Done is first called
+	then      func(v T, err error)   // the first callback, and the only one of most futures
+	thens     []func(v T, err error) // the other callbacks, in order
 	observers observerList
-	unasked   *unasked    // waits to be reported
-	custody   *custody[T] // of a result that must not get lost, until it is taken
+	unasked   *unasked    // the failure, while it waits to be reported
+	custody   *custody[T] // of a result that must be closed, until a caller takes it
 }
 
 type futureState uint8
@@ -48,12 +49,12 @@ const (
 	futureClosed // by the end of the loop: Then is not called
 )
 
-// unaskedGrace is how long a failed future waits for somebody to ask.
+// unaskedGrace is how long a failure may stay unhandled before it is reported.
 const unaskedGrace = time.Second
 
-// NewFuture returns a pending future and the function that resolves it, which
-// may be called from any goroutine; calls after the first do nothing. After the
-// end of the loop the future is failed with [ErrLoopClosed] from the start.
+// NewFuture returns a pending future and the function that resolves it. That function
+// may be called from any goroutine; only the first call has an effect. After the end of
+// the loop, NewFuture returns a future that has already failed with [ErrLoopClosed].
 func NewFuture[T any](l *Loop) (f *Future[T], resolve func(v T, err error)) {
 	f = newFuture[T](l, kindFuture)
 	return f, f.resolve
@@ -68,15 +69,16 @@ func newFuture[T any](l *Loop, k kind) *Future[T] {
 	return f
 }
 
-// looseFuture returns a future that is no handle of its own: it ends with the
-// handle that it belongs to.
+// looseFuture returns a future that is not registered as a handle. It ends with the
+// handle to which it belongs.
 func looseFuture[T any](l *Loop) *Future[T] {
 	f := &Future[T]{}
 	f.loop = l
 	return f
 }
 
-// fail ends the future with err; with ErrLoopClosed as the end of the loop does.
+// fail ends the future with err. ErrLoopClosed has the same effect as the end of the
+// loop.
 func (f *Future[T]) fail(err error) {
 	if err == ErrLoopClosed {
 		f.finish(futureClosed, *new(T), err)
@@ -91,7 +93,7 @@ func (f *Future[T]) isAsked() bool {
 	return f.asked
 }
 
-// failedFuture returns a future of an operation that could not begin.
+// failedFuture returns the future of an operation that could not begin.
 func failedFuture[T any](l *Loop, err error) *Future[T] {
 	f := newFuture[T](l, kindFuture)
 	f.resolve(*new(T), err)
@@ -105,8 +107,8 @@ func (f *Future[T]) terminate() {
 
 func (f *Future[T]) describe() string { return "of " + reflect.TypeFor[T]().String() }
 
-// resolve sets the result. The future is unregistered after its callbacks are
-// posted, so that the loop does not end in between.
+// resolve sets the result. It posts the callbacks before it unregisters the future, so
+// that the loop does not end in between.
 func (f *Future[T]) resolve(v T, err error) {
 	f.finish(futureResolved, v, err)
 	f.loop.unregister(&f.handle)
@@ -116,7 +118,7 @@ func (f *Future[T]) finish(state futureState, v T, err error) {
 	f.finishFrom(origin{}, state, v, err)
 }
 
-// resolveFrom is resolve for an operation that knows where it comes from.
+// resolveFrom is resolve for an operation with a known origin.
 func (f *Future[T]) resolveFrom(o origin, v T, err error) {
 	f.finishFrom(o, futureResolved, v, err)
 	f.loop.unregister(&f.handle)
@@ -163,19 +165,19 @@ func (f *Future[T]) post(then func(v T, err error)) {
 	})
 }
 
-// A custody is a result that has to be closed: a connection. If the loop is
-// stopped before anybody has taken it, nobody will, and it is closed then.
+// A custody owns a result that has to be closed, such as a connection. If the loop is
+// stopped before a caller has taken the result, the custody closes it.
 type custody[T any] struct {
 	handle
 	f    *Future[T]
 	drop func(v T)
 }
 
-// resolveInCustody is resolve for a result that drop closes. It returns false,
-// and leaves v alone, if the loop has ended.
+// resolveInCustody is resolve for a result that drop closes. If the loop has ended, it
+// returns false and does not use v.
 func (f *Future[T]) resolveInCustody(v T, drop func(v T)) bool {
 	c := &custody[T]{f: f, drop: drop}
-	c.unref = true // it is no reason for the loop to go on
+	c.unref = true // it does not keep the loop alive
 	if f.loop.register(&c.handle, c, kindFuture, false) != nil {
 		return false
 	}
@@ -186,7 +188,7 @@ func (f *Future[T]) resolveInCustody(v T, drop func(v T)) bool {
 	return true
 }
 
-// take ends the custody: somebody has the result now. The caller holds f.mu.
+// take ends the custody: the caller now owns the result. The caller holds f.mu.
 func (f *Future[T]) take() {
 	if c := f.custody; c != nil {
 		f.custody = nil
@@ -194,8 +196,8 @@ func (f *Future[T]) take() {
 	}
 }
 
-// terminate drops the result at an end by force. Else it stays with the future,
-// which can be asked after the end of the loop.
+// terminate drops the result if the loop ends by force. Otherwise the result stays with
+// the future, whose methods still return it after the end of the loop.
 func (c *custody[T]) terminate() {
 	f := c.f
 	f.mu.Lock()
@@ -213,7 +215,7 @@ func (c *custody[T]) terminate() {
 
 func (c *custody[T]) describe() string { return "" }
 
-// ask notes that somebody wants to know. The caller holds f.mu.
+// ask marks the result as handled. The caller holds f.mu.
 func (f *Future[T]) ask() {
 	f.asked = true
 	if f.unasked != nil {
@@ -222,10 +224,9 @@ func (f *Future[T]) ask() {
 	}
 }
 
-// observe has cb called with the result at once when it is there, on whatever
-// goroutine that happens, also when the loop ends by force. cb must not block
-// and must not run code of the user; f is locked meanwhile. What observe returns
-// is for ignore.
+// observe calls cb as soon as the result is there, on the goroutine that sets it, even
+// if the loop ends by force. cb runs with f.mu held: it must not block and must not run
+// user code. The observer that observe returns can be passed to ignore.
 func (f *Future[T]) observe(cb func(v T, err error)) *observer {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -248,9 +249,9 @@ func (f *Future[T]) ignore(o *observer) {
 	f.observers.remove(o)
 }
 
-// An observer is told of a result. It is part of a list, so that whoever does not
-// want to know any more leaves nothing behind at a future that stays pending, and
-// so that a task, which has one of its own, waits without allocating.
+// An observer is notified of a result. It is an element of an intrusive list for two
+// reasons: an observer that is removed leaves nothing behind at a future that stays
+// pending, and a task, whose coroutine contains an observer, waits without allocating.
 type observer struct {
 	next, prev *observer
 	listed     bool
@@ -270,7 +271,7 @@ func (l *observerList) add(o *observer) {
 	l.last = o
 }
 
-// remove takes o from the list, if it is still there.
+// remove takes o from the list if it is in the list.
 func (l *observerList) remove(o *observer) {
 	if !o.listed {
 		return
@@ -288,7 +289,7 @@ func (l *observerList) remove(o *observer) {
 	o.next, o.prev, o.listed = nil, nil, false
 }
 
-// pop returns the first observer, which it takes from the list, or nil.
+// pop removes the first observer from the list and returns it, or nil.
 func (l *observerList) pop() *observer {
 	o := l.first
 	if o != nil {
@@ -297,15 +298,15 @@ func (l *observerList) pop() *observer {
 	return o
 }
 
-// An unasked is a failure that nobody has asked about yet.
+// An unasked is a failure that is not handled yet.
 type unasked struct {
 	err   error
 	timer *Timer
 }
 
-// watchUnasked reports err in a while. The timer does not keep the loop alive:
-// if the loop ends earlier, teardown reports. At the end of the loop it is too
-// late for both, and err is only logged, unless it is the end itself.
+// watchUnasked reports err after unaskedGrace. The timer does not keep the loop alive:
+// if the loop ends earlier, teardown reports err. If the loop has already ended, err is
+// only logged, unless it is ErrLoopClosed.
 func (l *Loop) watchUnasked(err error) *unasked {
 	u := &unasked{err: err}
 	u.timer = &Timer{loop: l, unref: true, f: func() {
@@ -332,7 +333,7 @@ func (l *Loop) watchUnasked(err error) *unasked {
 	return nil
 }
 
-// forgetUnasked reports whether u was still to be reported.
+// forgetUnasked removes u and reports whether u was still waiting to be reported.
 func (l *Loop) forgetUnasked(u *unasked) bool {
 	l.mu.Lock()
 	_, ok := l.unasked[u]
@@ -344,8 +345,8 @@ func (l *Loop) forgetUnasked(u *unasked) bool {
 	return ok
 }
 
-// reportUnasked reports the failure of a future. Unlike other events it never
-// ends the loop by default. On the loop.
+// reportUnasked reports an unhandled failure. Unlike other events it never ends the
+// loop by default. It runs on the loop.
 func (l *Loop) reportUnasked(err error) {
 	if !isEnd(err) {
 		l.count.errors.Add(1)
@@ -357,9 +358,8 @@ func (l *Loop) reportUnasked(err error) {
 	l.logUnasked(err)
 }
 
-// logUnasked logs the failure of a future, unless it only says that a connection
-// has ended: a task per client that reads until io.EOF and returns it has not
-// failed.
+// logUnasked logs an unhandled failure, unless it is the ordinary end of a connection:
+// a task per client that reads until io.EOF and returns io.EOF has not failed.
 func (l *Loop) logUnasked(err error) {
 	if !isEnd(err) {
 		attrs := []any{"err", err}
@@ -370,14 +370,14 @@ func (l *Loop) logUnasked(err error) {
 	}
 }
 
-// isEnd reports whether err is the ordinary end of a connection, brought about by
-// either side.
+// isEnd reports whether err is the ordinary end of a connection, caused by either side.
 func isEnd(err error) bool {
 	return IsInfo(err) || errors.Is(err, net.ErrClosed) && !isPanic(err)
 }
 
-// flushUnasked reports at the end of the loop what is still to be reported. At
-// an end by force, when no event callback runs any more, it is only logged.
+// flushUnasked reports, at the end of the loop, the failures that still wait to be
+// reported. After an end by force no event callback runs any more, so they are only
+// logged.
 func (l *Loop) flushUnasked() {
 	l.mu.Lock()
 	rest, forced := l.unasked, l.stopping
@@ -392,13 +392,13 @@ func (l *Loop) flushUnasked() {
 	}
 }
 
-// Then arranges for cb to be called on the loop with the result: exactly once,
-// in a later turn, after callbacks that were registered earlier. If the loop
-// ends by force first, cb is not called. With a nil cb it is [Future.Ignore].
+// Then arranges for cb to be called on the loop with the result: exactly once, in a
+// later turn, after callbacks that were registered earlier. If the loop ends by force
+// first, cb is not called. With a nil cb, Then is [Future.Ignore].
 //
-// Then does not chain: it returns nothing, and what cb does has no future. To do one
-// thing after the other, call the next in cb, or use a task and [Future.Await]; for
-// a future of the whole, resolve one of [NewFuture] in the last cb.
+// Then does not chain: it returns nothing. To do one thing after the other, call the
+// next operation in cb, or use a task and [Future.Await]. To get a future of the whole
+// sequence, call [NewFuture] and resolve it in the last callback.
 func (f *Future[T]) Then(cb func(v T, err error)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -414,14 +414,14 @@ func (f *Future[T]) Then(cb func(v T, err error)) {
 	}
 }
 
-// Ignore says that the result does not matter: a failure is not reported.
+// Ignore marks the result as handled: a failure is not reported.
 func (f *Future[T]) Ignore() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ask()
 }
 
-// Done returns a channel that is closed when there is a result.
+// Done returns a channel that is closed when the result is there.
 func (f *Future[T]) Done() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -435,8 +435,9 @@ func (f *Future[T]) Done() <-chan struct{} {
 	return f.done
 }
 
-// Result returns the result, or [ErrPending] and a zero T, such as a nil pointer, if
-// there is none yet: look at the error first. A nil future fails at once.
+// Result returns the result. While the future is pending, it returns [ErrPending] and a
+// zero T, which may be a nil pointer: check the error first. For a nil future it
+// returns an error.
 func (f *Future[T]) Result() (T, error) {
 	if f == nil {
 		return *new(T), errNilFuture
@@ -451,14 +452,16 @@ func (f *Future[T]) Result() (T, error) {
 	return f.value, f.err
 }
 
-// Wait waits for the result, or for the end of ctx, and then returns its cause. A
-// result that is there counts more than an ended context. A nil future fails at once.
+// Wait waits for the result or for the end of ctx. If ctx ends first, Wait returns the
+// cause of ctx. If the result is there, Wait returns it even if ctx has ended. For a
+// nil future it returns an error at once.
 //
-// Wait is for goroutines other than those of the loop. In a callback or a task of
-// the loop it returns [ErrOnLoop], also when the result is there: use [Future.Then],
-// [Future.Await] or [Future.Result]. It cannot tell when a callback or task pulls an
-// iterator whose code calls Wait: [iter.Pull] runs that on another goroutine, so
-// Wait waits, and the loop stands still until ctx ends.
+// Wait is for goroutines other than those of the loop. In a callback or a task of the
+// loop it returns [ErrOnLoop], even if the result is there: use [Future.Then],
+// [Future.Await] or [Future.Result] instead. There is one case that Wait cannot detect:
+// a callback or task pulls an iterator, and the code of the iterator calls Wait.
+// [iter.Pull] runs that code on another goroutine, so Wait waits, and the loop stands
+// still until ctx ends.
 func (f *Future[T]) Wait(ctx context.Context) (T, error) {
 	if f == nil {
 		return *new(T), errNilFuture
@@ -481,8 +484,8 @@ func (f *Future[T]) Wait(ctx context.Context) (T, error) {
 	}
 }
 
-// All returns a future of all results, in the order of fs. It fails with the
-// first error; with no fs it succeeds with an empty slice.
+// All returns a future of all results, in the order of fs. It fails with the first
+// error. With no fs it succeeds with an empty slice.
 func All[T any](l *Loop, fs ...*Future[T]) *Future[[]T] {
 	values := make([]T, len(fs))
 	return combine(l, fs, values, func(c *combination[T, []T], i int, v T, err error) {
@@ -495,8 +498,8 @@ func All[T any](l *Loop, fs ...*Future[T]) *Future[[]T] {
 	})
 }
 
-// Any returns a future of the first success among fs. If all fail it fails with
-// their errors joined, in order; with no fs it fails at once.
+// Any returns a future of the first success among fs. If all fail, it fails with their
+// errors joined, in order. With no fs it fails at once.
 func Any[T any](l *Loop, fs ...*Future[T]) *Future[T] {
 	if len(fs) == 0 {
 		return failedFuture[T](l, errNoFutures)
@@ -512,8 +515,8 @@ func Any[T any](l *Loop, fs ...*Future[T]) *Future[T] {
 	})
 }
 
-// Race returns a future of the first result among fs, be it a success or a
-// failure. With no fs it fails at once.
+// Race returns a future of the first result among fs, whether success or failure. With
+// no fs it fails at once.
 func Race[T any](l *Loop, fs ...*Future[T]) *Future[T] {
 	if len(fs) == 0 {
 		return failedFuture[T](l, errNoFutures)
@@ -525,7 +528,7 @@ func Race[T any](l *Loop, fs ...*Future[T]) *Future[T] {
 
 var errNoFutures = errors.New("eventloop: no futures to choose from")
 
-// A combination of futures has a result of its own.
+// A combination computes one result from several futures.
 type combination[T, R any] struct {
 	result  *Future[R]
 	parts   []*Future[T]
@@ -537,8 +540,8 @@ type combination[T, R any] struct {
 	settled  bool
 }
 
-// combine returns the result of a combination of parts: that of no parts, or what
-// one makes of the results of the parts, one after the other.
+// combine returns a future of the combined result of parts. It calls one with the
+// result of each part, one call at a time. If there are no parts, the result is none.
 func combine[T, R any](l *Loop, parts []*Future[T], none R, one func(c *combination[T, R], i int, v T, err error)) *Future[R] {
 	c := &combination[T, R]{
 		result: newFuture[R](l, kindFuture),
@@ -568,7 +571,7 @@ func combine[T, R any](l *Loop, parts []*Future[T], none R, one func(c *combinat
 	return c.result
 }
 
-// settle gives the combination its result.
+// settle resolves the combination.
 func (c *combination[T, R]) settle(v R, err error) {
 	if c.settled {
 		return
@@ -578,9 +581,9 @@ func (c *combination[T, R]) settle(v R, err error) {
 	c.leaveIfSettled()
 }
 
-// leaveIfSettled stops watching the parts: one that is pending for long, the end
-// of a service say, must not collect all that was ever combined with it. It is
-// done later, because one of the parts may be locked now.
+// leaveIfSettled stops watching the parts. Otherwise a part that is pending for a long
+// time, such as the end of a service, would collect all combinations that ever used it.
+// It posts the work, because the caller may hold the lock of one of the parts.
 func (c *combination[T, R]) leaveIfSettled() {
 	if !c.settled || !c.complete || c.left == 0 {
 		return

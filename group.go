@@ -10,18 +10,18 @@ import (
 	"time"
 )
 
-// A Group is several loops that live and end together, for a service whose
-// callbacks are more than one core can run. Each loop has its own dispatcher:
-// callbacks of one loop never overlap, those of two loops do, so what the loops
-// share needs a lock, or a [Loop.Post] to the loop that owns it.
+// A Group is several loops that start and end together, for a service whose callbacks
+// are too much for one core. Each loop has its own dispatcher: callbacks of one loop
+// never overlap, callbacks of different loops do. State that the loops share needs a
+// lock, or a [Loop.Post] to the loop that owns it.
 //
-// Each loop opens what it serves in the start function of [Group.Run]. To serve
-// one port, give all loops one listener with ListenConfig.Shared, or let each
-// listen on the port with ListenConfig.ReusePort; the kernel spreads the
+// Each loop opens its listeners in the start function of [Group.Run]. To serve one
+// port, give all loops the same listener with ListenConfig.Shared, or let each loop
+// listen on the port with ListenConfig.ReusePort; the kernel distributes the
 // connections. A connection stays with the loop that accepted it.
 //
-// A Group must be created with [NewGroup] and is used once. All methods may be
-// called from any goroutine and from any callback.
+// A Group must be created with [NewGroup] and runs once. All methods may be called from
+// any goroutine and from any callback.
 type Group struct {
 	loops []*Loop
 
@@ -29,11 +29,10 @@ type Group struct {
 	state loopState
 }
 
-// NewGroup returns a group of n loops that do nothing until [Group.Run]; n <= 0
-// means as many as Go code runs on at a time, runtime.GOMAXPROCS. Each loop is
-// made by [New] with cfg; if it has a Name, the loops are called Name/0, Name/1
-// and so on. Config.EventHandler is called on the loop that has the event, so it
-// may run on several at a time.
+// NewGroup returns a group of n loops that do nothing until [Group.Run]. n <= 0 means
+// runtime.GOMAXPROCS(0) loops. Each loop is created by [New] with cfg. If cfg has a
+// Name, the loops are called Name/0, Name/1 and so on. Config.EventHandler is called on
+// the loop of the event, so it may run on several loops at the same time.
 func NewGroup(n int, cfg *Config) *Group {
 	if n <= 0 {
 		n = runtime.GOMAXPROCS(0)
@@ -55,19 +54,20 @@ func NewGroup(n int, cfg *Config) *Group {
 // Loops returns the loops, in the order of their names.
 func (g *Group) Loops() []*Loop { return append([]*Loop(nil), g.loops...) }
 
-// Run runs each loop on a goroutine of its own, calls start on each of them, and
-// returns when all have ended, with nothing left behind. start runs on several
-// loops at a time.
+// Run runs each loop on its own goroutine and calls start on each loop. It returns when
+// all loops have ended, with nothing left behind. start runs on several loops at the
+// same time.
 //
-// A loop that comes to its natural end, or is stopped alone, leaves the others
-// running. One that ends by an error — of start, or an event that the default
-// handler let through — or by a panic takes the others with it, by force. Run
-// returns the first such error, the cause of ctx if ctx ended the loops, the errors
-// of all loops that a [Group.Shutdown] ended by force, and nil otherwise. A panic in a callback leaves Run as a [*PanicError], and
-// runtime.Goexit in a callback leaves it as such, after all loops have ended.
+// A loop that ends by the natural exit, or by its own Stop, leaves the others running.
+// A loop that ends with an error, of start or of an event in the default handler, or
+// with a panic ends the other loops by force. Run returns the first such error, or the
+// cause of ctx if ctx ended the loops, or the joined errors of all loops that a
+// [Group.Shutdown] ended by force, and otherwise nil. After all loops have ended, a
+// panic in a callback leaves Run as a [*PanicError], and runtime.Goexit in a callback
+// ends the goroutine of Run.
 //
-// A group runs once: Run returns [ErrRunning] while it runs and [ErrLoopClosed]
-// after that.
+// A group runs once: Run returns [ErrRunning] while the group runs, and [ErrLoopClosed]
+// afterwards.
 func (g *Group) Run(ctx context.Context, start func(l *Loop) error) error {
 	checkContext(ctx)
 	if start == nil {
@@ -109,14 +109,14 @@ func (g *Group) begin() error {
 	return nil
 }
 
-// A groupEnd is how one of the loops ended.
+// A groupEnd says how one of the loops ended.
 type groupEnd struct {
 	err      error
 	panicked any
 	exited   bool // by runtime.Goexit
 }
 
-// worse reports whether e says more than other about why the group ended.
+// worse reports whether e is a better reason for the end of the group than other.
 func (e groupEnd) worse(other groupEnd) bool { return e.rank() > other.rank() }
 
 func (e groupEnd) rank() int {
@@ -131,8 +131,9 @@ func (e groupEnd) rank() int {
 	return 0
 }
 
-// collect waits for all loops. The first that fails stops the others. A panic
-// counts more than an error, as in a single loop, and otherwise the first.
+// collect waits for all loops. The first loop that fails stops the others. As in a
+// single loop, a panic takes precedence over an error. Otherwise the first failure
+// counts.
 func (g *Group) collect(ends <-chan groupEnd) groupEnd {
 	var worst groupEnd
 	for range g.loops {
@@ -140,7 +141,7 @@ func (g *Group) collect(ends <-chan groupEnd) groupEnd {
 		forced := errors.Is(end.err, ErrForced)
 		switch {
 		case forced && worst.rank() == 0:
-			g.Shutdown(0) // the others say what they cut off as well
+			g.Shutdown(0) // the other loops also report what they cut off
 		case end.rank() > 0 && worst.rank() == 0:
 			g.Stop()
 		}
@@ -154,8 +155,8 @@ func (g *Group) collect(ends <-chan groupEnd) groupEnd {
 	return worst
 }
 
-// runLoop runs l to its end and sends how that was, also when a callback ends
-// this goroutine.
+// runLoop runs l to its end and sends the outcome, even if a callback ends this
+// goroutine.
 func (g *Group) runLoop(ctx context.Context, l *Loop, start func(l *Loop) error, ends chan<- groupEnd) {
 	end := groupEnd{exited: true}
 	defer func() {
@@ -179,8 +180,8 @@ func (g *Group) Stop() {
 	}
 }
 
-// Shutdown ends all loops gracefully, as [Loop.Shutdown] does. A loop that is ended
-// by force ends the others by force as well.
+// Shutdown ends all loops gracefully, as [Loop.Shutdown] does. If one loop ends by
+// force, so do the others.
 func (g *Group) Shutdown(grace time.Duration) {
 	var delivery uint64
 	for _, l := range g.loops {
@@ -191,8 +192,8 @@ func (g *Group) Shutdown(grace time.Duration) {
 	}
 }
 
-// ShutdownOn calls Shutdown with grace when the process gets one of sigs, as
-// [Loop.ShutdownOn] does. It may also be called before Run.
+// ShutdownOn calls Shutdown with grace when the process receives one of sigs, as
+// [Loop.ShutdownOn] does. It may be called before Run.
 func (g *Group) ShutdownOn(grace time.Duration, sigs ...os.Signal) error {
 	if err := checkSignals(sigs); err != nil {
 		return err
@@ -200,7 +201,7 @@ func (g *Group) ShutdownOn(grace time.Duration, sigs ...os.Signal) error {
 	f := func(os.Signal) { g.Shutdown(grace) }
 	err := ErrLoopClosed
 	for _, l := range g.loops {
-		// On each loop: any of them may be the last one to end.
+		// Watch on each loop: any of them may be the last to end.
 		if l.shutdownOn(f, sigs) == nil {
 			err = nil
 		}
@@ -208,8 +209,8 @@ func (g *Group) ShutdownOn(grace time.Duration, sigs ...os.Signal) error {
 	return err
 }
 
-// Stats returns the figures of all loops together: sums, except for QueuePeak and
-// the lags, which are those of the loop where they are worst.
+// Stats returns the figures of all loops combined: sums, except that QueuePeak and the
+// lags are those of the worst loop.
 func (g *Group) Stats() Stats {
 	var sum Stats
 	for _, l := range g.loops {

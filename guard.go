@@ -13,15 +13,15 @@ import (
 	"time"
 )
 
-// Code that is not ours may panic or call runtime.Goexit wherever it is called: in
-// Read of an adopted connection, in Accept of a listener, in Dial of a resolver.
-// guard and aside turn both into an error: a *PanicError, or errGoexit. Connections
-// and listeners of unknown types are wrapped where they come in, so the code behind
-// them sees errors only. What the loop does about one is decided in tookPanic.
+// User code may panic or call runtime.Goexit wherever the library calls it: in Read of
+// an adopted connection, in Accept of a listener, in Dial of a resolver. guard and
+// aside turn both into an error: a *PanicError, or errGoexit. Connections and listeners
+// of unknown types are wrapped when the loop receives them, so all other code sees only
+// errors. tookPanic decides what the loop does about such an error.
 
 // guard calls f and returns its error. A panic in f is returned as a *PanicError.
-// Goexit ends the calling goroutine, so a goroutine that calls guard needs a
-// deferred function that ends its work, with errGoexit.
+// Goexit ends the calling goroutine, so a goroutine that calls guard needs a deferred
+// function that ends its work with errGoexit.
 func guard(f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -31,8 +31,8 @@ func guard(f func() error) (err error) {
 	return f()
 }
 
-// aside is guard on a goroutine of its own, which Goexit may end. It costs about a
-// microsecond, so it is not for reading and writing.
+// aside is guard on a separate goroutine, so Goexit ends only that goroutine. It costs
+// about a microsecond, so it is not for reading and writing.
 func aside(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -43,17 +43,18 @@ func aside(f func() error) error {
 	return <-done
 }
 
-// isUncaught reports whether err is what guard or aside made of a panic or Goexit.
+// isUncaught reports whether err is the result of a panic or a Goexit under guard or
+// aside.
 func isUncaught(err error) bool { return isPanic(err) || errors.Is(err, errGoexit) }
 
-// stray has f called on the loop, to report a panic for which the caller has no
-// other way. It may be called on any goroutine until the loop's last one has ended;
-// unlike with Post, f is also called when the loop ends by force.
+// stray arranges for f to be called on the loop, to report a panic that the caller
+// cannot report otherwise. It may be called on any goroutine until the loop's last one
+// has ended. Unlike with Post, f is also called if the loop ends by force.
 func (l *Loop) stray(f func()) {
 	l.mu.Lock()
 	l.strays = append(l.strays, f)
 	l.mu.Unlock()
-	l.Post(l.runStrays) // refused or dropped at the end, where closeAll does it
+	l.Post(l.runStrays) // Post refuses or drops it at the end; then closeAll calls runStrays
 }
 
 func (l *Loop) runStrays() {
@@ -70,9 +71,9 @@ func (l *Loop) runStrays() {
 	}
 }
 
-// foreign is passed the error of foreign code on its way to an operation that will
-// report it. Without CatchPanics a panic leaves Run, and an operation that the end
-// of the loop has ended reports nothing: then foreign does.
+// foreign receives the error of foreign code before the operation that will report it.
+// Without CatchPanics a panic must leave Run, and an operation that the end of the loop
+// has ended reports nothing. In both cases foreign reports the error itself.
 func (l *Loop) foreign(err error) error {
 	if isPanic(err) && !l.cfg.CatchPanics || isUncaught(err) && l.ended.Load() {
 		l.strayEvent(err)
@@ -80,14 +81,15 @@ func (l *Loop) foreign(err error) error {
 	return err
 }
 
-// strayEvent is stray for an error without an operation.
+// strayEvent is stray for an error that belongs to no operation.
 func (l *Loop) strayEvent(err error) {
 	l.stray(func() { l.tookPanic(err, true) })
 }
 
-// tookPanic reports whether err, of an operation, is to be reported by nobody but
-// tookPanic, and does so. It is if it is a panic, or Goexit, and the operation does
-// not report any more (over), or CatchPanics is not set, or the loop has ended.
+// tookPanic reports err, the error of an operation, if it is a panic or a Goexit and
+// the operation must not report it: the operation no longer reports (over), or
+// CatchPanics is not set, or the loop has ended. The result says whether tookPanic has
+// taken care of err.
 func (l *Loop) tookPanic(err error, over bool) bool {
 	over = over || l.ended.Load()
 	pe := panicIn(err)
@@ -113,9 +115,9 @@ func (l *Loop) tookPanic(err error, over bool) bool {
 	return true
 }
 
-// knowsPanic reports whether err is a panic that was reported a moment ago. A panic
-// may come by two ways, as the error of Read and as a report of the guardedConn. On
-// the loop.
+// knowsPanic reports whether err is a panic that was reported recently. A panic may
+// arrive twice, as the error of Read and as a report of the guardedConn. It runs on the
+// loop.
 func (l *Loop) knowsPanic(err error) bool {
 	pe := panicIn(err)
 	return pe != nil && slices.Contains(l.lastPanics[:], pe)
@@ -127,9 +129,9 @@ func panicIn(err error) *PanicError {
 	return pe
 }
 
-// A guardedConn is a connection of a type that is not known. Its methods do not
-// panic but return a *PanicError, which also goes to report: not every caller looks
-// at the error of SetDeadline. Addresses are asked for once.
+// A guardedConn wraps a connection of an unknown type. Its methods do not panic. They
+// return a *PanicError and also pass it to report, because not every caller checks the
+// error of SetDeadline. The addresses are read once.
 type guardedConn struct {
 	nc            net.Conn
 	report        func(op string, err error)
@@ -138,11 +140,11 @@ type guardedConn struct {
 	broken        atomic.Pointer[PanicError] // of Read or Write
 }
 
-// guardConn returns nc if its type is known, and otherwise a guarded connection.
-// report is called on whatever goroutine the panic was on.
+// guardConn returns nc if its type is known, and otherwise a guarded connection. report
+// is called on the goroutine of the panic.
 //
-// A panic in Read or Write closes the connection, so that a goroutine which waits
-// in the other one ends as well.
+// A panic in Read or Write closes the connection, so that a goroutine that waits in the
+// other method ends as well.
 func guardConn(nc net.Conn, report func(op string, err error)) net.Conn {
 	if isKnown(nc) {
 		return nc
@@ -162,8 +164,8 @@ var pipeType = func() reflect.Type {
 	return reflect.TypeOf(a)
 }()
 
-// isKnown reports whether the methods of nc run no code of others. Read and Write
-// of a tls.Conn do; their callers see to it.
+// isKnown reports whether the methods of nc run no user code. Read and Write of a
+// tls.Conn may run user code; their callers handle that.
 func isKnown(nc net.Conn) bool {
 	switch nc.(type) {
 	case *net.TCPConn, *net.UnixConn, *net.UDPConn, *net.IPConn, *tls.Conn,
@@ -173,7 +175,7 @@ func isKnown(nc net.Conn) bool {
 	return reflect.TypeOf(nc) == pipeType
 }
 
-// unguarded returns the connection that guardConn was given.
+// unguarded returns the connection that was passed to guardConn.
 func unguarded(nc net.Conn) net.Conn {
 	if g, ok := nc.(interface{ guarded() net.Conn }); ok {
 		return g.guarded()
@@ -191,7 +193,7 @@ func (g *guardedConn) aside(op string, f func() error) error {
 	return err
 }
 
-// caught is deferred around what is not called aside.
+// caught is deferred around calls that do not go through aside.
 func (g *guardedConn) caught(op string, err *error) {
 	if v := recover(); v != nil {
 		pe := newPanicError(v)
@@ -200,7 +202,7 @@ func (g *guardedConn) caught(op string, err *error) {
 		g.Close()
 		*err = pe
 	} else if pe := g.broken.Load(); *err != nil && pe != nil {
-		*err = pe // the reason why the connection is closed
+		*err = pe // the reason why the connection was closed
 	}
 }
 
@@ -218,8 +220,8 @@ func (g *guardedConn) Close() error         { return g.aside(OpClose, g.nc.Close
 func (g *guardedConn) LocalAddr() net.Addr  { g.asked.Do(g.ask); return g.local }
 func (g *guardedConn) RemoteAddr() net.Addr { g.asked.Do(g.ask); return g.remote }
 
-// ask asks for the addresses. The connection's goroutine does so first, before any
-// other knows the connection: it may have to wait for the peer.
+// ask reads the addresses. The connection's goroutine calls it first, before any other
+// goroutine knows the connection, because it may have to wait for the peer.
 func (g *guardedConn) ask() {
 	g.aside(OpAddr, func() error {
 		g.local = g.nc.LocalAddr()
@@ -242,7 +244,7 @@ func (g *guardedConn) SetWriteDeadline(t time.Time) error {
 	return g.aside(OpDeadline, func() error { return g.nc.SetWriteDeadline(t) })
 }
 
-// A guardedHalfCloser can end one direction.
+// A guardedHalfCloser can also close the write side.
 type guardedHalfCloser struct {
 	*guardedConn
 	cw closeWriter
@@ -250,7 +252,7 @@ type guardedHalfCloser struct {
 
 func (g *guardedHalfCloser) CloseWrite() error { return g.aside(OpClose, g.cw.CloseWrite) }
 
-// A guardedPacketConn keeps the boundaries of messages.
+// A guardedPacketConn preserves message boundaries.
 type guardedPacketConn struct {
 	*guardedConn
 	pc net.PacketConn
@@ -266,8 +268,9 @@ func (g *guardedPacketConn) WriteTo(p []byte, a net.Addr) (n int, err error) {
 	return g.pc.WriteTo(p, a)
 }
 
-// A guardedListener is a listener of a type that is not known. Unlike with a
-// connection the caller looks at the error of Accept; report gets the others.
+// A guardedListener wraps a listener of an unknown type. In contrast to a connection,
+// the caller checks the error of Accept; report receives the errors of the other
+// methods.
 type guardedListener struct {
 	ln     net.Listener
 	report func(op string, err error)
@@ -319,8 +322,8 @@ func (g *guardedListener) Addr() net.Addr { return g.addr }
 // A dialFunc is a function of the application that connects.
 type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
 
-// callDial calls dial aside, and sees to it that there is a connection if there is no
-// error. field is where dial was configured.
+// callDial calls dial aside. If dial returns neither a connection nor an error,
+// callDial returns an error. field is the name of the setting that holds dial.
 func callDial(ctx context.Context, field string, dial dialFunc, network, address string) (nc net.Conn, err error) {
 	err = aside(func() (err error) { nc, err = dial(ctx, network, address); return err })
 	switch {
@@ -332,8 +335,8 @@ func callDial(ctx context.Context, field string, dial dialFunc, network, address
 	return nc, nil
 }
 
-// guardDial returns the Dial of a resolver as a function that does not panic, of
-// connections that do not either.
+// guardDial returns the Dial of a resolver as a function that does not panic and whose
+// connections do not panic.
 func (l *Loop) guardDial(dial dialFunc) dialFunc {
 	if dial == nil {
 		return nil
@@ -347,7 +350,7 @@ func (l *Loop) guardDial(dial dialFunc) dialFunc {
 	}
 }
 
-// connPanicked takes the reports of connections whose reads and writes belong to an
+// connPanicked receives the reports of connections whose reads and writes belong to an
 // operation with a future.
 func (l *Loop) connPanicked(op string, err error) {
 	if op == OpRead || op == OpWrite {
@@ -357,5 +360,5 @@ func (l *Loop) connPanicked(op string, err error) {
 	}
 }
 
-// guardLookup is aside for the resolver, whose servers may be asked over TLS.
+// guardLookup is aside for the resolver, whose TLS connections may run user code.
 func (l *Loop) guardLookup(f func() error) error { return l.foreign(aside(f)) }

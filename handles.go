@@ -5,28 +5,28 @@ import (
 	"time"
 )
 
-// A Handle describes something that a loop has open, at the moment it was asked.
+// A Handle describes an open handle of a loop at the time of [Loop.Handles].
 type Handle struct {
 	// Kind says what the handle is: one of the constants that begin with Kind.
 	Kind string
 
-	// Name is the address, the signals, or whatever tells one handle from
-	// another of its kind; it may be empty.
+	// Name distinguishes handles of the same kind: an address, signals and so on. It
+	// may be empty.
 	Name string
 
 	// Ref reports whether the handle keeps the loop alive.
 	Ref bool
 
-	// Age is the time since the handle was opened. Of what a callback or a task
-	// opened, it counts from the beginning of the turn, so a callback that ran for
-	// long before it opened something makes that look older by as much. Of a timer
-	// it is the exact time since it was armed by AfterFunc, Every or Reset; a tick
-	// of an interval does not count. What was opened before Run counts from the
-	// beginning of Run.
+	// Age is the time since the handle was opened. For a handle opened by a callback or
+	// a task, the age counts from the beginning of that turn, so a callback that ran
+	// for a long time before it opened the handle adds this time. For a timer, Age is
+	// the exact time since AfterFunc, Every or Reset armed it; ticks of an interval do
+	// not restart it. For a handle opened before Run, it counts from the beginning of
+	// Run.
 	Age time.Duration
 
-	// Due is the time until a timer fires or an interval ticks next, zero if it is
-	// about to. Of other handles it is zero.
+	// Due is the time until a timer fires or an interval ticks next, zero if it is due
+	// now. For other handles it is zero.
 	Due time.Duration
 }
 
@@ -37,7 +37,7 @@ const (
 	KindTimer             = "timer"               // a Timer of AfterFunc
 	KindInterval          = "interval"            // a Timer of Every
 	KindSignal            = "signal"              // a SignalHandler
-	KindHold              = "hold"                // what Loop.Hold gives
+	KindHold              = "hold"                // the result of Loop.Hold
 	KindFuture            = "future"              // a future of NewFuture, or a result of Detach that was not taken
 	KindLookup            = "lookup"              // a name being looked up
 	KindTask              = "task"                // a Task
@@ -50,8 +50,8 @@ const (
 	KindHTTPClientRequest = "http client request" // a request of an HTTPClient
 )
 
-// String returns kind, name, age, when it is due, and whether the handle is
-// unref'd.
+// String returns the kind, the name, the age, the time until the handle is due, and
+// whether it is unref'd.
 func (h Handle) String() string {
 	s := h.Kind
 	if h.Name != "" {
@@ -67,9 +67,9 @@ func (h Handle) String() string {
 	return s
 }
 
-// Handles returns a sequence over what the loop has open now, which answers the
-// question why it does not end: those with Ref keep it alive. It is a snapshot;
-// the loop goes on meanwhile.
+// Handles returns a sequence of the loop's open handles. It shows why the loop does not
+// end: the handles with Ref keep it alive. The sequence is a snapshot, and the loop
+// continues while the caller iterates.
 func (l *Loop) Handles() iter.Seq[Handle] {
 	all, _ := l.snapshot()
 	return func(yield func(Handle) bool) {
@@ -81,8 +81,8 @@ func (l *Loop) Handles() iter.Seq[Handle] {
 	}
 }
 
-// snapshot returns what the loop has open now: first what has an owner, in the order
-// of owners, and then the timers.
+// snapshot returns the loop's open handles: first those with an owner, in the order of
+// owners, then the timers.
 func (l *Loop) snapshot() (all []Handle, owners []owner) {
 	l.mu.Lock()
 	now := l.now()
@@ -103,7 +103,7 @@ func (l *Loop) snapshot() (all []Handle, owners []owner) {
 	return all, owners
 }
 
-// kind says what a handle is.
+// kind is the kind of a handle.
 type kind uint8
 
 const (
@@ -121,7 +121,7 @@ const (
 	kindHTTPServer
 	kindHTTPRequest
 	kindHTTPClient // a request of the client
-	kindHTTPPool   // the connections that a client keeps
+	kindHTTPPool   // the idle connections of a client
 	kindCount
 )
 
@@ -132,10 +132,10 @@ var kindNames = [kindCount]string{
 
 func (k kind) String() string { return kindNames[k] }
 
-// An owner is what a handle is part of.
+// An owner is the object that a handle belongs to.
 type owner interface {
-	// terminate closes the owner by force, on the loop, when the loop ends. It
-	// must lead to unregister, at once or by a task.
+	// terminate closes the owner by force at the end of the loop. It runs on the loop.
+	// It must lead to unregister, at once or by a task.
 	terminate()
 
 	// describe returns the name for Handles. It is called from any goroutine.
@@ -147,14 +147,14 @@ type shutdowner interface{ shutdown() }
 
 // A spareable owner keeps the loop alive, but may have nothing to lose.
 type spareable interface {
-	// isSpare reports whether an end by force takes nothing away that a graceful one
-	// would not: the owner accepts, or is idle, or is closed and only waits for peers
-	// that have all of its output. It is called from any goroutine.
+	// isSpare reports whether an end by force loses nothing that a graceful end would
+	// keep: the owner accepts, or is idle, or is closed and only waits for peers that
+	// already have all of its output. It is called from any goroutine.
 	isSpare() bool
 }
 
-// handle is the part that everything has that a loop knows: the loop's list
-// runs through it, so opening a handle costs no memory besides it.
+// handle is embedded in everything that a loop keeps track of. The loop's list links
+// the handles directly, so opening a handle allocates nothing else.
 type handle struct {
 	loop *Loop
 
@@ -166,7 +166,7 @@ type handle struct {
 	unref      bool
 }
 
-// register adds h to the loop. early says that it may be done before Run.
+// register adds h to the loop. early permits it before Run.
 func (l *Loop) register(h *handle, o owner, k kind, early bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -182,7 +182,7 @@ func (l *Loop) register(h *handle, o owner, k kind, early bool) error {
 	if l.ordered != nil {
 		l.ordered.name(l, h, k)
 	}
-	if !h.unref { // a Sender is registered again and again
+	if !h.unref { // a Sender is registered repeatedly
 		l.refs++
 	}
 	return nil
@@ -195,7 +195,7 @@ func (l *Loop) hasTasks() bool {
 	return l.kinds[kindTask] > 0
 }
 
-// usable returns the error of a call that the state of the loop forbids. The
+// usable returns the error of a call that the loop does not accept in its state. The
 // caller holds l.mu.
 func (l *Loop) usable(early bool) error {
 	switch {
@@ -207,7 +207,7 @@ func (l *Loop) usable(early bool) error {
 	return nil
 }
 
-// unregister takes h from the loop and reports whether it was there.
+// unregister removes h from the loop and reports whether it was registered.
 func (l *Loop) unregister(h *handle) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -223,7 +223,7 @@ func (l *Loop) unregister(h *handle) bool {
 	return true
 }
 
-// release takes back one reason to live. The caller holds l.mu.
+// release drops one reference that keeps the loop alive. The caller holds l.mu.
 func (l *Loop) release() {
 	if l.refs--; l.refs == 0 {
 		l.wakeLocked()
@@ -247,60 +247,60 @@ func (h *handle) setRef(ref bool) {
 	}
 }
 
-// Ref makes the connection keep the loop alive, as it does from the start.
+// Ref makes the connection keep the loop alive. This is the default.
 func (c *Conn) Ref() { c.setRef(true) }
 
-// Unref lets the loop end although the connection is open; it is then closed as by force.
-// While the loop lives the connection works as before.
+// Unref lets the loop end although the connection is open; the connection is then
+// closed by force. Until then it works as before.
 func (c *Conn) Unref() { c.setRef(false) }
 
-// Ref makes the listener keep the loop alive, as it does from the start.
+// Ref makes the listener keep the loop alive. This is the default.
 func (ln *Listener) Ref() { ln.setRef(true) }
 
-// Unref lets the loop end although the listener is open; it is then closed as by force.
-// While the loop lives the listener works as before.
+// Unref lets the loop end although the listener is open; the listener is then closed by
+// force. Until then it works as before.
 func (ln *Listener) Unref() { ln.setRef(false) }
 
-// Ref makes the server keep the loop alive, as it does from the start.
+// Ref makes the server keep the loop alive. This is the default.
 func (s *HTTPServer) Ref() { s.setRef(true) }
 
-// Unref lets the loop end although the server is open; it is then closed as by force.
-// While the loop lives the server works as before.
+// Unref lets the loop end although the server is open; the server is then closed by
+// force. Until then it works as before.
 func (s *HTTPServer) Unref() { s.setRef(false) }
 
-// Ref makes the handler keep the loop alive, as it does from the start.
+// Ref makes the handler keep the loop alive. This is the default.
 func (h *SignalHandler) Ref() { h.setRef(true) }
 
-// Unref lets the loop end although the handler is active; it is then stopped.
-// While the loop lives the handler works as before.
+// Unref lets the loop end although the handler is active; the handler is then stopped.
+// Until then it works as before.
 func (h *SignalHandler) Unref() { h.setRef(false) }
 
-// Ref makes the future keep the loop alive, as it does from the start.
+// Ref makes the future keep the loop alive. This is the default.
 func (f *Future[T]) Ref() { f.setRef(true) }
 
-// Unref lets the loop end although the future is pending; it is then failed with [ErrLoopClosed].
-// While the loop lives the future works as before.
+// Unref lets the loop end although the future is pending; the future then fails with
+// [ErrLoopClosed]. Until then it works as before.
 func (f *Future[T]) Unref() { f.setRef(false) }
 
-// Ref makes the task keep the loop alive, as it does from the start.
+// Ref makes the task keep the loop alive. This is the default.
 func (t *Task) Ref() { t.setRef(true) }
 
-// Unref lets the loop end although the task is running; it is then unwound as by force.
-// While the loop lives the task works as before.
+// Unref lets the loop end although the task is running; the task is then unwound, as at
+// an end by force. Until then it works as before.
 func (t *Task) Unref() { t.setRef(false) }
 
-// Ref makes the receiver keep the loop alive, as it does from the start.
+// Ref makes the receiver keep the loop alive. This is the default.
 func (r *Receiver[T]) Ref() { r.setRef(true) }
 
-// Unref lets the loop end although the receiver is open; it is then stopped.
-// While the loop lives the receiver works as before.
+// Unref lets the loop end although the receiver is open; the receiver is then stopped.
+// Until then it works as before.
 func (r *Receiver[T]) Unref() { r.setRef(false) }
 
-// Ref makes the sender keep the loop alive, as it does from the start.
+// Ref makes the sender keep the loop alive. This is the default.
 func (s *Sender[T]) Ref() { s.setRef(true) }
 
-// Unref lets the loop end although the sender is waiting; it is then stopped.
-// While the loop lives the sender works as before.
+// Unref lets the loop end although the sender is waiting; the sender is then stopped.
+// Until then it works as before.
 func (s *Sender[T]) Unref() { s.setRef(false) }
 
 // handleList is a list of handles in order of registration.

@@ -15,19 +15,18 @@ import (
 	"github.com/onloop/eventloop/internal/ordering"
 )
 
-// ordered is the state of a loop whose order of events a test decides; see package
-// looptest. Such a loop runs one callback per turn. Before each it waits until the
-// rest of the test is at rest, so that the set of what is ready depends on nothing
-// but the test, and then asks its gate which of it to run.
+// ordered is the state of a loop whose order of events is controlled by a test; see
+// package looptest. Such a loop runs one callback per turn. Before each turn it waits
+// until all other goroutines of the test are at rest, so that the set of ready
+// callbacks depends only on the test. Then its gate chooses the callback to run.
 //
-// Only these are candidates, so every order that a test sees is one that the loop
-// may have without it: the timer that is due first, the first post of each
-// goroutine, and the first task of each sender, where a sender is a goroutine that
-// sends tasks about one handle.
+// The candidates are the first due timer, the first post of each goroutine, and the
+// first task of each sender, where a sender is a goroutine that sends tasks about one
+// handle. So every order that a test sees is also possible without the gate.
 //
-// Goroutines come in any order, so candidates that are ready at the same time are
-// put in the order of their names. Two of the same name are not told apart: which is
-// which may differ from run to run. The gate hears of them.
+// Goroutines become ready in any order, so candidates that are ready at the same time
+// are sorted by name. Candidates with the same name cannot be told apart, and their
+// order may differ from run to run; the gate is informed of them.
 type ordered struct {
 	gate ordering.Gate
 
@@ -36,7 +35,7 @@ type ordered struct {
 	names  map[*handle]string  // of handles that the loop itself opened
 	late   map[*handle]string  // of handles that other goroutines opened
 	owners map[goid.ID]string  // what goroutines of the loop work for
-	lanes  map[goid.ID]*source // of posts of other goroutines
+	lanes  map[goid.ID]*source // posts of other goroutines
 	posted []*source           // lanes that have posts and are not ready yet
 
 	// Only on the loop.
@@ -45,19 +44,20 @@ type ordered struct {
 	places     map[uintptr]string // of functions, see place
 	timer      *source
 	post       *source
-	fresh      []*source // have become ready since the last look
+	fresh      []*source // became ready since the last look
 	ready      []*source // in the order in which they became ready, and then by label
 	candidates []ordering.Candidate
 }
 
-// A sender is a goroutine that sends tasks about a handle. The goroutine is what
-// tells it from others of that handle: a word, or a connection of an HTTP server.
+// A sender is a goroutine that sends tasks about a handle. The field goroutine
+// distinguishes the goroutines of one handle: a word, or a connection of an HTTP
+// server.
 type sender struct {
 	handle    *handle
 	goroutine any
 }
 
-// A source is where callbacks come from, one after the other.
+// A source is a sequence of callbacks that run one after the other.
 type source struct {
 	ordering.Candidate // the first callback; not valid if there is none
 	isReady            bool
@@ -75,8 +75,8 @@ type sentTask struct {
 	what string
 }
 
-// A sourced task says which handle it belongs to, which goroutine of that handle
-// sends it, and what it does.
+// A sourced task says to which handle it belongs, which goroutine of that handle sends
+// it, and what it does.
 type sourced interface {
 	source() (h *handle, goroutine any, what string)
 }
@@ -105,17 +105,17 @@ func init() {
 	}
 }
 
-// name gives h its name if the loop itself opens it: then its number is the same
-// in every run. The caller holds l.mu.
+// name names h if the loop itself opens it, because only then its number is the same in
+// every run. The caller holds l.mu.
 func (o *ordered) name(l *Loop, h *handle, k kind) {
 	if l.state == stateNew || l.onLoop() {
 		o.names[h] = o.number(k.String())
 	}
 }
 
-// named returns a context for a function that l calls for h on another goroutine. What
-// the function opens is named after h then: in which order the goroutines of several
-// functions run is not decided by the test.
+// named returns a context for a function that l calls for h on another goroutine. The
+// objects that the function opens are then named after h, because the test does not
+// control the order in which the goroutines of several functions run.
 func (l *Loop) named(ctx context.Context, h *handle) context.Context {
 	if l.ordered == nil {
 		return ctx
@@ -128,7 +128,8 @@ func (l *Loop) named(ctx context.Context, h *handle) context.Context {
 	return ctx
 }
 
-// worksFor says that the calling goroutine works for h, whose name its posts have then.
+// worksFor records that the calling goroutine works for h. The posts of the goroutine
+// are then named after h.
 func (l *Loop) worksFor(h *handle) {
 	if o := l.ordered; o != nil {
 		name := o.nameOf(l, h)
@@ -143,8 +144,8 @@ func (o *ordered) number(kind string) string {
 	return kind + "#" + strconv.Itoa(o.opened[kind])
 }
 
-// takePost takes a post from another goroutine, and reports whether it did. The
-// caller holds l.mu.
+// takePost queues a post from another goroutine, and reports whether it did. The caller
+// holds l.mu.
 func (o *ordered) takePost(l *Loop, f func()) bool {
 	if l.state == stateNew || l.onLoop() {
 		return false
@@ -171,7 +172,7 @@ func (o *ordered) takePost(l *Loop, f func()) bool {
 	return true
 }
 
-// dropPosts forgets what other goroutines posted. The caller holds l.mu.
+// dropPosts drops the posts of other goroutines. The caller holds l.mu.
 func (o *ordered) dropPosts() {
 	o.posted = nil
 	for _, lane := range o.lanes {
@@ -196,8 +197,8 @@ func (l *Loop) dispatchOrdered() {
 	}
 }
 
-// choose asks the gate which source is to run, and takes it out of o.ready. It
-// returns nil if another loop goes first.
+// choose lets the gate choose the next source, and removes it from o.ready. It returns
+// nil if another loop goes first.
 func (o *ordered) choose() *source {
 	o.candidates = o.candidates[:0]
 	for _, s := range o.ready {
@@ -213,8 +214,8 @@ func (o *ordered) choose() *source {
 	return s
 }
 
-// look collects what is ready, and sleeps if that is nothing. It returns false at
-// the end, as prepare does.
+// look collects the ready callbacks, and sleeps if there are none. It returns false at
+// the end of the loop, as prepare does.
 func (l *Loop) look() bool {
 	o := l.ordered
 	step := l.restOrdered()
@@ -253,8 +254,8 @@ func (o *ordered) hasPosts(l *Loop) bool {
 	return false
 }
 
-// restOrdered waits until everything else is at rest, and takes the tasks from the
-// channel.
+// restOrdered waits until all other goroutines are at rest, and takes the tasks from
+// the channel.
 func (l *Loop) restOrdered() (step int) {
 	o := l.ordered
 	for {
@@ -267,13 +268,13 @@ func (l *Loop) restOrdered() (step int) {
 		for range len(l.tasks) {
 			o.take(l, <-l.tasks)
 		}
-		if !full { // nobody waited for room in the channel
+		if !full { // no goroutine waited for room in the channel
 			return step
 		}
 	}
 }
 
-// take gives t to its source.
+// take adds t to its source.
 func (o *ordered) take(l *Loop, t task) {
 	if _, ok := t.(wakeTask); ok {
 		return
@@ -303,7 +304,7 @@ func (o *ordered) take(l *Loop, t task) {
 	}
 }
 
-// sent makes a sender ready that has a task again.
+// sent makes a sender ready that has tasks again.
 func (o *ordered) sent(l *Loop, key sender, s *source) {
 	what := s.tasks[0].what
 	label, known := s.labels[what]
@@ -318,8 +319,8 @@ func (o *ordered) sent(l *Loop, key sender, s *source) {
 	o.fresh = append(o.fresh, s)
 }
 
-// nameOf returns the name of h. One that another goroutine opened is named after
-// what describes it, which the test has to make unique.
+// nameOf returns the name of h. A handle that another goroutine opened gets its name
+// from its description, which the test has to make unique.
 func (o *ordered) nameOf(l *Loop, h *handle) string {
 	l.mu.Lock()
 	name := cmp.Or(o.names[h], o.late[h])
@@ -338,7 +339,7 @@ func (o *ordered) nameOf(l *Loop, h *handle) string {
 	return name
 }
 
-// collect adds to o.ready what has become ready. The caller holds l.mu.
+// collect adds the callbacks that have become ready to o.ready. The caller holds l.mu.
 func (o *ordered) collect(l *Loop, step int) {
 	l.due = slices.DeleteFunc(l.due, func(t *Timer) bool { return t.state != timerDue })
 	if len(l.due) > 0 {
@@ -357,7 +358,7 @@ func (o *ordered) collect(l *Loop, step int) {
 	o.addFresh(step)
 }
 
-// set makes s, which is the timer or the post, ready or not.
+// set makes s, the timer or the post, ready or not ready.
 func (o *ordered) set(s *source, ready bool) {
 	switch {
 	case ready && !s.isReady:
@@ -368,7 +369,7 @@ func (o *ordered) set(s *source, ready bool) {
 	}
 }
 
-// addFresh adds what has become ready together, by label.
+// addFresh adds the sources that became ready at the same time, ordered by label.
 func (o *ordered) addFresh(step int) {
 	slices.SortFunc(o.fresh, func(a, b *source) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.number, b.number))
@@ -407,8 +408,8 @@ func (o *ordered) timerName(t *Timer) string {
 	return name
 }
 
-// place returns where f is in the source: its name depends on what the compiler
-// inlines. A method value has no line of its own.
+// place returns the location of f in the source. The name of f depends on what the
+// compiler inlines. A method value has no line of its own, so its name is used.
 func (o *ordered) place(f func()) string {
 	pc := reflect.ValueOf(f).Pointer()
 	place := o.places[pc]
@@ -423,8 +424,8 @@ func (o *ordered) place(f func()) string {
 	return place
 }
 
-// serveOrdered is the part of closeAll that serves the last tasks, in an order that
-// the test decides. It returns when none is ready, and reports whether any was.
+// serveOrdered is the part of closeAll that runs the last tasks, in an order that the
+// test controls. It returns when no task is ready, and reports whether it ran any.
 func (l *Loop) serveOrdered() (served bool) {
 	o := l.ordered
 	for {

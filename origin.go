@@ -5,15 +5,15 @@ import (
 	"runtime"
 )
 
-// An origin is where an operation comes from, for the report of its failure.
+// An origin identifies the call that started an operation, for the report of a failure.
 type origin struct {
 	kind kind
 	fn   uintptr // of the function that it runs; zero: none
 	at   uintptr // where it was started; zero: not known
 }
 
-// callSite returns where the function that calls callSite was called from, for an
-// origin. What it costs (0.2 µs) cannot be seen in what starting a task takes.
+// callSite returns the location from which the caller of callSite was called, for an
+// origin. It takes 0.2 µs, which does not show in the time that starting a task takes.
 func callSite() uintptr {
 	var pcs [1]uintptr
 	runtime.Callers(3, pcs[:])
@@ -22,8 +22,8 @@ func callSite() uintptr {
 
 func (o origin) known() bool { return o.fn != 0 || o.at != 0 }
 
-// place returns file and line of the call that started the operation, "" if that is
-// not known.
+// place returns the file and line of the call that started the operation, or "" if they
+// are not known.
 func (o origin) place() string {
 	if o.at == 0 {
 		return ""
@@ -44,14 +44,13 @@ func (o origin) attrs() []any {
 	return attrs
 }
 
-// A failure is the error of a future whose result was not asked for, as
-// Config.EventHandler is told of it.
+// A failure is the unhandled error of a future, as passed to Config.EventHandler.
 type failure struct {
 	origin
 	err error
 }
 
-// from returns err with the place that it comes from, if that is known.
+// from returns err with the location that started the operation, if that is known.
 func (o origin) from(err error) error {
 	if !o.known() {
 		return err
@@ -59,7 +58,7 @@ func (o origin) from(err error) error {
 	return &failure{o, err}
 }
 
-// Error names what failed, and where it was started.
+// Error names the operation that failed, and the location that started it.
 func (f *failure) Error() string {
 	s := f.kind.String()
 	if f.fn != 0 {

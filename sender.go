@@ -7,10 +7,10 @@ import (
 	"sync"
 )
 
-// A Sender is the way from the loop to a Go channel: Send never blocks, and its
-// future tells when the value was taken. While values wait the sender keeps the
-// loop alive, unless it is unref'd. All methods may be called from any goroutine
-// and from any callback.
+// A Sender sends values from the loop to a Go channel. Send never blocks; its future
+// reports when the value was received. While values wait, the sender keeps the loop
+// alive, unless it is unref'd. All methods may be called from any goroutine and from
+// any callback.
 type Sender[T any] struct {
 	handle
 	ch   chan<- T
@@ -19,7 +19,7 @@ type Sender[T any] struct {
 	mu      sync.Mutex // guards the following
 	queue   []sending[T]
 	gone    chan struct{} // closed when the goroutine has ended; nil if there is none
-	stopErr error         // why it takes nothing any more
+	stopErr error         // why it accepts no more values
 }
 
 type sending[T any] struct {
@@ -30,9 +30,9 @@ type sending[T any] struct {
 // ErrChannelClosed is the error of a [Sender] whose channel was closed.
 var ErrChannelClosed = errors.New("eventloop: send on a closed channel")
 
-// SendTo returns a sender of values to ch, in the order of Send. It starts a
-// goroutine only while values wait for a receiver. It panics if ch is nil. The
-// channel should not be closed before all values are taken.
+// SendTo returns a sender that sends values to ch in the order of the Send calls. It
+// has a goroutine only while values wait for a receiver. SendTo panics if ch is nil.
+// The channel should not be closed before all values are received.
 func SendTo[T any](l *Loop, ch chan<- T) *Sender[T] {
 	if ch == nil {
 		panic("eventloop: SendTo needs a channel")
@@ -42,11 +42,11 @@ func SendTo[T any](l *Loop, ch chan<- T) *Sender[T] {
 	return s
 }
 
-// Send sends v, after all values that were sent before, and returns a future that
-// succeeds when it was taken, by a receiver or by the buffer of the channel. It
-// fails with net.ErrClosed if the sender was stopped, with [ErrChannelClosed] if
-// the channel was closed, with [ErrLoopClosed] at the end of the loop, and with
-// [ErrNotRunning] before Run.
+// Send sends v after all values of earlier calls. It returns a future that succeeds
+// when a receiver or the buffer of the channel has taken v. The future fails with
+// net.ErrClosed if the sender was stopped, with [ErrChannelClosed] if the channel was
+// closed, with [ErrLoopClosed] at the end of the loop, and with [ErrNotRunning] before
+// Run.
 func (s *Sender[T]) Send(v T) *Future[struct{}] {
 	f := looseFuture[struct{}](s.loop)
 	s.mu.Lock()
@@ -62,8 +62,8 @@ func (s *Sender[T]) Send(v T) *Future[struct{}] {
 	return f
 }
 
-// sendNow sends v if nothing is before it and somebody takes it, and otherwise
-// sees to it that the goroutine runs. The caller holds s.mu.
+// sendNow sends v if no value waits and the channel takes v at once. Otherwise it makes
+// sure that the goroutine runs. The caller holds s.mu.
 func (s *Sender[T]) sendNow(v T) (taken bool, err error) {
 	switch {
 	case s.stopErr != nil:
@@ -86,7 +86,7 @@ func (s *Sender[T]) sendNow(v T) (taken bool, err error) {
 	return false, nil
 }
 
-// trySend sends v if that needs no waiting.
+// trySend sends v if it can do so without waiting.
 func trySend[T any](ch chan<- T, v T) (taken bool, err error) {
 	defer channelClosed(&err)
 	select {
@@ -97,7 +97,7 @@ func trySend[T any](ch chan<- T, v T) (taken bool, err error) {
 	}
 }
 
-// sendOrQuit sends v and waits until it is taken, or until quit is closed.
+// sendOrQuit sends v. It waits until v is taken or quit is closed.
 func sendOrQuit[T any](ch chan<- T, v T, quit <-chan struct{}) (taken bool, err error) {
 	defer channelClosed(&err)
 	select {
@@ -108,14 +108,14 @@ func sendOrQuit[T any](ch chan<- T, v T, quit <-chan struct{}) (taken bool, err 
 	}
 }
 
-// channelClosed turns the only panic that sending knows into an error.
+// channelClosed turns the only possible panic of a send into an error.
 func channelClosed(err *error) {
 	if recover() != nil {
 		*err = ErrChannelClosed
 	}
 }
 
-// send is the goroutine.
+// send is the body of the goroutine.
 func (s *Sender[T]) send() {
 	defer s.loop.wg.Done()
 	s.loop.worksFor(&s.handle)
@@ -134,8 +134,8 @@ func (s *Sender[T]) send() {
 	}
 }
 
-// first returns the value to send now. If there is none the handle ends, until
-// the next Send.
+// first returns the value to send next. If there is none, it unregisters the handle and
+// the goroutine ends, until the next Send.
 func (s *Sender[T]) first() (v T, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,8 +148,8 @@ func (s *Sender[T]) first() (v T, ok bool) {
 	return v, false
 }
 
-// sent resolves the first future. Nobody else takes it from the queue while the
-// goroutine lives.
+// sent resolves the first future. While the goroutine lives, no other code removes
+// futures from the queue.
 func (s *Sender[T]) sent() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -158,17 +158,17 @@ func (s *Sender[T]) sent() {
 	s.queue = s.queue[1:]
 }
 
-// Pending returns the number of values that wait.
+// Pending returns the number of waiting values.
 func (s *Sender[T]) Pending() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.queue)
 }
 
-// Stop ends the sender and returns the values that were not taken. Their futures
-// fail with net.ErrClosed. It waits for the sender's goroutine to let go of the
-// channel, which takes no longer than a task switch. A second call returns
-// nothing.
+// Stop ends the sender and returns the values that were not received. Their futures
+// fail with net.ErrClosed. Stop waits until the sender's goroutine has stopped using
+// the channel, which takes no longer than a goroutine switch. A second call returns
+// nil.
 func (s *Sender[T]) Stop() []T { return s.stop(net.ErrClosed) }
 
 func (s *Sender[T]) stop(err error) []T {
@@ -185,8 +185,8 @@ func (s *Sender[T]) stop(err error) []T {
 	return s.fail(err)
 }
 
-// fail ends the sender with err and returns the values that wait, if the
-// goroutine has ended or is the caller.
+// fail ends the sender with err and returns the waiting values. The goroutine must have
+// ended or be the caller.
 func (s *Sender[T]) fail(err error) []T {
 	s.mu.Lock()
 	defer s.mu.Unlock()

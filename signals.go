@@ -12,11 +12,11 @@ import (
 	"github.com/onloop/eventloop/internal/signalhub"
 )
 
-// A SignalHandler calls a function on the loop for signals. It keeps the loop
-// alive until it is stopped, unless it is unref'd, as [Loop.Shutdown] does. It
-// stays installed until Run is about to return, so a signal with a handler never
-// ends the process while connections are drained or exit callbacks run. All
-// methods may be called from any goroutine and from any callback.
+// A SignalHandler calls a function on the loop for signals. It keeps the loop alive
+// until it is stopped, unless it is unref'd; [Loop.Shutdown] unrefs it. It stays
+// installed until Run is about to return, so a signal with a handler never kills the
+// process while connections are drained or exit callbacks run. All methods may be
+// called from any goroutine and from any callback.
 type SignalHandler struct {
 	handle
 	f       func(sig os.Signal)
@@ -24,22 +24,23 @@ type SignalHandler struct {
 	sigs    []os.Signal
 	stopped atomic.Bool
 
-	mu     sync.Mutex // OnSignal may race Stop, that of ClearSignals or of the end
+	mu     sync.Mutex // OnSignal may race with Stop, from ClearSignals or from the end of the loop
 	cancel func()     // guarded by mu; nil once stopped
 }
 
-// OnSignal arranges for f to be called on the loop when the process gets one of
-// sigs (signal-handler). Several handlers, of one loop or of many, may watch one
-// signal; those of a loop are called in the order in which they were made.
-// Signals that follow each other faster than they can be delivered may be merged,
-// but after the last one there is always a call.
+// OnSignal arranges for f to be called on the loop when the process receives one of
+// sigs (signal-handler). Several handlers, of one loop or of many, may watch the same
+// signal; the handlers of one loop are called in the order in which they were created.
+// Signals that arrive faster than they can be delivered may be merged, but f is always
+// called after the last one.
 //
-// The default action of a signal is suspended while any handler watches it, and in
-// force again afterwards, unless a channel of signal.Notify watches it too. A
-// signal that was ignored before the first handler has no effect after the last
-// one either; signal.Ignored says false, though, and programs that are started
-// then do not inherit it. No sigs, a nil f, SIGKILL, SIGSTOP and what is no signal of the
-// system are an error.
+// While any handler watches a signal, its default action is suspended. The default
+// action returns when the last handler stops, unless a channel of signal.Notify also
+// watches the signal. A signal that was ignored before the first handler still has no
+// effect after the last one, but signal.Ignored then reports false, and programs
+// started after that do not inherit the setting. OnSignal returns an error if sigs is
+// empty, if f is nil, or if one of sigs is SIGKILL, SIGSTOP or not a signal of the
+// system.
 func (l *Loop) OnSignal(f func(sig os.Signal), sigs ...os.Signal) (*SignalHandler, error) {
 	if f == nil {
 		return nil, errNilFunc
@@ -70,10 +71,10 @@ func checkSignals(sigs []os.Signal) error {
 	return nil
 }
 
-// maxSignal is the largest number of a signal that package os/signal takes.
+// maxSignal is the largest signal number that package os/signal accepts.
 const maxSignal = 64
 
-// notify is called by the hub. Post cannot block it.
+// The hub calls notify. Post does not block it.
 func (h *SignalHandler) notify(sig os.Signal, delivery uint64) {
 	l := h.loop
 	l.Post(func() {
@@ -87,15 +88,15 @@ func (h *SignalHandler) notify(sig os.Signal, delivery uint64) {
 	})
 }
 
-// caught is deferred around the callback. Only after a panic is it known whether
-// the callback has stopped the handler.
+// caught is deferred around the callback. It chooses the route after the panic, because
+// the callback may have stopped the handler.
 func (h *SignalHandler) caught() {
 	if v := recover(); v != nil {
 		h.loop.panicEvent(newPanicError(v), h.route())
 	}
 }
 
-// route returns the function that gets a panic of the callback, or nil.
+// route returns the function that receives a panic of the callback, or nil.
 func (h *SignalHandler) route() func(err error) {
 	f := h.onEvent.Load()
 	if f == nil || h.stopped.Load() {
@@ -104,10 +105,10 @@ func (h *SignalHandler) route() func(err error) {
 	return *f
 }
 
-// OnEvent sets the function that is called on the loop with the panic of the
-// handler's callback, a [*PanicError], if Config.CatchPanics is set. Without one,
-// or if the handler was stopped before the panic, Config.EventHandler gets it.
-// A second call replaces f.
+// OnEvent sets the function that receives a panic of the handler's callback, as a
+// [*PanicError], if Config.CatchPanics is set. It is called on the loop. Without it, or
+// if the handler was stopped before the panic, the panic goes to Config.EventHandler. A
+// second call replaces f.
 func (h *SignalHandler) OnEvent(f func(err error)) {
 	if f == nil {
 		h.onEvent.Store(nil)
@@ -116,9 +117,9 @@ func (h *SignalHandler) OnEvent(f func(err error)) {
 	}
 }
 
-// Stop ends the handler (free-signal-handler). When it is called on the loop,
-// neither the callback nor that of OnEvent runs after it. A second call does
-// nothing.
+// Stop ends the handler (free-signal-handler). When it is called on the loop, neither
+// the callback nor the function of OnEvent runs afterwards. A second call has no
+// effect.
 func (h *SignalHandler) Stop() {
 	h.stopped.Store(true)
 	h.mu.Lock()

@@ -4,5 +4,5 @@ package eventloop
 
 import "syscall"
 
-// sigStop is no signal of this system; Signal(-1) is none either.
+// This system has no SIGSTOP, and Signal(-1) is not a signal either.
 const sigStop = syscall.Signal(-1)

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// A slowWatch reports callbacks that hold up the loop, while they do. It looks
-// from a goroutine of its own at a counter that the dispatcher moves after each
-// callback, which is cheaper than reading the clock before and after.
+// A slowWatch reports callbacks that hold up the loop, while they run. From its own
+// goroutine it observes a counter that the dispatcher advances after each callback.
+// This is cheaper than reading the clock before and after each callback.
 type slowWatch struct {
 	loop     *Loop
 	limit    time.Duration
@@ -20,8 +20,8 @@ type slowWatch struct {
 	done     chan struct{}
 }
 
-// startWatch begins to watch the dispatcher, which is the caller, if
-// Config.SlowCallback says so.
+// startWatch starts to watch the dispatcher if Config.SlowCallback is positive. The
+// caller is the dispatcher.
 func (l *Loop) startWatch() {
 	if l.cfg.SlowCallback <= 0 {
 		return
@@ -37,7 +37,7 @@ func (l *Loop) startWatch() {
 	go w.run()
 }
 
-// stopWatch ends it.
+// stopWatch stops the slowWatch and waits for its goroutine.
 func (l *Loop) stopWatch() {
 	if w := l.watch; w != nil {
 		close(w.quit)
@@ -45,14 +45,14 @@ func (l *Loop) stopWatch() {
 	}
 }
 
-// run looks often enough to report a callback at most half the limit late, and
-// never one that is faster.
+// run checks often enough to report a callback at most half the limit late. It never
+// reports a callback that is faster than the limit.
 func (w *slowWatch) run() {
 	defer close(w.done)
 	tick := time.NewTicker(max(w.limit/2, time.Millisecond))
 	defer tick.Stop()
 	var last uint64
-	var since time.Time // when the present callback was seen first; zero: none was
+	var since time.Time // when the current callback was first seen; zero: not yet
 	reported := false
 	for {
 		select {
@@ -84,7 +84,7 @@ func (w *slowWatch) report(d time.Duration) {
 	header, args := w.header, []any{"for", d}
 	if t := l.task.Load(); t != nil {
 		args = append(args, "task", t.describe())
-		if h := t.co.header.Load(); h != nil { // else the task is about to begin
+		if h := t.co.header.Load(); h != nil { // nil if the task is about to begin
 			header = *h
 		}
 	}
@@ -96,9 +96,9 @@ func (w *slowWatch) report(d time.Duration) {
 	l.log(slog.LevelWarn, "a callback holds up the loop", args...)
 }
 
-// stackOf returns the stack of the goroutine whose traces begin with header. To get at
-// that of another goroutine those of all have to be taken, so this is done once for
-// each slow callback.
+// stackOf returns the stack of the goroutine whose trace begins with header. The
+// runtime can only print the stacks of all goroutines for this, so report calls it once
+// per slow callback.
 func stackOf(header []byte) []byte {
 	buf := make([]byte, 1<<20)
 	buf = buf[:runtime.Stack(buf, true)]
@@ -110,7 +110,7 @@ func stackOf(header []byte) []byte {
 	return nil
 }
 
-// goroutineHeader returns how the stack trace of the caller begins.
+// goroutineHeader returns the beginning of the caller's stack trace.
 func goroutineHeader() []byte {
 	buf := make([]byte, 64)
 	buf = buf[:runtime.Stack(buf, false)]

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setBacklog listens a second time on the socket, which changes nothing but the
-// backlog: package net has no other way to it.
+// setBacklog calls listen on the socket a second time, which changes only the backlog.
+// Package net offers no other way.
 func setBacklog(ln net.Listener, n int) error {
 	sc, ok := ln.(syscall.Conn)
 	if !ok {
@@ -42,14 +42,15 @@ func control(sc syscall.Conn, f func(fd int) error) error {
 	return err
 }
 
-// setNonblock undoes what makes a listener of package net wait in the kernel.
+// setNonblock makes a listener of package net wait in the poller again, instead of in
+// the kernel.
 func setNonblock(ln net.Listener) {
 	control(ln.(syscall.Conn), func(fd int) error { return unix.SetNonblock(fd, true) })
 }
 
-// duplicate returns a listener on a duplicate of the descriptor of ln. It never
-// calls Fd of an os.File that File of ln returned: that makes the description
-// blocking, which all duplicates share, if only for a moment.
+// duplicate returns a listener on a duplicate of the descriptor of ln. It never calls
+// Fd of an os.File that File of ln returned: Fd makes the open file description
+// blocking, if only briefly, and all duplicates share it.
 func duplicate(ln net.Listener) (net.Listener, error) {
 	sc, ok := ln.(syscall.Conn)
 	if !ok {
@@ -69,7 +70,7 @@ func duplicate(ln net.Listener) (net.Listener, error) {
 		if fd, err = unix.FcntlInt(uintptr(old), unix.F_DUPFD_CLOEXEC, 0); err != nil {
 			return os.NewSyscallError("fcntl", err)
 		}
-		return unix.SetNonblock(fd, true) // or NewFile would, and Fd undo it
+		return unix.SetNonblock(fd, true) // otherwise NewFile would set it, and Fd would undo it
 	})
 	if fd < 0 {
 		return nil, err

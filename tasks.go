@@ -17,72 +17,72 @@ import (
 	"github.com/onloop/eventloop/internal/goid"
 )
 
-// A Task is straight-line code that runs on the loop. It is a coroutine: between
-// two suspensions it runs like a callback, alone and on the dispatcher's turn, so
-// it shares the state of the loop's callbacks without locks; while it is
-// suspended, by [Future.Await], [Task.Sleep] and the like, the loop goes on.
+// A Task is straight-line code that runs on the loop. It is a coroutine. Between two
+// suspensions it runs like a callback, alone and on the loop, so it shares state with
+// the loop's callbacks without locks. While it is suspended, by [Future.Await],
+// [Task.Sleep] and similar calls, the loop continues.
 //
-// Its methods, and whatever takes the task as an argument, may only be called by
-// the task's own code. Anywhere else, and after the task has ended, they return
-// [ErrNotOnTask]. Only Loop, Context, Ref and Unref may be called from anywhere.
-// The code of an iterator that the task pulls with [iter.Pull] runs on another
-// goroutine, and so is not the task's own; that of one that it ranges over is.
+// Only the task's own code may call its methods, and functions that take the task as an
+// argument. Anywhere else, and after the task has ended, they return [ErrNotOnTask].
+// Loop, Context, Ref and Unref are the exceptions: they may be called from anywhere. If
+// the task pulls an iterator with [iter.Pull], the iterator runs on another goroutine,
+// so its code is not the task's own. If the task ranges over an iterator, the code of
+// the iterator is the task's own.
 type Task struct {
 	handle
 	f      func(t *Task) error
 	origin origin
-	outer  context.Context  // of Go: its end ends the waits of the task
-	result Future[struct{}] // a part of the task: starting one allocates little else
+	outer  context.Context  // of Go; its end ends the waits of the task
+	result Future[struct{}] // embedded to save an allocation
 	self   atomic.Uintptr   // goid.ID of the coroutine while it runs the task, else 0
-	parked atomic.Uint64    // number of the suspension that waits to be woken, or 0
-	cause  error            // the result of that suspension; set by the one that set parked to 0
+	parked atomic.Uint64    // number of the suspension that waits for wake, or 0
+	cause  error            // the result of that suspension; set by the goroutine that set parked to 0
 
 	ctxMu  sync.Mutex // guards the following
 	ctx    context.Context
 	cancel context.CancelCauseFunc // of ctx
-	over   error                   // the cause of the end of ctx, also if there is none yet
+	over   error                   // the cause of the end of ctx, even if ctx was not made yet
 
 	co *coroutine // runs the task; set once, before the task can be woken
 
 	// Only on the loop.
-	ran      bool        // the coroutine has left the task
-	unhook   func() bool // from outer; nil before the first wait
-	seq      uint64      // of suspensions that wait to be woken
+	ran      bool        // the coroutine has returned from the task
+	unhook   func() bool // unregisters from outer; nil before the first wait
+	seq      uint64      // number of the last suspension that waits for wake
 	free     int         // operations since the last suspension
-	unwound  bool        // the loop has ended: nothing suspends any more
+	unwound  bool        // the loop has ended: no call suspends any more
 	err      error
 	panicked *PanicError
-	holds    []releaser // what is to be given back at the end
+	holds    []releaser // released at the end of the task
 }
 
 // A releaser is something that a task holds until it ends.
 type releaser interface{ release() }
 
-// ErrNotOnTask is returned by what only a task can do when it is not the task's
-// own code that asks for it: another goroutine, a callback, another task, or the
-// task after it has ended.
+// ErrNotOnTask is returned by operations that only a task may call, if the caller is
+// not the task's own code: it is another goroutine, a callback or another task, or the
+// task has ended.
 var ErrNotOnTask = errors.New("eventloop: not called by the running task")
 
-// maxFree is how many operations a task may do without a suspension, because
-// their results were there already or it may not wait any more, before it has to
-// let others run.
+// maxFree is how many operations a task may do without a suspension, because their
+// results were already there or because it may not wait any more. After that many it
+// has to let other code run.
 const maxFree = 64
 
-// Go runs f as a task: it starts in a later turn. The task keeps the loop alive,
-// and the future tells how it ended: nobody has to ask for it, but then a failure
-// is reported as [Future] says. The end of ctx ends what the task waits for, with
-// the cause of ctx, at once and from then on always; the task itself decides
-// what to do about it.
+// Go runs f as a task. The task starts in a later turn and keeps the loop alive. The
+// future reports how the task ended. It may be dropped; then a failure is reported as
+// [Future] describes. When ctx ends, the operation for which the task waits, and each
+// later one, returns the cause of ctx at once; the task decides how to react.
 //
-// A panic in f, or runtime.Goexit, is like one in a callback; with
-// Config.CatchPanics the future fails with the [*PanicError], which has the
-// task's own stack. When the loop ends by force, a suspended task is unwound: its
-// suspension and all later ones return [ErrLoopClosed], and its deferred calls
-// run. A task that has not started then never does.
+// A panic in f, or runtime.Goexit, is treated like one in a callback. With
+// Config.CatchPanics the future fails with the [*PanicError], which has the stack of
+// the task. When the loop ends by force, a suspended task is unwound: its suspension
+// and all later ones return [ErrLoopClosed], and its deferred calls run. A task that
+// has not started by then never starts.
 //
-// A task has a goroutine of its own, which runs only while the dispatcher waits
-// for it. Therefore it must not call runtime.LockOSThread, nor may a callback,
-// unless the dispatcher is locked to its thread from before Run to the end.
+// A task has its own goroutine, which runs only while the dispatcher waits for it.
+// Therefore neither a task nor a callback may call runtime.LockOSThread, unless the
+// dispatcher is locked to its thread from before Run to the end.
 //
 // Go may be called before Run.
 func (l *Loop) Go(ctx context.Context, f func(t *Task) error) *Future[struct{}] {
@@ -90,7 +90,7 @@ func (l *Loop) Go(ctx context.Context, f func(t *Task) error) *Future[struct{}] 
 	return l.startTask(ctx, f, origin{fn: funcPC(f), at: callSite()})
 }
 
-// startTask is Go for a task that comes from o.
+// startTask is Go for a task with the origin o.
 func (l *Loop) startTask(ctx context.Context, f func(t *Task) error, o origin) *Future[struct{}] {
 	if f == nil {
 		return failedFuture[struct{}](l, errNilFunc)
@@ -113,10 +113,9 @@ func (t *Task) start() {
 	t.step()
 }
 
-// body is what the coroutine does for the task. It reports whether the coroutine
-// can run another one. Panics are caught here, because iter.Pull would throw them
-// again without the stack; Goexit it passes on, and that ends the loop as from any
-// callback.
+// body runs the task on the coroutine. It reports whether the coroutine can run another
+// task. It catches panics, because iter.Pull would repeat them without the stack.
+// iter.Pull passes Goexit on, and Goexit ends the loop as from any callback.
 func (t *Task) body() (returned bool) {
 	t.self.Store(uintptr(goid.Current()))
 	defer func() {
@@ -125,7 +124,7 @@ func (t *Task) body() (returned bool) {
 		}
 		t.self.Store(0)
 	}()
-	pprof.SetGoroutineLabels(t.loop.labels) // the task before may have left others
+	pprof.SetGoroutineLabels(t.loop.labels) // the previous task may have changed them
 	t.err = errGoexit                       // unless f returns
 	t.err = t.f(t)
 	return true
@@ -133,14 +132,14 @@ func (t *Task) body() (returned bool) {
 
 var errGoexit = errors.New("eventloop: runtime.Goexit was called")
 
-// step runs the task until it is suspended or ends. On the loop, in a turn of its
-// own. Once the loop has ended only terminate resumes a task.
+// step runs the task until it suspends or ends. It runs on the loop, in its own turn.
+// Once the loop has ended, only terminate resumes a task.
 func (t *Task) step() {
 	l, c := t.loop, t.co
 	if t.ran || l.ended.Load() {
 		return
 	}
-	suspended := false // a Goexit in the task unwinds this call
+	suspended := false // stays false if Goexit in the task unwinds this call
 	l.task.Store(t)
 	defer func() {
 		l.task.Store(nil)
@@ -156,7 +155,7 @@ func (t *Task) step() {
 	suspended = ok && c.task != nil
 }
 
-// end settles what there is to settle once the coroutine has left the task.
+// end cleans up after the coroutine has returned from the task.
 func (t *Task) end() {
 	t.ran = true
 	if t.co.timer != nil {
@@ -180,7 +179,7 @@ func (t *Task) settle() {
 	l := t.loop
 	switch {
 	case t.panicked != nil && l.ended.Load():
-		l.panicEvent(t.panicked, nil) // its future is not asked any more
+		l.panicEvent(t.panicked, nil) // its future no longer reports failures
 		t.result.finish(futureClosed, struct{}{}, t.panicked)
 	case t.panicked != nil && !l.cfg.CatchPanics:
 		l.stopPanic(t.panicked)
@@ -198,7 +197,7 @@ func (t *Task) settle() {
 func (t *Task) terminate() {
 	t.unwound = true
 	t.endContext(ErrLoopClosed)
-	if t.co == nil || t.ran { // not started, or ended since
+	if t.co == nil || t.ran { // not started, or ended in the meantime
 		t.result.fail(ErrLoopClosed)
 		t.loop.unregister(&t.handle)
 		return
@@ -213,10 +212,10 @@ func (t *Task) terminate() {
 
 func (t *Task) describe() string { return funcName(t.origin.fn) }
 
-// funcPC returns where the code of the function f begins.
+// funcPC returns the address of the code of the function f.
 func funcPC(f any) uintptr { return reflect.ValueOf(f).Pointer() }
 
-// funcName returns the name of the function at pc, as stack traces have it.
+// funcName returns the name of the function at pc, as in stack traces.
 func funcName(pc uintptr) string {
 	if fn := runtime.FuncForPC(pc); fn != nil {
 		return fn.Name()
@@ -224,13 +223,13 @@ func funcName(pc uintptr) string {
 	return ""
 }
 
-// Loop returns the loop of the task. Unlike the other methods it may be called
-// from anywhere.
+// Loop returns the loop of the task. Unlike most other methods it may be called from
+// anywhere.
 func (t *Task) Loop() *Loop { return t.loop }
 
-// Context returns the context of the task, to be given to what the task starts.
-// It ends with the context of Go, when the task ends, and when the loop ends.
-// Unlike the other methods, it may be called from anywhere.
+// Context returns the context of the task, for the operations that the task starts. It
+// ends when the context of Go ends, when the task ends, and when the loop ends. Unlike
+// most other methods it may be called from anywhere.
 func (t *Task) Context() context.Context {
 	t.ctxMu.Lock()
 	defer t.ctxMu.Unlock()
@@ -243,8 +242,8 @@ func (t *Task) Context() context.Context {
 	return t.ctx
 }
 
-// endContext ends the context of the task, be it made already or later. The first
-// cause counts.
+// endContext ends the context of the task, whether it exists already or is made later.
+// The first cause counts.
 func (t *Task) endContext(cause error) {
 	t.ctxMu.Lock()
 	if t.over == nil {
@@ -257,8 +256,8 @@ func (t *Task) endContext(cause error) {
 	}
 }
 
-// Sleep suspends the task for d, or until its context ends; the cause of that is
-// returned. For d <= 0 it is Yield.
+// Sleep suspends the task for d. If the task's context ends earlier, Sleep returns its
+// cause. For d <= 0 it is Yield.
 func (t *Task) Sleep(d time.Duration) error {
 	if d <= 0 {
 		return t.Yield()
@@ -277,8 +276,8 @@ func (t *Task) Sleep(d time.Duration) error {
 	return err
 }
 
-// Yield lets the loop run what is due, and goes on in a later turn. It returns
-// the cause if the task's context has ended.
+// Yield suspends the task until a later turn, so that the loop can run what is due. It
+// returns the cause of the task's context if that has ended.
 func (t *Task) Yield() error {
 	if err := t.enter(); err != nil {
 		return err
@@ -292,20 +291,20 @@ func (t *Task) Yield() error {
 	return t.ended()
 }
 
-// Await suspends the task t until there is a result, and returns it, or until the
-// task's context ends, and returns the cause of that. If the result is there
-// already the task goes on without a suspension, though not for ever: every so
-// often it has to let the loop run. A nil future fails at once.
+// Await suspends the task t until the future has a result, and returns the result. If
+// the task's context ends first, Await returns its cause. If the result is already
+// there, Await usually returns without a suspension; from time to time it suspends t
+// for a turn, so that the loop can run. For a nil future it returns an error at once.
 func (f *Future[T]) Await(t *Task) (T, error) { return f.await(t, forever) }
 
-// AwaitTimeout is Await for at most d. Then it returns an error that matches
-// [ErrTimeout]; what the future stands for goes on, and can be awaited again. With
-// d <= 0 it returns at once, with the result if there is one.
+// AwaitTimeout is Await for at most d. After d it returns an error that matches
+// [ErrTimeout]; the operation continues, and its future can be awaited again. With d <=
+// 0 it returns at once, with the result if there is one.
 func (f *Future[T]) AwaitTimeout(t *Task, d time.Duration) (T, error) {
 	return f.await(t, max(d, 0))
 }
 
-// forever is the bound of a wait that has none.
+// forever is the duration of a wait without a bound.
 const forever time.Duration = -1
 
 func (f *Future[T]) await(t *Task, d time.Duration) (T, error) {
@@ -331,8 +330,8 @@ func (f *Future[T]) await(t *Task, d time.Duration) (T, error) {
 	return f.value, f.err
 }
 
-// suspend suspends t until there is a result, or for d, or until its context ends.
-// The caller holds f.mu, which is released meanwhile.
+// suspend suspends t until the future has a result, until d has passed, or until the
+// context of t ends. The caller holds f.mu, which is released during the suspension.
 func (f *Future[T]) suspend(t *Task, d time.Duration) error {
 	if d == 0 {
 		return cmp.Or(t.ended(), awaitTimeout())
@@ -354,8 +353,8 @@ func (f *Future[T]) suspend(t *Task, d time.Duration) error {
 	return err
 }
 
-// awaitAnyway is Await that the end of the task's context does not cut short; only
-// the end of the loop does. The caller is the task.
+// awaitAnyway is Await, except that only the end of the loop interrupts it, not the end
+// of the task's context. The caller is the task.
 func (f *Future[T]) awaitAnyway(t *Task) (T, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -374,15 +373,15 @@ func (f *Future[T]) awaitAnyway(t *Task) (T, error) {
 	return f.value, f.err
 }
 
-// Block runs f, code that blocks, as [Work] does, and suspends the task t until f
-// has returned. The context that f gets ends with that of the task. Block returns
-// no earlier than f, so that f may use the variables of the task: f has to heed its
-// context. There are two exceptions. If the context has ended before f has started,
-// f never runs, and Block returns the cause. If the loop ends by force, Block
-// returns [ErrLoopClosed] at once, and Run waits for f.
+// Block runs the blocking function f as [Work] does, and suspends the task t until f
+// has returned. The context passed to f ends with the context of the task. Because
+// Block waits for f, f may use the variables of the task, and f has to respect its
+// context. There are two exceptions. If the context ends before f has started, f never
+// runs, and Block returns the cause. If the loop ends by force, Block returns
+// [ErrLoopClosed] at once, and Run waits for f.
 //
-// A panic in f is returned as a [*PanicError]. If the caller is not the running
-// task, or f is nil, f does not run, and Block returns an error.
+// A panic in f is returned as a [*PanicError]. If the caller is not the running task,
+// or f is nil, f does not run, and Block returns an error.
 func Block[T any](t *Task, f func(ctx context.Context) (T, error)) (T, error) {
 	if t == nil {
 		return *new(T), ErrNotOnTask
@@ -397,8 +396,8 @@ func awaitTimeout() error { return &OpError{Op: OpAwait, Err: os.ErrDeadlineExce
 
 var errNilFuture = errors.New("eventloop: nil future")
 
-// resolved is called when the result is there that the task waits for, on any
-// goroutine. The future is locked, and so the task is still in that Await.
+// resolved is called, on any goroutine, when the result that the task awaits is there.
+// The future is locked, and so the task is still in that Await.
 func (t *Task) resolved() { t.wake(t.seq, nil) }
 
 // check returns ErrNotOnTask unless the caller is the running task.
@@ -409,8 +408,8 @@ func (t *Task) check() error {
 	return nil
 }
 
-// enter begins an operation of the task: it is check, and lets others run if the
-// task has done many operations since it did.
+// enter begins an operation of the task. It checks the caller like check. If the task
+// has done many operations since the last suspension, enter lets other code run.
 func (t *Task) enter() error {
 	if t.self.Load() != uintptr(goid.Current()) {
 		return ErrNotOnTask
@@ -421,8 +420,8 @@ func (t *Task) enter() error {
 	return nil
 }
 
-// ended returns why the task may not wait any more: the loop or its context has
-// ended.
+// ended returns the reason if the task may not wait any more: the loop or its context
+// has ended.
 func (t *Task) ended() error {
 	if t.unwound {
 		return ErrLoopClosed
@@ -433,8 +432,8 @@ func (t *Task) ended() error {
 	return nil
 }
 
-// canceledBy returns the cause of the end of outer, and sees to it that ctx, which
-// hears of it a moment later, has ended too.
+// canceledBy returns the cause of the end of outer. It also ends ctx, to which the end
+// of outer may not have propagated yet.
 func (t *Task) canceledBy() error {
 	cause := context.Cause(t.outer)
 	t.endContext(cause)
@@ -447,12 +446,12 @@ func (t *Task) pass() error {
 		return ErrLoopClosed
 	}
 	t.cause = nil
-	t.loop.Post(t.co.step) // if it fails the loop is about to unwind the task
+	t.loop.Post(t.co.step) // Post fails only if the loop is about to unwind the task
 	return t.suspend()
 }
 
-// park begins a suspension: from now on wake with seq ends it. If the task may
-// not wait any more, park returns the reason.
+// park begins a suspension: from now on, wake with seq ends it. If the task may not
+// wait any more, park returns the reason.
 func (t *Task) park() (seq uint64, err error) {
 	if err := t.ended(); err != nil {
 		return 0, err
@@ -467,7 +466,7 @@ func (t *Task) park() (seq uint64, err error) {
 	return seq, nil // if canceled was faster, the suspension ends at once, with the cause
 }
 
-// parkAnyway is park that an ended context does not hinder.
+// parkAnyway is park for a suspension that an ended context does not prevent.
 func (t *Task) parkAnyway() (seq uint64, err error) {
 	if t.unwound {
 		return 0, ErrLoopClosed
@@ -478,18 +477,18 @@ func (t *Task) parkAnyway() (seq uint64, err error) {
 	return t.seq, nil
 }
 
-// suspend waits for wake, and returns the error that it was given.
+// suspend waits for wake, and returns the error passed to wake.
 func (t *Task) suspend() error {
 	t.free = 0
 	if !t.co.yield(struct{}{}) {
 		t.unwound = true
 		return ErrLoopClosed
 	}
-	return t.cause // written before the step that woke us was posted
+	return t.cause // written before the step that resumed the task was posted
 }
 
-// wake ends the suspension seq, unless it is over, in a later turn. It may be
-// called from any goroutine, and never runs code of the task by itself.
+// wake ends the suspension seq, in a later turn, unless it has already ended. It may be
+// called from any goroutine, and never runs code of the task itself.
 func (t *Task) wake(seq uint64, cause error) {
 	if t.claim(seq) {
 		t.cause = cause
@@ -497,15 +496,15 @@ func (t *Task) wake(seq uint64, cause error) {
 	}
 }
 
-// wakeNow is wake for tasks of the loop, which are turns of their own: the task
-// goes on at once.
+// wakeNow is wake for a caller that is the only code in its turn, such as a timer: the
+// task continues at once. It runs on the loop.
 func (t *Task) wakeNow(seq uint64) {
 	if t.claim(seq) {
 		t.step()
 	}
 }
 
-// claim reports whether the caller is the one to wake the task.
+// claim reports whether the caller is the one that wakes the task.
 func (t *Task) claim(seq uint64) bool {
 	return seq != 0 && t.parked.CompareAndSwap(seq, 0)
 }
@@ -518,9 +517,9 @@ func (t *Task) canceled() {
 	}
 }
 
-// A TaskGroup runs tasks that belong together, as errgroup does for goroutines:
-// the first error ends the context of the others, and Wait waits for all. It is
-// made by [Task.Group] and used by that task.
+// A TaskGroup runs related tasks, as errgroup does for goroutines: the first error ends
+// the context of the others, and Wait waits for all. [Task.Group] returns one for use
+// by that task.
 type TaskGroup struct {
 	parent *Task
 	ctx    context.Context
@@ -528,18 +527,18 @@ type TaskGroup struct {
 
 	// Only on the loop.
 	running int
-	limit   int        // of running; negative: none
+	limit   int        // of running; negative: no limit
 	queue   []*entrant // tasks that wait in Go, in order
 	err     error
 	origin  origin // of err
-	waiting uint64 // the parent's suspension in Wait
-	left    bool   // the parent has ended
+	waiting uint64 // number of the parent's suspension in Wait
+	left    bool   // the parent has ended without Wait
 }
 
 // Group returns a new group of tasks whose contexts end with that of t. If t ends
-// without Wait, the group ends with it, and its first error is reported as that
-// of a future that nobody asked about. Group panics if it is not the task's own
-// code that calls it.
+// without calling Wait, the group ends with t, and its first error is reported like an
+// unhandled failure of a [Future]. Group panics if the caller is not the task's own
+// code.
 func (t *Task) Group() *TaskGroup {
 	if t.check() != nil {
 		panic(ErrNotOnTask)
@@ -550,14 +549,14 @@ func (t *Task) Group() *TaskGroup {
 	return g
 }
 
-// Context returns the context of the group's tasks. It ends with the first error,
-// when Wait returns, and with the context of the parent.
+// Context returns the context of the group's tasks. It ends with the first error, when
+// Wait returns, and with the context of the parent.
 func (g *TaskGroup) Context() context.Context { return g.ctx }
 
-// SetLimit bounds the tasks of the group that run at a time to n; Go waits while
-// there are so many. With a negative n, as from the start, there is no bound; with
-// zero, Go starts no task, and waits until the loop ends. It panics while tasks of
-// the group run, and if it is not called on the loop.
+// SetLimit limits the group to n tasks at a time; at the limit, Go waits. A negative n
+// means no limit, which is the default. With n zero, Go starts no task and waits until
+// the loop ends. SetLimit panics while tasks of the group run, and if it is not called
+// on the loop.
 func (g *TaskGroup) SetLimit(n int) {
 	if !g.parent.loop.onLoop() {
 		panic(ErrNotOnTask)
@@ -568,14 +567,13 @@ func (g *TaskGroup) SetLimit(n int) {
 	g.limit = n
 }
 
-// Go runs f as a task of the group, from a later turn on. It may be called on the
-// loop only, by the parent, by tasks of the group, or by callbacks, and panics
-// elsewhere.
+// Go runs f as a task of the group, starting in a later turn. It may be called only on
+// the loop, by the parent, by tasks of the group or by callbacks; elsewhere it panics.
 //
-// In a group with a limit ([TaskGroup.SetLimit]) Go suspends the task that calls it
-// until f may start; those that called first go first. The end of a context does not
-// cut that short, because it ends the tasks that are waited for as well. A callback
-// cannot wait: in one, Go panics if the limit is reached.
+// In a group with a limit ([TaskGroup.SetLimit]), Go suspends the calling task until f
+// may start. Waiting tasks continue in the order of their calls. The end of a context
+// does not interrupt this wait, because it ends the tasks of the group as well. A
+// callback cannot wait: in a callback, Go panics if the limit is reached.
 func (g *TaskGroup) Go(f func(t *Task) error) {
 	if !g.parent.loop.onLoop() {
 		panic(ErrNotOnTask)
@@ -592,7 +590,7 @@ func (g *TaskGroup) Go(f func(t *Task) error) {
 	})
 }
 
-// enter counts a task, and waits before that while there are too many.
+// enter counts a task. If the limit is reached, it waits first.
 func (g *TaskGroup) enter() {
 	if g.limit < 0 || g.running < g.limit {
 		g.running++
@@ -607,14 +605,14 @@ func (g *TaskGroup) enter() {
 	for !w.entered {
 		var err error
 		if w.seq, err = t.parkAnyway(); err != nil {
-			g.running++ // the loop has ended, and with it what f would be run as
+			g.running++ // the loop has ended, so f will not run
 			return
 		}
 		t.suspend()
 	}
 }
 
-// exit is the opposite of enter. A task that waits takes the place.
+// exit undoes enter. If a task waits in enter, it takes the place.
 func (g *TaskGroup) exit() {
 	if len(g.queue) == 0 {
 		g.running--
@@ -633,14 +631,14 @@ type entrant struct {
 	entered bool   // there is a place for f
 }
 
-// failed notes the first error, of the task from o.
+// failed records the first error, of the task with the origin o.
 func (g *TaskGroup) failed(o origin, err error) {
 	if err == nil || g.err != nil {
 		return
 	}
 	g.err, g.origin = err, o
 	g.cancel(err)
-	if g.left && !errors.Is(err, context.Canceled) { // which leaving has caused
+	if g.left && !errors.Is(err, context.Canceled) { // Canceled is only the consequence of leaving
 		g.report()
 	}
 }
@@ -653,16 +651,16 @@ func (g *TaskGroup) release() {
 	}
 }
 
-// report has the error treated as that of a future that nobody asks about.
+// report reports the error of the group like an unhandled failure of a future.
 func (g *TaskGroup) report() {
 	f := looseFuture[struct{}](g.parent.loop)
 	g.origin.kind = kindTask
 	f.resolveFrom(g.origin, struct{}{}, g.err)
 }
 
-// Wait suspends the parent until all tasks of the group have ended, and returns
-// the first error. The end of the parent's context does not cut it short, because
-// it ends the tasks of the group as well; only the end of the loop does.
+// Wait suspends the parent until all tasks of the group have ended, and returns the
+// first error. The end of the parent's context does not interrupt Wait, because it ends
+// the tasks of the group as well; only the end of the loop does.
 func (g *TaskGroup) Wait() error {
 	t := g.parent
 	if err := t.enter(); err != nil {

@@ -9,31 +9,31 @@ import (
 	"syscall"
 )
 
-// A ListenConfig holds the settings of a listener that few need, as
-// net.ListenConfig does. The zero ListenConfig is what [Loop.Listen] uses.
+// A ListenConfig holds the less common settings of a listener, as net.ListenConfig
+// does. [Loop.Listen] uses the zero ListenConfig.
 type ListenConfig struct {
-	// Backlog bounds the connections that the kernel holds ready until they are
-	// accepted. Zero or negative: the most that the system allows. It is ignored
-	// on Windows and for listeners given to Serve.
+	// Backlog bounds the connections that the kernel queues until they are accepted.
+	// Zero or negative means the maximum of the system. It is ignored on Windows and
+	// for listeners passed to Serve.
 	Backlog int
 
-	// MaxConns bounds the open connections of the listener; while they are all
-	// open nothing is accepted. Zero or negative: no bound.
+	// MaxConns bounds the open connections of the listener; while MaxConns connections
+	// are open, the listener accepts no others. Zero or negative means no bound.
 	MaxConns int
 
-	// ReusePort lets several sockets, of loops or of processes, listen on one
-	// port; the kernel spreads the connections over them. It is an error where
-	// the system does not have it.
+	// ReusePort lets several sockets, of loops or of processes, listen on the same
+	// port; the kernel distributes the connections. On systems without this option it
+	// is an error.
 	ReusePort bool
 
-	// Shared makes Serve work on a duplicate of the descriptor and leave the
-	// listener to the caller, so that several loops can serve it. Without it,
-	// Serve closes the listener in the end, as http.Server does.
+	// Shared makes Serve use a duplicate of the descriptor and leave the listener to
+	// the caller, so that several loops can serve it. Without it, Serve takes the
+	// listener over and closes it at the end, as http.Server does.
 	Shared bool
 
-	// OnAcceptError is called on the loop with each failure to accept, an
-	// [*OpError] with Op [OpAccept] (tcp-accept-error). Accepting goes on after a
-	// pause, of 5 ms at first and of a second at most. If nil the error goes to
+	// OnAcceptError is called on the loop with each failure to accept, an [*OpError]
+	// with Op [OpAccept] (tcp-accept-error). Accepting continues after a pause of 5 ms
+	// at first and of a second at most. If OnAcceptError is nil, the error goes to
 	// Config.EventHandler.
 	OnAcceptError func(ln *Listener, err error)
 
@@ -51,25 +51,25 @@ type Listener struct {
 	cfg  ListenConfig
 	conn *ConnConfig
 
-	stopped atomic.Bool // by Close: no callback any more
+	stopped atomic.Bool // by Close: no callbacks any more
 
 	drain listenerDrain
 }
 
-// Listen listens on a local address and makes each accepted connection one of
-// the loop, with the callbacks and settings of cfg (tcp-server). The network is
-// "tcp", "tcp4", "tcp6" or "unix". With "tcp" and an empty host, it listens on
-// 0.0.0.0; port 0 means any free one, see [Listener.Addr]. A socket file of a
-// unix listener that nobody serves any more is replaced.
+// Listen listens on a local address. Each accepted connection belongs to the loop and
+// has the callbacks and settings of cfg (tcp-server). The network is "tcp", "tcp4",
+// "tcp6" or "unix". With "tcp" and an empty host, Listen listens on 0.0.0.0. Port 0
+// means any free port, see [Listener.Addr]. A socket file of a unix listener that is no
+// longer served is replaced.
 //
-// What is wrong with the address, or that it is in use, comes back here.
+// If the address is invalid or in use, Listen returns an error.
 func (l *Loop) Listen(network, address string, cfg *ConnConfig) (*Listener, error) {
 	return new(ListenConfig).Listen(l, network, address, cfg)
 }
 
-// Serve is Listen for a listener of an existing service, of any kind. The
-// listener is closed with the handle; with ListenConfig.Shared it is not. On error
-// ln is left alone.
+// Serve is Listen for an existing listener, of any type. The listener is closed with
+// the handle, unless ListenConfig.Shared is set. If Serve returns an error, it does not
+// close ln.
 func (l *Loop) Serve(ln net.Listener, cfg *ConnConfig) (*Listener, error) {
 	return new(ListenConfig).Serve(l, ln, cfg)
 }
@@ -96,7 +96,7 @@ func (lc *ListenConfig) Listen(l *Loop, network, address string, cfg *ConnConfig
 	return s, err
 }
 
-// mayOpen returns the error of opening a socket in the state of the loop.
+// mayOpen returns an error if the loop does not open sockets in its state.
 func (l *Loop) mayOpen() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -161,7 +161,7 @@ func (lc *ListenConfig) Serve(l *Loop, ln net.Listener, cfg *ConnConfig) (*Liste
 	return s, err
 }
 
-// A filer is a listener or connection that hands out its descriptor.
+// A filer is a listener or connection that can return its descriptor.
 type filer interface{ File() (*os.File, error) }
 
 func (lc *ListenConfig) serve(l *Loop, nl net.Listener, cfg *ConnConfig) (*Listener, error) {
@@ -176,13 +176,13 @@ func (lc *ListenConfig) serve(l *Loop, nl net.Listener, cfg *ConnConfig) (*Liste
 	return ln, nil
 }
 
-// Close stops accepting (close-tcp-server). Connections that OnConnect has been
-// called for live on. Those that were accepted and wait for OnConnect are reset, and
-// none of their callbacks is called. When Close returns the address is free; a
-// listener that is not of package net is closed on a goroutine of its own, because
-// its Close may take its time, and keeps the loop alive meanwhile. It returns
-// net.ErrClosed if the listener is closed already, by Close, by Shutdown, by an error
-// of Accept or with the loop, and nil otherwise.
+// Close stops accepting (close-tcp-server). Connections for which OnConnect has been
+// called continue. Accepted connections that wait for OnConnect are reset, and none of
+// their callbacks is called. When Close returns, the address is free, with one
+// exception: a listener that is not of package net is closed on a separate goroutine,
+// because its Close may block, and keeps the loop alive until it is closed. Close
+// returns net.ErrClosed if the listener is already closed, by Close, by Shutdown, by an
+// error of Accept or with the loop, and otherwise nil.
 func (ln *Listener) Close() error {
 	ln.stopped.Store(true)
 	first := ln.stop()
@@ -193,7 +193,7 @@ func (ln *Listener) Close() error {
 	return nil
 }
 
-// dropUnannounced closes the connections that nobody knows of yet.
+// dropUnannounced closes the connections for which no callback was called yet.
 func (ln *Listener) dropUnannounced() {
 	l := ln.loop
 	var conns []*Conn
@@ -209,12 +209,12 @@ func (ln *Listener) dropUnannounced() {
 	}
 }
 
-// Addr returns the address that is listened on, with the port that was chosen.
+// Addr returns the local address, with the port that was chosen.
 func (ln *Listener) Addr() net.Addr { return ln.addr }
 
-// Pause stops accepting; connections wait in the kernel, up to the backlog. A
-// connection that was accepted before may still get its OnConnect. A listener that
-// is not of package net may accept one more, which waits for Resume.
+// Pause stops accepting; connections wait in the kernel, up to the backlog. OnConnect
+// may still be called for a connection that was accepted earlier. A listener that is
+// not of package net may accept one more connection, which waits for Resume.
 func (ln *Listener) Pause() { ln.setPaused(true) }
 
 // Resume undoes Pause.
@@ -225,7 +225,7 @@ func (ln *Listener) terminate() {
 	ln.stop()
 }
 
-// shutdown lets the connections come that are accepted already.
+// shutdown stops accepting, but keeps connections that are already accepted.
 func (ln *Listener) shutdown() { ln.stop() }
 
 func (ln *Listener) describe() string { return addrName(ln.addr) }
@@ -253,7 +253,7 @@ func (ln *Listener) accepted(nc net.Conn) {
 		return
 	}
 	ln.opened()
-	if ln.stopped.Load() { // Close may have looked for connections before
+	if ln.stopped.Load() { // Close may have looked for connections earlier
 		c.closeUnannounced()
 	}
 	setTCPOptions(nc, ln.conn)
@@ -262,7 +262,7 @@ func (ln *Listener) accepted(nc net.Conn) {
 		go c.readerSide().adopted(nc, ln.conn.TLS, false, ln.ours)
 		return
 	}
-	// Not on a goroutine of its own, which would only start that of serve.
+	// Without a separate goroutine, because it would only start the goroutine of serve.
 	c.readerSide().adopted(nc, nil, false, true)
 }
 

@@ -7,9 +7,9 @@ import (
 	"github.com/onloop/eventloop/internal/funcqueue"
 )
 
-// teardown closes everything that the loop has, waits until it is gone, and runs
-// the exit callbacks. It is deferred by Run: the end may be a Goexit, in which
-// case the loop is still marked as running.
+// teardown closes all handles of the loop, waits for them, and runs the exit callbacks.
+// Run defers it. The end may be a Goexit, in which case the loop is still marked as
+// running.
 func (l *Loop) teardown() {
 	l.mu.Lock()
 	if l.state != stateClosed {
@@ -17,20 +17,20 @@ func (l *Loop) teardown() {
 	}
 	l.state = stateClosed
 	l.ended.Store(true)
-	l.busy += l.now() - l.woke // statistics end here
+	l.busy += l.now() - l.woke // the statistics end here
 	l.mu.Unlock()
 	defer close(l.done)
-	defer l.self.Store(0)  // the goroutine goes on without us
+	defer l.self.Store(0)  // the goroutine continues without the loop
 	defer l.ClearSignals() // until now a signal must not end the process
 	defer l.runExits()
 	defer l.closeAll()
 	l.cancel()
 }
 
-// closeAll terminates every handle and serves the tasks of their goroutines, so
-// that none of them waits for the dispatcher, until the last is gone.
+// closeAll terminates every handle. Until the last handle is gone, it runs the tasks of
+// their goroutines, so that none of them waits for the dispatcher forever.
 func (l *Loop) closeAll() {
-	// A callback of OnClose may call Goexit in the middle of it.
+	// An OnClose callback may call Goexit in the middle of this.
 	finished := false
 	defer func() {
 		if !finished {
@@ -69,7 +69,7 @@ func (l *Loop) closeAll() {
 		select {
 		case t := <-l.tasks:
 			if l.ordered != nil {
-				l.first = t // among others that are ready now
+				l.first = t // choose it in order, among the other ready tasks
 				continue
 			}
 			t.run()
@@ -91,8 +91,8 @@ func (l *Loop) closeAll() {
 	l.flushUnasked()
 }
 
-// graces returns timers for the end of Config.WorkGrace, for work and for foreign
-// code.
+// graces returns timers for the end of Config.WorkGrace, one for work and one for
+// foreign code.
 func (l *Loop) graces() (work, foreign *time.Timer) {
 	d := l.cfg.WorkGrace
 	if d == 0 {
@@ -101,15 +101,15 @@ func (l *Loop) graces() (work, foreign *time.Timer) {
 	return time.NewTimer(max(d, 0)), time.NewTimer(max(d, foreignGrace))
 }
 
-// awaitGoroutines waits for the goroutines of the loop, but not for foreign code
-// when foreign has fired. The other goroutines wait for nothing.
+// awaitGoroutines waits for the goroutines of the loop. When foreign has fired, it no
+// longer waits for those in foreign code. The others wait for nothing.
 func (l *Loop) awaitGoroutines(foreign *time.Timer) {
 	if !l.usesForeign.Load() {
 		l.wg.Wait()
 		return
 	}
 	gone := make(chan struct{})
-	go func() { // ends with the foreign code
+	go func() { // ends when the foreign code returns
 		l.wg.Wait()
 		close(gone)
 	}()
@@ -126,15 +126,15 @@ func (l *Loop) awaitGoroutines(foreign *time.Timer) {
 	}
 }
 
-// handleCount returns how many handles closeAll has to wait for.
+// handleCount returns the number of handles for which closeAll has to wait.
 func (l *Loop) handleCount() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.handles.len - l.kinds[kindSignal]
 }
 
-// runExits runs the exit callbacks, all of them even if one panics or exits the
-// goroutine. The first panic is the one that leaves Run.
+// runExits runs all exit callbacks, even if one panics or calls Goexit. The first panic
+// leaves Run.
 func (l *Loop) runExits() {
 	for {
 		l.mu.Lock()
@@ -155,14 +155,14 @@ func (l *Loop) runExit(f func()) {
 		if v := recover(); v != nil {
 			l.keepPanic(newPanicError(v))
 		} else if !returned {
-			l.runExits() // Goexit in f: the goroutine ends, the others still run
+			l.runExits() // Goexit in f: this goroutine ends, the others still run
 		}
 	}()
 	f()
 	returned = true
 }
 
-// keepPanic remembers a panic of an exit callback for Run.
+// keepPanic records the first panic of an exit callback for Run.
 func (l *Loop) keepPanic(p *PanicError) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -8,13 +8,12 @@ import (
 	"github.com/onloop/eventloop/internal/timerheap"
 )
 
-// A Timer calls a function on the loop once, at a time ([Loop.AfterFunc]), or
-// again and again ([Loop.Every]). While it is armed it keeps the loop alive,
-// unless it is unref'd. All methods may be called from any goroutine, and in the
-// timer's own callback.
+// A Timer calls a function on the loop, either once ([Loop.AfterFunc]) or repeatedly
+// ([Loop.Every]). An armed timer keeps the loop alive unless it is unref'd. All methods
+// may be called from any goroutine, including from the timer's own callback.
 //
-// A timer never fires before its time, measured by the monotonic clock, and as
-// soon after it as the loop gets to it. Timers with equal deadlines fire in the
+// A timer never fires before its time, measured by the monotonic clock; it fires as
+// soon after that time as the loop gets to it. Timers with equal deadlines fire in the
 // order in which they were armed.
 type Timer struct {
 	loop    *Loop
@@ -24,8 +23,8 @@ type Timer struct {
 	// Guarded by loop.mu.
 	slot   timerheap.Slot
 	period time.Duration // 0: fires once
-	when   time.Duration // it fires, or the next tick of an interval; since Run
-	born   time.Duration // it was armed; since Run
+	when   time.Duration // when it fires, or when the interval ticks next; since Run
+	born   time.Duration // when it was armed; since Run
 	state  timerState
 	unref  bool
 }
@@ -35,26 +34,26 @@ type timerState uint8
 const (
 	timerIdle    timerState = iota // fired, or not armed yet
 	timerArmed                     // in the heap
-	timerDue                       // taken from the heap to be fired in this turn
-	timerStopped                   // by Stop; nothing of the timer is called before Reset
+	timerDue                       // taken from the heap, to be fired in this turn
+	timerStopped                   // by Stop; no callback of the timer runs before Reset
 )
 
-// TimerSlot is for the heap.
+// TimerSlot implements timerheap.Item.
 func (t *timerItem) TimerSlot() *timerheap.Slot { return &t.slot }
 
-// AfterFunc arranges for f to be called on the loop once, d from now (delay);
-// d <= 0 means the next turn. Before Run, d counts from the beginning of Run.
-// After the end of the loop, the timer never fires. AfterFunc panics if f is nil.
+// AfterFunc arranges for f to be called on the loop once, after d (delay). If d <= 0, f
+// runs in the next turn. Before Run, d counts from the beginning of Run. After the end
+// of the loop, the timer never fires. AfterFunc panics if f is nil.
 func (l *Loop) AfterFunc(d time.Duration, f func()) *Timer {
 	return l.newTimer(d, 0, f)
 }
 
-// Every arranges for f to be called on the loop every d, for the first time d
-// from now (interval). Ticks keep their distance from the first one: a tick that
-// comes late does not delay the next. Ticks that are missed altogether because
-// the loop was busy are dropped, so there is never a burst. With an interval of
-// 50 ms and a callback that once takes 120 ms from the tick at 50 ms on, ticks
-// come at 50, 170 (that of 100, late; that of 150 is dropped) and 200 ms.
+// Every arranges for f to be called on the loop every d; the first call comes after d
+// (interval). Ticks keep their distance from the first one: a late tick does not delay
+// the next. If the loop is so busy that it misses a tick altogether, the tick is
+// dropped, so ticks never come in a burst. For example, if the interval is 50 ms and
+// the callback for the tick at 50 ms takes 120 ms, ticks come at 50 ms, at 170 ms (the
+// tick of 100 ms, late; the tick of 150 ms is dropped) and at 200 ms.
 //
 // Every panics if d <= 0, as time.NewTicker does, or if f is nil.
 func (l *Loop) Every(d time.Duration, f func()) *Timer {
@@ -84,7 +83,7 @@ func (t *Timer) arm(d time.Duration) {
 	t.born = now
 	t.when = now + max(d, 0)
 	if t.when < now {
-		t.when = math.MaxInt64 // d was huge: in some three hundred years
+		t.when = math.MaxInt64 // d was huge: about three hundred years
 	}
 	t.enqueue()
 	if !t.unref {
@@ -92,7 +91,7 @@ func (t *Timer) arm(d time.Duration) {
 	}
 }
 
-// enqueue puts t into the heap and wakes the dispatcher if it sleeps for longer.
+// enqueue puts t into the heap. It wakes the dispatcher if t is now the first timer.
 func (t *Timer) enqueue() {
 	l := t.loop
 	first, ok := l.timers.Min()
@@ -103,8 +102,8 @@ func (t *Timer) enqueue() {
 	}
 }
 
-// disarm takes t out of the heap, or out of what is due, and reports whether it
-// was to fire. The caller holds loop.mu, and sets the state that follows.
+// disarm removes t from the heap, or cancels it if it is due, and reports whether it
+// was pending. The caller holds loop.mu and sets the next state.
 func (t *Timer) disarm() bool {
 	switch {
 	case !t.pending() || t.loop.state == stateClosed:
@@ -118,13 +117,13 @@ func (t *Timer) disarm() bool {
 	return true
 }
 
-// pending reports whether t is to fire. The caller holds loop.mu.
+// pending reports whether t is going to fire. The caller holds loop.mu.
 func (t *Timer) pending() bool { return t.state == timerArmed || t.state == timerDue }
 
-// Stop disarms the timer and reports whether it was armed. After the end of the
-// loop no timer is. When Stop is called on the loop, neither the callback nor that
-// of OnEvent runs after it, unless Reset arms the timer again. Stop does not wait:
-// when it is called on another goroutine, the callback may be running.
+// Stop disarms the timer and reports whether it was armed. After the end of the loop it
+// returns false. When Stop is called on the loop, neither the callback nor the function
+// of OnEvent runs afterwards, unless Reset arms the timer again. When Stop is called on
+// another goroutine, the callback may be running; Stop does not wait for it.
 func (t *Timer) Stop() bool {
 	t.loop.mu.Lock()
 	defer t.loop.mu.Unlock()
@@ -133,10 +132,10 @@ func (t *Timer) Stop() bool {
 	return armed
 }
 
-// Reset arms the timer, whether it is armed, has fired or was stopped, to fire d
-// from now; an interval ticks every d from then on, and for it Reset panics if
-// d <= 0. It reports whether the timer was armed. After the end of the loop it
-// does nothing.
+// Reset arms the timer to fire after d, whether it is armed, has fired or was stopped.
+// An interval then ticks every d; for an interval, Reset panics if d <= 0. Reset
+// reports whether the timer was armed. After the end of the loop it does not arm the
+// timer.
 func (t *Timer) Reset(d time.Duration) bool {
 	l := t.loop
 	l.mu.Lock()
@@ -155,11 +154,10 @@ func (t *Timer) Reset(d time.Duration) bool {
 	return armed
 }
 
-// OnEvent sets the function that is called on the loop with the panic of the
-// timer's callback, a [*PanicError], if Config.CatchPanics is set. Without one, or
-// if the timer was stopped before the panic, Config.EventHandler gets it. An
-// interval goes on after a panic.
-// A second call replaces f.
+// OnEvent sets the function that receives a panic of the timer's callback, as a
+// [*PanicError], if Config.CatchPanics is set. It is called on the loop. Without it, or
+// if the timer was stopped before the panic, the panic goes to Config.EventHandler. An
+// interval continues after a panic. A second call replaces f.
 func (t *Timer) OnEvent(f func(err error)) {
 	if f == nil {
 		t.onEvent.Store(nil)
@@ -168,12 +166,11 @@ func (t *Timer) OnEvent(f func(err error)) {
 	}
 }
 
-// Ref makes the timer keep the loop alive while it is armed, as it does from the
-// start.
+// Ref makes the timer keep the loop alive while it is armed. This is the default.
 func (t *Timer) Ref() { t.setRef(true) }
 
-// Unref lets the loop end although the timer is armed. While the loop lives, the
-// timer fires as before.
+// Unref lets the loop end although the timer is armed. Until then the timer fires as
+// before.
 func (t *Timer) Unref() { t.setRef(false) }
 
 func (t *Timer) setRef(ref bool) {
@@ -205,8 +202,8 @@ func (t *Timer) handle(now time.Duration) Handle {
 	return Handle{Kind: t.kind(), Ref: !t.unref, Age: now - t.born, Due: max(t.when-now, 0)}
 }
 
-// fire runs a timer that collectDue took from the heap, unless it was stopped or
-// reset since. On the loop.
+// fire runs a timer that collectDue took from the heap, unless the timer was stopped or
+// reset since then. It runs on the loop.
 func (l *Loop) fire(t *Timer) {
 	l.mu.Lock()
 	if t.state != timerDue {
@@ -226,25 +223,25 @@ func (l *Loop) fire(t *Timer) {
 	t.f()
 }
 
-// nextTick arms an interval for its next tick after now. It is done before the
-// callback, so that the callback may Stop and Reset.
+// nextTick arms an interval for its next tick after now. fire calls it before the
+// callback, so that the callback can call Stop and Reset.
 func (t *Timer) nextTick(now time.Duration) {
 	missed := (now - t.when) / t.period
 	if t.when += (missed + 1) * t.period; t.when < 0 {
-		t.when = math.MaxInt64 // beyond the end of time
+		t.when = math.MaxInt64 // overflow
 	}
 	t.enqueue()
 }
 
-// caught is deferred around the callback. It is not part of Loop.caught, which
-// would cost a closure for each timer that fires.
+// caught is deferred around the callback. Loop.caught would need a closure per timer
+// that fires.
 func (t *Timer) caught() {
 	if v := recover(); v != nil {
 		t.loop.panicEvent(newPanicError(v), t.route())
 	}
 }
 
-// route returns the function that gets a panic of the callback, or nil.
+// route returns the function that receives a panic of the callback, or nil.
 func (t *Timer) route() func(err error) {
 	t.loop.mu.Lock()
 	stopped := t.state == timerStopped
@@ -256,6 +253,6 @@ func (t *Timer) route() func(err error) {
 	return *f
 }
 
-// A timerItem is a Timer as the heap sees it: it keeps TimerSlot out of the
+// A timerItem is the Timer as the heap sees it. The type keeps TimerSlot out of the
 // methods of Timer.
 type timerItem Timer

@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// listenUnix listens on a unix socket. It replaces a socket file that nobody
-// serves any more.
+// listenUnix listens on a unix socket. It replaces a socket file that is no longer
+// served.
 //
-// The kernel has no way to do that in one step, and of two servers that both find
-// a file stale the second might remove what the first has made of it. So all of it
-// is done with a lock on the directory, which excludes other processes and other
-// loops of this one, and leaves no file behind. Where there is no lock to be had, a
-// stale file is left alone.
+// The kernel cannot do that in one step. If two servers find the same file stale, the
+// second might remove the new file of the first. Therefore listenUnix does all of it
+// with a lock on the directory. The lock excludes other processes and other loops of
+// this process, and leaves no file behind. If the directory cannot be locked, a stale
+// file stays.
 func listenUnix(nlc *net.ListenConfig, path string) (net.Listener, error) {
 	listen := func() (net.Listener, error) { return nlc.Listen(context.Background(), "unix", path) }
 	if isAbstract(path) {
@@ -32,17 +32,17 @@ func listenUnix(nlc *net.ListenConfig, path string) (net.Listener, error) {
 	return ln, err
 }
 
-// isAbstract reports whether a unix address is none of the file system.
+// isAbstract reports whether a unix address is not in the file system.
 func isAbstract(path string) bool { return path == "" || path[0] == '@' || path[0] == 0 }
 
-// removeStale removes a socket file that nobody listens on or is about to.
+// removeStale removes a socket file that has no listener and is not about to get one.
 func removeStale(path string) bool {
 	info, err := os.Lstat(path)
 	if err != nil || info.Mode()&os.ModeSocket == 0 {
 		return false
 	}
-	// In this order: what is bound here listens by the time of the dial, or is
-	// found to be bound.
+	// The order matters: a socket that is bound now either listens by the time of the
+	// dial, or isBound finds it.
 	if isBound(path) {
 		return false
 	}
@@ -54,7 +54,7 @@ func removeStale(path string) bool {
 	return isRefused(err) && os.Remove(path) == nil
 }
 
-// socketFile returns what identifies the file of a unix listener, or nil.
+// socketFile returns the identity of the file of a unix listener, or nil.
 func socketFile(ln net.Listener) os.FileInfo {
 	u, ok := ln.(*net.UnixListener)
 	if !ok {
@@ -71,8 +71,8 @@ func socketFile(ln net.Listener) os.FileInfo {
 	return info
 }
 
-// sameSocket reports whether a and b are one file. The number of an inode may be
-// used again at once, so the time counts, too; using a socket does not change it.
+// sameSocket reports whether a and b are the same file. An inode number may be reused
+// at once, so the modification time counts too; using a socket does not change it.
 func sameSocket(a, b os.FileInfo) bool {
 	return a != nil && b != nil && os.SameFile(a, b) && a.ModTime().Equal(b.ModTime())
 }

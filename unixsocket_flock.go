@@ -9,13 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockDirWait is how long lockDir waits. The lock is held for less than a
-// millisecond, unless a socket is asked that does not answer; but any user who may
-// read the directory may take it, and keep it.
+// lockDirWait is how long lockDir waits. The library holds the lock for less than a
+// millisecond, except while it dials a socket that does not respond. But any user with
+// read access to the directory may take the lock and keep it.
 const lockDirWait = time.Second
 
-// lockDir locks a directory against other calls of lockDir, of this process and
-// of others, and reports whether it could.
+// lockDir locks a directory against other calls of lockDir, in this process and in
+// others, and reports whether it succeeded.
 func lockDir(dir string) (unlock func(), ok bool) {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -29,7 +29,7 @@ func lockDir(dir string) (unlock func(), ok bool) {
 		}
 	}
 	return func() {
-		unix.Flock(fd, unix.LOCK_UN) // a child that is being started may have the descriptor, too
+		unix.Flock(fd, unix.LOCK_UN) // a child process that is being started may also have the descriptor
 		unix.Close(fd)
 	}, err == nil
 }

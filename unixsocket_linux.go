@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// isBound reports whether a socket is bound to path that does not listen yet:
-// connecting to it is refused, as if the file were stale. It sees the sockets of
-// its own network namespace.
+// isBound reports whether a socket is bound to path but does not listen yet. A dial of
+// such a socket is refused, as if the file were stale. isBound sees the sockets of its
+// own network namespace.
 func isBound(path string) bool {
 	table, err := os.ReadFile("/proc/net/unix")
 	if err != nil {
@@ -21,7 +21,7 @@ func isBound(path string) bool {
 	}
 	for line := range strings.Lines(string(table)) {
 		if name, ok := boundName(line); ok && (filepath.Clean(name) == abs ||
-			// A relative name is relative to a directory that the table does not tell.
+			// A relative name is relative to a directory that the table does not show.
 			!filepath.IsAbs(name) && filepath.Base(name) == filepath.Base(abs)) {
 			return true
 		}
@@ -29,8 +29,8 @@ func isBound(path string) bool {
 	return false
 }
 
-// boundName returns the path of a line of /proc/net/unix if it is that of a socket
-// that neither listens nor is connected.
+// boundName returns the path in a line of /proc/net/unix, if its socket neither listens
+// nor is connected.
 func boundName(line string) (name string, ok bool) {
 	const (
 		flags, state, fields = 3, 5, 7 // Num RefCount Protocol Flags Type St Inode Path

@@ -2,5 +2,5 @@
 
 package eventloop
 
-// isBound is known on Linux alone.
+// isBound works only on Linux.
 func isBound(path string) bool { return false }

@@ -6,7 +6,8 @@ import "sync"
 
 var dirMutex sync.Mutex
 
-// lockDir excludes other loops of this process. Directories cannot be locked here.
+// lockDir excludes other loops of this process. On this system directories cannot be
+// locked.
 func lockDir(dir string) (unlock func(), ok bool) {
 	dirMutex.Lock()
 	return dirMutex.Unlock, true
