@@ -173,6 +173,12 @@ func (c *httpCall) abandon() {
 	c.loop.unregister(&c.handle)
 }
 
+func (c *HTTPClient) abandon() {
+	if c.cfg.Dial != nil && c.loop.unregister(&c.open) {
+		c.loop.gaveUp("HTTPClientConfig.Dial, or a connection of it")
+	}
+}
+
 // left returns the foreign code that the end of the acceptor waits for, or "".
 func (a *acceptor) left(kind string) string {
 	select {

@@ -14,18 +14,18 @@ import (
 
 	"golang.org/x/net/http/httpproxy"
 
-	"github.com/onloop/eventloop/internal/httpconn"
+	"github.com/onloop/eventloop/internal/httpclient"
 )
 
 // Causes of failed requests, beside those that connections have. They are reached
 // through the [*OpError] of the request, which matches [ErrHTTP].
 var (
 	// ErrHTTPMalformed matches an answer that is no HTTP/1.
-	ErrHTTPMalformed = httpconn.ErrMalformed
+	ErrHTTPMalformed = httpclient.ErrMalformed
 
 	// ErrHTTPTooLarge matches an answer whose head or body is over the bounds of the
 	// client.
-	ErrHTTPTooLarge = httpconn.ErrTooLarge
+	ErrHTTPTooLarge = httpclient.ErrTooLarge
 
 	// ErrHTTPRedirects matches a request that was redirected more often than
 	// [HTTPOptions.MaxRedirects].
@@ -33,7 +33,7 @@ var (
 
 	// ErrHTTPBodyLength matches a request whose BodyReader gave more or less than
 	// [HTTPOptions.ContentLength] said.
-	ErrHTTPBodyLength = httpconn.ErrBodyLength
+	ErrHTTPBodyLength = httpclient.ErrBodyLength
 )
 
 // An HTTPClientConfig holds the settings of an [HTTPClient]. The zero value means
@@ -57,9 +57,9 @@ type HTTPClientConfig struct {
 	InactivityTimeout time.Duration
 
 	// IdleTimeout is how long a connection is kept for the next request; less if
-	// the server says that it will close it earlier. One that the server ends
-	// without a word is noticed, at the latest, when the next request is about to
-	// be sent, which then goes on another. Zero: 60 s. Negative: none is kept.
+	// the server says that it will close it earlier. One that the server ends, or
+	// sends something on that was not asked for, is closed at once.
+	// Zero: 60 s. Negative: none is kept.
 	IdleTimeout time.Duration
 
 	// MaxConnsPerHost bounds the connections to a host, by scheme, name and
@@ -168,15 +168,14 @@ func httpTLS(conf *tls.Config) *tls.Config {
 type HTTPClient struct {
 	loop     *Loop
 	cfg      HTTPClientConfig
-	pool     *httpconn.Pool
+	pool     *httpclient.Pool
 	ownProxy bool                      // cfg.Proxy is the application's
-	open     handle                    // of the pool: registered from the first request on, unref'd
+	open     handle                    // of the pool: registered while there are connections, unref'd
 	last     atomic.Pointer[httpPlace] // of the last request: see place
 
-	mu    sync.Mutex // guards the following
-	begun bool       // the handle was registered
-	timer *Timer     // closes idle connections; nil before the first
-	armed time.Time  // when timer fires, zero if it does not
+	mu      sync.Mutex // guards the following
+	running int        // goroutines of connections
+	ended   bool       // the loop ends
 }
 
 // HTTP returns the loop's own client, which has the settings of Config.HTTPClient.
@@ -198,7 +197,7 @@ func NewHTTPClient(l *Loop, config *HTTPClientConfig) *HTTPClient {
 		loop:     l,
 		cfg:      cfg,
 		ownProxy: ownProxy,
-		pool:     httpconn.NewPool(cfg.MaxConnsPerHost, cfg.MaxIdlePerHost, cfg.MaxIdle, cfg.IdleTimeout),
+		pool:     httpclient.NewPool(cfg.MaxConnsPerHost, cfg.MaxIdlePerHost, cfg.MaxIdle, cfg.IdleTimeout),
 	}
 }
 
@@ -361,87 +360,48 @@ func (c *HTTPClient) do(ctx context.Context, method, url string, opts *HTTPOptio
 		return failedFuture[*HTTPResponse](l, err)
 	}
 	call.future.loop = l
-	c.begin()
 	l.count.httpSent.Add(1)
 	if err := call.prepare(method); err != nil {
-		if _, ok := call.body.(io.Closer); ok {
-			l.wg.Go(func() { call.finish(nil, err) }) // no call runs code of the application
-		} else {
-			call.finish(nil, err)
-		}
+		call.finishAside(nil, err)
 		return &call.future
 	}
-	if !call.assign() {
-		call.hire()
-	}
+	call.submit()
 	return &call.future
 }
 
 // CloseIdle closes the connections that are kept for later requests.
 func (c *HTTPClient) CloseIdle() { c.pool.CloseIdle() }
 
-// begin registers the client with the loop, so that the loop's end is its own.
-func (c *HTTPClient) begin() {
+// goroutineBegun counts a goroutine of a connection in. With the first the client registers
+// with the loop, so that the loop's end is its own.
+func (c *HTTPClient) goroutineBegun() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.begun {
+	if c.running++; c.running > 1 || c.ended {
 		return
 	}
-	c.begun = true
-	if err := c.loop.register(&c.open, c, kindHTTPPool, false); err == nil {
-		c.open.setRef(false)
-	} else {
+	c.open.unref = true
+	if err := c.loop.register(&c.open, c, kindHTTPPool, false); err != nil {
+		c.ended = true
 		c.pool.Close() // the loop ends at this moment
 	}
 }
 
-// keep puts a connection into the pool, and sees to it that it will not stay
-// there for ever. It returns false if somebody else has it at once, or nobody.
-// With a keeper it is PutKept.
-func (c *HTTPClient) keep(conn *httpconn.Conn, now time.Time, keeper bool) bool {
-	var until time.Time
-	if keeper {
-		until = c.pool.PutKept(conn, now)
-	} else {
-		until = c.pool.Put(conn, now)
-	}
-	if until.IsZero() {
-		return false
-	}
+// goroutineEnded counts it out. A client without connections leaves nothing registered.
+func (c *HTTPClient) goroutineEnded() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.armed.IsZero() || until.Before(c.armed) {
-		c.arm(until)
-	}
-	return true
-}
-
-// arm starts the timer. It does not keep the loop alive. The caller holds c.mu.
-func (c *HTTPClient) arm(at time.Time) {
-	c.armed = at
-	d := time.Until(at)
-	if c.timer == nil {
-		c.timer = c.loop.AfterFunc(d, c.expire)
-		c.timer.Unref()
-		return
-	}
-	c.timer.Reset(d)
-}
-
-// expire closes what has been idle for too long. On the loop.
-func (c *HTTPClient) expire() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.armed = time.Time{}
-	if next := c.pool.Expire(time.Now()); !next.IsZero() {
-		c.arm(next)
+	if c.running--; c.running == 0 && c.loop.unregister(&c.open) && c.loop.ended.Load() {
+		c.loop.wake() // closeAll waits for the last handle
 	}
 }
 
 // terminate closes the connections that are idle, and those that will be.
 func (c *HTTPClient) terminate() {
+	c.mu.Lock()
+	c.ended = true
+	c.mu.Unlock()
 	c.pool.Close()
-	c.loop.unregister(&c.open)
 }
 
 func (c *HTTPClient) describe() string { return "" }

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop/internal/coding"
-	"github.com/onloop/eventloop/internal/httpconn"
+	"github.com/onloop/eventloop/internal/httpclient"
 	"github.com/onloop/eventloop/internal/sockio"
 )
 
@@ -17,22 +17,20 @@ import (
 // may read no more.
 type httpUpload struct {
 	call   *httpCall
-	conn   *httpconn.Conn
+	conn   *httpclient.Conn
 	body   *uploadBody
 	length int64
 	wait   chan struct{} // closed when the server wants the body; nil: at once
 	once   sync.Once     // closes wait
 	over   chan struct{} // closed when the exchange has ended
-	done   chan struct{} // closed at the end
-	ok     bool          // all was sent; valid when done is closed
 }
 
 // expectTimeout is how long the body waits for "100 Continue". Servers that do not
 // know of it never send it.
 const expectTimeout = time.Second
 
-func newHTTPUpload(c *httpCall, conn *httpconn.Conn) *httpUpload {
-	u := &httpUpload{call: c, conn: conn, length: c.length, over: make(chan struct{}), done: make(chan struct{})}
+func newHTTPUpload(c *httpCall, conn *httpclient.Conn) *httpUpload {
+	u := &httpUpload{call: c, conn: conn, length: c.length, over: make(chan struct{})}
 	if c.expect {
 		u.wait = make(chan struct{})
 	}
@@ -87,38 +85,17 @@ func (u *httpUpload) permit() {
 	}
 }
 
-// sent waits for the end of the upload, for a while, and reports whether all was
-// sent.
-func (u *httpUpload) sent(d time.Duration) bool {
-	if u.wait != nil {
-		select {
-		case <-u.wait:
-		default:
-			return false // answered without it
-		}
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-u.done:
-		return u.ok
-	case <-t.C:
-		return false
-	}
-}
-
 // run is the goroutine. It ends when the body is sent, when the connection is
 // closed, or when the reader fails; a reader that waits is closed.
 func (u *httpUpload) run() {
 	c := u.call
 	defer c.client.loop.wg.Done()
-	defer close(u.done)
 	returned := false
 	defer func() {
 		if v := recover(); v != nil {
-			c.abortOn(u.conn, newPanicError(v))
+			c.interrupt(u.conn, newPanicError(v))
 		} else if !returned {
-			c.abortOn(u.conn, fmt.Errorf("request body: %w", errGoexit))
+			c.interrupt(u.conn, fmt.Errorf("request body: %w", errGoexit))
 		}
 	}()
 	u.send()
@@ -128,23 +105,17 @@ func (u *httpUpload) run() {
 // send sends the body when it is time to.
 func (u *httpUpload) send() {
 	c := u.call
-	if !u.mayBegin() {
+	if u.conn.AwaitBegun() != nil || !u.mayBegin() {
 		return
 	}
-	readErr, writeErr := httpconn.SendBody(u.conn, u.body, u.length)
+	readErr, _ := httpclient.SendBody(u.conn, u.body, u.length)
 	c.closeBody()
-	u.conn.FinishWriting()
-	switch {
-	case readErr != nil:
-		// Of no effect if the answer came first, and the reader was closed for that.
-		c.abortOn(u.conn, fmt.Errorf("request body: %w", readErr))
-	case writeErr == nil:
-		u.ok = true
-	case isTimeout(writeErr):
-		c.abortOn(u.conn, writeErr)
+	if readErr != nil {
+		// Of no effect if the response came first, and the reader was closed for that.
+		c.interrupt(u.conn, fmt.Errorf("request body: %w", readErr))
 	}
-	// Any other error of the connection is for the reading side to find, together
-	// with the answer that may have come before it.
+	// An error of the connection is for the reading side to find, together with the
+	// response that may have come before it.
 }
 
 // mayBegin waits until the server wants the body, or may be thought to.
@@ -208,14 +179,13 @@ func (r *HTTPResponse) ResumeReading() {
 }
 
 // stream reads the body for OnBody.
-func (x *httpExchange) stream(res *HTTPResponse) error {
-	c := x.call
+func (c *httpCall) stream(res *HTTPResponse, resp *httpclient.Response) error {
 	s := &httpStream{
 		call: c, res: res,
 		back: make(chan struct{}, 1), again: make(chan struct{}, 1),
 	}
 	res.stream = s
-	body := x.decoder(res)
+	body := c.decoder(res, resp)
 	size := 4 << 10
 	for {
 		b := sockio.GetBuffer(size)
@@ -239,12 +209,12 @@ func (x *httpExchange) stream(res *HTTPResponse) error {
 }
 
 // decoder returns the body as OnBody gets it.
-func (x *httpExchange) decoder(res *HTTPResponse) io.Reader {
-	if !x.call.decodes() || x.resp.NoBody || codingOf(res, "gzip") == "" {
-		return &x.resp
+func (c *httpCall) decoder(res *HTTPResponse, resp *httpclient.Response) io.Reader {
+	if !c.decodes() || resp.NoBody || codingOf(res, "gzip") == "" {
+		return resp
 	}
 	decoded(res)
-	coded := &lastError{r: &x.resp}
+	coded := &lastError{r: resp}
 	return &gunzip{coded: coded, data: coding.NewGunzip(coded)}
 }
 

@@ -10,95 +10,79 @@ import (
 
 	"golang.org/x/net/proxy"
 
-	"github.com/onloop/eventloop/internal/httpconn"
+	"github.com/onloop/eventloop/internal/httpclient"
 )
 
-// acquire returns a connection for the route: a kept one, or a new one. It holds
-// a slot of the pool, which release gives back.
-func (c *httpCall) acquire(r *httpRoute, times *HTTPTiming) (*httpconn.Conn, error) {
-	conn, kept, waiter := c.client.pool.Get(r.key)
-	if waiter != nil {
-		began := time.Now()
-		var err error
-		if conn, err = c.wait(waiter); err != nil {
-			return nil, err
-		}
-		times.Wait = time.Since(began)
-	}
-	if conn != nil {
-		if (!kept || conn.Retire()) && conn.Alive() {
-			return conn, nil
-		}
+// dial connects for the route, with everything that comes before the request. It runs
+// aside: Dial and the callbacks of TLS are code of the application, and the stack that
+// dialing takes is not that of the connection.
+func (c *httpCall) dial() (conn *httpclient.Conn, err error) {
+	conn = httpclient.NewConn((*httpHost)(c.client), c.route.key)
+	if err = aside(func() error { return c.dialConn(conn) }); err != nil {
 		conn.Close()
-	}
-	return c.dialSlot(r, times)
-}
-
-// wait waits for a slot.
-func (c *httpCall) wait(w *httpconn.Waiter) (*httpconn.Conn, error) {
-	ctx := c.waitContext()
-	select {
-	case conn := <-w.Ready:
-		return conn, nil
-	case <-ctx.Done():
-		c.client.pool.Abandon(w)
-		return nil, contextError(ctx)
-	}
-}
-
-// dialSlot connects in a slot that is taken, and gives the slot back if it fails.
-func (c *httpCall) dialSlot(r *httpRoute, times *HTTPTiming) (*httpconn.Conn, error) {
-	ok := false
-	defer func() {
-		if !ok { // failed, or Dial of the configuration panicked
-			c.client.pool.Release(r.key)
-		}
-	}()
-	nc, err := c.dial(r, times)
-	if err != nil {
 		return nil, err
 	}
-	ok = true
-	conn := httpconn.New(nc, r.key)
-	conn.CloseBy(c.loop.closeConn) // the pool closes it on the loop
+	c.Attach(conn)
 	return conn, nil
 }
 
-// dial connects for the route, with everything that comes before the request.
-func (c *httpCall) dial(r *httpRoute, times *HTTPTiming) (net.Conn, error) {
+func (c *httpCall) dialConn(conn *httpclient.Conn) error {
 	ctx := c.waitContext()
 	if d := c.client.cfg.ConnectTimeout; d > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, d)
 		defer cancel()
 	}
-	nc, err := c.connect(ctx, r, times)
-	if err != nil {
-		return nil, err
+	r := c.route
+	if err := c.attachConn(ctx, conn); err != nil {
+		return err
 	}
-	if r.proxy != nil && r.proxy.Scheme == "https" {
-		if nc, err = c.handshake(ctx, nc, r.proxy.Hostname(), times); err != nil {
-			return nil, fmt.Errorf("proxy: %w", err)
+	if r.tunnel() {
+		if err := c.tunnel(ctx, conn); err != nil {
+			return fmt.Errorf("proxy: %w", err)
 		}
 	}
-	switch {
-	case r.socks:
-		err = c.askSOCKS(ctx, nc, r.proxy)
-	case r.tunnel():
-		err = c.tunnel(ctx, nc, r)
-	}
-	if err != nil {
-		nc.Close()
-		return nil, err
-	}
 	if c.target.u.Scheme == "https" {
-		return c.handshake(ctx, nc, c.target.name, times)
+		return c.handshake(ctx, conn)
 	}
-	return nc, nil
+	return nil
+}
+
+// attachConn connects conn to the server, or to the proxy, if that can be.
+func (c *httpCall) attachConn(ctx context.Context, conn *httpclient.Conn) error {
+	r := c.route
+	nc, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	ok := false
+	defer func() {
+		if !ok { // failed, or a callback of the tls.Config did not return
+			nc.Close()
+		}
+	}()
+	ours := c.client.cfg.Dial == nil
+	if r.proxy != nil && r.proxy.Scheme == "https" {
+		if nc, err = c.proxyHandshake(ctx, nc); err != nil {
+			return fmt.Errorf("proxy: %w", err)
+		}
+	}
+	if r.socks {
+		if err := c.askSOCKS(ctx, nc); err != nil {
+			return err
+		}
+	}
+	ok = true
+	conn.Attach(nc, ours)
+	if c.target.u.Scheme != "https" || r.tunnel() {
+		conn.Core().Open()
+	}
+	return nil
 }
 
 // connect connects to the server, or to the proxy.
-func (c *httpCall) connect(ctx context.Context, r *httpRoute, times *HTTPTiming) (net.Conn, error) {
+func (c *httpCall) connect(ctx context.Context) (net.Conn, error) {
+	r, times := c.route, &c.start().times
 	began := time.Now()
 	c.client.loop.count.dialed.Add(1)
 	dial := c.client.cfg.Dial
@@ -140,62 +124,73 @@ func recordLookup(ctx context.Context, began time.Time) {
 	}
 }
 
-// handshake makes nc a TLS connection, or closes it.
-func (c *httpCall) handshake(ctx context.Context, nc net.Conn, name string, times *HTTPTiming) (net.Conn, error) {
-	began := time.Now()
+// tlsConfig returns the configuration of TLS with the server of that name.
+func (c *httpCall) tlsConfig(name string) *tls.Config {
 	conf := c.client.cfg.TLS
 	if conf.ServerName == "" {
 		conf = conf.Clone()
 		conf.ServerName = name
 	}
-	tc := tls.Client(nc, conf)
-	ok := false
-	defer func() {
-		if !ok { // failed, or a callback of the tls.Config did not return
-			nc.Close()
-		}
-	}()
-	if err := tc.HandshakeContext(ctx); err != nil {
+	return conf
+}
+
+// handshake begins TLS with the server.
+func (c *httpCall) handshake(ctx context.Context, conn *httpclient.Conn) error {
+	began := time.Now()
+	core := conn.Core()
+	core.Lock()
+	core.Secure()
+	core.Unlock()
+	if err := core.Handshake(ctx, c.tlsConfig(c.target.name), true, nil); err != nil {
 		if ctx.Err() != nil {
 			err = contextError(ctx) // not "use of closed connection"
 		}
-		return nil, err
+		return err
 	}
-	ok = true
-	times.TLS += time.Since(began)
+	core.Open()
+	c.start().times.TLS += time.Since(began)
+	return nil
+}
+
+// proxyHandshake makes the connection to a proxy a TLS connection.
+func (c *httpCall) proxyHandshake(ctx context.Context, nc net.Conn) (net.Conn, error) {
+	began := time.Now()
+	tc := tls.Client(nc, c.tlsConfig(c.route.proxy.Hostname()))
+	if err := tc.HandshakeContext(ctx); err != nil {
+		if ctx.Err() != nil {
+			err = contextError(ctx)
+		}
+		return nc, err
+	}
+	c.start().times.TLS += time.Since(began)
 	return tc, nil
 }
 
 // tunnel asks a proxy to connect to the target (RFC 9110 section 9.3.6).
-func (c *httpCall) tunnel(ctx context.Context, nc net.Conn, r *httpRoute) error {
-	conn := httpconn.New(nc, r.key)
+func (c *httpCall) tunnel(ctx context.Context, conn *httpclient.Conn) error {
 	conn.Begin(time.Time{}, 0)
 	stop := context.AfterFunc(ctx, conn.Interrupt)
-	err := c.askTunnel(conn, r.proxy)
+	err := c.askTunnel(conn, c.route.proxy)
 	if !stop() {
 		return contextError(ctx)
 	}
-	if !conn.End() && err == nil {
+	if !conn.End(err == nil) && err == nil {
 		err = fmt.Errorf("%w: data before the tunnel", ErrHTTPMalformed)
 	}
-	if err != nil {
-		return fmt.Errorf("proxy: %w", err)
-	}
-	return nil
+	conn.Tunneled()
+	return err
 }
 
-func (c *httpCall) askTunnel(conn *httpconn.Conn, u *url.URL) error {
-	head := httpconn.GetHead("CONNECT", c.target.addr)
+func (c *httpCall) askTunnel(conn *httpclient.Conn, u *url.URL) error {
+	head := httpclient.GetHead("CONNECT", c.target.addr)
 	defer head.Release()
 	head.Add("Host", c.target.addr)
 	head.Add("User-Agent", c.client.cfg.UserAgent)
 	if u.User != nil {
 		head.Add("Proxy-Authorization", basicAuth(u.User))
 	}
-	if err := head.Send(conn, nil); err != nil {
-		return err
-	}
-	var res httpconn.Response
+	conn.Send(head.Message(nil), false)
+	res := conn.Response()
 	if err := res.ReadHead(conn, "CONNECT", c.client.cfg.MaxHeaderBytes, nil); err != nil {
 		return err
 	}
@@ -207,7 +202,8 @@ func (c *httpCall) askTunnel(conn *httpconn.Conn, u *url.URL) error {
 
 // askSOCKS asks a SOCKS5 proxy to connect to the target (RFC 1928). The proxy
 // resolves the name, as in net/http.
-func (c *httpCall) askSOCKS(ctx context.Context, nc net.Conn, u *url.URL) error {
+func (c *httpCall) askSOCKS(ctx context.Context, nc net.Conn) error {
+	u := c.route.proxy
 	var auth *proxy.Auth
 	if u.User != nil {
 		auth = &proxy.Auth{User: u.User.Username()}

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/net/idna"
 
 	"github.com/onloop/eventloop/internal/http1"
-	"github.com/onloop/eventloop/internal/httpconn"
+	"github.com/onloop/eventloop/internal/httpclient"
 )
 
 // An httpTarget is a URL that a request can be sent to.
@@ -228,7 +228,7 @@ func withoutUser(u *url.URL, raw string) string {
 
 // An httpRoute is the way to a target.
 type httpRoute struct {
-	key     httpconn.Key
+	key     httpclient.Key
 	network string
 	addr    string // to connect to
 	proxy   *url.URL
@@ -270,10 +270,9 @@ func (r *httpRoute) absolute() bool { return r.proxy != nil && r.key.Addr == "" 
 
 // route finds the way to t: through a unix socket, a proxy, or straight.
 func (c *HTTPClient) route(t *httpTarget, socket string) (httpRoute, error) {
-	r := httpRoute{network: "tcp", addr: t.addr, key: httpconn.Key{Scheme: t.u.Scheme, Addr: t.addr}}
+	r := httpRoute{network: "tcp", addr: t.addr, key: httpclient.Key{Scheme: t.u.Scheme, Addr: t.addr}}
 	if socket != "" {
-		r.network, r.addr, r.key.Socket = "unix", socket, socket
-		return r, nil
+		return *unixRoute(t, socket), nil
 	}
 	u := t.u
 	if c.ownProxy {
@@ -296,6 +295,14 @@ func (c *HTTPClient) route(t *httpTarget, socket string) (httpRoute, error) {
 		r.key.Addr = "" // the proxy carries requests to any server on one connection
 	}
 	return r, nil
+}
+
+// unixRoute returns the way to t through a unix socket.
+func unixRoute(t *httpTarget, socket string) *httpRoute {
+	return &httpRoute{
+		network: "unix", addr: socket,
+		key: httpclient.Key{Scheme: t.u.Scheme, Addr: t.addr, Socket: socket},
+	}
 }
 
 // proxyAddr returns the address of a proxy.

@@ -102,6 +102,8 @@ type Conn struct {
 	rc syscall.RawConn // nil: nc is no socket of package net
 	fd int32           // the descriptor, for writers, if nobody else can close it; or -1
 
+	unasked atomic.Bool // Unasked was called, and nothing was written since; set with the lock held
+
 	place  atomic.Uint32 // where the goroutine is
 	woken  atomic.Bool   // Wake was called since the goroutine last heard of it
 	pokeMu sync.Mutex
@@ -122,6 +124,7 @@ type Conn struct {
 	quiet    bool // ClosingQuietly was called, and the goroutine is left in Read
 	finished bool // the goroutine is done with the connection
 	bounded  bool // nc has a write deadline
+	hearing  bool // the goroutine reads what may be unasked: no writer may begin
 
 	out      sockio.Queue // bytes for the wire
 	clear    int          // how many at its head are the user's own, not of TLS

@@ -92,6 +92,16 @@ func (r *runner) tryFD(fd uintptr) (done bool) {
 		}
 		return r.err != nil
 	}
+	alone := r.c.keepOut()
+	done = r.readNow(fd)
+	if alone {
+		r.c.letIn(done)
+	}
+	return done
+}
+
+// readNow reads what is there. It returns false if there is nothing.
+func (r *runner) readNow(fd uintptr) bool {
 	b := sockio.GetBuffer(r.size)
 	room := b.Room()[:min(len(b.Room()), r.size)]
 	var n int
@@ -160,6 +170,9 @@ func (r *runner) readForeign() error {
 		n, err = r.c.foreignRead(room)
 	}
 	r.took(b, n)
+	if r.c.keepOut() {
+		r.c.letIn(n > 0 || err != nil && !isTimeout(err))
+	}
 	if n > 0 && err != nil && !isTimeout(err) {
 		return nil // it comes again
 	}

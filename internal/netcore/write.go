@@ -173,7 +173,7 @@ func (c *Conn) start() {
 // hasWork reports whether a writer has something to do. The caller holds the lock.
 func (c *Conn) hasWork() bool {
 	switch {
-	case c.cut || c.shut || c.finished || c.werr != nil || c.nc == nil:
+	case c.cut || c.shut || c.finished || c.werr != nil || c.nc == nil || c.hearing:
 		return false
 	case c.sec != nil:
 		if c.out.Len() > 0 {
@@ -198,6 +198,9 @@ func (c *Conn) Flush() {
 		if n == 0 {
 			c.produce()
 			continue
+		}
+		if !c.mayBegin() {
+			break
 		}
 		c.Unlock()
 		n, errno := c.writeNow(space[:n])
@@ -239,6 +242,7 @@ func (c *Conn) writeBlocking() {
 		if !returned { // foreign code called runtime.Goexit
 			c.Lock()
 			c.failed(c.user.Recovered(nil))
+			c.hangUp() // as after a panic, so that Read ends, too
 			c.stop()
 			c.Unlock()
 		}
@@ -250,6 +254,9 @@ func (c *Conn) writeBlocking() {
 		if n == 0 {
 			c.produce()
 			continue
+		}
+		if !c.mayBegin() {
+			break
 		}
 		c.bound()
 		c.Unlock()

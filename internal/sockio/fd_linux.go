@@ -24,6 +24,7 @@ func ReadFD(fd uintptr, p []byte) (n int, errno syscall.Errno) {
 	for {
 		r, _, e := syscall.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_DONTWAIT, 0, 0)
 		if e == 0 {
+			received()
 			return int(r), 0
 		}
 		if e != syscall.EINTR {
@@ -39,6 +40,7 @@ const sendFlags = unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
 // WriteFD writes the views to the socket fd in one system call, without waiting,
 // and returns how much the kernel took; EAGAIN says that it took nothing.
 func WriteFD(fd uintptr, views [][]byte) (n int, errno syscall.Errno) {
+	sending()
 	if len(views) == 1 {
 		return write(fd, views[0])
 	}

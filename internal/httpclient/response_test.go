@@ -1,4 +1,4 @@
-package httpconn_test
+package httpclient_test
 
 import (
 	"bufio"
@@ -11,7 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/onloop/eventloop/internal/httpconn"
+	"github.com/onloop/eventloop/internal/httpclient"
+	"github.com/onloop/eventloop/internal/writers"
 )
 
 // fed is a connection from which given bytes are read, piece by piece.
@@ -35,12 +36,22 @@ func (f *fed) Read(p []byte) (int, error) {
 }
 
 func (f *fed) SetReadDeadline(time.Time) error { return nil }
+func (f *fed) RemoteAddr() net.Addr            { return nil }
+
+// host is the surroundings of connections that write nothing.
+type host struct{}
+
+func (host) Go(f func())            { go f() }
+func (host) Enqueue(writers.Job)    {}
+func (host) CloseAside(nc net.Conn) { nc.Close() }
+func (host) Recovered(v any) error  { return fmt.Errorf("panic: %v", v) }
 
 // read reads one answer.
-func read(method string, raw []byte, piece int) (r *httpconn.Response, fields []string, body []byte, reusable bool, err error) {
-	c := httpconn.New(&fed{rest: raw, piece: piece, eof: io.EOF}, httpconn.Key{})
+func read(method string, raw []byte, piece int) (r *httpclient.Response, fields []string, body []byte, reusable bool, err error) {
+	c := httpclient.NewConn(host{}, httpclient.Key{})
+	c.Attach(&fed{rest: raw, piece: piece, eof: io.EOF}, false)
 	c.Begin(time.Time{}, 0)
-	r = &httpconn.Response{}
+	r = &httpclient.Response{}
 	if err = r.ReadHead(c, method, 8<<10, nil); err == nil {
 		f := r.Fields
 		for name, value, ok := f.Next(); ok; name, value, ok = f.Next() {
@@ -53,7 +64,7 @@ func read(method string, raw []byte, piece int) (r *httpconn.Response, fields []
 		body, err = r.ReadAll(1 << 20)
 	}
 	reusable = r.Reusable()
-	reusable = c.End() && reusable
+	reusable = c.End(reusable)
 	return r, fields, body, reusable, err
 }
 
@@ -84,7 +95,7 @@ func FuzzResponse(f *testing.F) {
 			}
 		}
 		if err != nil {
-			if !errors.Is(err, httpconn.ErrMalformed) && !errors.Is(err, httpconn.ErrTooLarge) && err != io.EOF && err != io.ErrUnexpectedEOF {
+			if !errors.Is(err, httpclient.ErrMalformed) && !errors.Is(err, httpclient.ErrTooLarge) && err != io.EOF && err != io.ErrUnexpectedEOF {
 				t.Fatalf("error %v", err)
 			}
 			return
@@ -94,7 +105,7 @@ func FuzzResponse(f *testing.F) {
 }
 
 // compare asks net/http about an answer that was taken.
-func compare(t *testing.T, method string, raw []byte, r *httpconn.Response, body []byte, reusable bool) {
+func compare(t *testing.T, method string, raw []byte, r *httpclient.Response, body []byte, reusable bool) {
 	if bytes.Contains(raw, []byte(" :")) || bytes.Contains(raw, []byte("\t:")) {
 		return // a name with a space behind it: net/http does not know it, as the name of a length too
 	}
@@ -134,7 +145,7 @@ func TestResponseBodyOfItsBoundIsReadAndNoByteMore(t *testing.T) {
 		} {
 			for _, piece := range []int{len(raw), len(raw) + 1, 1000, 4096} {
 				_, _, got, _, err := read("GET", []byte(raw), piece)
-				if n > max && !errors.Is(err, httpconn.ErrTooLarge) || n <= max && (err != nil || len(got) != n) {
+				if n > max && !errors.Is(err, httpclient.ErrTooLarge) || n <= max && (err != nil || len(got) != n) {
 					t.Errorf("%d bytes: %d, %v", n, len(got), err)
 				}
 			}

@@ -1,8 +1,6 @@
-package httpconn
+package httpclient
 
 import (
-	"bufio"
-	"bytes"
 	"fmt"
 	"io"
 	"math"
@@ -12,6 +10,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop/internal/http1"
+	"github.com/onloop/eventloop/internal/netcore"
 )
 
 // A Response reads one response: ReadHead, then Read until io.EOF, or ReadAll.
@@ -45,7 +44,7 @@ func (r *Response) ReadHead(c *Conn, method string, max int, interim Interim) er
 		left -= len(block)
 		http1.Canonicalize(block)
 		r.raw = string(block)
-		c.br.Discard(len(block))
+		c.take(len(block))
 		if r.Response, err = http1.ParseResponse(r.raw, method); err != nil {
 			return malformed(err)
 		}
@@ -82,46 +81,33 @@ func (r *Response) begin(maxTrailer int) {
 func (r *Response) Read(p []byte) (int, error) {
 	c := r.c
 	for {
-		in, _ := c.br.Peek(c.br.Buffered())
-		skip, n, err := r.body.Next(in)
-		c.br.Discard(skip)
+		skip, n, err := r.body.Next(c.window)
+		c.take(skip)
 		switch {
 		case n > 0:
-			return r.took(c.br.Read(p[:min(n, len(p))]))
+			n = copy(p, c.window[:n])
+			c.take(n)
+			c.slack = 0
+			r.body.Consume(n)
+			return n, nil
 		case err == io.EOF:
 			return 0, io.EOF
 		case err == http1.ErrTrailerLimit, err == http1.ErrChunkLimit:
 			return 0, tooLarge(err.Error())
 		case err != http1.ErrMore:
 			return 0, malformed(err)
-		case r.body.Left() > 0 && len(p) > 0: // perhaps past the buffer
-			return r.took(c.br.Read(p[:min(r.body.Left(), int64(len(p)))]))
 		}
 		if r.body.InTrailer() {
 			c.slack = 0 // which has a bound of its own
 		}
-		if len(in)-skip == c.br.Size() {
-			c.growReader(min(4*c.br.Size(), r.body.MaxTrailer))
-		} else if _, err := c.br.Peek(len(in) - skip + 1); err != nil {
+		if err := c.more(); err != nil {
+			if r.body.IsOpen() && c.failed == io.EOF {
+				r.body.End()
+				return 0, io.EOF
+			}
 			return 0, c.cause(err)
 		}
 	}
-}
-
-// took accounts for n bytes of the body that were read.
-func (r *Response) took(n int, err error) (int, error) {
-	if n > 0 {
-		r.c.slack = 0
-		r.body.Consume(n)
-	}
-	switch {
-	case err == nil:
-		return n, nil
-	case r.body.IsOpen() && r.c.failed == io.EOF:
-		r.body.End()
-		return n, io.EOF
-	}
-	return n, r.c.cause(err)
 }
 
 const maxInt = int(^uint(0) >> 1)
@@ -143,7 +129,7 @@ func (r *Response) ReadAll(max int) ([]byte, error) {
 	if length > 0 {
 		body = make([]byte, 0, min(length, firstRoom))
 	} else {
-		body = make([]byte, 0, min(512+r.c.br.Buffered(), max+1))
+		body = make([]byte, 0, min(512+len(r.c.window), max+1))
 	}
 	for {
 		n, err := r.Read(body[len(body):cap(body)])
@@ -207,13 +193,12 @@ func (r *Response) KeepAliveTimeout() time.Duration {
 // must not.
 func (r *Response) Trailers() http1.Fields { return r.body.TrailerFields() }
 
-// readHead waits until a whole head is in the buffer, and returns it without
-// taking it out.
+// readHead waits until a whole head is in the window, and returns it without taking
+// it out.
 func (c *Conn) readHead(max int) ([]byte, error) {
-	c.slack = 0
 	searched := 0
 	for {
-		b, _ := c.br.Peek(c.br.Buffered())
+		b := c.window
 		if err := http1.CheckStart(b); err != nil {
 			return nil, malformed(err)
 		}
@@ -225,29 +210,15 @@ func (c *Conn) readHead(max int) ([]byte, error) {
 			return b[:end], nil
 		}
 		searched = len(b)
-		if len(b) == c.br.Size() {
-			c.growReader(min(4*len(b), max))
-			continue
-		}
 		c.slack = 0
-		if _, err := c.br.Peek(len(b) + 1); err != nil {
-			if len(b) == 0 {
-				return nil, err
+		if err := c.more(); err != nil {
+			switch {
+			case len(b) > 0:
+				return nil, c.cause(err)
+			case c.failed == netcore.ErrTruncated:
+				return nil, io.EOF
 			}
-			return nil, c.cause(err)
+			return nil, err
 		}
-	}
-}
-
-// growReader replaces the buffer, which is full, by a larger one.
-func (c *Conn) growReader(size int) {
-	b, _ := c.br.Peek(c.br.Buffered())
-	c.prefix = bytes.Clone(b)
-	old := c.br
-	c.br = bufio.NewReaderSize((*reader)(c), size)
-	c.br.Peek(len(b)) // from prefix
-	if old.Size() == readerSize {
-		old.Reset(nil)
-		readers.Put(old)
 	}
 }

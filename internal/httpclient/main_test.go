@@ -1,4 +1,4 @@
-package httpconn_test
+package httpclient_test
 
 import (
 	"testing"

@@ -1,4 +1,4 @@
-package httpconn
+package httpclient
 
 import (
 	"errors"
@@ -42,42 +42,57 @@ func (h *Head) Release() {
 // write.
 const maxInline = 48 << 10
 
-// Inline reports whether a body of n bytes can be sent by Send.
+// Inline reports whether a body of n bytes can be part of a Message.
 func Inline(n int) bool { return n <= maxInline }
 
-// Send sends the head and the body, which must be Inline.
-func (h *Head) Send(c *Conn, body []byte) error {
-	b := bufferFor(body)
-	defer b.Release()
-	_, err := c.Write(h.append(b, body))
-	return err
+// A Message is what is sent of a request at once.
+type Message struct {
+	buf   *sockio.Buffer // nil: it is too long for one
+	bytes []byte
 }
 
-// Queue is Send for a connection that has a keeper: TryFlush writes it. It returns
-// false, and queues nothing, if it is too much for that.
-func (h *Head) Queue(c *Conn, body []byte) bool {
-	b := bufferFor(body)
-	n := len(h.append(b, body))
-	if n > len(b.Room()) {
-		b.Release()
-		return false
-	}
-	b.Fill(n)
-	c.queue(b)
-	return true
-}
-
-func bufferFor(body []byte) *sockio.Buffer {
+// Message returns the head followed by body. It is to be sent or released.
+func (h *Head) Message(body []byte) *Message {
 	size := 4 << 10
 	if len(body) > size/2 {
 		size = len(body) + size
 	}
-	return sockio.GetBuffer(size)
+	m := messages.Get().(*Message)
+	m.buf = sockio.GetBuffer(size)
+	m.bytes = append(h.h.AppendBytes(m.buf.Room()[:0]), body...)
+	if len(m.bytes) > len(m.buf.Room()) {
+		m.buf.Release()
+		m.buf = nil
+	}
+	return m
 }
 
-// append writes head and body into b, if there is room, and returns them.
-func (h *Head) append(b *sockio.Buffer, body []byte) []byte {
-	return append(h.h.AppendBytes(b.Room()[:0]), body...)
+var messages = sync.Pool{New: func() any { return new(Message) }}
+
+// moveTo moves the message to q, and returns its length.
+func (m *Message) moveTo(q *sockio.Queue) int {
+	n := len(m.bytes)
+	if m.buf != nil {
+		m.buf.Fill(n)
+		q.AppendBuffer(m.buf)
+		m.buf = nil
+	} else {
+		q.Append(m.bytes)
+	}
+	m.Release()
+	return n
+}
+
+// Release gives the message back. A nil message is none.
+func (m *Message) Release() {
+	if m == nil {
+		return
+	}
+	if m.buf != nil {
+		m.buf.Release()
+	}
+	*m = Message{}
+	messages.Put(m)
 }
 
 // ErrBodyLength is the error of a body that is not as long as was announced.
@@ -96,13 +111,20 @@ func SendBody(c *Conn, r io.Reader, n int64) (readErr, writeErr error) {
 
 func sendFixed(c *Conn, r io.Reader, left int64, buf []byte) (readErr, writeErr error) {
 	for {
+		if left > 0 { // else only the end is to be read
+			if werr := c.AwaitRoom(); werr != nil {
+				return nil, werr
+			}
+		}
 		n, err := readSome(r, buf)
 		if int64(n) > left {
 			return ErrBodyLength, nil
 		}
 		left -= int64(n)
-		if _, werr := c.Write(buf[:n]); werr != nil {
-			return nil, werr
+		if n > 0 {
+			if werr := c.Write(buf[:n], left == 0); werr != nil {
+				return nil, werr
+			}
 		}
 		switch {
 		case err == io.EOF && left > 0:
@@ -122,6 +144,9 @@ const chunkBefore, chunkAfter = 10, 2
 // right before the piece, and so the chunk goes out in one write.
 func sendChunks(c *Conn, r io.Reader, buf []byte) (readErr, writeErr error) {
 	for {
+		if werr := c.AwaitRoom(); werr != nil {
+			return nil, werr
+		}
 		n, err := readSome(r, buf[chunkBefore:len(buf)-chunkAfter-len(lastChunk)])
 		if err != nil && err != io.EOF {
 			return err, nil
@@ -137,7 +162,7 @@ func sendChunks(c *Conn, r io.Reader, buf []byte) (readErr, writeErr error) {
 		if err == io.EOF {
 			end += copy(buf[end:], lastChunk)
 		}
-		if _, werr := c.Write(buf[start:end]); werr != nil {
+		if werr := c.Write(buf[start:end], err == io.EOF); werr != nil {
 			return nil, werr
 		}
 		if err == io.EOF {

@@ -1,0 +1,421 @@
+package eventloop
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"time"
+
+	"github.com/onloop/eventloop/internal/httpclient"
+	"github.com/onloop/eventloop/internal/writers"
+)
+
+// A requestEnd is what came of a request on a connection.
+type requestEnd struct {
+	res  *HTTPResponse
+	next *httpTarget // where the response leads, if that is to be followed
+	err  error
+	over time.Time
+
+	reusable bool // the connection may carry another request
+}
+
+// submit finds the request a connection: an idle one, which is given the request at
+// once, or one that is dialed. Or the request waits until one is free.
+func (c *httpCall) submit() {
+	client := c.client
+	if c.route == nil && client.ownProxy && c.opts.UnixSocket == "" {
+		client.loop.wg.Go(func() { // Proxy is of the application
+			if err := aside(c.findRoute); err != nil {
+				c.finish(nil, err)
+			} else {
+				c.getConn()
+			}
+		})
+		return
+	}
+	if err := c.findRoute(); err != nil {
+		c.finishAside(nil, err)
+		return
+	}
+	c.getConn()
+}
+
+// findRoute finds the way to the target.
+func (c *httpCall) findRoute() error {
+	if c.route != nil {
+		return nil
+	}
+	r, err := c.client.route(c.target, c.opts.UnixSocket)
+	c.route = &r
+	return err
+}
+
+// getConn asks the pool for a connection.
+func (c *httpCall) getConn() {
+	client := c.client
+	var m *httpclient.Message
+	if !c.uploads() && client.pool.Idle() > 0 {
+		m = c.message(c.opts.Body)
+	}
+	if client.pool.Get(c.route.key, c, m, c.deadline, client.cfg.InactivityTimeout) {
+		s := &httpSlot{client: client, key: c.route.key, call: c}
+		(*httpHost)(client).Go(s.serve)
+		return
+	}
+	if c.isAborted() && client.pool.Remove(c) { // before it was there to be removed
+		c.finishAside(nil, errOver)
+	}
+}
+
+// An httpSlot is a slot of the pool, with a goroutine: it dials, carries requests on the
+// connection, waits for the next one while the connection is idle, and closes it.
+type httpSlot struct {
+	client *HTTPClient
+	key    httpclient.Key
+	conn   *httpclient.Conn // nil: to be dialed for call
+	call   *httpCall        // nil: conn is idle, or the slot is free
+	begun  bool             // call is being carried
+	end    requestEnd       // of call
+}
+
+// serve is the goroutine.
+func (s *httpSlot) serve() {
+	over := false
+	defer func() {
+		if !over { // foreign code called Goexit: the slot goes on elsewhere
+			(*httpHost)(s.client).Go(s.recover)
+		}
+	}()
+	for s.conn != nil || s.call != nil {
+		s.step()
+	}
+	over = true
+}
+
+// recover goes on after a Goexit, which was in Read of the connection, or in Close of
+// a body whose request has its result.
+func (s *httpSlot) recover() {
+	if s.conn != nil {
+		s.conn.Fail(errGoexit)
+	}
+	if s.begun {
+		s.end.err = errGoexit
+		s.conclude()
+	}
+	s.serve()
+}
+
+// step does the next thing that is to be done.
+func (s *httpSlot) step() {
+	pool := s.client.pool
+	switch {
+	case s.conn == nil:
+		conn, err := s.call.dial()
+		if err != nil {
+			call := s.call
+			s.call = asCall(pool.Release(s.key))
+			call.finish(nil, err)
+			return
+		}
+		s.conn = conn
+	case s.call == nil:
+		if s.call = asCall(s.conn.Next(pool)); s.call == nil {
+			s.close()
+		}
+	default:
+		s.begun = true
+		s.call.exchange(s.conn, &s.end)
+		s.conclude()
+	}
+}
+
+func (s *httpSlot) close() {
+	s.conn.Close()
+	s.conn = nil
+}
+
+// conclude ends the request on the connection, finds the connection its next one, and
+// tells the result: a callback that asks again finds the connection.
+func (s *httpSlot) conclude() {
+	call, end, pool := s.call, s.end, s.client.pool
+	s.begun, s.end = false, requestEnd{}
+	reusable, retry := call.depart(s.conn, &end)
+	if retry {
+		s.close()
+		return
+	}
+	kept := false
+	s.call = nil
+	if reusable {
+		var next httpclient.Request
+		next, kept = pool.Put(s.conn, end.over)
+		s.call = asCall(next)
+	}
+	if s.call == nil && !kept {
+		s.close()
+		s.call = asCall(pool.Release(s.key))
+	}
+	call.conclude(&end)
+}
+
+// asCall returns the request that the pool gave, or nil.
+func asCall(r httpclient.Request) *httpCall {
+	call, _ := r.(*httpCall)
+	return call
+}
+
+// conclude has the request follow a redirect, or end.
+func (c *httpCall) conclude(end *requestEnd) {
+	switch {
+	case end.err != nil:
+		c.finish(nil, end.err)
+	case end.next == nil:
+		c.finish(end.res, nil)
+	case int(c.redirects) == c.opts.MaxRedirects:
+		c.finish(nil, ErrHTTPRedirects)
+	default:
+		c.follow(end.res.Status, end.next)
+		c.submit()
+	}
+}
+
+// exchange carries the request on conn, and leaves in end what came of it.
+func (c *httpCall) exchange(conn *httpclient.Conn, end *requestEnd) {
+	resp := conn.Response()
+	queued := conn.Begin(c.deadline, c.client.cfg.InactivityTimeout)
+	if end.err = c.exchangeHeads(conn, resp, queued); end.err != nil {
+		return
+	}
+	conn.SetKeepAlive(resp.KeepAliveTimeout())
+	end.res = c.response(conn, resp)
+	end.err = c.receive(resp, end)
+	end.reusable = end.err == nil && !c.close && resp.Reusable()
+}
+
+// depart ends the exchange. It reports whether conn can carry another request, or,
+// otherwise, whether this one is to be sent again on a new connection.
+func (c *httpCall) depart(conn *httpclient.Conn, end *requestEnd) (reusable, retry bool) {
+	c.Attach(nil) // from here on abort leaves the connection alone
+	c.endUpload()
+	reusable = conn.End(end.reusable)
+	c.count(conn)
+	if end.err == nil || end.res != nil || !c.shouldRetry(conn, end.err) {
+		return reusable, false
+	}
+	if end.err != httpclient.ErrStale {
+		c.retried = true
+		c.client.loop.count.httpRetried.Add(1)
+	}
+	return false, true
+}
+
+// exchangeHeads sends the request, or begins to, and reads the head of the response.
+func (c *httpCall) exchangeHeads(conn *httpclient.Conn, resp *httpclient.Response, queued bool) error {
+	if conn.Stale() {
+		return httpclient.ErrStale
+	}
+	if !queued {
+		c.send(conn)
+	}
+	// After a failed write too: a server that did not want the request may have said
+	// so before it closed the connection.
+	err := resp.ReadHead(conn, c.method, c.client.cfg.MaxHeaderBytes, c)
+	if conn.Stale() {
+		return httpclient.ErrStale
+	}
+	if conn.Reused() {
+		c.client.loop.count.httpReused.Add(1)
+	}
+	if err != nil {
+		if werr := conn.WriteError(); werr != nil {
+			return werr
+		}
+	}
+	return err
+}
+
+// shouldRetry reports whether the request may be sent again after err: it was never
+// sent, or it is idempotent and the server has ended a connection that was kept
+// without a byte of a response.
+func (c *httpCall) shouldRetry(conn *httpclient.Conn, err error) bool {
+	switch {
+	case c.isAborted():
+		return false
+	case err == httpclient.ErrStale:
+		return true
+	}
+	return !c.retried && conn.Reused() && !conn.Answered() && idempotent(c.method) &&
+		c.opts.BodyReader == nil && (err == io.EOF || isReset(err))
+}
+
+// idempotent reports whether a method is, by RFC 9110 section 9.2.2.
+func idempotent(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+// uploads reports whether the body is sent by a goroutine of its own.
+func (c *httpCall) uploads() bool {
+	return c.opts.BodyReader != nil || !httpclient.Inline(len(c.opts.Body)) || c.expect
+}
+
+// send sends the request, or begins to.
+func (c *httpCall) send(conn *httpclient.Conn) {
+	if !c.uploads() {
+		conn.Send(c.message(c.opts.Body), false)
+		return
+	}
+	conn.Send(c.message(nil), c.length != 0)
+	c.upload = newHTTPUpload(c, conn)
+	c.client.loop.wg.Add(1)
+	go c.upload.run()
+}
+
+// message returns the head of the request and body.
+func (c *httpCall) message(body []byte) *httpclient.Message {
+	head := c.head(c.route)
+	defer head.Release()
+	return head.Message(body)
+}
+
+// Interim is told of responses before the response.
+func (c *httpCall) Interim(status int) {
+	if status == 100 && c.upload != nil {
+		c.upload.permit()
+	}
+}
+
+// response returns what the head of the response says.
+func (c *httpCall) response(conn *httpclient.Conn, r *httpclient.Response) *HTTPResponse {
+	res := &HTTPResponse{
+		Status: r.Status, Reason: r.Reason, Proto: r.Proto,
+		Headers:    headersOf(r.Fields, r.Fields.Count()),
+		URL:        withoutUser(c.target.u, c.url),
+		Redirects:  int(c.redirects),
+		Reused:     conn.Reused(),
+		RemoteAddr: conn.RemoteAddr(),
+	}
+	if c.slow != nil {
+		res.Timing = c.slow.times
+	}
+	res.Timing.FirstByte = conn.FirstByte().Sub(c.begun)
+	if tc := tlsOf(conn); tc != nil {
+		state := tc.ConnectionState()
+		res.TLS = &state
+	}
+	return res
+}
+
+// tlsOf returns what tells the state of TLS, or nil.
+func tlsOf(conn *httpclient.Conn) interface{ ConnectionState() tls.ConnectionState } {
+	core := conn.Core()
+	core.Lock()
+	defer core.Unlock()
+	if t := core.TLS(); t != nil {
+		return t
+	}
+	t, _ := unguarded(core.NetConn()).(interface{ ConnectionState() tls.ConnectionState })
+	return t
+}
+
+// maxDiscard bounds the body of a response that redirects: reading it is cheaper than
+// a new connection only if it is short.
+const maxDiscard = 64 << 10
+
+// receive reads the body of the response.
+func (c *httpCall) receive(resp *httpclient.Response, end *requestEnd) (err error) {
+	end.next, err = c.redirectTarget(resp)
+	switch {
+	case end.next != nil || err != nil:
+		resp.Discard(maxDiscard)
+		end.over = time.Now()
+		return err
+	case c.opts.OnBody != nil:
+		err = c.stream(end.res, resp)
+	default:
+		err = c.readBody(end.res, resp)
+	}
+	end.res.Trailers = headersOf(resp.Trailers(), 0)
+	end.res.Timing.Total = time.Since(c.begun)
+	end.over = c.begun.Add(end.res.Timing.Total)
+	return err
+}
+
+// redirectTarget returns where the response leads, nil if it is the result.
+func (c *httpCall) redirectTarget(resp *httpclient.Response) (*httpTarget, error) {
+	if c.opts.MaxRedirects <= 0 {
+		return nil, nil
+	}
+	switch resp.Status {
+	case 301, 302, 303:
+	case 307, 308:
+		if c.opts.BodyReader != nil {
+			return nil, nil // it cannot be read again
+		}
+	default:
+		return nil, nil
+	}
+	if location := resp.Fields.Get("Location"); location != "" {
+		next, err := c.target.redirect(location)
+		return &next, err
+	}
+	return nil, nil
+}
+
+// readBody reads the body as a whole.
+func (c *httpCall) readBody(res *HTTPResponse, resp *httpclient.Response) error {
+	body, err := resp.ReadAll(c.client.cfg.MaxBodyBytes)
+	if err != nil {
+		return err
+	}
+	res.Body = body
+	if c.decodes() && len(body) > 0 {
+		return decompress(res, c.client.cfg.MaxBodyBytes)
+	}
+	return nil
+}
+
+// endUpload ends what still sends the body: nothing reads it any more.
+func (c *httpCall) endUpload() {
+	if c.upload != nil {
+		c.upload.end()
+		c.upload = nil
+	}
+}
+
+// count adds what the connection carried to the statistics.
+func (c *httpCall) count(conn *httpclient.Conn) {
+	in, out := conn.Bytes()
+	count := &c.client.loop.count
+	count.bytesIn.Add(uint64(in))
+	count.written.Add(uint64(out)) // nothing of it waits
+	count.bytesOut.Add(uint64(out))
+}
+
+// An httpHost is a client as its connections see it.
+type httpHost HTTPClient
+
+// Go runs f, for which the loop has to live on: what a goroutine of a connection has
+// written is sent by the loop's writers.
+func (h *httpHost) Go(f func()) {
+	c := (*HTTPClient)(h)
+	c.goroutineBegun()
+	c.loop.wg.Go(func() {
+		defer c.goroutineEnded()
+		f()
+	})
+}
+
+func (h *httpHost) Enqueue(job writers.Job) { h.loop.writers.Add(job) }
+func (h *httpHost) CloseAside(nc net.Conn)  { h.loop.closeAside(nc) }
+
+func (h *httpHost) Recovered(v any) error {
+	if v == nil {
+		return errGoexit
+	}
+	return newPanicError(v)
+}

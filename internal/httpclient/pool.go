@@ -1,0 +1,251 @@
+package httpclient
+
+import (
+	"container/list"
+	"sync"
+	"time"
+)
+
+// A Key tells which connections are as good as one another.
+type Key struct {
+	Scheme string // of the request: "http" or "https"
+	Addr   string // host:port of the server; empty if the proxy is told in each request
+	Proxy  string // URL of the proxy, with its password; empty: none
+	Socket string // path of a unix socket
+}
+
+// A Pool keeps connections alive between requests, bounds how many there are, and
+// has the queues of the requests that wait for one. All methods may be called from
+// any goroutine.
+type Pool struct {
+	maxPerHost int
+	maxIdle    int // of a host
+	maxTotal   int // idle, of all hosts
+	lifetime   time.Duration
+
+	mu     sync.Mutex // guards the following
+	hosts  map[Key]*host
+	oldest idleLinks // head of the list of all idle connections
+	idle   int
+	closed bool
+}
+
+// host is what the pool knows of one Key.
+type host struct {
+	idle    []*Conn   // that last used is last
+	open    int       // slots taken: connections that are idle, in use, or being dialed
+	waiting list.List // of Request
+}
+
+// idleLinks chain the idle connections in the order in which they became idle.
+type idleLinks struct{ next, prev *Conn }
+
+// A Place is where a request waits in a Pool.
+type Place struct {
+	host *host
+	elem *list.Element
+}
+
+// NewPool returns a pool of at most maxPerHost connections to a host, of which
+// maxIdle may be idle, and maxTotal idle ones altogether. A connection is idle
+// for at most lifetime; if that is not positive none is kept.
+func NewPool(maxPerHost, maxIdle, maxTotal int, lifetime time.Duration) *Pool {
+	return &Pool{
+		maxPerHost: maxPerHost, maxIdle: maxIdle, maxTotal: maxTotal, lifetime: lifetime,
+		hosts: make(map[Key]*host),
+	}
+}
+
+// Get gives r an idle connection of key if there is one: it is assigned to r, which
+// begins now, and m, if it is not nil, is written at once. If there is none but a
+// slot is free, Get takes the slot and returns true: the caller has to dial.
+// Otherwise r waits: Put or Release will return it, unless it is removed before.
+func (p *Pool) Get(key Key, r Request, m *Message, deadline time.Time, silence time.Duration) (dial bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := p.hosts[key]
+	if h == nil {
+		h = &host{}
+		p.hosts[key] = h
+	}
+	if n := len(h.idle); n > 0 {
+		c := h.idle[n-1]
+		p.take(h, c, n-1)
+		r.Attach(c)
+		c.assign(r, m, deadline, silence)
+		return false
+	}
+	m.Release()
+	if h.open < p.maxPerHost {
+		h.open++
+		return true
+	}
+	*r.Place() = Place{host: h, elem: h.waiting.PushBack(r)}
+	r.Queued()
+	return false
+}
+
+// Remove takes r out of the queue, and reports whether it was there.
+func (p *Pool) Remove(r Request) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	place := r.Place()
+	if place.elem == nil {
+		return false
+	}
+	place.host.waiting.Remove(place.elem)
+	*place = Place{}
+	r.Unqueued()
+	return true
+}
+
+// next takes the first request that waits, nil if there is none. The pool is locked.
+func (h *host) next() Request {
+	e := h.waiting.Front()
+	if e == nil {
+		return nil
+	}
+	r := h.waiting.Remove(e).(Request)
+	*r.Place() = Place{}
+	r.Unqueued()
+	return r
+}
+
+// Put gives back a connection that can carry another request. Either it returns a
+// request that the connection is to carry now, or the connection is kept: then Next
+// is to be called. If neither is so the connection is to be closed, and then its slot
+// released.
+func (p *Pool) Put(c *Conn, now time.Time) (next Request, kept bool) {
+	life := p.lifetime
+	if c.hint > 0 {
+		// The server says when it will close. A second for the request to get
+		// there, so that it does not cross with the end.
+		life = min(life, c.hint-time.Second)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || life <= 0 {
+		return nil, false
+	}
+	h := p.hosts[c.key]
+	if next = h.next(); next != nil {
+		next.Attach(c)
+		return next, false
+	}
+	if p.maxIdle <= 0 || p.maxTotal <= 0 {
+		return nil, false
+	}
+	c.setIdle(now.Add(life))
+	h.idle = append(h.idle, c)
+	p.link(c)
+	if len(h.idle) > p.maxIdle {
+		p.drop(h.idle[0])
+	} else if p.idle > p.maxTotal {
+		p.drop(p.oldest.next)
+	}
+	return nil, true
+}
+
+// Release gives back the slot of a connection that was closed, or never came up. If
+// it returns a request, the caller keeps the slot and has to dial for that.
+func (p *Pool) Release(key Key) (next Request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := p.hosts[key]
+	if next = h.next(); next == nil {
+		p.freeSlot(key, h)
+	}
+	return next
+}
+
+// leave takes c and its slot away if c is idle still.
+func (p *Pool) leave(c *Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.core.Lock()
+	idle := c.state == connIdle
+	c.core.Unlock()
+	if idle {
+		p.drop(c)
+	}
+	return idle
+}
+
+// freeSlot counts a slot of h as free. The pool is locked.
+func (p *Pool) freeSlot(key Key, h *host) {
+	if h.open--; h.open == 0 {
+		delete(p.hosts, key)
+	}
+}
+
+// link makes c the last idle connection. The pool is locked.
+func (p *Pool) link(c *Conn) {
+	p.idle++
+	last := p.oldest.prev
+	c.idle.prev, c.idle.next = last, nil
+	if last == nil {
+		p.oldest.next = c
+	} else {
+		last.idle.next = c
+	}
+	p.oldest.prev = c
+}
+
+// take takes c, the i-th idle connection of h, from among the idle ones. The pool is
+// locked.
+func (p *Pool) take(h *host, c *Conn, i int) {
+	copy(h.idle[i:], h.idle[i+1:])
+	h.idle[len(h.idle)-1] = nil
+	h.idle = h.idle[:len(h.idle)-1]
+	p.idle--
+	if c.idle.prev == nil {
+		p.oldest.next = c.idle.next
+	} else {
+		c.idle.prev.idle.next = c.idle.next
+	}
+	if c.idle.next == nil {
+		p.oldest.prev = c.idle.prev
+	} else {
+		c.idle.next.idle.prev = c.idle.prev
+	}
+	c.idle = idleLinks{}
+}
+
+// drop takes an idle connection and its slot away, and has its goroutine close it.
+// No request waits for the slot: it would have got the connection. The pool is locked.
+func (p *Pool) drop(c *Conn) {
+	h := p.hosts[c.key]
+	for i := range h.idle {
+		if h.idle[i] == c {
+			p.take(h, c, i)
+			p.freeSlot(c.key, h)
+			c.retire()
+			return
+		}
+	}
+}
+
+// CloseIdle has the connections that are idle closed.
+func (p *Pool) CloseIdle() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.oldest.next != nil {
+		p.drop(p.oldest.next)
+	}
+}
+
+// Close has the connections that are idle closed, and those that are in use once
+// they are put back. Requests go on waiting for slots.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.CloseIdle()
+}
+
+// Idle returns how many connections are idle.
+func (p *Pool) Idle() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.idle
+}

@@ -1,0 +1,23 @@
+//go:build race && linux
+
+package sockio
+
+import "syscall"
+
+// The race detector knows that what was written to a connection happened before it is
+// read, because package syscall says so in Read and Write. The calls of this package
+// bypass those, so they say it with a read and a write that do nothing.
+
+var null, _ = syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+
+// received says that something was read.
+func received() {
+	var b [1]byte
+	syscall.Read(null, b[:])
+}
+
+// sending says that something is about to be written.
+func sending() {
+	var b [1]byte
+	syscall.Write(null, b[:])
+}
