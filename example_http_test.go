@@ -1,6 +1,7 @@
 package eventloop_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -313,4 +314,260 @@ func ExampleHTTPClient_Do() {
 	// 201 stored: milk
 	// 405 POST true
 	// true true
+}
+
+// What a request says of itself.
+func ExampleHTTPRequest() {
+	ctx := context.Background()
+	eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+			fmt.Println(r.Method(), r.Path(), r.Query(), r.Host())
+			for _, h := range r.Headers() {
+				fmt.Println(h.Name, h.Value)
+			}
+			r.Respond(204, nil, nil)
+		}, nil)
+		if err != nil {
+			return err
+		}
+		l.HTTP().Do(ctx, "DELETE", "http://"+s.Addr().String()+"/users/7?hard", &eventloop.HTTPOptions{
+			Host: "example.org",
+		}).Then(func(res *eventloop.HTTPResponse, err error) { s.Close() })
+		return nil
+	})
+	// Output:
+	// DELETE /users/7 hard example.org
+	// Host example.org
+	// User-Agent eventloop
+}
+
+// Whatever the environment says, this client uses no proxy.
+func ExampleNoProxy() {
+	ctx := context.Background()
+	eventloop.Run(ctx, &eventloop.Config{
+		HTTPClient: &eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy},
+	}, func(l *eventloop.Loop) error {
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) { r.RespondText(200, "direct") }, nil)
+		if err != nil {
+			return err
+		}
+		l.HTTP().Get(ctx, "http://"+s.Addr().String()).Then(func(res *eventloop.HTTPResponse, err error) {
+			s.Close()
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
+			fmt.Printf("%s\n", res.Body)
+		})
+		return nil
+	})
+	// Output: direct
+}
+
+// A client with settings of its own.
+func ExampleNewHTTPClient() {
+	ctx := context.Background()
+	eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+			r.RespondText(200, r.Header("User-Agent"))
+		}, nil)
+		if err != nil {
+			return err
+		}
+		client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{
+			Timeout:   10 * time.Second,
+			UserAgent: "example/1",
+		})
+		client.Get(ctx, "http://"+s.Addr().String()).Then(func(res *eventloop.HTTPResponse, err error) {
+			client.CloseIdle() // or the connection is kept for the next request
+			s.Close()
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
+			fmt.Printf("%s\n", res.Body)
+		})
+		return nil
+	})
+	// Output: example/1
+}
+
+func ExampleHTTPHeaders() {
+	var h eventloop.HTTPHeaders
+	h.Add("Vary", "Accept")
+	h.Add("vary", "Cookie")
+	h.Set("Content-Type", "text/html")
+	fmt.Println(h.Get("VARY"), h.Values("Vary"))
+	h.Del("Vary")
+	fmt.Println(h)
+	// Output:
+	// Accept [Accept Cookie]
+	// [{Content-Type text/html}]
+}
+
+// A form, and the values of the query.
+func ExampleHTTPRequest_FormValues() {
+	ctx := context.Background()
+	eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+			form, err := r.FormValues()
+			if err != nil {
+				r.RespondText(400, err.Error())
+				return
+			}
+			r.RespondJSON(200, map[string]string{"page": r.QueryValues().Get("page"), "name": form.Get("name")})
+		}, nil)
+		if err != nil {
+			return err
+		}
+		l.HTTP().Do(ctx, "POST", "http://"+s.Addr().String()+"/users?page=2", &eventloop.HTTPOptions{
+			Headers: eventloop.HTTPHeaders{{Name: "Content-Type", Value: "application/x-www-form-urlencoded"}},
+			Body:    []byte("name=ann+lee"),
+		}).Then(func(res *eventloop.HTTPResponse, err error) {
+			s.Close()
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
+			fmt.Printf("%d %s\n", res.Status, res.Body)
+		})
+		return nil
+	})
+	// Output: 200 {"name":"ann lee","page":"2"}
+}
+
+// What package fasthttp can parse: cookies, for example.
+func ExampleHTTPRequest_FastHTTP() {
+	ctx := context.Background()
+	eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+			r.Respond(200, nil, r.FastHTTP().Header.Cookie("session"))
+		}, nil)
+		if err != nil {
+			return err
+		}
+		l.HTTP().Do(ctx, "GET", "http://"+s.Addr().String(), &eventloop.HTTPOptions{
+			Headers: eventloop.HTTPHeaders{{Name: "Cookie", Value: "theme=dark; session=7"}},
+		}).Then(func(res *eventloop.HTTPResponse, err error) {
+			s.Close()
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
+			fmt.Printf("%s\n", res.Body)
+		})
+		return nil
+	})
+	// Output: 7
+}
+
+// An upload that is taken as it arrives, no faster than it can be stored.
+func ExampleHTTPRequest_OnBody() {
+	ctx := context.Background()
+	eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+			n := 0
+			r.OnBody(func(p []byte) {
+				n += len(p)
+				r.PauseReading()
+				l.AfterFunc(time.Millisecond, r.ResumeReading) // when the piece is stored
+			}, func(err error) {
+				if err != nil {
+					return // the client is gone, or too slow
+				}
+				r.RespondText(200, fmt.Sprintf("stream: %t, %d bytes for %s", r.HasBodyStream(), n, r.Path()))
+			})
+		}, &eventloop.HTTPServerConfig{MaxInlineBody: 1000, MaxBodyBytes: 1 << 20})
+		if err != nil {
+			return err
+		}
+		l.HTTP().Do(ctx, "PUT", "http://"+s.Addr().String()+"/backup", &eventloop.HTTPOptions{
+			Body: make([]byte, 100_000),
+		}).Then(func(res *eventloop.HTTPResponse, err error) {
+			s.Close()
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
+			fmt.Printf("%s\n", res.Body)
+		})
+		return nil
+	})
+	// Output: stream: true, 100000 bytes for /backup
+}
+
+// A response of any length, made as fast as the client takes it.
+func ExampleHTTPResponseWriter_OnDrain() {
+	ctx := context.Background()
+	eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+			w, err := r.RespondStream(200, nil)
+			if err != nil {
+				return
+			}
+			block, left := make([]byte, 1000), 1000 // blocks
+			w.OnDrain(func() {
+				for ; left > 0 && !w.NeedDrain(); left-- {
+					w.Write(block)
+				}
+				if left == 0 {
+					w.Close()
+				}
+			})
+			w.Flush() // the header, at once
+		}, nil)
+		if err != nil {
+			return err
+		}
+		l.HTTP().Get(ctx, "http://"+s.Addr().String()).Then(func(res *eventloop.HTTPResponse, err error) {
+			s.Close()
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
+			fmt.Println(len(res.Body), "bytes")
+		})
+		return nil
+	})
+	// Output: 1000000 bytes
+}
+
+// A protocol of its own on the connection of a request.
+func ExampleHTTPRequest_Upgrade() {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+			_, err := r.Upgrade(eventloop.HTTPHeaders{{Name: "Upgrade", Value: "shout"}}, &eventloop.ConnConfig{
+				OnData: func(c *eventloop.Conn, data []byte) { c.Write(bytes.ToUpper(data)) },
+			})
+			if err != nil {
+				r.RespondText(400, err.Error())
+			}
+		}, nil)
+		if err != nil {
+			return err
+		}
+		l.Go(context.Background(), func(t *eventloop.Task) error {
+			defer s.Close()
+			c, err := l.Dial(t.Context(), "tcp", s.Addr().String(), nil)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			c.WriteString("GET / HTTP/1.1\r\nHost: example.org\r\nConnection: Upgrade\r\nUpgrade: shout\r\n\r\n")
+			in := bufio.NewReader(c.NetConn(t))
+			res, err := http.ReadResponse(in, nil)
+			if err != nil {
+				return err
+			}
+			fmt.Println(res.Status)
+			c.WriteString("hello\n")
+			line, err := in.ReadString('\n')
+			fmt.Print(line)
+			return err
+		})
+		return nil
+	})
+	// Output:
+	// 101 Switching Protocols
+	// HELLO
 }

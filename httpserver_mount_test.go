@@ -292,7 +292,7 @@ func TestHTTPStreamWithoutABodyGoesOnToItsEndEverywhere(t *testing.T) {
 			}
 			r.OnAbort(func(err error) { t.Errorf("OnAbort: %v", err) })
 			n := 0
-			w.OnDrain(func() {
+			more := func() {
 				if n++; n < 3 {
 					if _, err := io.WriteString(w, "more"); err != nil {
 						t.Error(err)
@@ -300,8 +300,11 @@ func TestHTTPStreamWithoutABodyGoesOnToItsEndEverywhere(t *testing.T) {
 					return
 				}
 				ended <- w.Close()
+			}
+			l.AfterFunc(time.Millisecond, func() {
+				io.WriteString(w, "some")
+				w.OnDrain(more)
 			})
-			l.AfterFunc(time.Millisecond, func() { io.WriteString(w, "some") })
 		})
 		for _, method := range []string{"GET", "HEAD"} {
 			for _, status := range []int{200, 204, 304} {

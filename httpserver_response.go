@@ -195,7 +195,7 @@ func (r *HTTPRequest) RespondStream(status int, headers HTTPHeaders) (*HTTPRespo
 	if err := r.begin(); err != nil {
 		return nil, err
 	}
-	w := &HTTPResponseWriter{r: r, length: length, drop: r.bodyless(status)}
+	w := &HTTPResponseWriter{r: r, length: length, drop: r.bodyless(status), wrote: true} // the header
 	r.writer = w
 	w.chunked = r.via.open(r, status, headers, length)
 	r.loop.count.answered(status)
@@ -320,9 +320,10 @@ func (w *HTTPResponseWriter) Abort() error {
 }
 
 // OnDrain arranges for f to be called on the loop each time that all that was
-// written has been handed to the kernel, or to TLS, until Close: also if that was
-// before OnDrain was called. A second call replaces f. A response that has no body,
-// such as one to HEAD, drops what is written, and f is called all the same.
+// written, the header included, has been handed to the kernel, or to TLS, until Close:
+// also if that was before OnDrain was called. So f is called at least once, and can
+// write all of the body. A second call replaces f. A response that has no body, such
+// as one to HEAD, drops what is written, and f is called all the same.
 func (w *HTTPResponseWriter) OnDrain(f func()) {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()

@@ -180,21 +180,26 @@ func TestHTTPStreamThatGoesOnInOnDrainEndsWithoutABodyToo(t *testing.T) {
 				}
 				fmt.Fprintf(w, "%d ", n)
 			})
-			io.WriteString(w, "0 ")
-			w.Flush()
+			if r.Query() == "" { // otherwise OnDrain writes the first piece, too
+				io.WriteString(w, "0 ")
+				w.Flush()
+			}
 		}
 		s := serveHTTP(t, l, &eventloop.HTTPServerConfig{TLS: server}, stream)
 		for _, method := range []string{"GET", "HEAD"} {
 			for _, status := range []int{200, 204, 304, 205} {
 				c := dialSecure(t, s.Addr(), client)
-				for range 2 { // one after the other, and both at once
-					request := fmt.Sprintf("%s /%d HTTP/1.1\r\nHost: x\r\n\r\n", method, status)
+				for _, query := range []string{"", "?late"} {
+					request := fmt.Sprintf("%s /%d%s HTTP/1.1\r\nHost: x\r\n\r\n", method, status, query)
 					c.send("%s", request+request)
 					for range 2 {
 						resp, body := c.answer(method)
 						want := ""
 						if method == "GET" && status == 200 {
 							want = "0 1 2 "
+							if query != "" {
+								want = "1 2 "
+							}
 						}
 						if resp.StatusCode != status || body != want {
 							t.Errorf("%s: %d %q, want %d %q", method, resp.StatusCode, body, status, want)
