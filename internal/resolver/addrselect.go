@@ -19,8 +19,8 @@ func sortAddrs(addrs []netip.Addr) []netip.Addr {
 	return addrs
 }
 
-// sortWithSources sorts destinations in place. It returns where each run of
-// destinations ends that are equal.
+// sortWithSources sorts destinations in place. It returns the end of each run of
+// equal destinations.
 func sortWithSources(addrs, srcs []netip.Addr) (ends []int) {
 	infos := make([]addrInfo, len(addrs))
 	for i, a := range addrs {
@@ -57,9 +57,9 @@ type addrInfo struct {
 	srcAttr  addrAttr
 }
 
-// compareAddrs returns -1 if a is preferred, 1 if b is, and 0 if they are
-// equal. Rules 3, 4 and 7 need knowledge of the interfaces that is not
-// portable; package net leaves them out too.
+// compareAddrs returns -1 if a is preferred, 1 if b is preferred, and 0 if they are
+// equal. Rules 3, 4 and 7 require information about the interfaces that is not
+// available portably; package net leaves them out too.
 func compareAddrs(a, b addrInfo) int {
 	// Rule 1: avoid unusable destinations.
 	switch {
@@ -139,7 +139,7 @@ func classify(ip netip.Addr) policy {
 	return policy{}
 }
 
-// scope is that of RFC 6724 section 3.1.
+// scope returns the scope of RFC 6724 section 3.1.
 type scope uint8
 
 const (
@@ -167,8 +167,8 @@ func scopeOf(ip netip.Addr) scope {
 	return scopeGlobal
 }
 
-// commonPrefixLen returns how many leading bits two IPv6 addresses have in
-// common, up to the length of a prefix, which is taken to be 64 (RFC 6724
+// commonPrefixLen returns the number of leading bits that two IPv6 addresses have
+// in common, up to the length of a prefix, which is assumed to be 64 (RFC 6724
 // section 2.2).
 func commonPrefixLen(a, b netip.Addr) int {
 	if a.Is4() || b.Is4() {

@@ -8,35 +8,36 @@ import (
 	"time"
 )
 
-// An addrSet holds the addresses of one name and gives them out in the order of
-// RFC 6724. Addresses of equal rank take turns at being first, so that a cached
-// answer does not send every connection of the process to one machine. All
-// methods may be called from any goroutine.
+// An addrSet holds the addresses of one name and returns them in the order of RFC
+// 6724. Addresses of equal rank take turns at being first, so that a cached answer
+// does not send every connection of the process to the same machine. All methods
+// may be called from any goroutine.
 type addrSet struct {
-	addrs  []netip.Addr // as the server or the file has them; never changed
+	addrs  []netip.Addr // in the order of the server or the file; immutable
 	turn   atomic.Uint32
 	sorted atomic.Pointer[sortedAddrs]
 	mu     sync.Mutex // held while the addresses are sorted again
 }
 
-// sortedAddrs is an order of RFC 6724. It depends on the routes that the machine
-// has, so it is worked out again after checkInterval.
+// sortedAddrs is an order of RFC 6724. It depends on the routes of the machine, so
+// it is computed again after checkInterval.
 type sortedAddrs struct {
 	addrs []netip.Addr
-	ends  []int // where each run of addresses of equal rank ends
+	ends  []int // the end of each run of addresses of equal rank
 	until time.Time
 }
 
-// add appends an address, unless it is there already. It must not be called any
-// more once the set is in use.
+// add appends an address, unless the set already has it. It must not be called once
+// the set is in use.
 func (s *addrSet) add(a netip.Addr) {
 	if !slices.Contains(s.addrs, a) {
 		s.addrs = append(s.addrs, a)
 	}
 }
 
-// take returns a copy of the addresses that network admits, best first. If they
-// must be sorted first, which takes system calls, and quick is set, ok is false.
+// take returns a copy of the addresses that network admits, best first. Sorting
+// takes system calls: if the addresses must be sorted first and quick is set, ok is
+// false.
 func (s *addrSet) take(network string, quick bool) (addrs []netip.Addr, ok bool) {
 	if len(s.addrs) == 1 {
 		return filterFamily(network, s.addrs), true
@@ -65,8 +66,8 @@ func (s *addrSet) take(network string, quick bool) (addrs []netip.Addr, ok bool)
 	return addrs, true
 }
 
-// sort returns the order that holds now. While one goroutine works it out, the
-// others go on with the old one.
+// sort returns the current order. While one goroutine computes it, the others use
+// the old order.
 func (s *addrSet) sort(now time.Time) *sortedAddrs {
 	if s.sorted.Load() == nil {
 		s.mu.Lock()

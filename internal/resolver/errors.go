@@ -8,12 +8,13 @@ import (
 	"syscall"
 )
 
-// ErrNoData tells a name that exists, but has no records of the type that was
-// asked for (NODATA, RFC 2308 section 2.2), from one that does not exist. Both
-// are a [net.DNSError] with IsNotFound; this one unwraps to ErrNoData.
+// ErrNoData distinguishes a name that exists, but has no records of the requested
+// type (NODATA, RFC 2308 section 2.2), from one that does not exist. Both are a
+// [net.DNSError] with IsNotFound; the former unwraps to ErrNoData.
 var ErrNoData = errors.New("name has no records of this type")
 
-// What a server, or a name, did wrong. They become the text of a net.DNSError.
+// What is wrong with a name or the reply of a server. These become the text of a
+// net.DNSError.
 var (
 	errNoSuchHost  = errors.New("no such host")
 	errNoSuitable  = errors.New("no suitable address found")
@@ -29,12 +30,12 @@ var (
 	errBusy        = errors.New("too many queries at a time")
 )
 
-// errClosed is the cause with which a resolver cancels its work, a value of its
-// own so that it cannot be mistaken for a cause of the caller's.
+// errClosed is the cause with which a resolver cancels its work. It is a separate
+// value, so that it cannot be confused with a cause of the caller.
 var errClosed = fmt.Errorf("resolver is closed: %w", net.ErrClosed)
 
-// ctxError returns why ctx ended: errClosed, or the plain error of ctx. Never
-// a cause that the caller gave it: callers look for context.Canceled.
+// ctxError returns why ctx ended: errClosed, or the plain error of ctx. It never
+// returns the caller's own cause, because callers check for context.Canceled.
 func ctxError(ctx context.Context) error {
 	if context.Cause(ctx) == errClosed {
 		return errClosed
@@ -42,9 +43,9 @@ func ctxError(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// dnsError makes the error of a lookup of name. The flags follow what package
-// net does with the same causes, so that callers need not know which resolver
-// they have.
+// dnsError returns the error of a lookup of name. Its flags are those that package
+// net sets for the same causes, so that callers need not know which resolver they
+// use.
 func dnsError(err error, name, server string) *net.DNSError {
 	e := &net.DNSError{Err: err.Error(), Name: name, Server: server}
 	switch {
@@ -66,9 +67,9 @@ func dnsError(err error, name, server string) *net.DNSError {
 	return e
 }
 
-// socketError completes e for an error of the operating system. Such errors
-// pass (a network comes back), so they are temporary. They stay unwrappable,
-// so that errors.Is can find ECONNREFUSED in them.
+// socketError completes e for an error of the operating system. Such errors are
+// temporary, because a network may come back. They can be unwrapped, so that
+// errors.Is finds ECONNREFUSED in them.
 func socketError(e *net.DNSError, err error) {
 	e.UnwrapErr = err
 	var ne net.Error
@@ -81,21 +82,22 @@ func socketError(e *net.DNSError, err error) {
 	}
 }
 
-// isTimeout reports whether the time of a try was over.
+// isTimeout reports whether an attempt timed out.
 func isTimeout(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()
 }
 
-// isLocal reports whether err is a shortage of this process or machine, which says
-// nothing of a server or a name.
+// isLocal reports whether err is a lack of resources of this process or machine.
+// Such an error says nothing about a server or a name.
 func isLocal(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) ||
 		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM) || errors.Is(err, errBusy)
 }
 
-// named returns err with the name as the caller wrote it. It copies, because
-// err may belong to the cache, or to other callers that asked in other words.
+// named returns err with the name as the caller wrote it. It copies err, because
+// err may belong to the cache, or to other callers that spelled the name
+// differently.
 func named(err *net.DNSError, name string) error {
 	e := *err
 	e.Name = name

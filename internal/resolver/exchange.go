@@ -15,35 +15,35 @@ import (
 )
 
 const (
-	// maxSockets bounds the queries that have a UDP socket of their own, so that
-	// lookups by the thousand do not take every descriptor of the process while
-	// a server is down. Further queries share sockets (see link): they do not
-	// wait, or names that hang would hold up all others.
+	// maxSockets bounds the queries with their own UDP socket, so that thousands of
+	// lookups do not use up the descriptors of the process while a server is down.
+	// Further queries share sockets (see link). They do not wait, because then
+	// names that time out would delay all others.
 	maxSockets = 256
 
-	// failureTTL is how long it is remembered that a question got no answer, and
-	// maxFailureTTL how long if that goes on. RFC 9520 section 3.2 asks for 1 s
-	// at least, and 5 minutes at most.
+	// failureTTL is how long a failed question is remembered, and maxFailureTTL how
+	// long if it keeps failing. RFC 9520 section 3.2 requires at least 1 s and at
+	// most 5 minutes.
 	failureTTL    = 5 * time.Second
 	maxFailureTTL = 5 * time.Minute
 
-	// bufferSize is more than what is advertised (udpSize): there are servers
-	// that send more.
+	// bufferSize is larger than the advertised size (udpSize), because some servers
+	// send more.
 	bufferSize = 4096
 )
 
-// nextServer returns with which of n servers to begin.
+// nextServer returns the index of the first of n servers to query.
 func (r *Resolver) nextServer(n int) int { return int((r.rotation.Add(1) - 1) % uint32(n)) }
 
-// query asks the servers for one question, in turn, until one of them gives
-// a final answer. The miekg/dns client is not used: it gives up at the first
-// garbled packet, believes replies to other questions, and cannot be cancelled.
+// query asks the servers one question, in turn, until one of them gives a final
+// answer. It does not use the miekg/dns client, which gives up at the first garbled
+// packet, accepts replies to other questions, and cannot be canceled.
 //
-// A server that may have lost the question because of EDNS is asked without it
-// the next time, once more than the settings say if there is no next time.
+// If a server may have lost the question because of EDNS, the next query to that
+// server has no EDNS. If there is no next attempt in the settings, query adds one.
 func (r *Resolver) query(ctx context.Context, s *settings, name string, qtype uint16, c *call) *answer {
 	servers := r.order(s, name, qtype)
-	var plain map[*nameServer]bool // to ask without EDNS
+	var plain map[*nameServer]bool // servers to query without EDNS
 	var last *answer
 	for round := range max(s.attempts, 2) {
 		for _, srv := range servers {
@@ -68,9 +68,9 @@ func (r *Resolver) query(ctx context.Context, s *settings, name string, qtype ui
 	return r.failure(last.cause, name, last.server, c)
 }
 
-// order returns the servers in the order in which to ask them: those that are
-// dead come last. If one of these is due for a trial, it gets the question, too,
-// and nobody waits for that.
+// order returns the servers in the order in which to query them: dead servers come
+// last. If a dead server is due for a probe, it also gets the question, but no
+// lookup waits for it.
 func (r *Resolver) order(s *settings, name string, qtype uint16) []*nameServer {
 	n := len(s.servers)
 	if n == 1 {
@@ -97,7 +97,7 @@ func (r *Resolver) order(s *settings, name string, qtype uint16) []*nameServer {
 	return append(alive, dead...)
 }
 
-// probe finds out whether a dead server is alive again.
+// probe checks whether a dead server is alive again.
 func (r *Resolver) probe(s *settings, srv *nameServer, name string, qtype uint16) {
 	defer srv.endProbe()
 	if _, lost := r.try(r.table.root, s, srv, name, qtype, false); lost {
@@ -105,10 +105,11 @@ func (r *Resolver) probe(s *settings, srv *nameServer, name string, qtype uint16
 	}
 }
 
-// failure returns an answer for c that remembers for a short time that there is
-// none (RFC 9520, RFC 2308 section 7). The time doubles when a question is not
-// answered again, though servers have answered others since it was first asked:
-// then it is the name, not the network, and each time costs a whole time-out.
+// failure returns an answer for c that caches the failure for a short time (RFC
+// 9520, RFC 2308 section 7). The time doubles when the question times out again
+// although servers have replied to other questions since it was first asked. Then
+// the cause is the name, not the network, and each new attempt costs a whole
+// timeout.
 func (r *Resolver) failure(err error, name, server string, c *call) *answer {
 	ans := &answer{err: dnsError(err, name, server), made: c.began}
 	if before := c.before; ans.err.IsTimeout && before != nil && before.cause != nil {
@@ -125,7 +126,7 @@ func (r *Resolver) failure(err error, name, server string, c *call) *answer {
 	return ans
 }
 
-// try asks one server once, without EDNS if plain is set. If lost is true, the
+// try queries one server once, without EDNS if plain is set. If lost is true, the
 // server may have lost the question because of EDNS.
 func (r *Resolver) try(ctx context.Context, s *settings, srv *nameServer, name string, qtype uint16, plain bool) (ans *answer, lost bool) {
 	began := time.Now()
@@ -151,17 +152,17 @@ func (r *Resolver) try(ctx context.Context, s *settings, srv *nameServer, name s
 		r.failures.Add(1)
 		return &answer{err: dnsError(err, name, srv.addr), cause: err, server: srv.addr}, lost
 	}
-	// The cache is bounded in entries, so it takes no giants.
+	// The cache is bounded in entries, so it takes no large messages.
 	if hasTTL && ttl > 0 && size <= maxCachedSize {
 		ans.expires = ans.made.Add(ttl)
 	}
 	return ans, lost
 }
 
-// exchange sends q to server and returns the reply and its size. It falls back
-// to a query without EDNS if the server seems to refuse it (RFC 6891 section 7),
-// and to TCP if the reply does not fit (RFC 7766 section 5). Each has the whole
-// time-out of a try, as in package net.
+// exchange sends q to a server and returns the reply and its size. It falls back to
+// a query without EDNS if the server seems to refuse EDNS (RFC 6891 section 7), and
+// to TCP if the reply does not fit (RFC 7766 section 5). Each query has the whole
+// timeout of an attempt, as in package net.
 func (r *Resolver) exchange(ctx context.Context, s *settings, srv *nameServer, q question, edns bool) (m *dns.Msg, size int, err error) {
 	network := "udp"
 	if s.useTCP {
@@ -176,17 +177,17 @@ func (r *Resolver) exchange(ctx context.Context, s *settings, srv *nameServer, q
 			}
 		}
 	}
-	// Over TCP there is no more to be had: what is there is taken, as glibc
-	// and package net do (golang.org/issue/64896).
+	// A truncated reply over TCP is accepted, as glibc and package net do
+	// (golang.org/issue/64896): there is no way to get more.
 	if err == nil && m.Truncated && network == "udp" {
 		m, size, err = r.roundTrip(ctx, s, "tcp", srv, q, edns)
 	}
 	return m, size, err
 }
 
-// roundTrip sends q and returns the reply and its size, unless the time-out of the
-// try ends before. Over UDP each query has a socket of its own, and with that a
-// port of its own to guess, as long as there are not too many.
+// roundTrip sends q and returns the reply and its size, unless the attempt times
+// out first. Over UDP each query has its own socket, and so its own port that an
+// attacker has to guess, as long as there are not too many queries.
 func (r *Resolver) roundTrip(ctx context.Context, s *settings, network string, srv *nameServer, q question, edns bool) (m *dns.Msg, size int, err error) {
 	r.queries.Add(1)
 	r.open.Add(1)
@@ -216,7 +217,7 @@ func (r *Resolver) roundTrip(ctx context.Context, s *settings, network string, s
 	return m, size, err
 }
 
-// guard calls f, which may call code of the application, under the guard of the
+// guard calls f, which may run code of the application, under the guard of the
 // configuration.
 func (r *Resolver) guard(f func() error) error {
 	if r.cfg.Guard == nil || r.cfg.TLS == nil && r.cfg.Dial == nil {
@@ -225,7 +226,7 @@ func (r *Resolver) guard(f func() error) error {
 	return r.cfg.Guard(f)
 }
 
-// takeSocket reports whether a query may have a socket of its own.
+// takeSocket reports whether a query may have its own socket.
 func (r *Resolver) takeSocket() bool {
 	select {
 	case r.sockets <- struct{}{}:
@@ -235,7 +236,7 @@ func (r *Resolver) takeSocket() bool {
 	}
 }
 
-// single sends q over a connection of its own.
+// single sends q over its own connection.
 func (r *Resolver) single(ctx context.Context, deadline time.Time, network, server string, q question, query *dns.Msg) (*dns.Msg, int, error) {
 	conn, err := r.dial(ctx, deadline, network, server)
 	if err != nil {
@@ -248,7 +249,7 @@ func (r *Resolver) single(ctx context.Context, deadline time.Time, network, serv
 // converse sends the query and reads until the reply to q comes, the deadline
 // passes, or ctx ends.
 func converse(ctx context.Context, deadline time.Time, conn net.Conn, q question, query *dns.Msg) (*dns.Msg, int, error) {
-	conn.SetDeadline(deadline) // before the next line, which may have the last word
+	conn.SetDeadline(deadline) // before the next line, whose deadline may replace this one
 	defer interruptWith(ctx, conn)()
 
 	buf := buffers.Get().(*[bufferSize]byte)
@@ -265,14 +266,14 @@ func converse(ctx context.Context, deadline time.Time, conn net.Conn, q question
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
-// interruptWith makes every read and write on conn fail as soon as ctx ends.
-// The function that it returns undoes that, and does not return before the
-// goroutine that does it is gone.
+// interruptWith makes every read and write on conn fail as soon as ctx ends. The
+// returned function undoes that. It does not return before the goroutine that sets
+// the deadline has ended.
 func interruptWith(ctx context.Context, conn net.Conn) (undo func()) {
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
-		conn.SetDeadline(time.Unix(1, 0)) // long ago
+		conn.SetDeadline(time.Unix(1, 0)) // in the past
 	})
 	return func() {
 		if !stop() {
@@ -281,9 +282,9 @@ func interruptWith(ctx context.Context, conn net.Conn) (undo func()) {
 	}
 }
 
-// packetRoundTrip reads over everything that is not the reply to q: whoever
-// forges packets must not be able to end a query (golang.org/issue/13281). The
-// kernel has already dropped what is not from the server.
+// packetRoundTrip ignores everything but the reply to q, so that forged packets
+// cannot end a query (golang.org/issue/13281). The kernel has already dropped
+// packets that are not from the server.
 func packetRoundTrip(conn net.Conn, q question, query, buf []byte) (*dns.Msg, int, error) {
 	if _, err := conn.Write(query); err != nil {
 		return nil, 0, err
@@ -299,8 +300,8 @@ func packetRoundTrip(conn net.Conn, q question, query, buf []byte) (*dns.Msg, in
 	}
 }
 
-// streamRoundTrip takes nothing but the reply to q: on a connection of its own
-// there is nothing else that could come.
+// streamRoundTrip accepts only the reply to q, because nothing else can arrive on a
+// connection for one query.
 func streamRoundTrip(conn net.Conn, q question, query []byte) (*dns.Msg, int, error) {
 	if _, err := conn.Write(frame(query)); err != nil {
 		return nil, 0, err
@@ -316,7 +317,7 @@ func streamRoundTrip(conn net.Conn, q question, query []byte) (*dns.Msg, int, er
 	return m, len(reply), nil
 }
 
-// noReply gives a connection that the server closed a name.
+// noReply returns errNoReply if err says that the server closed the connection.
 func noReply(err error) error {
 	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errNoReply
@@ -324,13 +325,13 @@ func noReply(err error) error {
 	return err
 }
 
-// dial connects to server, with TLS if the resolver uses it. A UDP socket is
-// connected too: the kernel then gives it a random port, drops packets from
-// others, and tells when nobody listens there.
+// dial connects to a server, with TLS if the resolver uses it. A UDP socket is
+// connected too: the kernel then gives it a random port, drops packets from other
+// addresses, and reports when nothing listens on the server's port.
 func (r *Resolver) dial(ctx context.Context, deadline time.Time, network, server string) (net.Conn, error) {
 	if network == "udp" && r.cfg.Dial == nil {
-		// Does not block, so it needs no context: worth the two lines, as
-		// every query comes along here.
+		// This does not block, so it needs no context. The shortcut pays because
+		// every query takes it.
 		ap, err := netip.ParseAddrPort(server)
 		if err != nil {
 			return nil, err
@@ -341,8 +342,8 @@ func (r *Resolver) dial(ctx context.Context, deadline time.Time, network, server
 	defer cancel()
 	conn, err := r.connect(try, network, server)
 	if err != nil && try.Err() != nil && ctx.Err() == nil {
-		// Only the try is over. This must not look like the end of the
-		// caller's context.
+		// Only the attempt is over. This must not look like the end of the caller's
+		// context.
 		err = os.ErrDeadlineExceeded
 	}
 	return conn, err

@@ -6,16 +6,16 @@ import (
 	"strings"
 )
 
-// hosts is what a hosts file says. It does not change once it is parsed.
+// hosts is the content of a hosts file. It is immutable once it is parsed.
 type hosts struct {
-	byName map[string]*addrSet // lower case, without a dot at the end
+	byName map[string]*addrSet // lower case, without a trailing dot
 	byAddr map[netip.Addr][]string
 }
 
-// parseHosts reads a hosts file: an address, then its names. All lines count,
-// in order, not only the first that has a name. What is no address is left
-// out, as everywhere: such lines are common in the files that block
-// advertisements.
+// parseHosts parses a hosts file. Each line has an address and then its names. All
+// lines of a name count, in order, not only the first. Lines without a valid
+// address are ignored, as in other resolvers: such lines are common in files that
+// block advertisements.
 func parseHosts(data string) *hosts {
 	h := &hosts{byName: make(map[string]*addrSet), byAddr: make(map[netip.Addr][]string)}
 	for line := range strings.Lines(data) {
@@ -49,9 +49,9 @@ func (h *hosts) add(addr netip.Addr, name string) {
 	h.byAddr[addr] = append(h.byAddr[addr], absoluteName(name))
 }
 
-// lookup returns the addresses of name that network admits, best first, and
-// whether the file has the name at all. If they must be sorted first, which
-// takes system calls, and quick is set, done is false.
+// lookup returns the addresses of name that network admits, best first, and whether
+// the file has the name at all. Sorting takes system calls: if the addresses must
+// be sorted first and quick is set, done is false.
 func (h *hosts) lookup(network, name string, quick bool) (addrs []netip.Addr, found, done bool) {
 	e := h.byName[hostsKey(name)]
 	if e == nil {
@@ -66,9 +66,9 @@ func (h *hosts) names(addr netip.Addr) []string { return slices.Clone(h.byAddr[a
 
 func hostsKey(name string) string { return strings.TrimSuffix(lowerName(name), ".") }
 
-// absoluteName ends a name of several labels with a dot, as answers of DNS
-// have it. A name without dots, such as localhost, is local and stays as it
-// is. Package net does the same.
+// absoluteName adds a trailing dot to a name of several labels, as in DNS answers.
+// A name without dots, such as localhost, is local and stays unchanged. Package net
+// does the same.
 func absoluteName(name string) string {
 	if strings.Contains(name, ".") {
 		return rooted(name)
@@ -76,7 +76,7 @@ func absoluteName(name string) string {
 	return name
 }
 
-// filterFamily returns a copy of the addresses that network lets through.
+// filterFamily returns a copy of the addresses that network admits.
 func filterFamily(network string, addrs []netip.Addr) []netip.Addr {
 	out := make([]netip.Addr, 0, len(addrs))
 	for _, a := range addrs {

@@ -17,70 +17,70 @@ import (
 
 const (
 	// maxLinks bounds the connections of each kind to one server, and maxFlights
-	// the queries under way on one of them.
+	// the queries in flight on one connection.
 	maxLinks   = 64
 	maxFlights = 1024
 
-	// maxPacketFlights is how many queries a UDP socket is used for: to guess
-	// its port must not pay for long.
+	// maxPacketFlights is the number of queries after which a UDP socket is
+	// replaced, so that an attacker who guesses its port gains little.
 	maxPacketFlights = 4096
 
-	// linkIdle is how long a stream without a query is kept, at least. Servers
-	// close theirs after some 10 to 30 s.
+	// linkIdle is the minimum time for which an idle stream stays open. Servers
+	// close idle streams after about 10 to 30 s.
 	linkIdle = 10 * time.Second
 
-	// linkStall is how long a stream may owe a reply until other queries prefer
-	// another one. There are servers that answer one query after the other, and
-	// to those a name that hangs is a roadblock.
+	// linkStall is how long a reply on a stream may take before other queries
+	// prefer another stream. Some servers process queries one after the other, so a
+	// name that times out blocks the queries behind it.
 	linkStall = 250 * time.Millisecond
 
-	// maxResends is how often a query is sent again because the server closed
-	// the stream.
+	// maxResends is how often a query is sent again because the server closed the
+	// stream.
 	maxResends = 2
 )
 
-// linkState is how far a link has come. It only grows.
+// linkState is the state of a link. It only increases.
 type linkState uint8
 
 const (
 	linkDialing linkState = iota
 	linkOpen              // takes queries
-	linkRetired           // takes no new ones; closes when nobody waits any more
+	linkRetired           // accepts no new queries; closes when no query waits any more
 	linkOver
 )
 
-// A link is a connection to a server that several queries share: a stream, which
-// costs a handshake or two to open (RFC 7766, RFC 7858), or a UDP socket, when
-// there are too many queries to give each its own.
+// A link is a connection to a server that several queries share. It is a stream,
+// which costs one or two handshakes to open (RFC 7766, RFC 7858), or a UDP socket,
+// when there are too many queries for a socket per query.
 //
-// The goroutine run owns the connection: it dials, writes to streams, and closes;
-// the goroutine read reads. Everybody else only gives them queries and waits. The
+// The goroutine run owns the connection: it dials, writes to streams, and closes.
+// The goroutine read reads. All other goroutines only add queries and wait. The
 // link ends when its context does.
 type link struct {
 	srv    *nameServer
 	end    context.CancelFunc
 	up     chan struct{} // closed when conn and packet are set
 	conn   net.Conn
-	packet bool            // conn keeps the bounds of messages
-	out    chan []byte     // what run has to write to a stream
+	packet bool            // conn preserves message boundaries
+	out    chan []byte     // data that run writes to a stream
 	raw    syscall.RawConn // of conn, if it is TCP; see quickAck
 
 	// Guarded by srv.mu.
 	state    linkState
-	alone    bool // for the query that opened it only
+	alone    bool // for a single query, the one that opened it
 	flights  map[uint16]*flight
-	waiting  int // flights that somebody waits for
-	joined   int // flights ever
+	waiting  int // flights whose query still waits
+	joined   int // number of flights so far
 	replies  int
-	progress time.Time // of the last reply, or when there was first somebody waiting
+	progress time.Time // time of the last reply, or of the first waiting query
 }
 
-// A flight is a query under way on a link.
+// A flight is a query in flight on a link.
 type flight struct {
 	q    question
 	done chan landing // has room for one
 	open bool         // the link was open when the query joined it
-	left bool         // nobody waits; it is kept to know its late reply by
+	left bool         // the query no longer waits; the flight stays to recognize a late reply
 }
 
 // landing is the end of a flight.
@@ -88,13 +88,13 @@ type landing struct {
 	m     *dns.Msg
 	size  int
 	err   error
-	again bool // the server closed a stream that had worked: send it again
+	again bool // the server closed a stream that had worked: send the query again
 }
 
-// shared sends q over a link and returns the reply and its size. If the server
-// closes the stream, as it may at any time (RFC 7766 section 6.2.4), the query is
-// sent again over another one, in the last instance over one of its own: there are
-// servers that close it after each reply.
+// shared sends q over a link and returns the reply and its size. A server may close
+// the stream at any time (RFC 7766 section 6.2.4). Then shared sends the query
+// again over another stream, the last time over one of its own, because some
+// servers close the stream after each reply.
 func (r *Resolver) shared(ctx context.Context, deadline time.Time, network string, srv *nameServer, q question, m *dns.Msg) (*dns.Msg, int, error) {
 	for resends := 0; ; resends++ {
 		l, f, err := r.join(network, srv, q, deadline, resends == maxResends)
@@ -109,7 +109,7 @@ func (r *Resolver) shared(ctx context.Context, deadline time.Time, network strin
 	}
 }
 
-// join gives q a place on a link to srv, which it opens if need be.
+// join adds q to a link to srv, and opens a link if necessary.
 func (r *Resolver) join(network string, srv *nameServer, q question, deadline time.Time, alone bool) (*link, *flight, error) {
 	now := time.Now()
 	srv.mu.Lock()
@@ -123,15 +123,15 @@ func (r *Resolver) join(network string, srv *nameServer, q question, deadline ti
 		var ctx context.Context
 		ctx, l.end = context.WithCancel(r.table.root)
 		srv.links[network] = append(srv.links[network], l)
-		// Not after table.close: the goroutine that runs this is one of the
-		// table's, for which close waits.
+		// This cannot happen after table.close: the caller's goroutine belongs to
+		// the table, and close waits for it.
 		r.table.wg.Go(func() { l.run(ctx, r, network, deadline) })
 	}
 	return l, l.add(q, now), nil
 }
 
-// pick returns the link that the next query should take, or nil if it should open
-// one. ok is false if there is no room at all.
+// pick returns the link for the next query, or nil if the query should open one. ok
+// is false if neither is possible.
 func (s *nameServer) pick(network string, now time.Time, alone bool) (best *link, ok bool) {
 	for _, l := range s.links[network] {
 		if l.state >= linkRetired || l.alone || len(l.flights) >= maxFlights {
@@ -150,12 +150,12 @@ func (s *nameServer) pick(network string, now time.Time, alone bool) (best *link
 	return best, best != nil
 }
 
-// stalled reports whether the link has owed a reply for too long.
+// stalled reports whether a reply on the link is overdue.
 func (l *link) stalled(now time.Time) bool {
 	return l.state == linkOpen && !l.packet && l.waiting > 0 && now.Sub(l.progress) > linkStall
 }
 
-// add takes q aboard, under an id that no other query of the link has.
+// add adds q to the link, under an id that no other query of the link uses.
 func (l *link) add(q question, now time.Time) *flight {
 	for l.flights[q.id] != nil {
 		q.id = uint16(rand.Uint32())
@@ -203,7 +203,7 @@ func (l *link) fly(ctx context.Context, r *Resolver, deadline time.Time, f *flig
 		case <-timer.C:
 			l.leave(f, began)
 			select {
-			case end := <-f.done: // after a pause of the process, both may be the case
+			case end := <-f.done: // after a pause of the process, both cases may be ready
 				return end
 			default:
 				return landing{err: os.ErrDeadlineExceeded}
@@ -212,15 +212,16 @@ func (l *link) fly(ctx context.Context, r *Resolver, deadline time.Time, f *flig
 	}
 }
 
-// frame puts the length in front of a message for a stream, in one piece: some
-// servers want both in one segment (RFC 7766 section 8).
+// frame prepends the length to a message for a stream, in one buffer: some servers
+// require both in one segment (RFC 7766 section 8).
 func frame(p []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(p)), uint16(len(p))), p...)
 }
 
-// leave says that nobody waits for f any more. If f had waited since lostSince,
-// until its time was over, and nothing at all has come since then, the link is
-// not used again: a connection may have died without a word.
+// leave records that the query of f no longer waits. lostSince is not zero if the
+// query timed out; it is the time at which the query began. If no reply at all has
+// arrived since then, the link is not used again, because the connection may be
+// dead.
 func (l *link) leave(f *flight, lostSince time.Time) {
 	l.srv.mu.Lock()
 	defer l.srv.mu.Unlock()
@@ -230,7 +231,7 @@ func (l *link) leave(f *flight, lostSince time.Time) {
 	if l.packet {
 		delete(l.flights, f.q.id)
 	} else {
-		f.left = true // its reply may still come, and must not be taken for garbage
+		f.left = true // its reply may still arrive, and is not an error then
 	}
 	if !lostSince.IsZero() && l.state == linkOpen && !l.progress.After(lostSince) {
 		l.state = linkRetired
@@ -238,7 +239,7 @@ func (l *link) leave(f *flight, lostSince time.Time) {
 	l.landed()
 }
 
-// landed says that somebody who waited does so no longer.
+// landed records that a query no longer waits.
 func (l *link) landed() {
 	l.waiting--
 	if l.waiting == 0 && (l.packet || l.alone || l.state != linkOpen) {
@@ -247,7 +248,7 @@ func (l *link) landed() {
 	}
 }
 
-// run is the life of the link.
+// run is the body of the link's goroutine.
 func (l *link) run(ctx context.Context, r *Resolver, network string, deadline time.Time) {
 	defer l.end()
 	var conn net.Conn
@@ -261,7 +262,7 @@ func (l *link) run(ctx context.Context, r *Resolver, network string, deadline ti
 	l.finish(network, err)
 }
 
-// serve carries queries and replies until ctx ends or the connection does.
+// serve transfers queries and replies until ctx or the connection ends.
 func (l *link) serve(ctx context.Context, r *Resolver, conn net.Conn) error {
 	closed := make(chan struct{})
 	context.AfterFunc(ctx, func() {
@@ -274,7 +275,7 @@ func (l *link) serve(ctx context.Context, r *Resolver, conn net.Conn) error {
 	l.state = max(l.state, linkOpen)
 	l.srv.mu.Unlock()
 	close(l.up)
-	failed := make(chan error, 2) // the first error tells why
+	failed := make(chan error, 2) // the first error is the cause
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -290,7 +291,7 @@ func (l *link) serve(ctx context.Context, r *Resolver, conn net.Conn) error {
 	return <-failed
 }
 
-// write writes the queries of a stream, and ends when it is idle.
+// write writes the queries of a stream. It returns when the stream is idle.
 func (l *link) write(ctx context.Context) error {
 	idle := time.NewTimer(linkIdle)
 	defer idle.Stop()
@@ -319,7 +320,7 @@ func (l *link) send(p []byte) error {
 	return err
 }
 
-// rawTCP returns the socket of a TCP connection, in the clear or under TLS.
+// rawTCP returns the socket of a TCP connection, with or without TLS.
 func rawTCP(conn net.Conn) syscall.RawConn {
 	if c, ok := conn.(*tls.Conn); ok {
 		conn = c.NetConn()
@@ -332,7 +333,8 @@ func rawTCP(conn net.Conn) syscall.RawConn {
 	return raw
 }
 
-// retireIfIdle reports whether nobody needs the link, and has nobody join it then.
+// retireIfIdle reports whether the link is idle. If it is, no query can join it any
+// more.
 func (l *link) retireIfIdle(now time.Time) bool {
 	l.srv.mu.Lock()
 	defer l.srv.mu.Unlock()
@@ -370,7 +372,7 @@ func (l *link) readStream() error {
 	}
 }
 
-// readMessage reads a message with its length in front.
+// readMessage reads a message that is preceded by its length.
 func readMessage(conn net.Conn) ([]byte, error) {
 	var length [2]byte
 	if _, err := io.ReadFull(conn, length[:]); err != nil {
@@ -383,9 +385,9 @@ func readMessage(conn net.Conn) ([]byte, error) {
 	return p, nil
 }
 
-// land gives a reply to the query that it is for, and reports whether there is
-// one. What comes in packets may be a forgery, and what is not the reply counts
-// for nothing; on a stream only the server can have sent it.
+// land delivers a reply to its query, and reports whether there is such a query. A
+// packet may be forged, so packets that are not the reply are ignored. On a stream,
+// every message comes from the server.
 func (l *link) land(p []byte) bool {
 	if len(p) < headerSize {
 		return false
@@ -407,7 +409,7 @@ func (l *link) land(p []byte) bool {
 	l.srv.mu.Lock()
 	defer l.srv.mu.Unlock()
 	if l.flights[f.q.id] != f {
-		return true // left meanwhile
+		return true // the query left in the meantime
 	}
 	delete(l.flights, f.q.id)
 	l.replies++
@@ -419,7 +421,7 @@ func (l *link) land(p []byte) bool {
 	return true
 }
 
-// finish ends the link and every flight on it.
+// finish ends the link and all its flights.
 func (l *link) finish(network string, err error) {
 	l.srv.mu.Lock()
 	defer l.srv.mu.Unlock()

@@ -10,10 +10,9 @@ import (
 	"github.com/miekg/dns"
 )
 
-// lookupHost works out the addresses of a host name from DNS: it goes through
-// the names that the search list gives until one has addresses.
-// As soon as a part of them is known that a caller can begin with, it publishes
-// that as a part of c.
+// lookupHost resolves the addresses of a host name with DNS. It tries the names of
+// the search list until one has addresses. As soon as it knows some addresses with
+// which a caller can start, it publishes them as a part of c.
 func (r *Resolver) lookupHost(ctx context.Context, s *settings, network string, c *call) *answer {
 	var (
 		life   lifetime
@@ -26,7 +25,7 @@ func (r *Resolver) lookupHost(ctx context.Context, s *settings, network string, 
 		addrs, err := r.lookupName(ctx, s, network, fqdn, &life, c)
 		if len(addrs) > 0 {
 			set := &addrSet{addrs: addrs}
-			if len(addrs) > 1 { // here, not by the dispatcher
+			if len(addrs) > 1 { // here, so that the dispatcher need not
 				set.sort(time.Now())
 			}
 			return &answer{addrs: set, expires: life.expires(true)}
@@ -37,8 +36,8 @@ func (r *Resolver) lookupHost(ctx context.Context, s *settings, network string, 
 		if err.UnwrapErr == ErrNoData {
 			noData = err
 		}
-		// The error of the name that the caller wrote says more than those of
-		// names that were made of it.
+		// The error of the name that the caller wrote is more useful than the
+		// errors of the names derived from it.
 		if final == nil || fqdn == asIs {
 			final = err
 		}
@@ -50,7 +49,7 @@ func (r *Resolver) lookupHost(ctx context.Context, s *settings, network string, 
 	return &answer{err: final, expires: life.expires(false)}
 }
 
-// lookupName asks for the addresses of one absolute name.
+// lookupName queries the addresses of one absolute name.
 func (r *Resolver) lookupName(ctx context.Context, s *settings, network, fqdn string, life *lifetime, c *call) ([]netip.Addr, *net.DNSError) {
 	types := []uint16{dns.TypeA, dns.TypeAAAA}
 	switch {
@@ -74,10 +73,9 @@ func (r *Resolver) lookupName(ctx context.Context, s *settings, network, fqdn st
 	return addrs, err
 }
 
-// families returns the answers for each type, asked for at the same time
-// unless the settings forbid it. There are routers that lose the second of two
-// queries that come from one host at once: the option single-request is for
-// them.
+// families returns the answers for each type. It queries them at the same time
+// unless the settings forbid it. Some routers lose the second of two simultaneous
+// queries from one host; the option single-request is for them.
 func (r *Resolver) families(ctx context.Context, s *settings, fqdn string, types []uint16, whole *call) []*answer {
 	begin := func(qtype uint16) *call {
 		c, _ := r.table.begin(questionKey(s, fqdn, qtype), r.questionWork(s, fqdn, qtype))
@@ -102,7 +100,7 @@ func (r *Resolver) families(ctx context.Context, s *settings, fqdn string, types
 	return []*answer{first, r.awaitSecond(ctx, s, first, b, whole, fqdn)}
 }
 
-// await returns the answer of c, or an error in the form of one.
+// await returns the answer of c, or an answer that contains an error.
 func (r *Resolver) await(ctx context.Context, c *call, fqdn string) *answer {
 	ans, err := r.table.wait(ctx, c)
 	if err != nil {
@@ -111,8 +109,8 @@ func (r *Resolver) await(ctx context.Context, c *call, fqdn string) *answer {
 	return ans
 }
 
-// awaitSecond is await with less patience if the first family has addresses. Then
-// that answer is published as a part of whole: IPv6 addresses at once, IPv4
+// awaitSecond is await with a shorter wait if the first family has addresses. Then
+// it publishes that answer as a part of whole: IPv6 addresses at once, IPv4
 // addresses when the others are late (RFC 8305 section 3).
 func (r *Resolver) awaitSecond(ctx context.Context, s *settings, first *answer, c, whole *call, fqdn string) *answer {
 	if first.err != nil {
@@ -136,9 +134,9 @@ func (r *Resolver) awaitSecond(ctx context.Context, s *settings, first *answer, 
 	return late
 }
 
-// worse returns the error that says more about a name. That it does not exist
-// holds for all types. That it exists without records of one type says nothing
-// if the other type is not known.
+// worse returns the error that says more about a name. That the name does not exist
+// is true for all types. That the name exists without records of one type says
+// nothing if the result for the other type is unknown.
 func worse(a, b *net.DNSError) *net.DNSError {
 	rank := func(e *net.DNSError) int {
 		switch {
@@ -157,8 +155,8 @@ func worse(a, b *net.DNSError) *net.DNSError {
 	return a
 }
 
-// lifetime works out how long an answer holds that is made of several: as long
-// as the first of them to expire.
+// lifetime computes how long an answer made of several answers is valid: until the
+// first of them expires.
 type lifetime struct {
 	first time.Time
 	some  bool
@@ -176,11 +174,10 @@ func (l *lifetime) add(ans *answer) {
 	l.some = true
 }
 
-// expires returns the moment at which the answer expires, zero if it must not
-// be cached. An answer with addresses is not kept from the cache by servers
-// that forget the SOA record when they have no address of the other family,
-// which many small ones do. That there are none is cached only on the word of
-// all (RFC 2308 section 5).
+// expires returns when the answer expires, or zero if it must not be cached. Many
+// small servers leave out the SOA record when they have no address of one family;
+// this does not keep an answer with addresses out of the cache. A negative answer
+// is cached only if all replies say so (RFC 2308 section 5).
 func (l *lifetime) expires(positive bool) time.Time {
 	if !l.some || l.noSOA && !positive {
 		return time.Time{}

@@ -2,9 +2,9 @@ package resolver
 
 import "time"
 
-// lru is a cache of answers that holds a bounded number of them: the one that
-// was not asked for the longest goes first. It has no goroutine: an answer that
-// is too old goes when it is asked for, or pushed out.
+// lru is a cache of a bounded number of answers; it evicts the least recently used
+// one. It has no goroutine: an expired answer is removed when it is looked up, or
+// evicted.
 //
 // It is not safe for concurrent use.
 type lru struct {
@@ -20,13 +20,13 @@ type lruEntry struct {
 	prev, next *lruEntry
 }
 
-// newLRU returns a cache for up to size answers, none if size is negative.
+// newLRU returns a cache for up to size answers, or for none if size is negative.
 func newLRU(size int) lru {
 	return lru{max: max(size, 0), entries: make(map[key]*lruEntry)}
 }
 
-// get returns the answer to k, with ok false if there is none, or if it has
-// expired, in which case it is not there any more afterwards.
+// get returns the answer to k. If there is none, or if it has expired, ok is false.
+// get removes an expired answer.
 func (c *lru) get(k key, now time.Time) (ans *answer, ok bool) {
 	e := c.entries[k]
 	if e == nil {
@@ -72,8 +72,8 @@ func (c *lru) unlink(e *lruEntry) {
 	e.prev.next, e.next.prev = e.next, e.prev
 }
 
-// pushFront links e in as the most recently used. The ring closes on first
-// use, because a ring in a value that is copied would close on the original.
+// pushFront links e in as the most recently used entry. The ring is initialized on
+// first use, because a ring in a copied value would still point to the original.
 func (c *lru) pushFront(e *lruEntry) {
 	if c.root.next == nil {
 		c.root.next, c.root.prev = &c.root, &c.root

@@ -9,11 +9,11 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// isDomainName reports whether s is a host name that may be asked for: labels
-// of letters, digits, hyphens and underscores, not all digits, within the
-// limits of RFC 1035. It accepts what package net accepts: a stricter rule
-// breaks SRV owners and hosts in the wild, a laxer one lets anything into
-// search lists and logs.
+// isDomainName reports whether s is a host name that may be queried: labels of
+// letters, digits, hyphens and underscores, not all digits, within the limits of
+// RFC 1035. It accepts the same names as package net. A stricter rule would break
+// SRV owners and existing hosts; a laxer one would admit any bytes into search
+// lists and logs.
 func isDomainName(s string) bool {
 	if s == "." {
 		return true
@@ -36,8 +36,8 @@ func isDomainName(s string) bool {
 	return nonNumeric
 }
 
-// checkLabel reports whether label is well-formed, and whether it has
-// anything but digits in it.
+// checkLabel reports whether label is well-formed, and whether it has a character
+// that is not a digit.
 func checkLabel(label string) (ok, nonNumeric bool) {
 	if len(label) == 0 || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
 		return false, false
@@ -55,13 +55,13 @@ func checkLabel(label string) (ok, nonNumeric bool) {
 }
 
 // isLocalhost reports whether name is localhost or below it. Such names are
-// answered here and never asked (RFC 6761 section 6.3): a server that answered
-// them could point a program that trusts the local machine anywhere.
+// resolved here and never queried (RFC 6761 section 6.3): a server that answered
+// them could redirect programs that trust the local machine.
 func isLocalhost(name string) bool { return isUnder(name, "localhost") }
 
-// isNeverAsked reports whether no server can know name: .onion belongs to Tor,
-// and a query would tell what the user visits (RFC 7686 section 2); .invalid
-// exists nowhere (RFC 6761 section 6.4).
+// isNeverAsked reports whether name must not be queried: .onion belongs to Tor, and
+// a query would reveal what the user visits (RFC 7686 section 2); .invalid does not
+// exist (RFC 6761 section 6.4).
 func isNeverAsked(name string) bool {
 	return isUnder(name, "onion") || isUnder(name, "invalid")
 }
@@ -73,8 +73,8 @@ func isUnder(name, tld string) bool {
 	return head >= 0 && equalFold(name[head:], tld) && (head == 0 || name[head-1] == '.')
 }
 
-// equalFold compares as DNS does: ASCII letters without case, all else exactly
-// (RFC 4343). strings.EqualFold would let a Kelvin sign pass for a k.
+// equalFold compares as DNS does: ASCII letters without case, all other bytes
+// exactly (RFC 4343). strings.EqualFold would accept a Kelvin sign as a k.
 func equalFold(a, b string) bool {
 	if len(a) != len(b) {
 		return false
@@ -94,7 +94,7 @@ func lower(c byte) byte {
 	return c
 }
 
-// lowerName returns s in lower case. It allocates only if s is not.
+// lowerName returns s in lower case. It allocates only if s has upper-case letters.
 func lowerName(s string) string {
 	for i := 0; i < len(s); i++ {
 		if 'A' <= s[i] && s[i] <= 'Z' {
@@ -117,9 +117,10 @@ func isASCII(s string) bool {
 	return true
 }
 
-// profile returns what maps names as browsers do. StrictDomainName is off because
-// it refuses underscores; isDomainName checks the outcome. It is made when it is
-// first needed: the tables that it refers to would else be in every program.
+// profile returns the mapping that browsers apply to names. StrictDomainName is off
+// because it rejects underscores; isDomainName checks the result. The profile is
+// created on first use, because otherwise its tables would be part of every
+// program.
 func profile() *idna.Profile {
 	profileOnce.Do(func() {
 		idnaProfile = idna.New(idna.MapForLookup(), idna.Transitional(false),
@@ -135,10 +136,10 @@ var (
 
 var errNotUTF8 = errors.New("not valid UTF-8")
 
-// toASCII returns the name to ask for. Only names that need it go through
-// IDNA, so that what DNS itself permits is left alone. Package idna accepts
-// bytes that are not UTF-8 and encodes the replacement character for each, so
-// all such names would become the same name, which a stranger may own.
+// toASCII returns the name to query. Only names that need IDNA go through it, so
+// that names that are valid in DNS itself are unchanged. Package idna accepts bytes
+// that are not UTF-8 and encodes the replacement character for each of them, so all
+// such names would become the same name, which an attacker may own.
 func toASCII(name string) (string, error) {
 	switch {
 	case isASCII(name):
@@ -149,9 +150,9 @@ func toASCII(name string) (string, error) {
 	return profile().ToASCII(name)
 }
 
-// nameList returns the absolute names to ask for, in order, by the rules of
-// resolv.conf(5): a rooted name alone; a name with at least ndots dots as it is
-// and then with each suffix; any other name with each suffix first.
+// nameList returns the absolute names to query, in order, by the rules of
+// resolv.conf(5): a rooted name alone; a name with at least ndots dots first as it
+// is and then with each suffix; any other name first with each suffix.
 func nameList(name string, search []string, ndots int) []string {
 	if strings.HasSuffix(name, ".") {
 		return []string{name}
@@ -163,7 +164,8 @@ func nameList(name string, search []string, ndots int) []string {
 		names = append(names, asIs)
 	}
 	for _, suffix := range search {
-		// A suffix can make a name too long, or one that must not be asked.
+		// With a suffix, a name can become too long, or one that must not be
+		// queried.
 		if fqdn := asIs + suffix; len(fqdn) <= 254 && !isNeverAsked(fqdn) && !isLocalhost(fqdn) {
 			names = append(names, fqdn)
 		}

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// order says where host names are looked for, and what is looked at first.
+// order says where host names are looked up, and in which order.
 type order uint8
 
 const (
@@ -15,17 +15,17 @@ const (
 	orderDNS
 )
 
-// hasFiles reports whether the hosts file is looked at.
+// hasFiles reports whether lookups use the hosts file.
 func (o order) hasFiles() bool { return o != orderDNS }
 
-// hasDNS reports whether servers are asked.
+// hasDNS reports whether lookups query servers.
 func (o order) hasDNS() bool { return o != orderFiles }
 
-// filesFirst reports whether the hosts file is looked at before any server.
+// filesFirst reports whether lookups use the hosts file before any server.
 func (o order) filesFirst() bool { return o == orderFilesDNS || o == orderFiles }
 
-// parseNSSwitch returns the order of the "hosts" line of an nsswitch.conf file.
-// Without one, and if the line is malformed, it is files and then DNS.
+// parseNSSwitch returns the order in the "hosts" line of an nsswitch.conf file.
+// Without such a line, or if it is malformed, the order is files and then DNS.
 func parseNSSwitch(data string) (o order, problem string) {
 	for line := range strings.Lines(data) {
 		line, _, _ = strings.Cut(line, "#")
@@ -42,9 +42,9 @@ func parseNSSwitch(data string) (o order, problem string) {
 	return orderFilesDNS, ""
 }
 
-// nssSources returns the names of the sources, without the criteria in
-// brackets. Criteria are read over: what they decide (whether to go on after a
-// source has failed) is for the sources that this package does not have.
+// nssSources returns the names of the sources, without the criteria in brackets.
+// Criteria decide whether to continue after a source has failed. They are ignored,
+// because they concern sources that this package does not have.
 func nssSources(s string) (names []string, problem string) {
 	for s = strings.TrimSpace(s); s != ""; s = strings.TrimSpace(s) {
 		if s[0] == '[' {
@@ -65,10 +65,10 @@ func nssSources(s string) (names []string, problem string) {
 	return names, ""
 }
 
-// orderOf reduces sources to the two that there are here. A source that is not
-// known (mdns, resolve, myhostname, ...) stands for DNS if the list has no dns
-// of its own: "hosts: files resolve" means a stub resolver on this machine,
-// which is also the server in resolv.conf. Package net decides alike.
+// orderOf reduces sources to files and DNS. An unknown source (mdns, resolve,
+// myhostname, ...) counts as DNS if the list has no dns: "hosts: files resolve"
+// means a stub resolver on this machine, which is also the server in resolv.conf.
+// Package net does the same.
 func orderOf(sources []string) order {
 	files, dns := -1, -1
 	for i, s := range sources {

@@ -15,16 +15,16 @@ const (
 	udpSize    = 1232
 )
 
-// A question is one query as it goes out.
+// A question is one query as it is sent.
 type question struct {
 	id    uint16
-	name  string // absolute, as miekg/dns prints it
+	name  string // absolute, in the form in which miekg/dns prints it
 	qtype uint16
-	exact bool // the reply must have the name in the same mix of case
+	exact bool // the reply must repeat the case of the letters
 }
 
-// newQuestion draws a random id. The generator of math/rand/v2 that nobody
-// seeded is ChaCha8, which cannot be predicted from earlier ids.
+// newQuestion chooses a random id. The generator of math/rand/v2 is ChaCha8 with a
+// random seed, which cannot be predicted from earlier ids.
 func newQuestion(name string, qtype uint16, use0x20 bool) question {
 	q := question{id: uint16(rand.Uint32()), name: name, qtype: qtype}
 	if use0x20 {
@@ -33,8 +33,8 @@ func newQuestion(name string, qtype uint16, use0x20 bool) question {
 	return q
 }
 
-// mixCase gives each letter of name a random case, which somebody who forges
-// replies blindly must guess, one bit a letter (draft-vixie-dnsext-dns0x20).
+// mixCase gives each letter of name a random case. An attacker who forges replies
+// blindly must guess it, one bit per letter (draft-vixie-dnsext-dns0x20).
 func mixCase(name string) string {
 	b := []byte(name)
 	for i, c := range b {
@@ -55,12 +55,12 @@ func (q question) msg(edns, trustAD bool) *dns.Msg {
 	return m
 }
 
-// parse returns the reply to q that is in p, or false if p is anything else: a
-// forgery, an echo, the late reply to another query, garbage. It decides on
-// the bytes of the header first, so that a flood of forgeries costs little.
+// parse returns the reply to q in p, or false if p is anything else: a forgery, an
+// echo, the late reply to another query, or invalid data. It checks the bytes of
+// the header first, so that a flood of forgeries costs little.
 //
-// A reply that is cut short in the middle of a record counts if it says so:
-// all that matters of it is that it must be asked for again over TCP.
+// A reply that is truncated in the middle of a record is valid if its TC bit is
+// set: it only means that the question must be asked again over TCP.
 func (q question) parse(p []byte) (*dns.Msg, bool) {
 	if len(p) < headerSize || binary.BigEndian.Uint16(p) != q.id {
 		return nil, false
@@ -81,9 +81,9 @@ func (q question) parse(p []byte) (*dns.Msg, bool) {
 	return m, m.Truncated
 }
 
-// isOf reports whether m repeats the question. Some servers leave it out when
-// they refuse (RFC 6891 section 7 shows it for FORMERR). That is believed of an
-// error, which only moves on to the next server, and of nothing else.
+// isOf reports whether m repeats the question. Some servers leave it out when they
+// refuse a query (RFC 6891 section 7 shows it for FORMERR). isOf accepts that only
+// for errors, which only lead to the next server.
 func (q question) isOf(m *dns.Msg) bool {
 	if len(m.Question) == 0 {
 		return m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError
@@ -101,18 +101,18 @@ func (q question) isOf(m *dns.Msg) bool {
 	return equalFold(got.Name, q.name)
 }
 
-// countsAgree reports whether m has as many records as the header of p
-// announced. The codec forgives a message that ends early between two records.
+// countsAgree reports whether m has as many records as the header of p announced.
+// The codec accepts a message that ends early between two records.
 func countsAgree(m *dns.Msg, p []byte) bool {
 	count := func(i int) int { return int(binary.BigEndian.Uint16(p[i:])) }
 	return count(4) == len(m.Question) && count(6) == len(m.Answer) &&
 		count(8) == len(m.Ns) && count(10) == len(m.Extra)
 }
 
-// verdict says what a reply means: nil for records of the type that was asked
-// for, errNoSuchHost and ErrNoData for final answers that there are none, and
-// any other error if another server should be asked. ttl is how long the
-// answer holds, with hasTTL false if the reply does not tell.
+// verdict classifies a reply: nil for records of the requested type, errNoSuchHost
+// and ErrNoData for final answers without such records, and any other error if
+// another server should be queried. ttl is how long the answer is valid; hasTTL is
+// false if the reply does not say.
 func verdict(m *dns.Msg, name string, qtype uint16) (ttl time.Duration, hasTTL bool, err error) {
 	switch m.Rcode {
 	case dns.RcodeSuccess, dns.RcodeNameError:
@@ -132,20 +132,20 @@ func verdict(m *dns.Msg, name string, qtype uint16) (ttl time.Duration, hasTTL b
 	if m.Rcode == dns.RcodeNameError {
 		return min(ttl, soa), hasSOA, errNoSuchHost
 	}
-	// A server that is neither in charge of the name nor willing to find out
-	// points elsewhere, and has not said that there is no such record
-	// (golang.org/issue/15434). The test in libresolv for an empty additional
-	// section would miss every such reply that has an OPT record.
+	// A server that is neither responsible for the name nor willing to resolve it
+	// refers to other servers. It has not said that there is no such record
+	// (golang.org/issue/15434). The check in libresolv for an empty additional
+	// section would miss every such reply with an OPT record.
 	if !m.Authoritative && !m.RecursionAvailable && !hasSOA && len(m.Answer) == 0 {
 		return 0, false, errLame
 	}
 	return min(ttl, soa), hasSOA, ErrNoData
 }
 
-// follow returns the records of type qtype that name has in m, through its
-// aliases, and the smallest TTL on the way. Records of other names are not
-// looked at: no server has a reason to send them, only a forger has. An error
-// means that the reply is not to be believed.
+// follow returns the records of type qtype that name has in m, through its aliases,
+// and the smallest TTL on the way. Records of other names are ignored: no server
+// has a reason to send them, so they may be forged. An error means that the reply
+// is not trustworthy.
 func follow(m *dns.Msg, name string, qtype uint16) (records []dns.RR, ttl time.Duration, err error) {
 	ttl = maxDuration
 	for range maxChain + 1 {
@@ -174,8 +174,8 @@ func follow(m *dns.Msg, name string, qtype uint16) (records []dns.RR, ttl time.D
 	return nil, 0, errCNAMELoop
 }
 
-// isHollow reports whether rr is an address record without an address. The
-// codec lets records without data pass, since dynamic updates have them.
+// isHollow reports whether rr is an address record without an address. The codec
+// accepts records without data, because dynamic updates contain them.
 func isHollow(rr dns.RR) bool {
 	switch rr := rr.(type) {
 	case *dns.A:
@@ -188,8 +188,8 @@ func isHollow(rr dns.RR) bool {
 
 const maxDuration = time.Duration(1<<63 - 1)
 
-// ttlOf returns the TTL of a record. One with the highest bit set counts as
-// zero (RFC 2181 section 8).
+// ttlOf returns the TTL of a record. A TTL with the highest bit set counts as zero
+// (RFC 2181 section 8).
 func ttlOf(h *dns.RR_Header) time.Duration {
 	if h.Ttl > 1<<31-1 {
 		return 0
@@ -197,8 +197,8 @@ func ttlOf(h *dns.RR_Header) time.Duration {
 	return time.Duration(h.Ttl) * time.Second
 }
 
-// negativeTTL returns how long it holds that there is nothing: the smaller of
-// the TTL of the SOA record and of its last field (RFC 2308 section 5).
+// negativeTTL returns how long a negative answer is valid: the smaller of the TTL
+// of the SOA record and its last field (RFC 2308 section 5).
 func negativeTTL(m *dns.Msg) (time.Duration, bool) {
 	for _, rr := range m.Ns {
 		if soa, ok := rr.(*dns.SOA); ok {

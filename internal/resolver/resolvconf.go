@@ -21,10 +21,10 @@ const (
 	defaultAttempts = 2
 )
 
-// resolvConf is what a resolv.conf file says.
+// resolvConf is the content of a resolv.conf file.
 type resolvConf struct {
 	servers       []netip.Addr
-	search        []string // absolute, that is with a dot at the end
+	search        []string // absolute, that is with a trailing dot
 	searchSet     bool     // by the file: do not derive it from the host name
 	ndots         int
 	timeout       time.Duration
@@ -38,14 +38,13 @@ type resolvConf struct {
 	noAAAA        bool
 }
 
-// parseResolvConf reads a resolv.conf file. It never fails: what makes no
-// sense is left out and told in problems. Lines and options that are merely
-// unknown are left out in silence, as every resolver does, since each system
-// has its own.
+// parseResolvConf parses a resolv.conf file. It never fails: invalid lines and
+// options are left out and reported in problems. Unknown lines and options are left
+// out silently, as in every resolver, because each system has its own.
 func parseResolvConf(data string) (c resolvConf, problems []string) {
 	c = resolvConf{ndots: defaultNdots, timeout: defaultTimeout, attempts: defaultAttempts}
 	for line := range strings.Lines(data) {
-		// Comments start at the first column only: "search a ;b" has two names.
+		// Comments start only in the first column: "search a ;b" has two names.
 		if line[0] == ';' || line[0] == '#' {
 			continue
 		}
@@ -60,7 +59,8 @@ func parseResolvConf(data string) (c resolvConf, problems []string) {
 	return c, problems
 }
 
-// directive applies one line and returns what is wrong with it, if anything.
+// directive applies one line. It returns a description of what is wrong with the
+// line, if anything.
 func (c *resolvConf) directive(keyword string, args []string) (problem string) {
 	switch keyword {
 	case "nameserver":
@@ -86,7 +86,7 @@ func (c *resolvConf) nameserver(args []string) (problem string) {
 	if len(args) == 0 {
 		return "nameserver without an address"
 	}
-	// A name would need a name server to resolve it.
+	// A host name would need a name server to resolve it.
 	addr, err := netip.ParseAddr(args[0])
 	if err != nil {
 		return fmt.Sprintf("nameserver %.64q is not an address", args[0])
@@ -117,8 +117,8 @@ func (c *resolvConf) option(s string) (problem string) {
 	switch key {
 	case "ndots", "timeout", "attempts":
 		n, err := strconv.Atoi(value)
-		// Out of range, n is the nearest int, which number caps: how many bits
-		// an int has must not decide.
+		// If the number is out of range, n is the nearest int, which number then
+		// limits. The size of an int must not affect the result.
 		if !hasValue || err != nil && !errors.Is(err, strconv.ErrRange) {
 			return fmt.Sprintf("option %.64q has no number", s)
 		}
@@ -129,8 +129,8 @@ func (c *resolvConf) option(s string) (problem string) {
 	return ""
 }
 
-// flag sets an option without a value, or takes it back if there is a hyphen in
-// front, as glibc does.
+// flag sets an option without a value, or clears it if the name has a leading
+// hyphen, as in glibc.
 func (c *resolvConf) flag(s string) {
 	name, off := strings.CutPrefix(s, "-")
 	switch name {
@@ -138,7 +138,7 @@ func (c *resolvConf) flag(s string) {
 		c.rotate = !off
 	case "single-request", "single-request-reopen":
 		c.singleRequest = !off
-	case "use-vc", "usevc", "tcp": // as Linux, FreeBSD and OpenBSD call it
+	case "use-vc", "usevc", "tcp": // the names on Linux, FreeBSD and OpenBSD
 		c.useTCP = !off
 	case "trust-ad":
 		c.trustAD = !off
@@ -146,29 +146,30 @@ func (c *resolvConf) flag(s string) {
 		c.noReload = !off
 	case "no-aaaa":
 		c.noAAAA = !off
-	case "edns0": // on unless it is taken back
+	case "edns0": // on unless it is cleared
 		c.noEDNS = off
 	case "no-edns0":
 		c.noEDNS = !off
 	}
 }
 
-// number sets a numeric option within the limits of the manual page, so that
-// no file can make a lookup last for hours.
+// number sets a numeric option within the limits of the manual page, so that no
+// file can make a lookup take hours.
 func (c *resolvConf) number(key string, n int) {
 	switch key {
 	case "ndots":
 		c.ndots = min(max(n, 0), maxNdots)
 	case "timeout":
-		// In seconds, because a large number of them is more than a Duration holds.
+		// Limit the seconds first, because a large number of seconds does not fit
+		// into a Duration.
 		c.timeout = time.Duration(min(max(n, 1), int(maxTimeout/time.Second))) * time.Second
 	case "attempts":
 		c.attempts = min(max(n, 1), maxAttempts)
 	}
 }
 
-// defaultSearch is the domain of the host, which resolv.conf(5) names as the
-// search list of a file that has none.
+// defaultSearch returns the domain of the host, which is the search list of a file
+// without one according to resolv.conf(5).
 func defaultSearch() []string {
 	host, err := os.Hostname()
 	if err != nil {

@@ -1,21 +1,21 @@
-// Package resolver is a stub resolver: it finds the addresses of host names by
-// the rules of the system (hosts file, nsswitch.conf, resolv.conf), asking the
-// name servers itself.
+// Package resolver is a stub resolver: it looks up host names by the rules of the
+// system (hosts file, nsswitch.conf, resolv.conf), and queries the name servers
+// itself.
 //
-// It answers as the Go resolver of package net does, and adds what that lacks:
-// a cache, one query for identical lookups at the same time, cancellation at
-// every stage, and a filter for replies that trusts nobody. Messages are those
-// of github.com/miekg/dns; the exchange with servers is this package's own.
+// Its results are those of the Go resolver in package net. It adds a cache, one
+// query for identical concurrent lookups, cancellation at every stage, and a strict
+// filter for replies. Messages are those of github.com/miekg/dns; this package
+// itself exchanges them with the servers.
 //
-// It differs from package net on purpose in these points:
-//   - localhost and names below it are never asked of a server (RFC 6761), and
-//     .onion and .invalid are not found without a query, search list or not;
-//   - addresses count only if the name, or an alias of it, owns them;
+// It differs from package net deliberately in these points:
+//   - localhost and names below it are never sent to a server (RFC 6761), and
+//     .onion and .invalid are not found without a query, with and without the
+//     search list;
+//   - an address counts only if its record belongs to the name or an alias of it;
 //   - a query with EDNS that is refused or lost leads to one without;
-//   - when one family has addresses, the other gets a second more, not all
-//     tries that are left;
-//   - that a question was not answered, and that a server does not answer, is
-//     remembered for a while;
+//   - when one family has addresses, the other family gets one more second, not
+//     all remaining attempts;
+//   - failed questions, and servers that do not reply, are remembered for a while;
 //   - queries over TCP and TLS share connections;
 //   - addresses of equal rank take turns at being first;
 //   - IPv4 addresses are never in their IPv6-mapped form.
@@ -42,90 +42,90 @@ const (
 	defaultMaxNegativeTTL = 5 * time.Minute
 	maxCachedSize         = 16 << 10
 
-	// familyGrace is how long the second family is waited for once the first
-	// has addresses. Without it a network that loses AAAA queries makes every
-	// lookup as slow as all tries together.
+	// familyGrace is how long a lookup waits for the second family once the first
+	// has addresses. Without it, a network that loses AAAA queries would delay
+	// every lookup by all attempts together.
 	familyGrace = time.Second
 
-	// resolutionDelay is how long LookupEarly waits for IPv6 addresses once there
-	// are IPv4 addresses (RFC 8305 section 8).
+	// resolutionDelay is how long LookupEarly waits for IPv6 addresses once it has
+	// IPv4 addresses (RFC 8305 section 8).
 	resolutionDelay = 50 * time.Millisecond
 )
 
-// Config says how names are resolved. The zero Config goes by the files of the
-// system; each field that is set takes the place of what they say.
+// Config says how names are resolved. The zero Config uses the files of the system.
+// Each field that is set replaces the corresponding setting of the files.
 type Config struct {
-	// Servers are the name servers to ask, in order: IP addresses with or
-	// without a port, such as "192.0.2.1", "192.0.2.1:5353" or "[::1]:53".
+	// Servers are the name servers to query, in order: IP addresses with or without
+	// a port, such as "192.0.2.1", "192.0.2.1:5353" or "[::1]:53".
 	Servers []string
-	// Search is the list of suffixes for names that are not complete. Nil
-	// means that of the system; an empty list that is not nil means none.
+	// Search is the list of suffixes for incomplete names. Nil means that of the
+	// system; an empty list that is not nil means none.
 	Search []string
-	// Ndots is how many dots a name needs to be tried as it is first.
+	// Ndots is the number of dots from which a name is first tried as it is.
 	// Negative means none.
 	Ndots int
-	// Attempts is how often each server is asked, Timeout how long each time.
+	// Attempts is how often each server is queried. Timeout bounds each attempt.
 	Attempts int
 	Timeout  time.Duration
 
-	Rotate bool // begin with another server each time
+	Rotate bool // start each lookup with a different server
 	UseTCP bool // never use UDP
 	NoEDNS bool // never send an OPT record (RFC 6891)
-	// Use0x20 mixes the case of letters in queries at random and ignores
-	// replies that do not repeat it, which makes forging harder. It is off by
-	// default because there are servers that do not repeat it.
+	// Use0x20 randomizes the case of the letters in queries and ignores replies
+	// that do not repeat it, which makes forging harder. It is off by default
+	// because some servers do not repeat the case.
 	Use0x20 bool
 
 	// Paths of files; empty means those of the system.
 	ResolvConf, HostsFile, NSSwitch string
 
-	// CacheSize is how many answers are cached: 1024 if zero, none if
-	// negative. A name takes up to three: each family, and both in order.
+	// CacheSize is the number of cached answers: 1024 if zero, none if negative. A
+	// name takes up to three: one per family, and one for both in order.
 	CacheSize int
-	// CacheMaxTTL and CacheMaxNegativeTTL bound how long an answer, and the
-	// answer that there is none, is cached, whatever its TTL says: an hour and
-	// five minutes if zero. A negative duration means not at all.
+	// CacheMaxTTL and CacheMaxNegativeTTL bound how long an answer and a negative
+	// answer are cached, whatever their TTL: an hour and five minutes if zero.
+	// Negative means that they are not cached.
 	CacheMaxTTL, CacheMaxNegativeTTL time.Duration
 
-	// TLS, if not nil, makes all queries go over TLS (RFC 7858), to port 853
-	// unless Servers says otherwise. Without a ServerName in it, certificates
-	// must be for the address of the server.
+	// TLS, if not nil, makes all queries go over TLS (RFC 7858), to port 853 unless
+	// Servers names another. If its ServerName is empty, certificates must be valid
+	// for the address of the server.
 	TLS *tls.Config
 
-	// Dial connects to a server, network being "udp" or "tcp". It must return
-	// when its context ends. A connection that is no [net.PacketConn] carries
-	// messages as over TCP. If nil, a [net.Dialer] connects.
+	// Dial connects to a server; network is "udp" or "tcp". It must return when its
+	// context ends. If the connection is not a [net.PacketConn], messages are
+	// framed as over TCP. If Dial is nil, a [net.Dialer] connects.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// Guard calls functions that may call code of the application, Dial, its
-	// connections and the callbacks of TLS, and returns their error. For one that
-	// panics, or exits the goroutine, it returns an error as well. If nil, they
-	// are called without it.
+	// Guard calls functions that may run code of the application, that is Dial, its
+	// connections and the callbacks of TLS, and returns their error. If such a
+	// function panics or exits the goroutine, Guard also returns an error. If Guard
+	// is nil, the functions are called directly.
 	Guard func(f func() error) error
 
-	// Logger is told of mistakes in the configuration files, once for each
-	// version of a file. If nil, nobody is told.
+	// Logger receives the mistakes in the configuration files, once per version of
+	// a file. If nil, they are not logged.
 	Logger *slog.Logger
 }
 
 // Stats counts what a resolver does.
 type Stats struct {
 	Open    int // exchanges with servers in flight
-	Entries int // answers in the cache, among them those that are too old
+	Entries int // answers in the cache, including expired ones
 
 	Hits     uint64 // lookups that the cache answered
-	Misses   uint64 // lookups that it did not, and that neither a file nor a rule did
+	Misses   uint64 // lookups that required a query
 	Queries  uint64 // queries sent to servers
-	Failures uint64 // tries of a server that brought no answer
+	Failures uint64 // attempts that brought no reply
 }
 
 // A Resolver resolves names. All methods may be called from any goroutine. A
-// Resolver must be created with [New] and should be closed in the end.
+// Resolver must be created with [New] and should be closed after use.
 type Resolver struct {
 	cfg    Config
 	system *system
 	table  *table
-	// sockets has an element for each query with a UDP socket of its own.
+	// sockets has an element per query with its own UDP socket.
 	sockets chan struct{}
 
 	lastReply                       atomic.Int64 // of any server: nanoseconds of Unix time
@@ -134,7 +134,7 @@ type Resolver struct {
 	open                            atomic.Int64
 }
 
-// New returns a resolver. It reads no file yet and asks nobody. An error says
+// New returns a resolver. It does not read files or send queries yet. An error says
 // what is wrong with cfg.
 func New(cfg Config) (*Resolver, error) {
 	if err := cfg.check(); err != nil {
@@ -189,9 +189,9 @@ func (c *Config) check() error {
 // LookupNetIP returns the addresses of host, best first (RFC 6724). The network
 // is "ip" for both families, "ip4" or "ip6".
 //
-// An error is a [net.UnknownNetworkError] or a [*net.DNSError]. It unwraps to
-// the error of ctx if that ended the lookup, to [ErrNoData] if the name exists
-// without such addresses, and to [net.ErrClosed] after Close.
+// An error is a [net.UnknownNetworkError] or a [*net.DNSError]. It unwraps to the
+// error of ctx if ctx ended the lookup, to [ErrNoData] if the name exists without
+// such addresses, and to [net.ErrClosed] after Close.
 func (r *Resolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	l, addrs, err := r.beginLookup(ctx, network, host)
 	if l == nil {
@@ -200,12 +200,12 @@ func (r *Resolver) LookupNetIP(ctx context.Context, network, host string) ([]net
 	return l.wait(ctx)
 }
 
-// LookupEarly is LookupNetIP for a caller that can begin with a part of the
-// addresses. If the servers answer for one family and are late with the other, it
-// returns those of the one: IPv6 addresses at once, if there is a route to them,
-// and IPv4 addresses after 50 ms (RFC 8305 section 3). Then more is not nil. It
-// must be called once, and returns the other addresses, or none, when they are
-// known or its context ends.
+// LookupEarly is LookupNetIP for a caller that can start with some of the
+// addresses. If the servers reply for one family and are late with the other,
+// LookupEarly returns the addresses of the first family: IPv6 addresses at once, if
+// there is a route to them, and IPv4 addresses after 50 ms (RFC 8305 section 3).
+// Then more is not nil. The caller must call it once; it returns the other
+// addresses, or none, when they are known or its context ends.
 func (r *Resolver) LookupEarly(ctx context.Context, network, host string) (addrs []netip.Addr, more func(context.Context) []netip.Addr, err error) {
 	l, addrs, err := r.beginLookup(ctx, network, host)
 	if l == nil {
@@ -221,9 +221,9 @@ func (r *Resolver) LookupEarly(ctx context.Context, network, host string) (addrs
 	return addrs, nil, err
 }
 
-// early waits until the outcome or a part of it is known, or ctx ends. It returns
-// the addresses of the part, if it is that, and if it is not IPv6 without a route:
-// to begin with what cannot be reached is no gain.
+// early waits until all or some of the result is known, or ctx ends. It returns the
+// addresses if they are only some of the result. It does not return IPv6 addresses
+// without a route, because it is no gain to start with unreachable addresses.
 func (l *hostLookup) early(ctx context.Context) []netip.Addr {
 	if l.call.isDone() {
 		return nil
@@ -244,7 +244,7 @@ func (l *hostLookup) early(ctx context.Context) []netip.Addr {
 	return addrs
 }
 
-// A hostLookup is a lookup of a host that servers are asked for.
+// A hostLookup is a lookup of a host that needs a query.
 type hostLookup struct {
 	r             *Resolver
 	s             *settings
@@ -252,8 +252,9 @@ type hostLookup struct {
 	call          *call
 }
 
-// beginLookup begins the lookup of a host. If servers have no part in it, it is
-// over at once, and the lookup is nil; otherwise wait must be called.
+// beginLookup begins the lookup of a host. If no query is needed, the lookup is
+// complete at once, and the returned hostLookup is nil; otherwise the caller must
+// call wait.
 func (r *Resolver) beginLookup(ctx context.Context, network, host string) (*hostLookup, []netip.Addr, error) {
 	if err := r.ready(ctx, host); err != nil {
 		return nil, nil, err
@@ -269,7 +270,7 @@ func (r *Resolver) beginLookup(ctx context.Context, network, host string) (*host
 	return &hostLookup{r: r, s: s, network: network, host: host, call: c}, nil, nil
 }
 
-// wait returns the outcome.
+// wait returns the result.
 func (l *hostLookup) wait(ctx context.Context) ([]netip.Addr, error) {
 	ans, err := l.r.table.wait(ctx, l.call)
 	if err != nil {
@@ -285,11 +286,11 @@ func (l *hostLookup) wait(ctx context.Context) ([]netip.Addr, error) {
 	return addrs, nil
 }
 
-// Cached returns what LookupNetIP would, if that takes neither waiting nor
-// reading files nor asking anybody: for addresses, names in the hosts file,
-// localhost, names that cannot exist, and what is in the cache, also that there
-// is no such host. Otherwise ok is false. A lookup that Cached answers counts
-// as a hit; one that it does not is counted by LookupNetIP.
+// Cached returns the result of LookupNetIP if that requires neither waiting nor
+// reading files nor a query: for addresses, names in the hosts file, localhost,
+// names that cannot exist, and answers in the cache, including negative ones.
+// Otherwise ok is false. If ok is true, the lookup counts as a hit; otherwise
+// LookupNetIP counts it.
 func (r *Resolver) Cached(network, host string) (addrs []netip.Addr, err error, ok bool) {
 	if err := r.ready(context.Background(), host); err != nil {
 		return nil, err, true
@@ -324,9 +325,9 @@ func (r *Resolver) Cached(network, host string) (addrs []netip.Addr, err error, 
 	return addrs, nil, true
 }
 
-// LookupAddr returns the names of addr: those in the hosts file, else those
-// that its PTR records give. If some of these are no host names, they are left
-// out, and the others come with an error that says so.
+// LookupAddr returns the names of addr: those in the hosts file, else those in its
+// PTR records. Names that are not host names are left out; the others are then
+// returned together with an error.
 func (r *Resolver) LookupAddr(ctx context.Context, addr netip.Addr) ([]string, error) {
 	host := addr.String()
 	if err := r.ready(ctx, host); err != nil {
@@ -359,16 +360,15 @@ func (r *Resolver) LookupAddr(ctx context.Context, addr netip.Addr) ([]string, e
 	return nil, named(ans.err, host)
 }
 
-// Query asks for the records of type qtype (see the constants of
-// github.com/miekg/dns) that name has. The name is absolute, with or without a
-// dot at the end: neither the search list nor the hosts file applies.
+// Query returns the records of name with the type qtype (see the constants of
+// github.com/miekg/dns). The name is absolute, with or without a trailing dot:
+// neither the search list nor the hosts file applies.
 //
-// As with the client of miekg/dns, the answer of a server that there is no such
-// name is a message with Rcode NXDOMAIN, not an error, and so is an answer
-// without records. It is an error, always a [*net.DNSError], if no server gave
-// a final answer, or if the name must not be asked for. The message is the
-// caller's own. If it comes from the cache, the time that it was there has been
-// taken off its TTLs.
+// As with the client of miekg/dns, the reply that the name does not exist is a
+// message with Rcode NXDOMAIN, not an error, and so is a reply without records.
+// Query returns an error, always a [*net.DNSError], if no server gave a final
+// reply, or if the name must not be queried. The message belongs to the caller. If
+// it comes from the cache, its TTLs are reduced by the time that it spent there.
 func (r *Resolver) Query(ctx context.Context, name string, qtype uint16) (*dns.Msg, error) {
 	if err := r.ready(ctx, name); err != nil {
 		return nil, err
@@ -402,15 +402,15 @@ func (r *Resolver) Stats() Stats {
 	}
 }
 
-// Flush empties the cache. Lookups in flight go on; nobody joins them.
+// Flush empties the cache. Lookups in flight continue; no later lookup joins them.
 func (r *Resolver) Flush() { r.table.flush() }
 
-// Close cancels all lookups and waits until every goroutine of r is gone. From
-// then on lookups fail with an error that matches [net.ErrClosed]. A second
-// call does nothing more.
+// Close cancels all lookups and waits until every goroutine of r has ended. Later
+// lookups fail with an error that matches [net.ErrClosed]. A second call has no
+// further effect.
 func (r *Resolver) Close() { r.table.close() }
 
-// ready returns an error if there is no point in looking up host.
+// ready returns an error if a lookup of host cannot succeed.
 func (r *Resolver) ready(ctx context.Context, host string) error {
 	if r.table.isClosed() {
 		return dnsError(errClosed, host, "")
@@ -421,18 +421,18 @@ func (r *Resolver) ready(ctx context.Context, host string) error {
 	return nil
 }
 
-// localResult is what is known of a host without asking anybody.
+// localResult is the result of a lookup as far as it is known without a query.
 type localResult struct {
 	addrs []netip.Addr
 	err   error
 
-	open    bool // not decided: ask for key
-	unknown bool // not even that without system calls
+	open    bool // not decided: query for key
+	unknown bool // not decided, because that would need system calls
 	key     key
 }
 
-// local decides what can be decided without a server. If quick is set it makes
-// no system calls, and may leave the matter open for that reason.
+// local decides as much as possible without a server. If quick is set, it makes no
+// system calls, and may leave the result open for that reason.
 func (r *Resolver) local(s *settings, network, host string, quick bool) localResult {
 	kind, ok := kindOf(network)
 	if !ok {
@@ -444,8 +444,8 @@ func (r *Resolver) local(s *settings, network, host string, quick bool) localRes
 		}
 		return localResult{addrs: []netip.Addr{a}}
 	}
-	// A localhost in the file comes before the rule, whatever the order says:
-	// no server is asked for it.
+	// A localhost in the file takes precedence over the rule, whatever the order
+	// says: no server is queried for it.
 	if s.order.filesFirst() || s.order.hasFiles() && isLocalhost(host) {
 		addrs, found, done := s.hosts.lookup(network, host, quick)
 		if !done {
@@ -455,8 +455,8 @@ func (r *Resolver) local(s *settings, network, host string, quick bool) localRes
 		case len(addrs) > 0:
 			return localResult{addrs: addrs}
 		case found && !isLocalhost(host):
-			// The file has the last word: who points a name at 127.0.0.1 does
-			// not want its other addresses found by IPv6.
+			// The file is final: a user who maps a name to 127.0.0.1 does not want
+			// a lookup to find its IPv6 addresses elsewhere.
 			return localResult{err: dnsError(ErrNoData, host, "")}
 		}
 	}
@@ -465,8 +465,8 @@ func (r *Resolver) local(s *settings, network, host string, quick bool) localRes
 	}
 	name, err := toASCII(host)
 	if err != nil || !isDomainName(name) || isNeverAsked(name) || !s.order.hasDNS() {
-		// Package net has no other word for a malformed name either: it is a
-		// host that does not exist.
+		// Package net reports a malformed name in the same way: as a host that does
+		// not exist.
 		return localResult{err: dnsError(errNoSuchHost, host, "")}
 	}
 	return localResult{open: true, key: key{lowerName(name), kind, s.version}}
@@ -485,8 +485,8 @@ func kindOf(network string) (kind, bool) {
 	return 0, false
 }
 
-// literal returns the address that host is, if it is one. The look at the first
-// and last bytes avoids the error that netip.ParseAddr allocates for a name.
+// literal returns the address in host, if host is an address. The check of the
+// first and last bytes avoids the error that netip.ParseAddr allocates for a name.
 func literal(host string) (netip.Addr, bool) {
 	if host == "" || !strings.Contains(host, ":") && !(isDigit(host[0]) && isDigit(host[len(host)-1])) {
 		return netip.Addr{}, false
@@ -497,7 +497,7 @@ func literal(host string) (netip.Addr, bool) {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// lateHosts looks into the hosts file after DNS, if that is the order.
+// lateHosts looks in the hosts file after DNS, if that is the order.
 func lateHosts(s *settings, network, host string) ([]netip.Addr, bool) {
 	if s.order != orderDNSFiles {
 		return nil, false
@@ -506,7 +506,7 @@ func lateHosts(s *settings, network, host string) ([]netip.Addr, bool) {
 	return addrs, len(addrs) > 0
 }
 
-// begin is that of the table, and counts.
+// begin calls begin of the table, and counts hits and misses.
 func (r *Resolver) begin(k key, work func(context.Context, *call) *answer) *call {
 	c, hit := r.table.begin(k, work)
 	if hit {
@@ -535,7 +535,7 @@ func pointers(ans *answer, arpa, host string) ([]string, error) {
 	records, _, _ := follow(ans.msg, arpa, dns.TypePTR)
 	names := make([]string, 0, len(records))
 	for _, rr := range records {
-		// Whoever owns the address writes what he likes here (CVE-2021-33195).
+		// The owner of the address controls these names (CVE-2021-33195).
 		if ptr, ok := rr.(*dns.PTR); ok && isDomainName(ptr.Ptr) {
 			names = append(names, ptr.Ptr)
 		}
@@ -546,8 +546,8 @@ func pointers(ans *answer, arpa, host string) ([]string, error) {
 	return names, nil
 }
 
-// queryName returns name as an absolute name in the form in which miekg/dns
-// prints it, so that it can be compared with the question of a reply.
+// queryName returns name as an absolute name, in the form in which miekg/dns prints
+// it, so that it can be compared with the question of a reply.
 func queryName(name string) (string, error) {
 	ascii, err := toASCII(name)
 	if err != nil || name == "" {
@@ -568,8 +568,8 @@ func queryName(name string) (string, error) {
 	return fqdn, nil
 }
 
-// isQueryType reports whether one message can answer a question for qtype.
-// Zone transfers are many messages; OPT, TSIG and the like are not in zones
+// isQueryType reports whether a single message can answer a question for qtype.
+// Zone transfers take many messages; OPT, TSIG and similar types are not in zones
 // (RFC 6895 section 3.1).
 func isQueryType(qtype uint16) bool {
 	switch qtype {
@@ -579,8 +579,8 @@ func isQueryType(qtype uint16) bool {
 	return true
 }
 
-// aged returns a copy of the message for a caller of Query. It has the name as
-// it was asked for, not in the mix of case of 0x20.
+// aged returns a copy of the message for a caller of Query. It contains the name as
+// the caller spelled it, without the random case of 0x20.
 func (a *answer) aged(fqdn string, now time.Time) *dns.Msg {
 	m := a.msg.Copy()
 	for i := range m.Question {
@@ -591,7 +591,7 @@ func (a *answer) aged(fqdn string, now time.Time) *dns.Msg {
 		for _, rr := range section {
 			h := rr.Header()
 			if h.Rrtype == dns.TypeOPT {
-				continue // its TTL is not one
+				continue // the TTL field of OPT has another meaning
 			}
 			h.Ttl -= min(h.Ttl, spent)
 			if equalFold(h.Name, fqdn) {

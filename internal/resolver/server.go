@@ -8,24 +8,25 @@ import (
 )
 
 const (
-	// A dead server is asked on trial after firstProbe, and then at intervals
-	// that double up to maxProbe.
+	// A dead server is probed after firstProbe, and then at intervals that double
+	// up to maxProbe.
 	firstProbe = time.Second
 	maxProbe   = time.Minute
 
-	// ednsPause is how long a server that seems to lose or refuse EDNS is asked
-	// without it. Then its network may be another one, or mended.
+	// ednsPause is how long queries to a server that seems to lose or refuse EDNS
+	// have none. After that, the network may have changed or recovered.
 	ednsPause = 10 * time.Minute
 
-	// maxEDNSLosses is how many questions in sequence a server that knows EDNS
-	// must answer without it only. One can be chance: the first query started a
-	// search that had its result when the second one came.
+	// maxEDNSLosses is how many consecutive questions a server that supports EDNS
+	// must answer only without EDNS. A single one can be a coincidence: the first
+	// query started a recursive lookup that had finished when the second query
+	// arrived.
 	maxEDNSLosses = 3
 )
 
-// A nameServer is a server, what is known of it, and the connections to it that
-// queries share. What is known decides who is asked first and how, never what is
-// believed.
+// A nameServer is a server, its state, and the connections to it that queries
+// share. The state decides which servers are queried first, and how. It never
+// decides which replies are accepted.
 type nameServer struct {
 	addr string // host:port
 
@@ -39,16 +40,16 @@ func newNameServer(addr string) *nameServer {
 	return &nameServer{addr: addr, links: make(map[string][]*link)}
 }
 
-// health says whether a server is believed to answer.
+// health says whether a server is considered alive.
 //
 //	alive -- a query brought no reply --> dead -- any reply --> alive
 //
 // The zero health is alive.
 type health struct {
-	replied time.Time // when the last reply came
+	replied time.Time // when the last reply arrived
 	failed  time.Time // when the last failure was counted
-	losses  int       // failures since the last reply; if there is one, the server is dead
-	probeAt time.Time // a dead server is not asked on trial before
+	losses  int       // failures since the last reply; with at least one, the server is dead
+	probeAt time.Time // the earliest time of the next probe of a dead server
 	probing bool
 }
 
@@ -56,10 +57,10 @@ func (h *health) dead() bool { return h.losses > 0 }
 
 func (h *health) onReply(now time.Time) { h.replied, h.losses = now, 0 }
 
-// onFailure takes note of a query, sent at began, that brought no reply. If the
-// server replied to another one since then, it is the name that hangs, and a
-// stranger can own such names. Queries that were under way together fail
-// together, and count once.
+// onFailure records a query, sent at began, without a reply. If the server has
+// replied to another query since then, the cause is the name, and attackers can own
+// such names; then the failure does not count. Concurrent queries fail together,
+// and count once.
 func (h *health) onFailure(began, now time.Time) {
 	if h.replied.After(began) || h.dead() && began.Before(h.failed) {
 		return
@@ -69,8 +70,8 @@ func (h *health) onFailure(began, now time.Time) {
 	h.losses++
 }
 
-// beginProbe reports whether the server should be asked on trial now. If so,
-// endProbe must follow.
+// beginProbe reports whether the server should be probed now. If so, endProbe must
+// follow.
 func (h *health) beginProbe(now time.Time) bool {
 	if !h.dead() || h.probing || now.Before(h.probeAt) {
 		return false
@@ -81,7 +82,7 @@ func (h *health) beginProbe(now time.Time) bool {
 
 func (h *health) endProbe() { h.probing = false }
 
-// backoff returns d, doubled n times, but at most limit.
+// backoff returns d doubled n times, but at most limit.
 func backoff(d, limit time.Duration, n int) time.Duration {
 	for ; n > 0 && d < limit; n-- {
 		d *= 2
@@ -89,19 +90,19 @@ func backoff(d, limit time.Duration, n int) time.Duration {
 	return min(d, limit)
 }
 
-// ednsState says whether queries to a server have an OPT record (RFC 6891). The
-// zero state is that it is not known: they have one.
+// ednsState says whether queries to a server have an OPT record (RFC 6891). In the
+// zero state that is unknown, and they have one.
 type ednsState struct {
-	replied  time.Time // when the server last replied to one
+	replied  time.Time // when the server last replied to a query with one
 	accepted time.Time // when it last replied to one with an answer, or an OPT record
 	sends    bool      // that reply had an OPT record
-	losses   int       // questions in sequence that it answered without one only
+	losses   int       // consecutive questions that it answered only without one
 	offUntil time.Time
 }
 
 func (e *ednsState) on(now time.Time) bool { return !now.Before(e.offUntil) }
 
-// onReply takes note of a reply to a query with an OPT record.
+// onReply records a reply to a query with an OPT record.
 func (e *ednsState) onReply(now time.Time, m *dns.Msg) {
 	e.replied = now
 	if isAnswer(m) || m.IsEdns0() != nil {
@@ -109,12 +110,12 @@ func (e *ednsState) onReply(now time.Time, m *dns.Msg) {
 	}
 }
 
-// suspect reports whether a query with an OPT record, sent at began, may have
-// been lost because of it: no such query was answered since.
+// suspect reports whether a query with an OPT record, sent at began, may have been
+// lost because of it: the server has replied to no such query since.
 func (e *ednsState) suspect(began time.Time) bool { return !e.replied.After(began) }
 
-// onLoss takes note of a question that was answered without an OPT record after
-// one with it was lost.
+// onLoss records a question that was answered without an OPT record after a query
+// with one was lost.
 func (e *ednsState) onLoss(now time.Time) {
 	e.losses++
 	if e.accepted.IsZero() || e.losses >= maxEDNSLosses {
@@ -124,11 +125,11 @@ func (e *ednsState) onLoss(now time.Time) {
 
 func (e *ednsState) off(now time.Time) { *e = ednsState{offUntil: now.Add(ednsPause)} }
 
-// mayRefuse reports whether m may be an error because of the OPT record of the
-// query. Servers that do not know EDNS reply FORMERR, NOTIMP or BADVERS (RFC 6891
-// section 7), but there are others that reply SERVFAIL or REFUSED. Such a reply
-// does not mean that if it has an OPT record, as it must have from a server that
-// knows EDNS, or if the server has just accepted one and does not send any.
+// mayRefuse reports whether m may be an error that the OPT record of the query
+// caused. Servers that do not support EDNS reply FORMERR, NOTIMP or BADVERS (RFC
+// 6891 section 7), but others reply SERVFAIL or REFUSED. The OPT record is not the
+// cause if the reply has one itself, as replies of servers that support EDNS must,
+// or if the server has recently accepted one and does not send any.
 func (e *ednsState) mayRefuse(now time.Time, m *dns.Msg) bool {
 	switch m.Rcode {
 	case dns.RcodeFormatError, dns.RcodeNotImplemented, dns.RcodeBadVers:
@@ -139,13 +140,13 @@ func (e *ednsState) mayRefuse(now time.Time, m *dns.Msg) bool {
 	return false
 }
 
-// isAnswer reports whether m says something of the name, if only that it does not
-// exist.
+// isAnswer reports whether m says something about the name, even if only that it
+// does not exist.
 func isAnswer(m *dns.Msg) bool {
 	return m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError
 }
 
-// onReply takes note of a reply to a query, with or without an OPT record.
+// onReply records a reply to a query, with or without an OPT record.
 func (s *nameServer) onReply(now time.Time, edns bool, m *dns.Msg) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -155,7 +156,7 @@ func (s *nameServer) onReply(now time.Time, edns bool, m *dns.Msg) {
 	}
 }
 
-// onFailure takes note of a query, sent at began, without a reply.
+// onFailure records a query, sent at began, without a reply.
 func (s *nameServer) onFailure(began, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,7 +169,7 @@ func (s *nameServer) isDead() bool {
 	return s.health.dead()
 }
 
-// beginProbe is that of health.
+// beginProbe is beginProbe of health.
 func (s *nameServer) beginProbe(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -188,7 +189,7 @@ func (s *nameServer) knowsEDNS(now time.Time) bool {
 	return s.edns.on(now)
 }
 
-// suspectsEDNS, mayRefuseEDNS and onEDNSLoss are those of ednsState.
+// suspectsEDNS, mayRefuseEDNS and onEDNSLoss call the methods of ednsState.
 func (s *nameServer) suspectsEDNS(began time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -207,8 +208,8 @@ func (s *nameServer) onEDNSLoss() {
 	s.edns.onLoss(time.Now())
 }
 
-// onEDNSRefusal takes note of a question that was refused with an OPT record and
-// answered without.
+// onEDNSRefusal records a question that was refused with an OPT record and answered
+// without one.
 func (s *nameServer) onEDNSRefusal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

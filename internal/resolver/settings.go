@@ -15,17 +15,17 @@ import (
 )
 
 const (
-	// checkInterval is how often the files are looked at for changes, at most.
+	// checkInterval is the minimum time between two checks of the files.
 	checkInterval = 5 * time.Second
 
-	// The most that is read of a file. The hosts files that block
-	// advertisements have a few megabytes.
+	// The maximum that is read of a file. Hosts files that block advertisements
+	// have a few megabytes.
 	maxConfSize  = 1 << 20
 	maxHostsSize = 64 << 20
 )
 
-// settings is all that a lookup needs to know. It does not change; a lookup
-// uses the one that it began with to its end.
+// settings is everything that a lookup needs to know. It is immutable; a lookup
+// uses the same settings from start to end.
 type settings struct {
 	resolvConf // its servers are not used: see below
 
@@ -33,12 +33,12 @@ type settings struct {
 	servers  []*nameServer
 	order    order
 	hosts    *hosts
-	loopback []netip.Addr // what localhost is, sorted
-	until    time.Time    // when the files must be looked at again
+	loopback []netip.Addr // the addresses of localhost, sorted
+	until    time.Time    // when the files must be checked again
 }
 
-// system watches the configuration files of the system and merges them with
-// what the Config of the resolver says.
+// system watches the configuration files of the system and merges them with the
+// Config of the resolver.
 type system struct {
 	cfg      *Config
 	log      *slog.Logger
@@ -63,7 +63,7 @@ func newSystem(cfg *Config, onChange func()) *system {
 	return s
 }
 
-// quick returns the settings, or nil if the files must be looked at first.
+// quick returns the settings, or nil if the files must be checked first.
 func (s *system) quick() *settings {
 	cur := s.current.Load()
 	if cur == nil || !time.Now().Before(cur.until) {
@@ -72,13 +72,13 @@ func (s *system) quick() *settings {
 	return cur
 }
 
-// get returns the settings, after a look at the files if it is time for one.
+// get returns the settings. It checks the files first if that is due.
 func (s *system) get() *settings {
 	if cur := s.quick(); cur != nil {
 		return cur
 	}
-	// While one goroutine looks, the others go on with what is known: a slow
-	// file system must not hold up every lookup of the process.
+	// While one goroutine checks, the others continue with the known settings: a
+	// slow file system must not delay every lookup of the process.
 	if s.current.Load() == nil {
 		s.mu.Lock()
 	} else if !s.mu.TryLock() {
@@ -96,8 +96,8 @@ func (s *system) get() *settings {
 	return next
 }
 
-// load looks at the files and returns the settings that follow from them, and
-// whether answers given under the old ones are void.
+// load reads the files and returns the new settings, and whether answers obtained
+// under the old settings are invalid.
 func (s *system) load(old *settings) (next *settings, changed bool) {
 	next = new(settings)
 	if old != nil {
@@ -136,8 +136,8 @@ func (s *system) load(old *settings) (next *settings, changed bool) {
 	return next, changed && old != nil
 }
 
-// override puts what c says in the place of what resolv.conf said. What was known
-// of servers is forgotten: a new resolv.conf often means another network.
+// override replaces the settings of resolv.conf with those of c. The state of the
+// servers is dropped, because a new resolv.conf often means another network.
 func (c *Config) override(s *settings, servers []string) {
 	if len(c.Servers) > 0 {
 		servers = c.Servers
@@ -174,9 +174,8 @@ func (c *Config) override(s *settings, servers []string) {
 	s.noEDNS = s.noEDNS || c.NoEDNS
 }
 
-// systemServers returns the servers of resolv.conf, or else those that the
-// system names in other ways, or else the local machine, as resolv.conf(5) has
-// it.
+// systemServers returns the servers of resolv.conf, else the servers that the
+// system configures in other ways, else the local machine, as in resolv.conf(5).
 func systemServers(addrs []netip.Addr) []string {
 	if len(addrs) == 0 {
 		addrs = platformServers()
@@ -191,8 +190,8 @@ func systemServers(addrs []netip.Addr) []string {
 	return servers
 }
 
-// serverAddress completes "addr", "addr:port", "[addr]" and "[addr]:port" to
-// what Dial takes.
+// serverAddress completes "addr", "addr:port", "[addr]" and "[addr]:port" to an
+// address for Dial.
 func serverAddress(s, port string) (string, error) {
 	if a, err := netip.ParseAddr(s); err == nil {
 		return net.JoinHostPort(a.String(), port), nil
@@ -202,7 +201,7 @@ func serverAddress(s, port string) (string, error) {
 	}
 	ap, err := netip.ParseAddrPort(s)
 	if err != nil {
-		// A name would need a server to resolve it.
+		// A host name would need a server to resolve it.
 		return "", fmt.Errorf("resolver: server %q is not an IP address with or without a port", s)
 	}
 	if ap.Port() == 0 {
@@ -221,7 +220,7 @@ type file struct {
 	state fileState
 }
 
-// fileState is what tells one version of a file from another.
+// fileState identifies a version of a file.
 type fileState struct {
 	mtime time.Time
 	size  int64
@@ -235,8 +234,8 @@ func newFile(path, system string, max int64) file {
 	return file{path: path, explicit: true, max: max}
 }
 
-// read returns the contents and true if the file is new or has changed. A file
-// that cannot be read counts as empty, which gives the defaults, and adds to
+// read returns the contents and true if the file is new or has changed. A file that
+// cannot be read counts as empty, which leads to the defaults, and is added to
 // problems.
 func (f *file) read(problems *[]string) (data string, changed bool) {
 	state, err := f.stat()
@@ -261,7 +260,7 @@ func (f *file) stat() (fileState, error) {
 	if err != nil {
 		return fileState{err: err.Error()}, err
 	}
-	// Opening a named pipe would block until somebody writes to it.
+	// Opening a named pipe would block until another process opens it for writing.
 	if !fi.Mode().IsRegular() && f.path != os.DevNull {
 		err = &fs.PathError{Op: "read", Path: f.path, Err: errors.New("not a regular file")}
 		return fileState{err: err.Error()}, err

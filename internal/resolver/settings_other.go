@@ -10,6 +10,6 @@ const (
 	defaultHostsFile  = "/etc/hosts"
 )
 
-// platformServers returns the servers that the system names elsewhere than in
-// resolv.conf: on these systems, none.
+// platformServers returns the servers that the system configures outside
+// resolv.conf. On these systems there are none.
 func platformServers() []netip.Addr { return nil }

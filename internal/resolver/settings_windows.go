@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// Windows has a hosts file, and keeps the rest in its registry.
+// Windows has a hosts file, and stores the other settings in its registry.
 const (
 	defaultResolvConf = ""
 	defaultNSSwitch   = ""
@@ -16,9 +16,9 @@ const (
 
 var defaultHostsFile = os.Getenv("SystemRoot") + `\System32\drivers\etc\hosts`
 
-// platformServers returns the servers of every network adapter that is up and
-// has a gateway, as package net does. They are looked at once: there is no file
-// whose changes could be seen. A Flush does not look again either.
+// platformServers returns the servers of every network adapter that is up and has a
+// gateway, as package net does. They are read once, because there is no file whose
+// changes could be detected. Flush does not read them again either.
 func platformServers() []netip.Addr {
 	var servers []netip.Addr
 	for a := adapters(); a != nil; a = a.Next {
@@ -27,8 +27,8 @@ func platformServers() []netip.Addr {
 		}
 		for d := a.FirstDnsServerAddress; d != nil; d = d.Next {
 			addr, ok := netip.AddrFromSlice(d.Address.IP())
-			// fec0::/10 is what Windows fills in when no IPv6 server is set;
-			// such addresses are deprecated (RFC 3879), nobody is there.
+			// Windows fills in addresses of fec0::/10 when no IPv6 server is set.
+			// Such addresses are deprecated (RFC 3879), and no server has them.
 			if ok && !netip.MustParsePrefix("fec0::/10").Contains(addr) {
 				servers = append(servers, addr.Unmap())
 			}
@@ -37,10 +37,10 @@ func platformServers() []netip.Addr {
 	return servers
 }
 
-// adapters returns the list of network adapters, nil if Windows refuses.
+// adapters returns the list of network adapters, or nil if the system call fails.
 func adapters() *windows.IpAdapterAddresses {
 	const flags = windows.GAA_FLAG_INCLUDE_PREFIX | windows.GAA_FLAG_INCLUDE_GATEWAYS
-	// The list may grow between two calls, but not for ever.
+	// The list may grow between two calls, but not endlessly.
 	for size, tries := uint32(15000), 0; tries < 5; tries++ {
 		buf := make([]byte, size)
 		list := (*windows.IpAdapterAddresses)(unsafe.Pointer(&buf[0]))

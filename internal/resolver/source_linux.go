@@ -8,12 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sources finds the address that the kernel would send from, for each
-// destination, by connecting a UDP socket to it. This sends nothing; the port
-// does not matter. A destination without a route has no source.
+// sources finds the source address that the kernel would use for each destination,
+// by connecting a UDP socket to the destination. Connecting sends nothing, and the
+// port does not matter. A destination without a route has no source.
 //
-// A net.UDPConn would do, but costs twice the system calls: the poller has no
-// part in this.
+// A net.UDPConn would work too, but needs twice the system calls; the poller is not
+// needed here.
 func sources(addrs []netip.Addr) []netip.Addr {
 	srcs := make([]netip.Addr, len(addrs))
 	for i, a := range addrs {
@@ -29,7 +29,7 @@ func source(dst netip.Addr) netip.Addr {
 	}
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return netip.Addr{} // a family that the kernel does not have
+		return netip.Addr{} // a family that the kernel does not support
 	}
 	defer unix.Close(fd)
 	if err := unix.Connect(fd, sockaddr(dst)); err != nil {
@@ -56,7 +56,7 @@ func sockaddr(a netip.Addr) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: port, Addr: a.As16(), ZoneId: zoneID(a.Zone())}
 }
 
-// zoneID returns the index of the interface that a zone names.
+// zoneID returns the index of the interface of a zone.
 func zoneID(zone string) uint32 {
 	if zone == "" {
 		return 0

@@ -7,9 +7,9 @@ import (
 	"net/netip"
 )
 
-// sources finds the address that the kernel would send from, for each
-// destination, by connecting a UDP socket to it. This sends nothing; the port
-// does not matter. A destination without a route has no source.
+// sources finds the source address that the kernel would use for each destination,
+// by connecting a UDP socket to the destination. Connecting sends nothing, and the
+// port does not matter. A destination without a route has no source.
 func sources(addrs []netip.Addr) []netip.Addr {
 	srcs := make([]netip.Addr, len(addrs))
 	for i, a := range addrs {

@@ -9,14 +9,14 @@ import (
 	"github.com/miekg/dns"
 )
 
-// A key names something that can be asked: the records of one type that an
-// absolute name has, or the addresses that a host name has after the search
-// list, the families and their order are worked out.
+// A key identifies something to resolve: the records of one type of an absolute
+// name, or the addresses of a host name, after the search list has been applied and
+// the addresses have been sorted.
 type key struct {
 	name string // lower case
 	kind kind
-	// version is that of the settings, so that a lookup that began before a
-	// change of configuration cannot leave its answer to those after it.
+	// version is that of the settings, so that a lookup from before a configuration
+	// change does not store its answer for lookups after the change.
 	version uint32
 }
 
@@ -29,28 +29,28 @@ const (
 	kindIP6
 )
 
-// An answer is the outcome of working out a key. It is shared by the cache and
-// all who wait for it, and never changed once it is there.
+// An answer is the result for a key. The cache and all waiting lookups share it, so
+// it is immutable once it is published.
 type answer struct {
 	err    *net.DNSError
-	cause  error     // that err was made of, if no server gave a final answer
+	cause  error     // the cause of err, if no server gave a final answer
 	addrs  *addrSet  // of a host name
 	msg    *dns.Msg  // of a question
-	server string    // that sent msg
-	made   time.Time // when msg came, or when a question was asked that failed
-	// expires is when the cache must let go of it; never cached if zero.
+	server string    // the server that sent msg
+	made   time.Time // when msg arrived, or when a failed question was asked
+	// expires is when the cache must drop the answer; zero: it is never cached.
 	expires time.Time
-	// noSOA says that this is a negative answer without the record that tells
-	// how long it holds (RFC 2308 section 5).
+	// noSOA says that this is a negative answer without the SOA record that
+	// contains its TTL (RFC 2308 section 5).
 	noSOA bool
-	// silences is how often the question was not answered again, though others were.
+	// silences is how often the question timed out again while others got replies.
 	silences int
 }
 
-// table holds the answers that are known and the calls that will give more.
-// One mutex guards both, so that nobody can ask a question between the moment
-// that its answer comes and the moment that it is in the cache: a thousand
-// lookups of one name are one question.
+// table holds the known answers and the calls that will produce more. One mutex
+// guards both, so that no lookup asks a question again between the arrival of its
+// answer and its storage in the cache: a thousand lookups of one name are one
+// question.
 type table struct {
 	root   context.Context // ends with the table
 	cancel context.CancelCauseFunc
@@ -62,21 +62,21 @@ type table struct {
 	closed bool
 }
 
-// A call works out one key for all who want it.
+// A call resolves one key for all lookups of that key.
 type call struct {
 	key    key
 	cancel context.CancelFunc
 	began  time.Time
-	before *answer       // that has expired, if there was one
+	before *answer       // the expired answer, if there was one
 	done   chan struct{} // closed when ans is set
 	ans    *answer
 	early  chan struct{} // closed when part is set; nil if that never happens
-	part   *answer       // for one family, when that for the other is late
+	part   *answer       // for one family, when the other is late
 
 	// Guarded by table.mu.
 	waiters int
 	stale   bool // begun before the last flush: not for the cache
-	kept    bool // goes on when nobody waits
+	kept    bool // continues when no lookup waits
 }
 
 func newTable(size int) *table {
@@ -92,10 +92,11 @@ func (t *table) get(k key) (*answer, bool) {
 	return t.cache.get(k, time.Now())
 }
 
-// begin arranges for k to be worked out, unless the answer is known (then hit
-// is true) or on its way. work runs in a goroutine of its own; its context ends when nobody waits
-// any more, or when the table closes, then with errClosed for a cause.
-// Every call that begin returns must be given to wait or to leave, exactly once.
+// begin arranges for k to be resolved, unless the answer is known (then hit is
+// true) or a call for k is in progress. work runs on a new goroutine. Its context
+// ends when no lookup waits any more, or when the table closes, then with the cause
+// errClosed. Every call that begin returns must be passed to wait or to leave,
+// exactly once.
 func (t *table) begin(k key, work func(context.Context, *call) *answer) (c *call, hit bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -124,7 +125,7 @@ func (t *table) begin(k key, work func(context.Context, *call) *answer) (c *call
 	return c, false
 }
 
-// finish publishes the outcome of c.
+// finish publishes the answer of c.
 func (t *table) finish(c *call, ans *answer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -138,8 +139,8 @@ func (t *table) finish(c *call, ans *answer) {
 	close(c.done)
 }
 
-// wait returns the outcome of c, or the error of ctx as soon as it ends. The
-// last that leaves in this way takes the work with it.
+// wait returns the answer of c, or the error of ctx as soon as ctx ends. When the
+// last waiting lookup leaves in this way, the work is canceled.
 func (t *table) wait(ctx context.Context, c *call) (*answer, error) {
 	select {
 	case <-c.done:
@@ -155,7 +156,7 @@ func (t *table) wait(ctx context.Context, c *call) (*answer, error) {
 	}
 }
 
-// leave says that one that began c does not want it any more.
+// leave records that a lookup no longer needs c.
 func (t *table) leave(c *call) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -167,15 +168,15 @@ func (t *table) leaveLocked(c *call) {
 	if c.waiters > 0 || c.kept {
 		return
 	}
-	// Nobody may join work that is being cancelled.
+	// No lookup may join work that is being canceled.
 	if t.calls[c.key] == c {
 		delete(t.calls, c.key)
 	}
 	c.cancel()
 }
 
-// giveUp is leave, and has failure remembered as the answer of c, unless that
-// comes after all.
+// giveUp is leave for a lookup that stops waiting early. It caches failure as the
+// answer of c, unless c still gets an answer.
 func (t *table) giveUp(c *call, failure *answer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -185,9 +186,10 @@ func (t *table) giveUp(c *call, failure *answer) {
 	t.leaveLocked(c)
 }
 
-// publish makes the answer for one family known. From then on c goes on to its end
-// though nobody waits, since that is how it is found out that there is no more,
-// which must not cost every lookup its patience.
+// publish makes the answer for one family known. From then on c continues to its
+// end even if no lookup waits, because only then the cache learns that the other
+// family has no answer. Otherwise every lookup would wait for the other family
+// again.
 func (t *table) publish(c *call, part *answer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -195,9 +197,9 @@ func (t *table) publish(c *call, part *answer) {
 	close(c.early)
 }
 
-// flush forgets every answer. Calls in flight go on for those who wait, but
-// nobody joins them and their answers are not cached: they may be as old as
-// what is being forgotten.
+// flush drops every answer. Calls in flight continue for the lookups that wait, but
+// no lookup joins them, and their answers are not cached, because they may be as
+// old as the dropped ones.
 func (t *table) flush() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -208,7 +210,7 @@ func (t *table) flush() {
 	}
 }
 
-// close cancels every call and waits until their goroutines are gone.
+// close cancels every call and waits until their goroutines have ended.
 func (t *table) close() {
 	t.mu.Lock()
 	t.closed = true
@@ -226,13 +228,13 @@ func (t *table) entries() int {
 	return t.cache.len()
 }
 
-// finished returns a call that is over.
+// finished returns a call that has ended.
 func finished(ans *answer) *call {
 	return &call{done: closedChan, ans: ans, cancel: func() {}}
 }
 
-// endsWithin waits until c is over or ctx ends, and reports whether that takes no
-// longer than d.
+// endsWithin waits until c has ended or ctx ends, and reports whether one of them
+// happens within d.
 func (c *call) endsWithin(ctx context.Context, d time.Duration) bool {
 	if d > 0 {
 		timer := time.NewTimer(d)
@@ -243,7 +245,7 @@ func (c *call) endsWithin(ctx context.Context, d time.Duration) bool {
 		case <-timer.C:
 		}
 	}
-	return ctx.Err() != nil || c.isDone() // after a pause of the process, all may be the case
+	return ctx.Err() != nil || c.isDone() // after a pause of the process, all cases may be ready
 }
 
 func (c *call) isDone() bool {
