@@ -9,7 +9,7 @@ import (
 	"github.com/onloop/eventloop/tasksync"
 )
 
-// run runs start in a loop, and waits for the loop to end.
+// run runs start on a loop, and waits for the loop to end.
 func run(start func(l *eventloop.Loop)) {
 	err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
 		start(l)
@@ -20,7 +20,7 @@ func run(start func(l *eventloop.Loop)) {
 	}
 }
 
-// Two tasks have a conversation each over one connection, which must not mix.
+// Two tasks share one connection. Their exchanges must not interleave.
 func ExampleMutex() {
 	run(func(l *eventloop.Loop) {
 		var m tasksync.Mutex
@@ -46,7 +46,7 @@ func ExampleMutex() {
 	// b is answered
 }
 
-// At most two of the tasks fetch at a time.
+// At most two of the tasks fetch at the same time.
 func ExampleSemaphore() {
 	run(func(l *eventloop.Loop) {
 		fetching := tasksync.NewSemaphore(2)

@@ -1,19 +1,19 @@
-// Package tasksync has a mutex, a semaphore and a condition variable for the tasks
-// of an event loop. They are those of packages sync and golang.org/x/sync/semaphore,
-// except that waiting suspends the task and never the loop, that it ends with the
-// context of the task, and that those that wait are served in order.
+// Package tasksync has a mutex, a semaphore and a condition variable for the tasks of
+// an event loop. They work like those of packages sync and golang.org/x/sync/semaphore,
+// with three differences: waiting suspends the task and never the loop, waiting ends
+// when the context of the task ends, and waiting tasks are served in order.
 //
-// Tasks of one loop seldom need them: between two suspensions a task runs alone. They
-// are for what must not be interrupted by other tasks although it is suspended, such
-// as an exchange of messages on one connection ([Mutex]), for bounding how many tasks
-// do something at a time ([Semaphore]), and for waiting until the state that tasks
-// share has changed ([Cond]).
+// Tasks of one loop seldom need these types, because between two suspensions a task
+// runs alone. Use a [Mutex] for an operation during which the task suspends but other
+// tasks must not interfere, such as an exchange of messages on one connection. Use a
+// [Semaphore] to bound how many tasks do something at the same time, and a [Cond] to
+// wait for a change of the state that tasks share.
 //
-// The zero Mutex and Cond are ready for use; none of the types may be copied after
-// its first use. All methods may be called by tasks of several loops. Those that take
-// a task may only be called by that task's own code, and return
-// [eventloop.ErrNotOnTask] otherwise; the others may be called from any goroutine and
-// from any callback.
+// The zero Mutex and Cond are ready for use. None of the types may be copied after
+// first use. All methods may be called by tasks of several loops. A method with a task
+// as its argument may only be called by that task's own code, and otherwise returns
+// [eventloop.ErrNotOnTask]. The other methods may be called from any goroutine and from
+// any callback.
 package tasksync
 
 import (
@@ -25,27 +25,27 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// A Mutex lets one task at a time go on.
+// A Mutex is a mutual exclusion lock for tasks.
 type Mutex struct{ units }
 
-// Lock locks m. If m is locked, it suspends the task t until m is unlocked and those
-// that called Lock before have had it. If the context of t ends first, or the loop,
-// Lock returns the cause, and m is not locked by it.
+// Lock locks m. If m is locked, it suspends the task t until m is unlocked and all
+// earlier callers of Lock have had their turn. If the context of t or the loop ends
+// first, Lock returns the cause and does not lock m.
 func (m *Mutex) Lock(t *eventloop.Task) error { return m.acquire(t, 1, 1) }
 
 // TryLock locks m if that is possible without waiting, and reports whether it did.
 func (m *Mutex) TryLock() bool { return m.tryAcquire(1, 1) }
 
-// Unlock unlocks m. It panics if m is not locked. A locked Mutex belongs to no task:
-// one may lock it and another, or a callback, unlock it.
+// Unlock unlocks m. It panics if m is not locked. A locked Mutex does not belong to a
+// particular task: one task may lock it, and another task or a callback may unlock it.
 func (m *Mutex) Unlock() {
 	if !m.release(1, 1) {
 		panic(errors.New("tasksync: unlock of an unlocked Mutex"))
 	}
 }
 
-// A Semaphore bounds how many tasks do something at a time, or how much of something
-// they take together. It is made by [NewSemaphore].
+// A Semaphore bounds how many tasks do something at the same time, or how much of a
+// resource they use together. [NewSemaphore] creates one.
 type Semaphore struct {
 	units
 	size int
@@ -54,28 +54,28 @@ type Semaphore struct {
 // NewSemaphore returns a semaphore of n units. It panics if n is negative.
 func NewSemaphore(n int) *Semaphore {
 	if n < 0 {
-		panic(errors.New("tasksync: a semaphore of less than nothing"))
+		panic(errors.New("tasksync: negative number of units"))
 	}
 	return &Semaphore{size: n}
 }
 
-// Acquire takes n units. If there are not as many, or others wait, it suspends the
-// task t until it is its turn. If the context of t ends first, or the loop, Acquire
-// returns the cause, and takes nothing. If the semaphore will never have n units, it
+// Acquire takes n units. If fewer than n units are available, or other tasks wait, it
+// suspends the task t until its turn. If the context of t or the loop ends first,
+// Acquire returns the cause and takes nothing. If the semaphore never has n units, it
 // returns an error at once. It panics if n is negative.
 func (s *Semaphore) Acquire(t *eventloop.Task, n int) error {
 	s.check(n)
 	return s.acquire(t, n, s.size)
 }
 
-// TryAcquire takes n units if that is possible without waiting, and reports whether
-// it did. It panics if n is negative.
+// TryAcquire takes n units if that is possible without waiting, and reports whether it
+// did. It panics if n is negative.
 func (s *Semaphore) TryAcquire(n int) bool {
 	s.check(n)
 	return s.tryAcquire(n, s.size)
 }
 
-// Release gives n units back. It panics if so many were not taken, or if n is
+// Release returns n units. It panics if fewer than n units are taken, or if n is
 // negative.
 func (s *Semaphore) Release(n int) {
 	s.check(n)
@@ -86,13 +86,13 @@ func (s *Semaphore) Release(n int) {
 
 func (s *Semaphore) check(n int) {
 	if n < 0 {
-		panic(errors.New("tasksync: a negative number of units"))
+		panic(errors.New("tasksync: negative number of units"))
 	}
 }
 
-var errNever = errors.New("tasksync: more than the semaphore has")
+var errNever = errors.New("tasksync: more units than the semaphore has")
 
-// units are what a Mutex and a Semaphore give to tasks.
+// units is the common part of Mutex and Semaphore: a number of units for tasks.
 type units struct {
 	gate
 
@@ -123,9 +123,9 @@ func (u *units) acquire(t *eventloop.Task, n, size int) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if !u.queue.drop(w) {
-		u.taken -= n // it had its turn in the moment when it gave up
+		u.taken -= n // it got the units at the same time as it stopped waiting
 	}
-	u.grant(size) // those behind w may need less than w did
+	u.grant(size) // the waiters behind w may need fewer units than w
 	return err
 }
 
@@ -135,7 +135,7 @@ func (u *units) tryAcquire(n, size int) bool {
 	return u.take(n, size)
 }
 
-// take takes n units if nothing has to be waited for. The caller holds u.mu.
+// take takes n units if it need not wait. The caller holds u.mu.
 func (u *units) take(n, size int) bool {
 	if u.queue.first() != nil || n > size-u.taken {
 		return false
@@ -155,7 +155,7 @@ func (u *units) release(n, size int) bool {
 	return true
 }
 
-// grant serves those that wait, in order, as far as there is enough. The caller
+// grant serves the waiting tasks, in order, while there are enough units. The caller
 // holds u.mu.
 func (u *units) grant(size int) {
 	for w := u.queue.first(); w != nil && w.n <= size-u.taken; w = u.queue.first() {
@@ -164,9 +164,9 @@ func (u *units) grant(size int) {
 	}
 }
 
-// A Cond is where tasks wait for a change of the state that they share. There is no
-// lock that Wait gives back, because a task of the loop that owns the state needs
-// none: between looking at the state and waiting, nothing else runs on the loop.
+// A Cond lets tasks wait for a change of the state that they share. In contrast to
+// sync.Cond, Wait releases no lock, because a task of the loop that owns the state
+// needs none: between checking the state and waiting, nothing else runs on the loop.
 //
 //	for len(queue) == 0 {
 //		if err := changed.Wait(t); err != nil {
@@ -180,9 +180,9 @@ type Cond struct {
 	queue queue
 }
 
-// Wait suspends the task t until Signal or Broadcast wakes it. If the context of t
-// ends first, or the loop, Wait returns the cause. As others may run first, what t
-// waits for need not be true when Wait has returned nil: look again.
+// Wait suspends the task t until Signal or Broadcast wakes it. If the context of t or
+// the loop ends first, Wait returns the cause. When Wait returns nil, the condition
+// need not be true, because other code may run first: check it again.
 func (c *Cond) Wait(t *eventloop.Task) error {
 	if err := c.pass(t); err != nil {
 		return err
@@ -195,7 +195,7 @@ func (c *Cond) Wait(t *eventloop.Task) error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if !c.queue.drop(w) {
-			c.signal() // it was woken in the moment when it gave up: another takes its place
+			c.signal() // it was woken at the same time as it stopped waiting: wake another task instead
 		}
 	}
 	return err
@@ -214,7 +214,7 @@ func (c *Cond) signal() {
 	}
 }
 
-// Broadcast wakes all tasks that wait.
+// Broadcast wakes all waiting tasks.
 func (c *Cond) Broadcast() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -228,9 +228,9 @@ type gate struct {
 	open atomic.Pointer[eventloop.Future[struct{}]] // has a result
 }
 
-// pass returns an error unless the caller is the running task t. Every so often it
-// lets the loop run, so that a task that never has to wait does not keep it. Await
-// of a future that has its result does both.
+// pass returns an error unless the caller is the running task t. From time to time it
+// lets the loop run, so that a task that never has to wait does not keep the loop busy.
+// Await of a resolved future does both.
 func (g *gate) pass(t *eventloop.Task) error {
 	if t == nil {
 		return eventloop.ErrNotOnTask
@@ -253,7 +253,7 @@ type waiter struct {
 	n       int // units that it waits for
 	turn    *eventloop.Future[struct{}]
 	resolve func(struct{}, error)
-	place   *list.Element // nil when it is not in the queue any more
+	place   *list.Element // nil when it is no longer in the queue
 }
 
 func (w *waiter) wait(t *eventloop.Task) error {
@@ -261,7 +261,7 @@ func (w *waiter) wait(t *eventloop.Task) error {
 	return err
 }
 
-// A queue is the tasks that wait, in order.
+// A queue holds the waiting tasks, in order.
 type queue struct{ waiters list.List }
 
 func (q *queue) add(t *eventloop.Task, n int) *waiter {
@@ -271,7 +271,7 @@ func (q *queue) add(t *eventloop.Task, n int) *waiter {
 	return w
 }
 
-// first returns the one that has waited longest, or nil.
+// first returns the task that has waited longest, or nil.
 func (q *queue) first() *waiter {
 	if e := q.waiters.Front(); e != nil {
 		return e.Value.(*waiter)
@@ -279,10 +279,10 @@ func (q *queue) first() *waiter {
 	return nil
 }
 
-// wake lets w go on, which is in the queue.
+// wake lets w continue, which is in the queue.
 func (q *queue) wake(w *waiter) { q.take(w, nil) }
 
-// drop takes w from the queue, and reports whether it was there.
+// drop removes w from the queue, and reports whether it was there.
 func (q *queue) drop(w *waiter) bool {
 	if w.place == nil {
 		return false
@@ -291,12 +291,12 @@ func (q *queue) drop(w *waiter) bool {
 	return true
 }
 
-// take takes w from the queue and resolves its future, which would else keep the loop
-// alive.
+// take removes w from the queue and resolves its future, which would otherwise keep the
+// loop alive.
 func (q *queue) take(w *waiter, err error) {
 	q.waiters.Remove(w.place)
 	w.place = nil
 	w.resolve(struct{}{}, err)
 }
 
-var errLeft = errors.New("tasksync: the task waits no more")
+var errLeft = errors.New("tasksync: the task no longer waits")

@@ -1,6 +1,6 @@
-// Package coding undoes the content codings of HTTP: gzip, br and zstd. Bytes after
-// the end of the coded data are ignored, as browsers do: some servers append a line
-// end, zeros or a footer.
+// Package coding decodes the content codings of HTTP: gzip, br and zstd. Bytes
+// after the end of the coded data are ignored, as in browsers: some servers append
+// a line end, zeros or a footer.
 package coding
 
 import (
@@ -17,11 +17,11 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// ErrTooLarge means that the data is longer than it may be.
+// ErrTooLarge means that the decoded data is longer than its limit.
 var ErrTooLarge = errors.New("decoded data is too large")
 
-// Decode decodes a whole body, which may have max bytes then. The coding is "gzip",
-// "br" or "zstd".
+// Decode decodes a whole body. The result may have at most max bytes. The coding is
+// "gzip", "br" or "zstd".
 func Decode(coding string, body []byte, max int) ([]byte, error) {
 	out := &bounded{max: max}
 	var err error
@@ -29,7 +29,7 @@ func Decode(coding string, body []byte, max int) ([]byte, error) {
 	case "gzip":
 		_, err = io.Copy(out, NewGunzip(bytes.NewReader(body)))
 	case "br":
-		// The data has been written when the bytes after it are noticed.
+		// The data is already written when the decoder detects the bytes after it.
 		_, err = fasthttp.WriteUnbrotli(out, body)
 		if err != nil && strings.Contains(err.Error(), "excessive input") {
 			err = nil
@@ -42,7 +42,7 @@ func Decode(coding string, body []byte, max int) ([]byte, error) {
 	return out.data, err
 }
 
-// bounded collects what is written to it.
+// bounded collects the data that is written to it, up to max bytes.
 type bounded struct {
 	data []byte
 	max  int
@@ -56,8 +56,8 @@ func (b *bounded) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A Gunzip reads the data of a gzip stream of one or more members. It reads the
-// coded bytes to their end, unless very many of them are no part of it.
+// A Gunzip decodes a gzip stream of one or more members. It reads the coded bytes
+// to their end, unless more than maxGarbage of them follow the stream.
 type Gunzip struct {
 	coded *bufio.Reader
 	zr    *gzip.Reader
@@ -70,7 +70,7 @@ func NewGunzip(coded io.Reader) *Gunzip { return &Gunzip{coded: bufio.NewReader(
 // zippers holds gzip.Readers: one takes 40 KB.
 var zippers sync.Pool
 
-// Read reads data. Before any data has come, io.EOF means that there is none.
+// Read reads data. Before any data, io.EOF means that the body is empty.
 func (g *Gunzip) Read(p []byte) (n int, err error) {
 	for n == 0 && g.err == nil && len(p) > 0 {
 		if g.zr == nil {
@@ -113,8 +113,8 @@ func (g *Gunzip) begin() (err error) {
 	return nil
 }
 
-// next begins the next member, or drops what follows if that is none. It returns
-// io.EOF at the end.
+// next starts the next member. If no member follows, it drops the remaining bytes
+// and returns io.EOF at the end.
 func (g *Gunzip) next() error {
 	if magic, _ := g.coded.Peek(2); string(magic) == "\x1f\x8b" {
 		if err := g.zr.Reset(g.coded); err == nil {
@@ -123,16 +123,17 @@ func (g *Gunzip) next() error {
 		}
 	}
 	if _, err := io.CopyN(io.Discard, g.coded, maxGarbage); err != nil {
-		return err // io.EOF, or that of the connection
+		return err // io.EOF, or the error of the connection
 	}
 	return io.EOF
 }
 
-// maxGarbage bounds the reading of what follows the data.
+// maxGarbage bounds how many bytes are read after the data.
 const maxGarbage = 64 << 10
 
 // maxWindow is the largest window that a zstd frame may need in HTTP (RFC 9659).
-// The decoder allocates what a frame asks for, however short the body is.
+// The decoder allocates the window that a frame requests, however short the body
+// is.
 const maxWindow = 8 << 20
 
 var (
@@ -154,12 +155,13 @@ func unzstd(body []byte, max int) ([]byte, error) {
 	return data, err
 }
 
-// zstdEnd returns where the last frame of body ends. It checks the windows of all.
+// zstdEnd returns the end of the last frame of body. It checks the windows of all
+// frames.
 func zstdEnd(body []byte) (end int, err error) {
 	for {
 		n, err := zstdFrame(body[end:])
 		if n == 0 && end > 0 {
-			return end, nil // what follows is no frame
+			return end, nil // no frame follows
 		}
 		if err != nil {
 			return 0, err
@@ -173,8 +175,8 @@ const (
 	zstdSkippable = 0x184d2a50 // and the next 15
 )
 
-// zstdFrame returns the length of the frame that b begins with (RFC 8878 section 3),
-// or 0 and an error if it begins with none.
+// zstdFrame returns the length of the frame at the beginning of b (RFC 8878 section
+// 3), or 0 and an error if there is none.
 func zstdFrame(b []byte) (n int, err error) {
 	if len(b) < 8 {
 		return 0, errFrame
@@ -205,7 +207,7 @@ func zstdFrame(b []byte) (n int, err error) {
 		size = 1
 	}
 	if len(b) < n+size {
-		return len(b), nil // for the decoder to refuse
+		return len(b), nil // the decoder rejects it
 	}
 	if single {
 		var content [8]byte
@@ -226,7 +228,7 @@ func zstdFrame(b []byte) (n int, err error) {
 		header := uint32(b[n]) | uint32(b[n+1])<<8 | uint32(b[n+2])<<16
 		last = header&1 != 0
 		n += 3
-		if header>>1&3 == 1 { // one byte, again and again
+		if header>>1&3 == 1 { // one byte, repeated
 			n++
 		} else {
 			n += int(header >> 3)

@@ -1,7 +1,7 @@
-// Package dialer connects to hosts that have several addresses, by RFC 8305
-// ("happy eyeballs"): it tries the families in turn, does not wait for a dead
-// address for long before it tries the next one beside it, and takes the first
-// connection that comes up.
+// Package dialer connects to hosts that have several addresses, as RFC 8305 ("happy
+// eyeballs") describes: it alternates between the families, starts the next attempt
+// after a short delay in parallel with a slow one, and takes the first connection
+// that comes up.
 package dialer
 
 import (
@@ -17,8 +17,8 @@ import (
 // defaultDelay is the Connection Attempt Delay of RFC 8305 section 5.
 const defaultDelay = 250 * time.Millisecond
 
-// minShare is the least time that an address gets when addresses are tried one
-// by one, as in package net: less would fail on slow networks for nothing.
+// minShare is the minimum time for an address when addresses are tried one by one,
+// as in package net: with less, attempts on slow networks would fail needlessly.
 const minShare = 2 * time.Second
 
 // A Dialer connects to addresses. The zero Dialer is ready to use. Its methods
@@ -28,18 +28,18 @@ type Dialer struct {
 	// Resolve returns the addresses of host, best first. The network is "ip",
 	// "ip4" or "ip6". If nil, the default resolver of package net is used.
 	//
-	// If more is not nil, there may be addresses that are not known yet. Dial
-	// calls it once, in a goroutine of its own, and expects it to return them, or
-	// none, at the latest when its context ends.
+	// If more is not nil, there may be more addresses that are not known yet. Dial
+	// calls more once, on a new goroutine. more must return these addresses, or
+	// none, before or when its context ends.
 	Resolve func(ctx context.Context, network, host string) (addrs []netip.Addr, more func(context.Context) []netip.Addr, err error)
 
-	// AttemptDelay is how long an attempt may take before the next one begins
-	// beside it: 250 ms if zero. If it is negative, the next one begins only
-	// when the one before has failed, and gets its share of the time.
+	// AttemptDelay is how long an attempt may take before the next one starts in
+	// parallel: 250 ms if zero. If it is negative, the next attempt starts only
+	// when the previous one has failed, and each attempt gets a share of the time.
 	AttemptDelay time.Duration
 
-	// LocalAddr, KeepAlive and Control are those of [net.Dialer], Control being
-	// its ControlContext.
+	// LocalAddr, KeepAlive and Control are those of [net.Dialer]; Control is its
+	// ControlContext.
 	LocalAddr net.Addr
 	KeepAlive net.KeepAliveConfig
 	Control   func(ctx context.Context, network, address string, c syscall.RawConn) error
@@ -51,14 +51,13 @@ type Dialer struct {
 // Dial connects to address. The network is "tcp", "tcp4" or "tcp6", with an
 // address as in [net.Dial], or "unix".
 //
-// All addresses of a host are tried until one connects or ctx ends. Dial waits
-// for the attempts that lost, which it cancels and, if they connected all the
-// same, closes: when it returns, nothing of it is left but the connection.
+// Dial tries all addresses of a host until one connects or ctx ends. It cancels the
+// other attempts and waits for them; if one of them has connected anyway, Dial
+// closes the connection. When Dial returns, nothing but the connection is left.
 //
-// An error is a [*net.OpError]. When several addresses have failed, it unwraps
-// to the errors of all of them. It matches [context.Canceled] if ctx was
-// cancelled; Timeout reports whether its deadline has passed, or any attempt
-// has timed out.
+// An error is a [*net.OpError]. If several addresses have failed, it unwraps to the
+// errors of all of them. It matches [context.Canceled] if ctx was canceled. Timeout
+// reports whether the deadline of ctx has passed, or any attempt has timed out.
 func (d *Dialer) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	switch network {
 	case "tcp", "tcp4", "tcp6":
@@ -71,8 +70,8 @@ func (d *Dialer) Dial(ctx context.Context, network, address string) (net.Conn, e
 	if err := ctx.Err(); err != nil {
 		return nil, opError(network, hostAddr{network, address}, ctxError(err))
 	}
-	// Most dials of a program that knows where to go: no resolver, no
-	// goroutine. What looks like a name is not parsed, since that allocates.
+	// Most dials of a program with a fixed peer need no resolver and no goroutine.
+	// Addresses that look like names are not parsed, because that allocates.
 	if looksLiteral(address) {
 		if ap, err := netip.ParseAddrPort(address); err == nil && d.suits(network, ap.Addr().Unmap()) {
 			return d.dialOne(ctx, network, unmap(ap))
@@ -103,8 +102,8 @@ func (d *Dialer) dialOne(ctx context.Context, network string, addr netip.AddrPor
 	if d.connect != nil {
 		return d.connect(ctx, network, addr)
 	}
-	// Not DialTCP: without a local address it binds to port 0 all the same, and
-	// a bound port serves one connection, not one to each destination.
+	// Not DialTCP: even without a local address it binds to port 0, and a bound
+	// port serves only one connection, instead of one per destination.
 	nd := d.netDialer()
 	return nd.DialContext(ctx, network, addr.String())
 }
@@ -113,9 +112,10 @@ func (d *Dialer) netDialer() net.Dialer {
 	return net.Dialer{LocalAddr: d.LocalAddr, KeepAliveConfig: d.KeepAlive, ControlContext: d.Control}
 }
 
-// race is RFC 8305 section 5. It runs in the goroutine of the caller and alone
-// decides; the attempts only report. Addresses that more returns are tried before
-// those that are left: they are of the family that had no turn yet.
+// race implements RFC 8305 section 5. It runs on the goroutine of the caller and
+// makes all decisions; the attempts only report their results. Addresses from more
+// are tried before the remaining ones, because they belong to the family that had
+// no turn yet.
 func (d *Dialer) race(ctx context.Context, network, address string, addrs []netip.AddrPort, more func(context.Context) []netip.AddrPort) (net.Conn, error) {
 	attempts, cancel := context.WithCancel(ctx)
 	late := waitFor(attempts, more) // nil when there is nothing to wait for
@@ -125,7 +125,7 @@ func (d *Dialer) race(ctx context.Context, network, address string, addrs []neti
 			<-late
 		}
 	}()
-	results := make(chan result) // everything is received: see drain
+	results := make(chan result) // every result is received: see drain
 	pending := 0
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -174,8 +174,8 @@ func (d *Dialer) race(ctx context.Context, network, address string, addrs []neti
 	return nil, d.failure(ctx, network, address, failed)
 }
 
-// waitFor returns a channel of what more returns, which is sent once, or nil if
-// there is no more.
+// waitFor returns a channel that receives the addresses from more once, or nil if
+// more is nil.
 func waitFor(ctx context.Context, more func(context.Context) []netip.AddrPort) <-chan []netip.AddrPort {
 	if more == nil {
 		return nil
@@ -185,7 +185,7 @@ func waitFor(ctx context.Context, more func(context.Context) []netip.AddrPort) <
 	return late
 }
 
-// result is how one attempt ended.
+// result is the result of one attempt.
 type result struct {
 	conn net.Conn
 	err  error
@@ -196,8 +196,8 @@ func (d *Dialer) attempt(ctx context.Context, network string, addr netip.AddrPor
 	results <- result{c, err}
 }
 
-// drain waits for n attempts that are cancelled. Those that connected before
-// they heard of it are closed. It returns the errors of the others.
+// drain waits for n canceled attempts. It closes the connections of those that
+// connected before the cancellation, and returns the errors of the others.
 func drain(results <-chan result, n int) (failed []error) {
 	for range n {
 		res := <-results
@@ -210,10 +210,10 @@ func drain(results <-chan result, n int) (failed []error) {
 	return failed
 }
 
-// delay returns how long to wait before the next of the remaining attempts. If
-// time is short, it is an equal share of it, so that every address is tried.
-// Attempts that have begun keep all the time there is, other than in package
-// net, where addresses of one family share it: here they run side by side.
+// delay returns how long to wait before the next of the remaining attempts. If time
+// is short, the delay is an equal share of it, so that every address is tried. In
+// contrast to package net, where addresses of one family share the time, started
+// attempts keep all of it, because here they run in parallel.
 func (d *Dialer) delay(ctx context.Context, remaining int) time.Duration {
 	delay := d.AttemptDelay
 	if delay == 0 {
@@ -225,8 +225,8 @@ func (d *Dialer) delay(ctx context.Context, remaining int) time.Duration {
 	return max(delay, 0)
 }
 
-// dialInTurn tries one address after the other. Each gets its share of the
-// time there is.
+// dialInTurn tries one address after the other. Each gets a share of the available
+// time.
 func (d *Dialer) dialInTurn(ctx context.Context, network, address string, addrs []netip.AddrPort) (net.Conn, error) {
 	var failed []error
 	for i, addr := range addrs {
@@ -242,7 +242,7 @@ func (d *Dialer) dialInTurn(ctx context.Context, network, address string, addrs 
 	return nil, d.failure(ctx, network, address, failed)
 }
 
-// dialShare connects to addr, in the share of the time that is one of n.
+// dialShare connects to addr within one of n shares of the remaining time.
 func (d *Dialer) dialShare(ctx context.Context, network string, addr netip.AddrPort, n int) (net.Conn, error) {
 	if deadline, ok := ctx.Deadline(); ok && n > 1 {
 		left := time.Until(deadline)
@@ -253,8 +253,8 @@ func (d *Dialer) dialShare(ctx context.Context, network string, addr netip.AddrP
 	return d.dialOne(ctx, network, addr)
 }
 
-// failure is the error of a dial that tried several addresses. If ctx has
-// ended it matches its error also if no attempt was under way to report it.
+// failure returns the error of a dial that tried several addresses. If ctx has
+// ended, the error matches that of ctx, even if no attempt in progress reported it.
 func (d *Dialer) failure(ctx context.Context, network, address string, failed []error) error {
 	if err := over(ctx); err != nil {
 		if !errors.Is(errors.Join(failed...), err) {
@@ -264,8 +264,8 @@ func (d *Dialer) failure(ctx context.Context, network, address string, failed []
 	return opError(network, hostAddr{network, address}, attemptErrors(failed))
 }
 
-// over returns the error of ctx if it has ended, or if its deadline has passed:
-// the timer of the context may be a little behind that of an attempt.
+// over returns the error of ctx if it has ended, or if its deadline has passed: the
+// timer of the context may fire slightly later than that of an attempt.
 func over(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -276,8 +276,9 @@ func over(ctx context.Context) error {
 	return nil
 }
 
-// interleave orders addresses by RFC 8305 section 4: the families in turn,
-// beginning with that of the first, each in its own order.
+// interleave orders addresses as RFC 8305 section 4 describes: the families
+// alternate, starting with that of the first address, and each family keeps its
+// order.
 func interleave(addrs []netip.AddrPort) []netip.AddrPort {
 	if len(addrs) == 0 {
 		return nil

@@ -7,17 +7,17 @@ import (
 	"strings"
 )
 
-// attemptErrors are the errors of all addresses that were tried.
+// attemptErrors holds the errors of all attempted addresses.
 type attemptErrors []error
 
 var _ net.Error = attemptErrors(nil)
 
-// Error tells each address with what went wrong there.
+// Error lists each address with its error.
 func (e attemptErrors) Error() string {
 	parts := make([]string, len(e))
 	for i, err := range e {
 		parts[i] = err.Error()
-		// "dial tcp" is already in front of the whole.
+		// The whole message already begins with "dial tcp".
 		if op, ok := err.(*net.OpError); ok && op.Addr != nil {
 			parts[i] = op.Addr.String() + ": " + op.Err.Error()
 		}
@@ -25,10 +25,10 @@ func (e attemptErrors) Error() string {
 	return strings.Join(parts, "; ")
 }
 
-// Unwrap lets errors.Is and errors.As look at each.
+// Unwrap makes errors.Is and errors.As check each error.
 func (e attemptErrors) Unwrap() []error { return e }
 
-// Timeout reports whether one of the errors is a time-out.
+// Timeout reports whether one of the errors is a timeout.
 func (e attemptErrors) Timeout() bool {
 	for _, err := range e {
 		var ne net.Error
@@ -39,10 +39,10 @@ func (e attemptErrors) Timeout() bool {
 	return false
 }
 
-// Temporary is there for net.Error. It means a time-out here.
+// Temporary implements net.Error. It is the same as Timeout.
 func (e attemptErrors) Temporary() bool { return e.Timeout() }
 
-// hostAddr is an address that is not resolved.
+// hostAddr is an unresolved address.
 type hostAddr struct{ network, address string }
 
 func (a hostAddr) Network() string { return a.network }
@@ -52,7 +52,7 @@ func opError(network string, addr net.Addr, err error) error {
 	return &net.OpError{Op: "dial", Net: network, Addr: addr, Err: err}
 }
 
-// ctxErr is the end of a context in the words of package net.
+// ctxErr is the end of a context with the text of package net.
 type ctxErr struct {
 	cause error // context.Canceled or context.DeadlineExceeded
 	text  string

@@ -9,12 +9,12 @@ import (
 
 var errMissingAddress = errors.New("missing address")
 
-// ports finds service names without the C library, which would need a thread
+// ports looks up service names without the C library, which would need a thread
 // that no context can stop.
 var ports = &net.Resolver{PreferGo: true}
 
-// resolve returns the addresses to dial, in the order of the resolver. There may
-// be none, and if more is not nil, it will have others.
+// resolve returns the addresses to dial, in the order of the resolver. There may be
+// none. If more is not nil, it returns further addresses.
 func (d *Dialer) resolve(ctx context.Context, network, address string) (addrs []netip.AddrPort, more func(context.Context) []netip.AddrPort, err error) {
 	if address == "" {
 		return nil, nil, errMissingAddress
@@ -50,13 +50,13 @@ func (d *Dialer) suitable(network string, ips []netip.Addr, port int) (addrs []n
 	return addrs
 }
 
-// noSuitable is the error of an address whose host has none that can be dialed.
+// noSuitable returns the error of an address whose host has no suitable address.
 func noSuitable(address string) error {
 	host, _, _ := net.SplitHostPort(address)
 	return &net.AddrError{Err: "no suitable address found", Addr: host}
 }
 
-// lookup returns the addresses of host. An empty host is the local machine.
+// lookup returns the addresses of host. An empty host means the local machine.
 func (d *Dialer) lookup(ctx context.Context, network, host string) (addrs []netip.Addr, more func(context.Context) []netip.Addr, err error) {
 	if host == "" {
 		if network == "tcp6" {

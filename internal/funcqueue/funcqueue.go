@@ -1,9 +1,9 @@
-// Package funcqueue holds functions in order, for one goroutine that takes all of
-// them at once now and then.
+// Package funcqueue is a queue of functions for one consumer, a goroutine that
+// takes all of them at once from time to time.
 //
-// Functions lie in chunks, which go round between the queue and the batches that
-// are taken. So a queue that grows copies nothing, one that is taken in time
-// allocates nothing, and a burst leaves no large array behind.
+// Functions are stored in chunks, which circulate between the queue and the batches
+// of the consumer. So a growing queue copies nothing, a queue that is emptied in
+// time allocates nothing, and a burst leaves no large array behind.
 package funcqueue
 
 const (
@@ -16,8 +16,8 @@ type chunk struct {
 	funcs [chunkSize]func()
 }
 
-// A Queue is what producers fill. The zero Queue is empty. It is not safe for
-// concurrent use.
+// A Queue is filled by the producers. The zero Queue is empty. A Queue is not safe
+// for concurrent use.
 type Queue struct {
 	head, tail *chunk // nil if empty
 	used       int    // of tail
@@ -55,8 +55,8 @@ func (q *Queue) grow() {
 	q.tail, q.used = c, 0
 }
 
-// A Batch is what the consumer has taken. The zero Batch is empty. It shares
-// nothing with its queue but for the time of Take.
+// A Batch holds the functions that the consumer has taken. The zero Batch is empty.
+// It shares nothing with its queue, except during Take.
 type Batch struct {
 	head  *chunk
 	used  int // of head
@@ -67,8 +67,8 @@ type Batch struct {
 // Len returns the number of functions that have not been popped.
 func (b *Batch) Len() int { return b.n }
 
-// Take moves all functions from q to b, which must be empty, and b's spent chunks
-// to q.
+// Take moves all functions from q to b, which must be empty, and the spent chunks
+// of b to q.
 func (b *Batch) Take(q *Queue) {
 	b.recycle(q)
 	b.head, b.used, b.n = q.head, 0, q.n

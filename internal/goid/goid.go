@@ -1,6 +1,7 @@
-// Package goid tells goroutines apart.
+// Package goid identifies goroutines.
 package goid
 
-// An ID identifies a goroutine while it lives. IDs of goroutines that have ended
-// may come again, so whoever keeps one must know that its goroutine is alive.
+// An ID identifies a goroutine while it lives. The IDs of goroutines that have
+// ended may be reused, so an ID is meaningful only while its goroutine is known to
+// live.
 type ID uintptr

@@ -5,12 +5,12 @@ import (
 	"sync"
 )
 
-// headers holds buffers for the beginning of a stack trace. One on the stack
-// would be moved to the heap in each call.
+// headers holds buffers for the beginning of a stack trace. A buffer on the stack
+// would escape to the heap in each call.
 var headers = sync.Pool{New: func() any { return new([64]byte) }}
 
-// number returns the number of the calling goroutine, which the header of a stack
-// trace begins with: "goroutine 12 [running]:". That costs about a microsecond.
+// number returns the number of the calling goroutine, from the header of its stack
+// trace: "goroutine 12 [running]:". That costs about a microsecond.
 func number() ID {
 	buf := headers.Get().(*[64]byte)
 	defer headers.Put(buf)

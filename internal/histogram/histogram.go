@@ -1,5 +1,6 @@
-// Package histogram counts durations in buckets that grow by powers of two, each
-// split in four, so that a quantile is wrong by at most a quarter.
+// Package histogram counts durations in buckets. The buckets grow by powers of two,
+// and each power of two has four buckets, so that a quantile is wrong by at most a
+// quarter.
 package histogram
 
 import (
@@ -9,7 +10,7 @@ import (
 )
 
 const (
-	split   = 4 // buckets a power of two
+	split   = 4 // buckets per power of two
 	buckets = 40 * split
 )
 
@@ -21,7 +22,7 @@ type Histogram struct {
 }
 
 // Record counts d. Only one goroutine may call it at a time, so that it costs a
-// load and a store and no locked instruction.
+// load and a store, without a locked instruction.
 func (h *Histogram) Record(d time.Duration) {
 	d = max(d, 0)
 	c := &h.counts[bucket(d)]
@@ -34,8 +35,9 @@ func (h *Histogram) Record(d time.Duration) {
 // Max returns the longest duration recorded.
 func (h *Histogram) Max() time.Duration { return time.Duration(h.max.Load()) }
 
-// Quantiles returns for each q between 0 and 1 a duration that at least the
-// share q of what was recorded does not exceed; 0 if nothing was recorded.
+// Quantiles returns, for each q between 0 and 1, a duration that at least the
+// fraction q of the recorded durations does not exceed, or 0 if nothing was
+// recorded.
 func (h *Histogram) Quantiles(qs ...float64) []time.Duration {
 	var counts [buckets]uint64
 	var total uint64
@@ -45,7 +47,7 @@ func (h *Histogram) Quantiles(qs ...float64) []time.Duration {
 	}
 	out := make([]time.Duration, len(qs))
 	for i, q := range qs {
-		rank := min(uint64(q*float64(total)+0.5), total) // a float64 cannot hold every large total
+		rank := min(uint64(q*float64(total)+0.5), total) // a float64 cannot represent every large total
 		out[i] = min(quantile(&counts, rank), h.Max())
 	}
 	return out
@@ -61,8 +63,8 @@ func quantile(counts *[buckets]uint64, rank uint64) time.Duration {
 	return 0
 }
 
-// bucket returns the index for d: the position of its highest bit and the two
-// bits behind it.
+// bucket returns the index for d: the position of its highest bit and the two bits
+// after it.
 func bucket(d time.Duration) int {
 	n := uint64(d)
 	if n < split {

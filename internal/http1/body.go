@@ -15,8 +15,7 @@ var (
 	// ErrChunk means that the chunks are malformed.
 	ErrChunk = errors.New("malformed chunk")
 
-	// ErrChunkLimit means that the line before a chunk is longer than any that means
-	// something.
+	// ErrChunkLimit means that the line before a chunk is longer than its limit.
 	ErrChunkLimit = errors.New("chunk line over its limit")
 
 	// ErrTrailer means that a trailer field is malformed.
@@ -29,27 +28,27 @@ var (
 	ErrTrailerLimit = errors.New("trailers over their limit")
 )
 
-// Bounds of the line before a chunk. Extensions have no known use but to hide
+// Bounds of the line before a chunk. The only known use of extensions is to hide
 // bytes (CVE-2023-39326).
 const (
 	maxChunkLine    = 256
 	maxLenientChunk = 4 << 10
 )
 
-// A Body decodes the framing of a message body (RFC 9112 section 6). It takes from
-// the input only what is complete, so reading may be interrupted anywhere.
+// A Body decodes the framing of a message body (RFC 9112 section 6). It takes only
+// complete elements from the input, so reading may be interrupted anywhere.
 type Body struct {
-	// Limit is how many bytes of the body may still come.
+	// Limit is the number of bytes of the body that may still follow.
 	Limit int64
 
 	// MaxTrailer bounds the trailer section.
 	MaxTrailer int
 
-	// Lenient takes what clients take: spaces after the size of a chunk, longer
-	// extensions, trailer lines that are folded or end in a bare LF.
+	// Lenient accepts what HTTP clients accept: spaces after the size of a chunk,
+	// longer extensions, and trailer lines that are folded or end in a bare LF.
 	Lenient bool
 
-	// KeepTrailer has the trailer lines appended to Trailer.
+	// KeepTrailer makes Next append the trailer lines to Trailer.
 	KeepTrailer bool
 	Trailer     []byte
 
@@ -90,15 +89,15 @@ func (b *Body) Over() bool { return b.state == bodyOver }
 // IsOpen reports whether b ends with the connection.
 func (b *Body) IsOpen() bool { return b.state == bodyOpen }
 
-// InTrailer reports whether the last chunk has been read and the trailer section has
-// not.
+// InTrailer reports whether the last chunk has been read, but the trailer section
+// has not.
 func (b *Body) InTrailer() bool { return b.state == chunkTrail }
 
-// End ends a body that ends with the connection.
+// End marks the end of a body that ends with the connection.
 func (b *Body) End() { b.state = bodyOver }
 
-// Left returns how much of the body, or of the current chunk, is to follow; no more
-// than that is part of it.
+// Left returns how many bytes of the body, or of the current chunk, are still to
+// come. Bytes after that are not part of it.
 func (b *Body) Left() int64 {
 	switch b.state {
 	case bodyFixed, bodyOpen, chunkData:
@@ -107,8 +106,8 @@ func (b *Body) Left() int64 {
 	return 0
 }
 
-// TrailerFields returns the fields of the trailer section, if it was kept, without
-// those that must not be there.
+// TrailerFields returns the fields of the trailer section, if they were kept,
+// without fields that are not allowed there.
 func (b *Body) TrailerFields() Fields {
 	if len(b.Trailer) == 0 {
 		return Fields{}
@@ -117,10 +116,10 @@ func (b *Body) TrailerFields() Fields {
 	return Fields{block: string(b.Trailer), trailer: true}
 }
 
-// Next looks at in, the input that has not been taken. The first skip bytes of it
-// are framing, to be taken now; then come n bytes of the body, to be taken by
-// Consume. If n is 0 the error is io.EOF at the end of the body, ErrMore if in
-// does not suffice, or what is wrong.
+// Next examines in, the input that has not been taken yet. The first skip bytes are
+// framing; the caller takes them now. The next n bytes belong to the body; the
+// caller takes them with Consume. If n is 0, the error is io.EOF at the end of the
+// body, ErrMore if in is incomplete, or another error if in is malformed.
 func (b *Body) Next(in []byte) (skip, n int, err error) {
 	for {
 		switch rest := in[skip:]; b.state {
@@ -140,7 +139,7 @@ func (b *Body) Next(in []byte) (skip, n int, err error) {
 	}
 }
 
-// Consume takes n bytes of what Next returned.
+// Consume takes n of the body bytes that Next returned.
 func (b *Body) Consume(n int) {
 	switch b.state {
 	case bodyFixed:
@@ -155,7 +154,7 @@ func (b *Body) Consume(n int) {
 	}
 }
 
-// line takes a line between the data of two chunks, or of the trailer section.
+// line takes a line between two chunks, or of the trailer section.
 func (b *Body) line(in []byte) (took int, err error) {
 	line, rest, ok := b.cut(in)
 	if !ok {
@@ -176,7 +175,7 @@ func (b *Body) line(in []byte) (took int, err error) {
 	return took, nil
 }
 
-// cut cuts a line off in.
+// cut cuts the first line off in.
 func (b *Body) cut(in []byte) (line, rest []byte, ok bool) {
 	if !b.Lenient || b.state != chunkTrail {
 		return cutLine(in)
@@ -188,7 +187,7 @@ func (b *Body) cut(in []byte) (line, rest []byte, ok bool) {
 	return bytes.TrimSuffix(in[:i], []byte("\r")), in[i+1:], true
 }
 
-// incomplete returns what to do about in, which does not begin with a good line.
+// incomplete returns the error for in, which does not begin with a valid line.
 func (b *Body) incomplete(in []byte) error {
 	switch most := b.maxLine(); {
 	case b.state == chunkTrail && len(in) >= most:
@@ -201,7 +200,7 @@ func (b *Body) incomplete(in []byte) error {
 	return ErrMore
 }
 
-// maxLine returns how long the line may be that comes now.
+// maxLine returns the maximum length of the next line.
 func (b *Body) maxLine() int {
 	switch {
 	case b.state == chunkEnd:
@@ -214,7 +213,8 @@ func (b *Body) maxLine() int {
 	return maxChunkLine
 }
 
-// trailerLine takes a line of the trailer section, of n bytes with its end.
+// trailerLine takes a line of the trailer section. n is its length with the line
+// end.
 func (b *Body) trailerLine(line []byte, n int) error {
 	if len(line) == 0 {
 		b.state = bodyOver
@@ -257,11 +257,11 @@ func (b *Body) size(line []byte) error {
 }
 
 // parseChunkSize parses the line before a chunk: the size in hexadecimal digits,
-// and perhaps extensions, which are ignored (RFC 9112 section 7.1).
+// optionally followed by extensions, which are ignored (RFC 9112 section 7.1).
 func parseChunkSize(line []byte, lenient bool) (n int64, ok bool) {
 	size, ext, extended := bytes.Cut(line, []byte(";"))
 	if extended || lenient {
-		size = trimRight(size) // "bad whitespace", to be taken but not sent
+		size = trimRight(size) // "bad whitespace", which recipients accept and senders must not send
 	}
 	if len(size) == 0 || len(size) > 16 {
 		return 0, false

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// IsHost reports whether s is a host with an optional port, the form of a Host
-// field that is not empty (RFC 9110 section 7.2, RFC 3986 section 3.2.2).
+// IsHost reports whether s is a host with an optional port, as in a Host field that
+// is not empty (RFC 9110 section 7.2, RFC 3986 section 3.2.2).
 func IsHost[T text](s T) bool {
 	host, _, ok := cutPort(s)
 	return ok && isHostName(host)
@@ -14,7 +14,7 @@ func IsHost[T text](s T) bool {
 
 // cutPort splits an authority into host and port. The port may be empty.
 func cutPort[T text](s T) (host, port T, ok bool) {
-	if len(s) > 0 && s[0] == '[' { // the colons of an address are no port
+	if len(s) > 0 && s[0] == '[' { // the colons of the address do not begin a port
 		for i := range len(s) {
 			if s[i] == ']' {
 				return cutColon(s, i+1)
@@ -30,7 +30,7 @@ func cutPort[T text](s T) (host, port T, ok bool) {
 	return s, s[len(s):], true
 }
 
-// cutColon splits s at i, where it ends or a port begins.
+// cutColon splits s at i, where s ends or a port begins.
 func cutColon[T text](s T, i int) (host, port T, ok bool) {
 	host, port = s[:i], s[i:]
 	if len(port) == 0 {
@@ -70,8 +70,8 @@ func isHostName[T text](s T) bool {
 	return true
 }
 
-// isLiteral reports whether s is an IPv6 address, perhaps with a zone (RFC 6874),
-// or one of a version to come.
+// isLiteral reports whether s is an IPv6 address, optionally with a zone (RFC
+// 6874), or an address of a future version.
 func isLiteral(s string) bool {
 	if version, address, ok := strings.Cut(s, "."); ok && len(version) > 1 && lower(version[0]) == 'v' {
 		for i := range len(address) {
@@ -86,7 +86,7 @@ func isLiteral(s string) bool {
 	return err == nil && a.Is6() && a.Zone() == "" && (!zoned || zone != "" && zone[0] != '[' && isHostName(zone))
 }
 
-// regNameByte reports whether c may be in a registered name unescaped.
+// regNameByte reports whether a registered name may contain c unescaped.
 func regNameByte(c byte) bool {
 	return isAlpha(c) || isDigit(c) || strings.IndexByte("-._~!$&'()*+,;=", c) >= 0
 }

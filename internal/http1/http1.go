@@ -1,12 +1,12 @@
-// Package http1 is the grammar of HTTP/1: request and response heads, field
-// lines, host names and message framing, for the server and the client alike. It
-// does no I/O and keeps no buffers: it looks at bytes that its caller has read.
+// Package http1 is the grammar of HTTP/1: request and response heads, field lines,
+// host names and message framing, for the server and the client. It does no I/O and
+// has no buffers: it examines bytes that its caller has read.
 //
-// The two sides differ on purpose. A server may stand behind a proxy that reads
-// the same bytes, so the request side takes exactly one reading of a message and
-// refuses everything else: that is what request smuggling needs. The response side
-// takes what net/http and browsers take, because servers in the field are as they
-// are and a client is the last to read a response.
+// The two sides differ deliberately. A server may stand behind a proxy that reads
+// the same bytes, so the request side accepts only messages with a single
+// interpretation and rejects all others: request smuggling depends on messages with
+// two. The response side accepts what net/http and browsers accept, because
+// existing servers do not change, and a client is the last to read a response.
 package http1
 
 import (
@@ -15,10 +15,10 @@ import (
 	"strings"
 )
 
-// text is what the functions of this package work on.
+// text is the input of the functions of this package.
 type text interface{ ~string | ~[]byte }
 
-// tokenByte says which bytes a token may have (RFC 9110 section 5.6.2).
+// tokenByte says which bytes a token may contain (RFC 9110 section 5.6.2).
 var tokenByte = func() (t [256]bool) {
 	for c := range 0x80 {
 		t[c] = isAlpha(byte(c)) || isDigit(byte(c)) || strings.IndexByte("!#$%&'*+-.^_`|~", byte(c)) >= 0
@@ -47,8 +47,9 @@ func IsToken[T text](s T) bool {
 	return len(s) > 0
 }
 
-// IsFieldValue reports whether s may be the value of a field: no control character
-// but the tab (RFC 9110 section 5.5). Bytes from 0x80 on are opaque and pass.
+// IsFieldValue reports whether s may be the value of a field: the tab is the only
+// allowed control character (RFC 9110 section 5.5). Bytes from 0x80 on are opaque
+// and allowed.
 func IsFieldValue[T text](s T) bool {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
@@ -59,7 +60,7 @@ func IsFieldValue[T text](s T) bool {
 }
 
 // EqualFold compares names without regard to the case of ASCII letters. Unlike
-// strings.EqualFold it folds nothing else.
+// strings.EqualFold it folds no other characters.
 func EqualFold[A, B text](a A, b B) bool {
 	if len(a) != len(b) {
 		return false
@@ -97,7 +98,7 @@ func cutElement[T text](list T) (element, rest T) {
 	return Trim(list), list[len(list):]
 }
 
-// HasElement reports whether a comma-separated list has that element, in any case
+// HasElement reports whether a comma-separated list contains element, in any case
 // ("Connection: close, TE").
 func HasElement[T text](list T, element string) bool {
 	for len(list) > 0 {
@@ -109,7 +110,7 @@ func HasElement[T text](list T, element string) bool {
 	return false
 }
 
-// ParseLength parses a Content-Length: digits and nothing else.
+// ParseLength parses a Content-Length, which consists of digits only.
 func ParseLength[T text](s T) (n int64, ok bool) {
 	for i := range len(s) {
 		d := int64(s[i]) - '0'
@@ -121,13 +122,13 @@ func ParseLength[T text](s T) (n int64, ok bool) {
 	return n, len(s) > 0
 }
 
-// SplitField splits a field line that was checked before.
+// SplitField splits a field line that has been checked.
 func SplitField(line string) (name, value string) {
 	name, value, _ = strings.Cut(line, ":")
 	return name, Trim(strings.TrimRight(value, "\r\n"))
 }
 
-// cutLine cuts a line that ends in CRLF off b. A CR or an LF elsewhere is refused.
+// cutLine cuts a line that ends in CRLF off b. It rejects any other CR or LF.
 func cutLine(b []byte) (line, rest []byte, ok bool) {
 	i := bytes.IndexByte(b, '\n')
 	if i < 1 || b[i-1] != '\r' || bytes.IndexByte(b[:i-1], '\r') >= 0 {
@@ -149,9 +150,9 @@ func cutAnyLine(s string) (line, rest string, ok bool) {
 	return line, rest, true
 }
 
-// cutField splits a field line. A line that begins with white space continues the
-// line before (obs-fold, RFC 9112 section 5.2) and is no field, nor is one with
-// control characters or without a proper name.
+// cutField splits a field line. It rejects a line that begins with white space,
+// which continues the previous line (obs-fold, RFC 9112 section 5.2), a line with
+// control characters, and a line without a valid name.
 func cutField(line []byte) (name, value []byte, ok bool) {
 	colon := bytes.IndexByte(line, ':')
 	if colon < 1 {

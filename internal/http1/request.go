@@ -6,26 +6,25 @@ import (
 	"strings"
 )
 
-// A Request says where the parts of a request head are and what the server has to
-// know of it.
+// A Request gives the positions of the parts of a request head, and the properties
+// that the server needs.
 type Request struct {
 	Length    int64 // of the body; 0 if none was announced
-	MethodEnd int32 // where the method ends; the target begins behind the space
+	MethodEnd int32 // where the method ends; the target begins after the space
 	TargetEnd int32
 	Fields    int32 // where the field lines begin
 	HTTP11    bool  // HTTP/1.1 or a later minor version
-	Close     bool  // the connection is not to be kept
+	Close     bool  // the connection is not persistent
 	Upgrade   bool  // Connection: upgrade
 	Chunked   bool
 	Expect    bool // 100-continue
 }
 
-// ParseRequest parses a request head up to and including its empty line. It
-// returns the status to refuse it with, or 0. It refuses all that parsers are
-// known to read in different ways: folded lines, lines that end in a bare LF,
-// control characters, a length next to a transfer coding, repeated lengths,
-// codings other than chunked, and Host fields that are missing, repeated or no
-// host.
+// ParseRequest parses a request head up to and including its empty line. It returns
+// the status of a rejection, or 0. It rejects everything that parsers are known to
+// interpret differently: folded lines, lines that end in a bare LF, control
+// characters, a length together with a transfer coding, repeated lengths, codings
+// other than chunked, and Host fields that are missing, repeated or invalid.
 func ParseRequest(head []byte) (r Request, status int) {
 	line, rest, ok := cutLine(head)
 	if !ok {
@@ -68,8 +67,8 @@ func (r *Request) parseLine(line []byte) (status int) {
 	return 0
 }
 
-// parseVersion parses the version of a request. A later minor version is served as
-// the latest that is known (RFC 9110 section 2.5).
+// parseVersion parses the version of a request. A later minor version is treated as
+// the latest known one (RFC 9110 section 2.5).
 func parseVersion(v []byte) (minor byte, status int) {
 	if len(v) != len("HTTP/1.1") || string(v[:5]) != "HTTP/" || !isDigit(v[5]) || v[6] != '.' || !isDigit(v[7]) {
 		return 0, http.StatusBadRequest
@@ -80,8 +79,8 @@ func parseVersion(v []byte) (minor byte, status int) {
 	return v[7] - '0', 0
 }
 
-// isTarget reports whether t has a form that the method may have (RFC 9112 section
-// 3.2).
+// isTarget reports whether t has a form that is allowed for the method (RFC 9112
+// section 3.2).
 func isTarget(method, t []byte) bool {
 	switch {
 	case len(t) == 0:
@@ -98,8 +97,8 @@ func isTarget(method, t []byte) bool {
 	return ok && IsHost(authority) && isPath(path)
 }
 
-// CutAuthority splits a target in absolute form. A path without the "/" before it
-// is a query.
+// CutAuthority splits a target in absolute form. A path that does not begin with
+// "/" is a query.
 func CutAuthority[T text](target T) (authority, path T, ok bool) {
 	n := 0
 	for n < len(target) && (isAlpha(target[n]) || n > 0 && (isDigit(target[n]) || strings.IndexByte("+-.", target[n]) >= 0)) {
@@ -117,8 +116,8 @@ func CutAuthority[T text](target T) (authority, path T, ok bool) {
 	return rest, rest[len(rest):], true
 }
 
-// isPath reports whether p has no bytes that end a target and, before the query,
-// no broken escapes.
+// isPath reports whether p has no bytes that end a target, and no invalid escapes
+// before the query.
 func isPath(p []byte) bool {
 	query := false
 	for i, c := range p {
@@ -134,7 +133,7 @@ func isPath(p []byte) bool {
 	return true
 }
 
-// requestFields collects what fields say about the framing of a request.
+// requestFields collects the fields about the framing of a request.
 type requestFields struct {
 	r                               *Request
 	hosts                           int
@@ -142,7 +141,7 @@ type requestFields struct {
 	refuse                          int // status, unless the head is malformed
 }
 
-// add looks at a field, and returns false if it makes the head malformed.
+// add examines a field, and returns false if the field makes the head malformed.
 func (f *requestFields) add(name, value []byte) (ok bool) {
 	r := f.r
 	switch len(name) {
@@ -182,8 +181,8 @@ func (f *requestFields) add(name, value []byte) (ok bool) {
 	return true
 }
 
-// expect looks at a list of expectations. A client of HTTP/1.0 has none (RFC 9110
-// section 10.1.1).
+// expect examines a list of expectations. Expectations of an HTTP/1.0 client are
+// ignored (RFC 9110 section 10.1.1).
 func (f *requestFields) expect(list []byte) {
 	for len(list) > 0 {
 		var e []byte
@@ -197,8 +196,8 @@ func (f *requestFields) expect(list []byte) {
 	}
 }
 
-// end decides what the fields say together. left is how much follows the empty
-// line, which is where the head should end.
+// end evaluates the fields together. left is the number of bytes after the empty
+// line, where the head should end.
 func (f *requestFields) end(left int) (status int) {
 	r := f.r
 	r.Close = r.Close || !r.HTTP11 && !f.keepAlive
@@ -215,11 +214,12 @@ func (f *requestFields) end(left int) (status int) {
 	return 0
 }
 
-// A HeadSearch finds the end of a request head in input that grows.
+// A HeadSearch finds the end of a request head in growing input.
 type HeadSearch struct{ searched int }
 
-// Find looks for the end in b, all of the head that has been read. It returns 0 if
-// more is needed; bad means that no head can come of it.
+// Find looks for the end of the head in b, the part of the head that has been read.
+// It returns 0 if more input is needed; bad means that b cannot become a valid
+// head.
 func (s *HeadSearch) Find(b []byte) (end int, bad bool) {
 	for i := s.searched; ; {
 		n := bytes.IndexByte(b[i:], '\n')
@@ -229,7 +229,7 @@ func (s *HeadSearch) Find(b []byte) (end int, bad bool) {
 		}
 		i += n + 1
 		if i < 2 || b[i-2] != '\r' {
-			return 0, true // it would be waited for in vain
+			return 0, true // its end would never come
 		}
 		if i >= 4 && b[i-3] == '\n' {
 			return i, false

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// What is wrong with a response head. The messages do not quote it: fields may
-// hold secrets, and errors end up in logs.
+// Errors of a response head. The messages do not quote the head, because fields may
+// contain secrets, and errors end up in logs.
 var (
 	errStatusLine = errors.New("malformed status line")
 	errField      = errors.New("malformed field line")
@@ -16,13 +16,13 @@ var (
 	errCoding     = errors.New("unsupported Transfer-Encoding")
 )
 
-// A Response is what a response head says besides its fields.
+// A Response is the content of a response head.
 type Response struct {
 	Status    int
 	Reason    string
 	Proto     string // such as "HTTP/1.1"
 	Length    int64  // of the body: LengthChunked, LengthOpen, or a number
-	KeepAlive bool   // the connection can carry another request, as far as the head goes
+	KeepAlive bool   // the connection can carry another request, according to the head
 	NoBody    bool   // whatever Length says
 	Fields    Fields
 }
@@ -33,8 +33,9 @@ const (
 	LengthOpen    = -2 // until the end of the connection
 )
 
-// HeadEnd returns where the response head in b ends, 0 if not within b. It does not
-// end before from. Lines may end in a bare LF (RFC 9112 section 2.2).
+// HeadEnd returns the end of the response head in b, or 0 if b does not contain it.
+// The head does not end before from. Lines may end in a bare LF (RFC 9112 section
+// 2.2).
 func HeadEnd(b []byte, from int) int {
 	for i := max(from, 1); i < len(b); i++ {
 		if b[i] == '\n' && (b[i-1] == '\n' || i > 1 && b[i-1] == '\r' && b[i-2] == '\n') {
@@ -44,7 +45,7 @@ func HeadEnd(b []byte, from int) int {
 	return 0
 }
 
-// version is how every response begins.
+// version is the beginning of every response.
 const version = "HTTP/1."
 
 // CheckStart returns an error if b cannot be the beginning of a response. A server
@@ -57,8 +58,8 @@ func CheckStart(b []byte) error {
 }
 
 // ParseResponse parses the head of a response to a request with that method, up to
-// and including its empty line. Names of fields are canonical already: see
-// Canonicalize.
+// and including its empty line. The names of its fields must already be canonical:
+// see Canonicalize.
 func ParseResponse(head, method string) (r Response, err error) {
 	line, rest, _ := cutAnyLine(head)
 	if err := r.parseLine(line); err != nil {
@@ -93,7 +94,7 @@ func (r *Response) parseLine(line string) error {
 		return errStatusLine
 	}
 	if !IsFieldValue(reason) {
-		reason = "" // it means nothing, and control characters mean trouble
+		reason = "" // it has no meaning, and control characters are dangerous
 	}
 	for i := range len(code) {
 		if !isDigit(code[i]) {
@@ -105,18 +106,18 @@ func (r *Response) parseLine(line string) error {
 	return nil
 }
 
-// responseFields collects what fields say about the framing of a response.
+// responseFields collects the fields about the framing of a response.
 type responseFields struct {
 	length           int64
-	sized, badLength bool // Content-Length is there, and is no good
-	coded, chunked   bool // so is Transfer-Encoding
+	sized, badLength bool // Transfer-Encoding is present, and "chunked"
+	coded, chunked   bool // the same for Transfer-Encoding
 	badCoding        bool
-	close, keepAlive bool // said by Connection
+	close, keepAlive bool // from Connection
 }
 
-// line looks at a line, with which rest begins.
+// line examines the line at the beginning of rest.
 func (f *responseFields) line(line, rest string, first bool) error {
-	if isSpace(line[0]) { // it continues the line before, which Next reads
+	if isSpace(line[0]) { // it continues the previous line, which Next handles
 		if first {
 			return errField
 		}
@@ -147,15 +148,15 @@ func (f *responseFields) add(name, value string) {
 		case EqualFold(value, "chunked"):
 			f.badCoding = f.badCoding || f.chunked
 			f.chunked = true
-		case !EqualFold(value, "identity"): // that was once a coding, and says nothing
+		case !EqualFold(value, "identity"): // identity was once a coding, and has no effect
 			f.badCoding = true
 		}
 		f.coded = true
 	}
 }
 
-// addLength looks at a Content-Length, which may be a list of the same length
-// again and again (RFC 9110 section 8.6).
+// addLength examines a Content-Length, which may be a list that repeats the same
+// length (RFC 9110 section 8.6).
 func (f *responseFields) addLength(list string) {
 	for more := true; more; {
 		var e string
@@ -168,16 +169,16 @@ func (f *responseFields) addLength(list string) {
 	}
 }
 
-// end decides what the fields say together (RFC 9112 section 6.3).
+// end evaluates the fields together (RFC 9112 section 6.3).
 func (f *responseFields) end(r *Response, method string) error {
 	r.NoBody = method == "HEAD" || r.Status < 200 || r.Status == 204 || r.Status == 304
 	if method == "CONNECT" && r.Status/100 == 2 { // a tunnel begins, whatever the fields say
 		r.NoBody = true
 		return nil
 	}
-	r.KeepAlive = !f.close && r.Status >= 200 // after 101 something else is spoken
+	r.KeepAlive = !f.close && r.Status >= 200 // after 101 the protocol changes
 	if r.Proto == "HTTP/1.0" {
-		// Transfer-Encoding means nothing there, but its sender may think it does.
+		// Transfer-Encoding is not defined there, but the sender may think it is.
 		r.KeepAlive = r.KeepAlive && f.keepAlive && !f.coded
 		f.chunked, f.badCoding = false, false
 	}
@@ -196,14 +197,14 @@ func (f *responseFields) end(r *Response, method string) error {
 	return nil
 }
 
-// Fields are the fields of a message that Next has not returned yet. They were
-// checked before.
+// Fields are the fields of a message that Next has not returned yet. They have been
+// checked.
 type Fields struct {
 	block   string
-	trailer bool // those that must not be in a trailer section are left out
+	trailer bool // leave out fields that are not allowed in a trailer section
 }
 
-// Next returns the next field. A value that was folded is joined by spaces.
+// Next returns the next field. The lines of a folded value are joined by spaces.
 func (f *Fields) Next() (name, value string, ok bool) {
 	for f.block != "" {
 		line := f.line()
@@ -235,11 +236,11 @@ func (f *Fields) line() string {
 	return line
 }
 
-// Count returns how many fields of a head there are at most.
+// Count returns an upper bound of the number of fields in a head.
 func (f Fields) Count() int { return max(strings.Count(f.block, "\n")-1, 0) }
 
-// Get returns the values of the fields with that name, which must be canonical,
-// joined as a list.
+// Get returns the values of the fields with the given name, joined as a list. The
+// name must be canonical.
 func (f Fields) Get(name string) (list string) {
 	for n, v, ok := f.Next(); ok; n, v, ok = f.Next() {
 		switch {
@@ -280,10 +281,10 @@ func canonicalName(name []byte) {
 	}
 }
 
-// forbiddenTrailer reports whether a field, whose name is canonical, must not come
-// after the body, and is dropped there: it frames or routes the message, tells who
-// somebody is, or says how to read what has been read already (RFC 9110 section
-// 6.5.1).
+// forbiddenTrailer reports whether a field is not allowed after the body and is
+// dropped there: it affects framing or routing, authenticates a party, or says how
+// to process content that has already been processed (RFC 9110 section 6.5.1). The
+// name must be canonical.
 func forbiddenTrailer(name string) bool {
 	switch name {
 	case "Transfer-Encoding", "Content-Length", "Trailer", "Te", "Connection", "Keep-Alive", "Proxy-Connection", "Upgrade",

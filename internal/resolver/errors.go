@@ -25,8 +25,8 @@ var (
 	errBadReply    = errors.New("server sent a malformed reply")
 	errCNAMELoop   = errors.New("chain of aliases (CNAME) is circular or too long")
 	errBadName     = errors.New("not a domain name")
-	errBadType     = errors.New("not a type that can be queried for")
-	errNeverAsked  = errors.New("name is reserved and never asked of a server")
+	errBadType     = errors.New("not a type that can be queried")
+	errNeverAsked  = errors.New("name is reserved and must not be queried")
 	errBusy        = errors.New("too many queries at a time")
 )
 

@@ -78,7 +78,7 @@ type link struct {
 // A flight is a query in flight on a link.
 type flight struct {
 	q    question
-	done chan landing // has room for one
+	done chan landing // has room for one landing
 	open bool         // the link was open when the query joined it
 	left bool         // the query no longer waits; the flight stays to recognize a late reply
 }

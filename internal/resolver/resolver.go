@@ -541,7 +541,7 @@ func pointers(ans *answer, arpa, host string) ([]string, error) {
 		}
 	}
 	if len(names) < len(records) {
-		return names, &net.DNSError{Err: "answer has names that are no host names", Name: host, Server: ans.server}
+		return names, &net.DNSError{Err: "answer contains names that are not host names", Name: host, Server: ans.server}
 	}
 	return names, nil
 }

@@ -1,6 +1,6 @@
-// Package signalhub lets any number of watchers share a signal, with one channel
-// and one goroutine a signal in use, and puts back what was in force before when
-// the last watcher goes.
+// Package signalhub lets any number of watchers share a signal. It uses one channel
+// and one goroutine per signal in use. When the last watcher of a signal leaves, it
+// restores the previous behavior.
 package signalhub
 
 import (
@@ -13,14 +13,14 @@ import (
 var hub = struct {
 	sync.Mutex
 	signals  map[os.Signal]*line
-	delivery uint64 // number of the last one
+	delivery uint64 // number of the last delivery
 }{signals: make(map[os.Signal]*line)}
 
 // A line is a signal in use.
 type line struct {
 	ch       chan os.Signal
 	done     chan struct{} // closed by forward when it ends
-	ignored  bool          // before the first watcher came
+	ignored  bool          // before the first watcher joined
 	watchers []*watcher    // guarded by hub
 }
 
@@ -28,15 +28,15 @@ type watcher struct {
 	f func(sig os.Signal, delivery uint64)
 }
 
-// sink takes signals that were ignored before the first watcher came. Nothing
-// reads it: package signal drops what a channel has no room for.
+// sink receives signals that were ignored before the first watcher joined. Nothing
+// reads it: package signal drops signals when a channel has no room.
 var sink = make(chan os.Signal, 1)
 
-// Watch calls f, which must not block nor call this package, for each of sigs that
-// arrives, until cancel has returned. Watchers of one signal are called in the
-// order in which they came, with the number of the delivery, which is the same for
-// all of them and greater than zero. When cancel returns, and there is no other
-// watcher, the default action of the signal is in force again; if it was ignored
+// Watch calls f for each of sigs that arrives, until cancel has returned. f must
+// not block or call this package. Watchers of one signal are called in the order in
+// which they joined, with the number of the delivery, which is the same for all of
+// them and greater than zero. When cancel returns and there is no other watcher,
+// the default action of the signal is restored; if the signal was ignored before,
 // it has no effect.
 func Watch(f func(sig os.Signal, delivery uint64), sigs ...os.Signal) (cancel func()) {
 	w := &watcher{f}
@@ -58,8 +58,8 @@ func join(sig os.Signal, w *watcher) {
 	ln := hub.signals[sig]
 	if ln == nil {
 		ln = &line{
-			// One slot is enough not to miss that a signal came after the last
-			// delivery; a few keep apart what comes in a burst.
+			// One slot is enough to notice that a signal arrived after the last
+			// delivery; a few slots keep the signals of a burst separate.
 			ch:      make(chan os.Signal, 8),
 			done:    make(chan struct{}),
 			ignored: signal.Ignored(sig),
@@ -74,7 +74,7 @@ func join(sig os.Signal, w *watcher) {
 func (ln *line) forward() {
 	defer close(ln.done)
 	for sig := range ln.ch {
-		hub.Lock() // held during f, so that none is called after its cancel
+		hub.Lock() // held during f, so that no watcher is called after its cancel
 		hub.delivery++
 		for _, w := range ln.watchers {
 			w.f(sig, hub.delivery)
@@ -83,7 +83,7 @@ func (ln *line) forward() {
 	}
 }
 
-// leave takes w from its lines, and ends those where it was the last.
+// leave removes w from its lines, and ends the lines that have no other watcher.
 func leave(w *watcher, sigs []os.Signal) {
 	hub.Lock()
 	var ended []*line
@@ -94,15 +94,15 @@ func leave(w *watcher, sigs []os.Signal) {
 			continue
 		}
 		delete(hub.signals, sig)
-		// Stop restores the default, also of signals that the process ignored by
-		// signal.Ignore. Ignoring it again would take the signal away from the
-		// channels of other packages, which cannot be told from ours. So it gets
-		// a channel that drops it.
+		// Stop restores the default action, even for signals that the process
+		// ignored with signal.Ignore. Ignoring the signal again would take it away
+		// from the channels of other packages, which this package cannot
+		// distinguish from its own. So the signal gets a channel that drops it.
 		if ln.ignored {
 			signal.Notify(sink, sig)
 		}
 		signal.Stop(ln.ch)
-		close(ln.ch) // nothing is sent any more: both wait for a delivery that goes on
+		close(ln.ch) // nothing is sent any more: both calls above wait for a delivery in progress
 		ended = append(ended, ln)
 	}
 	hub.Unlock()

@@ -1,40 +1,41 @@
-// Package timerheap keeps deadlines in order: earliest first and, among equal
-// ones, in order of arrival.
+// Package timerheap keeps deadlines in order: earliest first, and equal deadlines
+// in order of arrival.
 //
-// It is a heap with four children a node, which halves the depth against two, and
-// the four keys that are compared lie in two cache lines, because keys are stored
-// in the heap itself instead of behind a pointer.
+// It is a heap with four children per node, which halves the depth compared with
+// two. Keys are stored in the heap itself instead of behind a pointer, so the four
+// keys that are compared lie in two cache lines.
 //
-// An item does not know its place. So moving nodes touches no items, and removing
-// an item only marks it, which is what most timers of a busy program are made
-// for; the node is dropped when it comes up, or with the others like it once they
-// are the greater part of the heap. With a million items that makes arming and
-// firing twice as fast as keeping places up to date (measured).
+// An item does not know its position. So moving nodes touches no items, and
+// removing an item only marks it. Most timers of a busy program are removed before
+// they fire. The node of a removed item is dropped when it becomes the first, or
+// together with all others once they are the majority of the heap. With a million
+// items, this makes arming and firing twice as fast as tracking positions
+// (measured).
 package timerheap
 
-// An Item is what a heap holds. Its owner embeds a Slot, by which the heap knows
-// it.
+// An Item is an element of a heap. It contains a Slot, which connects it to the
+// heap.
 type Item interface {
 	comparable
 	TimerSlot() *Slot
 }
 
-// A Slot ties one item to a heap. The zero Slot is in no heap.
+// A Slot connects one item to a heap. The zero Slot is in no heap.
 type Slot struct {
-	seq uint64 // of the node that counts; 0 if there is none
+	seq uint64 // of the valid node; 0 if there is none
 }
 
-// A Heap holds items by deadline. The zero Heap is empty and ready for use. It
+// A Heap holds items by deadline. The zero Heap is empty and ready for use. A Heap
 // is not safe for concurrent use.
 type Heap[T Item] struct {
 	nodes []node[T]
-	stale int // nodes whose item was removed; never the first
+	stale int // nodes whose item was removed; the first node is never one
 	seq   uint64
 }
 
 type node[T Item] struct {
 	when int64
-	seq  uint64 // ties run in order of arrival; also says whether the node counts
+	seq  uint64 // orders equal deadlines by arrival; also says whether the node is valid
 	item T
 }
 
@@ -76,7 +77,7 @@ func (h *Heap[T]) Pop() (item T, when int64) {
 	return n.item, n.when
 }
 
-// Remove takes item out and reports whether it was in the heap. The heap may
+// Remove removes item and reports whether it was in the heap. The heap may still
 // refer to it for a while.
 func (h *Heap[T]) Remove(item T) bool {
 	slot := item.TimerSlot()
@@ -108,16 +109,16 @@ func (h *Heap[T]) Clear() {
 }
 
 const (
-	minCap = 64 // the array is kept up to this size when it empties
+	minCap = 64 // the array does not shrink below this size
 
-	// maxStale is how many removed items there may be although they are the
-	// greater part.
+	// maxStale is the number of removed items that the heap tolerates even if they
+	// are the majority.
 	maxStale = 32
 )
 
-// tidy drops removed items: those that have come up, and all when they are the
-// greater part, so that each costs a few steps and no more memory than those that
-// count. It also gives back the memory of a burst.
+// tidy drops removed items: those at the front, and all of them when they are the
+// majority. So each removed item costs a few steps, and together they take no more
+// memory than the others. tidy also releases the memory after a burst.
 func (h *Heap[T]) tidy() {
 	if h.stale > maxStale && h.stale > len(h.nodes)/2 {
 		h.compact()
@@ -131,7 +132,7 @@ func (h *Heap[T]) tidy() {
 	}
 }
 
-// compact drops all removed items and puts the rest in order.
+// compact drops all removed items and rebuilds the heap.
 func (h *Heap[T]) compact() {
 	kept := h.nodes[:0]
 	for i := range h.nodes {
@@ -139,7 +140,7 @@ func (h *Heap[T]) compact() {
 			kept = append(kept, *n)
 		}
 	}
-	clear(h.nodes[len(kept):]) // let the collector have the items
+	clear(h.nodes[len(kept):]) // release the items for the garbage collector
 	h.nodes, h.stale = kept, 0
 	parents := (len(kept) + 2) / 4 // none if fewer than two nodes are left
 	for i := parents - 1; i >= 0; i-- {
@@ -147,8 +148,8 @@ func (h *Heap[T]) compact() {
 	}
 }
 
-// resize moves the nodes to an array of another size. Growing by the half or less
-// as append does would copy a large heap many times over.
+// resize moves the nodes to an array of another size. Growing by half or less, as
+// append does, would copy a large heap many times.
 func (h *Heap[T]) resize(size int) {
 	h.nodes = append(make([]node[T], 0, size), h.nodes...)
 }
@@ -156,7 +157,7 @@ func (h *Heap[T]) resize(size int) {
 func (h *Heap[T]) dropFirst() {
 	last := len(h.nodes) - 1
 	h.nodes[0] = h.nodes[last]
-	h.nodes[last] = node[T]{} // let the collector have the item
+	h.nodes[last] = node[T]{} // release the item for the garbage collector
 	if h.nodes = h.nodes[:last]; last > 0 {
 		h.down(0)
 	}
@@ -188,7 +189,7 @@ func (h *Heap[T]) down(i int) {
 	h.nodes[i] = n
 }
 
-// leastChild returns the first of the children of i, or -1 if it has none.
+// leastChild returns the child of i that comes first, or -1 if i has no children.
 func (h *Heap[T]) leastChild(i int) int {
 	first := 4*i + 1
 	if first >= len(h.nodes) {
