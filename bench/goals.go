@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/onloop/eventloop/bench/internal/measure"
 )
 
 // A goal is a figure that the library is to reach.
@@ -41,7 +43,8 @@ var ratioGoals = []goal{
 	{"client-100", fastHTTP, ofThroughput, 0.9}, {"client-100-apart", fastHTTP, ofThroughput, 0.9},
 	{"client-100", netHTTP, ofThroughput, 1.2}, {"client-100-apart", netHTTP, ofThroughput, 1.2},
 	{"conn-1", goroutines, ofThroughput, 0.85}, {"conn-1-apart", goroutines, ofThroughput, 0.85},
-	{"tasks-start", goroutines, ofThroughput, 0.5},
+	{"tasks-start", goroutines, ofThroughput, 0.8}, {"tasks-taken", goroutines, ofThroughput, 0.5},
+	{"seed", goroutines, ofCPU, 1}, {"seed", gnetLib, ofCPU, 1.5}, {"seed-many", goroutines, ofP99, 1},
 	{"posts-1", gojaLib, ofThroughput, 2}, {"posts-4", gojaLib, ofThroughput, 2}, {"posts-32", gojaLib, ofThroughput, 2},
 	{"timers-fire", gojaLib, ofThroughput, 2}, {"timers-stop", gojaLib, ofThroughput, 2},
 }
@@ -83,19 +86,27 @@ func (g goal) lines(o *outcome) []string {
 	case worst == nil:
 		return nil
 	case g.figure == ofCPU:
-		return []string{goalLine(o.Name+": CPU time, of "+worst.Name, "at most", g.bound, worst.CPURatio.Median, worst.CPURatio.Median <= g.bound)}
+		return []string{ratioLine(o.Name+": CPU time, of "+worst.Name, "at most", g.bound, worst.CPURatio, worst.CPURatio.Median <= g.bound)}
 	case g.figure == ofP99:
-		return []string{goalLine(o.Name+": p99, of "+worst.Name, "at most", g.bound, worst.P99Ratio.Median, worst.P99Ratio.Median <= g.bound)}
+		return []string{ratioLine(o.Name+": p99, of "+worst.Name, "at most", g.bound, worst.P99Ratio, worst.P99Ratio.Median <= g.bound)}
 	}
-	return []string{goalLine(o.Name+": throughput, of "+worst.Name, "at least", g.bound, worst.Ratio.Median, worst.Ratio.Median >= g.bound)}
+	return []string{ratioLine(o.Name+": throughput, of "+worst.Name, "at least", g.bound, worst.Ratio, worst.Ratio.Median >= g.bound)}
+}
+
+func ratioLine(what, sense string, bound float64, figure measure.Spread, reached bool) string {
+	return line(what, sense, bound, spread(figure), reached)
 }
 
 func goalLine(what, sense string, bound, figure float64, reached bool) string {
+	return line(what, sense, bound, fmt.Sprintf("%.3g", figure), reached)
+}
+
+func line(what, sense string, bound float64, figure string, reached bool) string {
 	answer := "no"
 	if reached {
 		answer = "yes"
 	}
-	return fmt.Sprintf("| %s | %s %.4g | %.3g | %s |", what, sense, bound, figure, answer)
+	return fmt.Sprintf("| %s | %s %.4g | %s | %s |", what, sense, bound, figure, answer)
 }
 
 // maxGrowth is how much more CPU time an echo may take beside the most idle

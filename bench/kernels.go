@@ -29,10 +29,12 @@ var kernels = map[string]map[string]kernel{
 		"timers-fire": loopTimersFire,
 		"timers-stop": loopTimersStop,
 		"tasks-start": loopTasksStart,
+		"tasks-taken": loopTasksTaken,
 		"tasks-yield": loopTasksYield,
 	},
 	goroutines: {
 		"tasks-start": goroutinesStart,
+		"tasks-taken": goroutinesStart,
 		"tasks-yield": goroutinesYield,
 	},
 	gojaLib: {
@@ -186,6 +188,15 @@ func loopTasksStart(n int) {
 	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
 		for range n {
 			l.Go(context.Background(), func(*eventloop.Task) error { return nil })
+		}
+		return nil
+	})
+}
+
+func loopTasksTaken(n int) {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		for range n {
+			l.Go(context.Background(), func(*eventloop.Task) error { return nil }).Then(func(struct{}, error) {})
 		}
 		return nil
 	})

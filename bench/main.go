@@ -37,6 +37,7 @@ type flags struct {
 	portable bool
 	list     bool
 	old      string
+	goals    bool
 
 	serve  serveConfig
 	load   bool
@@ -48,6 +49,7 @@ type flags struct {
 func parseFlags() *flags {
 	f := new(flags)
 	flag.BoolVar(&f.quick, "quick", false, "a few minutes instead of half an hour")
+	flag.BoolVar(&f.goals, "goals", false, "only the workloads that goals are set for, nine rounds of them, with the opponents of the goals")
 	flag.StringVar(&f.only, "run", "", "run only the workloads whose name matches this regular `expression`")
 	flag.StringVar(&f.out, "out", "results", "`directory` for the table, the figures as JSON, and the plots")
 	flag.IntVar(&f.rounds, "rounds", 0, "how often each opponent runs; 0: as the plan says")
@@ -101,7 +103,10 @@ func compare(f *flags) error {
 		return err
 	}
 	p := fullPlan(proc.Limit())
-	if f.quick {
+	switch {
+	case f.goals:
+		p = goalsPlan(proc.Limit())
+	case f.quick:
 		p = quickPlan(proc.Limit())
 	}
 	todo, err := p.chosen(f.only, f.rounds)

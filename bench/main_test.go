@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop/bench/internal/load"
+
+	"github.com/onloop/eventloop/bench/internal/proc"
 )
 
 // sampleOf returns a sample of so many operations in a second, each of which
@@ -55,7 +57,7 @@ func TestReportIsWrittenAsMarkdownJSONAndSVG(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"libuv: not installed, skipped", "## Echo echo-50", "1.50 [1.50 to 1.50]", "1,500", "broken", "echo.svg", "echo-50: throughput, of goroutines | at least 1.35 | 1.5 | yes", "echo-500-apart: p99, of goroutines | at most 1.15 | 1 | yes"} {
+	for _, want := range []string{"libuv: not installed, skipped", "## Echo echo-50", "1.50 [1.50 to 1.50]", "1,500", "broken", "echo.svg", "echo-50: throughput, of goroutines | at least 1.35 | 1.50 [1.50 to 1.50] | yes", "echo-500-apart: p99, of goroutines | at most 1.15 | 1.00 [1.00 to 1.00] | yes"} {
 		if !strings.Contains(string(md), want) {
 			t.Errorf("the table does not have %q:\n%s", want, md)
 		}
@@ -129,6 +131,29 @@ func TestPlansScaleWithTheLimitOfDescriptors(t *testing.T) {
 			t.Errorf("limit %d: %d processes, want none", tt.limit, many.procs)
 		case tt.procs > 0 && (many == nil || many.procs != tt.procs):
 			t.Errorf("limit %d: %+v, want %d processes", tt.limit, many, tt.procs)
+		}
+	}
+}
+
+// A goal of a workload that does not exist, or against an opponent that the workload
+// does not have, would never be looked at.
+func TestGoalsArePlannedWithTheirOpponents(t *testing.T) {
+	all := make(map[string][]string)
+	for _, w := range fullPlan(20_000).workloads() {
+		all[w.name] = w.who
+	}
+	planned := make(map[string][]string)
+	for _, w := range goalsPlan(20_000).workloads() {
+		planned[w.name] = w.who
+	}
+	for _, g := range ratioGoals {
+		if len(proc.Processors()) < 2 && strings.HasSuffix(g.workload, "-apart") {
+			continue
+		}
+		for plan, who := range map[string][]string{"full": all[g.workload], "goals": planned[g.workload]} {
+			if len(who) == 0 || g.against != "*" && !slices.Contains(who, g.against) {
+				t.Errorf("the plan %s has %v for the goal of %s against %s", plan, who, g.workload, g.against)
+			}
 		}
 	}
 }

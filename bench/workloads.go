@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/onloop/eventloop/bench/internal/load"
@@ -44,9 +45,10 @@ type plan struct {
 	seedOpen  int // connections at a time, at most
 	seedDelay time.Duration
 	seedTotal float64 // connections to come, in multiples of those open at a time
-	seedMany  bool    // the one over several processes too
+	seedMany  *size   // of the one over several processes; nil: it is left out
 	limit     uint64  // of descriptors
 	all       bool    // all opponents everywhere
+	goals     bool    // only what goals are about
 }
 
 func quickPlan(limit uint64) *plan {
@@ -74,10 +76,42 @@ func fullPlan(limit uint64) *plan {
 		seedOpen:  manyOpen,
 		seedDelay: 5 * time.Second,
 		seedTotal: 2,
-		seedMany:  true,
+		seedMany:  &size{rounds: 1},
 		limit:     limit,
 		all:       true,
 	}
+}
+
+// goalsPlan is for the workloads that have goals, with the opponents that these name.
+func goalsPlan(limit uint64) *plan {
+	p := fullPlan(limit)
+	p.cell = size{rounds: 9, warm: 150 * time.Millisecond, measure: 500 * time.Millisecond}
+	p.seed = size{rounds: 9}
+	p.seedTotal = 1.15 // what a connection costs is known before all are open
+	p.seedMany = &size{rounds: 3}
+	p.goals = true
+	return p
+}
+
+// withGoals returns those of all that have a goal, with the opponents of their goals.
+func withGoals(all []*workload) []*workload {
+	against := make(map[string][]string)
+	for _, g := range ratioGoals {
+		if against[g.workload] == nil {
+			against[g.workload] = []string{ours, oldBuild}
+		}
+		if g.against != "*" && !slices.Contains(against[g.workload], g.against) {
+			against[g.workload] = append(against[g.workload], g.against)
+		}
+	}
+	var chosen []*workload
+	for _, w := range all {
+		if who := against[w.name]; who != nil {
+			w.who = who
+			chosen = append(chosen, w)
+		}
+	}
+	return chosen
 }
 
 var (
@@ -132,7 +166,8 @@ func (p *plan) workloads() []*workload {
 	all = append(all,
 		p.kernelOf(p.n, "timers-fire", "timers within 50 ms, until all have fired", "timer"),
 		p.kernelOf(p.n, "timers-stop", "timers made and stopped", "timer"),
-		p.kernelOf(p.n/5, "tasks-start", "tasks started and ended", "task"),
+		p.kernelOf(p.n/5, "tasks-start", "tasks started and ended, with nobody asking for the result", "task"),
+		p.kernelOf(p.n/5, "tasks-taken", "tasks started and ended, with a callback for the result; goroutines, with a WaitGroup", "task"),
 		p.kernelOf(p.n, "tasks-yield", "turns of 100 tasks; of goroutines, that ask one and wait", "turn"),
 		p.kernelOf(p.n/50, "dns", fmt.Sprintf("names looked up, %d at a time", lookups), "name"),
 		p.kernelOf(p.n/50, "dns-hang", fmt.Sprintf("names looked up, %d at a time, beside %d that hang", lookups, hanging), "name"))
@@ -142,7 +177,11 @@ func (p *plan) workloads() []*workload {
 	for _, idle := range p.levels {
 		all = append(all, p.idling(idle))
 	}
-	return append(all, p.seeds()...)
+	all = append(all, p.seeds()...)
+	if p.goals {
+		all = withGoals(all)
+	}
+	return all
 }
 
 func (p *plan) echo(name, what string, bytesEach, conns int) *workload {
@@ -253,8 +292,10 @@ func (p *plan) seeds() []*workload {
 	if p.all {
 		all = append(all, p.seedOf(modeHTTPDelay, open, 1, httpAll))
 	}
-	if n := max(proc.Processes(manyOpen, p.limit), 3); p.seedMany && n <= 16 {
-		all = append(all, p.seedOf(modeDelayed, manyOpen, n, []string{ours, goroutines, libuvLib}))
+	if n := max(proc.Processes(manyOpen, p.limit), 3); p.seedMany != nil && n <= 16 {
+		many := p.seedOf(modeDelayed, manyOpen, n, []string{ours, oldBuild, goroutines, libuvLib})
+		many.with = *p.seedMany
+		all = append(all, many)
 	}
 	return all
 }
