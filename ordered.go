@@ -42,6 +42,7 @@ type ordered struct {
 	senders    map[sender]*source
 	timerNames map[*Timer]string
 	places     map[uintptr]string // of functions, see place
+	labels     map[string]int     // how many sources have a label
 	timer      *source
 	post       *source
 	fresh      []*source // became ready since the last look
@@ -62,13 +63,18 @@ type source struct {
 	ordering.Candidate // the first callback; not valid if there is none
 	isReady            bool
 	run                func()
-	number             int // of a lane, in the order of the first posts
 
-	owner  string            // of a lane: whose goroutine it is, or ""
-	posts  []func()          // of a lane. Guarded by Loop.mu
-	tasks  []sentTask        // of a sender
-	labels map[string]string // of a sender's tasks, by what they do
+	owner string     // of a lane: whose goroutine it is, or ""
+	posts []func()   // of a lane. Guarded by Loop.mu
+	tasks []sentTask // of a sender
+
+	names map[string]label // by what the first callback does
+	label string           // of that
 }
+
+// A label is what a callback of a source is called. Two sources may have the same; the
+// name of the second has a number then.
+type label struct{ label, name string }
 
 type sentTask struct {
 	task
@@ -94,10 +100,16 @@ func init() {
 			late:       make(map[*handle]string),
 			timerNames: make(map[*Timer]string),
 			places:     make(map[uintptr]string),
+			labels:     make(map[string]int),
 		}
 		o.timer = &source{run: func() {
 			t := l.due[0]
 			l.due = slices.Delete(l.due, 0, 1)
+			l.mu.Lock()
+			if t.period == 0 { // if it is armed again, it is another one
+				delete(o.timerNames, t)
+			}
+			l.mu.Unlock()
 			l.fire(t)
 		}}
 		o.post = &source{run: func() { l.call(l.batch.Pop()) }}
@@ -153,7 +165,7 @@ func (o *ordered) takePost(l *Loop, f func()) bool {
 	id := goid.Current()
 	lane := o.lanes[id]
 	if lane == nil {
-		lane = &source{number: len(o.lanes), owner: cmp.Or(o.owners[id], "a goroutine")}
+		lane = &source{owner: cmp.Or(o.owners[id], "a goroutine"), names: make(map[string]label)}
 		lane.run = func() {
 			l.mu.Lock()
 			f := lane.posts[0]
@@ -184,7 +196,13 @@ func (o *ordered) dropPosts() {
 // dispatchOrdered is dispatch for a loop with a gate.
 func (l *Loop) dispatchOrdered() {
 	o := l.ordered
-	for l.look() {
+	for {
+		if len(o.ready)+len(o.fresh) == 0 {
+			l.sleepIdle()
+		}
+		if !l.look() {
+			return
+		}
 		if len(o.ready) == 0 {
 			continue // it slept
 		}
@@ -194,6 +212,22 @@ func (l *Loop) dispatchOrdered() {
 			l.writers.EndTurn(len(l.tasks) == 0)
 			l.ran(true)
 		}
+	}
+}
+
+// sleepIdle sleeps if nothing is ready, without waiting for rest: that is half of what
+// a callback costs. What comes meanwhile wakes the loop, and after that it waits for
+// rest, so it sees the same. Only the end of the loop has to be decided at rest.
+func (l *Loop) sleepIdle() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	when, timed := l.timers.Min()
+	switch {
+	case l.stopping, l.refs == 0, l.first != nil, len(l.tasks) > 0, l.posts.Len() > 0, l.ordered.hasPosts(l):
+	case len(l.due) > 0, timed && when <= int64(now):
+	default:
+		l.sleep(now)
 	}
 }
 
@@ -246,8 +280,13 @@ func (o *ordered) hasPosts(l *Loop) bool {
 	if l.batch.Len() > 0 {
 		return true
 	}
-	for _, lane := range o.lanes {
+	for _, lane := range o.posted {
 		if len(lane.posts) > 0 {
+			return true
+		}
+	}
+	for _, s := range o.ready {
+		if len(s.posts) > 0 {
 			return true
 		}
 	}
@@ -288,7 +327,7 @@ func (o *ordered) take(l *Loop, t task) {
 	}
 	s := o.senders[key]
 	if s == nil {
-		s = &source{labels: make(map[string]string)}
+		s = &source{names: make(map[string]label)}
 		s.run = func() {
 			t := s.tasks[0]
 			s.tasks = s.tasks[1:]
@@ -307,16 +346,31 @@ func (o *ordered) take(l *Loop, t task) {
 // sent makes a sender ready that has tasks again.
 func (o *ordered) sent(l *Loop, key sender, s *source) {
 	what := s.tasks[0].what
-	label, known := s.labels[what]
-	if !known {
-		label = what
+	if _, known := s.names[what]; !known {
+		label := what
 		if key.handle != nil {
 			label = o.nameOf(l, key.handle) + " " + what
 		}
-		s.labels[what] = label
+		o.give(s, what, label)
 	}
-	s.Name = label
+	s.rename(what)
 	o.fresh = append(o.fresh, s)
+}
+
+// give makes label that of what s does.
+func (o *ordered) give(s *source, what, text string) {
+	o.labels[text]++
+	name := text
+	if n := o.labels[text]; n > 1 {
+		name = fmt.Sprintf("%s (%d)", text, n) // names of candidates are unique
+	}
+	s.names[what] = label{text, name}
+}
+
+// rename sets the name of what is first.
+func (s *source) rename(what string) {
+	l := s.names[what]
+	s.label, s.Name = l.label, l.name
 }
 
 // nameOf returns the name of h. A handle that another goroutine opened gets its name
@@ -351,7 +405,11 @@ func (o *ordered) collect(l *Loop, step int) {
 	}
 	o.set(o.post, l.batch.Len() > 0)
 	for _, lane := range o.posted {
-		lane.Name = "post from " + lane.owner + " " + o.place(lane.posts[0])
+		what := o.place(lane.posts[0])
+		if _, known := lane.names[what]; !known {
+			o.give(lane, what, "post from "+lane.owner+" "+what)
+		}
+		lane.rename(what)
 		o.fresh = append(o.fresh, lane)
 	}
 	o.posted = o.posted[:0]
@@ -371,32 +429,15 @@ func (o *ordered) set(s *source, ready bool) {
 
 // addFresh adds the sources that became ready at the same time, ordered by label.
 func (o *ordered) addFresh(step int) {
-	slices.SortFunc(o.fresh, func(a, b *source) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.number, b.number))
-	})
+	slices.SortFunc(o.fresh, func(a, b *source) int { return cmp.Compare(a.Name, b.Name) })
 	for i, s := range o.fresh {
-		if i > 0 && s.Name == o.fresh[i-1].Name {
-			o.gate.Alike(s.Name)
+		if i > 0 && s.label != "" && s.label == o.fresh[i-1].label {
+			o.gate.Alike(s.label)
 		}
-	}
-	for _, s := range o.fresh {
 		s.Since, s.isReady = step, true
-		if n := o.count(s.Name); n > 0 { // names of candidates are unique
-			s.Name += fmt.Sprintf(" (%d)", n+1)
-		}
 		o.ready = append(o.ready, s)
 	}
 	o.fresh = o.fresh[:0]
-}
-
-// count returns how many sources are ready that have name, but for a number.
-func (o *ordered) count(name string) (n int) {
-	for _, s := range o.ready {
-		if base, _, _ := strings.Cut(s.Name, " ("); s.Name == name || base == name {
-			n++
-		}
-	}
-	return n
 }
 
 func (o *ordered) timerName(t *Timer) string {

@@ -169,7 +169,7 @@ func TestAFailureSaysWhatIsWrong(t *testing.T) {
 		{"a script of a server", nil, []string{`script of db:1: connection 1: step 3: expected "bye", got "" and EOF`}},
 		{"a script of a client", nil, []string{`script of app to web:80: dial: the loops have ended before: dial tcp web:80`}},
 		{"a script without a server", nil, []string{`script of app to web:80: dial: dial tcp web:80: connect: connection refused`}},
-		{"no rest", nil, []string{"do not come to rest"}},
+		{"no rest", nil, []string{"do not come to rest", "# the last 100 of ", "the whole trace is in " + os.TempDir()}},
 		{"outside", nil, []string{"outside of its bubble", "chan receive", "failing_test.go"}},
 		{"an error", nil, []string{"failed to start"}},
 		{"nested", nil, []string{"cannot be nested"}},
@@ -187,6 +187,9 @@ func TestAFailureSaysWhatIsWrong(t *testing.T) {
 	for _, test := range tests {
 		wg.Go(func() {
 			out := output(t, test.name, test.env...)
+			if m := savedTrace.FindStringSubmatch(out); m != nil {
+				defer os.Remove(m[1])
+			}
 			for _, want := range test.want {
 				if !strings.Contains(out, want) {
 					t.Errorf("%s: want %q in:\n%s", test.name, want, out)
@@ -198,6 +201,7 @@ func TestAFailureSaysWhatIsWrong(t *testing.T) {
 
 var (
 	failedSeed = regexp.MustCompile(`LOOPTEST_SEED=(\d+) repeats it; trace:\n((?: +\d\S*s  .*\n)+)`)
+	savedTrace = regexp.MustCompile(`the whole trace is in (\S+)`)
 	wrongOrder = regexp.MustCompile(`wrong order: (\w+)`)
 	shrunk     = regexp.MustCompile(`runs that shrank it:\n((?: +\d\S*s  .*\n)+)`)
 )

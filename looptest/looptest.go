@@ -239,7 +239,7 @@ func (o *options) explain(t *testing.T, c *conductor) {
 		}
 		how = fmt.Sprintf("seed %d, policy %s; %s=%d %s", o.seed, o.policy.name, seedVariable, o.seed, repeats)
 	}
-	t.Logf("looptest: %s; trace:\n%s", how, formatTrace(c.events))
+	t.Logf("looptest: %s; trace:\n%s", how, traceToLog(c.events))
 	if len(c.alike) > 0 {
 		t.Logf("looptest: the seed does not decide all of this run. These came more than once at the same time, and nothing "+
 			"tells one from the other:\n\t%s", strings.Join(c.alike, "\n\t"))

@@ -1,7 +1,9 @@
 package looptest
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 	"time"
@@ -27,20 +29,44 @@ func (e Event) String() string {
 	return s
 }
 
-// maxTrace is how many events of a trace are printed.
-const maxTrace = 5000
+// maxTrace is how many events of a trace are logged. A longer one goes to a file, and
+// its last shownEvents are logged.
+const (
+	maxTrace    = 500
+	shownEvents = 100
+)
 
 func formatTrace(events []Event) string {
 	var b strings.Builder
-	if n := len(events) - maxTrace; n > 0 {
-		fmt.Fprintf(&b, "# %d events before these are left out\n", n)
-		events = events[n:]
-	}
 	for _, e := range events {
 		b.WriteString(e.String())
 		b.WriteByte('\n')
 	}
 	return b.String()
+}
+
+// traceToLog returns the trace of events as it is logged.
+func traceToLog(events []Event) string {
+	if len(events) <= maxTrace {
+		return formatTrace(events)
+	}
+	where := "could not be saved"
+	if name, err := saveTrace(events); err != nil {
+		where += ": " + err.Error()
+	} else {
+		where = "is in " + name
+	}
+	last := events[len(events)-shownEvents:]
+	return fmt.Sprintf("# the last %d of %d events; the whole trace %s\n%s", len(last), len(events), where, formatTrace(last))
+}
+
+func saveTrace(events []Event) (name string, err error) {
+	f, err := os.CreateTemp("", "looptest-*.trace")
+	if err != nil {
+		return "", err
+	}
+	_, err = f.WriteString(formatTrace(events))
+	return f.Name(), errors.Join(err, f.Close())
 }
 
 var eventLine = regexp.MustCompile(`^\s*(\S+)  (\S.*?)  (\S.*?)(?:  \[(\d+) of \d+\])?\s*$`)
