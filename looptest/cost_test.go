@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"net"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -91,5 +92,23 @@ func TestCostOfACallback(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What a thousand seeds of a chat with ten members cost: the chat of TestASeedHasOneOrder.
+func TestCostOfSeeds(t *testing.T) {
+	n := 10
+	if *measure > 0 {
+		n = 1000
+	}
+	for range max(*measure, 1) {
+		began := cpuTime()
+		for seed := range uint64(n) {
+			var order strings.Builder
+			looptest.Run(t, chat(10, &order), looptest.Seed(seed))
+		}
+		if *measure > 0 {
+			t.Logf("%d seeds in %s", n, cpuTime()-began)
+		}
 	}
 }
