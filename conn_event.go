@@ -487,6 +487,7 @@ func (cl *connLoop) readTimedOut() {
 		// Something has arrived that the loop, or the goroutine, was too busy to look
 		// at; or a handshake goes on, which has a bound of its own.
 		left = d
+		c.core.Wake() // in case nobody has told the goroutine
 	}
 	if left > 0 {
 		x.readTimer.Reset(left)

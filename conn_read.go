@@ -14,82 +14,99 @@ import (
 // is done with it, and reads again. The lock is never held while sending to the
 // channel.
 
-// serve is the connection's goroutine.
+// serve is the connection's goroutine. While the connection is parked there is none.
 func (cr *connReader) serve() {
 	c := (*Conn)(cr)
-	over := false
+	returned := false
 	defer func() {
-		if over {
-			c.loop.wg.Done()
+		if returned {
 			return
 		}
 		// Foreign code called Goexit: the connection goes on, to its end, elsewhere.
 		if c.readErr == nil {
 			c.readErr = errGoexit
 		}
-		go cr.serve()
+		c.core.Own()
+		c.loop.wg.Go(cr.serve)
 	}()
 	c.loop.worksFor(&c.handle)
+	cr.serveToEnd()
+	returned = true
+}
+
+// serveToEnd returns when the connection has ended, or is parked.
+func (cr *connReader) serveToEnd() {
+	c := (*Conn)(cr)
 	for !c.quit.Load() || cr.owesUpgrade() {
-		cr.step()
+		if !cr.step() {
+			return
+		}
 	}
-	over = true
 	cr.end()
 }
 
 // step does the next thing that is to be done on the connection's goroutine: it
 // reads, or waits for a reason to do something else. Whoever gives it one calls
-// core.Wake afterwards.
-func (cr *connReader) step() {
+// core.Wake afterwards. It returns false if the connection is parked, and must not be
+// touched any more.
+func (cr *connReader) step() bool {
 	c := (*Conn)(cr)
 	switch bits := c.bits.Load(); {
 	case bits&bitUpgrade != 0:
 		cr.upgrade()
+		return true
 	case c.readErr != nil && !c.endSent:
 		c.endSent = true
 		c.loop.send((*endTask)(c))
+		return true
 	case c.over:
-		c.core.Wait()
+		return c.core.WaitOrPark()
 	case c.readErr == io.EOF:
-		cr.watch(false) // half-open
+		return cr.watch(false) // half-open
 	case c.readErr != nil:
-		c.core.Wait()
+		return c.core.WaitOrPark()
 	case bits&pauseUser != 0:
-		cr.watch(false)
+		return cr.watch(false)
 	case bits&bitNoReader != 0 && c.holding.Load() && !c.sawEnd:
-		cr.watch(true)
+		return cr.watch(true)
 	case bits&bitNoReader != 0 && c.holding.Load() && !c.probed:
-		cr.probe()
+		return cr.probe()
 	case c.holding.Load() || bits&pauseReads != 0:
-		c.core.Wait()
+		return c.core.WaitOrPark()
 	default:
-		cr.read()
+		return cr.read()
 	}
 }
 
-// read reads a chunk and hands it over.
-func (cr *connReader) read() {
+// read reads a chunk and hands it over. It returns what step does.
+func (cr *connReader) read() bool {
 	c := (*Conn)(cr)
 	if b := c.next; b != nil {
 		c.next = nil
 		cr.hand(b)
-		return
+		return true
 	}
-	b, err := c.core.Read(cr.nextRead())
+	b, err := c.core.ReadOrPark(cr.nextRead())
 	switch {
 	case b != nil:
 		cr.hand(b)
+	case err == netcore.ErrParked:
+		return false
 	case err != netcore.ErrWoken:
 		c.readErr = err
 	}
+	return true
 }
 
 // watch waits while nothing is read, and notices that the connection fails. With
-// forEnd it also notices the peer's end behind bytes that are held for a reader.
-func (cr *connReader) watch(forEnd bool) {
+// forEnd it also notices the peer's end behind bytes that are held for a reader. It
+// returns what step does.
+func (cr *connReader) watch(forEnd bool) bool {
 	c := (*Conn)(cr)
-	err := c.core.Watch(forEnd)
+	err := c.core.WatchOrPark(forEnd)
 	switch {
+	case err == netcore.ErrParked:
+		return false
 	case err == netcore.ErrWoken:
 	case forEnd:
 		c.sawEnd = true
@@ -97,6 +114,7 @@ func (cr *connReader) watch(forEnd bool) {
 	default:
 		cr.broke(err)
 	}
+	return true
 }
 
 // broke says that the connection has failed, ahead of what is held.
@@ -110,22 +128,27 @@ func (cr *connReader) broke(err error) {
 }
 
 // probe looks whether a TLS peer that has left has ended its stream properly. If not
-// that is an error, for which the bytes that are held for a reader do not wait.
-func (cr *connReader) probe() {
+// that is an error, for which the bytes that are held for a reader do not wait. It
+// returns what step does.
+func (cr *connReader) probe() bool {
 	c := (*Conn)(cr)
 	c.core.Lock()
 	secured := c.core.Secured()
 	c.core.Unlock()
 	if !secured {
 		c.probed = true
-		return
+		return true
 	}
-	b, err := c.core.Read(cr.nextRead())
+	b, err := c.core.ReadOrPark(cr.nextRead())
+	if err == netcore.ErrParked {
+		return false
+	}
 	c.next = b
 	c.probed = err != netcore.ErrWoken
 	if c.probed && err != nil && err != io.EOF {
 		cr.broke(err)
 	}
+	return true
 }
 
 // readSizes are the sizes of reads; classes are their indexes. A connection

@@ -4,6 +4,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/onloop/eventloop/internal/netcore"
 	"github.com/onloop/eventloop/internal/writers"
 )
 
@@ -185,6 +186,9 @@ func (cl *connLoop) highTimedOut() {
 
 func (u *connUser) Go(f func())             { u.loop.wg.Go(f) }
 func (u *connUser) Enqueue(job writers.Job) { u.loop.writers.Add(job) }
+
+func (u *connUser) Poller() *netcore.Poller { return &u.loop.poller }
+func (u *connUser) Serve()                  { (*connReader)(u).serve() }
 
 func (u *connUser) CloseAside(nc net.Conn) { u.loop.closeAside(nc) }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/onloop/eventloop/internal/funcqueue"
 	"github.com/onloop/eventloop/internal/goid"
 	"github.com/onloop/eventloop/internal/histogram"
+	"github.com/onloop/eventloop/internal/netcore"
 	"github.com/onloop/eventloop/internal/pollpass"
 	"github.com/onloop/eventloop/internal/timerheap"
 	"github.com/onloop/eventloop/internal/writers"
@@ -90,6 +91,7 @@ type Loop struct {
 	cfg     Config
 	tasks   chan task                 // the road of the network goroutines
 	writers writers.Pool[writers.Job] // carries out what callbacks wrote
+	poller  netcore.Poller            // waits for connections that are quiet
 	done    chan struct{}             // closed when Run returns
 	ctx     context.Context           // of what the loop waits for; ends with the loop
 	cancel  context.CancelFunc

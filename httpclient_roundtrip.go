@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop/internal/httpclient"
+	"github.com/onloop/eventloop/internal/netcore"
 	"github.com/onloop/eventloop/internal/writers"
 )
 
@@ -412,6 +413,8 @@ func (h *httpHost) Go(f func()) {
 
 func (h *httpHost) Enqueue(job writers.Job) { h.loop.writers.Add(job) }
 func (h *httpHost) CloseAside(nc net.Conn)  { h.loop.closeAside(nc) }
+
+func (h *httpHost) Poller() *netcore.Poller { return nil }
 
 func (h *httpHost) Recovered(v any) error {
 	if v == nil {

@@ -877,6 +877,8 @@ type httpUser httpConn
 
 func (u *httpUser) Go(f func())             { u.s.loop.wg.Go(f) }
 func (u *httpUser) Enqueue(job writers.Job) { u.s.loop.writers.Add(job) }
+func (u *httpUser) Poller() *netcore.Poller { return nil }
+func (u *httpUser) Serve()                  {}
 func (u *httpUser) CloseAside(nc net.Conn)  { u.s.loop.closeAside(nc) }
 func (u *httpUser) Report()                 {}
 

@@ -237,31 +237,35 @@ func TestAListenerThatBecomesBlockingCanBeClosed(t *testing.T) {
 func TestASharedListenerThatBecomesBlockingCanBeClosed(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		for range 20 {
-			base, file := inherit(t, network)
-			loops := startLoops(t, 4)
-			var lns []*eventloop.Listener
-			for _, l := range loops {
-				ln, err := (&eventloop.ListenConfig{Shared: true}).Serve(l, base, nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				lns = append(lns, ln)
-			}
-			for range 8 { // so that all of them wait
-				dialPeer(t, base.Addr()).Close()
-			}
-			file.Fd()
-			dialPeer(t, base.Addr()).Close()
-			for i, l := range loops {
-				onLoop(t, l, func() { lns[i].Close() })
-			}
-			for _, l := range loops {
-				if !eventually(func() bool { return l.Stats().Conns.Listeners == 0 }) {
-					t.Fatal("a listener is still open")
-				}
-			}
-			file.Close()
-			base.Close()
+			t.Run(network, func(t *testing.T) { closeSharedBlocking(t, network) })
 		}
 	}
+}
+
+func closeSharedBlocking(t *testing.T, network string) {
+	base, file := inherit(t, network)
+	loops := startLoops(t, 4)
+	var lns []*eventloop.Listener
+	for _, l := range loops {
+		ln, err := (&eventloop.ListenConfig{Shared: true}).Serve(l, base, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lns = append(lns, ln)
+	}
+	for range 8 { // so that all of them wait
+		dialPeer(t, base.Addr()).Close()
+	}
+	file.Fd()
+	dialPeer(t, base.Addr()).Close()
+	for i, l := range loops {
+		onLoop(t, l, func() { lns[i].Close() })
+	}
+	for _, l := range loops {
+		if !eventually(func() bool { return l.Stats().Conns.Listeners == 0 }) {
+			t.Fatal("a listener is still open")
+		}
+	}
+	file.Close()
+	base.Close()
 }

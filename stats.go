@@ -42,14 +42,16 @@ type Stats struct {
 		Listeners int   // open listeners, HTTP servers included
 		Incoming  int   // open connections that were accepted or adopted (incoming-tcp-connections)
 		Outgoing  int   // open connections that were dialed, connecting ones included (outgoing-tcp-connections)
+		Parked    int   // open connections that are idle and have no goroutine; on Linux only
 		Buffered  int64 // bytes that wait to be written, HTTP servers included
 
-		AcceptedTotal  uint64 // accepted connections, HTTP servers included
-		DialedTotal    uint64 // dialed connections, failed ones included
-		DroppedTotal   uint64 // connections that were accepted and closed at once: the loop ended
-		BytesInTotal   uint64 // bytes read, after TLS
-		BytesOutTotal  uint64 // bytes written, before TLS
-		BytesLostTotal uint64 // bytes of output that were not delivered, without what Abort discarded; HTTP servers included
+		AcceptedTotal     uint64 // accepted connections, HTTP servers included
+		DialedTotal       uint64 // dialed connections, failed ones included
+		DroppedTotal      uint64 // connections that were accepted and closed at once: the loop ended
+		ParkFailuresTotal uint64 // times that the kernel had no room to watch an idle connection, which kept its goroutine
+		BytesInTotal      uint64 // bytes read, after TLS
+		BytesOutTotal     uint64 // bytes written, before TLS
+		BytesLostTotal    uint64 // bytes of output that were not delivered, without what Abort discarded; HTTP servers included
 	}
 
 	// HTTPServer has the figures of all HTTP servers of the loop.
@@ -177,6 +179,7 @@ func (l *Loop) Stats() Stats {
 	s.Conns.AcceptedTotal = c.accepted.Load()
 	s.Conns.DialedTotal = c.dialed.Load()
 	s.Conns.DroppedTotal = c.dropped.Load()
+	s.Conns.Parked, s.Conns.ParkFailuresTotal = l.poller.Parked(), l.poller.Failed()
 	s.HTTPClient.RequestsTotal = c.httpSent.Load()
 	s.HTTPClient.ReusedTotal = c.httpReused.Load()
 	s.HTTPClient.RetriedTotal = c.httpRetried.Load()

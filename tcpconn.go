@@ -623,9 +623,8 @@ func (cr *connReader) up(err error) {
 	}
 	c.core.Unlock()
 	c.loop.send((*upTask)(c))
-	c.core.Open() // only now: no OnDrain before OnConnect
-	c.loop.wg.Add(1)
-	go cr.serve() // and it may end the connection, when what was written is sent
+	c.core.Open()  // only now: no OnDrain before OnConnect
+	c.core.Start() // and it may end the connection, when what was written is sent
 }
 
 // connectFailed ends a connection that never came up.

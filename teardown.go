@@ -84,6 +84,7 @@ func (l *Loop) closeAll() {
 	l.names.close()
 	l.endCoroutines()
 	l.awaitGoroutines(foreign)
+	l.poller.Close()
 	l.timer.Stop()
 	l.passer.Close()
 	finished = true

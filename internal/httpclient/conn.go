@@ -621,6 +621,8 @@ func (u *user) Go(f func())             { u.host.Go(f) }
 func (u *user) Enqueue(job writers.Job) { u.host.Enqueue(job) }
 func (u *user) CloseAside(nc net.Conn)  { u.host.CloseAside(nc) }
 func (u *user) Recovered(v any) error   { return u.host.Recovered(v) }
+func (u *user) Poller() *netcore.Poller { return u.host.Poller() }
+func (u *user) Serve()                  {} // it is never parked
 func (u *user) Report()                 {}
 
 // Sent accounts for n bytes that the kernel has taken.

@@ -11,6 +11,12 @@ import (
 // The system calls of a connection. Built with the tag netcorefaults they can be
 // made to fail, see calls_faults.go.
 
+func epollWait(ep *epoll, events []epollEvent) int { return realEpollWait(ep, events) }
+func epollDel(ep *epoll, fd uintptr)               { realEpollDel(ep, fd) }
+func epollSet(ep *epoll, fd uintptr, first bool, want uint32, e event) syscall.Errno {
+	return realEpollSet(ep, fd, first, want, e)
+}
+
 func readFD(fd uintptr, p []byte) (int, syscall.Errno)        { return sockio.ReadFD(fd, p) }
 func writeFD(fd uintptr, views [][]byte) (int, syscall.Errno) { return sockio.WriteFD(fd, views) }
 func unacked(fd uintptr) (int, bool)                          { return sockio.Unacked(fd) }

@@ -16,6 +16,10 @@ type faults struct {
 	write   func(fd uintptr, views [][]byte) (int, syscall.Errno)
 	unacked func(fd uintptr) (int, bool)
 	broken  func(fd uintptr, shut bool) (syscall.Errno, bool)
+
+	epollWait func(ep *epoll, events []epollEvent) int
+	epollSet  func(ep *epoll, fd uintptr, first bool, want uint32, e event) syscall.Errno
+	epollDel  func(ep *epoll, fd uintptr)
 }
 
 var injected atomic.Pointer[faults]
@@ -46,4 +50,26 @@ func broken(fd uintptr, shut bool) (syscall.Errno, bool) {
 		return f.broken(fd, shut)
 	}
 	return sockio.Broken(fd, shut)
+}
+
+func epollWait(ep *epoll, events []epollEvent) int {
+	if f := injected.Load(); f != nil && f.epollWait != nil {
+		return f.epollWait(ep, events)
+	}
+	return realEpollWait(ep, events)
+}
+
+func epollSet(ep *epoll, fd uintptr, first bool, want uint32, e event) syscall.Errno {
+	if f := injected.Load(); f != nil && f.epollSet != nil {
+		return f.epollSet(ep, fd, first, want, e)
+	}
+	return realEpollSet(ep, fd, first, want, e)
+}
+
+func epollDel(ep *epoll, fd uintptr) {
+	if f := injected.Load(); f != nil && f.epollDel != nil {
+		f.epollDel(ep, fd)
+		return
+	}
+	realEpollDel(ep, fd)
 }

@@ -49,7 +49,7 @@ func (c *Conn) Closing() {
 // what is pending and ends the stream. A short connection saves a wake-up that way,
 // a fifth of its CPU time. The caller holds the lock.
 func (c *Conn) ClosingQuietly() {
-	if c.rc == nil || c.sec != nil || c.cut || c.werr != nil || c.closing || c.place.Load() != placeRead {
+	if c.rc == nil || c.sec != nil || c.cut || c.werr != nil || c.closing || c.place.Load()&placeMask != placeRead {
 		c.Closing()
 		return
 	}
@@ -89,6 +89,7 @@ func (c *Conn) Finish(over bool) (lost int64) {
 	c.Lock()
 	c.closing, c.quiet = true, false
 	c.Unlock()
+	c.Own()
 	c.SetReadDeadline(noDeadline)
 	over = c.flush(over, true)
 	if c.mayGoOn() && c.closeNotify() {
@@ -114,6 +115,7 @@ func (c *Conn) Release() net.Conn {
 	c.Lock()
 	c.closing = true
 	c.Unlock()
+	c.Own()
 	c.flush(true, false)
 	c.Lock()
 	defer c.Unlock()
@@ -124,10 +126,11 @@ func (c *Conn) Release() net.Conn {
 	c.finished = true
 	c.awaitWriter()
 	c.stopGuard()
+	c.unwatched()
 	c.nc.SetDeadline(noDeadline)
-	if c.run.tls != nil {
+	if c.run.Load().tls != nil {
 		c.sec.bare.Store(true)
-		return c.run.tls
+		return c.run.Load().tls
 	}
 	return c.nc
 }
@@ -145,8 +148,16 @@ func (c *Conn) close() {
 	}
 	nc := c.nc
 	c.Unlock()
+	c.unwatched()
 	nc.Close()
 	c.Lock()
+}
+
+// unwatched takes the descriptor away from the poller.
+func (c *Conn) unwatched() {
+	if p := c.user.Poller(); p != nil {
+		p.forget(c)
+	}
 }
 
 // awaitWriter waits until no writer has the connection, which gets nothing more to
@@ -197,14 +208,14 @@ func (c *Conn) flush(over, discard bool) bool {
 func (c *Conn) skip() (over bool) {
 	b, err := c.Read(sockio.MaxBuffer)
 	if b != nil {
-		c.run.skipped += int64(b.Len())
+		c.run.Load().skipped += int64(b.Len())
 		b.Release()
 	}
 	if err == nil || err == ErrWoken || isTimeout(err) {
 		return false
 	}
 	if err != io.EOF {
-		c.run.broke = err
+		c.run.Load().broke = err
 	}
 	return true
 }
@@ -254,15 +265,15 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 		} else if over || !now.Before(until) {
 			return 0
 		}
-		skipped := c.run.skipped
+		skipped := c.run.Load().skipped
 		over = c.pass(over, next)
-		if c.rc == nil && c.run.broke != nil && left > 0 { // such a socket forgets what it had
+		if c.rc == nil && c.run.Load().broke != nil && left > 0 { // such a socket forgets what it had
 			c.Lock()
-			c.cause = c.run.broke
+			c.cause = c.run.Load().broke
 			c.Unlock()
 			return left
 		}
-		if c.run.skipped > skipped {
+		if c.run.Load().skipped > skipped {
 			until = c.longer(until, began)
 		}
 		if left == 0 {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -175,4 +176,103 @@ func TestAcknowledgementsThatNeverComeEndTheWait(t *testing.T) {
 	if lost := c.finish(false); lost != 1000 {
 		t.Errorf("lost %d bytes, want 1000", lost)
 	}
+}
+
+// A kernel that watches no more descriptors, for want of memory or because of
+// fs.epoll.max_user_watches, leaves connections as they are: with a goroutine.
+func TestAConnectionThatCannotBeWatchedKeepsItsGoroutine(t *testing.T) {
+	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.ENOMEM} {
+		inject(t, &faults{epollSet: func(*epoll, uintptr, bool, uint32, event) syscall.Errno { return errno }})
+		nc, peer := tcpPair(t)
+		c := newIdler(t, nc, true)
+		c.Start()
+		for range 10 {
+			exchange(t, peer, "hello")
+		}
+		if n := c.runs.Load(); n != 1 {
+			t.Errorf("Serve was called %d times, want once", n)
+		}
+		if p := &c.poller; p.Failed() != 1 || p.Parked() != 0 || len(p.free) != len(p.slots) {
+			t.Errorf("%d failures, %d are parked, %d of %d slots are free; want 1, 0, all", p.Failed(), p.Parked(), len(p.free), len(p.slots))
+		}
+		// The kernel has room again.
+		injected.Store(nil)
+		c.poller.mu.Lock()
+		c.poller.retry = 0
+		c.poller.mu.Unlock()
+		undo := Hasten(time.Millisecond)
+		c.order(func() {}) // sweeps may have slowed down
+		c.awaitPark(t)
+		undo()
+		exchange(t, peer, "hello")
+		c.end(t)
+	}
+}
+
+// Whatever the poller says, when and how often, each message is answered.
+func TestEventsThatAreLateTwiceOrWrongDoNoHarm(t *testing.T) {
+	defer Hasten(time.Millisecond)()
+	var last []epollEvent // given before; of the goroutine of the poller
+	inject(t, &faults{epollWait: func(ep *epoll, events []epollEvent) int {
+		n := realEpollWait(ep, events[:2])
+		for _, e := range events[:n] {
+			last = append(last, e)
+		}
+		if n == 0 || rand.IntN(2) == 0 {
+			return n
+		}
+		events[n] = last[rand.IntN(len(last))] // again, of any connection
+		events[n+1] = epollEvent{Fd: rand.Int32(), Pad: rand.Int32()}
+		events[n+2] = epollEvent{Fd: rand.Int32N(3), Pad: rand.Int32()}
+		time.Sleep(time.Duration(rand.IntN(300)) * time.Microsecond)
+		return n + 3
+	}})
+	h := newHost(t)
+	for range 30 {
+		var conns [3]*idler
+		var dones []<-chan struct{}
+		for i := range conns {
+			nc, peer := tcpPair(t)
+			conns[i] = newIdlerOf(h, nc, true)
+			conns[i].Start()
+			dones = append(dones, beside(t, func() {
+				for n := range 10 {
+					exchange(t, peer, fmt.Sprintf("%d %d", i, n))
+				}
+			}))
+		}
+		for i, c := range conns {
+			wait(t, dones[i], "answers")
+			c.end(t)
+		}
+	}
+}
+
+// A poller that never says anything keeps nobody from ending a connection, nor from
+// having it look for itself, and a deadline ends it as well.
+func TestAPollerThatIsSilentLeavesOrdersAndDeadlines(t *testing.T) {
+	defer Hasten(5 * time.Millisecond)()
+	inject(t, &faults{epollWait: func(*epoll, []epollEvent) int { return 0 }})
+	nc, peer := tcpPair(t)
+	c := newIdler(t, nc, true)
+	c.Start()
+	c.awaitPark(t)
+	io.WriteString(peer, "hello")
+	c.Wake() // as a timeout that finds input does
+	got := make([]byte, 5)
+	if _, err := io.ReadFull(peer, got); err != nil {
+		t.Error(err)
+	}
+	c.awaitPark(t)
+	c.end(t)
+
+	nc, _ = tcpPair(t)
+	c = newIdler(t, nc, true)
+	c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	c.Start()
+	c.awaitPark(t)
+	if err := wait(t, c.ended, "end"); !os.IsTimeout(err) {
+		t.Errorf("it ends with %v, want a timeout", err)
+	}
+	c.abort()
 }

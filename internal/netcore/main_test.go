@@ -31,8 +31,9 @@ const watchdog = 20 * time.Second
 
 // A testHost is a Host with a pool of writers.
 type testHost struct {
-	wg   sync.WaitGroup
-	pool writers.Pool[writers.Job]
+	wg     sync.WaitGroup
+	pool   writers.Pool[writers.Job]
+	poller Poller
 }
 
 func newHost(t testing.TB) *testHost {
@@ -41,6 +42,7 @@ func newHost(t testing.TB) *testHost {
 	t.Cleanup(func() {
 		h.pool.Close()
 		h.wg.Wait()
+		h.poller.Close()
 	})
 	return h
 }
@@ -60,6 +62,9 @@ type testConn struct {
 	sentAll bool // guarded by the lock
 	sent    int
 
+	serve func() // of a connection that may be parked
+	over  bool   // nothing more is to be read. Of its goroutine
+
 	quit, upgrade, detach atomic.Bool // orders
 }
 
@@ -78,10 +83,23 @@ func (c *testConn) Report() {
 
 func (c *testConn) WriteFailed(err error) { c.failed <- err }
 
+func (c *testConn) Serve() { c.serve() }
+
+func (c *testConn) Poller() *Poller {
+	if c.serve == nil {
+		return nil
+	}
+	return &c.poller
+}
+
 // newConn returns a connection on nc that is open, unless it is to be secured first.
 func newConn(t testing.TB, nc net.Conn, ours bool) *testConn {
 	t.Helper()
-	c := &testConn{testHost: newHost(t), failed: make(chan error, 1), told: make(chan struct{}, 1)}
+	return newConnOf(newHost(t), nc, ours)
+}
+
+func newConnOf(h *testHost, nc net.Conn, ours bool) *testConn {
+	c := &testConn{testHost: h, failed: make(chan error, 1), told: make(chan struct{}, 1)}
 	c.Init(c)
 	c.Attach(nc, ours)
 	return c

@@ -5,7 +5,8 @@
 //
 //   - its goroutine, the only one that reads, performs handshakes, and closes the
 //     descriptor, so that no other party ever uses a descriptor that is closed.
-//     While it waits for the peer it holds no buffer;
+//     While it waits for the peer it holds no buffer. On Linux a socket has it only
+//     while it needs one: see Poller;
 //   - a writer, which hands output to the kernel. It is a job of a pool that never
 //     waits. When the kernel takes no more, a goroutine of its own, which may wait,
 //     takes over until all is written. There is never more than one writer;
@@ -45,6 +46,10 @@ type Host interface {
 	// Recovered turns what a panic of foreign code left into an error; nil means
 	// that the code called runtime.Goexit.
 	Recovered(v any) error
+
+	// Poller returns what waits in the place of connections that are quiet, always
+	// the same; nil lets connections keep their goroutines.
+	Poller() *Poller
 }
 
 // A User is what a connection belongs to. It is told how output fares.
@@ -63,6 +68,11 @@ type User interface {
 	// WriteFailed is called by the writer, once and without the lock, when output
 	// cannot be written. What is left of it is dropped.
 	WriteFailed(err error)
+
+	// Serve is called on the goroutine of a connection that has been parked, or is
+	// new, when there may be something to do. It looks at every order, and returns
+	// when the connection is parked or at its end.
+	Serve()
 }
 
 // Errors of Read, Watch and Handshake.
@@ -95,7 +105,7 @@ const (
 type Conn struct {
 	sync.Mutex
 	user User
-	run  *runner
+	run  atomic.Pointer[runner] // nil: it is parked
 
 	// Set by Attach, before anything is read or written.
 	nc net.Conn
@@ -110,6 +120,13 @@ type Conn struct {
 	poked  bool // a read deadline in the past is set. Guarded by pokeMu
 	alarm  bool // so is that of wakeIn. Guarded by pokeMu
 	deaf   bool // read deadlines have no effect. Guarded by pokeMu
+
+	// Of the connection's goroutine, or of the one who resumes it.
+	staysAwake bool          // never to be parked
+	chunks     uint8         // that a worker has read since the last event
+	slot       int32         // of the poller; -1: none
+	lastEvent  uint32        // when the poller reported one, in ms since epoch
+	deadline   time.Duration // for reading, since epoch; 0: none
 
 	// Guarded by the lock.
 	output   outputState
@@ -145,17 +162,22 @@ type runner struct {
 	wake chan struct{} // one slot
 	try  func(fd uintptr) bool
 
+	// Guarded by the lock of the poller.
+	list          *runnerList // nil: sweeps do not look at it
+	after, before *runner
+	quiet         int // sweeps in a row that found it in the same wait
+
 	// Of the connection's goroutine.
-	deadline time.Time // for reading
-	tls      *tls.Conn
-	sec      *secure
-	watch    bool  // try is to look for a failure, not to read
-	forEnd   bool  // and for the peer's end
-	skipped  int64 // bytes that Finish has dropped
-	broke    error // why they ended, other than io.EOF
-	size     int   // of the next read
-	buf      *sockio.Buffer
-	err      error
+	worker  *worker // that has the connection for a moment, and must not wait; or nil
+	tls     *tls.Conn
+	sec     *secure
+	watch   bool  // try is to look for a failure, not to read
+	forEnd  bool  // and for the peer's end
+	skipped int64 // bytes that Finish has dropped
+	broke   error // why they ended, other than io.EOF
+	size    int   // of the next read
+	buf     *sockio.Buffer
+	err     error
 }
 
 // A slowPath is what only connections need that are not wholly ours.
@@ -172,9 +194,14 @@ type slowPath struct {
 
 // Init prepares a connection, for output that is to be sent once it is up.
 func (c *Conn) Init(user User) {
+	c.user, c.fd, c.slot = user, -1, -1
+	c.run.Store(newRunner(c))
+}
+
+func newRunner(c *Conn) *runner {
 	r := &runner{c: c, wake: make(chan struct{}, 1)}
 	r.try = r.tryFD
-	c.user, c.run, c.fd = user, r, -1
+	return r
 }
 
 // Attach gives the connection what it is to move bytes with. ours says that nobody

@@ -46,9 +46,8 @@ var orders = []order{
 }
 
 // serveOrders is a connection's goroutine that obeys them. It returns what was
-// detached.
-func (c *testConn) serveOrders(watch bool) net.Conn {
-	over := false
+// detached. If it returns with ended false the connection goes on elsewhere.
+func (c *testConn) serveOrders(watch bool) (out net.Conn, ended bool) {
 	for !c.quit.Load() {
 		var err error
 		switch {
@@ -58,36 +57,43 @@ func (c *testConn) serveOrders(watch bool) net.Conn {
 			if c.Handshake(ctx, serverTLS(), false, nil) == nil {
 				c.Open()
 			} else {
-				over = true
+				c.over = true
 			}
 			cancel()
 			continue
-		case over:
-			c.Wait()
+		case c.over:
+			if !c.WaitOrPark() {
+				return nil, false
+			}
 			continue
 		case watch:
-			err = c.Watch(false)
+			err = c.WatchOrPark(false)
 		default:
-			b, e := c.Read(4 << 10)
+			b, e := c.ReadOrPark(4 << 10)
 			if b != nil {
 				b.Release()
 			}
 			err = e
 		}
-		over = over || err != nil && err != ErrWoken
+		if err == ErrParked {
+			return nil, false
+		}
+		c.over = c.over || err != nil && err != ErrWoken
 	}
 	if c.detach.Load() {
-		return c.Release()
+		return c.Release(), true
 	}
-	c.Finish(over)
-	return nil
+	c.Finish(c.over)
+	return nil, true
 }
 
 // Every pair of orders, the second after the first was given, after the goroutine
 // has had time to obey it, and at the same time from another goroutine; while the
-// goroutine reads and while it watches; with peers that speak, are silent, and
-// leave. Whatever it is, the connection ends when it is told to.
+// goroutine reads and while it watches; while it has a goroutine, is parked, and is
+// just being parked or resumed; with peers that speak, are silent, and leave. Whatever
+// it is, the connection ends when it is told to.
 func TestEveryPairOfOrdersEnds(t *testing.T) {
+	t.Cleanup(Hasten(50 * time.Microsecond)) // after the subtests, which are parallel
 	peers := map[string]func(nc net.Conn){
 		"silent": func(net.Conn) {},
 		"speaks": func(nc net.Conn) { io.WriteString(nc, text(100_000)) },
@@ -101,7 +107,11 @@ func TestEveryPairOfOrdersEnds(t *testing.T) {
 				for _, second := range orders {
 					for name, peer := range peers {
 						for when := range 3 {
-							pairOfOrders(t, k, first, second, name, peer, when)
+							for parks := range 3 {
+								if parks == 0 || k.raw {
+									pairOfOrders(t, k, first, second, name, peer, when, parking(parks))
+								}
+							}
 						}
 					}
 				}
@@ -110,7 +120,16 @@ func TestEveryPairOfOrdersEnds(t *testing.T) {
 	}
 }
 
-func pairOfOrders(t *testing.T, k kind, first, second order, name string, peer func(net.Conn), when int) {
+// parking says what becomes of a quiet connection.
+type parking int
+
+const (
+	parksNever  parking = iota
+	parksAtOnce         // it has a goroutine only when it needs one
+	parksSoon           // when a sweep finds it quiet
+)
+
+func pairOfOrders(t *testing.T, k kind, first, second order, name string, peer func(net.Conn), when int, parks parking) {
 	nc, far := k.pair(t)
 	c := newConn(t, nc, k.ours)
 	c.Lock()
@@ -123,7 +142,22 @@ func pairOfOrders(t *testing.T, k kind, first, second order, name string, peer f
 		peer(far)
 	}()
 	ended := make(chan net.Conn, 1)
-	go func() { ended <- c.serveOrders(when == 1) }()
+	serve := func() {
+		if out, is := c.serveOrders(when == 1); is {
+			ended <- out
+		}
+	}
+	switch parks {
+	case parksNever:
+		go serve()
+	case parksAtOnce:
+		c.serve = serve
+		c.Start()
+	case parksSoon:
+		c.serve = serve
+		c.mayPark(c.run.Load())
+		go serve()
+	}
 	switch when {
 	case 0:
 		first.do(c)
@@ -150,12 +184,15 @@ func pairOfOrders(t *testing.T, k kind, first, second order, name string, peer f
 			nc.Close()
 		}
 	case <-time.After(watchdog):
-		t.Fatalf("%s, then %s (%d), with a peer that is or %s: the connection does not end", first.name, second.name, when, name)
+		t.Fatalf("%s, then %s (%d, parking %d), with a peer that is or %s: the connection does not end", first.name, second.name, when, parks, name)
 	}
 	<-gone
 	c.Lock()
 	defer c.Unlock()
 	if c.output != outputIdle {
 		t.Errorf("%s, then %s: a writer still has the connection", first.name, second.name)
+	}
+	if n := c.poller.Parked(); n != 0 {
+		t.Errorf("%s, then %s: %d connections are parked after the end", first.name, second.name, n)
 	}
 }

@@ -21,8 +21,25 @@ import (
 // goroutine per connection, 1.08 with a FIN hint from TCP_INQ instead of the try;
 // with 500 1.08 against 1.00).
 func (c *Conn) Read(size int) (*sockio.Buffer, error) {
-	r := c.run
-	if !c.enter(placeRead) {
+	c.Own()
+	return c.read(size, placeRead)
+}
+
+// ReadOrPark is Read for a connection that need not have a goroutine meanwhile. If
+// it is parked the error is ErrParked.
+func (c *Conn) ReadOrPark(size int) (*sockio.Buffer, error) {
+	if c.chunks >= maxChunks {
+		c.Own()
+	}
+	return c.read(size, placeRead|bitParkable)
+}
+
+func (c *Conn) read(size int, place uint32) (*sockio.Buffer, error) {
+	r := c.run.Load()
+	if r.worker != nil {
+		place = placeRunning // it only tries
+	}
+	if !c.enter(place) {
 		c.calm()
 		return nil, ErrWoken
 	}
@@ -33,12 +50,15 @@ func (c *Conn) Read(size int) (*sockio.Buffer, error) {
 	} else {
 		err = r.readForeign()
 	}
-	c.place.Store(placeRunning)
+	asked := c.place.Swap(placeRunning)&bitAsked != 0
 	if b := r.buf; b != nil {
 		r.buf = nil
+		if r.worker != nil {
+			c.chunks++
+		}
 		return b, nil
 	}
-	return nil, c.whyEnded(err)
+	return nil, c.whyEnded(r, err, asked, wantInput)
 }
 
 // Watch waits until the connection fails, by a reset for example, without reading
@@ -47,40 +67,64 @@ func (c *Conn) Read(size int) (*sockio.Buffer, error) {
 // and os.ErrDeadlineExceeded. If the connection is no socket it only waits to be
 // woken.
 func (c *Conn) Watch(forEnd bool) error {
+	c.Own()
+	return c.watch(forEnd, placeWatch)
+}
+
+// WatchOrPark is Watch for a connection that need not have a goroutine meanwhile. If
+// it is parked the error is ErrParked.
+func (c *Conn) WatchOrPark(forEnd bool) error { return c.watch(forEnd, placeWatch|bitParkable) }
+
+func (c *Conn) watch(forEnd bool, place uint32) error {
 	if c.rc == nil {
 		c.Wait()
 		return ErrWoken
 	}
-	if !c.enter(placeWatch) {
+	r := c.run.Load()
+	if r.worker != nil {
+		place = placeRunning // it only looks
+	}
+	if !c.enter(place) {
 		c.calm()
 		return ErrWoken
 	}
-	r := c.run
 	r.watch, r.forEnd, r.err = true, forEnd, nil
 	err := c.rc.Read(r.try)
 	r.watch = false
-	c.place.Store(placeRunning)
-	return c.whyEnded(err)
+	asked := c.place.Swap(placeRunning)&bitAsked != 0
+	var want uint32
+	if forEnd {
+		want = wantEnd
+	}
+	return c.whyEnded(r, err, asked, want)
 }
 
 // whyEnded returns why waiting for the peer ended without input. err is what the
-// poller or nc said.
-func (c *Conn) whyEnded(err error) error {
+// poller of the runtime or nc said; asked says that a sweep has asked for the
+// goroutine. The connection is parked, to wait for want, if it may be.
+func (c *Conn) whyEnded(r *runner, err error, asked bool, want uint32) error {
 	if err == nil {
-		err = c.run.err
+		err = r.err
+	}
+	if err == nil && r.worker != nil { // nothing is there
+		return c.park(r, want)
 	}
 	if !isTimeout(err) {
-		return err
+		return err // nil if a net.Conn has returned no bytes and no error
 	}
 	woken := c.woken.Swap(false)
-	if c.calm() || woken {
+	poked, alarmed := c.calm()
+	switch {
+	case poked && asked && !woken && !alarmed:
+		return c.park(r, want)
+	case poked || alarmed || woken:
 		return ErrWoken
 	}
 	return err // a deadline of the user's, or of a wrapper around the connection
 }
 
-// tryFD is called by the poller when something may have happened; it returns false
-// to wait.
+// tryFD is called by the poller of the runtime when something may have happened; it
+// returns false to wait, which a worker must not do.
 func (r *runner) tryFD(fd uintptr) (done bool) {
 	if r.watch {
 		why, failed := broken(fd, r.c.isShut())
@@ -90,14 +134,14 @@ func (r *runner) tryFD(fd uintptr) (done bool) {
 		case r.forEnd && sockio.HasEnded(fd):
 			r.err = io.EOF
 		}
-		return r.err != nil
+		return r.err != nil || r.worker != nil
 	}
 	alone := r.c.keepOut()
-	done = r.readNow(fd)
+	got := r.readNow(fd)
 	if alone {
-		r.c.letIn(done)
+		r.c.letIn(got)
 	}
-	return done
+	return got || r.worker != nil
 }
 
 // readNow reads what is there. It returns false if there is nothing.

@@ -69,7 +69,8 @@ func (c *Conn) Secured() bool { return c.sec != nil }
 //
 // Call Open afterwards. After a failure the alert is among the output.
 func (c *Conn) Handshake(ctx context.Context, conf *tls.Config, client bool, early []byte) error {
-	r, s := c.run, c.sec
+	c.Own()
+	r, s := c.run.Load(), c.sec
 	var t *tls.Conn
 	switch {
 	case conf == nil:
@@ -79,6 +80,9 @@ func (c *Conn) Handshake(ctx context.Context, conf *tls.Config, client bool, ear
 		c.Lock()
 		s.mayBlock = conf.Renegotiation != tls.RenegotiateNever
 		c.Unlock()
+		if s.mayBlock {
+			c.stayAwake() // so may Read
+		}
 	default:
 		t = tls.Server(s, conf)
 	}

@@ -10,6 +10,16 @@ const (
 	placeWatch          // or in Watch
 	placeWait           // waits in Wait
 	placeUntil          // waits in WaitUntil
+	placeParked         // there is none
+
+	placeMask = 7
+)
+
+// Bits beside placeRead and placeWatch.
+const (
+	bitParkable uint32 = 8 << iota // the connection may be parked
+	bitQuiet                       // the goroutine has been there since the last sweep
+	bitAsked                       // and is to park the connection
 )
 
 // Wake makes the connection's goroutine look at its orders: the Read, Watch or Wait
@@ -17,18 +27,26 @@ const (
 // count as one, so the goroutine has to look at every order each time.
 func (c *Conn) Wake() {
 	c.woken.Store(true)
-	switch c.place.Load() {
+	switch c.place.Load() & placeMask {
 	case placeRead, placeWatch:
 		c.poke(false)
 	case placeWait, placeUntil:
 		c.token()
+	case placeParked:
+		if c.place.CompareAndSwap(placeParked, placeRunning) {
+			c.resume(false)
+		}
 	}
 }
 
 // token ends Wait, this one or the next.
 func (c *Conn) token() {
+	r := c.run.Load()
+	if r == nil {
+		return // it has been parked since
+	}
 	select {
-	case c.run.wake <- struct{}{}:
+	case r.wake <- struct{}{}:
 	default:
 	}
 }
@@ -49,7 +67,7 @@ func (c *Conn) poke(anywhere bool) {
 }
 
 func (c *Conn) atSocket() bool {
-	p := c.place.Load()
+	p := c.place.Load() & placeMask
 	return p == placeRead || p == placeWatch
 }
 
@@ -58,7 +76,7 @@ func (c *Conn) atSocket() bool {
 func (c *Conn) wakeIn(d time.Duration) bool {
 	c.pokeMu.Lock()
 	defer c.pokeMu.Unlock()
-	if c.poked || c.place.Load() != placeRead {
+	if c.poked || c.place.Load()&placeMask != placeRead {
 		return false
 	}
 	c.alarm = true
@@ -66,16 +84,17 @@ func (c *Conn) wakeIn(d time.Duration) bool {
 	return true
 }
 
-// calm undoes poke and wakeIn, and reports whether there was one. On the goroutine.
-func (c *Conn) calm() bool {
+// calm undoes poke and wakeIn, and reports which of them there was. On the goroutine.
+func (c *Conn) calm() (poked, alarmed bool) {
 	c.pokeMu.Lock()
 	defer c.pokeMu.Unlock()
-	if !c.poked && !c.alarm {
-		return false
+	poked, alarmed = c.poked, c.alarm
+	if !poked && !alarmed {
+		return false, false
 	}
 	c.poked, c.alarm = false, false
-	c.nc.SetReadDeadline(c.run.deadline)
-	return true
+	c.nc.SetReadDeadline(c.readDeadline())
+	return poked, alarmed
 }
 
 // enter says where the goroutine is going to wait. It returns false if the
@@ -92,11 +111,28 @@ func (c *Conn) enter(place uint32) bool {
 // Wait waits for Wake, and until the goroutine's place is given back if it was
 // borrowed.
 func (c *Conn) Wait() {
+	c.Own()
+	r := c.run.Load()
 	c.place.Store(placeWait)
 	for !c.woken.Load() || !c.place.CompareAndSwap(placeWait, placeRunning) {
-		<-c.run.wake
+		<-r.wake
 	}
 	c.woken.Store(false)
+}
+
+// WaitOrPark is Wait for a connection that need not have a goroutine meanwhile. It
+// returns false if it has none any more, as ErrParked says.
+func (c *Conn) WaitOrPark() bool {
+	r := c.run.Load()
+	if r.worker == nil {
+		c.Wait()
+		return true
+	}
+	if !c.woken.Load() && c.leave(c.user.Poller(), r) {
+		return false
+	}
+	c.woken.Store(false)
+	return true
 }
 
 // Borrow makes the caller the connection's goroutine, until Return. It fails if the
@@ -106,7 +142,7 @@ func (c *Conn) Borrow() bool {
 	if c.rc == nil || !c.place.CompareAndSwap(placeWait, placeRunning) {
 		return false
 	}
-	if c.run.tls != nil {
+	if c.run.Load().tls != nil {
 		c.Return()
 		return false
 	}
@@ -127,7 +163,7 @@ func (c *Conn) WaitUntil(t time.Time) {
 	timer := time.NewTimer(time.Until(t))
 	defer timer.Stop()
 	select {
-	case <-c.run.wake:
+	case <-c.run.Load().wake:
 	case <-timer.C:
 	}
 	c.place.Store(placeRunning)
@@ -138,7 +174,10 @@ func (c *Conn) WaitUntil(t time.Time) {
 func (c *Conn) SetReadDeadline(t time.Time) {
 	c.pokeMu.Lock()
 	defer c.pokeMu.Unlock()
-	c.run.deadline = t
+	c.deadline = 0
+	if !t.IsZero() {
+		c.deadline = t.Sub(epoch)
+	}
 	if !c.poked {
 		c.alarm = false
 		c.nc.SetReadDeadline(t)
@@ -146,7 +185,14 @@ func (c *Conn) SetReadDeadline(t time.Time) {
 }
 
 // ReadDeadline returns what SetReadDeadline has set. On the goroutine.
-func (c *Conn) ReadDeadline() time.Time { return c.run.deadline }
+func (c *Conn) ReadDeadline() time.Time { return c.readDeadline() }
+
+func (c *Conn) readDeadline() time.Time {
+	if c.deadline == 0 {
+		return noDeadline
+	}
+	return epoch.Add(c.deadline)
+}
 
 // HearsDeadlines reports whether the goroutine can be got out of Read without
 // closing the connection. As far as nc says: it may say so and do nothing. Anybody

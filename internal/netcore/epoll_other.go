@@ -1,0 +1,27 @@
+//go:build !linux
+
+package netcore
+
+import (
+	"errors"
+	"syscall"
+)
+
+// An epoll does not exist here.
+type epoll struct{}
+
+type epollEvent struct{}
+
+const wantInput, wantEnd uint32 = 0, 0
+
+func (ep *epoll) open() error                   { return errors.ErrUnsupported }
+func (ep *epoll) close()                        {}
+func (ep *epoll) wait([]event) (n int, ok bool) { return 0, false }
+
+// The system calls are not made here.
+
+func realEpollWait(*epoll, []epollEvent) int { return 0 }
+func realEpollDel(*epoll, uintptr)           {}
+func realEpollSet(*epoll, uintptr, bool, uint32, event) syscall.Errno {
+	return syscall.ENOSYS
+}
