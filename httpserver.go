@@ -373,7 +373,6 @@ func (s *HTTPServer) accepted(nc net.Conn) {
 		if tooMany = !s.countIP(c.ip, 1); !tooMany {
 			s.conns[c] = struct{}{}
 			s.opened()
-			l.wg.Add(1)
 		}
 	}
 	s.mu.Unlock()
@@ -387,7 +386,7 @@ func (s *HTTPServer) accepted(nc net.Conn) {
 		s.turnAway(nc)
 	default:
 		l.count.httpConns.Add(1)
-		go c.serve()
+		c.core.Start()
 	}
 }
 

@@ -43,6 +43,7 @@ type httpConn struct {
 	body     bodyReader    // of the current request
 	up       bool          // the handshake is over
 	upgraded bool          // the connection belongs to a Conn, which also holds its place
+	awaiting bool          // a request was handed over, and the goroutine is in await
 	dozed    bool          // idle for a while: see renew
 	slow     bool          // the current request takes longer than dozeAfter
 	eof      bool          // the client has ended its side, or is gone
@@ -130,44 +131,42 @@ func deadlineAt(at time.Duration) time.Time {
 // is not.
 func pastDeadline(err error) bool { return deadlinePassed(err) }
 
-// serve is the connection's goroutine.
+// serve is the connection's goroutine. While the connection is parked there is none.
 func (c *httpConn) serve() {
-	defer c.s.loop.wg.Done()
-	goesOn, returned := false, false
+	step, returned := httpEnds, false
 	defer func() {
-		if !returned && c.up { // foreign code called Goexit; handshake reports its own
+		switch {
+		case !returned && c.up: // foreign code called Goexit; handshake reports its own
 			c.panicked(OpServe, errGoexit)
-		}
-		if !goesOn {
+			c.end()
+		case step == httpEnds:
 			c.end()
 		}
 	}()
 	if c.up || c.start() {
 		c.up = true
-		goesOn = c.serveRequests()
+		for step = httpGoesOn; step == httpGoesOn; {
+			step = c.serveNext()
+		}
 	}
 	returned = true
 }
 
-// serveRequests serves until no request will come, or until another goroutine goes
-// on with it.
-func (c *httpConn) serveRequests() (goesOn bool) {
-	for c.serveNext() {
-		if c.dozed {
-			c.renew()
-			return true
-		}
-	}
-	return false
-}
+// An httpOutcome says what becomes of the goroutine of a connection.
+type httpOutcome uint8
 
-// renew goes on with a new goroutine. Requests make the stack grow, and it does
-// not shrink again while the goroutine waits in a read; most connections wait most
-// of the time, and a small stack does for that.
+const (
+	httpEnds   httpOutcome = iota // it ends the connection
+	httpGoesOn                    // with the next request
+	httpLeaves                    // it has no connection any more: that is parked, or has another goroutine
+)
+
+// renew goes on with a new goroutine, where connections cannot be parked. Requests
+// make the stack grow, and it does not shrink again while the goroutine waits in a
+// read; most connections wait most of the time, and a small stack does for that.
 func (c *httpConn) renew() {
 	c.dozed = false
-	c.s.loop.wg.Add(1)
-	go c.serve()
+	c.s.loop.wg.Go(c.serve)
 }
 
 // dozeAfter is how long a connection has to be idle to be worth that.
@@ -342,11 +341,32 @@ func (c *httpConn) opError(op string, err error) error {
 	return e
 }
 
-// serveNext serves the next request and reports whether there may be one more.
-func (c *httpConn) serveNext() bool {
-	if !c.awaitRequest() {
-		return false
+// serveNext serves the next request, or goes on with the one that is being answered.
+func (c *httpConn) serveNext() httpOutcome {
+	if !c.awaiting {
+		if step := c.awaitRequest(); step != httpGoesOn {
+			return step
+		}
+		if !c.takeRequest() {
+			return httpEnds
+		}
+		c.awaiting = true
 	}
+	step := c.await()
+	switch {
+	case step == httpLeaves:
+		return step
+	case step == httpGoesOn && c.dozed:
+		c.awaiting = false
+		c.renew()
+		return httpLeaves
+	}
+	c.awaiting = false
+	return step
+}
+
+// takeRequest reads a request and hands it over. It returns false if there is none.
+func (c *httpConn) takeRequest() bool {
 	c.served++
 	r, status, err := c.readRequest()
 	if err != nil {
@@ -368,42 +388,51 @@ func (c *httpConn) serveNext() bool {
 	c.slow = false
 	c.s.loop.count.httpRequests.Add(1)
 	c.s.loop.send((*httpRequestTask)(r))
-	return c.await()
+	return true
 }
 
-// awaitRequest waits for the first byte of a request. It returns false if none
-// comes, or is to come.
-func (c *httpConn) awaitRequest() bool {
+// awaitRequest waits for the first byte of a request, or for word that none comes.
+func (c *httpConn) awaitRequest() httpOutcome {
 	if !c.awaitRoom() {
-		return false
+		return httpEnds
 	}
 	if len(c.in.p) > 0 {
-		return true
+		return httpGoesOn
 	}
 	if c.eof {
-		return false
+		return httpEnds
 	}
 	c.idles(waitIdle)
-	defer c.idles(waitOther)
+	step := c.idle()
+	if step != httpLeaves {
+		c.idles(waitOther)
+	}
+	return step
+}
+
+// idle waits for the first byte of a request when there is nothing else to do.
+func (c *httpConn) idle() httpOutcome {
 	for !c.isOver() {
 		if c.s.closing.Load() {
 			return c.awaitLast()
 		}
-		switch err := c.fill(c.idleUntil(), headRead); {
+		switch err := c.fillOrPark(c.idleUntil(), headRead); {
 		case err == nil:
 			c.last = clock() // the answer before may be long ago: see readAhead
-			return true
+			return httpGoesOn
+		case err == netcore.ErrParked:
+			return httpLeaves
 		case err != netcore.ErrWoken:
 			c.eof = !pastDeadline(err)
-			return false
+			return httpEnds
 		}
 	}
-	return false
+	return httpEnds
 }
 
 // awaitLast waits for a request that is on its way already, or nearly: a client
 // cannot know better than to send it to a server that closes.
-func (c *httpConn) awaitLast() bool {
+func (c *httpConn) awaitLast() httpOutcome {
 	c.core.Lock()
 	c.limitRead()
 	c.core.Unlock()
@@ -411,10 +440,13 @@ func (c *httpConn) awaitLast() bool {
 	for !c.isOver() {
 		if err := c.fill(until, headRead); err != netcore.ErrWoken {
 			c.eof = err != nil && !pastDeadline(err)
-			return err == nil
+			if err == nil {
+				return httpGoesOn
+			}
+			return httpEnds
 		}
 	}
-	return false
+	return httpEnds
 }
 
 // lastCall is how long a server that closes waits for a request on an idle
@@ -538,11 +570,27 @@ const (
 // until has come the error is one that pastDeadline knows; netcore.ErrWoken means
 // that the goroutine has to look at its orders.
 func (c *httpConn) fill(until time.Duration, size int) error {
+	c.arm(until)
+	return c.took(c.core.Read(size))
+}
+
+// fillOrPark is fill for a connection that need not have a goroutine meanwhile. If it
+// has none any more the error is netcore.ErrParked.
+func (c *httpConn) fillOrPark(until time.Duration, size int) error {
+	c.arm(until)
+	return c.took(c.core.ReadOrPark(size))
+}
+
+// arm sets the read deadline.
+func (c *httpConn) arm(until time.Duration) {
 	if until != c.armed {
 		c.armed = until
 		c.core.SetReadDeadline(deadlineAt(until))
 	}
-	b, err := c.core.Read(size)
+}
+
+// took takes what was read, and returns why there is nothing.
+func (c *httpConn) took(b *sockio.Buffer, err error) error {
 	switch {
 	case b != nil:
 		c.s.loop.count.httpBytesIn.Add(uint64(b.Len()))
@@ -586,37 +634,47 @@ const (
 	stepLost                   // there will be none
 )
 
-// await waits until the current request is answered, and reports whether there may
-// be another one. Meanwhile it carries the body to the application if that is a
+// await waits until the current request is answered. Meanwhile it carries the body to the application if that is a
 // stream, and watches for the client going away. It holds on to no request that is
 // answered while it reads ahead: the next one may be a long time coming.
-func (c *httpConn) await() bool {
+func (c *httpConn) await() httpOutcome {
 	for {
 		c.core.Lock()
 		r := c.cur
 		if r == nil { // answered meanwhile
 			c.last = c.answered
 			c.core.Unlock()
-			return true
+			return httpGoesOn
 		}
 		step := c.nextStep(r)
 		c.core.Unlock()
 		switch step {
 		case stepFinish:
-			return c.finishRequest(r)
+			if c.finishRequest(r) {
+				return httpGoesOn
+			}
+			return httpEnds
 		case stepLost:
 			c.abandon(r)
-			return false
+			return httpEnds
 		case stepBody:
 			c.moveBody(r)
 		case stepAhead:
-			c.readAhead()
+			if !c.readAhead() {
+				return httpLeaves
+			}
 		case stepWatch:
-			if err := c.core.Watch(false); err != netcore.ErrWoken {
+			switch err := c.core.WatchOrPark(false); err {
+			case netcore.ErrWoken:
+			case netcore.ErrParked:
+				return httpLeaves
+			default:
 				c.lose(r, OpRead, err)
 			}
 		default:
-			c.core.Wait()
+			if !c.core.WaitOrPark() {
+				return httpLeaves
+			}
 		}
 	}
 }
@@ -660,13 +718,17 @@ func (c *httpConn) nextStep(r *HTTPRequest) httpStep {
 	return stepAhead
 }
 
-// readAhead waits for what the client sends while its request is being answered.
-func (c *httpConn) readAhead() {
+// readAhead waits for what the client sends while its request is being answered. It
+// returns false if the connection is parked.
+func (c *httpConn) readAhead() bool {
 	until := c.dozeUntil()
-	if c.slow {
+	if c.slow || c.core.Raw() {
 		until = c.idleUntil()
 	}
-	err := c.fill(until, headRead)
+	err := c.fillOrPark(until, headRead)
+	if err == netcore.ErrParked {
+		return false
+	}
 	c.core.Lock()
 	c.reading = waitOther
 	r := c.cur
@@ -674,7 +736,7 @@ func (c *httpConn) readAhead() {
 	switch {
 	case err == nil, err == netcore.ErrWoken:
 	case pastDeadline(err) && r == nil:
-		c.dozed = true
+		c.dozed = !c.core.Raw()
 	case pastDeadline(err): // an answer that takes so long may take much longer
 		c.last, c.slow = clock(), true
 	default:
@@ -685,6 +747,7 @@ func (c *httpConn) readAhead() {
 			c.lose(r, OpRead, err)
 		}
 	}
+	return true
 }
 
 // abandon is called when r is lost. If the end of the connection is what would end
@@ -877,8 +940,8 @@ type httpUser httpConn
 
 func (u *httpUser) Go(f func())             { u.s.loop.wg.Go(f) }
 func (u *httpUser) Enqueue(job writers.Job) { u.s.loop.writers.Add(job) }
-func (u *httpUser) Poller() *netcore.Poller { return nil }
-func (u *httpUser) Serve()                  {}
+func (u *httpUser) Poller() *netcore.Poller { return &u.s.loop.poller }
+func (u *httpUser) Serve()                  { (*httpConn)(u).serve() }
 func (u *httpUser) CloseAside(nc net.Conn)  { u.s.loop.closeAside(nc) }
 func (u *httpUser) Report()                 {}
 
