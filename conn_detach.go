@@ -80,7 +80,7 @@ func (cl *connLoop) handOut(x *connExtra) {
 	if p.rest != nil || p.err != nil {
 		p.Conn, nc = nc, p
 	}
-	if !f.resolveInCustody(nc, c.loop.closeConn) {
+	if !f.resolveOwned(nc, c.loop.closeConn) {
 		c.loop.closeConn(nc)
 		f.fail(ErrLoopClosed)
 	}

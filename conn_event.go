@@ -298,12 +298,12 @@ func (cl *connLoop) asked() bool {
 		return false
 	}
 	for _, w := range x.flushed {
-		if w.f.isAsked() {
+		if w.f.isHandled() {
 			return true
 		}
 	}
-	return x.connected != nil && !c.facts.has(factUp) && x.connected.isAsked() ||
-		x.upgrade != nil && x.upgrade.done.isAsked()
+	return x.connected != nil && !c.facts.has(factUp) && x.connected.isHandled() ||
+		x.upgrade != nil && x.upgrade.done.isHandled()
 }
 
 // run tells why the connection never came up.

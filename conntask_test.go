@@ -140,7 +140,7 @@ func TestTheErrorThatClosedTheConnectionGoesToTheEventHandlerAsItIs(t *testing.T
 	}
 	onePipe(t, conf, cfg, func(_ *eventloop.Loop, nc net.Conn) { io.ReadAll(nc); nc.Close() })
 	if len(told) != 1 || !errors.Is(told[0], eventloop.ErrTimeout) || told[0].Error() != "read pipe pipe: i/o timeout" {
-		t.Errorf("told %v, want the time-out once, with the address once", told)
+		t.Errorf("told %v, want the timeout once, with the address once", told)
 	}
 }
 

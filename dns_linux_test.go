@@ -38,8 +38,8 @@ func TestSocketOptionsReachADialByName(t *testing.T) {
 	}
 }
 
-// deafPort returns a port of ip to which connecting neither succeeds nor fails:
-// the queue of its listener is full, and Linux drops what comes then.
+// deafPort returns a port of ip to which connecting neither succeeds nor fails: the
+// queue of its listener is full, and Linux drops further connections.
 func deafPort(t testing.TB, ip string) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", ip+":0")

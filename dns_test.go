@@ -34,7 +34,7 @@ type nameServer struct {
 	asked map[string]int
 }
 
-// serveNames starts a server that leaves questions to h.
+// serveNames starts a server that passes questions to h.
 func serveNames(t testing.TB, h dns.HandlerFunc) *nameServer {
 	t.Helper()
 	pc, ln := listenBoth(t)
@@ -60,10 +60,10 @@ func serveNames(t testing.TB, h dns.HandlerFunc) *nameServer {
 	return s
 }
 
-// listenBoth returns sockets of UDP and TCP that have the same port.
+// listenBoth returns a UDP and a TCP socket with the same port.
 func listenBoth(t testing.TB) (net.PacketConn, net.Listener) {
 	t.Helper()
-	for range 20 { // somebody may have the TCP port
+	for range 20 { // the TCP port may be in use
 		pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -77,7 +77,7 @@ func listenBoth(t testing.TB) (net.PacketConn, net.Listener) {
 	return nil, nil
 }
 
-// total returns how many queries came.
+// total returns the number of queries that arrived.
 func (s *nameServer) total() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,14 +87,14 @@ func (s *nameServer) total() (n int) {
 	return n
 }
 
-// count returns how often a question came, such as "a.test. A".
+// count returns how often a question arrived, such as "a.test. A".
 func (s *nameServer) count(question string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.asked[question]
 }
 
-// zone answers from records, as a server in charge of all names does.
+// zone replies from records, as a server with authority over all names does.
 func zone(records ...string) dns.HandlerFunc {
 	var rrs []dns.RR
 	for _, r := range records {
@@ -126,11 +126,11 @@ func zoneReply(rrs []dns.RR, q *dns.Msg) *dns.Msg {
 	return m
 }
 
-// silence never answers.
+// silence never replies.
 func silence(dns.ResponseWriter, *dns.Msg) {}
 
-// namesConfig returns the configuration of a loop that asks servers, and knows
-// nothing of the files of this machine.
+// namesConfig returns the configuration of a loop that queries servers, and ignores
+// the files of this machine.
 func namesConfig(t testing.TB, servers ...string) *eventloop.Config {
 	t.Helper()
 	return &eventloop.Config{Resolver: &eventloop.ResolverConfig{
@@ -152,7 +152,7 @@ func tempFile(t testing.TB, name, contents string) string {
 	return path
 }
 
-// record returns a callback of Then that keeps what it is told.
+// record returns a callback for Then that records its arguments.
 func record[T any](calls *int, v *T, err *error) func(T, error) {
 	return func(v1 T, err1 error) {
 		*calls++
@@ -160,7 +160,7 @@ func record[T any](calls *int, v *T, err *error) func(T, error) {
 	}
 }
 
-// mustAwait returns the result of f in a task, which ends if it is an error.
+// mustAwait returns the result of f in a task. If it is an error, the task ends.
 func mustAwait[T any](t *testing.T, task *eventloop.Task, f *eventloop.Future[T]) T {
 	t.Helper()
 	v, err := f.Await(task)
@@ -228,7 +228,7 @@ func TestLookupOfLocalhostIsTheLoopbackAddress(t *testing.T) { // cl-async: dns-
 	wantEqual(t, "queries", ns.total(), 0)
 }
 
-func TestTwoLookupsAtOnceBothAnswer(t *testing.T) { // cl-async: dns-lookup-multi
+func TestTwoLookupsAtOnceBothSucceed(t *testing.T) { // cl-async: dns-lookup-multi
 	ns := serveNames(t, zone("a.test. 60 IN A 192.0.2.1", "b.test. 60 IN A 192.0.2.2"))
 	var calls [2]int
 	var got [2][]netip.Addr
@@ -244,7 +244,7 @@ func TestTwoLookupsAtOnceBothAnswer(t *testing.T) { // cl-async: dns-lookup-mult
 	wantSlice(t, "addresses of b.test", got[1], addrs("192.0.2.2"))
 }
 
-func TestLookupAnswersTheFamilyAskedFor(t *testing.T) { // cl-async: dns-lookup-family
+func TestLookupReturnsTheRequestedFamily(t *testing.T) { // cl-async: dns-lookup-family
 	ns := serveNames(t, zone("a.test. 60 IN A 192.0.2.1", "a.test. 60 IN AAAA 2001:db8::1"))
 	for network, want := range map[string][]netip.Addr{"ip4": addrs("192.0.2.1"), "ip6": addrs("2001:db8::1")} {
 		var calls int
@@ -260,7 +260,7 @@ func TestLookupAnswersTheFamilyAskedFor(t *testing.T) { // cl-async: dns-lookup-
 	wantEqual(t, "queries", ns.total(), 2)
 }
 
-func TestAFailedLookupThatIsThrownAgainLeavesRunOnce(t *testing.T) { // cl-async: dns-fail
+func TestAPanicWithTheErrorOfALookupLeavesRunOnce(t *testing.T) { // cl-async: dns-fail
 	ns := serveNames(t, zone())
 	calls := 0
 	panicked, _ := outcome(func() {
@@ -306,7 +306,7 @@ func TestReverseLookupFails(t *testing.T) {
 			_, err = l.LookupAddr(bg, netip.Addr{}).Await(task)
 			wantLookupError(t, err, "invalid IP", "notfound")
 			names, err := l.LookupAddr(bg, netip.MustParseAddr("192.0.2.9")).Await(task)
-			wantSlice(t, "names beside the error", names, []string{"good.test."})
+			wantSlice(t, "names together with the error", names, []string{"good.test."})
 			wantLookupError(t, err, "192.0.2.9", "")
 			names = mustAwait(t, task, l.LookupAddr(bg, netip.MustParseAddr("192.0.2.5")))
 			wantSlice(t, "names in the file", names, []string{"five.test.", "five"})
@@ -315,7 +315,7 @@ func TestReverseLookupFails(t *testing.T) {
 	})
 }
 
-func TestNothingIsLeftATurnAfterALookup(t *testing.T) { // cl-async: dns-lookup-mem-leak
+func TestNothingIsLeftOneTurnAfterALookup(t *testing.T) { // cl-async: dns-lookup-mem-leak
 	ns := serveNames(t, zone("a.test. 60 IN A 192.0.2.1", "1.2.0.192.in-addr.arpa. 60 IN PTR a.test."))
 	for what, start := range map[string]func(l *eventloop.Loop, then func(error)){
 		"LookupNetIP": func(l *eventloop.Loop, then func(error)) {
@@ -356,7 +356,7 @@ func TestLaw2NoLookupCallsBackBeforeItReturns(t *testing.T) {
 	cfg.Resolver.HostsFile = tempFile(t, "hosts", "192.0.2.5 five.test\n")
 	mustRun(t, cfg, func(l *eventloop.Loop) {
 		l.Go(bg, func(task *eventloop.Task) error {
-			mustAwait(t, task, l.LookupNetIP(bg, "ip", "a.test")) // from now on cached
+			mustAwait(t, task, l.LookupNetIP(bg, "ip", "a.test")) // cached from now on
 			l.LookupNetIP(bg, "ip", "none.test").Await(task)
 			for host, want := range map[string]int{
 				"192.0.2.1": 1, "2001:db8::1": 1, "fe80::1%lo": 1, "::ffff:192.0.2.1": 1,
@@ -368,7 +368,7 @@ func TestLaw2NoLookupCallsBackBeforeItReturns(t *testing.T) {
 					select {
 					case <-f.Done():
 					default:
-						t.Errorf("%s %q is not answered at once", network, host)
+						t.Errorf("%s %q is not resolved at once", network, host)
 					}
 					f.Then(func(addrs []netip.Addr, err error) {
 						called++
@@ -389,7 +389,7 @@ func TestLaw2NoLookupCallsBackBeforeItReturns(t *testing.T) {
 	wantEqual(t, "queries", ns.total(), 4)
 }
 
-func TestTheFirstLookupOfALiteralAsksNobody(t *testing.T) {
+func TestTheFirstLookupOfALiteralSendsNoQuery(t *testing.T) {
 	var got []netip.Addr
 	var calls int
 	var err error
@@ -419,7 +419,7 @@ func TestErrorsOfLookups(t *testing.T) {
 		}
 	})
 	cfg := namesConfig(t, ns.addr)
-	cfg.Resolver.Attempts, cfg.Resolver.Timeout = 1, time.Second // the others answer at once
+	cfg.Resolver.Attempts, cfg.Resolver.Timeout = 1, time.Second // the other servers reply at once
 	deadline, cancel := context.WithTimeout(bg, time.Millisecond)
 	defer cancel()
 	<-deadline.Done()
@@ -455,7 +455,7 @@ func TestErrorsOfLookups(t *testing.T) {
 	})
 }
 
-func TestQueryOfAllSorts(t *testing.T) {
+func TestQueryReturnsRepliesAndErrors(t *testing.T) {
 	big := make([]string, 0, 100)
 	for i := range 100 {
 		big = append(big, fmt.Sprintf("big.test. 60 IN TXT %q", fmt.Sprintf("%03d %s", i, strings.Repeat("x", 100))))
@@ -513,11 +513,11 @@ func TestQueryOfAllSorts(t *testing.T) {
 	wantEqual(t, "queries for big.test TXT", ns.count("big.test. TXT"), 2)
 }
 
-func TestAThousandLookupsOfOneNameAreOneQueryAFamily(t *testing.T) {
+func TestAThousandLookupsOfOneNameAreOneQueryPerFamily(t *testing.T) {
 	const n = 1000
 	var loop atomic.Pointer[eventloop.Loop]
 	ns := serveNames(t, func(w dns.ResponseWriter, q *dns.Msg) {
-		// Not before all have asked, or somebody would find it in the cache.
+		// Wait until all lookups have begun, or some would find the answer in the cache.
 		eventually(func() bool { return loop.Load().Stats().DNS.CacheMissesTotal == n })
 		zone("a.test. 60 IN A 192.0.2.1", "a.test. 60 IN AAAA 2001:db8::1")(w, q)
 	})
@@ -554,7 +554,7 @@ func TestStatsCountTheCacheAndTheQueries(t *testing.T) {
 	})
 	cfg := namesConfig(t, ns.addr)
 	cfg.Resolver.Attempts = 1
-	cfg.Resolver.NoEDNS = true // or it would be tried without
+	cfg.Resolver.NoEDNS = true // otherwise there is another attempt without EDNS
 	mustRun(t, cfg, func(l *eventloop.Loop) {
 		l.Go(bg, func(task *eventloop.Task) error {
 			wantEqual(t, "queries before any", l.Stats().DNS.QueriesTotal, 0)
@@ -563,7 +563,7 @@ func TestStatsCountTheCacheAndTheQueries(t *testing.T) {
 			mustAwait(t, task, l.LookupNetIP(bg, "ip4", "A.TEST"))
 			l.LookupNetIP(bg, "ip4", "fail.test").Await(task)
 			s := l.Stats()
-			wantEqual(t, "entries", s.DNS.CacheEntries, 4) // for each: the question, and the name
+			wantEqual(t, "entries", s.DNS.CacheEntries, 4) // two per lookup: the question, and the name
 			wantEqual(t, "hits", s.DNS.CacheHitsTotal, 2)
 			wantEqual(t, "misses", s.DNS.CacheMissesTotal, 2)
 			wantEqual(t, "queries", s.DNS.QueriesTotal, 2)
@@ -574,12 +574,12 @@ func TestStatsCountTheCacheAndTheQueries(t *testing.T) {
 	})
 }
 
-func TestForgedAndGarbledPacketsDecideNothing(t *testing.T) {
+func TestForgedAndGarbledPacketsAreIgnored(t *testing.T) {
 	const seed = 1
 	random := rand.New(rand.NewPCG(seed, seed))
 	pc, ln := listenBoth(t)
 	ln.Close()
-	blind, err := net.ListenPacket("udp", "127.0.0.1:0") // knows all but the port of the server
+	blind, err := net.ListenPacket("udp", "127.0.0.1:0") // knows everything but the port of the resolver
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -606,8 +606,8 @@ func TestForgedAndGarbledPacketsDecideNothing(t *testing.T) {
 			evil.Answer[0].(*dns.A).A = net.IPv4(203, 0, 113, 66)
 			packed, _ := evil.Pack()
 			blind.WriteTo(packed, from)
-			// Few enough for the buffer of the socket; should one be full all the
-			// same, the resolver asks again.
+			// Few enough for the buffer of the socket; if it is full anyway, the
+			// resolver sends the query again.
 			for range 12 {
 				for _, p := range garble(random, evil) {
 					pc.WriteTo(p, from)
@@ -636,7 +636,7 @@ func TestForgedAndGarbledPacketsDecideNothing(t *testing.T) {
 	}
 }
 
-// garble returns packets made of a reply that must not be taken for it.
+// garble returns packets derived from a reply that must not be accepted as the reply.
 func garble(random *rand.Rand, m *dns.Msg) (packets [][]byte) {
 	change := func(f func(m *dns.Msg)) {
 		c := m.Copy()
@@ -662,7 +662,7 @@ func garble(random *rand.Rand, m *dns.Msg) (packets [][]byte) {
 }
 
 // pipeNames returns a Dial for a resolver in a synctest bubble, and the number of
-// queries that were answered, by h.
+// queries that h has answered.
 func pipeNames(h func(q *dns.Msg) *dns.Msg) (dial func(context.Context, string, string) (net.Conn, error), asked *atomic.Int64) {
 	asked = new(atomic.Int64)
 	return func(context.Context, string, string) (net.Conn, error) {
@@ -685,7 +685,7 @@ func pipeNames(h func(q *dns.Msg) *dns.Msg) (dial func(context.Context, string, 
 	}, asked
 }
 
-func TestAnAnswerIsCachedForItsTTLAndTheCacheKeepsNoLoopAlive(t *testing.T) {
+func TestAnAnswerIsCachedForItsTTLAndTheCacheDoesNotKeepTheLoopAlive(t *testing.T) {
 	a, _ := dns.NewRR("a.test. 60 IN A 192.0.2.1")
 	cfg := namesConfig(t, "192.0.2.53")
 	synctest.Test(t, func(t *testing.T) {
@@ -711,7 +711,7 @@ func TestAnAnswerIsCachedForItsTTLAndTheCacheKeepsNoLoopAlive(t *testing.T) {
 	})
 }
 
-func TestTriesAreBoundedByTimeoutAndAttempts(t *testing.T) {
+func TestQueriesAreBoundedByTimeoutAndAttempts(t *testing.T) {
 	cfg := namesConfig(t, "192.0.2.53", "192.0.2.54")
 	cfg.Resolver.Timeout, cfg.Resolver.Attempts = 3*time.Second, 2
 	synctest.Test(t, func(t *testing.T) {
@@ -730,7 +730,7 @@ func TestTriesAreBoundedByTimeoutAndAttempts(t *testing.T) {
 	})
 }
 
-func TestHostsFileAndResolvConfAreThoseOfTheConfig(t *testing.T) {
+func TestTheConfigSetsHostsFileAndResolvConf(t *testing.T) {
 	ns := serveNames(t, zone("www.corp.test. 60 IN A 192.0.2.1", "x.y. 60 IN A 192.0.2.2"))
 	var log strings.Builder
 	cfg := namesConfig(t)
@@ -750,12 +750,12 @@ func TestHostsFileAndResolvConfAreThoseOfTheConfig(t *testing.T) {
 			return nil
 		})
 	})
-	wantEqual(t, "tries in the search list before the name itself", ns.count("x.y.corp.test. A"), 1)
+	wantEqual(t, "queries for the search list before the name itself", ns.count("x.y.corp.test. A"), 1)
 	wantEqual(t, "warnings", strings.Count(log.String(), "level=WARN"), 1)
 	wantEqual(t, "the warning names the mistake", strings.Contains(log.String(), "bogus"), true)
 }
 
-func TestABadResolverConfigFailsWhatNeedsNames(t *testing.T) {
+func TestAnInvalidResolverConfigFailsOperationsThatNeedNames(t *testing.T) {
 	for what, change := range map[string]func(c *eventloop.ResolverConfig){
 		`server "ns.test" is not an IP address`:   func(c *eventloop.ResolverConfig) { c.Servers = []string{"ns.test"} },
 		`server "192.0.2.1:0" has port 0`:         func(c *eventloop.ResolverConfig) { c.Servers = []string{"192.0.2.1:0"} },
@@ -789,9 +789,9 @@ func TestABadResolverConfigFailsWhatNeedsNames(t *testing.T) {
 	}
 }
 
-// Package idna takes bytes that are not UTF-8 for the replacement character, with
-// which all such names would be one name.
-func TestANameThatIsNotUTF8IsNotFoundAndNotAsked(t *testing.T) {
+// Package idna treats bytes that are not UTF-8 as the replacement character, so all
+// such names would be the same name.
+func TestANameThatIsNotUTF8IsNotFoundAndNotQueried(t *testing.T) {
 	ns := serveNames(t, zone("xn--zn7c.test. 60 IN A 127.0.0.1", "xn--zn7ca.test. 60 IN A 127.0.0.1"))
 	for _, name := range []string{"\xff\xfe.test", "\xc3.test", "\xed\xa0\x80.test", "\u00fc\xff.test", "\ufffd.test"} {
 		failed := 0
@@ -816,7 +816,7 @@ func TestANameThatIsNotUTF8IsNotFoundAndNotAsked(t *testing.T) {
 	wantEqual(t, "queries", ns.total(), 0)
 }
 
-// acceptAndClose listens, and closes what it accepts when the peer does.
+// acceptAndClose listens, and closes each accepted connection when the peer does.
 func acceptAndClose(t testing.TB, address string) net.Listener {
 	t.Helper()
 	ln, err := net.Listen("tcp", address)
@@ -853,8 +853,8 @@ func TestLookupsBeforeRunAndAfterTheEndFail(t *testing.T) {
 	check(eventloop.ErrLoopClosed)
 }
 
-// A stage is a point at which a lookup waits. start begins one and returns what
-// it is about; reached is closed when it is at that point.
+// A stage is a point at which a lookup waits. start begins a lookup and returns its
+// subject; reached is closed when the lookup is at that point.
 var stages = map[string]func(t *testing.T, cfg *eventloop.Config, reached func()){
 	"UDP": func(t *testing.T, cfg *eventloop.Config, reached func()) {
 		cfg.Resolver.Servers = []string{serveNames(t, func(dns.ResponseWriter, *dns.Msg) { reached() }).addr}
@@ -887,8 +887,8 @@ var stages = map[string]func(t *testing.T, cfg *eventloop.Config, reached func()
 	},
 }
 
-// stage prepares one of the stages. The server never answers, so that only what
-// the test does can end the wait.
+// stage prepares one of the stages. The server never replies, so that only the test
+// can end the wait.
 func stage(t *testing.T, name string) (cfg *eventloop.Config, reached chan struct{}) {
 	cfg = namesConfig(t, "192.0.2.53")
 	cfg.Resolver.Timeout = time.Hour
@@ -923,7 +923,7 @@ func TestCancellationEndsALookupAtEveryStage(t *testing.T) {
 	}
 }
 
-func TestOneWhoLeavesDoesNotEndTheLookupOfOthers(t *testing.T) {
+func TestACanceledLookupDoesNotEndIdenticalLookups(t *testing.T) {
 	release := make(chan struct{})
 	ns := serveNames(t, func(w dns.ResponseWriter, q *dns.Msg) {
 		<-release
@@ -943,8 +943,8 @@ func TestOneWhoLeavesDoesNotEndTheLookupOfOthers(t *testing.T) {
 		})
 		cancel()
 	})
-	wantEqual(t, "who left", left, 1)
-	wantEqual(t, "who stayed", calls, 1)
+	wantEqual(t, "canceled lookups", left, 1)
+	wantEqual(t, "completed lookups", calls, 1)
 }
 
 func TestTheEndOfTheLoopEndsLookupsAtEveryStage(t *testing.T) {
@@ -978,7 +978,7 @@ func TestLaw6NothingOfTheResolverIsLeftWhenRunReturns(t *testing.T) {
 		defer running.Add(-1)
 		reached <- struct{}{}
 		<-ctx.Done()
-		time.Sleep(20 * time.Millisecond) // slow to go: Run waits for it
+		time.Sleep(20 * time.Millisecond) // slow to return: Run waits for it
 		return nil, ctx.Err()
 	}
 	mustRun(t, cfg, func(l *eventloop.Loop) {
@@ -1073,7 +1073,8 @@ func TestLookupsFromOtherGoroutinesWhileTheLoopEnds(t *testing.T) {
 	}
 }
 
-// only answers questions of one type, at once, and others never, as some routers do.
+// only replies to questions of one type, at once, and never to others, like some
+// routers.
 func only(qtype uint16) func(q *dns.Msg) *dns.Msg {
 	return func(q *dns.Msg) *dns.Msg {
 		if q.Question[0].Qtype != qtype {
@@ -1083,8 +1084,8 @@ func only(qtype uint16) func(q *dns.Msg) *dns.Msg {
 	}
 }
 
-// answerFor returns a reply to q with those of the records, which lack the name,
-// that it asks for.
+// answerFor returns a reply to q with those of the records that have its type. The
+// records have no name.
 func answerFor(q *dns.Msg, records ...string) *dns.Msg {
 	var rrs []dns.RR
 	for _, s := range records {
@@ -1097,8 +1098,8 @@ func answerFor(q *dns.Msg, records ...string) *dns.Msg {
 	return zoneReply(rrs, q)
 }
 
-// virtualNames runs f in a task, in virtual time, with servers that answer as h
-// says. Connections over the loopback interface take no time there.
+// virtualNames runs f in a task, in virtual time, with servers whose replies come from
+// h. Connections over the loopback interface take no time there.
 func virtualNames(t *testing.T, h func(q *dns.Msg) *dns.Msg, f func(l *eventloop.Loop, task *eventloop.Task)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -1113,7 +1114,7 @@ func virtualNames(t *testing.T, h func(q *dns.Msg) *dns.Msg, f func(l *eventloop
 	})
 }
 
-func TestAnAnswerThatIsMissingDelaysTheFirstLookupOnly(t *testing.T) {
+func TestAMissingReplyDelaysOnlyTheFirstLookup(t *testing.T) {
 	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
 		virtualNames(t, only(qtype), func(l *eventloop.Loop, task *eventloop.Task) {
 			for i, want := range []time.Duration{time.Second, 0, 0} {
@@ -1125,7 +1126,7 @@ func TestAnAnswerThatIsMissingDelaysTheFirstLookupOnly(t *testing.T) {
 	}
 }
 
-// answerHTTP listens and answers one request on each connection.
+// answerHTTP listens and responds to one request on each connection.
 func answerHTTP(t *testing.T, address string) (port string) {
 	ln, err := net.Listen("tcp", address)
 	if err != nil {
@@ -1151,7 +1152,7 @@ func answerHTTP(t *testing.T, address string) (port string) {
 	return port
 }
 
-// connectBy dials host and sends it a request, and returns how long each took.
+// connectBy dials host and sends a request to it, and returns how long each took.
 func connectBy(t *testing.T, l *eventloop.Loop, task *eventloop.Task, port, dialed, requested string) (dial, request time.Duration) {
 	began := time.Now()
 	connected, resolve := eventloop.NewFuture[struct{}](l)
@@ -1167,8 +1168,8 @@ func connectBy(t *testing.T, l *eventloop.Loop, task *eventloop.Task, port, dial
 	return dial, time.Since(began)
 }
 
-// RFC 8305 section 3: IPv6 is waited for for 50 ms, IPv4 not at all.
-func TestADialAndARequestBeginWithTheFamilyThatIsKnown(t *testing.T) {
+// RFC 8305 section 3: a dial waits 50 ms for IPv6, and not at all for IPv4.
+func TestADialAndARequestStartWithTheKnownFamily(t *testing.T) {
 	for _, test := range []struct {
 		address string
 		known   uint16
@@ -1180,7 +1181,7 @@ func TestADialAndARequestBeginWithTheFamilyThatIsKnown(t *testing.T) {
 				dial, request := connectBy(t, l, task, port, "dial.test", "http.test")
 				wantEqual(t, "duration of the dial", dial, test.want)
 				wantEqual(t, "duration of the request", request, test.want)
-				task.Sleep(time.Second) // until it is known that there is no more
+				task.Sleep(time.Second) // until the resolver knows that there are no more addresses
 				dial, request = connectBy(t, l, task, port, "dial.test", "http.test")
 				wantEqual(t, "duration of the second dial", dial, 0)
 				wantEqual(t, "duration of the second request", request, 0)
@@ -1189,7 +1190,7 @@ func TestADialAndARequestBeginWithTheFamilyThatIsKnown(t *testing.T) {
 	}
 }
 
-// The addresses that are known may be those that do not answer.
+// The addresses that are known first may not respond.
 func TestADialUsesAddressesThatAreKnownLater(t *testing.T) {
 	port := answerHTTP(t, "127.0.0.1:0")
 	virtualNames(t, func(q *dns.Msg) *dns.Msg {
@@ -1204,7 +1205,7 @@ func TestADialUsesAddressesThatAreKnownLater(t *testing.T) {
 	})
 }
 
-func TestNamesThatHangHoldUpNothingElse(t *testing.T) {
+func TestNamesThatTimeOutDelayNothingElse(t *testing.T) {
 	port := answerHTTP(t, "127.0.0.1:0")
 	virtualNames(t, func(q *dns.Msg) *dns.Msg {
 		if strings.HasPrefix(q.Question[0].Name, "hang") {
@@ -1217,7 +1218,7 @@ func TestNamesThatHangHoldUpNothingElse(t *testing.T) {
 		for i := range 1000 {
 			l.LookupNetIP(ctx, "ip", fmt.Sprintf("hang%d.test", i)).Then(func([]netip.Addr, error) {})
 		}
-		for i := range 12 { // longer than they take to fail
+		for i := range 12 { // longer than the lookups take to fail
 			took := func(what string, f func()) {
 				began := time.Now()
 				f()
@@ -1299,7 +1300,7 @@ func TestADeadServerCostsItsTimeoutOnce(t *testing.T) {
 	})
 }
 
-func TestDNSOverTLSUsesItsConnectionAgain(t *testing.T) {
+func TestDNSOverTLSReusesItsConnection(t *testing.T) {
 	cert, pool := newCertificate("dns.test")
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -1319,7 +1320,7 @@ func TestDNSOverTLSUsesItsConnectionAgain(t *testing.T) {
 	cfg.Resolver.TLS = &tls.Config{RootCAs: pool, ServerName: "dns.test"}
 	mustRun(t, cfg, func(l *eventloop.Loop) {
 		l.Go(bg, func(task *eventloop.Task) error {
-			for i := range 20 { // both families each
+			for i := range 20 { // two queries per lookup, one per family
 				mustAwait(t, task, l.LookupNetIP(bg, "ip", fmt.Sprintf("n%d.test", i)))
 			}
 			return nil
@@ -1375,7 +1376,7 @@ func TestTheLookupOfADialIsAnOpenQuery(t *testing.T) {
 	})
 }
 
-// dialFailure dials and returns what OnEvent was told.
+// dialFailure dials and returns the error that OnEvent received.
 func dialFailure(t *testing.T, cfg *eventloop.Config, ctx context.Context, address string, conn eventloop.ConnConfig) (err error) {
 	t.Helper()
 	events, closes := 0, 0
@@ -1419,18 +1420,18 @@ func TestADialOfANameThatDoesNotExistEndsALoopThatDoesNotListen(t *testing.T) {
 	wantIs(t, err, eventloop.ErrDNS, eventloop.ErrConn)
 }
 
-func TestADialThatIsRefusedEverywhere(t *testing.T) {
+func TestADialThatEveryAddressRefuses(t *testing.T) {
 	port := freePort(t, "127.0.0.1", "127.0.0.2")
 	ns := serveNames(t, zone("a.test. 60 IN A 127.0.0.1", "a.test. 60 IN A 127.0.0.2"))
 	err := dialFailure(t, namesConfig(t, ns.addr), bg, "a.test:"+port, eventloop.ConnConfig{})
 	wantIs(t, err, eventloop.ErrRefused, eventloop.ErrTCP, eventloop.ErrConn)
 	wantEqual(t, "ErrDNS", errors.Is(err, eventloop.ErrDNS), false)
 	for _, ip := range []string{"127.0.0.1", "127.0.0.2"} {
-		wantEqual(t, fmt.Sprintf("%q tells of %s", err, ip), strings.Contains(err.Error(), ip+":"+port), true)
+		wantEqual(t, fmt.Sprintf("%q names %s", err, ip), strings.Contains(err.Error(), ip+":"+port), true)
 	}
 }
 
-// freePort returns a port that nobody listens on at the given addresses.
+// freePort returns a port without a listener on the given addresses.
 func freePort(t testing.TB, ips ...string) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", ips[0]+":0")
@@ -1442,7 +1443,7 @@ func freePort(t testing.TB, ips ...string) string {
 	return port
 }
 
-func TestANameServerThatIsGoneIsNotAPeerThatRefuses(t *testing.T) {
+func TestARefusalByANameServerIsNotARefusalByThePeer(t *testing.T) {
 	pc, ln := listenBoth(t)
 	addr := pc.LocalAddr().String()
 	pc.Close()
@@ -1457,7 +1458,7 @@ func TestANameServerThatIsGoneIsNotAPeerThatRefuses(t *testing.T) {
 	}
 }
 
-func TestANameServerThatResetsIsNotInformation(t *testing.T) {
+func TestAResetByANameServerIsNotInformation(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -1470,7 +1471,7 @@ func TestANameServerThatResetsIsNotInformation(t *testing.T) {
 			if err != nil {
 				return
 			}
-			c.Read(make([]byte, 1)) // the rest of the query unread: closing resets
+			c.Read(make([]byte, 1)) // leaves the rest of the query unread, so closing resets
 			c.(*net.TCPConn).SetLinger(0)
 			c.Close()
 		}
@@ -1479,7 +1480,7 @@ func TestANameServerThatResetsIsNotInformation(t *testing.T) {
 	cfg := namesConfig(t, ln.Addr().String())
 	cfg.Resolver.UseTCP = true
 	cfg.Resolver.Attempts = 1
-	// The default handler ignores information, and so would a failed dial be lost.
+	// The default handler ignores information, so the failed dial would be lost.
 	err = runLoop(t, cfg, func(l *eventloop.Loop) { l.Dial(bg, "tcp", "a.test:80", nil) })
 	wantIs(t, err, eventloop.ErrDNS, eventloop.ErrConn)
 	wantEqual(t, "IsInfo", eventloop.IsInfo(err), false)
@@ -1517,7 +1518,7 @@ func TestADialWhoseFirstAddressRefusesTakesTheSecond(t *testing.T) {
 	wantEqual(t, "connections", connected, 1)
 }
 
-func TestADialThatTimesOutTellsSo(t *testing.T) {
+func TestADialThatTimesOutReportsATimeout(t *testing.T) {
 	port := deafPort(t, "127.0.0.9")
 	hosts := tempFile(t, "hosts", "127.0.0.9 one.test\n127.0.0.9 two.test\n127.0.0.8 two.test\n")
 	for _, host := range []string{"one.test", "two.test", "127.0.0.9"} {
@@ -1549,7 +1550,7 @@ func TestConnConfigReachesADialByName(t *testing.T) {
 }
 
 // dialStage prepares one of the points at which a dial waits: those of its lookup,
-// connecting to one address, connecting to two at once, and the handshake.
+// connecting to one address, connecting to two addresses in parallel, and the handshake.
 func dialStage(t *testing.T, name string) (cfg *eventloop.Config, reached chan struct{}, address string, conn *eventloop.ConnConfig) {
 	conn = &eventloop.ConnConfig{}
 	if _, ok := stages[name]; ok {
@@ -1560,11 +1561,11 @@ func dialStage(t *testing.T, name string) (cfg *eventloop.Config, reached chan s
 	reached = make(chan struct{})
 	switch name {
 	case "connect":
-		close(reached) // nobody can tell; the goroutine may have come so far or not
+		close(reached) // not observable; the goroutine may have reached this point or not
 		return cfg, reached, "127.0.0.9:" + deafPort(t, "127.0.0.9"), conn
 	case "race":
-		// Both attempts are under way some time after the attempt delay. Were it
-		// not so, the test would still hold.
+		// Both attempts are in progress some time after the attempt delay. Otherwise
+		// the test would still be valid.
 		time.AfterFunc(300*time.Millisecond, func() { close(reached) })
 		cfg.Resolver.HostsFile = tempFile(t, "hosts", "127.0.0.9 deaf.test\n127.0.0.10 deaf.test\n")
 		return cfg, reached, "deaf.test:" + deafPort(t, "0.0.0.0"), conn
@@ -1590,7 +1591,7 @@ func dialStage(t *testing.T, name string) (cfg *eventloop.Config, reached chan s
 	panic(name)
 }
 
-func TestADialIsCancelledAtEveryStageByWhoever(t *testing.T) {
+func TestADialCanBeCanceledAtEveryStage(t *testing.T) {
 	boom := errors.New("boom")
 	for _, name := range []string{"UDP", "TCP", "connecting", "TLS", "connect", "race", "handshake"} {
 		for _, by := range []string{"context", "Close", "Abort", "Stop"} {
@@ -1629,7 +1630,7 @@ func TestADialIsCancelledAtEveryStageByWhoever(t *testing.T) {
 				}
 				wantIs(t, events[0], boom, eventloop.ErrConn)
 				wantEqual(t, "ErrTimeout", errors.Is(events[0], eventloop.ErrTimeout), false)
-				if name != "handshake" { // which tells the cause alone
+				if name != "handshake" { // whose error is only the cause
 					wantIs(t, events[0], context.Canceled)
 				}
 			})
@@ -1737,8 +1738,8 @@ func BenchmarkLookupUncached(b *testing.B) {
 	})
 }
 
-// BenchmarkLookupCancel measures, as ns/cancel, from the end of the context, or of
-// the loop, in the middle of a lookup to the moment that all is gone.
+// BenchmarkLookupCancel measures, as ns/cancel, the time from the end of the context or
+// of the loop, in the middle of a lookup, until everything has ended.
 func BenchmarkLookupCancel(b *testing.B) {
 	asked := make(chan struct{})
 	ns := serveNames(b, func(dns.ResponseWriter, *dns.Msg) { asked <- struct{}{} })
@@ -1761,7 +1762,7 @@ func BenchmarkLookupCancel(b *testing.B) {
 		names := 0
 		measure(b, func() func() {
 			ctx, cancel := context.WithCancel(bg)
-			// Names of its own: a lookup may join what is left of the last one.
+			// Distinct names: a lookup may join the rest of the previous one.
 			names++
 			f := l.LookupNetIP(ctx, "ip4", fmt.Sprintf("n%d.test", names))
 			return func() { cancel(); <-f.Done() }
@@ -1778,7 +1779,7 @@ func BenchmarkLookupCancel(b *testing.B) {
 	})
 }
 
-// BenchmarkDialFirstAddressDead is the figure of RFC 8305: the attempt delay of
+// BenchmarkDialFirstAddressDead measures the delay of RFC 8305: the attempt delay of
 // 250 ms, and little more.
 func BenchmarkDialFirstAddressDead(b *testing.B) {
 	port := deafPort(b, "127.0.0.9")

@@ -119,7 +119,7 @@ type Loop struct {
 	refs     int // handles, timers and one-shots that keep the loop alive
 	handles  handleList
 	exits    []func()
-	unasked  map[*unasked]struct{}
+	failures map[*unhandled]struct{}
 	strays   []func() // see stray
 	closes   map[*foreignClose]struct{}
 	down     shutdown

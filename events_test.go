@@ -34,7 +34,7 @@ func TestOpErrorMatchesTheSentinelsOfItsCause(t *testing.T) {
 	}
 	tests := []struct {
 		err  *eventloop.OpError
-		want string // besides ErrConn
+		want string // in addition to ErrConn
 		info bool
 	}{
 		{&eventloop.OpError{Op: "dial", Net: "tcp", Err: refused}, "ErrTCP ErrRefused", false},
@@ -127,7 +127,7 @@ func TestIsInfoIsTrueOfOrdinaryEndsOnly(t *testing.T) {
 		"refused":                 {syscall.ECONNREFUSED, false},
 		"timeout":                 {os.ErrDeadlineExceeded, false},
 		"closed":                  {net.ErrClosed, false},
-		"cancelled":               {context.Canceled, false},
+		"canceled":                {context.Canceled, false},
 		"a panic with a reset":    {&eventloop.PanicError{Value: syscall.ECONNRESET}, false},
 		"a panic with EOF":        {&eventloop.PanicError{Value: io.EOF}, false},
 	}

@@ -599,7 +599,7 @@ func TestForeignCodeThatNeverReturnsIsNamedInTheErrorOfRun(t *testing.T) {
 		run(t, grace, want, func(l *eventloop.Loop, release chan struct{}) {
 			ours, _ := net.Pipe()
 			c, _ := l.Adopt(deafenedConn{ours, "Close", release}, nil)
-			c.Connected().Then(func(c *eventloop.Conn, err error) { c.Detach() }) // nobody takes it
+			c.Connected().Then(func(c *eventloop.Conn, err error) { c.Detach() }) // no caller takes it
 		})
 	}
 }

@@ -30,15 +30,15 @@ type Future[T any] struct {
 
 	mu        sync.Mutex // guards the following
 	state     futureState
-	asked     bool
+	handled   bool
 	value     T
 	err       error
 	done      chan struct{}          // made when Done is first called
 	then      func(v T, err error)   // the first callback, and the only one of most futures
 	thens     []func(v T, err error) // the other callbacks, in order
 	observers observerList
-	unasked   *unasked    // the failure, while it waits to be reported
-	custody   *custody[T] // of a result that must be closed, until a caller takes it
+	unhandled *unhandled      // the failure, while it waits to be reported
+	owned     *ownedResult[T] // of a result that must be closed, until a caller takes it
 }
 
 type futureState uint8
@@ -49,8 +49,8 @@ const (
 	futureClosed // by the end of the loop: Then is not called
 )
 
-// unaskedGrace is how long a failure may stay unhandled before it is reported.
-const unaskedGrace = time.Second
+// unhandledGrace is how long a failure may stay unhandled before it is reported.
+const unhandledGrace = time.Second
 
 // NewFuture returns a pending future and the function that resolves it. That function
 // may be called from any goroutine; only the first call has an effect. After the end of
@@ -87,10 +87,10 @@ func (f *Future[T]) fail(err error) {
 	}
 }
 
-func (f *Future[T]) isAsked() bool {
+func (f *Future[T]) isHandled() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.asked
+	return f.handled
 }
 
 // failedFuture returns the future of an operation that could not begin.
@@ -145,15 +145,15 @@ func (f *Future[T]) finishFrom(o origin, state futureState, v T, err error) {
 	for o := f.observers.pop(); o != nil; o = f.observers.pop() {
 		o.notify()
 	}
-	if err != nil && !f.asked && state == futureResolved {
-		f.unasked = f.loop.watchUnasked(o.from(err))
+	if err != nil && !f.handled && state == futureResolved {
+		f.unhandled = f.loop.watchUnhandled(o.from(err))
 	}
 }
 
 // post arranges for then to be called with the result.
 func (f *Future[T]) post(then func(v T, err error)) {
 	v, err := f.value, f.err
-	if f.custody == nil {
+	if f.owned == nil {
 		f.loop.Post(func() { then(v, err) })
 		return
 	}
@@ -165,47 +165,47 @@ func (f *Future[T]) post(then func(v T, err error)) {
 	})
 }
 
-// A custody owns a result that has to be closed, such as a connection. If the loop is
-// stopped before a caller has taken the result, the custody closes it.
-type custody[T any] struct {
+// An ownedResult is a result that has to be closed, such as a connection. If the loop
+// is stopped before a caller has taken the result, terminate closes it.
+type ownedResult[T any] struct {
 	handle
 	f    *Future[T]
 	drop func(v T)
 }
 
-// resolveInCustody is resolve for a result that drop closes. If the loop has ended, it
+// resolveOwned is resolve for a result that drop closes. If the loop has ended, it
 // returns false and does not use v.
-func (f *Future[T]) resolveInCustody(v T, drop func(v T)) bool {
-	c := &custody[T]{f: f, drop: drop}
+func (f *Future[T]) resolveOwned(v T, drop func(v T)) bool {
+	c := &ownedResult[T]{f: f, drop: drop}
 	c.unref = true // it does not keep the loop alive
 	if f.loop.register(&c.handle, c, kindFuture, false) != nil {
 		return false
 	}
 	f.mu.Lock()
-	f.custody = c
+	f.owned = c
 	f.mu.Unlock()
 	f.resolve(v, nil)
 	return true
 }
 
-// take ends the custody: the caller now owns the result. The caller holds f.mu.
+// take passes the ownership of the result to the caller. The caller holds f.mu.
 func (f *Future[T]) take() {
-	if c := f.custody; c != nil {
-		f.custody = nil
+	if c := f.owned; c != nil {
+		f.owned = nil
 		f.loop.unregister(&c.handle)
 	}
 }
 
 // terminate drops the result if the loop ends by force. Otherwise the result stays with
 // the future, whose methods still return it after the end of the loop.
-func (c *custody[T]) terminate() {
+func (c *ownedResult[T]) terminate() {
 	f := c.f
 	f.mu.Lock()
-	v, mine := f.value, f.custody == c
+	v, mine := f.value, f.owned == c
 	if mine = mine && f.loop.isStopping(); mine {
 		f.state, f.value, f.err = futureClosed, *new(T), ErrLoopClosed
 	}
-	f.custody = nil
+	f.owned = nil
 	f.mu.Unlock()
 	if mine {
 		c.drop(v)
@@ -213,14 +213,14 @@ func (c *custody[T]) terminate() {
 	f.loop.unregister(&c.handle)
 }
 
-func (c *custody[T]) describe() string { return "" }
+func (c *ownedResult[T]) describe() string { return "" }
 
-// ask marks the result as handled. The caller holds f.mu.
-func (f *Future[T]) ask() {
-	f.asked = true
-	if f.unasked != nil {
-		f.loop.forgetUnasked(f.unasked)
-		f.unasked = nil
+// markHandled marks the result as handled. The caller holds f.mu.
+func (f *Future[T]) markHandled() {
+	f.handled = true
+	if f.unhandled != nil {
+		f.loop.forgetUnhandled(f.unhandled)
+		f.unhandled = nil
 	}
 }
 
@@ -230,7 +230,7 @@ func (f *Future[T]) ask() {
 func (f *Future[T]) observe(cb func(v T, err error)) *observer {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.ask()
+	f.markHandled()
 	o := &observer{}
 	if f.state != futurePending {
 		f.take()
@@ -298,46 +298,46 @@ func (l *observerList) pop() *observer {
 	return o
 }
 
-// An unasked is a failure that is not handled yet.
-type unasked struct {
+// An unhandled is a failure that is not handled yet.
+type unhandled struct {
 	err   error
 	timer *Timer
 }
 
-// watchUnasked reports err after unaskedGrace. The timer does not keep the loop alive:
+// watchUnhandled reports err after unhandledGrace. The timer does not keep the loop alive:
 // if the loop ends earlier, teardown reports err. If the loop has already ended, err is
 // only logged, unless it is ErrLoopClosed.
-func (l *Loop) watchUnasked(err error) *unasked {
-	u := &unasked{err: err}
+func (l *Loop) watchUnhandled(err error) *unhandled {
+	u := &unhandled{err: err}
 	u.timer = &Timer{loop: l, unref: true, f: func() {
-		if l.forgetUnasked(u) {
-			l.reportUnasked(err)
+		if l.forgetUnhandled(u) {
+			l.reportUnhandled(err)
 		}
 	}}
 	l.mu.Lock()
 	usable := l.usable(true) == nil
 	if usable {
-		u.timer.arm(unaskedGrace)
-		if l.unasked == nil {
-			l.unasked = make(map[*unasked]struct{})
+		u.timer.arm(unhandledGrace)
+		if l.failures == nil {
+			l.failures = make(map[*unhandled]struct{})
 		}
-		l.unasked[u] = struct{}{}
+		l.failures[u] = struct{}{}
 	}
 	l.mu.Unlock()
 	if usable {
 		return u
 	}
 	if !errors.Is(err, ErrLoopClosed) {
-		l.logUnasked(err)
+		l.logUnhandled(err)
 	}
 	return nil
 }
 
-// forgetUnasked removes u and reports whether u was still waiting to be reported.
-func (l *Loop) forgetUnasked(u *unasked) bool {
+// forgetUnhandled removes u and reports whether u was still waiting to be reported.
+func (l *Loop) forgetUnhandled(u *unhandled) bool {
 	l.mu.Lock()
-	_, ok := l.unasked[u]
-	delete(l.unasked, u)
+	_, ok := l.failures[u]
+	delete(l.failures, u)
 	l.mu.Unlock()
 	if ok {
 		u.timer.Stop()
@@ -345,9 +345,9 @@ func (l *Loop) forgetUnasked(u *unasked) bool {
 	return ok
 }
 
-// reportUnasked reports an unhandled failure. Unlike other events it never ends the
+// reportUnhandled reports an unhandled failure. Unlike other events it never ends the
 // loop by default. It runs on the loop.
-func (l *Loop) reportUnasked(err error) {
+func (l *Loop) reportUnhandled(err error) {
 	if !isEnd(err) {
 		l.count.errors.Add(1)
 	}
@@ -355,12 +355,12 @@ func (l *Loop) reportUnasked(err error) {
 		l.callEvent(func() { h(err) })
 		return
 	}
-	l.logUnasked(err)
+	l.logUnhandled(err)
 }
 
-// logUnasked logs an unhandled failure, unless it is the ordinary end of a connection:
+// logUnhandled logs an unhandled failure, unless it is the ordinary end of a connection:
 // a task per client that reads until io.EOF and returns io.EOF has not failed.
-func (l *Loop) logUnasked(err error) {
+func (l *Loop) logUnhandled(err error) {
 	if !isEnd(err) {
 		attrs := []any{"err", err}
 		if f, ok := err.(*failure); ok {
@@ -375,19 +375,19 @@ func isEnd(err error) bool {
 	return IsInfo(err) || errors.Is(err, net.ErrClosed) && !isPanic(err)
 }
 
-// flushUnasked reports, at the end of the loop, the failures that still wait to be
+// flushUnhandled reports, at the end of the loop, the failures that still wait to be
 // reported. After an end by force no event callback runs any more, so they are only
 // logged.
-func (l *Loop) flushUnasked() {
+func (l *Loop) flushUnhandled() {
 	l.mu.Lock()
-	rest, forced := l.unasked, l.stopping
-	l.unasked = nil
+	rest, forced := l.failures, l.stopping
+	l.failures = nil
 	l.mu.Unlock()
 	for u := range rest {
 		if forced {
-			l.logUnasked(u.err)
+			l.logUnhandled(u.err)
 		} else {
-			l.reportUnasked(u.err)
+			l.reportUnhandled(u.err)
 		}
 	}
 }
@@ -402,7 +402,7 @@ func (l *Loop) flushUnasked() {
 func (f *Future[T]) Then(cb func(v T, err error)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.ask()
+	f.markHandled()
 	switch {
 	case cb == nil:
 	case f.state == futurePending && f.then == nil:
@@ -418,14 +418,14 @@ func (f *Future[T]) Then(cb func(v T, err error)) {
 func (f *Future[T]) Ignore() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.ask()
+	f.markHandled()
 }
 
 // Done returns a channel that is closed when the result is there.
 func (f *Future[T]) Done() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.ask()
+	f.markHandled()
 	if f.done == nil {
 		f.done = make(chan struct{})
 		if f.state != futurePending {
@@ -444,7 +444,7 @@ func (f *Future[T]) Result() (T, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.ask()
+	f.markHandled()
 	if f.state == futurePending {
 		return f.value, ErrPending
 	}

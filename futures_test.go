@@ -26,13 +26,13 @@ func TestThenIsCalledWithTheResultOnceAndInOrder(t *testing.T) {
 		}
 		f.Then(nil)
 		resolve(42, nil)
-		resolve(43, errFuture) // does nothing
+		resolve(43, errFuture) // has no effect
 		f.Then(func(v int, err error) { calls = append(calls, fmt.Sprint("late ", v, err)) })
 	})
 	wantSlice(t, "calls", calls, []string{"0 42 <nil>", "1 42 <nil>", "2 42 <nil>", "late 42 <nil>"})
 }
 
-func TestThenGetsValueAndErrorAsTheyWereGiven(t *testing.T) {
+func TestThenReceivesValueAndErrorUnchanged(t *testing.T) {
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		f, resolve := eventloop.NewFuture[string](l)
 		f.Then(func(v string, err error) {
@@ -45,7 +45,7 @@ func TestThenGetsValueAndErrorAsTheyWereGiven(t *testing.T) {
 
 func TestAFutureResolvedByAnotherGoroutineCallsThenOnTheLoop(t *testing.T) {
 	const futures = 200
-	sum := 0 // not synchronised
+	sum := 0 // not synchronized
 	var wg sync.WaitGroup
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		for i := range futures {
@@ -59,7 +59,7 @@ func TestAFutureResolvedByAnotherGoroutineCallsThenOnTheLoop(t *testing.T) {
 	wantEqual(t, "sum", sum, futures*(futures-1))
 }
 
-func TestOnlyOneOfManyResolvesCounts(t *testing.T) {
+func TestOnlyTheFirstOfManyResolvesCounts(t *testing.T) {
 	calls := 0
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		f, resolve := eventloop.NewFuture[int](l)
@@ -153,15 +153,15 @@ func TestWaitReturnsTheCauseOfItsContext(t *testing.T) {
 	_, err := f.Wait(ctx)
 	wantEqual(t, "error", err, cause)
 	resolve(1, nil)
-	v, err := f.Wait(ctx) // a result counts more than the end of the context
+	v, err := f.Wait(ctx) // a result takes precedence over the end of the context
 	wantEqual(t, "value", v, 1)
 	wantEqual(t, "error", err, nil)
 	end()
 }
 
-// A result that is there does not change what Wait returns: it would depend on
-// chance, or on the speed of something else.
-func TestWaitOnTheLoopItselfIsErrOnLoopAlways(t *testing.T) {
+// An available result does not change what Wait returns. Otherwise the outcome would
+// depend on timing.
+func TestWaitOnItsOwnLoopAlwaysReturnsErrOnLoop(t *testing.T) {
 	waits := 0
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		f, resolve := eventloop.NewFuture[int](l)
@@ -261,7 +261,7 @@ func TestAFutureMadeAfterTheEndHasFailed(t *testing.T) {
 	f.Unref()
 }
 
-// makeFutures returns n futures and what resolves them.
+// makeFutures returns n futures and the functions that resolve them.
 func makeFutures(l *eventloop.Loop, n int) (fs []*eventloop.Future[int], resolve []func(int, error)) {
 	for range n {
 		f, r := eventloop.NewFuture[int](l)
@@ -339,7 +339,7 @@ func TestAnyFailsWithAllErrorsIfNoneSucceeds(t *testing.T) {
 	wantEqual(t, "calls", called, 1)
 }
 
-func TestRaceGivesTheFirstResultBeItASuccessOrAFailure(t *testing.T) {
+func TestRaceGivesTheFirstResultWhetherSuccessOrFailure(t *testing.T) {
 	called := 0
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		fs, resolve := makeFutures(l, 3)
@@ -407,7 +407,7 @@ func TestAllEndsWithErrLoopClosedWhenALoopOfItsFuturesIsStopped(t *testing.T) {
 	end()
 }
 
-func TestAFailedFutureThatNobodyAskedAboutIsReportedAfterASecond(t *testing.T) {
+func TestAnUnhandledFailureIsReportedAfterASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events []error
 		began := time.Now()
@@ -419,7 +419,7 @@ func TestAFailedFutureThatNobodyAskedAboutIsReportedAfterASecond(t *testing.T) {
 			_, resolve := eventloop.NewFuture[int](l)
 			resolve(0, errFuture)
 			_, resolve = eventloop.NewFuture[int](l)
-			resolve(0, nil) // a success is nobody's business
+			resolve(0, nil) // a success is not reported
 			l.AfterFunc(time.Hour, func() {})
 			return nil
 		})
@@ -428,7 +428,7 @@ func TestAFailedFutureThatNobodyAskedAboutIsReportedAfterASecond(t *testing.T) {
 	})
 }
 
-func TestAnUnaskedFailureIsReportedAtTheNaturalEndAndDoesNotDelayIt(t *testing.T) {
+func TestAnUnhandledFailureIsReportedAtTheNaturalExitAndDoesNotDelayIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events []error
 		began := time.Now()
@@ -443,7 +443,7 @@ func TestAnUnaskedFailureIsReportedAtTheNaturalEndAndDoesNotDelayIt(t *testing.T
 	})
 }
 
-func TestAnUnaskedFailureIsLoggedWithoutAHandlerAndNeverEndsTheLoop(t *testing.T) {
+func TestAnUnhandledFailureIsLoggedWithoutAnEventHandlerAndNeverEndsTheLoop(t *testing.T) {
 	for _, forced := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			var log bytes.Buffer
@@ -459,7 +459,7 @@ func TestAnUnaskedFailureIsLoggedWithoutAHandlerAndNeverEndsTheLoop(t *testing.T
 				return nil
 			})
 			wantEqual(t, "error of Run", err, nil)
-			wantEqual(t, "the loop went on", after == 1, !forced)
+			wantEqual(t, "the loop continued", after == 1, !forced)
 			if n := strings.Count(log.String(), errFuture.Error()); n != 1 {
 				t.Errorf("the log names the failure %d times, want once: %q", n, log.String())
 			}
@@ -467,8 +467,8 @@ func TestAnUnaskedFailureIsLoggedWithoutAHandlerAndNeverEndsTheLoop(t *testing.T
 	}
 }
 
-// The caller has got ErrOnLoop and not the failure.
-func TestAWaitThatIsRefusedDoesNotKeepAFailureFromBeingReported(t *testing.T) {
+// The caller received ErrOnLoop and not the failure.
+func TestAFailedWaitDoesNotMarkAFailureAsHandled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events []error
 		cfg := &eventloop.Config{EventHandler: func(err error) { events = append(events, err) }}
@@ -484,7 +484,7 @@ func TestAWaitThatIsRefusedDoesNotKeepAFailureFromBeingReported(t *testing.T) {
 	})
 }
 
-func TestWhoeverAsksKeepsAFailureFromBeingReported(t *testing.T) {
+func TestAHandledFailureIsNotReported(t *testing.T) {
 	asks := map[string]func(l *eventloop.Loop, f *eventloop.Future[int]){
 		"Then":     func(_ *eventloop.Loop, f *eventloop.Future[int]) { f.Then(func(int, error) {}) },
 		"Then nil": func(_ *eventloop.Loop, f *eventloop.Future[int]) { f.Then(nil) },
@@ -518,7 +518,7 @@ func TestWhoeverAsksKeepsAFailureFromBeingReported(t *testing.T) {
 	}
 }
 
-func TestAnUnaskedAllIsReportedOnceForAllItsFutures(t *testing.T) {
+func TestAnUnhandledFailureOfAllIsReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events []error
 		cfg := &eventloop.Config{EventHandler: func(err error) { events = append(events, err) }}

@@ -39,7 +39,7 @@ func TestGroupCallsStartOnceOnEachLoop(t *testing.T) {
 	}
 }
 
-func TestGroupOfNoGivenSizeHasALoopForEachProcessor(t *testing.T) {
+func TestGroupWithoutASizeHasOneLoopPerProcessor(t *testing.T) {
 	if got, want := len(eventloop.NewGroup(0, nil).Loops()), runtime.GOMAXPROCS(0); got != want {
 		t.Errorf("%d loops, want %d", got, want)
 	}
@@ -183,7 +183,7 @@ func TestGroupStopBeforeRunMakesItReturnAtOnce(t *testing.T) {
 	}
 }
 
-func TestGroupShutdownLetsRunWhatEndsByItself(t *testing.T) {
+func TestGroupShutdownLetsPendingWorkFinish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := eventloop.NewGroup(2, logged(t, nil))
 		var fired atomic.Int32
@@ -256,9 +256,9 @@ func TestGroupNumbersTheNamesOfItsLoops(t *testing.T) {
 	}
 }
 
-// TestGroupStatsLeavesNoFigureOut sets each figure to 1 in one and 2 in the other
-// set: together they are 3, or 2 where the worst counts.
-func TestGroupStatsLeavesNoFigureOut(t *testing.T) {
+// TestGroupStatsIncludesEveryFigure sets each figure to 1 in one set and to 2 in the
+// other: the total is 3, or 2 for figures that are a maximum.
+func TestGroupStatsIncludesEveryFigure(t *testing.T) {
 	var sum, other eventloop.Stats
 	for _, f := range figures(&sum) {
 		setNumber(f, 1)
@@ -364,6 +364,6 @@ func echoOnce(t *testing.T, addr string) {
 	}
 	answer := make([]byte, 4)
 	if _, err := io.ReadFull(nc, answer); err != nil || string(answer) != "ping" {
-		t.Fatalf("answer = %q, %v; want ping", answer, err)
+		t.Fatalf("reply = %q, %v; want ping", answer, err)
 	}
 }

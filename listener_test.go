@@ -38,7 +38,7 @@ func TestListenReturnsBindErrors(t *testing.T) {
 	_, err = l.Listen("tcp", addr, nil)
 	wantEqual(t, "Errno", eventloop.Errno(err), int(syscall.EADDRINUSE))
 
-	peer := dialPeer(t, first.Addr()) // the first is unharmed
+	peer := dialPeer(t, first.Addr()) // the first listener still works
 	io.WriteString(peer, "hello")
 	wantEqual(t, "echo", readString(t, peer, 5), "hello")
 	peer.Close()
@@ -127,7 +127,7 @@ func TestListenerBacklog(t *testing.T) {
 		}
 		defer nc.Close()
 	}
-	// One may have been accepted before the Pause; Linux adds one to the backlog.
+	// One connection may have been accepted before Pause; Linux adds one to the backlog.
 	if n < 3 || n > 5 {
 		t.Errorf("connections = %d, want about 3", n)
 	}
@@ -349,7 +349,7 @@ func TestServeOwnsTheListener(t *testing.T) {
 	}
 }
 
-// A fakeListener accepts what the test says.
+// A fakeListener returns connections and errors that the test provides.
 type fakeListener struct {
 	results chan any // net.Conn or error
 	once    sync.Once
@@ -384,13 +384,13 @@ func (f *fakeListener) isClosed() bool {
 func (f *fakeListener) Close() error   { f.once.Do(func() { close(f.closed) }); return nil }
 func (f *fakeListener) Addr() net.Addr { return &net.UnixAddr{Name: "fake", Net: "unix"} }
 
-// temporary is an error that says that it does not last.
+// temporary is an error whose Temporary method returns true.
 type temporary struct{}
 
 func (temporary) Error() string   { return "try again" }
 func (temporary) Temporary() bool { return true }
 
-func TestServeGoesOnAfterAcceptErrorsWithABackOff(t *testing.T) {
+func TestServeContinuesAfterAcceptErrorsWithABackoff(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		fake := newFakeListener()
 		var errs []error
@@ -430,7 +430,7 @@ func TestServeGoesOnAfterAcceptErrorsWithABackOff(t *testing.T) {
 		fake.results <- ours
 		go io.WriteString(peer, "hello")
 		wantEqual(t, "echo after all that", readString(t, peer, 5), "hello")
-		fake.results <- syscall.EMFILE // the back-off begins anew
+		fake.results <- syscall.EMFILE // the backoff starts again
 		fake.results <- syscall.EMFILE
 		before := time.Now()
 		synctest.Wait()
@@ -454,7 +454,7 @@ func TestListenerNoCallbackAfterClose(t *testing.T) {
 		}
 		l.Post(func() {
 			fake.results <- syscall.EMFILE
-			time.Sleep(time.Second) // the error waits for this turn to end
+			time.Sleep(time.Second) // the error waits for the end of this turn
 			ln.Close()
 		})
 		time.Sleep(time.Minute)
@@ -572,9 +572,9 @@ func TestLaw11AFloodOfConnectionsDoesNotStopTheLoop(t *testing.T) {
 				case 1: // resets in the middle of an echo
 					io.WriteString(tc, "hello")
 					reset(t, tc)
-				case 2: // leaves without a word
+				case 2: // closes without sending anything
 					tc.Close()
-				case 3: // behaves
+				case 3: // well-behaved
 					io.WriteString(tc, "hello")
 					readString(t, tc, 5)
 					tc.Close()
@@ -594,7 +594,7 @@ func TestLaw11AFloodOfConnectionsDoesNotStopTheLoop(t *testing.T) {
 	ln.Close()
 }
 
-func TestCloseOfWhatIsClosedAlreadyReturnsErrClosed(t *testing.T) {
+func TestASecondCloseReturnsErrClosed(t *testing.T) {
 	type closer interface {
 		Close() error
 		Shutdown(grace time.Duration) *eventloop.Future[struct{}]

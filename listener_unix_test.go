@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A keptListener keeps what it has accepted.
+// A keptListener keeps the connections that it has accepted.
 type keptListener struct {
 	net.Listener
 	kept chan net.Conn
@@ -36,8 +36,8 @@ func (k *keptListener) Accept() (net.Conn, error) {
 }
 
 func TestServeForeignListenerMayCloseItsConnections(t *testing.T) {
-	// Then the number of the descriptor may be that of another file at any time:
-	// nothing may be written to it by its number.
+	// The descriptor number may then belong to another file at any time, so nothing may
+	// be written to it by its number.
 	l, _ := startLoop(t, nil)
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -52,7 +52,7 @@ func TestServeForeignListenerMayCloseItsConnections(t *testing.T) {
 	}
 	peer := dialPeer(t, inner.Addr())
 	c := wait(t, conns, "connection")
-	c.PauseReading() // so that it does not notice
+	c.PauseReading() // so that it does not notice the close
 	(<-kept.kept).Close()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0) // takes the number
 	if err != nil {
@@ -90,7 +90,7 @@ func TestListenerSurvivesRunningOutOfDescriptors(t *testing.T) {
 }
 
 // runOutOfDescriptors is the child of the test above. It must not use more
-// descriptors than it has to.
+// descriptors than necessary.
 func runOutOfDescriptors() {
 	const limit = 40
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
@@ -104,7 +104,7 @@ func runOutOfDescriptors() {
 			if errors.Is(err, syscall.EMFILE) && !emfile {
 				emfile = true
 				for _, nc := range peers[1:] {
-					nc.Close() // gives room for what waits
+					nc.Close() // frees a descriptor for a waiting connection
 				}
 				go func() {
 					peers[0].SetDeadline(time.Now().Add(watchdogTime))
@@ -129,7 +129,7 @@ func runOutOfDescriptors() {
 			peers = append(peers, nc)
 		}
 		peers[0], peers[len(peers)-1] = peers[len(peers)-1], peers[0]
-		peers[1].Close() // room for one to be accepted
+		peers[1].Close() // frees a descriptor for one more connection
 		peers = append(peers[:1], peers[2:]...)
 		ln.Resume()
 		return nil
@@ -182,17 +182,17 @@ func TestAUnixListenerRemovesItsOwnFileOnly(t *testing.T) {
 				dialPeer(t, &net.UnixAddr{Name: path, Net: "unix"}).Close()
 				successor.Close()
 				if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
-					t.Errorf("the successor leaves its file: %v", err)
+					t.Errorf("the successor did not remove its file: %v", err)
 				}
 			})
 		}
 	}
-	t.Run("a file with the inode of the old", func(t *testing.T) {
+	t.Run("a file with the inode of the old one", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "s")
 		l, _ := startLoop(t, nil)
 		old := serve(t, l, path, "Listen")
 		os.Remove(path)
-		successor, err := net.Listen("unix", path) // many file systems use the number again
+		successor, err := net.Listen("unix", path) // many file systems reuse the number
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -202,7 +202,7 @@ func TestAUnixListenerRemovesItsOwnFileOnly(t *testing.T) {
 	})
 }
 
-// leaveStale leaves the socket file of a server that has crashed.
+// leaveStale creates the socket file of a server that has crashed.
 func leaveStale(t testing.TB, path string) {
 	t.Helper()
 	os.Remove(path)
@@ -237,7 +237,7 @@ func TestOneOfSeveralServersGetsAStaleUnixPath(t *testing.T) {
 				}
 			}
 			wantEqual(t, "listeners", won, 1)
-			dialPeer(t, &net.UnixAddr{Name: path, Net: "unix"}).Close() // the file is that of the winner
+			dialPeer(t, &net.UnixAddr{Name: path, Net: "unix"}).Close() // the file belongs to the winner
 			for _, ln := range lns {
 				if ln != nil {
 					ln.Close()
@@ -247,7 +247,7 @@ func TestOneOfSeveralServersGetsAStaleUnixPath(t *testing.T) {
 	}
 }
 
-func TestAUnixPathThatIsBoundAndNotListenedOnYetIsNotTakenAway(t *testing.T) {
+func TestABoundUnixSocketThatDoesNotListenYetKeepsItsPath(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux tells which paths are bound")
 	}
@@ -290,7 +290,7 @@ func TestListenOnAUnixPathWithoutALock(t *testing.T) {
 	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	ln, err := l.Listen("unix", path, nil) // needs none
+	ln, err := l.Listen("unix", path, nil) // needs no lock
 	if err != nil {
 		t.Fatal(err)
 	}

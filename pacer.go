@@ -13,12 +13,12 @@ import "time"
 // all. (HTTP with 50 and 500 connections: 1.17 and 1.05 times the requests; echo with
 // 500: 0.91 of the CPU time.)
 type pacer struct {
-	crowded bool // other goroutines are ready when the dispatcher wakes up: it yields first
-	misses  int  // consecutive yields that brought no more tasks
-	bulk    bool // a large chunk arrived since the last sleep
-	posted  bool // the last turn had posts
-	calls   int  // callbacks since the writers received output
-	unseen  int  // turns since the last pass, and network tasks by their weight
+	busy   bool // other goroutines are ready when the dispatcher wakes up: it yields first
+	misses int  // consecutive yields that brought no more tasks
+	bulk   bool // a large chunk arrived since the last sleep
+	posted bool // the last turn had posts
+	calls  int  // callbacks since the writers received output
+	unseen int  // turns since the last pass, and network tasks by their weight
 }
 
 const (
@@ -88,28 +88,28 @@ func (p *pacer) mayWrite() bool { return !p.bulk }
 // goroutines that receive the results of posts often post again, and if the dispatcher
 // is still awake they need no wake-up. That makes a post with a reply a third cheaper.
 func (p *pacer) beforeSleep() (yield bool) {
-	yield = p.posted && p.crowded
+	yield = p.posted && p.busy
 	p.posted = p.posted && !yield
 	return yield
 }
 
 // afterWake reports whether the dispatcher should yield before its next turn. task says
 // that a task ended the sleep.
-func (p *pacer) afterWake(task bool) (yield bool) { return p.crowded && task }
+func (p *pacer) afterWake(task bool) (yield bool) { return p.busy && task }
 
 // endSleep records how long a sleep took, whether the dispatcher yielded after it, and
 // whether the yield brought more tasks.
 func (p *pacer) endSleep(took time.Duration, yielded, more bool) {
 	switch {
 	case p.bulk:
-		p.crowded, p.bulk = false, false
+		p.busy, p.bulk = false, false
 	case !yielded:
-		p.crowded = took < shortSleep
+		p.busy = took < shortSleep
 	case more:
 		p.misses = 0
 	default:
 		if p.misses++; p.misses == maxMisses {
-			p.crowded, p.misses = false, 0
+			p.busy, p.misses = false, 0
 		}
 	}
 }

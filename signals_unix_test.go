@@ -158,7 +158,7 @@ func TestASignalHandlerKeepsTheLoopAliveUntilItIsStopped(t *testing.T) {
 		l.AfterFunc(20*time.Millisecond, func() {
 			stopped = true
 			h.Stop()
-			h.Stop() // does nothing
+			h.Stop() // has no effect
 		})
 	})
 	wantEqual(t, "Run waited for Stop", stopped, true)
@@ -211,7 +211,7 @@ func TestClearSignalsStopsTheHandlersOfItsLoopOnly(t *testing.T) {
 	end()
 }
 
-func TestOnSignalRefusesWhatCannotBe(t *testing.T) {
+func TestOnSignalReturnsAnErrorForInvalidArguments(t *testing.T) {
 	f := func(os.Signal) { t.Error("a refused handler ran") }
 	early := eventloop.New(nil)
 	if _, err := early.OnSignal(f, syscall.SIGUSR1); err != eventloop.ErrNotRunning {
@@ -226,7 +226,7 @@ func TestOnSignalRefusesWhatCannotBe(t *testing.T) {
 			"SIGKILL":                        {os.Kill},
 			"SIGSTOP":                        {syscall.SIGSTOP},
 			"SIGKILL among others":           {syscall.SIGUSR1, syscall.SIGKILL},
-			"no signal":                      {},
+			"an empty list":                  {},
 			"a nil signal":                   {nil},
 			"signal 0":                       {syscall.Signal(0)},
 			"a negative signal":              {syscall.Signal(-1)},
@@ -266,7 +266,7 @@ func TestShutdownInASignalCallbackEndsTheLoop(t *testing.T) {
 	wantEqual(t, "calls", calls, 1)
 }
 
-func TestOnSignalOnAnotherGoroutineMayRaceStopAndClearSignals(t *testing.T) {
+func TestOnSignalOnAnotherGoroutineMayRaceWithStopAndClearSignals(t *testing.T) {
 	for range 100 {
 		l, end := startLoop(t, nil)
 		var wg sync.WaitGroup
@@ -373,12 +373,12 @@ func TestOtherPackagesKeepTheirSignalChannels(t *testing.T) {
 		raise(t, syscall.SIGUSR1)
 	})
 	<-ch
-	raise(t, syscall.SIGUSR1) // would kill the process if the default were back
+	raise(t, syscall.SIGUSR1) // would kill the process if the default action were restored
 	<-ch
 }
 
-// What a signal does by default can only be seen in a process that may die of it:
-// the tests below run this test binary again, with the name of a child.
+// The default action of a signal can only be observed in a process that it may kill.
+// The tests below run this test binary again, with the name of a child.
 
 const childVariable = "EVENTLOOP_TEST_CHILD"
 
@@ -392,7 +392,7 @@ func TestChild(t *testing.T) {
 	children[name](t)
 }
 
-// runChild runs a child and returns how it ended, and its output.
+// runChild runs a child and returns its status and its output.
 func runChild(t *testing.T, name string) (syscall.WaitStatus, string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), watchdogTime)
@@ -424,7 +424,7 @@ func init() {
 			first := onSignal(t, l, func(os.Signal) {}, syscall.SIGTERM)
 			second := onSignal(t, l, func(os.Signal) { fmt.Println("handled") }, syscall.SIGTERM)
 			first.Stop()
-			raise(t, syscall.SIGTERM) // the second handler is still there
+			raise(t, syscall.SIGTERM) // the second handler is still installed
 			l.AfterFunc(50*time.Millisecond, func() {
 				second.Stop()
 				raiseAndWait(t)
@@ -454,8 +454,8 @@ func raiseAndWait(t *testing.T) {
 	fmt.Println("survived")
 }
 
-// neverDefault makes and stops handlers of a signal that is ignored, while the
-// signal comes all the time.
+// neverDefault creates and stops handlers of an ignored signal, while the signal
+// arrives continuously.
 func neverDefault(t *testing.T) {
 	signal.Ignore(syscall.SIGTERM)
 	stop := make(chan struct{})
@@ -486,7 +486,7 @@ func TestTheDefaultActionIsInForceAgainAfterEveryKindOfExit(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			status, out := runChild(t, "default "+name)
 			if !status.Signaled() || status.Signal() != syscall.SIGTERM || strings.Contains(out, "survived") {
-				t.Errorf("the process did not die of the signal: %v\n%s", status, out)
+				t.Errorf("the signal did not kill the process: %v\n%s", status, out)
 			}
 		})
 	}
@@ -506,7 +506,7 @@ func TestASignalThatWasIgnoredIsIgnoredAgainAfterEveryKindOfExit(t *testing.T) {
 func TestTheDefaultActionIsInForceAgainWhenTheLastHandlerIsStopped(t *testing.T) {
 	status, out := runChild(t, "stopped")
 	if !status.Signaled() || status.Signal() != syscall.SIGTERM {
-		t.Errorf("the process did not die of the signal: %v\n%s", status, out)
+		t.Errorf("the signal did not kill the process: %v\n%s", status, out)
 	}
 	var lines []string
 	for sc := bufio.NewScanner(strings.NewReader(out)); sc.Scan(); {

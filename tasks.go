@@ -320,7 +320,7 @@ func (f *Future[T]) await(t *Task, d time.Duration) (T, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.ask()
+	f.markHandled()
 	if f.state == futurePending {
 		if err := f.suspend(t, d); err != nil {
 			return zero, err
@@ -358,7 +358,7 @@ func (f *Future[T]) suspend(t *Task, d time.Duration) error {
 func (f *Future[T]) awaitAnyway(t *Task) (T, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.ask()
+	f.markHandled()
 	for f.state == futurePending {
 		if _, err := t.parkAnyway(); err != nil {
 			return *new(T), err

@@ -13,7 +13,7 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-func TestAwaitTimeoutReturnsErrTimeoutAndLeavesTheFutureAsItIs(t *testing.T) {
+func TestAwaitTimeoutReturnsErrTimeoutAndLeavesTheFutureUnchanged(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
 		f, resolve := eventloop.NewFuture[int](k.Loop())
 		start := time.Now()
@@ -30,7 +30,7 @@ func TestAwaitTimeoutReturnsErrTimeoutAndLeavesTheFutureAsItIs(t *testing.T) {
 	})
 }
 
-func TestAwaitTimeoutOfNothingOrLessReturnsAtOnce(t *testing.T) {
+func TestAwaitTimeoutThatIsNotPositiveReturnsAtOnce(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
 		f, resolve := eventloop.NewFuture[int](k.Loop())
 		start := time.Now()
@@ -96,7 +96,7 @@ func TestAwaitTimeoutBelongsToItsTask(t *testing.T) {
 	})
 }
 
-func TestBlockReturnsTheResultAndLetsTheLoopRunMeanwhile(t *testing.T) {
+func TestBlockReturnsTheResultAndTheLoopContinues(t *testing.T) {
 	ticks := 0
 	inTask(t, func(k *eventloop.Task) error {
 		tick := k.Loop().Every(time.Second, func() { ticks++ })
@@ -124,16 +124,16 @@ func TestBlockReturnsNoEarlierThanItsFunctionWhenTheContextEnds(t *testing.T) {
 			v, err := eventloop.Block(k, func(ctx context.Context) (int, error) {
 				<-ctx.Done()
 				wantEqual(t, "cause", context.Cause(ctx), cause)
-				time.Sleep(time.Second) // clears up
+				time.Sleep(time.Second) // cleanup
 				shared++
 				return 42, nil
 			})
-			shared++ // alone with it: the race detector agrees
+			shared++ // no concurrent access, which the race detector checks
 			wantEqual(t, "value", v, 42)
 			wantEqual(t, "err", err, nil)
 			wantEqual(t, "waited", time.Since(start), 2*time.Second)
 			_, err = eventloop.Block(k, func(ctx context.Context) (int, error) {
-				t.Error("ran although the context had ended before")
+				t.Error("f ran although the context had already ended")
 				return 0, nil
 			})
 			wantErr(t, "Block after the end of the context", err, cause)
@@ -143,7 +143,7 @@ func TestBlockReturnsNoEarlierThanItsFunctionWhenTheContextEnds(t *testing.T) {
 	})
 }
 
-func TestBlockIsCutShortByTheEndOfTheLoopAlone(t *testing.T) {
+func TestOnlyTheEndOfTheLoopInterruptsBlock(t *testing.T) {
 	returned := false
 	err := virtually(t, nil, func(l *eventloop.Loop) {
 		l.Go(context.Background(), func(k *eventloop.Task) error {
@@ -162,7 +162,7 @@ func TestBlockIsCutShortByTheEndOfTheLoopAlone(t *testing.T) {
 	wantEqual(t, "f had returned when Run did", returned, true)
 }
 
-func TestBlockReturnsAPanicAndRefusesMisuse(t *testing.T) {
+func TestBlockReturnsAPanicAndRejectsMisuse(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
 		boom := func(context.Context) (int, error) { panic("boom") }
 		_, err := eventloop.Block(k, boom)
@@ -186,7 +186,7 @@ func TestBlockReturnsAPanicAndRefusesMisuse(t *testing.T) {
 	})
 }
 
-func TestAGroupWithALimitRunsNoMoreAtATimeAndStartsInOrder(t *testing.T) {
+func TestAGroupWithALimitRunsNoMoreTasksThanItsLimitAndStartsThemInOrder(t *testing.T) {
 	for _, limit := range []int{1, 2, 3, 7, 100} {
 		inTask(t, func(k *eventloop.Task) error {
 			g := k.Group()
@@ -211,7 +211,7 @@ func TestAGroupWithALimitRunsNoMoreAtATimeAndStartsInOrder(t *testing.T) {
 	}
 }
 
-func TestTasksOfAGroupWithALimitWaitInOrderForOthersOfTheirs(t *testing.T) {
+func TestTasksOfAGroupWithALimitWaitInOrder(t *testing.T) {
 	var order []string
 	inTask(t, func(k *eventloop.Task) error {
 		g := k.Group()
@@ -229,7 +229,7 @@ func TestTasksOfAGroupWithALimitWaitInOrderForOthersOfTheirs(t *testing.T) {
 		}
 		return g.Wait()
 	})
-	// a takes the third place, and its second call waits before the first of b.
+	// a takes the third place, and its second call waits ahead of the first call of b.
 	wantSlice(t, "order", order, []string{"a0", "a1", "b0", "b1"})
 }
 

@@ -45,7 +45,7 @@ func inTask(t *testing.T, f func(k *eventloop.Task) error) {
 	}
 }
 
-// never returns a future that stays pending, which keeps no loop alive.
+// never returns a future that stays pending and does not keep the loop alive.
 func never(l *eventloop.Loop) *eventloop.Future[int] {
 	f, _ := eventloop.NewFuture[int](l)
 	f.Unref()
@@ -60,7 +60,7 @@ func wantErr(t testing.TB, what string, got, want error) {
 	}
 }
 
-// wantErrs fails the test unless got are errors that match those of want, in order.
+// wantErrs fails the test unless the errors in got match those in want, in order.
 func wantErrs(t testing.TB, what string, got []error, want ...error) {
 	t.Helper()
 	if !slices.EqualFunc(got, want, errors.Is) {
@@ -68,7 +68,7 @@ func wantErrs(t testing.TB, what string, got []error, want ...error) {
 	}
 }
 
-// A logBook is a Logger that can be read.
+// A logBook collects the output of a Logger for a test to read.
 type logBook struct {
 	mu  sync.Mutex
 	out strings.Builder
@@ -114,7 +114,7 @@ func TestGoBeforeRunStartsWithRun(t *testing.T) {
 	wantEqual(t, "result", err, nil)
 }
 
-func TestGoOfALoopThatNeverRunsLeavesNothing(t *testing.T) {
+func TestGoOfALoopThatNeverRunsLeavesNothingBehind(t *testing.T) {
 	checkLeaks(t)
 	l := eventloop.New(nil)
 	l.Go(context.Background(), func(k *eventloop.Task) error { return nil })
@@ -165,7 +165,7 @@ func TestSleepTakesAsLongAsItSays(t *testing.T) {
 	})
 }
 
-func TestSleepOfNothingIsYield(t *testing.T) {
+func TestSleepOfZeroIsYield(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
 		for _, d := range []time.Duration{0, -1, -time.Hour} {
 			ran := false
@@ -252,7 +252,7 @@ func TestAwaitOfAnotherLoopsFuture(t *testing.T) {
 	})
 }
 
-func TestANilFutureIsAnErrorForWhatAsksForItsResult(t *testing.T) {
+func TestANilFutureIsAnErrorForEveryMethodThatReturnsItsResult(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
 		var f *eventloop.Future[int]
 		if _, err := f.Await(k); err == nil {
@@ -274,13 +274,13 @@ func TestANilFutureIsAnErrorForWhatAsksForItsResult(t *testing.T) {
 	})
 }
 
-// everything calls what only a task may do.
+// everything calls all operations that only a task may call.
 func everything(k *eventloop.Task, f *eventloop.Future[int]) map[string]error {
 	_, await := f.Await(k)
 	return map[string]error{"Await": await, "Sleep": k.Sleep(time.Hour), "Sleep(0)": k.Sleep(0), "Yield": k.Yield()}
 }
 
-func TestATaskIsOfNoUseToOthers(t *testing.T) {
+func TestOnlyTheTasksOwnCodeMayUseIt(t *testing.T) {
 	check := func(who string, k *eventloop.Task, f *eventloop.Future[int]) {
 		for what, err := range everything(k, f) {
 			wantErr(t, what+" by "+who, err, eventloop.ErrNotOnTask)
@@ -314,7 +314,7 @@ func TestATaskIsOfNoUseToOthers(t *testing.T) {
 		})
 		l.OnExit(func() { check("an exit callback", kept, never(l)) })
 	})
-	check("nobody's code after the end", kept, never(eventloop.New(nil)))
+	check("code outside any task after the end", kept, never(eventloop.New(nil)))
 }
 
 func TestOtherTasksRunWhileOneIsMisusedByAnother(t *testing.T) {
@@ -347,7 +347,7 @@ func TestWaitInATaskReturnsErrOnLoop(t *testing.T) {
 	})
 }
 
-// What doc.go says of iterators.
+// The rules for iterators in doc.go.
 func TestCodeOfAPulledIteratorIsNotOnTheLoopAndThatOfARangedOneIs(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
 		asked := func(yield func(own, wait error) bool) {
@@ -371,8 +371,8 @@ func TestCodeOfAPulledIteratorIsNotOnTheLoopAndThatOfARangedOneIs(t *testing.T) 
 
 // Fairness.
 
-// spinning are operations that do not wait, and whether their task is to have a
-// context that has ended.
+// spinning holds operations that do not wait, and whether their task needs a context
+// that has ended.
 var spinning = map[string]struct {
 	ended bool
 	spin  func(k *eventloop.Task, resolved, pending *eventloop.Future[int]) error
@@ -392,7 +392,8 @@ var spinning = map[string]struct {
 	}},
 }
 
-// spin starts a task that spins, whatever comes back, until stop returns true.
+// spin starts a task that repeats an operation until stop returns true, whatever the
+// operation returns.
 func spin(l *eventloop.Loop, name string, stop func(k *eventloop.Task, err error) bool) {
 	ctx, cancel := context.WithCancel(context.Background())
 	if spinning[name].ended {
@@ -409,7 +410,7 @@ func spin(l *eventloop.Loop, name string, stop func(k *eventloop.Task, err error
 	})
 }
 
-func TestATaskThatNeverWaitsStarvesNobody(t *testing.T) {
+func TestATaskThatNeverWaitsDoesNotStarveTheLoop(t *testing.T) {
 	for name := range spinning {
 		t.Run(name, func(t *testing.T) {
 			stopped := false
@@ -421,7 +422,7 @@ func TestATaskThatNeverWaitsStarvesNobody(t *testing.T) {
 	}
 }
 
-func TestATaskThatNeverWaitsCannotKeepTheLoopFromBeingStopped(t *testing.T) {
+func TestATaskThatNeverWaitsCannotPreventStop(t *testing.T) {
 	for name := range spinning {
 		t.Run(name, func(t *testing.T) {
 			mustRun(t, nil, func(l *eventloop.Loop) {
@@ -494,7 +495,7 @@ func TestADeadlineOfTheContextEndsASleepAtItsTime(t *testing.T) {
 	})
 }
 
-func TestAResultThatIsThereCountsMoreThanAnEndedContext(t *testing.T) {
+func TestAnAvailableResultTakesPrecedenceOverAnEndedContext(t *testing.T) {
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
@@ -509,10 +510,10 @@ func TestAResultThatIsThereCountsMoreThanAnEndedContext(t *testing.T) {
 	})
 }
 
-func TestAWakeUpThatComesTooLateWakesNobody(t *testing.T) {
+func TestALateWakeUpHasNoEffect(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
-		// Both the future and the context come in one turn, one after the other;
-		// the later of the two must not end what the task waits for next.
+		// The future is resolved and the context ends in the same turn. The later of
+		// the two must not end the next wait of the task.
 		for range 100 {
 			ctx, cancel := context.WithCancel(context.Background())
 			f, resolve := eventloop.NewFuture[int](k.Loop())
@@ -559,7 +560,7 @@ func TestManyContextsAndFuturesAtOnceLoseNoWakeUp(t *testing.T) {
 
 // Futures that stay pending.
 
-func TestNothingStaysAtAFutureThatNobodyAwaitsAnyMore(t *testing.T) {
+func TestAFutureThatIsNoLongerAwaitedRetainsNothing(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
 		l := k.Loop()
 		service := never(l)
@@ -630,7 +631,7 @@ func TestAllAnyAndRaceWithTasks(t *testing.T) {
 	})
 }
 
-func TestATaskAwaitsAllAnyAndRaceOfNothing(t *testing.T) {
+func TestATaskAwaitsAllAnyAndRaceOfNoFutures(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
 		all, err := eventloop.All[int](k.Loop()).Await(k)
 		if len(all) != 0 || err != nil {
@@ -648,12 +649,12 @@ func TestATaskAwaitsAllAnyAndRaceOfNothing(t *testing.T) {
 
 // Results.
 
-func TestAFailedTaskIsReportedOnceIfNobodyAsks(t *testing.T) {
+func TestAnUnhandledFailureOfATaskIsReportedOnce(t *testing.T) {
 	broken := errors.New("broken")
 	for name, ask := range map[string]func(f *eventloop.Future[struct{}]){
-		"nobody": nil,
-		"Then":   func(f *eventloop.Future[struct{}]) { f.Then(nil) },
-		"Done":   func(f *eventloop.Future[struct{}]) { f.Done() },
+		"no call": nil,
+		"Then":    func(f *eventloop.Future[struct{}]) { f.Then(nil) },
+		"Done":    func(f *eventloop.Future[struct{}]) { f.Done() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			var events []error
@@ -675,7 +676,7 @@ func TestAFailedTaskIsReportedOnceIfNobodyAsks(t *testing.T) {
 	}
 }
 
-func TestAFailedTaskThatNobodyAsksAboutIsReportedAtANaturalEndToo(t *testing.T) {
+func TestAnUnhandledFailureOfATaskIsReportedAtTheNaturalExit(t *testing.T) {
 	broken := errors.New("broken")
 	var events []error
 	cfg := &eventloop.Config{EventHandler: func(err error) { events = append(events, err) }}
@@ -707,7 +708,7 @@ func TestAPanicInATaskLeavesRunWithTheStackOfTheTask(t *testing.T) {
 		t.Fatalf("Run panicked with %v, want a PanicError of oh no", v)
 	}
 	if !strings.Contains(string(pe.Stack), "panicInTask") {
-		t.Errorf("the stack does not have the function that panicked:\n%s", pe.Stack)
+		t.Errorf("the stack does not contain the function that panicked:\n%s", pe.Stack)
 	}
 	wantSlice(t, "order", order, []string{"deferred", "unwound", "exit"})
 	_, err := f.Result()
@@ -732,7 +733,7 @@ func TestACaughtPanicInATaskIsItsResult(t *testing.T) {
 		} {
 			l.Go(context.Background(), f).Then(func(_ struct{}, err error) { results = append(results, err) })
 		}
-		l.Go(context.Background(), func(k *eventloop.Task) error { panic("nobody asks") })
+		l.Go(context.Background(), func(k *eventloop.Task) error { panic("unhandled") })
 	})
 	wantEqual(t, "Run", err, nil)
 	var values []string
@@ -740,11 +741,11 @@ func TestACaughtPanicInATaskIsItsResult(t *testing.T) {
 		if pe, ok := errors.AsType[*eventloop.PanicError](err); ok {
 			values = append(values, fmt.Sprint(pe.Value))
 		} else {
-			t.Errorf("%v is no PanicError", err)
+			t.Errorf("%v is not a PanicError", err)
 		}
 	}
 	slices.Sort(values)
-	wantSlice(t, "panics", values, []string{"at once", "deferred", "later", "nobody asks", "suspended"})
+	wantSlice(t, "panics", values, []string{"at once", "deferred", "later", "suspended", "unhandled"})
 	wantEqual(t, "events", len(events), 1)
 }
 
@@ -843,7 +844,7 @@ func TestTheEndUnwindsTasksInEveryState(t *testing.T) {
 	}
 }
 
-func TestATaskThatStopsTheLoopRunsOnToItsNextSuspension(t *testing.T) {
+func TestATaskThatStopsTheLoopContinuesToItsNextSuspension(t *testing.T) {
 	for name, wait := range map[string]func(k *eventloop.Task) error{
 		"Sleep": func(k *eventloop.Task) error { return k.Sleep(1) },
 		"Yield": (*eventloop.Task).Yield,
@@ -866,7 +867,7 @@ func TestATaskThatStopsTheLoopRunsOnToItsNextSuspension(t *testing.T) {
 	}
 }
 
-func TestATaskThatStopsTheLoopFromItsLastCallStillHasItsResult(t *testing.T) {
+func TestATaskThatStopsTheLoopInItsLastCallStillHasItsResult(t *testing.T) {
 	broken := errors.New("broken")
 	var f *eventloop.Future[struct{}]
 	mustRun(t, nil, func(l *eventloop.Loop) {
@@ -876,7 +877,7 @@ func TestATaskThatStopsTheLoopFromItsLastCallStillHasItsResult(t *testing.T) {
 	wantEqual(t, "result", err, broken)
 }
 
-func TestAnErrorOfUnwindingIsTheResultAndNoneIsNoError(t *testing.T) {
+func TestTheResultOfAnUnwoundTaskIsWhatItsFunctionReturns(t *testing.T) {
 	book := &logBook{}
 	lost := errors.New("could not save")
 	var saved, failed, wrapped *eventloop.Future[struct{}]
@@ -887,14 +888,14 @@ func TestAnErrorOfUnwindingIsTheResultAndNoneIsNoError(t *testing.T) {
 		l.AfterFunc(time.Millisecond, l.Stop)
 	})
 	if s := book.String(); strings.Count(s, "could not save") != 1 || strings.Contains(s, "in it") {
-		t.Errorf("the log has not just the one real error: %s", s)
+		t.Errorf("the log does not consist of the one real error: %s", s)
 	}
 	_, err := saved.Result()
-	wantEqual(t, "result of a task that made its peace", err, nil)
+	wantEqual(t, "result of a task that returned nil", err, nil)
 	_, err = failed.Result()
 	wantEqual(t, "result of a task that failed", err, lost)
 	_, err = wrapped.Result()
-	wantErr(t, "result of a task that passed it on", err, eventloop.ErrLoopClosed)
+	wantErr(t, "result of a task that returned the error of unwinding", err, eventloop.ErrLoopClosed)
 }
 
 func TestAPanicWhileUnwindingLeavesRun(t *testing.T) {
@@ -990,9 +991,9 @@ func TestATaskHasTheNameOfItsFunctionAmongTheHandles(t *testing.T) {
 	})
 }
 
-func TestTasksWorkOnADispatcherThatIsLockedToItsThread(t *testing.T) {
+func TestTasksWorkIfTheDispatcherIsLockedToItsThread(t *testing.T) {
 	outcome(func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		mustRun(t, nil, func(l *eventloop.Loop) {
 			g := 0
 			for range 3 {
@@ -1035,7 +1036,7 @@ func TestGroupWaitsForAllAndTheFirstErrorEndsTheOthers(t *testing.T) {
 	})
 }
 
-func TestGroupOfSuccessesAndOfNothing(t *testing.T) {
+func TestGroupWaitSucceedsForSuccessesAndForNoTasks(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
 		wantEqual(t, "Wait for nothing", k.Group().Wait(), nil)
 		g := k.Group()
@@ -1083,7 +1084,7 @@ func TestTheEndOfTheParentsContextEndsTheGroupAndWaitStillWaits(t *testing.T) {
 				eventloop.Work(context.Background(), l, func(context.Context) (int, error) { return 0, nil }).
 					Then(func(int, error) { ended = true })
 				for !ended {
-					k.Yield() // which waits no longer
+					k.Yield() // no longer suspends
 				}
 				return err
 			})
@@ -1135,7 +1136,7 @@ func errorOf(f func() error) error {
 	return <-c
 }
 
-func TestAServerTaskMayMakeGroupsForEver(t *testing.T) {
+func TestATaskThatCreatesManyGroupsRetainsNothing(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
 		var before int64
 		for i := range 20_000 {
@@ -1155,7 +1156,7 @@ func TestAServerTaskMayMakeGroupsForEver(t *testing.T) {
 	})
 }
 
-// Figures that a test can hold.
+// Bounds of memory and allocations.
 
 func TestSuspensionsAllocateNothing(t *testing.T) {
 	skipAllocations(t)
@@ -1174,8 +1175,8 @@ func TestSuspensionsAllocateNothing(t *testing.T) {
 	}
 }
 
-// allocsPerRun is testing.AllocsPerRun for code that other goroutines take part
-// in, of which it finds the average.
+// allocsPerRun is testing.AllocsPerRun for code that involves other goroutines. It
+// returns the average.
 func allocsPerRun(f func()) float64 { return testing.AllocsPerRun(1000, f) }
 
 func skipAllocations(t *testing.T) {
@@ -1184,7 +1185,7 @@ func skipAllocations(t *testing.T) {
 	}
 }
 
-func TestAConversationOfTenThousandTasksOneAtATime(t *testing.T) {
+func TestTenThousandTasksInAChainRunOneAtATime(t *testing.T) {
 	tasks, messages := 10_000, 100
 	if raceEnabled || testing.Short() {
 		tasks, messages = 1000, 30
@@ -1200,7 +1201,7 @@ func TestAConversationOfTenThousandTasksOneAtATime(t *testing.T) {
 					answer, resolve := eventloop.NewFuture[int](l)
 					l.Post(func() { resolve(1, nil) })
 					if inside++; inside != 1 {
-						t.Error("two tasks run at a time")
+						t.Error("two tasks run at the same time")
 					}
 					inside--
 					if _, err := answer.Await(k); err != nil {
@@ -1217,10 +1218,10 @@ func TestAConversationOfTenThousandTasksOneAtATime(t *testing.T) {
 			all = nil
 			l.AfterFunc(time.Millisecond, func() {
 				if n := runtime.NumGoroutine(); n > goroutines+eventloop.MaxIdleCoroutines+2 {
-					t.Errorf("%d goroutines are left, there were %d", n, goroutines)
+					t.Errorf("%d goroutines after the test, %d before", n, goroutines)
 				}
 				// The runtime keeps the descriptors of goroutines, half a
-				// kilobyte each, for the next ones.
+				// kilobyte each, for reuse.
 				if grown := liveHeap() - before; grown > 8<<20 {
 					t.Errorf("the heap is %d bytes larger than before", grown)
 				}
@@ -1233,7 +1234,7 @@ func TestATaskOfAGroupThatEndsWhileItsParentYieldsWakesNothingLater(t *testing.T
 	inTask(t, func(k *eventloop.Task) error {
 		g := k.Group()
 		g.Go(func(*eventloop.Task) error { return nil })
-		if err := k.Yield(); err != nil { // the task of the group ends meanwhile
+		if err := k.Yield(); err != nil { // during which the task of the group ends
 			return err
 		}
 		began := time.Now()

@@ -89,7 +89,7 @@ func (l *Loop) closeAll() {
 	l.passer.Close()
 	finished = true
 	l.runStrays()
-	l.flushUnasked()
+	l.flushUnhandled()
 }
 
 // graces returns timers for the end of Config.WorkGrace, one for work and one for

@@ -37,15 +37,15 @@ func lines[T any](all []T) string {
 	return s
 }
 
-// A step is one call. Timers are numbered as they are made.
+// A step is one call. Timers are numbered in the order of their creation.
 type step struct {
-	at     time.Duration // of the steps of the program; not of those of callbacks
+	at     time.Duration // of steps of the program; not of steps in callbacks
 	do     action
 	d      time.Duration
-	target int    // of stop, reset, ref, unref, release: modulo those that there are
-	n      int    // of the timers and posts of a burst, and of those that it stops
-	body   []step // what the callback of a timer or post does, once each time
-	fires  int    // after how many calls a timer stops itself
+	target int    // of stop, reset, ref, unref, release: modulo the number of timers or holds
+	n      int    // number of timers and posts in a burst, and of timers that it stops
+	body   []step // what the callback of a timer or post does in each call
+	fires  int    // number of calls after which a timer stops itself
 }
 
 type action int
@@ -75,9 +75,9 @@ func (s step) String() string {
 	return fmt.Sprintf("%v: %v %v target %d n %d fires %d %v", s.at, s.do, s.d, s.target, s.n, s.fires, s.body)
 }
 
-// drawProgram draws steps at whole milliseconds. Delays are a microsecond more
-// than whole milliseconds, so no timer is due at the moment of a step, when the
-// order of the two would be open; equal deadlines of timers are frequent.
+// drawProgram draws steps at whole milliseconds. Delays are a microsecond longer
+// than whole milliseconds, so no timer is due at the time of a step, because the
+// order of the two would not be defined. Equal deadlines of timers are frequent.
 func drawProgram(rt *rapid.T) []step {
 	n := rapid.IntRange(1, 25).Draw(rt, "steps")
 	var at time.Duration
@@ -85,7 +85,7 @@ func drawProgram(rt *rapid.T) []step {
 	for range n {
 		at += time.Duration(rapid.IntRange(0, 3).Draw(rt, "wait")) * time.Millisecond
 		s := drawStep(rt, 2)
-		if s.do >= doBurst { // on the loop, which would begin with a part of it
+		if s.do >= doBurst { // on the loop, which would otherwise begin with a part of it
 			s = step{do: doPost, body: []step{s}}
 		}
 		s.at = at
@@ -94,8 +94,8 @@ func drawProgram(rt *rapid.T) []step {
 	return program
 }
 
-// many draws numbers on both sides of the thresholds: of the removed timers that
-// the heap keeps, of the size it always keeps, and of what runs in one turn.
+// many draws numbers on both sides of the thresholds: the removed timers that the
+// heap tolerates, the size to which it shrinks, and the callbacks of one turn.
 func many(rt *rapid.T) int {
 	return rapid.OneOf(
 		rapid.IntRange(31, 35),
@@ -119,7 +119,7 @@ func drawStep(rt *rapid.T, depth int) step {
 	}
 	ms := rapid.IntRange(-1, 6).Draw(rt, "ms")
 	if s.do == doEvery || s.do == doReset {
-		ms = max(ms, 1) // positive for intervals, and no endless loop in no time
+		ms = max(ms, 1) // intervals must be positive, and a delay of zero could loop forever at one instant
 	}
 	s.d = time.Duration(ms) * time.Millisecond
 	if ms > 0 {
@@ -136,13 +136,13 @@ func drawStep(rt *rapid.T, depth int) step {
 // maxCalls bounds programs whose callbacks make timers whose callbacks ...
 const maxCalls = 5000
 
-// A real carries out programs on a loop.
+// A real runs programs on a loop.
 type real struct {
 	l     *eventloop.Loop
 	began time.Time
 
-	// Held during a step and during a callback: the steps come from outside of
-	// the loop, and what they cause must wait until they are written down.
+	// Held during a step and during a callback: the steps come from outside the
+	// loop, and their effects must wait until the step is recorded.
 	mu       sync.Mutex
 	trace    []string
 	timers   []*eventloop.Timer
@@ -164,7 +164,7 @@ func runProgram(program []step) []string {
 		defer close(done)
 		for _, s := range program {
 			time.Sleep(s.at - time.Since(r.began))
-			synctest.Wait() // the loop has done all that was to be done
+			synctest.Wait() // the loop has done everything that was due
 			r.mu.Lock()
 			r.do(s)
 			r.mu.Unlock()
@@ -249,8 +249,8 @@ func (r *real) do(s step) {
 	}
 }
 
-// ofBurst returns what a burst does many times. Each timer of some bursts posts, so
-// that it shows in which turn it ran.
+// ofBurst returns the step that a burst repeats. In some bursts each timer posts, which
+// shows the turn in which the timer ran.
 func (s step) ofBurst() step {
 	one := step{do: doAfter, d: s.d}
 	if s.target < 4 {
@@ -259,8 +259,8 @@ func (s step) ofBurst() step {
 	return one
 }
 
-// stopped returns which of the n timers is the one that doStopMany stops as number i:
-// the newest first, or the oldest.
+// stopped returns the index of the timer that doStopMany stops as number i of n: it
+// begins with the newest or with the oldest.
 func stopped(s step, i, n int) int {
 	if s.target%2 == 0 {
 		return n - 1 - i
@@ -283,19 +283,19 @@ func (r *real) call(name string, s step, after func()) {
 	}
 }
 
-// A model is a loop as simple as can be: a list of timers that is searched for
-// the first, and a list of posts.
+// A model is the simplest possible loop: a list of timers, searched for the first one,
+// and a list of posts.
 type model struct {
 	now    time.Duration
 	trace  []string
 	timers []*modelTimer
 	posts  []modelPost
-	batch  []modelPost // taken from posts; what they post waits until all have run
+	batch  []modelPost // taken from posts; their own posts wait until all of these have run
 	holds  []bool
 	seq    int
 	calls  int
 	posted int
-	over   bool // the program; until then it holds the loop
+	over   bool // the program is over; until then it holds the loop
 	ended  bool // by force
 	closed bool
 }
@@ -341,8 +341,7 @@ func (m *model) advance(then time.Duration) {
 	m.now = max(m.now, then)
 }
 
-// turns runs what is to be done at this moment, and ends the loop if nothing
-// keeps it alive.
+// turns runs everything that is due now, and ends the loop if nothing keeps it alive.
 func (m *model) turns() {
 	for !m.closed {
 		if m.ended || !m.alive() {

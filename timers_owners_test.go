@@ -11,8 +11,8 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// A timerOwner arms one timer, and returns what stops it. Both are called on the
-// loop, the second in a later turn, a millisecond after the last timer was armed.
+// A timerOwner arms one timer, and returns a function that stops it. Both run on the
+// loop, the second one in a later turn, a millisecond after the last timer was armed.
 type timerOwner func(t *testing.T, l *eventloop.Loop) (stop func())
 
 func timerOwners() map[string]timerOwner {
@@ -64,7 +64,8 @@ func timerOwners() map[string]timerOwner {
 	}
 }
 
-// adoptSilent adopts one end of a pipe. The other says nothing, and closes with it.
+// adoptSilent adopts one end of a pipe. The other end sends nothing, and is closed
+// together with the first.
 func adoptSilent(t *testing.T, l *eventloop.Loop, timeout time.Duration) *eventloop.Conn {
 	near, far := net.Pipe()
 	c, err := l.Adopt(near, &eventloop.ConnConfig{ReadTimeout: timeout, OnClose: func(*eventloop.Conn) { far.Close() }})
@@ -74,8 +75,8 @@ func adoptSilent(t *testing.T, l *eventloop.Loop, timeout time.Duration) *eventl
 	return c
 }
 
-// The heap of timers drops stopped ones when there are more than 32, so the
-// numbers lie on both sides of that.
+// The heap drops stopped timers when there are more than 32 of them, so the numbers
+// lie on both sides of 32.
 func TestTimersOfEveryOwnerCanBeStoppedInAnyNumberAndOrder(t *testing.T) {
 	orders := map[string]func(i, n int) int{
 		"oldest first": func(i, n int) int { return i },
@@ -100,7 +101,7 @@ func TestTimersOfEveryOwnerCanBeStoppedInAnyNumberAndOrder(t *testing.T) {
 	}
 }
 
-// stopInOrder arms n timers and stops them, each in a turn of its own.
+// stopInOrder arms n timers and stops each of them in a separate turn.
 func stopInOrder(t *testing.T, l *eventloop.Loop, owner timerOwner, n int, nth func(i int) int) {
 	stops := make([]func(), n)
 	for i := range stops {
@@ -117,7 +118,7 @@ func stopInOrder(t *testing.T, l *eventloop.Loop, owner timerOwner, n int, nth f
 	l.AfterFunc(time.Millisecond, next)
 }
 
-func TestALoopWhoseTimersWereAllStoppedCanBeUsedAsBefore(t *testing.T) {
+func TestALoopWorksAfterAllItsTimersWereStopped(t *testing.T) {
 	var times []int
 	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		for n := range 100 {
@@ -135,7 +136,7 @@ func TestALoopWhoseTimersWereAllStoppedCanBeUsedAsBefore(t *testing.T) {
 	wantSlice(t, "times", times, []int{1000})
 }
 
-// A peer decides in which order connections end.
+// The peers control the order in which connections end.
 func TestLaw11PeersThatLeaveInAnyOrderDoNotEndTheLoop(t *testing.T) {
 	for _, newestFirst := range []bool{false, true} {
 		for _, n := range []int{32, 33, 34, 70} {

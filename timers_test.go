@@ -26,7 +26,7 @@ func runInBubble(t *testing.T, start func(t *testing.T, l *eventloop.Loop)) {
 	})
 }
 
-// stopwatch returns a function that notes the time since now, in milliseconds.
+// stopwatch returns a function that records the time since now, in milliseconds.
 func stopwatch(times *[]int) func() {
 	began := time.Now()
 	return func() { *times = append(*times, int(time.Since(began)/time.Millisecond)) }
@@ -39,7 +39,7 @@ func TestTimerFiresOnceAtItsTime(t *testing.T) {
 }
 
 func TestLaw9TimersNeverFireEarly(t *testing.T) {
-	// By the real clock, with all its rounding.
+	// With the real clock and its rounding.
 	const timers = 300
 	fired := 0
 	mustRun(t, nil, func(l *eventloop.Loop) {
@@ -101,7 +101,7 @@ func TestLaw9EqualDeadlinesFireInOrderOfCreation(t *testing.T) {
 		want[i] = i
 	}
 	if !slices.Equal(order, want) {
-		t.Errorf("timers with equal deadlines fired in another order than they were created: %v", order)
+		t.Errorf("timers with equal deadlines did not fire in the order of their creation: %v", order)
 	}
 }
 
@@ -133,7 +133,7 @@ func TestLaw9ADelayThatIsNotPositiveMeansTheNextTurn(t *testing.T) {
 	}
 }
 
-func TestLaw9AZeroTimerThatArmsItselfRunsOnceATurn(t *testing.T) {
+func TestLaw9AZeroTimerThatArmsItselfRunsOncePerTurn(t *testing.T) {
 	var turns []uint64
 	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		var timer *eventloop.Timer
@@ -151,7 +151,7 @@ func TestLaw9AZeroTimerThatArmsItselfRunsOnceATurn(t *testing.T) {
 }
 
 func TestLaw9MissedTicksAreDroppedAndNeverRunInABurst(t *testing.T) {
-	// The example of the documentation of Every.
+	// The example in the documentation of Every.
 	var times []int
 	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		note := stopwatch(&times)
@@ -384,7 +384,7 @@ func TestAnIntervalOfCenturiesTicksInOrderAndNeverInABurst(t *testing.T) {
 	runInBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		l.Every(150*365*24*time.Hour, func() {
 			if ticks++; ticks > 1 {
-				t.Error("the second tick is beyond the end of time")
+				t.Error("the second tick would overflow")
 				l.Stop()
 			}
 		}).Unref()
@@ -418,7 +418,7 @@ func TestTimersWithANilFunctionPanicAtOnce(t *testing.T) {
 	}
 }
 
-// panicOf returns what f panics with.
+// panicOf returns the value with which f panics.
 func panicOf(f func()) (v any) {
 	defer func() { v = recover() }()
 	f()
@@ -431,7 +431,7 @@ func TestUnrefLetsTheLoopEndAndRefKeepsItAlive(t *testing.T) {
 		eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
 			interval := l.Every(time.Second, func() { ticks++ })
 			interval.Unref()
-			interval.Unref() // counts once
+			interval.Unref() // a second call has no effect
 			timer := l.AfterFunc(5500*time.Millisecond, func() {})
 			timer.Unref()
 			timer.Ref()
@@ -476,7 +476,7 @@ func TestAMillionTimersNeedNoGoroutineAndBoundedMemory(t *testing.T) {
 		for i := range armed {
 			armed[i] = l.AfterFunc(time.Hour+time.Duration(i*7919%timers), f)
 		}
-		// Fewer there may be: what tests before this one have left ends meanwhile.
+		// There may be fewer: goroutines of earlier tests may end during this one.
 		if n := runtime.NumGoroutine(); n > goroutines {
 			t.Errorf("goroutines = %d, want at most %d", n, goroutines)
 		}
@@ -492,7 +492,7 @@ func TestAMillionTimersNeedNoGoroutineAndBoundedMemory(t *testing.T) {
 		clear(armed)
 		armed = nil
 		if left := heapInUse() - before; left > 4<<20 {
-			t.Errorf("%d bytes are left after all timers were stopped", left)
+			t.Errorf("%d bytes are still in use after all timers were stopped", left)
 		}
 	})
 }
@@ -516,8 +516,8 @@ func heapInUse() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// The dispatcher leaves the timer that wakes it alone when the first deadline has
-// not changed.
+// The dispatcher does not reset the runtime timer that wakes it if the first deadline
+// has not changed.
 func TestTimersAreExactWhateverHappensWhileTheDispatcherSleeps(t *testing.T) {
 	const ms = time.Millisecond
 	for _, test := range []struct {
@@ -537,7 +537,7 @@ func TestTimersAreExactWhateverHappensWhileTheDispatcherSleeps(t *testing.T) {
 				time.Sleep(2 * ms)
 				first.Stop()
 				time.Sleep(2 * ms)
-				l.Post(func() {}) // the dispatcher sleeps without a deadline meanwhile
+				l.Post(func() {}) // in between the dispatcher sleeps without a deadline
 				time.Sleep(2 * ms)
 				l.AfterFunc(4*ms, fired)
 				release()
@@ -575,7 +575,7 @@ func TestTimersAreExactWhateverHappensWhileTheDispatcherSleeps(t *testing.T) {
 				time.Sleep(5 * ms)
 				timer.Reset(5 * ms)
 				time.Sleep(2 * ms)
-				timer.Reset(23 * ms) // as it was
+				timer.Reset(23 * ms) // the same deadline
 			}()
 		}, []int{30}},
 		{"posts come meanwhile", func(l *eventloop.Loop, fired func()) {

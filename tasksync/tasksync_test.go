@@ -49,7 +49,7 @@ func wantPanic(t *testing.T, what string, f func()) {
 	f()
 }
 
-func TestAMutexKeepsOtherTasksOutWhileItsHolderIsSuspended(t *testing.T) {
+func TestAMutexExcludesOtherTasksWhileItsHolderIsSuspended(t *testing.T) {
 	var m tasksync.Mutex
 	var steps []string
 	virtually(t, func(l *eventloop.Loop) {
@@ -105,7 +105,7 @@ func TestLockOfATaskWhoseContextEndsReturnsTheCauseAndLeavesTheQueueInOrder(t *t
 	}
 }
 
-func TestAMutexThatIsUnlockedForATaskThatGivesUpIsLockedByTheNext(t *testing.T) {
+func TestAMutexGoesToTheNextTaskIfTheFirstOneStopsWaiting(t *testing.T) {
 	var m tasksync.Mutex
 	locked := 0
 	virtually(t, func(l *eventloop.Loop) {
@@ -123,16 +123,16 @@ func TestAMutexThatIsUnlockedForATaskThatGivesUpIsLockedByTheNext(t *testing.T) 
 		})
 		l.AfterFunc(time.Second, func() {
 			cancel()
-			synctest.Wait() // the first task is to be woken with an error now
-			m.Unlock()      // and has the mutex as well
+			synctest.Wait() // the first task is about to be woken with an error
+			m.Unlock()      // and now has the mutex as well
 		})
 	})
 	if locked != 1 || !m.TryLock() {
-		t.Errorf("the second task locked it %d times, want 1; and it is to be unlocked now", locked)
+		t.Errorf("the second task locked the mutex %d times, want 1, and it must be unlocked at the end", locked)
 	}
 }
 
-func TestTheEndOfTheLoopEndsLockAndAnotherLoopGoesOn(t *testing.T) {
+func TestTheEndOfTheLoopEndsLockAndAnotherLoopContinues(t *testing.T) {
 	var m tasksync.Mutex
 	m.TryLock()
 	synctest.Test(t, func(t *testing.T) {
@@ -223,7 +223,7 @@ func TestMisuseIsAnErrorOrAPanic(t *testing.T) {
 	virtually(t, func(l *eventloop.Loop) {
 		l.Go(context.Background(), func(k *eventloop.Task) error {
 			if err := s.Acquire(k, 3); err == nil {
-				t.Error("Acquire of more than there is returned nil")
+				t.Error("Acquire of more units than the semaphore has returned nil")
 			}
 			l.Post(func() {
 				wantErr(t, "Lock in a callback", m.Lock(k), eventloop.ErrNotOnTask)
@@ -234,11 +234,11 @@ func TestMisuseIsAnErrorOrAPanic(t *testing.T) {
 		})
 	})
 	if !m.TryLock() || !s.TryAcquire(2) {
-		t.Error("a call that failed has taken something")
+		t.Error("a failed call has taken units")
 	}
 }
 
-func TestALockThatIsFreeLetsTheLoopRun(t *testing.T) {
+func TestLockingAFreeMutexLetsTheLoopRun(t *testing.T) {
 	var m tasksync.Mutex
 	ran := false
 	virtually(t, func(l *eventloop.Loop) {
@@ -270,7 +270,7 @@ func TestASmallAcquireDoesNotOvertakeALargeOne(t *testing.T) {
 		}
 		l.AfterFunc(time.Second, func() {
 			if s.TryAcquire(1) || len(order) > 0 {
-				t.Errorf("somebody overtook; order %v", order)
+				t.Errorf("a later call was served first; order %v", order)
 			}
 			s.Release(2)
 		})
@@ -280,7 +280,7 @@ func TestASmallAcquireDoesNotOvertakeALargeOne(t *testing.T) {
 	}
 }
 
-func TestALargeAcquireThatGivesUpLetsThoseBehindItGoOn(t *testing.T) {
+func TestWhenALargeAcquireStopsWaitingTheNextOnesContinue(t *testing.T) {
 	s := tasksync.NewSemaphore(3)
 	acquired := time.Duration(0)
 	virtually(t, func(l *eventloop.Loop) {
@@ -303,9 +303,9 @@ func TestALargeAcquireThatGivesUpLetsThoseBehindItGoOn(t *testing.T) {
 	}
 }
 
-// A semaphore grants in the order of the calls, as far as there is enough, whatever
-// is released and given up meanwhile.
-func TestASemaphoreDoesAsItsModel(t *testing.T) {
+// A semaphore serves calls in their order while it has enough units, whatever is released
+// or canceled at the same time.
+func TestASemaphoreBehavesLikeItsModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		size := rapid.IntRange(0, 4).Draw(rt, "size")
 		synctest.Test(t, func(t *testing.T) {
@@ -334,8 +334,8 @@ type model struct {
 	l       *eventloop.Loop
 	s       *tasksync.Semaphore
 	free    int
-	claims  []*claim // as the semaphore has it
-	waiting []int    // as the model has it
+	claims  []*claim // the state of the semaphore
+	waiting []int    // the state of the model
 	holding []int
 }
 
@@ -435,14 +435,14 @@ func TestSignalWakesTheTaskThatHasWaitedLongestAndBroadcastAll(t *testing.T) {
 			}
 			c.Broadcast()
 		})
-		l.AfterFunc(3*time.Second, func() { c.Signal(); c.Broadcast() }) // for nobody
+		l.AfterFunc(3*time.Second, func() { c.Signal(); c.Broadcast() }) // without waiting tasks
 	})
 	if !slices.Equal(woken, []int{0, 1, 2, 3}) {
 		t.Errorf("woken: %v, want all in order", woken)
 	}
 }
 
-func TestASignalForATaskThatGivesUpWakesTheNext(t *testing.T) {
+func TestASignalForATaskThatStopsWaitingWakesTheNext(t *testing.T) {
 	var c tasksync.Cond
 	woken := 0
 	virtually(t, func(l *eventloop.Loop) {

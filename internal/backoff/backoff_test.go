@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-func TestPausesDoubleUpToTheMostAndBeginAnewAfterReset(t *testing.T) {
+func TestPausesDoubleUpToTheMaximumAndStartAgainAfterReset(t *testing.T) {
 	b := New(5*time.Millisecond, 15*time.Millisecond)
 	got := []time.Duration{b.Next(), b.Next(), b.Next(), b.Next()}
 	b.Reset()

@@ -61,7 +61,7 @@ func TestBrokenDataIsAnError(t *testing.T) {
 		coded := code(strings.Repeat("some text and more ", 1000))
 		for n := 1; n < len(coded); n++ {
 			if got, err := Decode(name, coded[:n], 1<<20); err == nil {
-				t.Errorf("%s: %d of %d bytes are taken: %d bytes", name, n, len(coded), len(got))
+				t.Errorf("%s: %d of %d bytes are accepted: %d bytes", name, n, len(coded), len(got))
 			}
 		}
 		if _, err := Decode(name, []byte("no such coding"), 100); err == nil {
@@ -71,11 +71,11 @@ func TestBrokenDataIsAnError(t *testing.T) {
 	wrong := gzipped("hello")
 	wrong[len(wrong)-6] ^= 1 // the checksum
 	if _, err := Decode("gzip", wrong, 100); err == nil {
-		t.Error("gzip with a wrong checksum is taken")
+		t.Error("gzip with a wrong checksum is accepted")
 	}
 }
 
-func TestDataOfItsBoundIsTakenAndNoByteMore(t *testing.T) {
+func TestDataUpToItsBoundIsAcceptedAndNoByteMore(t *testing.T) {
 	for name, code := range coders {
 		for _, size := range []int{1, 1000, 100_000} {
 			coded := code(strings.Repeat("x", size))
@@ -92,8 +92,8 @@ func TestDataOfItsBoundIsTakenAndNoByteMore(t *testing.T) {
 	}
 }
 
-// A frame says how much memory it takes to decode it. Few bytes can say much.
-func TestFewBytesOfZstdDoNotAllocateWhatTheyAskFor(t *testing.T) {
+// A frame specifies the memory that its decoder needs. A short frame can ask for a lot.
+func TestAShortZstdFrameDoesNotAllocateALargeWindow(t *testing.T) {
 	block := []byte{1 | 1<<3, 0, 0, 'x'}
 	le := func(n uint32) []byte { return []byte{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)} }
 	magic := []byte{0x28, 0xb5, 0x2f, 0xfd}
@@ -115,7 +115,7 @@ func TestFewBytesOfZstdDoNotAllocateWhatTheyAskFor(t *testing.T) {
 	}
 }
 
-func TestGunzipTellsTheErrorOfItsReader(t *testing.T) {
+func TestGunzipReturnsTheErrorOfItsReader(t *testing.T) {
 	boom := errors.New("boom")
 	for _, tail := range []string{"", "tail"} {
 		coded := append(gzipped("hello"), tail...)

@@ -22,8 +22,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// network simulates the dialing of addresses in virtual time. It logs when
-// each attempt began and ended, and knows the connections that are open.
+// network simulates the dialing of addresses in virtual time. It logs the beginning and
+// the end of each attempt, and tracks the open connections.
 type network struct {
 	start time.Time
 	hosts map[string]host
@@ -33,9 +33,8 @@ type network struct {
 	open map[*fakeConn]bool
 }
 
-// host says how an address behaves: it answers after a time, with err or a
-// connection. It never answers if after is 0. If deaf, it does not hear of
-// cancellation.
+// host says how an address behaves: it responds after a time, with err or a connection.
+// It never responds if after is 0. If deaf, it ignores cancellation.
 type host struct {
 	after time.Duration
 	err   error
@@ -191,7 +190,7 @@ func TestRace(t *testing.T) {
 	}
 }
 
-func TestAddressesThatAreKnownLaterAreTriedToo(t *testing.T) {
+func TestAddressesThatArriveLaterAreAlsoTried(t *testing.T) {
 	refused := host{after: 10 * ms, err: syscall.ECONNREFUSED}
 	for _, tt := range []struct {
 		name        string
@@ -279,7 +278,7 @@ func TestEveryAddressIsTriedBeforeTheDeadline(t *testing.T) {
 	}
 }
 
-func TestInTurnAnAddressGetsTwoSecondsAtLeast(t *testing.T) {
+func TestInTurnAnAddressGetsAtLeastTwoSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(nil)
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
@@ -319,7 +318,7 @@ func checkError(t *testing.T, err error, want string) {
 	}
 }
 
-func TestTheErrorTellsAllThatWasTried(t *testing.T) {
+func TestTheErrorListsAllAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(map[string]host{a6: {after: ms, err: syscall.ENETUNREACH}, a4: {after: ms, err: syscall.ECONNREFUSED}})
 		_, err := n.dialer(0, a6, a4).Dial(t.Context(), "tcp", "host.test:80")
@@ -371,7 +370,7 @@ func TestCancellationEndsADialAtEveryStage(t *testing.T) {
 	}
 }
 
-func TestASuccessThatComesWithTheCancellationIsNotLost(t *testing.T) {
+func TestASuccessAtTheTimeOfTheCancellationIsNotLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(map[string]host{a4: {after: 300 * ms, deaf: true}})
 		ctx, cancel := context.WithTimeout(t.Context(), 300*ms)
@@ -383,7 +382,7 @@ func TestASuccessThatComesWithTheCancellationIsNotLost(t *testing.T) {
 	})
 }
 
-func TestTheResolverIsAskedForTheFamilyOfTheNetwork(t *testing.T) {
+func TestTheLookupIsForTheFamilyOfTheNetwork(t *testing.T) {
 	for network, want := range map[string]string{"tcp": "ip", "tcp4": "ip4", "tcp6": "ip6"} {
 		var got string
 		failure := &net.DNSError{Err: "no such host", Name: "host.test", IsNotFound: true}
@@ -403,7 +402,7 @@ func TestTheResolverIsAskedForTheFamilyOfTheNetwork(t *testing.T) {
 	}
 }
 
-func TestBadAddressesAreErrorsAtOnceAndAsInPackageNet(t *testing.T) {
+func TestInvalidAddressesAreErrorsAtOnceAsInPackageNet(t *testing.T) {
 	d := &Dialer{Resolve: func(_ context.Context, _, host string) ([]netip.Addr, more, error) {
 		t.Errorf("%q was looked up", host)
 		return nil, nil, nil
@@ -462,7 +461,7 @@ func TestRealConnections(t *testing.T) {
 		{"tcp4", "127.0.0.1:" + port, "127.0.0.1:" + port},
 		{"tcp", "[::ffff:127.0.0.1]:" + port, "127.0.0.1:" + port},
 		{"tcp4", "[::ffff:127.0.0.1]:" + port, "127.0.0.1:" + port},
-		{"tcp", "host.test:" + port, "127.0.0.1:" + port}, // nobody listens on ::1
+		{"tcp", "host.test:" + port, "127.0.0.1:" + port}, // ::1 has no listener
 		{"tcp4", "host.test:" + port, "127.0.0.1:" + port},
 		{"tcp", ":" + port, "127.0.0.1:" + port},
 		{"tcp", "0.0.0.0:" + port, "127.0.0.1:" + port},
@@ -533,7 +532,7 @@ func TestControlAndKeepAliveReachTheSocket(t *testing.T) {
 	}
 }
 
-func TestALiteralTakesNoGoroutineAndNoMoreThanPackageNet(t *testing.T) {
+func TestALiteralNeedsNoGoroutineAndNoMoreAllocationsThanPackageNet(t *testing.T) {
 	ln := listen(t, "tcp4", "127.0.0.1:0")
 	address := ln.Addr().String()
 	allocs := func(dial func(context.Context, string, string) (net.Conn, error)) float64 {
@@ -574,7 +573,7 @@ func TestConnectionsOfARaceDoNotLeak(t *testing.T) {
 	if opened.Load() <= 50 {
 		t.Error("there was no race")
 	}
-	// The server closes its side of the last ones in its own time.
+	// The server may close its side of the last connections later.
 	for end := time.Now().Add(30 * time.Second); descriptors(t) > before; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("descriptors: %d before, %d after", before, descriptors(t))
@@ -603,7 +602,7 @@ func BenchmarkDial(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				c.(*net.TCPConn).SetLinger(0) // no port stays in TIME-WAIT
+				c.(*net.TCPConn).SetLinger(0) // leaves no port in TIME-WAIT
 				c.Close()
 			}
 		})
@@ -612,7 +611,7 @@ func BenchmarkDial(b *testing.B) {
 	run("literal/net", new(net.Dialer).DialContext, address)
 	run("name", (&Dialer{Resolve: resolveTo("127.0.0.1")}).Dial, "host.test:"+port)
 	run("first-refused", (&Dialer{Resolve: resolveTo("::1", "127.0.0.1")}).Dial, "host.test:"+port)
-	// A dead address: its socket is kept from connecting until the race is over.
+	// A dead address: its socket does not connect until the race is over.
 	dead := &Dialer{
 		Resolve: resolveTo("127.0.0.9", "127.0.0.1"),
 		Control: func(ctx context.Context, _, address string, _ syscall.RawConn) error {

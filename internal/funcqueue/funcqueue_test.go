@@ -6,8 +6,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The numbers are drawn from both sides of the size of a chunk and of the number of
-// chunks that are kept, and a run must have crossed both.
+// The numbers lie on both sides of the size of a chunk and of the number of spare chunks,
+// and a run must cross both.
 func TestFunctionsComeOutInOrderWhateverTheSizesOfTheBatches(t *testing.T) {
 	var reused, dropped bool
 	some := rapid.OneOf(
@@ -76,7 +76,7 @@ func length(c *chunk) (n int) {
 	return n
 }
 
-func TestAQueueThatIsTakenInTimeAllocatesNothing(t *testing.T) {
+func TestAQueueThatIsEmptiedInTimeAllocatesNothing(t *testing.T) {
 	var q Queue
 	var b Batch
 	f := func() {}

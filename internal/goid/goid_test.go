@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// Both ways to tell goroutines apart are tested on every system: Current uses the
-// second only where there is no assembly.
+// Every system tests both ways to identify goroutines. Current uses the second one only
+// where there is no assembly.
 var ways = map[string]func() ID{"Current": Current, "number": number}
 
 func TestGoroutinesHaveDifferentIDsThatStayTheSame(t *testing.T) {
@@ -37,7 +37,7 @@ func TestManyGoroutinesHaveDifferentIDs(t *testing.T) {
 	}
 }
 
-func TestACoroutineHasAnIDOfItsOwnThatOutlivesSwitchesAndGrowth(t *testing.T) {
+func TestACoroutineKeepsItsOwnIDAcrossSwitchesAndStackGrowth(t *testing.T) {
 	for name, id := range ways {
 		next, stop := iter.Pull(func(yield func(ID) bool) {
 			yield(id())
@@ -60,7 +60,7 @@ func TestIDsAllocateNothing(t *testing.T) {
 	}
 }
 
-// deep needs more stack than a goroutine begins with.
+// deep needs more stack than the initial stack of a goroutine.
 func deep(n int, id func() ID) ID {
 	var pad [1024]byte
 	if n == 0 {
@@ -69,7 +69,7 @@ func deep(n int, id func() ID) ID {
 	got := deep(n-1, id)
 	at := n % len(pad)
 	pad[at] = 1
-	return got + ID(pad[at]) - 1 // or the compiler would do without pad
+	return got + ID(pad[at]) - 1 // otherwise the compiler would remove pad
 }
 
 func BenchmarkCurrent(b *testing.B) {

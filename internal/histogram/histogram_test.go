@@ -8,7 +8,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestBucketHoldsItsDurationAndIsAQuarterWideAtMost(t *testing.T) {
+func TestBucketContainsItsDurationAndIsAtMostAQuarterWide(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := time.Duration(rapid.Int64Range(0, int64(15*time.Minute)).Draw(t, "d"))
 		i := bucket(d)
@@ -37,7 +37,7 @@ func TestQuantilesOfAnEmptyHistogramAreZero(t *testing.T) {
 	}
 }
 
-func TestQuantilesFollowTheShares(t *testing.T) {
+func TestQuantilesFollowTheFractions(t *testing.T) {
 	var h Histogram
 	for range 98 {
 		h.Record(time.Microsecond)
@@ -47,7 +47,7 @@ func TestQuantilesFollowTheShares(t *testing.T) {
 	q := h.Quantiles(0.5, 0.99, 1)
 	for i, want := range []time.Duration{time.Microsecond, time.Millisecond, time.Second} {
 		if q[i] < want || q[i] > want+want/4 {
-			t.Errorf("quantile %d = %v, want %v to a quarter above", i, q[i], want)
+			t.Errorf("quantile %d = %v, want %v or up to a quarter more", i, q[i], want)
 		}
 	}
 }
@@ -64,7 +64,7 @@ func TestCountersDoNotWrap(t *testing.T) {
 		if got := usual.Load(); got != many+10 {
 			t.Errorf("count = %d, want %d", got, many+10)
 		}
-		// One in so many is too few to show in a quantile, and none is zero.
+		// One in so many does not affect a quantile, and no recorded duration is zero.
 		for i, got := range h.Quantiles(0.5, 0.99, 1) {
 			if got < time.Microsecond || got > time.Second {
 				t.Errorf("after %d: quantile %d = %v", many, i, got)

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// decode reads a body from in, of which piece bytes more are there at a time.
+// decode reads a body from in, which arrives in steps of piece bytes.
 func decode(b *Body, in []byte, piece int) (body []byte, rest int, err error) {
 	there := 0
 	taken := 0
@@ -39,7 +39,7 @@ func newBody(lenient bool) *Body {
 func TestChunksAreDecodedHoweverTheyArrive(t *testing.T) {
 	for _, test := range []struct {
 		in              string
-		strict, lenient error // nil: taken
+		strict, lenient error // nil: accepted
 	}{
 		{"5\r\nhello\r\n0\r\n\r\n", nil, nil},
 		{"0000000000000002\r\nhe\r\n3;a=\"b\"\r\nllo\r\n000\r\nT: u\r\nV: w\r\n\r\n", nil, nil},
@@ -95,7 +95,7 @@ func TestChunksAreDecodedHoweverTheyArrive(t *testing.T) {
 	}
 }
 
-func TestBodiesWithALengthAndWithoutOneEndWhereTheyEnd(t *testing.T) {
+func TestBodiesWithAndWithoutALengthEndAtTheRightByte(t *testing.T) {
 	b := &Body{Limit: 10}
 	b.Fixed(5)
 	if body, rest, err := decode(b, []byte("hello!"), 2); string(body) != "hello" || rest != 1 || err != io.EOF || b.Limit != 5 {
@@ -113,7 +113,7 @@ func TestBodiesWithALengthAndWithoutOneEndWhereTheyEnd(t *testing.T) {
 	}
 }
 
-func TestAChunkOverTheLimitIsRefusedBeforeItComes(t *testing.T) {
+func TestAChunkOverTheLimitIsRejectedBeforeItArrives(t *testing.T) {
 	b := newBody(false)
 	b.Limit = 7
 	if body, _, err := decode(b, []byte("5\r\nhello\r\n3\r\n"), 100); string(body) != "hello" || err != ErrLimit {
@@ -121,8 +121,8 @@ func TestAChunkOverTheLimitIsRefusedBeforeItComes(t *testing.T) {
 	}
 }
 
-// Chunks mean the same however they arrive, and what the strict side takes the
-// lenient side takes, too.
+// The result does not depend on how chunks arrive, and the lenient side accepts
+// everything that the strict side accepts.
 func FuzzBody(f *testing.F) {
 	f.Add([]byte("5 ;a\r\nhello\r\n0\r\nT: u\r\n\r\nrest"), uint8(3))
 	f.Add([]byte("A\r\n0123456789\r\n0\r\nT: u\n v\n\n"), uint8(1))

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-func TestHostsAreThoseOfRFC3986(t *testing.T) {
+func TestHostsFollowRFC3986(t *testing.T) {
 	for host, want := range map[string]bool{
 		"a": true, "a.example": true, "A-b_c~d": true, "a:80": true, "a:": true, "a%20b": true, "a,b;c=d": true,
 		"127.0.0.1": true, "127.0.0.1:8080": true, "999.1": true,
@@ -29,7 +29,7 @@ func TestHostsAreThoseOfRFC3986(t *testing.T) {
 	}
 }
 
-func TestTargetsHaveTheFormsThatTheMethodMayHave(t *testing.T) {
+func TestTargetsHaveAFormThatIsAllowedForTheMethod(t *testing.T) {
 	for line, want := range map[string]int{
 		"GET /": 0, "GET /a?b?c": 0, "GET //a": 0, "GET /a%2Fb": 0, "GET /\xc3\xa4": 0, "GET /?%": 0, "GET /a#b": 0,
 		"GET http://a": 0, "GET http://a/": 0, "GET http://a:80/b?c": 0, "GET http://a?b": 0, "GET HTTPS://[::1]/": 0, "GET x+y.1-z://a/b": 0,
@@ -82,7 +82,7 @@ func TestExpectationsAreAList(t *testing.T) {
 	}
 }
 
-// takeRequest takes one request with its body off a stream, as a server does.
+// takeRequest reads one request with its body from a stream, as a server does.
 func takeRequest(in []byte) (head []byte, r Request, body, rest []byte, ok bool) {
 	for bytes.HasPrefix(in, []byte("\r\n")) {
 		in = in[2:]
@@ -114,9 +114,9 @@ func takeRequest(in []byte) (head []byte, r Request, body, rest []byte, ok bool)
 	}
 }
 
-// sameAsNetHTTP fails the test if a stream has a request that is taken here and
-// that net/http refuses or reads in another way: what request smuggling is made of.
-// It returns how many were taken.
+// sameAsNetHTTP fails the test if this package accepts a request of a stream that
+// net/http rejects or interprets differently, which request smuggling depends on. It
+// returns the number of accepted requests.
 func sameAsNetHTTP(t *testing.T, stream []byte) (taken int) {
 	t.Helper()
 	src := bytes.NewReader(stream)
@@ -128,7 +128,7 @@ func sameAsNetHTTP(t *testing.T, stream []byte) (taken int) {
 		}
 		fail := func(format string, args ...any) {
 			t.Helper()
-			t.Fatalf("request %d of %q is taken: %+v %q; %s", taken, stream, r, body, fmt.Sprintf(format, args...))
+			t.Fatalf("request %d of %q is accepted: %+v %q; %s", taken, stream, r, body, fmt.Sprintf(format, args...))
 		}
 		for skipped, _ := br.Peek(2); string(skipped) == "\r\n"; skipped, _ = br.Peek(2) {
 			br.Discard(2) // the server of net/http ignores only one
@@ -167,13 +167,13 @@ func sameAsNetHTTP(t *testing.T, stream []byte) (taken int) {
 	}
 }
 
-// lenientExtension reports whether a chunk extension with a space before it is in
-// b: RFC 9112 section 7.1.1 has it taken, and net/http does not.
+// lenientExtension reports whether b has a chunk extension with a space before it.
+// RFC 9112 section 7.1.1 accepts it, and net/http does not.
 func lenientExtension(b []byte) bool {
 	return bytes.Contains(b, []byte(" ;")) || bytes.Contains(b, []byte("\t;"))
 }
 
-// generate makes a stream of requests of which most are nearly right.
+// generate makes a stream of requests, most of which are almost valid.
 func generate(rnd *rand.Rand) []byte {
 	pick := func(from ...string) string { return from[rnd.IntN(len(from))] }
 	usual := func(usually string, from ...string) string {
@@ -232,15 +232,15 @@ func generate(rnd *rand.Rand) []byte {
 	return b.Bytes()
 }
 
-// Whatever is taken here net/http takes, too, and reads in the same way, to the
-// byte where the next request begins.
-func TestNothingIsTakenThatNetHTTPRefuses(t *testing.T) {
+// net/http accepts every request that this package accepts, and interprets it in the
+// same way, including where the next request begins.
+func TestNoRequestIsAcceptedThatNetHTTPRejects(t *testing.T) {
 	taken := 0
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for range 20_000 {
 		taken += sameAsNetHTTP(t, generate(rnd))
 	}
-	if taken < 4000 { // or else the test has nothing to say
+	if taken < 4000 { // fewer would prove nothing
 		t.Errorf("only %d requests were taken", taken)
 	}
 }

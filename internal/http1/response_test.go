@@ -24,7 +24,7 @@ func parse(head, method string) (r Response, fields []string, err error) {
 	return r, fields, err
 }
 
-func TestResponseHeadsSayHowTheBodyEnds(t *testing.T) {
+func TestResponseHeadsDetermineTheEndOfTheBody(t *testing.T) {
 	const ok = "HTTP/1.1 200 OK\r\n"
 	for _, v := range []struct {
 		head   string // without its empty line
@@ -71,7 +71,7 @@ func TestResponseHeadsSayHowTheBodyEnds(t *testing.T) {
 	}
 }
 
-func TestResponseHeadsThatAreRefused(t *testing.T) {
+func TestInvalidResponseHeadsAreRejected(t *testing.T) {
 	const ok = "HTTP/1.1 200 OK\r\n"
 	for _, head := range []string{
 		"HTTP/1.1\r\n", "HTTP/1.1 \r\n", "HTTP/1.1 20 OK\r\n", "HTTP/1.1 2000\r\n", "HTTP/1.1 099 X\r\n", "HTTP/1.1 2x0 X\r\n", "HTTP/1.1 +20 X\r\n",
@@ -118,11 +118,11 @@ func TestForbiddenTrailerFieldsAreLeftOut(t *testing.T) {
 	}
 }
 
-// takeResponse takes one response off a stream that the connection ends after, as a
+// takeResponse reads one response from a stream after which the connection ends, as a
 // client does. It returns nil if that fails.
 func takeResponse(in []byte, method string) (r *Response, body []byte) {
 	end := 0
-	for piece := 1; end == 0 && piece <= len(in); piece++ { // as it grows
+	for piece := 1; end == 0 && piece <= len(in); piece++ { // as input arrives
 		if end = HeadEnd(in[:piece], piece-1); end != HeadEnd(in[:piece], 0) {
 			panic("where the head ends depends on how it arrives")
 		}
@@ -152,12 +152,12 @@ func takeResponse(in []byte, method string) (r *Response, body []byte) {
 	return &res, body
 }
 
-// sameResponse fails the test if net/http takes a response that is refused here, or
-// if both take it and read it in different ways.
+// sameResponse fails the test if net/http accepts a response that this package rejects,
+// or if both accept it and interpret it differently.
 func sameResponse(t *testing.T, in []byte, method string) (taken bool) {
 	t.Helper()
 	if bytes.Contains(in, []byte(" :")) || bytes.Contains(in, []byte("\t:")) {
-		return false // net/http takes the space for a part of the name
+		return false // net/http treats the space as a part of the name
 	}
 	res, body := takeResponse(in, method)
 	std, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(in)), &http.Request{Method: method})
@@ -179,7 +179,7 @@ func sameResponse(t *testing.T, in []byte, method string) (taken bool) {
 	return true
 }
 
-// generateResponse makes a response that is nearly right most often.
+// generateResponse makes a response that is almost valid in most cases.
 func generateResponse(rnd *rand.Rand) []byte {
 	pick := func(from ...string) string { return from[rnd.IntN(len(from))] }
 	usual := func(usually string, from ...string) string {
@@ -214,8 +214,8 @@ func generateResponse(rnd *rand.Rand) []byte {
 	return b.Bytes()
 }
 
-// What net/http takes is taken here, too, and means the same.
-func TestResponsesThatNetHTTPTakesAreTaken(t *testing.T) {
+// This package accepts every response that net/http accepts, with the same meaning.
+func TestResponsesThatNetHTTPAcceptsAreAccepted(t *testing.T) {
 	taken := 0
 	rnd := rand.New(rand.NewPCG(3, 4))
 	for range 20_000 {
@@ -224,7 +224,7 @@ func TestResponsesThatNetHTTPTakesAreTaken(t *testing.T) {
 		}
 	}
 	if taken < 2000 {
-		t.Errorf("only %d responses were taken by both", taken)
+		t.Errorf("only %d responses were accepted by both", taken)
 	}
 }
 

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestSortFollowsRFC6724 has the examples of RFC 6724 section 10.2 (without
-// those that need rule 3, 4 or 7), and those of the bugs that package net had.
+// TestSortFollowsRFC6724 covers the examples of RFC 6724 section 10.2, without those
+// that need rule 3, 4 or 7, and the cases of bugs that package net had.
 func TestSortFollowsRFC6724(t *testing.T) {
 	tests := []struct{ name, addrs, sources, want string }{
 		{"prefer matching scope", "2001:db8:1::1 198.51.100.121", "2001:db8:1::2 169.254.13.78", "2001:db8:1::1 198.51.100.121"},

@@ -25,7 +25,7 @@ func TestAddressesOfEqualRankTakeTurnsAtBeingFirst(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				// Where IPv6 is off, ::1 has no source, and is the last.
+				// Without IPv6, ::1 has no source address and comes last.
 				six := slices.Index(addrs, netip.IPv6Loopback())
 				if six != 0 && six != 3 {
 					t.Errorf("%s: ::1 is in the middle of %s", host, join(addrs))
@@ -72,7 +72,7 @@ func TestLookupsOfOneNameAtTheSameTimeRotateToo(t *testing.T) {
 	}
 }
 
-// The order was worked out under other routes: ::1 could not be reached.
+// The order was computed with other routes: ::1 was unreachable.
 func TestAddressesAreSortedAgainWhenRoutesMayHaveChanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		addrs := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}
@@ -88,7 +88,7 @@ func TestAddressesAreSortedAgainWhenRoutesMayHaveChanged(t *testing.T) {
 		}
 		time.Sleep(time.Nanosecond)
 		if _, ok := s.take("ip", true); ok {
-			t.Error("an old order is taken for quickness")
+			t.Error("a quick take returned the old order")
 		}
 		if got, ok := s.take("ip", false); !ok || slices.Equal(got, old.addrs) {
 			t.Errorf("when it is time: %v, %v", got, ok)
@@ -99,8 +99,8 @@ func TestAddressesAreSortedAgainWhenRoutesMayHaveChanged(t *testing.T) {
 	})
 }
 
-// Whatever the routes, each lookup has all addresses, none is before one of better
-// rank, and each of a rank is the first of it equally often.
+// Whatever the routes, each lookup returns all addresses, none of them comes before one
+// of better rank, and each address is the first of its rank equally often.
 func TestRotationIsFairAndKeepsTheRanks(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		pool := []string{"192.0.2.1", "192.0.2.2", "10.1.1.1", "127.0.0.1", "2001:db8::1", "2001:db8::2", "2001:db9::1", "fd00::1", "::1", "2002::1", "169.254.1.1"}

@@ -27,7 +27,7 @@ func BenchmarkCached(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				if _, _, ok := r.Cached("ip", bb.host); !ok {
-					r.system.get() // the look at the files, once in five seconds
+					r.system.get() // the check of the files, which happens every five seconds
 				}
 			}
 		})
@@ -84,8 +84,8 @@ func benchLookups(b *testing.B, inFlight int, lookup func(context.Context, strin
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "lookups/s")
 }
 
-// fastServer answers every question with one address, at little cost, with a
-// codec that neither resolver under test is built on.
+// fastServer replies to every question with one address, at little cost, with a codec
+// that neither tested resolver uses.
 func fastServer(b *testing.B) string {
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -132,9 +132,9 @@ func fastReply(query, out []byte) []byte {
 	return reply
 }
 
-// BenchmarkCancel measures the time from the end of the context of a lookup
-// that waits for a silent server to the return of LookupNetIP, and to the
-// moment that both its sockets are gone.
+// BenchmarkCancel measures the time from the end of the context of a lookup that waits
+// for a silent server, first to the return of LookupNetIP, and then until both sockets
+// are closed.
 func BenchmarkCancel(b *testing.B) {
 	s := newServer(b, func(peer) {})
 	r := resolverFor(b, s)

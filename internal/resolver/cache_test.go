@@ -127,10 +127,10 @@ func TestBothFamiliesExpireWithTheFirst(t *testing.T) {
 		aaaa []string
 		want time.Duration
 	}{
-		"both have addresses":          {[]string{"a.test. 20 IN AAAA 2001:db8::1"}, 20 * time.Second},
-		"one has none":                 {[]string{soa}, 30 * time.Second},
-		"one has none and no SOA":      {nil, 40 * time.Second},
-		"one does not want to be kept": {[]string{"a.test. 0 IN AAAA 2001:db8::1"}, 0},
+		"both have addresses":     {[]string{"a.test. 20 IN AAAA 2001:db8::1"}, 20 * time.Second},
+		"one has none":            {[]string{soa}, 30 * time.Second},
+		"one has none and no SOA": {nil, 40 * time.Second},
+		"one has a TTL of zero":   {[]string{"a.test. 0 IN AAAA 2001:db8::1"}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -164,7 +164,7 @@ func TestBothFamiliesExpireWithTheFirst(t *testing.T) {
 	}
 }
 
-func TestThatThereIsNothingIsCachedOnlyOnTheWordOfAll(t *testing.T) {
+func TestANegativeAnswerIsCachedOnlyIfAllRepliesSaySo(t *testing.T) {
 	s := newServer(t, func(p peer) {
 		if p.qtype() == dns.TypeA {
 			p.reply(0, soa)
@@ -182,7 +182,7 @@ func TestThatThereIsNothingIsCachedOnlyOnTheWordOfAll(t *testing.T) {
 	}
 }
 
-func TestALookupThatBeganBeforeAChangeLeavesNothingToThoseAfterIt(t *testing.T) {
+func TestALookupFromBeforeAChangeDoesNotAffectLaterLookups(t *testing.T) {
 	s := newServer(t, func(p peer) { p.reply(0, p.name()+" 60 IN MX 1 mail.test.") })
 	cfg := testConfig(t, s.addr)
 	cfg.HostsFile = writeFile(t, "hosts", "")
@@ -205,7 +205,7 @@ func TestALookupThatBeganBeforeAChangeLeavesNothingToThoseAfterIt(t *testing.T) 
 	}
 }
 
-func TestQueryTakesTheTimeInTheCacheOffTheTTL(t *testing.T) {
+func TestQuerySubtractsTheTimeInTheCacheFromTheTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, queries := pipedResolver(t, nil, zone("a.test. 60 IN MX 1 mail.test."))
 		for _, want := range []uint32{60, 50, 40} {
@@ -229,8 +229,8 @@ func TestTheCacheKeepsTheMostRecentlyUsed(t *testing.T) {
 		c.put(k(i), new(answer), now.Add(time.Hour))
 	}
 	c.get(k(0), now)
-	c.put(k(3), new(answer), now.Add(time.Hour)) // pushes out 1
-	c.put(k(3), new(answer), now.Add(time.Hour)) // no second time
+	c.put(k(3), new(answer), now.Add(time.Hour)) // evicts 1
+	c.put(k(3), new(answer), now.Add(time.Hour)) // not a second time
 	for i, want := range []bool{true, false, true, true} {
 		if _, ok := c.get(k(i), now); ok != want {
 			t.Errorf("entry %d is there: %v, want %v", i, ok, want)
@@ -246,7 +246,7 @@ func TestTheCacheKeepsTheMostRecentlyUsed(t *testing.T) {
 	}
 }
 
-func TestTheCacheIsBoundedWhateverIsLookedUp(t *testing.T) {
+func TestTheCacheIsBounded(t *testing.T) {
 	s := newServer(t, func(p peer) { p.reply(0, p.name()+" 60 IN A 192.0.2.1") })
 	cfg := testConfig(t, s.addr)
 	cfg.CacheSize = 20
@@ -262,7 +262,7 @@ func TestTheCacheIsBoundedWhateverIsLookedUp(t *testing.T) {
 	}
 }
 
-func TestGiantAnswersAreNotCached(t *testing.T) {
+func TestLargeAnswersAreNotCached(t *testing.T) {
 	s := newServer(t, func(p peer) {
 		if p.udp() {
 			m := p.message(0)
@@ -287,7 +287,7 @@ func TestGiantAnswersAreNotCached(t *testing.T) {
 	}
 }
 
-func TestAThousandLookupsOfOneNameAskOnceAFamily(t *testing.T) {
+func TestAThousandLookupsOfOneNameSendOneQueryPerFamily(t *testing.T) {
 	const n = 1000
 	release := make(chan struct{})
 	s := newServer(t, func(p peer) {
@@ -320,7 +320,7 @@ func TestAThousandLookupsOfOneNameAskOnceAFamily(t *testing.T) {
 	}
 }
 
-func TestAddressesOfOneCallerAreNotThoseOfAnother(t *testing.T) {
+func TestCallersDoNotShareAddresses(t *testing.T) {
 	r := resolverFor(t, newServer(t, zone("a.test. 60 IN A 192.0.2.1")))
 	for range 3 {
 		addrs, _ := r.LookupNetIP(t.Context(), "ip4", "a.test")
@@ -334,7 +334,7 @@ func TestAddressesOfOneCallerAreNotThoseOfAnother(t *testing.T) {
 	wantAddrs(t, r, "ip4", "localhost", "127.0.0.1")
 }
 
-func TestFlushForgetsAnswersAlsoThoseOnTheirWay(t *testing.T) {
+func TestFlushDropsAnswersIncludingThoseInFlight(t *testing.T) {
 	release := make(chan struct{})
 	s := newServer(t, func(p peer) {
 		if p.nth == 2 {
@@ -352,10 +352,10 @@ func TestFlushForgetsAnswersAlsoThoseOnTheirWay(t *testing.T) {
 	wg.Go(func() { wantAddrs(t, r, "ip4", "a.test", "192.0.2.2") })
 	waitFor(t, func() bool { return len(s.queries()) == 2 })
 	r.Flush()
-	wantAddrs(t, r, "ip4", "a.test", "192.0.2.3") // does not join the one before
+	wantAddrs(t, r, "ip4", "a.test", "192.0.2.3") // does not join the previous lookup
 	close(release)
 	wg.Wait()
-	wantAddrs(t, r, "ip4", "a.test", "192.0.2.3") // which has not overwritten it
+	wantAddrs(t, r, "ip4", "a.test", "192.0.2.3") // the previous lookup has not overwritten it
 }
 
 func TestChangedFilesAreSeenAfterFiveSecondsAtMost(t *testing.T) {
@@ -395,7 +395,7 @@ func TestChangedFilesAreSeenAfterFiveSecondsAtMost(t *testing.T) {
 		}
 		time.Sleep(time.Nanosecond)
 		if _, _, ok := r.Cached("ip4", "a.test"); ok {
-			t.Error("Cached answers without the look at the files that is due")
+			t.Error("Cached returns an answer although a check of the files is due")
 		}
 		wantAddrs(t, r, "ip4", "inhosts.test", "192.0.2.3")
 		wantAddrs(t, r, "ip4", "new.test", "192.0.2.3")
@@ -408,7 +408,7 @@ func TestChangedFilesAreSeenAfterFiveSecondsAtMost(t *testing.T) {
 		n := queries.Load()
 		wantAddrs(t, r, "ip4", "a.test", "192.0.2.2")
 		if queries.Load() != n {
-			t.Error("the cache was flushed though nothing has changed")
+			t.Error("the cache was flushed although nothing has changed")
 		}
 
 		write(nsswitch, "hosts: files\n")
@@ -453,16 +453,16 @@ func TestCachedIsQuickAndAllocatesOnlyTheCopy(t *testing.T) {
 	}
 }
 
-func TestTimeOutsAreThoseOfTheConfiguration(t *testing.T) {
+func TestTimeoutsFollowTheConfiguration(t *testing.T) {
 	for name, tt := range map[string]struct {
 		change func(c *Config)
 		want   time.Duration
 	}{
-		"the defaults":     {func(c *Config) { c.Timeout = 0 }, 10 * time.Second},
-		"two servers":      {func(c *Config) { c.Timeout, c.Servers = 0, []string{"192.0.2.1", "192.0.2.2"} }, 20 * time.Second},
-		"those of Config":  {func(c *Config) { c.Timeout, c.Attempts = time.Second, 3 }, 3 * time.Second},
-		"of resolv.conf":   {func(c *Config) { c.Timeout, c.ResolvConf = 0, writeFile(t, "r", "options timeout:2 attempts:4") }, 8 * time.Second},
-		"TCP has them too": {func(c *Config) { c.Timeout, c.UseTCP = time.Second, true }, 2 * time.Second},
+		"the defaults":    {func(c *Config) { c.Timeout = 0 }, 10 * time.Second},
+		"two servers":     {func(c *Config) { c.Timeout, c.Servers = 0, []string{"192.0.2.1", "192.0.2.2"} }, 20 * time.Second},
+		"those of Config": {func(c *Config) { c.Timeout, c.Attempts = time.Second, 3 }, 3 * time.Second},
+		"of resolv.conf":  {func(c *Config) { c.Timeout, c.ResolvConf = 0, writeFile(t, "r", "options timeout:2 attempts:4") }, 8 * time.Second},
+		"over TCP":        {func(c *Config) { c.Timeout, c.UseTCP = time.Second, true }, 2 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -478,7 +478,7 @@ func TestTimeOutsAreThoseOfTheConfiguration(t *testing.T) {
 	}
 }
 
-func TestTheDeadlineOfTheCallerWins(t *testing.T) {
+func TestTheDeadlineOfTheCallerTakesPrecedence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, _ := pipedResolver(t, nil, func(peer) {})
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)

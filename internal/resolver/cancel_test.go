@@ -83,7 +83,7 @@ func TestCancellationIsPromptAtEveryStage(t *testing.T) {
 	}
 }
 
-func TestOneCallerLeavingDoesNotDisturbTheOthers(t *testing.T) {
+func TestACanceledCallerDoesNotAffectOthers(t *testing.T) {
 	release := make(chan struct{})
 	s := newServer(t, func(p peer) {
 		<-release
@@ -106,7 +106,7 @@ func TestOneCallerLeavingDoesNotDisturbTheOthers(t *testing.T) {
 	}
 }
 
-func TestTheLastCallerLeavingEndsTheWork(t *testing.T) {
+func TestCancelingTheLastCallerEndsTheWork(t *testing.T) {
 	s := newServer(t, func(peer) {})
 	r := resolverFor(t, s)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -123,7 +123,7 @@ func TestTheLastCallerLeavingEndsTheWork(t *testing.T) {
 	}
 }
 
-func TestAQueryAfterACancelledOneStartsAfresh(t *testing.T) {
+func TestAQueryAfterACanceledOneStartsAnew(t *testing.T) {
 	s := newServer(t, func(p peer) {
 		if p.nth > 1 {
 			p.reply(0, p.name()+" 60 IN MX 1 mail.test.")
@@ -141,11 +141,11 @@ func TestAQueryAfterACancelledOneStartsAfresh(t *testing.T) {
 		t.Errorf("Query = %v, %v", m, err)
 	}
 	if d := time.Since(start); d >= r.cfg.Timeout {
-		t.Errorf("took %v: it joined the query that was cancelled", d)
+		t.Errorf("took %v: it joined the canceled query", d)
 	}
 }
 
-func TestAContextThatIsOverAsksNobody(t *testing.T) {
+func TestAnEndedContextSendsNoQuery(t *testing.T) {
 	s := refuseAll(t)
 	r := resolverFor(t, s)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -200,7 +200,7 @@ func TestCloseEndsEverythingAndIsIdempotent(t *testing.T) {
 	r.Close()
 }
 
-func TestLookupsWhileClosingEndOneWayOrTheOther(t *testing.T) {
+func TestLookupsDuringCloseReturn(t *testing.T) {
 	s := newServer(t, zone("a.test. 60 IN A 192.0.2.1"))
 	for range 20 {
 		r := resolverFor(t, s)

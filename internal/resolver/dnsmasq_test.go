@@ -13,7 +13,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// startDNSMasq runs a name server that others wrote, on the loopback interface.
+// startDNSMasq runs an independent name server on the loopback interface.
 func startDNSMasq(t *testing.T) (addr string) {
 	t.Helper()
 	path, err := exec.LookPath("dnsmasq")
@@ -28,7 +28,7 @@ func startDNSMasq(t *testing.T) (addr string) {
 		many += fmt.Sprintf("198.51.100.%d many.test\n", i+1)
 	}
 	hosts := writeFile(t, "hosts", "192.0.2.1 a.test\n2001:db8::1 a.test\n192.0.2.4 four.test\n"+many)
-	for range 5 { // somebody else may take the port before dnsmasq does
+	for range 5 { // another process may take the port before dnsmasq does
 		if addr, ok := tryDNSMasq(t, path, hosts); ok {
 			return addr
 		}
@@ -37,8 +37,8 @@ func startDNSMasq(t *testing.T) (addr string) {
 	return ""
 }
 
-// tryDNSMasq runs the server on a port that was free a moment ago. It reports
-// false if the server ends before it listens.
+// tryDNSMasq runs the server on a port that was free just before. It returns false if
+// the server ends before it listens.
 func tryDNSMasq(t *testing.T, path, hosts string) (addr string, ok bool) {
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -91,7 +91,7 @@ local-ttl=60
 	return addr, running
 }
 
-func TestARealServerIsUnderstood(t *testing.T) {
+func TestLookupsWorkWithARealServer(t *testing.T) {
 	addr := startDNSMasq(t)
 	for _, use0x20 := range []bool{false, true} {
 		cfg := testConfig(t, addr)

@@ -13,8 +13,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// delayed answers for both families of every name, after these times; negative
-// means never.
+// delayed replies for both families of every name, after these times; negative means
+// never.
 func delayed(a, aaaa time.Duration) handler {
 	return func(p peer) {
 		after, rr := a, p.name()+" 3600 IN A 127.0.0.1"
@@ -34,9 +34,8 @@ func took(f func()) time.Duration {
 	return time.Since(start)
 }
 
-// A question without an answer is remembered (RFC 9520), and the answer to the
-// other one is cached.
-func TestAFamilyThatIsNotAnsweredDelaysTheFirstLookupOnly(t *testing.T) {
+// The failed question is cached (RFC 9520), and so is the answer to the other one.
+func TestAFamilyWithoutAReplyDelaysOnlyTheFirstLookup(t *testing.T) {
 	for name, lost := range map[string]uint16{"127.0.0.1": dns.TypeAAAA, "::1": dns.TypeA} {
 		h := func(p peer) {
 			switch p.qtype() {
@@ -62,13 +61,13 @@ func TestAFamilyThatIsNotAnsweredDelaysTheFirstLookupOnly(t *testing.T) {
 			if got := queries.Load(); got != 2 {
 				t.Errorf("queries = %d, want 2", got)
 			}
-			// The server answers other questions, so it is the name: it is asked
-			// ever more rarely.
+			// The server replies to other questions, so the cause is the name: it
+			// is queried at growing intervals.
 			for wait := failureTTL; wait <= 4*maxFailureTTL; wait *= 2 {
 				time.Sleep(time.Nanosecond)
 				r.Query(t.Context(), fmt.Sprint(wait, ".other.test"), dns.TypeMX)
 				if _, _, ok := r.Cached("ip", "a.test"); ok {
-					t.Error("what is not known is remembered for too long")
+					t.Error("the failure is cached for too long")
 				}
 				look(familyGrace)
 				time.Sleep(min(2*wait, maxFailureTTL) - time.Nanosecond)
@@ -78,7 +77,7 @@ func TestAFamilyThatIsNotAnsweredDelaysTheFirstLookupOnly(t *testing.T) {
 	}
 }
 
-func TestAnOutageIsForgottenSoonAfterItsEnd(t *testing.T) {
+func TestNamesResolveSoonAfterAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var up atomic.Bool
 		r, _ := pipedResolver(t, nil, func(p peer) {
@@ -101,7 +100,7 @@ func TestAnOutageIsForgottenSoonAfterItsEnd(t *testing.T) {
 	})
 }
 
-func TestASilentSearchDomainDelaysTheFirstLookupOnly(t *testing.T) {
+func TestASilentSearchDomainDelaysOnlyTheFirstLookup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, _ := pipedResolver(t, func(c *Config) { c.Search, c.Ndots = []string{"silent"}, 2 }, func(p peer) {
 			if p.name() == "a.test." {
@@ -120,7 +119,7 @@ func TestASilentSearchDomainDelaysTheFirstLookupOnly(t *testing.T) {
 	})
 }
 
-func TestFailuresAreRememberedForEachKindOfLookup(t *testing.T) {
+func TestFailuresAreCachedForEachKindOfLookup(t *testing.T) {
 	for name, h := range map[string]handler{
 		"silence":  func(peer) {},
 		"SERVFAIL": func(p peer) { p.reply(dns.RcodeServerFailure) },
@@ -154,7 +153,7 @@ func TestFailuresAreRememberedForEachKindOfLookup(t *testing.T) {
 }
 
 // RFC 8305 section 3.
-func TestALookupThatMayBeginEarlyWaitsForIPv6ForAShortTimeOnly(t *testing.T) {
+func TestAnEarlyLookupWaitsForIPv6OnlyForAShortTime(t *testing.T) {
 	const ms = time.Millisecond
 	const v4, v6, both = "127.0.0.1", "::1", "::1 127.0.0.1"
 	for _, tt := range []struct {
@@ -192,7 +191,7 @@ func TestALookupThatMayBeginEarlyWaitsForIPv6ForAShortTimeOnly(t *testing.T) {
 						t.Errorf("then %q after %v, want %q after %v", got, time.Since(start), tt.more, tt.moreAt)
 					}
 				}
-				// From then on it is known.
+				// From then on the answer is known.
 				d := took(func() {
 					if addrs, more, err := r.LookupEarly(t.Context(), "ip", "a.test"); more != nil || err != nil || len(addrs) == 0 {
 						t.Errorf("the second time: %v, %v, %v", addrs, more != nil, err)
@@ -206,9 +205,9 @@ func TestALookupThatMayBeginEarlyWaitsForIPv6ForAShortTimeOnly(t *testing.T) {
 	}
 }
 
-// A dial that has its connection leaves the lookup. What that finds out is
-// remembered all the same, or each dial would wait again.
-func TestALookupThatWasBegunEarlyGoesOnWhenItsCallerLeaves(t *testing.T) {
+// A dial with a connection leaves the lookup. The result is cached anyway, because
+// otherwise each dial would wait again.
+func TestAnEarlyLookupContinuesWhenItsCallerLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, queries := pipedResolver(t, nil, delayed(0, -1))
 		for i := range 5 {
@@ -240,7 +239,7 @@ func TestALookupThatWasBegunEarlyGoesOnWhenItsCallerLeaves(t *testing.T) {
 	})
 }
 
-func TestIPv6AddressesWithoutARouteAreNoReasonToBeginEarly(t *testing.T) {
+func TestIPv6AddressesWithoutARouteAreNotReturnedEarly(t *testing.T) {
 	const unreachable = "64:ff9b:1::1"
 	if (&addrSet{addrs: []netip.Addr{netip.MustParseAddr(unreachable)}}).reachable() {
 		t.Skip("this machine has a route to " + unreachable)
@@ -263,7 +262,7 @@ func TestIPv6AddressesWithoutARouteAreNoReasonToBeginEarly(t *testing.T) {
 	})
 }
 
-func TestWithoutAAAANoneIsAskedFor(t *testing.T) {
+func TestWithNoAAAAThereAreNoAAAAQueries(t *testing.T) {
 	s := newServer(t, zone("a.test. 60 IN A 192.0.2.1", "a.test. 60 IN AAAA 2001:db8::1"))
 	cfg := testConfig(t, s.addr)
 	cfg.ResolvConf = writeFile(t, "resolv.conf", "options no-aaaa\n")

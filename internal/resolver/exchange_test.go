@@ -51,7 +51,7 @@ func forgeries(p peer) [][]byte {
 		valid[:len(valid)-3],
 		valid[:headerSize],
 		valid[:5],
-		append(slices.Clone(valid[:headerSize]), strings.Repeat("\xc0\x0c", 100)...), // names that point at themselves
+		append(slices.Clone(valid[:headerSize]), strings.Repeat("\xc0\x0c", 100)...), // names that point to themselves
 		{},
 		[]byte(strings.Repeat("\xff", 512)),
 		echo,
@@ -71,9 +71,9 @@ func TestForgedAndGarbledPacketsAreIgnored(t *testing.T) {
 	}
 }
 
-// TestForgeriesByTheThousandDoNotEndAQuery feeds the query its packets one by
-// one, so that none is lost.
-func TestForgeriesByTheThousandDoNotEndAQuery(t *testing.T) {
+// TestThousandsOfForgeriesDoNotEndAQuery passes the packets to the query one by one, so
+// that none is lost.
+func TestThousandsOfForgeriesDoNotEndAQuery(t *testing.T) {
 	const rounds = 500
 	cfg := testConfig(t, "192.0.2.53")
 	sent := 0
@@ -110,7 +110,7 @@ func TestAServerThatOnlySendsGarbageTimesOut(t *testing.T) {
 	}
 }
 
-// withoutEDNS answers queries without EDNS, and others with rcode.
+// withoutEDNS answers queries without EDNS, and replies to others with rcode.
 func withoutEDNS(rcode int) handler {
 	return func(p peer) {
 		if p.query.IsEdns0() != nil {
@@ -121,15 +121,15 @@ func withoutEDNS(rcode int) handler {
 	}
 }
 
-// TestServers puts one question to servers that behave in all sorts of ways,
-// and then to one that answers, and checks which answer counts.
+// TestServers sends one question to servers with different behaviors, and then to one
+// that replies normally, and checks which reply counts.
 func TestServers(t *testing.T) {
 	tests := []struct {
 		name    string
 		handle  handler
 		want    string // flags of the error; an address if the answer counts
-		queries string // that the first server got
-		next    bool   // the next server was asked
+		queries string // that the first server received
+		next    bool   // the next server was queried
 	}{
 		{"an answer counts", func(p peer) { p.reply(0, good) }, "192.0.2.1", "udp", false},
 		{"an answer in another case counts", func(p peer) {
@@ -304,7 +304,7 @@ func TestServers(t *testing.T) {
 	}
 }
 
-func TestThatNobodyListensIsToldAtOnce(t *testing.T) {
+func TestARefusedQueryFailsAtOnce(t *testing.T) {
 	s := newServer(t, nil)
 	s.close()
 	r := newResolver(t, testConfig(t, s.addr))
@@ -319,7 +319,7 @@ func TestThatNobodyListensIsToldAtOnce(t *testing.T) {
 	}
 }
 
-func TestAttemptsGoRoundAllServers(t *testing.T) {
+func TestAttemptsAlternateBetweenAllServers(t *testing.T) {
 	var mu sync.Mutex
 	var order []string
 	mark := func(name string) handler {
@@ -353,7 +353,7 @@ func TestAttemptsGoRoundAllServers(t *testing.T) {
 		lookup(t, r, "ip4", "a.test")
 	}
 	if got := asked(); got != "abbaab" {
-		t.Errorf("servers asked in rotation = %q, want abbaab", got)
+		t.Errorf("servers queried in rotation = %q, want abbaab", got)
 	}
 }
 
@@ -391,7 +391,7 @@ func TestEveryQueryHasItsOwnSocketAndID(t *testing.T) {
 	}
 }
 
-func TestQueriesSayWhatTheyShould(t *testing.T) {
+func TestQueriesHaveTheExpectedFlagsAndOptions(t *testing.T) {
 	got := make(chan *dns.Msg, 1)
 	s := newServer(t, func(p peer) {
 		got <- p.query
@@ -438,7 +438,7 @@ func TestUseTCPNeverUsesUDP(t *testing.T) {
 	}
 }
 
-func TestATruncatedReplyOverTCPIsNotAskedForAgain(t *testing.T) {
+func TestATruncatedReplyOverTCPIsAccepted(t *testing.T) {
 	s := newServer(t, func(p peer) {
 		m := p.message(0, good)
 		m.Truncated = true
@@ -452,12 +452,12 @@ func TestATruncatedReplyOverTCPIsNotAskedForAgain(t *testing.T) {
 	}
 }
 
-func TestTCPServersThatHangUpOrStallGoOnToTheNext(t *testing.T) {
+func TestTheNextServerIsQueriedIfATCPServerClosesOrStalls(t *testing.T) {
 	for name, serve := range map[string]func(c net.Conn){
-		"hang up at once":   func(c net.Conn) {},
-		"hang up in length": func(c net.Conn) { c.Read(make([]byte, 512)); c.Write([]byte{0}) },
-		"hang up in reply":  func(c net.Conn) { c.Read(make([]byte, 512)); c.Write([]byte{0, 50, 1, 2, 3}) },
-		"empty reply":       func(c net.Conn) { c.Read(make([]byte, 512)); c.Write([]byte{0, 0}) },
+		"close at once":   func(c net.Conn) {},
+		"close in length": func(c net.Conn) { c.Read(make([]byte, 512)); c.Write([]byte{0}) },
+		"close in reply":  func(c net.Conn) { c.Read(make([]byte, 512)); c.Write([]byte{0, 50, 1, 2, 3}) },
+		"empty reply":     func(c net.Conn) { c.Read(make([]byte, 512)); c.Write([]byte{0, 0}) },
 		"stall in reply": func(c net.Conn) {
 			c.Read(make([]byte, 512))
 			c.Write([]byte{0, 50, 1})
@@ -489,7 +489,7 @@ func TestTCPServersThatHangUpOrStallGoOnToTheNext(t *testing.T) {
 	}
 }
 
-func TestTLSServersAreAskedOverTLSOnly(t *testing.T) {
+func TestTLSServersAreQueriedOnlyOverTLS(t *testing.T) {
 	cert, pool := selfSigned(t, "dns.test")
 	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}})
 	if err != nil {
@@ -556,7 +556,7 @@ func selfSigned(t *testing.T, name string) (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
 
-// waitFor waits until cond holds, which it must within a long time.
+// waitFor waits until cond holds. It fails the test after a long time.
 func waitFor(t testing.TB, cond func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !cond(); time.Sleep(time.Millisecond) {

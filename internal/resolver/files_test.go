@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-func TestResolvConfIsReadAsTheManualPageSays(t *testing.T) {
+func TestResolvConfFollowsTheManualPage(t *testing.T) {
 	def := resolvConf{ndots: 1, timeout: 5 * time.Second, attempts: 2}
 	with := func(f func(c *resolvConf)) resolvConf { c := def; f(&c); return c }
 	addrs := func(s ...string) (a []netip.Addr) {
@@ -132,7 +132,7 @@ func TestHostsFileMergesAllLinesOfAName(t *testing.T) {
 		"not-an-address name\n" +
 		"127.1 short\n" +
 		"192.0.2.4\n")
-	const none = "none" // the name has no such address, but is in the file
+	const none = "none" // the file has the name, but no such address
 	tests := []struct{ network, name, want string }{
 		{"ip4", "localhost", "127.0.0.1"},
 		{"ip4", "one.example", "192.0.2.1"},
@@ -197,7 +197,7 @@ func TestNameListFollowsNdotsAndSearch(t *testing.T) {
 	}
 }
 
-func TestServerAddressesAreCompletedOrRefused(t *testing.T) {
+func TestServerAddressesAreCompletedOrRejected(t *testing.T) {
 	for s, want := range map[string]string{
 		"192.0.2.1":      "192.0.2.1:53",
 		"192.0.2.1:5353": "192.0.2.1:5353",
@@ -219,7 +219,7 @@ func TestServerAddressesAreCompletedOrRefused(t *testing.T) {
 	}
 }
 
-func TestNewRefusesWhatMakesNoSense(t *testing.T) {
+func TestNewRejectsInvalidConfigurations(t *testing.T) {
 	for want, cfg := range map[string]Config{
 		"Search":   {Search: []string{"a..b"}},
 		"search":   {Search: []string{"."}},
@@ -277,7 +277,7 @@ func FuzzParseHosts(f *testing.F) {
 	})
 }
 
-// FuzzNames checks that whatever passes for a name can be asked for.
+// FuzzNames checks that every accepted name can be queried.
 func FuzzNames(f *testing.F) {
 	for _, s := range []string{"a.example", "bücher.example", "a..b", "x.onion.", "LOCALHOST", "K", "_a\\.b"} {
 		f.Add(s)

@@ -20,16 +20,16 @@ import (
 	"pgregory.net/rapid"
 )
 
-// streams is a server over streams in a bubble, which counts them.
+// streams is a server in a bubble that counts its streams.
 type streams struct {
 	t       *testing.T
-	conns   atomic.Int64 // ever
+	conns   atomic.Int64 // total
 	open    atomic.Int64
 	queries atomic.Int64
 }
 
-// resolver returns a resolver that asks it. Each stream is served by serve, which
-// is told its number.
+// resolver returns a resolver that queries s. serve serves each stream; its argument is
+// the number of the stream.
 func (s *streams) resolver(serve func(n int, c net.Conn)) *Resolver {
 	cfg := testConfig(s.t, "192.0.2.53")
 	cfg.UseTCP, cfg.NoEDNS = true, true
@@ -59,8 +59,8 @@ func (s *streams) next(c net.Conn) *peer {
 	return &peer{network: "tcp", query: q, write: func(b []byte) { c.Write(frame(b)) }}
 }
 
-// echo answers with an address that depends on the name: the first label is the
-// last number of it.
+// echo replies with an address that depends on the name: the first label is the last
+// byte of the address.
 func echo(p *peer) {
 	label, _, _ := strings.Cut(p.name(), ".")
 	p.reply(0, fmt.Sprintf("%s 60 IN A 192.0.2.%s", p.name(), label))
@@ -191,8 +191,8 @@ func TestAQueryIsSentAgainIfTheServerClosesAStreamThatHadWorked(t *testing.T) {
 	}
 }
 
-// A server that answers one query after the other is held up by a name that hangs.
-func TestANameThatHoldsUpAStreamHoldsUpNoOthers(t *testing.T) {
+// A name that times out blocks a server that processes one query after the other.
+func TestANameThatBlocksAStreamDoesNotDelayOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &streams{t: t}
 		r := s.resolver(func(_ int, c net.Conn) {
@@ -221,8 +221,8 @@ func TestANameThatHoldsUpAStreamHoldsUpNoOthers(t *testing.T) {
 	})
 }
 
-// A connection may die without a word, as behind a NAT that has forgotten it.
-func TestAStreamThatIsSilentIsNotUsedAgain(t *testing.T) {
+// A connection may die silently, for example behind a NAT that has dropped its state.
+func TestASilentStreamIsNotReused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &streams{t: t}
 		r := s.resolver(func(n int, c net.Conn) {
@@ -238,7 +238,7 @@ func TestAStreamThatIsSilentIsNotUsedAgain(t *testing.T) {
 		})
 		wantAddrs(t, r, "ip4", "1.test", "192.0.2.1")
 		if d := took(func() { wantAddrs(t, r, "ip4", "2.test", "192.0.2.2") }); d != r.cfg.Timeout {
-			t.Errorf("took %v, want one time-out", d)
+			t.Errorf("took %v, want one timeout", d)
 		}
 		if d := took(func() { wantAddrs(t, r, "ip4", "3.test", "192.0.2.3") }); d != 0 {
 			t.Errorf("took %v", d)
@@ -246,7 +246,7 @@ func TestAStreamThatIsSilentIsNotUsedAgain(t *testing.T) {
 	})
 }
 
-func TestTheReplyToAQueryThatWasLeftDisturbsNoOther(t *testing.T) {
+func TestTheReplyToACanceledQueryDoesNotAffectOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &streams{t: t}
 		r := s.resolver(func(_ int, c net.Conn) {
@@ -273,7 +273,7 @@ func TestTheReplyToAQueryThatWasLeftDisturbsNoOther(t *testing.T) {
 	})
 }
 
-func TestADialThatNobodyWaitsForEnds(t *testing.T) {
+func TestADialWithoutWaitingQueriesEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := testConfig(t, "192.0.2.53")
 		cfg.UseTCP = true
@@ -298,7 +298,7 @@ func TestADialThatNobodyWaitsForEnds(t *testing.T) {
 		wantError(t, <-first, "a.test", "canceled")
 		synctest.Wait()
 		if dials.Load() != 1 {
-			t.Error("one who leaves takes the dial of another with him")
+			t.Error("a canceled query ended the dial of another query")
 		}
 		wantError(t, <-second, "b.test", "timeout temporary try")
 		synctest.Wait()
@@ -308,8 +308,8 @@ func TestADialThatNobodyWaitsForEnds(t *testing.T) {
 	})
 }
 
-// Whatever a server does, every query ends in time, with its own answer or an
-// error, and nothing is left.
+// Whatever a server does, every query ends in time, with its own reply or an error, and
+// nothing is left.
 func TestAStreamUnderARandomServer(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		type action struct {
@@ -400,7 +400,7 @@ func TestAStreamUnderARandomServer(t *testing.T) {
 	})
 }
 
-func TestTLSConnectionsAreUsedAgainAndSessionsResumed(t *testing.T) {
+func TestTLSConnectionsAreReusedAndSessionsResumed(t *testing.T) {
 	cert, pool := selfSigned(t, "dns.test")
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -445,7 +445,7 @@ func TestTLSConnectionsAreUsedAgainAndSessionsResumed(t *testing.T) {
 			wantAddrs(t, r, "ip4", fmt.Sprintf("%d.round%d.test", i, round), fmt.Sprintf("192.0.2.%d", i))
 		}
 		mu.Lock()
-		for _, c := range open { // the server has waited for long enough
+		for _, c := range open { // the idle timeout of the server
 			c.Close()
 		}
 		mu.Unlock()
@@ -458,8 +458,8 @@ func TestTLSConnectionsAreUsedAgainAndSessionsResumed(t *testing.T) {
 	}
 }
 
-// FuzzStream has a link read a stream of whatever bytes. It must deliver nothing
-// but well-formed replies to what was asked, and come to an end.
+// FuzzStream makes a link read a stream of arbitrary bytes. The link must deliver only
+// well-formed replies to its queries, and must end.
 func FuzzStream(f *testing.F) {
 	q := question{id: 1, name: "1.test.", qtype: dns.TypeA}
 	var buf bytes.Buffer
@@ -495,7 +495,7 @@ func FuzzStream(f *testing.F) {
 	})
 }
 
-// hanging answers every name but those that begin with "hang".
+// hanging replies to every name, except those that begin with "hang".
 func hanging(p peer) {
 	switch {
 	case strings.HasPrefix(p.name(), "hang"), strings.HasSuffix(p.name(), ".7.in-addr.arpa."):
@@ -506,7 +506,7 @@ func hanging(p peer) {
 	}
 }
 
-func TestNamesThatHangHoldUpNoOthers(t *testing.T) {
+func TestNamesThatTimeOutDoNotDelayOthers(t *testing.T) {
 	for _, hang := range []int{maxSockets/2 - 1, maxSockets / 2, maxSockets, 1000, 4000} {
 		synctest.Test(t, func(t *testing.T) {
 			r, _ := pipedResolver(t, nil, hanging)
@@ -515,7 +515,7 @@ func TestNamesThatHangHoldUpNoOthers(t *testing.T) {
 			for i := range hang {
 				wg.Go(func() { r.LookupNetIP(ctx, "ip", fmt.Sprintf("hang%d.test", i)) })
 			}
-			for i := range 30 { // until the last time-out
+			for i := range 30 { // until the last timeout
 				name := fmt.Sprintf("n%d.test", i)
 				d := took(func() {
 					wantAddrs(t, r, "ip", name, "127.0.0.1")
@@ -524,7 +524,7 @@ func TestNamesThatHangHoldUpNoOthers(t *testing.T) {
 					}
 				})
 				if d != 0 {
-					t.Errorf("beside %d names that hang, one takes %v", hang, d)
+					t.Errorf("with %d names that time out, another one takes %v", hang, d)
 				}
 				time.Sleep(time.Second / 2)
 			}
@@ -538,7 +538,7 @@ func TestNamesThatHangHoldUpNoOthers(t *testing.T) {
 	}
 }
 
-func TestDescriptorsAreBoundedHoweverManyNamesHang(t *testing.T) {
+func TestDescriptorsAreBoundedIfManyNamesTimeOut(t *testing.T) {
 	descriptors := func() int {
 		all, _ := os.ReadDir("/proc/self/fd")
 		return len(all)
@@ -564,8 +564,8 @@ func TestDescriptorsAreBoundedHoweverManyNamesHang(t *testing.T) {
 	waitFor(t, func() bool { return r.Stats().Open == 0 && descriptors() <= before })
 }
 
-// Ids are unique on a link, and not to be guessed from one another.
-func TestQueriesOnALinkHaveIDsOfTheirOwn(t *testing.T) {
+// Ids are unique on a link, and cannot be guessed from one another.
+func TestQueriesOnALinkHaveDistinctIDs(t *testing.T) {
 	l := &link{srv: newNameServer("192.0.2.53:53"), flights: make(map[uint16]*flight), end: func() {}}
 	seen := make(map[uint16]bool)
 	inOrder := 0

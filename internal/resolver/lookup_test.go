@@ -20,7 +20,7 @@ func refuseAll(t *testing.T) *server {
 	return newServer(t, func(p peer) { p.reply(dns.RcodeRefused) })
 }
 
-func TestLiteralsAreAnsweredWithoutAsking(t *testing.T) {
+func TestLiteralsAreResolvedWithoutAQuery(t *testing.T) {
 	s := refuseAll(t)
 	r := resolverFor(t, s)
 	for host, want := range map[string]string{
@@ -42,7 +42,7 @@ func TestLiteralsAreAnsweredWithoutAsking(t *testing.T) {
 	}
 }
 
-func TestBadNamesAreNotFoundWithoutAsking(t *testing.T) {
+func TestInvalidNamesAreNotFoundWithoutAQuery(t *testing.T) {
 	s := refuseAll(t)
 	r := resolverFor(t, s)
 	for _, host := range []string{
@@ -72,7 +72,7 @@ func TestAnUnknownNetworkIsAnError(t *testing.T) {
 	}
 }
 
-func TestLocalhostIsLoopbackAndNeverAsked(t *testing.T) {
+func TestLocalhostIsLoopbackAndNeverQueried(t *testing.T) {
 	s := refuseAll(t)
 	cfg := testConfig(t, s.addr)
 	cfg.NSSwitch = writeFile(t, "nsswitch.conf", "hosts: dns files\n")
@@ -121,7 +121,7 @@ func TestHostsFileComesBeforeDNSUnlessNSSwitchSaysOtherwise(t *testing.T) {
 	}
 }
 
-func TestNamesOutsideASCIIAreAskedForInPunycode(t *testing.T) {
+func TestNamesOutsideASCIIAreQueriedInPunycode(t *testing.T) {
 	s := newServer(t, zone("xn--bcher-kva.test. 60 IN A 192.0.2.1"))
 	r := resolverFor(t, s)
 	wantAddrs(t, r, "ip4", "Bücher.test", "192.0.2.1")
@@ -132,11 +132,11 @@ func TestNamesOutsideASCIIAreAskedForInPunycode(t *testing.T) {
 	if _, err, ok := r.Cached("ip4", "bücher.test"); !ok || err != nil {
 		t.Errorf("Cached = %v, %v", err, ok)
 	}
-	_, err := lookup(t, r, "ip4", "a\u200d.test") // a joiner where none may be
+	_, err := lookup(t, r, "ip4", "a\u200d.test") // a joiner in a place where it is not allowed
 	wantError(t, err, "a\u200d.test", "notfound")
 }
 
-func TestBothFamiliesAreAskedForOnceAndInOneAnswer(t *testing.T) {
+func TestBothFamiliesAreQueriedOnceAndReturnedTogether(t *testing.T) {
 	s := newServer(t, zone("a.test. 60 IN A 192.0.2.1", "a.test. 60 IN AAAA 2001:db8::1"))
 	r := resolverFor(t, s)
 	addrs, err := r.LookupNetIP(t.Context(), "ip", "a.test")
@@ -151,7 +151,7 @@ func TestBothFamiliesAreAskedForOnceAndInOneAnswer(t *testing.T) {
 	}
 }
 
-func TestSingleRequestAsksOneFamilyAfterTheOther(t *testing.T) {
+func TestSingleRequestQueriesOneFamilyAfterTheOther(t *testing.T) {
 	first := make(chan struct{})
 	s := newServer(t, func(p peer) {
 		if p.nth == 1 {
@@ -184,7 +184,7 @@ func TestSearchListErrors(t *testing.T) {
 		{"a suffix has it", "a", -2, dns.RcodeNameError, "", "a.one."},
 		{"the name itself has it", "a", dns.RcodeNameError, -2, "", "a.one. a."},
 		{"a failing suffix does not end the search", "a", dns.RcodeServerFailure, -2, "", "a.one. a."},
-		{"nobody has it", "a", dns.RcodeNameError, dns.RcodeNameError, notFound, "a.one. a."},
+		{"no server has it", "a", dns.RcodeNameError, dns.RcodeNameError, notFound, "a.one. a."},
 		{"a name without addresses exists", "a", -1, dns.RcodeNameError, noData, "a.one. a."},
 		{"the error of the name itself counts", "a", dns.RcodeServerFailure, dns.RcodeNameError, notFound, "a.one. a."},
 		{"also if it is the worse one", "a", dns.RcodeNameError, dns.RcodeServerFailure, servFail, "a.one. a."},
@@ -227,7 +227,7 @@ func TestSearchListErrors(t *testing.T) {
 	}
 }
 
-func TestOneFamilyFailingIsNoErrorIfTheOtherHasAddresses(t *testing.T) {
+func TestAFailureOfOneFamilyIsNoErrorIfTheOtherHasAddresses(t *testing.T) {
 	for _, rcode := range []int{dns.RcodeServerFailure, dns.RcodeRefused, dns.RcodeNameError} {
 		s := newServer(t, func(p peer) {
 			if p.qtype() == dns.TypeAAAA {
@@ -240,7 +240,7 @@ func TestOneFamilyFailingIsNoErrorIfTheOtherHasAddresses(t *testing.T) {
 	}
 }
 
-func TestANameInTheHostsFileIsNotAskedForInTheOtherFamily(t *testing.T) {
+func TestANameInTheHostsFileIsNotQueriedForTheOtherFamily(t *testing.T) {
 	s := newServer(t, zone("a.test. 60 IN AAAA 2001:db8::1"))
 	cfg := testConfig(t, s.addr)
 	cfg.HostsFile = writeFile(t, "hosts", "127.0.0.1 a.test localhost\n")
@@ -254,7 +254,7 @@ func TestANameInTheHostsFileIsNotAskedForInTheOtherFamily(t *testing.T) {
 	}
 }
 
-func TestTheErrorOfBothFamiliesIsTheOneThatSaysMore(t *testing.T) {
+func TestTheErrorOfBothFamiliesIsTheMoreUsefulOne(t *testing.T) {
 	noData := func(p peer) { p.reply(0, soa) }
 	nxdomain := func(p peer) { p.reply(dns.RcodeNameError, soa) }
 	servFail := func(p peer) { p.reply(dns.RcodeServerFailure) }
@@ -363,15 +363,15 @@ func TestQueryReturnsAnyTypeAndNXDOMAINAsAMessage(t *testing.T) {
 	}
 	m, err := r.Query(t.Context(), "a.test", dns.TypeMX)
 	if err != nil || m.Question[0].Name != "a.test." {
-		t.Errorf("question = %v, %v, want the name without the mix of case", m, err)
+		t.Errorf("question = %v, %v, want the name without random case", m, err)
 	}
 	m.Answer[0].(*dns.MX).Mx = "changed."
 	if m, _ := r.Query(t.Context(), "a.test", dns.TypeMX); m.Answer[0].(*dns.MX).Mx != "mail.test." {
-		t.Error("the message of one caller is that of another")
+		t.Error("two callers share a message")
 	}
 }
 
-func TestQueryRefusesWhatMustNotBeAsked(t *testing.T) {
+func TestQueryRejectsReservedNamesAndTypes(t *testing.T) {
 	s := newServer(t, func(p peer) { p.reply(dns.RcodeServerFailure) })
 	r := resolverFor(t, s)
 	for _, name := range []string{"", "..", "a..b", strings.Repeat("a", 64), strings.Repeat("a.", 128), "x.onion", "a.invalid", "localhost", "\xff\xfe.test", "\u00fc\xff", "\ufffd"} {
@@ -420,7 +420,7 @@ func TestUnreadableAndMalformedFilesGiveDefaultsAndOneWarning(t *testing.T) {
 	}
 }
 
-func TestWithoutServersTheLocalMachineIsAsked(t *testing.T) {
+func TestWithoutServersTheLocalMachineIsQueried(t *testing.T) {
 	cfg := testConfig(t)
 	var asked []string
 	cfg.Attempts = 1
@@ -436,7 +436,7 @@ func TestWithoutServersTheLocalMachineIsAsked(t *testing.T) {
 	}
 }
 
-func TestTheZeroConfigGoesByTheFilesOfTheSystem(t *testing.T) {
+func TestTheZeroConfigUsesTheFilesOfTheSystem(t *testing.T) {
 	r := newResolver(t, Config{})
 	addrs, err := r.LookupNetIP(t.Context(), "ip4", "localhost")
 	if err != nil || len(addrs) == 0 || !addrs[0].IsLoopback() {

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type peer struct {
 	network string // "udp" or "tcp"
 	query   *dns.Msg
-	nth     int // of the queries that the server got, from 1
+	nth     int // number of the query, from 1
 	write   func(p []byte)
 }
 
@@ -68,7 +68,7 @@ func (p peer) send(m *dns.Msg) {
 	p.write(b)
 }
 
-// A handler answers queries, or does not. It runs in a goroutine of its own.
+// A handler replies to queries, or does not. It runs on its own goroutine.
 type handler func(p peer)
 
 // server is a name server on the loopback interface, UDP and TCP on one port.
@@ -152,7 +152,7 @@ func (s *server) serveTCP() {
 	}
 }
 
-// serveStream reads queries with a length in front from c and gives them to
+// serveStream reads queries that are preceded by their length from c, and passes them to
 // serve, one after the other.
 func serveStream(c net.Conn, serve func(network string, p []byte, write func([]byte))) {
 	for {
@@ -182,14 +182,14 @@ func (s *server) serve(network string, p []byte, write func([]byte)) {
 	s.handle(peer{network: network, query: q, nth: nth, write: write})
 }
 
-// queries returns what the server was asked, sorted.
+// queries returns the queries that the server received, sorted.
 func (s *server) queries() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Sorted(slices.Values(s.asked))
 }
 
-// inOrder returns what the server was asked, in order.
+// inOrder returns the queries that the server received, in order.
 func (s *server) inOrder() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -198,8 +198,8 @@ func (s *server) inOrder() []string {
 
 const soa = "ns test. 60 IN SOA ns.test. host.test. 1 3600 600 86400 30"
 
-// zone returns a handler that knows the given records, as a recursive server
-// would: with aliases followed, NXDOMAIN and NODATA with the SOA record.
+// zone returns a handler that serves the given records like a recursive server: it
+// follows aliases, and adds the SOA record to NXDOMAIN and NODATA.
 func zone(records ...string) handler {
 	var all []dns.RR
 	for _, s := range records {
@@ -273,7 +273,7 @@ func newResolver(t testing.TB, cfg Config) *Resolver {
 	return r
 }
 
-// resolverFor returns a resolver that asks s and nothing else.
+// resolverFor returns a resolver that only queries s.
 func resolverFor(t testing.TB, s *server) *Resolver {
 	t.Helper()
 	return newResolver(t, testConfig(t, s.addr))

@@ -15,9 +15,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// goResolver returns the Go resolver of package net, asking the same server.
-// Since it goes on reading after a lookup is cancelled, its connections are
-// closed in the end.
+// goResolver returns the Go resolver of package net for the same server. Because it
+// continues to read after a lookup is canceled, its connections are closed at the end.
 func goResolver(t testing.TB, s *server) *net.Resolver {
 	var mu sync.Mutex
 	var conns []net.Conn
@@ -39,16 +38,16 @@ func goResolver(t testing.TB, s *server) *net.Resolver {
 	}}
 }
 
-// asNetDoes reduces a result to what both resolvers must agree on: the
-// addresses in their order, and what kind of error it is.
+// asNetDoes reduces a result to the part on which both resolvers must agree: the
+// addresses in their order, and the kind of error.
 func asNetDoes(addrs []netip.Addr, err error) string {
 	if err == nil {
 		s := make([]string, len(addrs))
 		for i, a := range addrs {
 			s[i] = a.Unmap().String()
 		}
-		// Package net concatenates the families as their replies come in, and
-		// then sorts them stably, so equals of two families come in any order.
+		// Package net concatenates the families in the order of their replies, and
+		// then sorts them stably, so equal addresses of two families have no fixed order.
 		slices.Sort(s)
 		return strings.Join(s, " ")
 	}
@@ -120,7 +119,7 @@ func TestAnswersAreThoseOfTheGoResolver(t *testing.T) {
 		}},
 		{"forgeries first", func(p peer) {
 			for i, b := range forgeries(p) {
-				// Package net looks neither at the opcode nor at the counts.
+				// Package net checks neither the opcode nor the counts.
 				if i != 2 && i != 6 && i != 9 && i != 10 {
 					p.write(b)
 				}
@@ -160,12 +159,12 @@ func TestAnswersAreThoseOfTheGoResolver(t *testing.T) {
 	}
 }
 
-func TestStrangeNamesAreTakenAsByTheGoResolver(t *testing.T) {
+func TestStrangeNamesAreTreatedAsByTheGoResolver(t *testing.T) {
 	sameAnswers(t, newServer(t, zone(good)), "b.test.", "192.0.2.7", "::1", "", "a..test.", "-a.test.", "a b.", "1.2.3.4.5",
 		".", "bücher_", strings.Repeat("a", 64)+".", strings.Repeat("a.", 127), strings.Repeat("a.", 128))
 }
 
-// sameAnswers puts the same questions to both resolvers.
+// sameAnswers asks both resolvers the same questions and compares the results.
 func sameAnswers(t *testing.T, s *server, hosts ...string) {
 	r, oracle := resolverFor(t, s), goResolver(t, s)
 	for _, host := range hosts {
@@ -205,7 +204,7 @@ func TestNamesOfAddressesAreThoseOfTheGoResolver(t *testing.T) {
 	}
 }
 
-func TestTimeOutsAndCancellationAreThoseOfTheGoResolver(t *testing.T) {
+func TestTimeoutsAndCancellationAreThoseOfTheGoResolver(t *testing.T) {
 	s := newServer(t, func(peer) {})
 	r, oracle := resolverFor(t, s), goResolver(t, s)
 	contexts := map[string]func() (context.Context, context.CancelFunc){
@@ -231,8 +230,8 @@ func TestTimeOutsAndCancellationAreThoseOfTheGoResolver(t *testing.T) {
 	}
 }
 
-// TestAddressesAreSortedAsPackageNetSortsThem compares the order of addresses
-// of one family, where the order of the replies plays no part.
+// TestAddressesAreSortedAsPackageNetSortsThem compares the order of addresses of one
+// family, which does not depend on the order of the replies.
 func TestAddressesAreSortedAsPackageNetSortsThem(t *testing.T) {
 	s := newServer(t, zone(
 		"a.test. 60 IN AAAA 2001:db8::1", "a.test. 60 IN AAAA ::1", "a.test. 60 IN AAAA fe80::1", "a.test. 60 IN AAAA 2002:c000:201::1",

@@ -8,9 +8,9 @@ import (
 	"github.com/miekg/dns"
 )
 
-// pipeConn is the client's end of a connection in memory, which virtual time
-// can see through. As a net.PacketConn it keeps the bounds of messages, as
-// net.Pipe does as long as the buffer of the reader is large enough.
+// pipeConn is the client's end of a connection in memory, which works with virtual time.
+// As a net.PacketConn it preserves message boundaries, as net.Pipe does if the buffer of
+// the reader is large enough.
 type pipeConn struct{ net.Conn }
 
 func (pipeConn) ReadFrom([]byte) (int, net.Addr, error) { panic("not used") }
@@ -42,7 +42,7 @@ func packetPipe(t testing.TB, h handler) net.Conn {
 	return pipeConn{client}
 }
 
-// streamPipe returns a connection to a server that serve is.
+// streamPipe returns a connection to a server that serve implements.
 func streamPipe(t testing.TB, serve func(c net.Conn)) net.Conn {
 	client, srv := net.Pipe()
 	var wg sync.WaitGroup

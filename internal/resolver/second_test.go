@@ -9,9 +9,9 @@ import (
 	"github.com/miekg/dns"
 )
 
-// The patience for the second family may be over when its answer is there
-// already, after the process stood still for that long.
-func TestTheAnswerOfTheSecondFamilyIsTakenIfItIsThereThoughThePatienceIsOver(t *testing.T) {
+// If the process was suspended for that long, the wait for the second family may be over
+// although its reply is already there.
+func TestAReplyForTheSecondFamilyCountsAfterThePauseOfTheProcess(t *testing.T) {
 	r := newResolver(t, Config{Servers: []string{"127.0.0.1:1"}})
 	first := &answer{msg: question{name: "a.test.", qtype: dns.TypeA}.msg(false, false)}
 	want := &answer{addrs: &addrSet{addrs: []netip.Addr{netip.IPv6Loopback()}}}
@@ -23,8 +23,8 @@ func TestTheAnswerOfTheSecondFamilyIsTakenIfItIsThereThoughThePatienceIsOver(t *
 	}
 }
 
-// On a system of 32 bits the counter of queries does not fit into an int.
-func TestRotationGoesOnWhenItsCounterWrapsAround(t *testing.T) {
+// On a 32-bit system the counter of queries does not fit into an int.
+func TestRotationContinuesWhenItsCounterWrapsAround(t *testing.T) {
 	r := newResolver(t, Config{Servers: []string{"127.0.0.1:1"}})
 	for _, asked := range []uint32{0, 1, 1<<31 - 1, 1 << 31, 1<<32 - 1} {
 		r.rotation.Store(asked)

@@ -15,15 +15,15 @@ import (
 	"pgregory.net/rapid"
 )
 
-// A fakeServer is a server in virtual time, whose behavior changes.
+// A fakeServer is a server in virtual time with variable behavior.
 type fakeServer struct {
-	now   atomic.Value // string: what it does
+	now   atomic.Value // string: its behavior
 	asked atomic.Int64 // queries
 }
 
 func (s *fakeServer) mode() string { return s.now.Load().(string) }
 
-// answers reports whether the server answers, if only without EDNS.
+// answers reports whether the server replies, even if only without EDNS.
 func (s *fakeServer) answers() bool {
 	switch s.mode() {
 	case "silent", "refused", "unreachable", "garbage", "closing":
@@ -32,7 +32,7 @@ func (s *fakeServer) answers() bool {
 	return true
 }
 
-// handle answers every name with an address that says which server it is.
+// handle replies to every name with an address that identifies the server.
 func (s *fakeServer) handle(p peer, number int) {
 	good := fmt.Sprintf("%s 60 IN A 192.0.2.%d", p.name(), number)
 	edns := p.query.IsEdns0() != nil
@@ -131,7 +131,7 @@ func TestADeadServerCostsItsTimeoutOnceUntilItIsBack(t *testing.T) {
 						}
 						time.Sleep(time.Second)
 					}
-					// It is asked on trial now and then, ever more rarely.
+					// It is probed at growing intervals.
 					if asked := servers[0].asked.Load(); asked < 4 || asked > 16 {
 						t.Errorf("the dead server was asked %d times", asked)
 					}
@@ -148,8 +148,8 @@ func TestADeadServerCostsItsTimeoutOnceUntilItIsBack(t *testing.T) {
 	}
 }
 
-// A stranger can own a name whose servers are silent.
-func TestANameThatHangsMakesNoServerDead(t *testing.T) {
+// An attacker can own a name whose servers are silent.
+func TestANameThatTimesOutDoesNotMakeAServerDead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, _ := pipedResolver(t, func(c *Config) { c.Servers = []string{"192.0.2.1", "192.0.2.2"} }, func(p peer) {
 			if p.name() != "hang.test." {
@@ -172,7 +172,7 @@ func TestANameThatHangsMakesNoServerDead(t *testing.T) {
 	})
 }
 
-func TestTheOnlyServerIsAskedThoughItIsDead(t *testing.T) {
+func TestTheOnlyServerIsQueriedEvenIfItIsDead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, servers := fakeServers(t, 1, nil)
 		servers[0].now.Store("silent")
@@ -203,7 +203,7 @@ func TestAServerThatLosesEDNSCostsItsTimeoutOnce(t *testing.T) {
 						t.Errorf("with %d attempts, lookup %d took %v, want %v", attempts, i+1, d, want)
 					}
 				}
-				// It may have been mended.
+				// It may have recovered.
 				servers[0].now.Store("up")
 				time.Sleep(ednsPause)
 				before := servers[0].asked.Load()
@@ -216,7 +216,7 @@ func TestAServerThatLosesEDNSCostsItsTimeoutOnce(t *testing.T) {
 	}
 }
 
-func TestAServerThatRefusesEDNSIsRememberedToo(t *testing.T) {
+func TestAServerThatRefusesEDNSIsQueriedWithoutIt(t *testing.T) {
 	for _, mode := range []string{"servfail-edns", "refused-edns", "formerr-edns"} {
 		for _, useTCP := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
@@ -248,8 +248,8 @@ func TestWithoutEDNSNoQueryHasIt(t *testing.T) {
 	}
 }
 
-// A shortage of descriptors says nothing of servers and names.
-func TestALocalShortageIsNotRemembered(t *testing.T) {
+// A lack of descriptors says nothing about servers and names.
+func TestALackOfDescriptorsIsNotCached(t *testing.T) {
 	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
 		synctest.Test(t, func(t *testing.T) {
 			var short atomic.Bool
@@ -272,9 +272,9 @@ func TestALocalShortageIsNotRemembered(t *testing.T) {
 	}
 }
 
-// Servers change their behavior at random. As long as one of them answers, every
-// name resolves, within a time-out for each of the others and each way to ask them;
-// and when nothing has changed for a while, at once but for one for each server.
+// Servers change their behavior at random. As long as one of them replies, every name
+// resolves within one timeout per other server and per way to query it. When nothing has
+// changed for a while, every name resolves at once, except for one timeout per server.
 func TestNamesResolveWhileAnyServerAnswers(t *testing.T) {
 	all := []string{"up", "silent", "refused", "unreachable", "garbage", "closing", "drops-edns", "servfail-edns", "refused-edns", "formerr-edns"}
 	rapid.Check(t, func(rt *rapid.T) {
@@ -312,7 +312,7 @@ func TestNamesResolveWhileAnyServerAnswers(t *testing.T) {
 					answering = answering || srv.answers()
 				}
 				time.Sleep(s.wait)
-				// Each server may take a time-out with EDNS, and one without.
+				// Each server may take one timeout with EDNS, and one without.
 				limit := time.Duration(2*n) * time.Second * time.Duration(max(attempts, 2))
 				for range s.n {
 					d, err := look()
@@ -323,12 +323,12 @@ func TestNamesResolveWhileAnyServerAnswers(t *testing.T) {
 				if !answering {
 					continue
 				}
-				for range (maxEDNSLosses + 2) * n { // each server has its chance to be known
+				for range (maxEDNSLosses + 2) * n { // enough lookups to learn the state of each server
 					look()
 					time.Sleep(maxProbe)
 					synctest.Wait()
 				}
-				// Now and then it is tried whether a server still loses EDNS.
+				// From time to time the resolver checks whether a server still loses EDNS.
 				slow := 0
 				for range 10 * n {
 					d, err := look()
@@ -350,8 +350,8 @@ func TestNamesResolveWhileAnyServerAnswers(t *testing.T) {
 	})
 }
 
-// The state of a server follows from all that was seen of it.
-func TestHealthIsWhatTheHistorySays(t *testing.T) {
+// The state of a server is a function of its history.
+func TestHealthFollowsFromTheHistory(t *testing.T) {
 	type event struct {
 		reply     bool
 		began, at time.Time
@@ -360,16 +360,16 @@ func TestHealthIsWhatTheHistorySays(t *testing.T) {
 		var h health
 		now := time.Unix(1_000_000, 0)
 		var history []event
-		var pending []time.Time // queries under way
+		var pending []time.Time // queries in flight
 		probing := false
-		// dead goes through the history from the beginning.
+		// dead evaluates the history from the beginning.
 		dead := func() (losses int, last time.Time) {
 			var replied time.Time
 			for _, e := range history {
 				switch {
 				case e.reply:
 					replied, losses = e.at, 0
-				case replied.After(e.began): // the name hangs
+				case replied.After(e.began): // the cause is the name
 				case losses > 0 && e.began.Before(last): // one outage counts once
 				default:
 					losses++
@@ -415,7 +415,7 @@ func TestHealthIsWhatTheHistorySays(t *testing.T) {
 			},
 			"end probe": func(t *rapid.T) {
 				if !probing {
-					t.Skip("no trial")
+					t.Skip("no probe")
 				}
 				probing = false
 				h.endProbe()
@@ -429,7 +429,7 @@ func TestHealthIsWhatTheHistorySays(t *testing.T) {
 	})
 }
 
-func TestEDNSIsGivenUpOnEvidenceOnly(t *testing.T) {
+func TestEDNSIsDisabledOnlyAfterSeveralLosses(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	answer := new(dns.Msg)
 	refusal := &dns.Msg{MsgHdr: dns.MsgHdr{Rcode: dns.RcodeServerFailure}}
@@ -437,7 +437,7 @@ func TestEDNSIsGivenUpOnEvidenceOnly(t *testing.T) {
 	e.onReply(now, answer)
 	for i := range maxEDNSLosses - 1 {
 		if e.onLoss(now); !e.on(now) {
-			t.Errorf("given up after %d losses, though it works", i+1)
+			t.Errorf("EDNS is disabled after %d losses, although it works", i+1)
 		}
 	}
 	e.onReply(now, answer)
@@ -451,10 +451,10 @@ func TestEDNSIsGivenUpOnEvidenceOnly(t *testing.T) {
 		t.Errorf("not given up for %v", ednsPause)
 	}
 	if !e.accepted.IsZero() || !e.mayRefuse(now, refusal) {
-		t.Error("what was known before the pause counts after it")
+		t.Error("the state from before the pause still counts")
 	}
 	if e.onLoss(now); e.on(now) {
-		t.Error("not given up at once, though it is not known to work")
+		t.Error("EDNS is not disabled at once, although it is not known to work")
 	}
 	if e = (ednsState{}); !e.suspect(now) {
 		t.Error("the first query is not suspected")

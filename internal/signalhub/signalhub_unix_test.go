@@ -25,7 +25,7 @@ func inUse() int {
 	return len(hub.signals)
 }
 
-func TestEveryWatcherIsCalledInTheOrderOfItsComing(t *testing.T) {
+func TestWatchersAreCalledInTheOrderInWhichTheyJoined(t *testing.T) {
 	const watchers = 5
 	var order []int // the hub calls one watcher at a time
 	done := make(chan struct{})
@@ -53,13 +53,13 @@ func TestEveryWatcherIsCalledInTheOrderOfItsComing(t *testing.T) {
 	}
 }
 
-func TestAWatcherOfASignalThatIsNamedTwiceIsCalledOnce(t *testing.T) {
+func TestAWatcherThatNamesASignalTwiceIsCalledOnce(t *testing.T) {
 	got := make(chan os.Signal, 10)
 	cancel := Watch(func(sig os.Signal, _ uint64) { got <- sig }, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGUSR1)
 	raise(t, syscall.SIGUSR1)
 	first := <-got
 	raise(t, syscall.SIGUSR2)
-	second := <-got // a second call for the first signal would be before it
+	second := <-got // a second call for the first signal would come before it
 	cancel()
 	if first != syscall.SIGUSR1 || second != syscall.SIGUSR2 || len(got) != 0 {
 		t.Errorf("signals = %v, %v and %d more, want SIGUSR1, SIGUSR2", first, second, len(got))
@@ -82,14 +82,14 @@ func TestNoWatcherIsCalledAfterItsCancelHasReturned(t *testing.T) {
 		}
 	})
 	for range 2000 {
-		cancelled := false // written after cancel: the race detector sees a late call too
+		canceled := false // written after cancel: the race detector also sees a late call
 		cancel := Watch(func(os.Signal, uint64) {
-			if cancelled {
+			if canceled {
 				t.Error("a watcher was called after its cancel")
 			}
 		}, syscall.SIGUSR1)
 		cancel()
-		cancelled = true
+		canceled = true
 	}
 	close(stop)
 	wg.Wait()
@@ -100,11 +100,11 @@ func TestAChannelOfAnotherPackageKeepsItsSignal(t *testing.T) {
 	signal.Notify(ch, syscall.SIGUSR1)
 	defer signal.Stop(ch)
 	Watch(func(os.Signal, uint64) {}, syscall.SIGUSR1)()
-	raise(t, syscall.SIGUSR1) // would end the process
+	raise(t, syscall.SIGUSR1) // would otherwise end the process
 	<-ch
 }
 
-func TestASignalThatWasIgnoredHasNoEffectAgain(t *testing.T) {
+func TestAnIgnoredSignalStillHasNoEffectAfterTheLastWatcher(t *testing.T) {
 	signal.Ignore(syscall.SIGUSR2)
 	defer signal.Reset(syscall.SIGUSR2)
 	got := make(chan os.Signal, 1)
@@ -117,8 +117,8 @@ func TestASignalThatWasIgnoredHasNoEffectAgain(t *testing.T) {
 		t.Error("the signal is ignored while it is watched")
 	}
 	second()
-	raise(t, syscall.SIGUSR2) // would end the process
-	// So it is with watchers and channels that come and go later.
+	raise(t, syscall.SIGUSR2) // would otherwise end the process
+	// The same holds for watchers and channels that come and go later.
 	Watch(func(os.Signal, uint64) {}, syscall.SIGUSR2)()
 	ch := make(chan os.Signal, 1)
 	signal.Notify(ch, syscall.SIGUSR2)
@@ -128,7 +128,7 @@ func TestASignalThatWasIgnoredHasNoEffectAgain(t *testing.T) {
 	raise(t, syscall.SIGUSR2)
 }
 
-func TestAChannelOfAnotherPackageThatCameLaterKeepsItsSignal(t *testing.T) {
+func TestALaterChannelOfAnotherPackageKeepsItsSignal(t *testing.T) {
 	for _, ignored := range []bool{false, true} {
 		if ignored {
 			signal.Ignore(syscall.SIGUSR1)
@@ -144,7 +144,7 @@ func TestAChannelOfAnotherPackageThatCameLaterKeepsItsSignal(t *testing.T) {
 	}
 }
 
-func TestAllWatchersOfASignalGetTheNumberOfItsDelivery(t *testing.T) {
+func TestAllWatchersOfASignalReceiveTheNumberOfItsDelivery(t *testing.T) {
 	got := make(chan uint64, 4)
 	defer Watch(func(_ os.Signal, n uint64) { got <- n }, syscall.SIGUSR1, syscall.SIGUSR2)()
 	defer Watch(func(_ os.Signal, n uint64) { got <- n }, syscall.SIGUSR1, syscall.SIGUSR2)()

@@ -75,7 +75,7 @@ func TestHeapGivesItsMemoryBackAfterABurst(t *testing.T) {
 	}
 }
 
-func TestRemovedItemsNeverTakeMoreRoomThanTheOthers(t *testing.T) {
+func TestRemovedItemsNeverTakeMoreMemoryThanTheOthers(t *testing.T) {
 	var h Heap[*item]
 	var live []*item
 	for i := range 100 {
@@ -107,12 +107,12 @@ func TestClearRemovesEveryItem(t *testing.T) {
 	}
 	h.Push(a, 3)
 	if it, when := h.Pop(); it != a || when != 3 {
-		t.Errorf("popped %v, %d after Clear, want the item that was pushed since", it, when)
+		t.Errorf("popped %v, %d after Clear, want the item that was pushed after it", it, when)
 	}
 }
 
-// Compaction begins when more than maxStale items were removed, so every count
-// around that, every rest, and every order is tried.
+// Compaction begins when more than maxStale items were removed, so the test tries every
+// count around maxStale, every remainder, and every order.
 func TestAnyNumberOfItemsCanBeRemovedInAnyOrder(t *testing.T) {
 	orders := map[string]func(left, i int) int{
 		"oldest first":   func(left, i int) int { return 0 },
@@ -138,14 +138,14 @@ func TestAnyNumberOfItemsCanBeRemovedInAnyOrder(t *testing.T) {
 			}
 			h.Push(&item{}, 7)
 			if _, when := h.Pop(); when != 7 || h.Len() != 0 {
-				t.Fatalf("%s: %d removed items are in the way of a new one", name, n)
+				t.Fatalf("%s: %d removed items come before a new one", name, n)
 			}
 		}
 	}
 }
 
-// Compaction leaves every number of items in order, and none of them out of place.
-func TestWhatIsNotRemovedComesOutInOrder(t *testing.T) {
+// Compaction keeps any number of items, in order.
+func TestRemainingItemsComeOutInOrder(t *testing.T) {
 	for n := range 4*maxStale + 1 {
 		for kept := range n + 1 {
 			var h Heap[*item]
@@ -155,7 +155,7 @@ func TestWhatIsNotRemovedComesOutInOrder(t *testing.T) {
 				h.Push(items[i], items[i].when)
 			}
 			for i, it := range items {
-				if i*kept/n == (i+1)*kept/n { // all but kept of them, spread evenly
+				if i*kept/n == (i+1)*kept/n { // all except kept items, spread evenly
 					h.Remove(it)
 				} else {
 					want = append(want, it)
@@ -175,9 +175,9 @@ func TestWhatIsNotRemovedComesOutInOrder(t *testing.T) {
 }
 
 // The model is a sorted slice; any sequence of operations must agree with it. The
-// numbers of items that come and go at a time are drawn from both sides of every
-// threshold of the heap, and the sequences of a run together must have crossed them.
-func TestHeapBehavesAsASortedList(t *testing.T) {
+// numbers of items per operation lie on both sides of every threshold of the heap, and
+// the sequences of a run together must cross each threshold.
+func TestHeapBehavesLikeASortedList(t *testing.T) {
 	var crossed struct{ grown, shrunk, compacted bool }
 	some := rapid.OneOf(
 		rapid.IntRange(0, 4),
@@ -198,7 +198,7 @@ func TestHeapBehavesAsASortedList(t *testing.T) {
 			crossed.grown = crossed.grown || before >= minCap && cap(h.nodes) > before
 			at, _ := slices.BinarySearchFunc(model, when, func(it *item, when int64) int {
 				if it.when <= when {
-					return -1 // behind those that are equal
+					return -1 // after equal items
 				}
 				return 1
 			})
@@ -278,7 +278,7 @@ func sortItems(items []*item) {
 	slices.SortStableFunc(items, func(a, b *item) int { return cmp.Compare(a.when, b.when) })
 }
 
-// checkHeap fails the test unless h holds what model, which is sorted, holds.
+// checkHeap fails the test unless h holds the same items as model, which is sorted.
 func checkHeap(t interface{ Fatalf(string, ...any) }, h *Heap[*item], model []*item) {
 	if h.Len() != len(model) {
 		t.Fatalf("length = %d, want %d", h.Len(), len(model))

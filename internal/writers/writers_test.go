@@ -75,7 +75,7 @@ func TestABatchIsSharedByWorkersUpToTheLimit(t *testing.T) {
 	})
 }
 
-func TestASingleJobIsRunByADispatcherThatIsIdle(t *testing.T) {
+func TestAnIdleDispatcherRunsASingleJobItself(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		jobs int
@@ -152,9 +152,9 @@ func TestEveryJobAddedFromManyGoroutinesRunsOnce(t *testing.T) {
 	}
 }
 
-// Add and the ends of a turn look at each other without a lock: a job that falls
-// between them must not be left lying.
-func TestNoJobIsLeftLyingWhenATurnBeginsOrEndsMeanwhile(t *testing.T) {
+// Add and the ends of a turn synchronize without a lock: a job that is added at the same
+// time must not be forgotten.
+func TestNoJobIsForgottenWhenATurnBeginsOrEndsAtTheSameTime(t *testing.T) {
 	p := newPool(2)
 	defer p.Close()
 	ran := make(chan struct{}, 1)
@@ -174,12 +174,12 @@ func TestNoJobIsLeftLyingWhenATurnBeginsOrEndsMeanwhile(t *testing.T) {
 	run := &job{func() { ran <- struct{}{} }}
 	for range 20_000 {
 		p.Add(run)
-		<-ran // the turns go on, but the next may never come in a loop that sleeps
+		<-ran // this test continues with more turns, but in a loop that sleeps the next may never come
 	}
 	close(stop)
 	<-stopped
 	for range 2000 {
-		// One turn only, and nothing after it that would release.
+		// Only one turn, and no later release.
 		go func() {
 			p.BeginTurn()
 			p.EndTurn(false)
@@ -189,10 +189,10 @@ func TestNoJobIsLeftLyingWhenATurnBeginsOrEndsMeanwhile(t *testing.T) {
 	}
 }
 
-// The model is two numbers: what was added, and what of it is withheld. When all
-// is quiet the rest has run. The numbers of jobs lie on both sides of what one
-// worker takes at a time, and of what all of them do.
-func TestAPoolRunsAllThatIsNotWithheld(t *testing.T) {
+// The model is two numbers: the jobs that were added, and those that are held back. When
+// the pool is at rest, the others have run. The numbers of jobs lie on both sides of the
+// jobs that one worker takes at a time, and that all of them take.
+func TestAPoolRunsAllJobsThatAreNotHeldBack(t *testing.T) {
 	some := rapid.OneOf(rapid.IntRange(1, 3), rapid.IntRange(share-1, share+1), rapid.IntRange(1, 5*share+1))
 	rapid.Check(t, func(rt *rapid.T) {
 		limit := rapid.IntRange(1, 4).Draw(rt, "limit")
