@@ -258,7 +258,7 @@ func Graceful(t *testing.T) {
 		c.want(fmt.Sprint("done busy ", i))
 		fmt.Fprintf(c, "again %d\n", i)
 	}
-	time.Sleep(100 * time.Millisecond) // the program has no way to say that it has begun
+	time.Sleep(200 * time.Millisecond) // the program has no way to say that it has begun
 	s.signal()
 	if got := idle.ended() + silent.ended() + last.ended(); got != "" {
 		t.Errorf("idle clients are told %q", got)
