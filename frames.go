@@ -141,7 +141,7 @@ func (s *splitter) next(data []byte, atEOF bool) (advance int, frame []byte, err
 	case advance > len(data):
 		return 0, nil, bufio.ErrAdvanceTooFar
 	case len(frame) > s.limit, frame == nil && advance == 0 && len(data) > s.limit+maxOverhead:
-		return 0, nil, bufio.ErrTooLong
+		return 0, nil, fmt.Errorf("a frame of more than %d bytes: %w", s.limit, bufio.ErrTooLong)
 	case frame != nil && advance == 0:
 		return 0, nil, io.ErrNoProgress
 	}
