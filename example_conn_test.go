@@ -360,6 +360,28 @@ func ExampleReceiver_Pause() {
 	// closed
 }
 
+// What waits in a channel, in one call: a busy producer costs few of them.
+func ExampleReceiveBatch() {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		readings := make(chan float64, 100)
+		for n := range 3 {
+			readings <- float64(n)
+		}
+		close(readings)
+		sum := 0.0
+		eventloop.ReceiveBatch(l, readings, func(vs []float64, ok bool) {
+			for _, v := range vs {
+				sum += v
+			}
+			fmt.Println(len(vs), sum, ok)
+		})
+		return nil
+	})
+	// Output:
+	// 3 3 true
+	// 0 3 false
+}
+
 // A sender whose consumer is slow: Pending bounds what waits.
 func ExampleSender_Pending() {
 	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
