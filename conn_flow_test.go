@@ -83,6 +83,39 @@ func TestConnWritesOfOneCallbackLeaveTogether(t *testing.T) {
 	})
 }
 
+// A broadcast uses the other processors while its callback runs. Only the connection
+// whose data the callback has got waits for its end.
+func TestConnWritesToManyConnectionsBeginWhileTheCallbackRuns(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	const others = 200
+	var conns []*eventloop.Conn
+	var peers []*net.TCPConn
+	for range others {
+		c, peer := adopt(t, l, nil)
+		conns, peers = append(conns, c), append(peers, peer)
+	}
+	got := make(chan string)
+	c, peer := adopt(t, l, &eventloop.ConnConfig{OnData: func(c *eventloop.Conn, _ []byte) {
+		c.WriteString("own, ")
+		for _, other := range conns {
+			other.WriteString("to all")
+		}
+		wantEqual(t, "received", wait(t, got, "message to others while the callback runs"), "to all")
+		c.WriteString("twice")
+	}})
+	before := segments(t, c)
+	io.WriteString(peer, "go")
+	background(t, func() { got <- readString(t, peers[0], 6) })
+	for _, p := range peers[1:] {
+		wantEqual(t, "received", readString(t, p, 6), "to all")
+	}
+	wantEqual(t, "answer", readString(t, peer, 10), "own, twice")
+	wantEqual(t, "segments of the answer", segments(t, c)-before, 1)
+	for _, c := range append(conns, c) {
+		c.Abort()
+	}
+}
+
 func TestConnReadTimeoutFiresWhenNothingArrived(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		r, cfg := newTape(&eventloop.ConnConfig{ReadTimeout: 300 * time.Millisecond})

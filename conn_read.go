@@ -199,7 +199,9 @@ func (t *chunkTask) run() {
 	n := c.chunk.Len()
 	c.loop.count.bytesIn.Add(uint64(n))
 	c.loop.pace.received(n)
+	c.loop.reading = &c.core
 	c.loopSide().deliver()
+	c.loop.reading = nil
 }
 
 // deliver gives the chunk to what takes the data, or holds it. On the loop.

@@ -9,8 +9,9 @@ import (
 )
 
 // Write queues a copy of p to be sent and returns len(p). It never waits: what
-// is written in one callback leaves together afterwards. It may be called before
-// the connection is up.
+// is written in one callback leaves together afterwards. If a callback writes to 64
+// connections or more, sending may begin before it returns, but not on the
+// connection whose OnData it is. Write may be called before the connection is up.
 //
 // After Close, Abort or CloseWrite, or after an error, it returns net.ErrClosed;
 // if more than MaxBuffered bytes would be pending, or more than Config.MaxBuffered
@@ -185,7 +186,7 @@ func (cl *connLoop) highTimedOut() {
 }
 
 func (u *connUser) Go(f func())             { u.loop.wg.Go(f) }
-func (u *connUser) Enqueue(job writers.Job) { u.loop.writers.Add(job) }
+func (u *connUser) Enqueue(job writers.Job) { u.loop.enqueue(job) }
 
 func (u *connUser) Poller() *netcore.Poller { return &u.loop.poller }
 func (u *connUser) Serve()                  { (*connReader)(u).serve() }

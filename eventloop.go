@@ -145,6 +145,7 @@ type Loop struct {
 	watch      *slowWatch  // nil unless Config.SlowCallback is set
 	pace       pacer
 	parking    parking
+	reading    writers.Job // of the connection whose data a callback has got, or nil
 	passer     pollpass.Passer
 	turned     time.Duration // when the last turn began; written with mu held
 	lag        histogram.Histogram

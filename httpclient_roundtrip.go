@@ -411,7 +411,7 @@ func (h *httpHost) Go(f func()) {
 	})
 }
 
-func (h *httpHost) Enqueue(job writers.Job) { h.loop.writers.Add(job) }
+func (h *httpHost) Enqueue(job writers.Job) { h.loop.enqueue(job) }
 func (h *httpHost) CloseAside(nc net.Conn)  { h.loop.closeAside(nc) }
 
 func (h *httpHost) Poller() *netcore.Poller { return nil }

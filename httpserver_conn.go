@@ -939,7 +939,7 @@ func (c *httpConn) isSpare() bool {
 type httpUser httpConn
 
 func (u *httpUser) Go(f func())             { u.s.loop.wg.Go(f) }
-func (u *httpUser) Enqueue(job writers.Job) { u.s.loop.writers.Add(job) }
+func (u *httpUser) Enqueue(job writers.Job) { u.s.loop.enqueue(job) }
 func (u *httpUser) Poller() *netcore.Poller { return &u.s.loop.poller }
 func (u *httpUser) Serve()                  { (*httpConn)(u).serve() }
 func (u *httpUser) CloseAside(nc net.Conn)  { u.s.loop.closeAside(nc) }

@@ -12,6 +12,7 @@
 package writers
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -24,7 +25,10 @@ type Job interface{ Flush() }
 const share = 8
 
 // A Pool runs jobs. Init sets the limit of a zero Pool before its first use.
-type Pool[J Job] struct {
+type Pool[J interface {
+	comparable
+	Job
+}] struct {
 	wg   sync.WaitGroup
 	wake chan struct{}
 
@@ -51,16 +55,37 @@ func (p *Pool[J]) Init(limit int) {
 	p.wake = make(chan struct{}, limit)
 }
 
-// Add queues a job. During a turn the job waits for Release or EndTurn. Add never
-// blocks.
-func (p *Pool[J]) Add(job J) {
+// Add queues a job. During a turn it waits there for Release or EndTurn. Add
+// never blocks. It returns how many jobs wait like that.
+func (p *Pool[J]) Add(job J) (withheld int) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.queue = append(p.queue, job)
 	p.fresh.Store(true)
 	if !p.inTurn.Load() {
 		p.release()
 	}
-	p.mu.Unlock()
+	return p.withheld()
+}
+
+// withheld returns how many jobs were not released. The caller holds p.mu.
+func (p *Pool[J]) withheld() int { return len(p.queue) - p.head - p.ready }
+
+// ReleaseBut lets the workers have what was added so far in this turn, except own and
+// the job that was added last. It looks at each of these jobs.
+func (p *Pool[J]) ReleaseBut(own J) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	jobs := p.queue[len(p.queue)-p.withheld():]
+	if len(jobs) == 0 || p.closed {
+		return
+	}
+	n := len(jobs) - 1
+	if i := slices.Index(jobs[:n], own); i >= 0 {
+		n--
+		jobs[i], jobs[n] = jobs[n], own
+	}
+	p.let(n)
 }
 
 // BeginTurn holds back the jobs that are added from now on.
@@ -101,12 +126,15 @@ func (p *Pool[J]) EndTurn(idle bool) {
 // p.mu.
 func (p *Pool[J]) release() {
 	p.fresh.Store(false)
-	fresh := len(p.queue) - p.head - p.ready
-	if fresh == 0 || p.closed {
-		return
+	if !p.closed {
+		p.let(p.withheld())
 	}
-	p.ready += fresh
-	for want := (fresh + share - 1) / share; want > 0; want-- {
+}
+
+// let lets workers have n more jobs. The caller holds p.mu.
+func (p *Pool[J]) let(n int) {
+	p.ready += n
+	for want := (n + share - 1) / share; want > 0; want-- {
 		switch {
 		case p.idle > 0:
 			p.idle--

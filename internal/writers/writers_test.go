@@ -2,6 +2,7 @@ package writers
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -48,6 +49,35 @@ func TestJobsOfATurnWaitForItsEnd(t *testing.T) {
 		synctest.Wait()
 		if n := ran.Load(); n != 22 {
 			t.Errorf("%d jobs ran after EndTurn, want 22", n)
+		}
+	})
+}
+
+func TestReleaseButKeepsOneJobAndTheLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(1)
+		defer p.Close()
+		var got []int
+		jobs := make([]*job, 5)
+		p.BeginTurn()
+		for i := range jobs {
+			jobs[i] = &job{func() { got = append(got, i) }}
+			p.Add(jobs[i])
+		}
+		p.ReleaseBut(jobs[1])
+		synctest.Wait()
+		if want := []int{0, 3, 2}; !slices.Equal(got, want) {
+			t.Errorf("jobs %v ran in the turn, want %v", got, want)
+		}
+		p.ReleaseBut(&job{})
+		synctest.Wait()
+		if want := []int{0, 3, 2, 1}; !slices.Equal(got, want) {
+			t.Errorf("jobs %v ran in the turn, want %v", got, want)
+		}
+		p.EndTurn(false)
+		synctest.Wait()
+		if want := []int{0, 3, 2, 1, 4}; !slices.Equal(got, want) {
+			t.Errorf("jobs %v ran, want %v", got, want)
 		}
 	})
 }
@@ -196,7 +226,7 @@ func TestAPoolRunsAllJobsThatAreNotHeldBack(t *testing.T) {
 	some := rapid.OneOf(rapid.IntRange(1, 3), rapid.IntRange(share-1, share+1), rapid.IntRange(1, 5*share+1))
 	rapid.Check(t, func(rt *rapid.T) {
 		limit := rapid.IntRange(1, 4).Draw(rt, "limit")
-		ops := rapid.SliceOfN(rapid.SampledFrom([]string{"add", "add", "begin", "release", "end", "end idle", "block", "unblock", "wait"}), 1, 60).Draw(rt, "ops")
+		ops := rapid.SliceOfN(rapid.SampledFrom([]string{"add", "add", "begin", "release", "release but", "end", "end idle", "block", "unblock", "wait"}), 1, 60).Draw(rt, "ops")
 		counts := make([]int, len(ops))
 		for i := range counts {
 			counts[i] = some.Draw(rt, "n")
@@ -230,10 +260,12 @@ func TestAPoolRunsAllJobsThatAreNotHeldBack(t *testing.T) {
 				switch op {
 				case "add":
 					for range counts[i] {
-						p.Add(run)
-					}
-					if added += counts[i]; inTurn {
-						withheld += counts[i]
+						if added++; inTurn {
+							withheld++
+						}
+						if n := p.Add(run); n != withheld {
+							wrong = append(wrong, fmt.Sprintf("Add returns %d, want %d", n, withheld))
+						}
 					}
 				case "begin":
 					p.BeginTurn()
@@ -241,6 +273,9 @@ func TestAPoolRunsAllJobsThatAreNotHeldBack(t *testing.T) {
 				case "release":
 					p.Release()
 					withheld = 0
+				case "release but":
+					p.ReleaseBut(run)
+					withheld = min(withheld, 2) // the last, and one of the others: they are all the same
 				case "end", "end idle":
 					if op == "end idle" {
 						unblock() // the job may run here
