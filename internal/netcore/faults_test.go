@@ -268,7 +268,7 @@ func TestAPollerThatIsSilentLeavesOrdersAndDeadlines(t *testing.T) {
 
 	nc, _ = tcpPair(t)
 	c = newIdler(t, nc, true)
-	c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	c.SetReadDeadline(time.Now().Add(time.Second))
 	c.Start()
 	c.awaitPark(t)
 	if err := wait(t, c.ended, "end"); !os.IsTimeout(err) {

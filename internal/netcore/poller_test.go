@@ -250,6 +250,7 @@ func TestOnlyABusyConnectionHasAGoroutine(t *testing.T) {
 	exchange(t, peer, "first")
 	c.awaitPark(t)
 	runs := c.runs.Load()
+	sweepEvery.Store(int64(200 * time.Millisecond)) // or it is quiet when this process stalls
 	exchange(t, peer, "second")
 	for range 20 {
 		exchange(t, peer, "more")
@@ -323,7 +324,7 @@ func TestAParkedConnectionMeetsItsDeadline(t *testing.T) {
 	for _, k := range parkable() {
 		nc, _ := k.pair(t)
 		c := newIdler(t, nc, k.ours)
-		at := time.Now().Add(100 * time.Millisecond)
+		at := time.Now().Add(time.Second) // by which it is parked on a busy machine, too
 		c.SetReadDeadline(at)
 		c.Start()
 		c.awaitPark(t)
