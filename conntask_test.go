@@ -17,7 +17,7 @@ import (
 
 func TestListenTaskRunsATaskForEachConnectionAndClosesItAfterwards(t *testing.T) {
 	l, _ := startLoop(t, nil)
-	order := make(map[*eventloop.Conn][]string) // one may arrive before OnClose of another
+	order := make(map[*eventloop.Conn][]string) // a connection may arrive before OnClose of another one
 	ln, err := l.ListenTask("tcp", "127.0.0.1:0", func(k *eventloop.Task, c *eventloop.Conn) error {
 		order[c] = append(order[c], "task")
 		line, err := bufio.NewReader(c.NetConn(k)).ReadString('\n')
@@ -40,7 +40,7 @@ func TestListenTaskRunsATaskForEachConnectionAndClosesItAfterwards(t *testing.T)
 		wantEqual(t, "answer", string(got), "got hello\n")
 		wantEqual(t, "end", err, nil)
 		nc.Close()
-		eventually(func() bool { return l.Stats().Conns.Incoming == 0 }) // or the next may come first
+		eventually(func() bool { return l.Stats().Conns.Incoming == 0 }) // otherwise the next connection may arrive first
 	}
 	ln.Close()
 	onLoop(t, l, func() {
@@ -51,8 +51,8 @@ func TestListenTaskRunsATaskForEachConnectionAndClosesItAfterwards(t *testing.T)
 	})
 }
 
-// onePipe runs a loop in virtual time that adopts one end of a pipe with cfg, and
-// client with the other. It returns what was logged.
+// onePipe runs a loop in virtual time that adopts one end of a pipe with cfg, and client
+// with the other end. It returns the log.
 func onePipe(t *testing.T, conf eventloop.Config, cfg *eventloop.ConnConfig, client func(l *eventloop.Loop, nc net.Conn)) (log string, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -69,7 +69,7 @@ func onePipe(t *testing.T, conf eventloop.Config, cfg *eventloop.ConnConfig, cli
 	return log, err
 }
 
-func TestTheErrorOfAConnectionsTaskIsToldOnceUnlessItIsAnOrdinaryEnd(t *testing.T) {
+func TestTheErrorOfAConnectionsTaskIsReportedOnceUnlessItIsAnOrdinaryEnd(t *testing.T) {
 	failure := errors.New("bad command")
 	for _, v := range []struct {
 		name string
@@ -110,7 +110,7 @@ func TestTheErrorOfAConnectionsTaskIsToldOnceUnlessItIsAnOrdinaryEnd(t *testing.
 				switch {
 				case !v.told && n == 0:
 				case !v.told || n != 1 || (road == "log") != (len(told) == 0):
-					t.Errorf("told %v, logged %q; told is to be: %v", told, log, v.told)
+					t.Errorf("reported %v, logged %q; want a report: %v", told, log, v.told)
 				case road == "log":
 					if !strings.Contains(log, "pipe") || !strings.Contains(log, v.end.Error()) {
 						t.Errorf("the log lacks the address or the error: %s", log)
@@ -118,7 +118,7 @@ func TestTheErrorOfAConnectionsTaskIsToldOnceUnlessItIsAnOrdinaryEnd(t *testing.
 				default:
 					oe, ok := errors.AsType[*eventloop.OpError](told[0])
 					if !ok || !errors.Is(told[0], v.end) || oe.Addr != "pipe" || oe.Conn == nil {
-						t.Errorf("told %v, want an OpError with address and connection", told[0])
+						t.Errorf("reported %v, want an OpError with address and connection", told[0])
 					}
 				}
 			})
@@ -127,7 +127,7 @@ func TestTheErrorOfAConnectionsTaskIsToldOnceUnlessItIsAnOrdinaryEnd(t *testing.
 }
 
 // A connection that has failed is closed before its task can end.
-func TestTheErrorThatClosedTheConnectionGoesToTheEventHandlerAsItIs(t *testing.T) {
+func TestTheErrorThatClosedTheConnectionGoesToTheEventHandlerUnchanged(t *testing.T) {
 	var told []error
 	conf := eventloop.Config{EventHandler: func(err error) { told = append(told, err) }}
 	cfg := &eventloop.ConnConfig{
@@ -140,7 +140,7 @@ func TestTheErrorThatClosedTheConnectionGoesToTheEventHandlerAsItIs(t *testing.T
 	}
 	onePipe(t, conf, cfg, func(_ *eventloop.Loop, nc net.Conn) { io.ReadAll(nc); nc.Close() })
 	if len(told) != 1 || !errors.Is(told[0], eventloop.ErrTimeout) || told[0].Error() != "read pipe pipe: i/o timeout" {
-		t.Errorf("told %v, want the timeout once, with the address once", told)
+		t.Errorf("reported %v, want the timeout once, with the address once", told)
 	}
 }
 
@@ -156,14 +156,14 @@ func TestAPanicOfAConnectionsTaskIsAnEventAndResetsTheConnection(t *testing.T) {
 	_, err := onePipe(t, eventloop.Config{CatchPanics: true}, cfg, func(_ *eventloop.Loop, nc net.Conn) { io.ReadAll(nc); nc.Close() })
 	wantEqual(t, "Run", err, nil)
 	if len(told) != 1 {
-		t.Fatalf("told %v, want the panic", told)
+		t.Fatalf("reported %v, want the panic", told)
 	}
 	if pe, ok := errors.AsType[*eventloop.PanicError](told[0]); !ok || pe.Value != "boom" {
-		t.Errorf("told %v, want the panic", told[0])
+		t.Errorf("reported %v, want the panic", told[0])
 	}
 }
 
-func TestAConnectionThatItsTaskClosedTellsOnEventNothingMore(t *testing.T) {
+func TestAfterItsTaskClosedAConnectionOnEventIsNotCalled(t *testing.T) {
 	failure := errors.New("too late")
 	var told []error
 	cfg := &eventloop.ConnConfig{
@@ -176,7 +176,7 @@ func TestAConnectionThatItsTaskClosedTellsOnEventNothingMore(t *testing.T) {
 	conf := eventloop.Config{EventHandler: func(err error) { told = append(told, err) }}
 	onePipe(t, conf, cfg, func(_ *eventloop.Loop, nc net.Conn) { io.ReadAll(nc); nc.Close() })
 	if len(told) != 1 || !errors.Is(told[0], failure) {
-		t.Errorf("EventHandler was told %v, want the failure once", told)
+		t.Errorf("EventHandler received %v, want the failure once", told)
 	}
 }
 
@@ -209,7 +209,7 @@ func TestATaskOfADialedConnection(t *testing.T) {
 
 type session struct{ lines int }
 
-func TestDataOfIsOneValueForEachConnection(t *testing.T) {
+func TestDataOfIsOneValuePerConnection(t *testing.T) {
 	var counts []int
 	for _, lines := range []string{"a\nb\n", "c\n"} {
 		cfg := &eventloop.ConnConfig{
@@ -249,7 +249,7 @@ func TestDataOfAnotherTypePanicsWithBothTypes(t *testing.T) {
 	wantEqual(t, "after SetData(nil)", *eventloop.DataOf[int](c), 0)
 }
 
-func TestGoroutinesThatAskForDataAtATimeGetTheSame(t *testing.T) {
+func TestConcurrentCallsOfDataOfReturnTheSameValue(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	server, client := net.Pipe()
 	defer client.Close()
@@ -268,8 +268,8 @@ func TestGoroutinesThatAskForDataAtATimeGetTheSame(t *testing.T) {
 	}
 }
 
-// Under the race detector, what OnData got is worthless afterwards, so that a program
-// that keeps it is found out.
+// Under the race detector, the data of OnData is overwritten afterwards, so that the bug
+// in a program that keeps it becomes visible.
 func TestKeepingTheDataOfOnDataShowsUnderTheRaceDetector(t *testing.T) {
 	if !raceEnabled {
 		t.Skip("data is poisoned only under the race detector")
@@ -291,7 +291,7 @@ func TestAFailedDialOfAConnectionWithATaskEndsTheLoopAlthoughOtherTasksRun(t *te
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln.Close() // so nothing listens there
+	ln.Close() // so the address has no listener
 	err = runLoop(t, nil, func(l *eventloop.Loop) {
 		never(l)
 		l.Go(context.Background(), func(k *eventloop.Task) error { return k.Sleep(time.Hour) }).Ignore()

@@ -14,15 +14,14 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// goroutineNumber returns the number of the calling goroutine, which is never used
-// again.
+// goroutineNumber returns the number of the calling goroutine, which is never reused.
 func goroutineNumber() string {
 	buf := make([]byte, 64)
 	header, _, _ := bytes.Cut(buf[:runtime.Stack(buf, false)], []byte(" ["))
 	return string(header)
 }
 
-func TestATaskRunsOnTheGoroutineThatTheTaskBeforeHasLeft(t *testing.T) {
+func TestATaskReusesTheGoroutineOfAnEndedTask(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
 		var numbers []string
 		for range 3 {
@@ -47,14 +46,14 @@ func TestTasksThatEndLeaveABoundedNumberOfGoroutines(t *testing.T) {
 		eventloop.All(l, all...).Then(func([]struct{}, error) {
 			l.Post(func() {
 				if n := runtime.NumGoroutine() - before; n > eventloop.MaxIdleCoroutines {
-					t.Errorf("%d goroutines are left, want at most %d", n, eventloop.MaxIdleCoroutines)
+					t.Errorf("%d goroutines after the tasks, want at most %d", n, eventloop.MaxIdleCoroutines)
 				}
 			})
 		})
 	})
 }
 
-func TestTasksGoOnAfterThePanicOfAnother(t *testing.T) {
+func TestTasksContinueAfterThePanicOfAnother(t *testing.T) {
 	cfg := &eventloop.Config{CatchPanics: true}
 	var first, second string
 	err := virtually(t, cfg, func(l *eventloop.Loop) {
@@ -78,7 +77,7 @@ func TestTasksGoOnAfterThePanicOfAnother(t *testing.T) {
 	}
 }
 
-func TestTheStackOfAPanicHasNothingOfTheTaskBefore(t *testing.T) {
+func TestTheStackOfAPanicContainsNothingOfTheTaskBefore(t *testing.T) {
 	cfg := &eventloop.Config{CatchPanics: true}
 	var first, second string
 	err := virtually(t, cfg, func(l *eventloop.Loop) {
@@ -104,7 +103,7 @@ func TestTheStackOfAPanicHasNothingOfTheTaskBefore(t *testing.T) {
 
 func sleepInTask(k *eventloop.Task) error { return k.Sleep(time.Second) }
 
-func TestAnEndedTaskIsOfNoUseToTheNextOnItsGoroutine(t *testing.T) {
+func TestTheNextTaskOnAGoroutineCannotUseTheEndedOne(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
 		var ended *eventloop.Task
 		k.Loop().Go(bg, func(k *eventloop.Task) error { ended = k; return k.Sleep(1) }).Await(k)
@@ -119,7 +118,7 @@ func TestAnEndedTaskIsOfNoUseToTheNextOnItsGoroutine(t *testing.T) {
 }
 
 // The context of the first task ends while the second waits on the same goroutine.
-func TestTheContextOfAnEndedTaskWakesNoOther(t *testing.T) {
+func TestTheContextOfAnEndedTaskDoesNotWakeTheNextTask(t *testing.T) {
 	inTask(t, func(k *eventloop.Task) error {
 		ctx, cancel := context.WithCancel(bg)
 		k.Loop().Go(ctx, func(k *eventloop.Task) error { return k.Sleep(1) }).Await(k)
@@ -136,7 +135,7 @@ func TestTheContextOfAnEndedTaskWakesNoOther(t *testing.T) {
 	})
 }
 
-func TestATaskHasTheLabelsOfItsLoopWhateverTheTaskBeforeSet(t *testing.T) {
+func TestATaskStartsWithTheLabelsOfItsLoop(t *testing.T) {
 	profile := func() string {
 		var b strings.Builder
 		pprof.Lookup("goroutine").WriteTo(&b, 1)
@@ -164,7 +163,7 @@ func TestATaskHasTheLabelsOfItsLoopWhateverTheTaskBeforeSet(t *testing.T) {
 	})
 }
 
-func TestTheContextOfATaskEndsWithItBothIfAskedForBeforeAndAfter(t *testing.T) {
+func TestTheContextOfATaskEndsWithTheTaskEvenIfItIsCreatedLater(t *testing.T) {
 	var early, late context.Context
 	inTask(t, func(k *eventloop.Task) error {
 		var inner *eventloop.Task
@@ -177,7 +176,7 @@ func TestTheContextOfATaskEndsWithItBothIfAskedForBeforeAndAfter(t *testing.T) {
 		wantEqual(t, "cause", context.Cause(early), context.Canceled)
 
 		k.Loop().Go(bg, func(k *eventloop.Task) error { inner = k; return nil }).Await(k)
-		wantEqual(t, "cause of a context that is asked for after the end", context.Cause(inner.Context()), context.Canceled)
+		wantEqual(t, "cause of a context that is created after the end", context.Cause(inner.Context()), context.Canceled)
 		return nil
 	})
 }
@@ -188,7 +187,7 @@ func TestTheContextOfAnUnwoundTaskEndsWithErrLoopClosed(t *testing.T) {
 		for range 2 {
 			l.Go(bg, func(k *eventloop.Task) error {
 				if tasks = append(tasks, k); len(tasks) == 1 {
-					k.Context() // the other one is asked for below
+					k.Context() // the other one is created below
 				}
 				return k.Sleep(time.Hour)
 			})
@@ -201,7 +200,7 @@ func TestTheContextOfAnUnwoundTaskEndsWithErrLoopClosed(t *testing.T) {
 	}
 }
 
-func TestTasksOfLoopsInTwoBubblesDoNotMeet(t *testing.T) {
+func TestLoopsInTwoBubblesShareNoCoroutines(t *testing.T) {
 	numbers := make(map[string]bool)
 	for range 2 {
 		synctest.Test(t, func(t *testing.T) {
@@ -215,7 +214,7 @@ func TestTasksOfLoopsInTwoBubblesDoNotMeet(t *testing.T) {
 	wantEqual(t, "goroutines", len(numbers), 2)
 }
 
-// The stacks of coroutines that have nothing to run shrink like all others.
+// The stacks of idle coroutines shrink like all others.
 func TestStacksOfTasksThatEndedShrink(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector makes stacks larger")
@@ -238,13 +237,13 @@ func TestStacksOfTasksThatEndedShrink(t *testing.T) {
 		eventloop.All(l, all...).Then(func([]struct{}, error) {
 			grown := stacks() - before
 			if grown < tasks*depth*64 {
-				t.Errorf("the stacks grew by %d bytes, the test means more", grown)
+				t.Errorf("the stacks grew by only %d bytes, too few for the test", grown)
 			}
 			for range 20 {
 				runtime.GC()
 			}
 			if left := stacks() - before; left > grown/8 {
-				t.Errorf("of %d bytes of stacks %d are left", grown, left)
+				t.Errorf("of %d bytes of stacks, %d are still in use", grown, left)
 			}
 		})
 	})

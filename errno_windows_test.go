@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// Package syscall has numbers of its own for the names that programs use.
+// Package syscall invents its own numbers for the names that programs use.
 func TestErrorsOfWinsockHaveTheNumbersOfPackageSyscall(t *testing.T) {
 	for code, named := range map[syscall.Errno]syscall.Errno{
 		windows.WSAECONNREFUSED: syscall.ECONNREFUSED,

@@ -75,13 +75,13 @@ func TestOpErrorMatchesTheSentinelsOfItsCause(t *testing.T) {
 			}
 			var netErr net.Error
 			if !errors.As(err, &netErr) || netErr.Timeout() != want["ErrTimeout"] {
-				t.Errorf("%q is no net.Error, or its Timeout is not %v", err, want["ErrTimeout"])
+				t.Errorf("%q is not a net.Error, or its Timeout is not %v", err, want["ErrTimeout"])
 			}
 		}
 	}
 }
 
-func TestOpErrorSaysWhatWhereAndWhyOnce(t *testing.T) {
+func TestOpErrorNamesOperationAddressAndCauseOnce(t *testing.T) {
 	cause := os.NewSyscallError("connect", syscall.ECONNREFUSED)
 	tests := []struct {
 		err  *eventloop.OpError
@@ -105,7 +105,7 @@ func TestOpErrorIsTemporaryIfItsCauseIs(t *testing.T) {
 	}
 }
 
-func TestIsInfoIsTrueOfOrdinaryEndsOnly(t *testing.T) {
+func TestIsInfoIsTrueOnlyForOrdinaryEnds(t *testing.T) {
 	tests := map[string]struct {
 		err  error
 		want bool
@@ -118,8 +118,8 @@ func TestIsInfoIsTrueOfOrdinaryEndsOnly(t *testing.T) {
 		"an EOF of package net":   {&net.OpError{Op: "read", Net: "tcp", Err: io.EOF}, true},
 		"a handshake cut short":   {&eventloop.OpError{Op: "handshake", Net: "tcp", Err: io.EOF}, false},
 		"that one wrapped":        {fmt.Errorf("client 7: %w", &eventloop.OpError{Op: "handshake", Net: "tcp", Err: io.EOF}), false},
-		"an answer cut short":     {&eventloop.OpError{Op: "request", Err: fmt.Errorf("body: %w", io.EOF)}, false},
-		"EOF and trouble":         {errors.Join(io.EOF, &eventloop.OpError{Op: "dial", Err: syscall.ECONNREFUSED}), false},
+		"a response cut short":    {&eventloop.OpError{Op: "request", Err: fmt.Errorf("body: %w", io.EOF)}, false},
+		"EOF and a failure":       {errors.Join(io.EOF, &eventloop.OpError{Op: "dial", Err: syscall.ECONNREFUSED}), false},
 		"a wrapped reset":         {fmt.Errorf("client 7: %w", eventloop.ErrReset), true},
 		"a panic that is wrapped": {fmt.Errorf("client 7: %w", &eventloop.PanicError{Value: io.EOF}), false},
 		"reset":                   {syscall.ECONNRESET, true},
@@ -152,8 +152,8 @@ func TestErrnoIsTheNumberOfTheSystemErrorOrMinusOne(t *testing.T) {
 	}
 }
 
-// places are where a callback may panic. Each arranges for f to be called, and
-// for the loop to end after that. Signals and connections have tests of their own.
+// places are the places where a callback may panic. Each arranges for f to be called, and
+// for the loop to end after that. Signals and connections have separate tests.
 var places = map[string]func(l *eventloop.Loop, f func()){
 	"a post":     func(l *eventloop.Loop, f func()) { l.Post(f) },
 	"a one-shot": func(l *eventloop.Loop, f func()) { l.AfterFunc(time.Millisecond, f) },
@@ -197,7 +197,7 @@ func TestLaw12APanicLeavesRunAndClosesEverything(t *testing.T) {
 			})
 			checkPanic(t, panicked)
 			wantEqual(t, "exit callbacks", exits, 1)
-			wantEqual(t, "events: the panic leaves Run, and takes no other road", events, 0)
+			wantEqual(t, "events: the panic leaves Run, and is not reported otherwise", events, 0)
 			wantEqual(t, "handles left", l.Stats().Loop.Handles, 0)
 			<-l.Done()
 		})
@@ -222,7 +222,7 @@ func checkPanic(t *testing.T, got any) {
 	}
 }
 
-func TestLaw12ACaughtPanicGoesToTheEventHandlerOnceAndTheLoopGoesOn(t *testing.T) {
+func TestLaw12ACaughtPanicGoesToTheEventHandlerOnceAndTheLoopContinues(t *testing.T) {
 	for name, place := range places {
 		t.Run(name, func(t *testing.T) {
 			var events []error
@@ -247,7 +247,7 @@ func TestLaw12ACaughtPanicGoesToTheEventHandlerOnceAndTheLoopGoesOn(t *testing.T
 func TestACaughtPanicWithoutAHandlerIsLogged(t *testing.T) {
 	for name, value := range map[string]any{
 		"any value": "a value",
-		// Were it taken for the reset of a peer, it would be ignored.
+		// If it counted as a reset by a peer, it would be ignored.
 		"an error that is information": syscall.ECONNRESET,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -296,7 +296,7 @@ func TestTheEventHandlerMayStopTheLoop(t *testing.T) {
 	})
 }
 
-func TestTheEventCallbackOfATimerTakesItsCaughtPanic(t *testing.T) {
+func TestTheEventCallbackOfATimerReceivesItsCaughtPanic(t *testing.T) {
 	var events []error
 	ticks := 0
 	cfg := &eventloop.Config{CatchPanics: true, EventHandler: func(err error) { t.Errorf("the handler got %v", err) }}
@@ -310,14 +310,14 @@ func TestTheEventCallbackOfATimerTakesItsCaughtPanic(t *testing.T) {
 			}
 		})
 	})
-	wantEqual(t, "ticks: an interval goes on after a panic", ticks, 3)
+	wantEqual(t, "ticks: an interval continues after a panic", ticks, 3)
 	wantEqual(t, "events", len(events), 4)
 	for _, err := range events {
 		checkPanic(t, err)
 	}
 }
 
-func TestOnEventNilGivesTheEventsOfATimerBackToTheHandler(t *testing.T) {
+func TestOnEventNilReturnsTheEventsOfATimerToTheHandler(t *testing.T) {
 	events := 0
 	cfg := &eventloop.Config{CatchPanics: true, EventHandler: func(error) { events++ }}
 	mustRun(t, cfg, func(l *eventloop.Loop) {

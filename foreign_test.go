@@ -18,7 +18,7 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// A stubbornListener is one whose Close waits, and that counts other calls.
+// A stubbornListener is a listener whose Close waits. It counts other calls.
 type stubbornListener struct {
 	*fakeListener
 	release   chan struct{}
@@ -47,7 +47,7 @@ func (s *stubbornListener) SetDeadline(time.Time) error {
 	return nil
 }
 
-func TestAForeignListenerIsClosedWithoutHoldingUpTheLoop(t *testing.T) {
+func TestAForeignListenerIsClosedWithoutBlockingTheLoop(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		inner, httpInner := newStubbornListener(), newStubbornListener()
 		ln, err := l.Serve(inner, nil)
@@ -74,7 +74,7 @@ func TestAForeignListenerIsClosedWithoutHoldingUpTheLoop(t *testing.T) {
 		ran := false
 		l.Post(func() { ran = true })
 		synctest.Wait()
-		wantEqual(t, "the loop goes on", ran, true)
+		wantEqual(t, "the loop continues", ran, true)
 		close(inner.release)
 		close(httpInner.release)
 		synctest.Wait()
@@ -87,7 +87,7 @@ func TestAForeignListenerIsClosedWithoutHoldingUpTheLoop(t *testing.T) {
 	})
 }
 
-func TestAPausedForeignListenerHoldsWhatItHasAccepted(t *testing.T) {
+func TestAPausedForeignListenerHoldsAnAcceptedConnection(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		fake := newFakeListener()
 		connects := 0
@@ -114,14 +114,14 @@ func TestAPausedForeignListenerHoldsWhatItHasAccepted(t *testing.T) {
 		second := give()
 		ln.Close()
 		readAll(t, second)
-		wantEqual(t, "connections in all", connects, 1)
+		wantEqual(t, "connections in total", connects, 1)
 		s := l.Stats()
 		wantEqual(t, "Stats.AcceptedTotal", s.Conns.AcceptedTotal, 2)
 		wantEqual(t, "Stats.DroppedTotal", s.Conns.DroppedTotal, 1)
 	})
 }
 
-func TestAfterListenerCloseNoAcceptedConnectionIsAnnounced(t *testing.T) {
+func TestAfterListenerCloseOnConnectIsNotCalledForAcceptedConnections(t *testing.T) {
 	serve := func(t *testing.T, l *eventloop.Loop, conf *tls.Config, end func(ln *eventloop.Listener)) (*tape, net.Conn) {
 		fake := newFakeListener()
 		r, cfg := newTape(&eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) { c.Close() }, TLS: conf})
@@ -133,7 +133,7 @@ func TestAfterListenerCloseNoAcceptedConnectionIsAnnounced(t *testing.T) {
 		ended := make(chan struct{})
 		l.Post(func() {
 			fake.results <- ours
-			time.Sleep(time.Second) // it is accepted, and waits for this turn to end
+			time.Sleep(time.Second) // the connection is accepted, and waits for the end of this turn
 			end(ln)
 			close(ended)
 		})
@@ -148,7 +148,7 @@ func TestAfterListenerCloseNoAcceptedConnectionIsAnnounced(t *testing.T) {
 				synctest.Wait()
 				wantEqual(t, "callbacks", r.order(), "")
 				wantEqual(t, "Stats.DroppedTotal", l.Stats().Conns.DroppedTotal, 1)
-				wantEqual(t, "Stats.Handles", l.Stats().Loop.Handles, 1) // that of inBubble
+				wantEqual(t, "Stats.Handles", l.Stats().Loop.Handles, 1) // the handle of inBubble
 			})
 		}
 	})
@@ -177,11 +177,11 @@ func TestAfterListenerCloseNoAcceptedConnectionIsAnnounced(t *testing.T) {
 	})
 }
 
-// A lateConn is a connection whose RemoteAddr waits for the peer, as where it
+// A lateConn is a connection whose RemoteAddr waits for the peer, for example because it
 // comes from the header of the PROXY protocol.
 type lateConn struct {
 	net.Conn
-	asked atomic.Int64 // how often it was asked
+	asked atomic.Int64 // number of calls of RemoteAddr
 }
 
 func newLateConn() (c *lateConn, peer net.Conn) {
@@ -197,7 +197,7 @@ func (c *lateConn) RemoteAddr() net.Addr {
 	return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 80}
 }
 
-func TestTheAddressOfAForeignConnectionIsAskedOnceBeforeOnConnect(t *testing.T) {
+func TestTheAddressOfAForeignConnectionIsReadOnceBeforeOnConnect(t *testing.T) {
 	for _, how := range []string{"Serve", "Adopt"} {
 		inBubble(t, func(t *testing.T, l *eventloop.Loop) {
 			late, peer := newLateConn()
@@ -223,7 +223,7 @@ func TestTheAddressOfAForeignConnectionIsAskedOnceBeforeOnConnect(t *testing.T) 
 				defer ln.Close()
 			}
 			synctest.Wait()
-			wantEqual(t, "callbacks before the peer has told", r.order(), "")
+			wantEqual(t, "callbacks before the peer has sent its address", r.order(), "")
 			io.WriteString(peer, "x")
 			synctest.Wait()
 			peer.Close()
@@ -234,7 +234,7 @@ func TestTheAddressOfAForeignConnectionIsAskedOnceBeforeOnConnect(t *testing.T) 
 	}
 }
 
-func TestASilentPeerOfAForeignListenerKeepsNobodyOut(t *testing.T) {
+func TestASilentPeerOfAForeignListenerDoesNotBlockOthers(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		fake, httpFake := newFakeListener(), newFakeListener()
 		ln, _ := l.Serve(fake, echo())
@@ -256,7 +256,7 @@ func TestASilentPeerOfAForeignListenerKeepsNobodyOut(t *testing.T) {
 		wantEqual(t, "answer", readString(t, peer, 15), "HTTP/1.1 200 OK")
 		io.Copy(io.Discard, peer)
 
-		// The silent ones are ended by the bounds of a handshake and of a request.
+		// The timeouts of the handshake and of the request end the silent connections.
 		for _, p := range silent {
 			readAll(t, p)
 		}
@@ -303,7 +303,7 @@ func TestASilentPeerDoesNotKeepAConnectionFromBeingClosed(t *testing.T) {
 	}
 }
 
-func TestMaxConnsPerIPCountsTheAddressThatAForeignConnectionTells(t *testing.T) {
+func TestMaxConnsPerIPUsesTheAddressOfAForeignConnection(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		fake := newFakeListener()
 		s, _ := l.ServeHTTP(fake, func(r *eventloop.HTTPRequest) { r.Respond(200, nil, nil) },
@@ -356,8 +356,8 @@ func TestAnAdoptedSocketHasItsAddressesAtOnce(t *testing.T) {
 	})
 }
 
-// A muxConn has timeouts that are a net.Error and not os.ErrDeadlineExceeded, as
-// the connections of several multiplexers have.
+// A muxConn returns timeouts that are a net.Error but not os.ErrDeadlineExceeded, like
+// the connections of several multiplexers.
 type muxConn struct{ net.Conn }
 
 type muxTimeout struct{}
@@ -383,7 +383,7 @@ func (m muxConn) Write(p []byte) (int, error) {
 	return n, muxed(err)
 }
 
-func TestTimeoutsOfAnyKindThatTheLibraryCausedStayInIt(t *testing.T) {
+func TestTimeoutsThatTheLibraryCausedAreNotReported(t *testing.T) {
 	t.Run("Detach", func(t *testing.T) {
 		inBubble(t, func(t *testing.T, l *eventloop.Loop) {
 			ours, peer := net.Pipe()
@@ -431,7 +431,7 @@ func TestTimeoutsOfAnyKindThatTheLibraryCausedStayInIt(t *testing.T) {
 				b := make([]byte, 1000)
 				n, err := peer.Read(b)
 				if err != nil || n == 0 {
-					t.Fatalf("answer = %q, %v", b[:n], err)
+					t.Fatalf("response = %q, %v", b[:n], err)
 				}
 			}
 			s.Close()
@@ -453,7 +453,7 @@ func (s stubbornConn) Close() error {
 	return s.Conn.Close()
 }
 
-func TestADetachedConnectionThatNobodyTakesIsClosedWithoutHoldingUpTheLoop(t *testing.T) {
+func TestADetachedConnectionThatIsNotTakenIsClosedWithoutBlockingTheLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, peer := net.Pipe()
 		stubborn := stubbornConn{ours, make(chan struct{})}
@@ -484,7 +484,7 @@ func TestADetachedConnectionThatNobodyTakesIsClosedWithoutHoldingUpTheLoop(t *te
 	})
 }
 
-// A deafenedConn waits in one of its methods until it is released, whatever happens.
+// A deafenedConn waits in one of its methods until it is released, even if it is closed.
 type deafenedConn struct {
 	net.Conn
 	method  string
@@ -502,7 +502,7 @@ func (d deafenedConn) Write(p []byte) (int, error) { d.at("Write"); return d.Con
 func (d deafenedConn) Close() error                { d.at("Close"); return d.Conn.Close() }
 func (d deafenedConn) RemoteAddr() net.Addr        { d.at("RemoteAddr"); return d.Conn.RemoteAddr() }
 
-// A deafenedListener is the same as a listener.
+// A deafenedListener is the same for a listener.
 type deafenedListener struct {
 	net.Listener
 	method  string
@@ -586,7 +586,7 @@ func TestForeignCodeThatNeverReturnsIsNamedInTheErrorOfRun(t *testing.T) {
 				}()
 			})
 			wantEqual(t, "OnClose of a dialed connection that waits in "+method, closes, 1)
-			wantEqual(t, "what the peer saw at last", peerSaw, nil)
+			wantEqual(t, "the error that the peer saw at the end", peerSaw, nil)
 		}
 		for _, method := range []string{"Accept", "Close"} {
 			run(t, grace, want, func(l *eventloop.Loop, release chan struct{}) {
@@ -635,7 +635,7 @@ func TestForeignCodeOfAnHTTPClientThatNeverReturnsIsNamedInTheErrorOfRun(t *test
 			if !errors.Is(err, eventloop.ErrWorkLeft) {
 				t.Errorf("Run = %v with a %s that does not return", err, method)
 			}
-			wantEqual(t, "the loop went on while "+method+" ran", ran, method == "Close")
+			wantEqual(t, "the loop continued while "+method+" ran", ran, method == "Close")
 			close(release)
 			synctest.Wait()
 		})

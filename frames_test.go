@@ -20,15 +20,15 @@ import (
 	"pgregory.net/rapid"
 )
 
-// framed is what a connection with a splitter got, and how it ended.
+// framed holds the frames that a connection with a splitter received, and how it ended.
 type framed struct {
 	frames []string
 	events []error
 	closed int
 }
 
-// config returns a configuration that notes frames. each is called after that, if it is
-// not nil.
+// config returns a configuration that records frames. If each is not nil, it is called
+// after each frame.
 func (r *framed) config(split bufio.SplitFunc, limit int, each func(c *eventloop.Conn, frame []byte)) *eventloop.ConnConfig {
 	return &eventloop.ConnConfig{
 		OnData: eventloop.Split(split, limit, func(c *eventloop.Conn, frame []byte) {
@@ -42,7 +42,7 @@ func (r *framed) config(split bufio.SplitFunc, limit int, each func(c *eventloop
 	}
 }
 
-// writeAll has a client that writes pieces, one at a time, and leaves.
+// writeAll runs a client that writes pieces, one at a time, and disconnects.
 func writeAll(pieces ...string) func(l *eventloop.Loop, nc net.Conn) {
 	return func(_ *eventloop.Loop, nc net.Conn) {
 		go io.Copy(io.Discard, nc)
@@ -56,7 +56,7 @@ func writeAll(pieces ...string) func(l *eventloop.Loop, nc net.Conn) {
 	}
 }
 
-func TestSplitGivesOneFrameAtATimeHoweverTheyArrive(t *testing.T) {
+func TestSplitDeliversOneFrameAtATimeHoweverTheyArrive(t *testing.T) {
 	for _, pieces := range [][]string{
 		{"one\ntwo\r\n\nthree\n"},
 		{"o", "n", "e", "\n", "t", "w", "o", "\r", "\n", "\n", "t", "h", "r", "e", "e", "\n"},
@@ -71,7 +71,7 @@ func TestSplitGivesOneFrameAtATimeHoweverTheyArrive(t *testing.T) {
 	}
 }
 
-func TestAFrameOfTheLimitPassesAndOneOfMoreClosesTheConnectionWithAnError(t *testing.T) {
+func TestALongerFrameThanTheLimitClosesTheConnectionWithAnError(t *testing.T) {
 	long := strings.Repeat("x", 100)
 	prefixed := func(n int) string {
 		return string(binary.BigEndian.AppendUint32(nil, uint32(n))) + strings.Repeat("x", n)
@@ -82,7 +82,7 @@ func TestAFrameOfTheLimitPassesAndOneOfMoreClosesTheConnectionWithAnError(t *tes
 		limit  int
 		pieces []string
 		frames int
-		err    error // nil: none but io.EOF
+		err    error // nil: only io.EOF
 	}{
 		{"a line of the limit", bufio.ScanLines, 100, []string{long + "\r\n"}, 1, nil},
 		{"a line of the limit in pieces", bufio.ScanLines, 100, []string{long, "\r", "\n"}, 1, nil},
@@ -135,7 +135,7 @@ func TestAnEndlessFrameTakesBoundedMemory(t *testing.T) {
 	}
 }
 
-func TestOnEventMayAnswerAFrameThatIsTooLong(t *testing.T) {
+func TestOnEventMayReplyToAFrameThatIsTooLong(t *testing.T) {
 	var r framed
 	cfg := r.config(bufio.ScanLines, 10, nil)
 	cfg.OnEvent = func(c *eventloop.Conn, err error) { c.WriteString("too long\n") }
@@ -149,18 +149,18 @@ func TestOnEventMayAnswerAFrameThatIsTooLong(t *testing.T) {
 	wantEqual(t, "answer", got, "too long\n")
 }
 
-func TestWhatIsWrongWithASplitFunctionIsAnErrorOfTheConnection(t *testing.T) {
+func TestAnInvalidResultOfASplitFunctionIsAnErrorOfTheConnection(t *testing.T) {
 	own := errors.New("own")
 	for name, v := range map[string]struct {
 		split bufio.SplitFunc
 		want  error
 	}{
-		"an error":         {func(data []byte, atEOF bool) (int, []byte, error) { return 1, data, own }, own},
-		"the final token":  {func(data []byte, atEOF bool) (int, []byte, error) { return 1, data, bufio.ErrFinalToken }, bufio.ErrFinalToken},
-		"a step back":      {func(data []byte, atEOF bool) (int, []byte, error) { return -1, data, nil }, bufio.ErrNegativeAdvance},
-		"a step too far":   {func(data []byte, atEOF bool) (int, []byte, error) { return len(data) + 1, data, nil }, bufio.ErrAdvanceTooFar},
-		"no step":          {func(data []byte, atEOF bool) (int, []byte, error) { return 0, data, nil }, io.ErrNoProgress},
-		"nothing, at last": {func(data []byte, atEOF bool) (int, []byte, error) { return 0, nil, nil }, io.ErrUnexpectedEOF},
+		"an error":            {func(data []byte, atEOF bool) (int, []byte, error) { return 1, data, own }, own},
+		"the final token":     {func(data []byte, atEOF bool) (int, []byte, error) { return 1, data, bufio.ErrFinalToken }, bufio.ErrFinalToken},
+		"a step back":         {func(data []byte, atEOF bool) (int, []byte, error) { return -1, data, nil }, bufio.ErrNegativeAdvance},
+		"a step too far":      {func(data []byte, atEOF bool) (int, []byte, error) { return len(data) + 1, data, nil }, bufio.ErrAdvanceTooFar},
+		"no step":             {func(data []byte, atEOF bool) (int, []byte, error) { return 0, data, nil }, io.ErrNoProgress},
+		"no frame at the end": {func(data []byte, atEOF bool) (int, []byte, error) { return 0, nil, nil }, io.ErrUnexpectedEOF},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var r framed
@@ -180,7 +180,7 @@ func TestWhatIsWrongWithASplitFunctionIsAnErrorOfTheConnection(t *testing.T) {
 	}
 }
 
-func TestSplitAndLengthPrefixRefuseNonsense(t *testing.T) {
+func TestSplitAndLengthPrefixPanicForInvalidArguments(t *testing.T) {
 	f := func(*eventloop.Conn, []byte) {}
 	for name, f := range map[string]func(){
 		"nil split":        func() { eventloop.Split(nil, 1, f) },
@@ -196,7 +196,7 @@ func TestSplitAndLengthPrefixRefuseNonsense(t *testing.T) {
 	}
 }
 
-func TestAfterCloseInAFrameNoOtherFollows(t *testing.T) {
+func TestAfterCloseInAFrameNoFrameFollows(t *testing.T) {
 	for name, end := range map[string]func(c *eventloop.Conn) error{"Close": (*eventloop.Conn).Close, "Abort": (*eventloop.Conn).Abort} {
 		var r framed
 		cfg := r.config(bufio.ScanLines, 10, func(c *eventloop.Conn, frame []byte) { end(c) })
@@ -207,9 +207,9 @@ func TestAfterCloseInAFrameNoOtherFollows(t *testing.T) {
 	}
 }
 
-// Whatever stops a splitter in the middle of what has arrived, what follows comes in
-// order, and all of it before the end.
-func TestAPauseInAFrameHoldsThoseThatFollow(t *testing.T) {
+// Whatever stops a splitter in the middle of its input, the rest is delivered in order,
+// and all of it before the end.
+func TestAPauseInAFrameDelaysTheFollowingFrames(t *testing.T) {
 	var r framed
 	cfg := r.config(bufio.ScanLines, 10, func(c *eventloop.Conn, frame []byte) {
 		c.PauseReading()
@@ -227,7 +227,7 @@ func TestAPauseInAFrameHoldsThoseThatFollow(t *testing.T) {
 	wantSlice(t, "frames", r.frames, []string{"one", "two", "three", "four", "five"})
 	wantSlice(t, "events", r.events, []error{io.EOF})
 	if took < 4*time.Second {
-		t.Errorf("over after %v, with five pauses of a second", took)
+		t.Errorf("the connection ended after %v, with five pauses of a second", took)
 	}
 }
 
@@ -244,7 +244,7 @@ func TestFramesWaitWhileTheOutputIsHigh(t *testing.T) {
 		go io.WriteString(nc, strings.Repeat("x\n", 1000))
 		synctest.Wait()
 		if len(r.frames) > 20 {
-			t.Errorf("%d frames were delivered to a client that reads nothing", len(r.frames))
+			t.Errorf("%d frames were delivered although the client reads nothing", len(r.frames))
 		}
 		n, _ = io.CopyN(io.Discard, nc, 1_000_000)
 		nc.Close()
@@ -256,7 +256,7 @@ func TestFramesWaitWhileTheOutputIsHigh(t *testing.T) {
 	}
 }
 
-func TestSetCallbacksInAFrameGetsWhatFollowsIt(t *testing.T) {
+func TestSetCallbacksInAFrameReceivesTheRest(t *testing.T) {
 	for _, pieces := range [][]string{{"head\nraw\nmore"}, {"he", "ad\nra", "w\nmore"}} {
 		var r framed
 		var raw bytes.Buffer
@@ -270,7 +270,7 @@ func TestSetCallbacksInAFrameGetsWhatFollowsIt(t *testing.T) {
 	}
 }
 
-func TestSetCallbacksFromOutsideGetsAPartOfAFrame(t *testing.T) {
+func TestSetCallbacksOutsideAFrameReceivesAnIncompleteFrame(t *testing.T) {
 	var r framed
 	var raw bytes.Buffer
 	cfg := r.config(bufio.ScanLines, 10, nil)
@@ -291,7 +291,7 @@ func TestSetCallbacksFromOutsideGetsAPartOfAFrame(t *testing.T) {
 	wantEqual(t, "raw", raw.String(), "part and rest\n")
 }
 
-func TestAnotherSplitInAFrameGoesOnWithWhatFollows(t *testing.T) {
+func TestAnotherSplitInAFrameContinuesWithTheRest(t *testing.T) {
 	var r framed
 	cfg := r.config(bufio.ScanLines, 10, nil)
 	lines := cfg.OnData
@@ -307,7 +307,7 @@ func TestAnotherSplitInAFrameGoesOnWithWhatFollows(t *testing.T) {
 	wantSlice(t, "frames", r.frames, []string{"BLOCK", "block a\nb", "LINE", "x"})
 }
 
-func TestAStreamThatAFrameStartsReadsWhatFollowsIt(t *testing.T) {
+func TestANetConnThatAFrameStartsReadsTheRest(t *testing.T) {
 	var r framed
 	var got string
 	cfg := r.config(bufio.ScanLines, 10, func(c *eventloop.Conn, frame []byte) {
@@ -329,7 +329,7 @@ func TestAStreamThatAFrameStartsReadsWhatFollowsIt(t *testing.T) {
 	wantEqual(t, "stream", got, "body\nmore of it")
 }
 
-func TestAPipeAndADetachInAFrameGetWhatFollowsIt(t *testing.T) {
+func TestAPipeAndADetachInAFrameReceiveTheRest(t *testing.T) {
 	for name, divert := range map[string]func(c *eventloop.Conn, into net.Conn){
 		"Pipe": func(c *eventloop.Conn, into net.Conn) {
 			dst, err := c.Loop().Adopt(into, nil)
@@ -385,7 +385,7 @@ func TestAPipeAndADetachInAFrameGetWhatFollowsIt(t *testing.T) {
 	}
 }
 
-// A prefixingConn writes prefix together with the first bytes.
+// A prefixingConn writes prefix together with its first bytes.
 type prefixingConn struct {
 	net.Conn
 	prefix string
@@ -399,7 +399,7 @@ func (c *prefixingConn) Write(p []byte) (int, error) {
 	return max(m-n, 0), err
 }
 
-func TestStartTLSInAFrameTakesWhatFollowsItForTheHandshake(t *testing.T) {
+func TestStartTLSInAFrameUsesTheRestForTheHandshake(t *testing.T) {
 	var r framed
 	var answer string
 	cfg := r.config(bufio.ScanLines, 100, func(c *eventloop.Conn, frame []byte) {
@@ -423,7 +423,7 @@ func TestStartTLSInAFrameTakesWhatFollowsItForTheHandshake(t *testing.T) {
 	wantEqual(t, "answer", answer, "got over TLS\n")
 }
 
-func TestUnreadInAFrameWaitsForMoreAndComesFirst(t *testing.T) {
+func TestUnreadInAFrameWaitsForMoreInputAndComesFirst(t *testing.T) {
 	var r framed
 	cfg := r.config(bufio.ScanLines, 100, func(c *eventloop.Conn, frame []byte) {
 		if string(frame) == "a" && len(r.frames) == 1 {
@@ -440,9 +440,9 @@ func TestUnreadInAFrameWaitsForMoreAndComesFirst(t *testing.T) {
 	wantSlice(t, "frames", r.frames, []string{"a", "A", "b", "c"})
 }
 
-// A splitter makes the frames that bufio.Scanner makes, whatever arrives together and
+// A splitter makes the same frames as bufio.Scanner, however the input arrives and
 // whenever reading is paused.
-func TestSplitDoesAsBufioScanner(t *testing.T) {
+func TestSplitMakesTheFramesOfBufioScanner(t *testing.T) {
 	splits := map[string]bufio.SplitFunc{
 		"lines": bufio.ScanLines, "words": bufio.ScanWords, "bytes": bufio.ScanBytes,
 		"prefix 1": eventloop.LengthPrefix(1, binary.BigEndian), "prefix 2": eventloop.LengthPrefix(2, binary.LittleEndian),
@@ -478,8 +478,8 @@ func TestSplitDoesAsBufioScanner(t *testing.T) {
 	})
 }
 
-// scan returns what bufio.Scanner makes of input with a limit for the frame itself, and
-// how it ends.
+// scan returns the frames of bufio.Scanner for input, with a limit for the frame itself,
+// and its error.
 func scan(split bufio.SplitFunc, limit int, input []byte) (frames []string, err error) {
 	for len(input) > 0 {
 		advance, frame, err := split(input, true)
@@ -524,8 +524,8 @@ func FuzzLengthPrefix(f *testing.F) {
 	})
 }
 
-// A connection with a splitter survives whatever comes, and makes the same frames
-// however it comes.
+// A connection with a splitter survives any input, and makes the same frames however the
+// input arrives.
 func FuzzSplit(f *testing.F) {
 	f.Add([]byte("one\ntwo\r\nthree"), uint8(3), uint16(10), false)
 	f.Add([]byte("\x00\x03abc\x00\x00"), uint8(1), uint16(2), true)

@@ -366,7 +366,7 @@ func (l *Loop) logUnhandled(err error) {
 		if f, ok := err.(*failure); ok {
 			attrs = append([]any{"err", f.err}, f.attrs()...)
 		}
-		l.log(slog.LevelWarn, "a future failed and its result was not asked for", attrs...)
+		l.log(slog.LevelWarn, "unhandled failure of a future", attrs...)
 	}
 }
 

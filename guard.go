@@ -86,10 +86,10 @@ func (l *Loop) strayEvent(err error) {
 	l.stray(func() { l.tookPanic(err, true) })
 }
 
-// tookPanic reports err, the error of an operation, if it is a panic or a Goexit and
-// the operation must not report it: the operation no longer reports (over), or
-// CatchPanics is not set, or the loop has ended. The result says whether tookPanic has
-// taken care of err.
+// tookPanic reports err, the error of an operation, if the operation must not do so
+// itself, and returns whether that is the case. It is for a panic or a Goexit if the
+// operation no longer reports errors (over) or the loop has ended, and for a panic also
+// if CatchPanics is not set.
 func (l *Loop) tookPanic(err error, over bool) bool {
 	over = over || l.ended.Load()
 	pe := panicIn(err)

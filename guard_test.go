@@ -19,7 +19,7 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// A trap springs in the method of a foreign type that has its name.
+// A trap is triggered in the method of a foreign type that has its name.
 type trap struct {
 	method string
 	spring func()
@@ -31,8 +31,8 @@ func (p trap) at(method string) {
 	}
 }
 
-// A trapConn is a TCP connection of an unknown type, with a trap. Closing works,
-// and then springs the trap, so that the peer sees the end.
+// A trapConn is a TCP connection of an unknown type, with a trap. Close first closes the
+// connection and then triggers the trap, so that the peer sees the end.
 type trapConn struct {
 	*net.TCPConn
 	trap
@@ -60,8 +60,8 @@ func (c trapConn) SetWriteDeadline(t time.Time) error {
 	return c.TCPConn.SetWriteDeadline(t)
 }
 
-// A trapListener is a TCP listener of an unknown type. The trap springs once in
-// Accept, which then works.
+// A trapListener is a TCP listener of an unknown type. The trap in Accept is triggered
+// only once; after that Accept works.
 type trapListener struct {
 	*net.TCPListener
 	trap
@@ -89,7 +89,7 @@ func newTrapListener(t testing.TB, p trap) *trapListener {
 	return &trapListener{TCPListener: ln.(*net.TCPListener), trap: p}
 }
 
-// greet is a peer that says hello, and ends when the other side does.
+// greet is a peer that sends hello, and ends when the other side does.
 func greet(t testing.TB, addr string) {
 	nc, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -106,9 +106,8 @@ func greet(t testing.TB, addr string) {
 	t.Cleanup(func() { <-done })
 }
 
-// trapped are uses of foreign code, each with the methods in which a trap springs.
-// The loop ends by itself, whatever the trap does. told takes the errors of
-// operations.
+// trapped are uses of foreign code, each with the methods that trigger a trap. The loop
+// ends by itself, whatever the trap does. told receives the errors of operations.
 var trapped = map[string]struct {
 	methods []string
 	use     func(t testing.TB, l *eventloop.Loop, p trap, told func(error))
@@ -248,8 +247,8 @@ var trapped = map[string]struct {
 	},
 }
 
-// converse says hello to the next connection, and ends when the other side does, or
-// when ln is closed.
+// converse sends hello to the next connection, and ends when the other side does, or when
+// ln is closed.
 func converse(ln net.Listener) {
 	nc, err := ln.Accept()
 	if err != nil {
@@ -260,7 +259,7 @@ func converse(ln net.Listener) {
 	io.Copy(io.Discard, nc)
 }
 
-// dialTrapped runs a conversation with converse.
+// dialTrapped runs an exchange with converse.
 func dialTrapped(t testing.TB, l *eventloop.Loop, ln *trapListener, p trap, conf *tls.Config, told func(error)) {
 	_, err := l.Dial(t.Context(), "tcp", ln.TCPListener.Addr().String(), &eventloop.ConnConfig{
 		TLS:          conf,
@@ -283,7 +282,7 @@ func dialTrapped(t testing.TB, l *eventloop.Loop, ln *trapListener, p trap, conf
 	}
 }
 
-// adoptTrapped runs a conversation with greet.
+// adoptTrapped runs an exchange with greet.
 func adoptTrapped(t testing.TB, l *eventloop.Loop, nc net.Conn, conf *tls.Config, told func(error)) {
 	_, err := l.Adopt(nc, &eventloop.ConnConfig{
 		TLS: conf, TLSServer: true,
@@ -296,7 +295,7 @@ func adoptTrapped(t testing.TB, l *eventloop.Loop, nc net.Conn, conf *tls.Config
 	}
 }
 
-// abnormal keeps the errors that say that foreign code did not return.
+// abnormal counts the errors that say that foreign code did not return.
 func abnormal(errs []error) (n int) {
 	for _, err := range errs {
 		var pe *eventloop.PanicError
@@ -349,8 +348,8 @@ func TestAPanicInForeignCodeLeavesRunUnlessItIsCaught(t *testing.T) {
 	}
 }
 
-// A resolver whose Dial, connections or TLS do not return has failed lookups, and
-// goes on.
+// If the Dial, the connections or the TLS of a resolver do not return, lookups fail, and
+// the resolver continues.
 func TestAPanicOrGoexitInTheResolversDialIsTheErrorOfTheLookup(t *testing.T) {
 	for _, method := range []string{"Dial", "Read", "Write", "SetDeadline", "Close", "VerifyConnection"} {
 		for how, spring := range map[string]func(){"panic": func() { panic("sprung") }, "Goexit": runtime.Goexit} {
@@ -403,7 +402,7 @@ func TestAPanicOrGoexitInTheResolversDialIsTheErrorOfTheLookup(t *testing.T) {
 	}
 }
 
-// serveDNS answers queries on connections of ln that there is no such name.
+// serveDNS replies to queries on connections of ln that the name does not exist.
 func serveDNS(t testing.TB, ln net.Listener, overTLS bool) {
 	if overTLS {
 		ln = tls.NewListener(ln, serverConf)
@@ -417,7 +416,8 @@ func serveDNS(t testing.TB, ln net.Listener, overTLS bool) {
 	t.Cleanup(func() { ln.Close(); s.Shutdown(); <-done })
 }
 
-// A trapCache springs with the tickets of TLS 1.3, which come after the handshake.
+// A trapCache triggers its trap for the tickets of TLS 1.3, which arrive after the
+// handshake.
 type trapCache struct{ trap }
 
 func (c trapCache) Get(string) (*tls.ClientSessionState, bool) { return nil, false }
@@ -461,8 +461,8 @@ func TestAPanicOrGoexitInTheSessionCacheIsAnEventOfTheConnection(t *testing.T) {
 	}
 }
 
-// lastPanics are callbacks that stop the loop and panic, or panic while they are
-// called because of it.
+// lastPanics are callbacks that stop the loop and panic, or that panic because the loop
+// stops.
 var lastPanics = map[string]func(t testing.TB, l *eventloop.Loop){
 	"Post":  func(t testing.TB, l *eventloop.Loop) { l.Post(func() { l.Stop(); panic("sprung") }) },
 	"timer": func(t testing.TB, l *eventloop.Loop) { l.AfterFunc(0, func() { l.Stop(); panic("sprung") }) },
@@ -551,7 +551,7 @@ var lastPanics = map[string]func(t testing.TB, l *eventloop.Loop){
 	},
 }
 
-// adoptPeer adopts a connection whose peer says hello.
+// adoptPeer adopts a connection whose peer sends hello.
 func adoptPeer(t testing.TB, l *eventloop.Loop, cfg *eventloop.ConnConfig) {
 	ln := newTrapListener(t, trap{})
 	greet(t, ln.TCPListener.Addr().String())
@@ -579,7 +579,7 @@ func TestAPanicWhileTheLoopStopsIsNotLost(t *testing.T) {
 			book := &logBook{}
 			mustRun(t, &eventloop.Config{CatchPanics: true, Logger: book.logger()}, func(l *eventloop.Loop) { start(t, l) })
 			if !strings.Contains(book.String(), "sprung") {
-				t.Errorf("the log does not have the panic: %q", book.String())
+				t.Errorf("the log does not contain the panic: %q", book.String())
 			}
 
 			panicked, _ := outcome(func() {

@@ -17,7 +17,7 @@ func failingTask(*eventloop.Task) error { return errOrigin }
 
 func failingWork(context.Context) (int, error) { return 0, errOrigin }
 
-// nextLine returns the place of the line after its call, as a report has it.
+// nextLine returns the location of the line after its call, as in a report.
 func nextLine() string {
 	_, file, n, _ := runtime.Caller(1)
 	return fmt.Sprintf("%s:%d", file, n+1)
@@ -77,14 +77,14 @@ func TestAnUnhandledFailureNamesItsFunctionAndTheLineThatStartedIt(t *testing.T)
 			var told []error
 			mustRun(t, &eventloop.Config{EventHandler: func(err error) { told = append(told, err) }, CatchPanics: true}, v.start)
 			if len(told) != 1 {
-				t.Fatalf("told %v, want one error", told)
+				t.Fatalf("reported %v, want one error", told)
 			}
 			_, fn, _ := strings.Cut(v.named, "=")
 			if text := told[0].Error(); !strings.Contains(text, fn) || !strings.Contains(text, place) {
 				t.Errorf("the error lacks %q or %q: %s", fn, place, text)
 			}
 			if pe, ok := errors.AsType[*eventloop.PanicError](told[0]); ok != v.panics || ok && pe.Value != "boom" {
-				t.Errorf("told %v", told[0])
+				t.Errorf("reported %v", told[0])
 			}
 			if v.err != nil {
 				wantErr(t, "told", told[0], v.err)
@@ -93,7 +93,7 @@ func TestAnUnhandledFailureNamesItsFunctionAndTheLineThatStartedIt(t *testing.T)
 	}
 }
 
-func TestTheFailureOfAPlainFutureIsToldAsItIs(t *testing.T) {
+func TestTheFailureOfAPlainFutureIsReportedUnchanged(t *testing.T) {
 	var told []error
 	mustRun(t, &eventloop.Config{EventHandler: func(err error) { told = append(told, err) }}, func(l *eventloop.Loop) {
 		_, resolve := eventloop.NewFuture[int](l)

@@ -10,14 +10,14 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// onOneProcessor has the rest of the test run on one processor.
+// onOneProcessor makes the rest of the test run on one processor.
 func onOneProcessor(t *testing.T) {
 	n := runtime.GOMAXPROCS(1)
 	t.Cleanup(func() { runtime.GOMAXPROCS(n) })
 }
 
-// With one processor, nothing but the dispatcher itself has the scheduler look at the
-// network while the loop is busy.
+// With one processor, only the dispatcher makes the scheduler poll the network while the
+// loop is busy.
 func TestALoopThatNeverSleepsLetsTheNetworkRun(t *testing.T) {
 	checkLeaks(t)
 	onOneProcessor(t)
@@ -39,7 +39,7 @@ func TestALoopThatNeverSleepsLetsTheNetworkRun(t *testing.T) {
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		var again func()
 		again = func() {
-			if turns == eventloop.PassEvery { // the reader waits by now
+			if turns == eventloop.PassEvery { // the reader is waiting
 				unix.Write(fd, []byte{1})
 			}
 			turns++
@@ -51,7 +51,7 @@ func TestALoopThatNeverSleepsLetsTheNetworkRun(t *testing.T) {
 		}
 		l.Post(again)
 	})
-	// The reader may be found together with the dispatcher, and run after it, once.
+	// Once, the poller may find the reader together with the dispatcher, and run it second.
 	if most := 4 * eventloop.PassEvery; turns > most {
 		t.Errorf("the reader ran after %d turns, want at most %d", turns, most)
 	}

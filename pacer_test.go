@@ -36,7 +36,7 @@ func TestPacerLearnsWhenToYield(t *testing.T) {
 		{"much data", []sleep{
 			{took: short}, {took: short, bulk: eventloop.Bulk, more: true, yielded: true}, {took: long}, {took: short}, {took: long, more: true, yielded: true},
 		}},
-		{"almost much data", []sleep{{took: short}, {took: short, bulk: eventloop.Bulk - 1, more: true, yielded: true}, {took: short, more: true, yielded: true}}},
+		{"chunks just below the limit", []sleep{{took: short}, {took: short, bulk: eventloop.Bulk - 1, more: true, yielded: true}, {took: short, more: true, yielded: true}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var p eventloop.Pacer
@@ -57,7 +57,7 @@ func TestPacerLearnsWhenToYield(t *testing.T) {
 	}
 }
 
-func TestPacerYieldsToNobodyAfterAWakeUpWithoutATask(t *testing.T) {
+func TestPacerDoesNotYieldAfterAWakeUpWithoutATask(t *testing.T) {
 	var p eventloop.Pacer
 	p.EndSleep(0, false, false)
 	wantEqual(t, "yield after a timer", p.AfterWake(false), false)
@@ -67,7 +67,7 @@ func TestPacerYieldsToNobodyAfterAWakeUpWithoutATask(t *testing.T) {
 func TestPacerYieldsOnceBeforeItSleepsAfterPosts(t *testing.T) {
 	var p eventloop.Pacer
 	p.BeginTurn(true)
-	wantEqual(t, "yield before anything was learned", p.BeforeSleep(), false)
+	wantEqual(t, "yield in the initial state", p.BeforeSleep(), false)
 	p.EndSleep(0, false, false)
 	p.BeginTurn(true)
 	wantEqual(t, "yield after posts", p.BeforeSleep(), true)
@@ -76,7 +76,7 @@ func TestPacerYieldsOnceBeforeItSleepsAfterPosts(t *testing.T) {
 	wantEqual(t, "yield after a turn without posts", p.BeforeSleep(), false)
 }
 
-func TestPacerPassesAfterManyTurnsAndSoonerAfterManyTasks(t *testing.T) {
+func TestPacerPassesAfterManyTurnsAndEarlierAfterManyTasks(t *testing.T) {
 	const tasks = eventloop.PassEvery / eventloop.TaskWeight
 	for _, test := range []struct {
 		name        string
@@ -106,9 +106,9 @@ func TestPacerPassesAfterManyTurnsAndSoonerAfterManyTasks(t *testing.T) {
 	}
 }
 
-func TestPacerGivesTheWritersTheirWorkEveryFewCallbacksOfATurn(t *testing.T) {
+func TestPacerReleasesOutputEveryFewCallbacksOfATurn(t *testing.T) {
 	var p eventloop.Pacer
-	for range 3 { // turns; the end of one is the next hand-over
+	for range 3 { // turns; output is also released at the end of a turn
 		p.BeginTurn(true)
 		for n := 1; n < 3*eventloop.ReleaseEvery; n++ {
 			wantEqual(t, "release", p.Called(n%2 == 0), n%eventloop.ReleaseEvery == 0)

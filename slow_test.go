@@ -12,8 +12,8 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// slowLog runs start on a loop that looks for callbacks over 100 ms, and returns
-// what it logged and how many it counted.
+// slowLog runs start on a loop that reports callbacks over 100 ms, and returns its log and
+// the number of slow callbacks.
 func slowLog(t *testing.T, start func(l *eventloop.Loop)) (log string, slow uint64) {
 	t.Helper()
 	var buf bytes.Buffer

@@ -71,8 +71,8 @@ const maxFree = 64
 
 // Go runs f as a task. The task starts in a later turn and keeps the loop alive. The
 // future reports how the task ended. It may be dropped; then a failure is reported as
-// [Future] describes. When ctx ends, the operation for which the task waits, and each
-// later one, returns the cause of ctx at once; the task decides how to react.
+// [Future] describes. When ctx ends, the current wait of the task and each later one
+// return the cause of ctx at once; the task decides how to react.
 //
 // A panic in f, or runtime.Goexit, is treated like one in a callback. With
 // Config.CatchPanics the future fails with the [*PanicError], which has the stack of
