@@ -37,7 +37,7 @@ func TestConnectionsSurviveChaos(t *testing.T) {
 	for round := 0; time.Now().Before(until); round++ {
 		t.Run("", func(t *testing.T) {
 			if round%2 == 1 {
-				t.Cleanup(netcore.Hasten(100 * time.Microsecond))
+				t.Cleanup(netcore.Hasten(100*time.Microsecond, 0))
 			}
 			chaos(t, uint64(round))
 		})

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"io"
 	"net"
-
-	"github.com/onloop/eventloop/internal/sockio"
 )
 
 // Detach gives the connection back to the blocking world: it sends what was
@@ -59,10 +57,11 @@ func (cl *connLoop) handOut(x *connExtra) {
 	p.rest = x.unread
 	x.unread = nil
 	c.core.Unlock()
-	for _, b := range []*sockio.Buffer{c.chunk, c.next} {
-		if b != nil {
-			p.rest = append(p.rest, b.Bytes()...)
-		}
+	if b := c.chunk; b != nil {
+		p.rest = append(p.rest, b.Bytes()...)
+	}
+	if x.next != nil {
+		p.rest = append(p.rest, x.next.Bytes()...)
 	}
 	if nc == nil {
 		f.fail(cl.endReason())

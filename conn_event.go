@@ -352,6 +352,9 @@ func (cl *connLoop) closed() {
 	}
 	c.core.Cut(false)
 	cl.countLost()
+	if t := c.silence.Load(); t != nil {
+		t.timer.Stop()
+	}
 	if x := c.x.Load(); x != nil {
 		cl.closeExtra(x)
 	}
@@ -377,12 +380,12 @@ func (cl *connLoop) forget() {
 	if x := c.x.Load(); x != nil && x.detached != nil {
 		cl.handOut(x)
 	}
-	for _, b := range []*sockio.Buffer{c.chunk, c.next} {
+	for _, b := range []*sockio.Buffer{c.chunk, c.takeNext()} {
 		if b != nil {
 			b.Release() // read in a pause
 		}
 	}
-	c.chunk, c.next = nil, nil
+	c.chunk = nil
 	if x := c.x.Load(); x != nil && x.release != nil {
 		x.release()
 	}
@@ -410,7 +413,7 @@ func (cl *connLoop) closeExtra(x *connExtra) {
 	if c.loop.ended.Load() {
 		err = ErrLoopClosed
 	}
-	timers := []*Timer{x.readTimer, x.closeTimer, x.readerTimer}
+	timers := []*Timer{x.closeTimer, x.readerTimer}
 	if x.high != nil {
 		timers = append(timers, x.high.timer)
 	}
@@ -445,28 +448,27 @@ func failWith[T any](c *Conn, f *Future[T], err error) {
 func (c *Conn) armReadTimer() {
 	d, _ := c.timeouts()
 	if d <= 0 {
-		if x := c.x.Load(); x != nil && x.readTimer != nil {
-			x.readTimer.Stop()
+		if t := c.silence.Load(); t != nil {
+			t.timer.Stop()
 		}
 		return
 	}
-	x := c.extra()
-	x.lastRead.Store(int64(time.Since(c.loop.epoch)))
-	if x.readTimer == nil {
-		x.readTimer = c.loop.AfterFunc(d, c.loopSide().readTimedOut)
-		x.readTimer.Unref() // the connection itself keeps the loop alive
-		x.timed.Store(true)
-		return
+	t := c.silence.Load()
+	if t == nil {
+		t = &readTimer{timer: Timer{loop: c.loop, f: c.loopSide().readTimedOut}}
+		t.timer.Unref() // the connection itself keeps the loop alive
+		c.silence.Store(t)
 	}
-	x.readTimer.Reset(d)
+	t.last.Store(int64(time.Since(c.loop.epoch)))
+	t.timer.Reset(d)
 }
 
 // heard notes that the connection is ready for more. The timer is not touched, which
-// would cost each chunk a change of the heap: it looks at lastRead when it fires.
+// would cost each chunk a change of the heap: it looks at the time when it fires.
 func (cl *connLoop) heard() {
 	c := (*Conn)(cl)
-	if x := c.x.Load(); x != nil && x.timed.Load() {
-		x.lastRead.Store(int64(time.Since(c.loop.epoch)))
+	if t := c.silence.Load(); t != nil {
+		t.last.Store(int64(time.Since(c.loop.epoch)))
 	}
 }
 
@@ -478,19 +480,20 @@ func (cl *connLoop) readTimedOut() {
 		c.core.Unlock()
 		return
 	}
-	x := c.x.Load()
-	left := time.Duration(x.lastRead.Load()) + d - time.Since(c.loop.epoch)
+	t := c.silence.Load()
+	left := time.Duration(t.last.Load()) + d - time.Since(c.loop.epoch)
 	if at := c.core.LastHeard(); !at.IsZero() {
 		left = max(left, d-time.Since(at)) // a piece of a record
 	}
-	if left <= 0 && (c.holding.Load() || x.upgrade != nil || c.core.HasInput()) {
+	x := c.x.Load()
+	if left <= 0 && (c.holding.Load() || x != nil && x.upgrade != nil || c.core.HasInput()) {
 		// Something has arrived that the loop, or the goroutine, was too busy to look
 		// at; or a handshake goes on, which has a bound of its own.
 		left = d
 		c.core.Wake() // in case nobody has told the goroutine
 	}
 	if left > 0 {
-		x.readTimer.Reset(left)
+		t.timer.Reset(left)
 		c.core.Unlock()
 		return
 	}

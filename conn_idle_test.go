@@ -30,7 +30,7 @@ func awaitParked(t testing.TB, l *eventloop.Loop, n int) {
 }
 
 // hasten has connections parked as soon as they have nothing to do.
-func hasten(t testing.TB) { t.Cleanup(netcore.Hasten(time.Millisecond)) }
+func hasten(t testing.TB) { t.Cleanup(netcore.Hasten(time.Millisecond, 0)) }
 
 func TestQuietConnectionsHaveNoGoroutines(t *testing.T) {
 	l, _ := startLoop(t, nil)
@@ -219,7 +219,7 @@ func TestTheEndOfALoopEndsParkedConnections(t *testing.T) {
 //
 //	EVENTLOOP_CHAOS=1m go test -race -run TestParkedConnectionsSurviveChaos .
 func TestParkedConnectionsSurviveChaos(t *testing.T) {
-	t.Cleanup(netcore.Hasten(2 * time.Millisecond))
+	t.Cleanup(netcore.Hasten(2*time.Millisecond, 0))
 	pairs := 100
 	if os.Getenv("EVENTLOOP_CHAOS") != "" {
 		pairs = min(10_000, (descriptorLimit()-1000)/2)

@@ -14,7 +14,7 @@ func (cr *connReader) borrow() bool { return !cr.quit.Load() && cr.core.Borrow()
 // park reads a chunk. Whatever else there is to do is for the goroutine.
 func (cr *connReader) park(until time.Time) task {
 	c := (*Conn)(cr)
-	if c.quit.Load() || c.bits.Load() != 0 || c.readErr != nil || c.next != nil {
+	if c.quit.Load() || c.bits.Load() != 0 || c.readErr != nil || c.hasNext() {
 		return nil
 	}
 	cr.bound(until)

@@ -81,8 +81,7 @@ func (cr *connReader) step() bool {
 // read reads a chunk and hands it over. It returns what step does.
 func (cr *connReader) read() bool {
 	c := (*Conn)(cr)
-	if b := c.next; b != nil {
-		c.next = nil
+	if b := c.takeNext(); b != nil {
 		cr.hand(b)
 		return true
 	}
@@ -143,12 +142,31 @@ func (cr *connReader) probe() bool {
 	if err == netcore.ErrParked {
 		return false
 	}
-	c.next = b
+	if b != nil {
+		c.core.Lock()
+		c.extra().next = b
+		c.core.Unlock()
+	}
 	c.probed = err != netcore.ErrWoken
 	if c.probed && err != nil && err != io.EOF {
 		cr.broke(err)
 	}
 	return true
+}
+
+// hasNext reports whether probe has read something. On the goroutine.
+func (c *Conn) hasNext() bool {
+	x := c.x.Load()
+	return x != nil && x.next != nil
+}
+
+// takeNext returns what probe has read, or nil. On the goroutine.
+func (c *Conn) takeNext() (b *sockio.Buffer) {
+	if c.hasNext() {
+		x := c.x.Load()
+		b, x.next = x.next, nil
+	}
+	return b
 }
 
 // readSizes are the sizes of reads; classes are their indexes. A connection
@@ -392,7 +410,7 @@ func (c *Conn) clearPause(reason uint32) {
 	if c.is(pauseReads) || c.life >= lifeClosing {
 		return
 	}
-	if x := c.x.Load(); x != nil && x.readTimer != nil {
+	if c.silence.Load() != nil {
 		c.armReadTimer() // the time of the pause does not count
 	}
 	c.readerChanged()

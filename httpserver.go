@@ -370,7 +370,7 @@ func (s *HTTPServer) accepted(nc net.Conn) {
 	s.mu.Lock()
 	closing, tooMany := s.closing.Load(), false
 	if !closing {
-		if tooMany = !s.countIP(c.ip, 1); !tooMany {
+		if tooMany = !s.countIP(c.ip(), 1); !tooMany {
 			s.conns[c] = struct{}{}
 			s.opened()
 		}
@@ -416,7 +416,7 @@ func (s *HTTPServer) remove(c *httpConn) {
 	last := s.isGone()
 	s.mu.Unlock()
 	if !c.upgraded {
-		s.release(c.ip)
+		s.release(c.ip())
 	}
 	if last {
 		s.loop.send((*httpServerGoneTask)(s))

@@ -28,8 +28,8 @@ type httpConn struct {
 	// Set before the first request.
 	foreign bool // the net.Conn is not of package net: see meet
 	deaf    bool // no deadline works, so no read can be ended
+	counted bool // of a foreign one: its address counts for MaxConnsPerIP
 	remote  net.Addr
-	ip      netip.Addr
 	tls     *tls.ConnectionState // nil: in the clear
 
 	met  atomic.Bool // remote is set
@@ -101,7 +101,6 @@ func newHTTPConn(s *HTTPServer, nc net.Conn) *httpConn {
 		s.loop.usesForeign.Store(true)
 	} else {
 		c.remote = nc.RemoteAddr()
-		c.ip = addrIP(c.remote)
 		c.met.Store(true)
 		if !s.ours {
 			nc.SetDeadline(noDeadline)
@@ -247,8 +246,8 @@ func (c *httpConn) meet() bool {
 	}
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	if ip := addrIP(c.remote); c.s.countIP(ip, 1) {
-		c.ip = ip
+	if c.s.countIP(addrIP(c.remote), 1) {
+		c.counted = true
 		return true
 	}
 	c.s.loop.count.dropped.Add(1)
@@ -323,6 +322,14 @@ func (c *httpConn) panicked(op string, err error) {
 			c.s.event(err)
 		}
 	})
+}
+
+// ip returns the address that counts for MaxConnsPerIP, if the connection counts.
+func (c *httpConn) ip() netip.Addr {
+	if c.foreign && !c.counted {
+		return netip.Addr{}
+	}
+	return addrIP(c.remote)
 }
 
 // name returns the address of the client for people to read.

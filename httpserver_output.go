@@ -261,7 +261,7 @@ func appendInt(b []byte, n int64) []byte { return strconv.AppendInt(b, n, 10) }
 // handOver gives the connection to what the request upgraded it to.
 func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
 	to.core.Lock()
-	to.extra().release = func() { c.s.release(c.ip) }
+	to.extra().release = func() { c.s.release(c.ip()) }
 	to.core.Unlock()
 	rest := append([]byte(nil), c.in.p...)
 	c.in.release()

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/onloop/eventloop/internal/netcore"
 	"go.uber.org/goleak"
@@ -17,7 +18,7 @@ var park = flag.Duration("park", 0, "park connections that have been quiet for s
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if *park > 0 {
-		netcore.Hasten(*park)
+		netcore.Hasten(*park, 100*time.Millisecond)
 	}
 	// The poller of the runtime has descriptors, from the first use on.
 	if r, w, err := os.Pipe(); err == nil {

@@ -235,6 +235,7 @@ type Conn struct {
 	listener *Listener                  // that accepted it, or nil
 	cfg      atomic.Pointer[ConnConfig] // replaced as a whole by SetCallbacks
 	x        atomic.Pointer[connExtra]  // made under the lock when it is needed
+	silence  atomic.Pointer[readTimer]  // the same
 	quit     atomic.Bool                // life is closing or closed: no callback but OnClose
 	holding  atomic.Bool                // the dispatcher has the chunk
 	bits     atomic.Uint32              // changed under the lock
@@ -246,8 +247,7 @@ type Conn struct {
 	probed  bool  // and probe was called
 	over    bool  // there is nothing more to be noticed
 	chunk   *sockio.Buffer
-	next    *sockio.Buffer // read by probe. Only of the goroutine
-	readErr error          // why reading ended; set before the endTask is sent
+	readErr error // why reading ended; set before the endTask is sent
 
 	failed bool // an error was delivered. Only on the loop
 	ending bool // the end is told when the unread bytes are delivered. Only on the loop
@@ -329,6 +329,13 @@ func (c *Conn) is(bits uint32) bool { return c.bits.Load()&bits != 0 }
 func (c *Conn) set(bits uint32)   { c.bits.Store(c.bits.Load() | bits) }
 func (c *Conn) unset(bits uint32) { c.bits.Store(c.bits.Load() &^ bits) }
 
+// A readTimer bounds the silence of a peer. It is apart from connExtra because many
+// connections have it and nothing else.
+type readTimer struct {
+	timer Timer
+	last  atomic.Int64 // when something was read, since Run
+}
+
 // connExtra is what few connections need. Guarded by the lock unless it says
 // something else.
 type connExtra struct {
@@ -350,15 +357,13 @@ type connExtra struct {
 	onLow         []*onLow   // called when the output falls to half of the mark, and at the end
 	high          *highWater // while output is over HighWater
 
-	readTimer    *Timer
-	lastRead     atomic.Int64 // since Run
-	timed        atomic.Bool  // there is a readTimer
-	closeTimer   *Timer       // see boundClose
-	readerTimer  *Timer       // see noReader
+	closeTimer   *Timer // see boundClose
+	readerTimer  *Timer // see noReader
 	readTimeout  time.Duration
 	writeTimeout time.Duration
 	ownTimeouts  bool // SetTimeouts was called
 
+	next     *sockio.Buffer    // read by probe. Only of the goroutine
 	released net.Conn          // of the goroutine, then of goneTask
 	untold   *Future[struct{}] // an error that a task may come for. Only on the loop
 }

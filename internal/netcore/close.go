@@ -18,7 +18,11 @@ const Linger = time.Second
 // every Linger, but no longer than d: a peer that sends much before it reads has to
 // be read from until it is done. Without it Finish waits for Linger. The caller
 // holds the lock.
-func (c *Conn) SetPatience(d time.Duration) { c.patience = d }
+func (c *Conn) SetPatience(d time.Duration) {
+	if d != 0 || c.end != nil {
+		c.theEnd().patience = d
+	}
+}
 
 // quiet is how long a connection that has no half-close is read, at its end, without
 // anything coming: the same reset is to be avoided, and no end can be waited for.
@@ -49,7 +53,7 @@ func (c *Conn) Closing() {
 // what is pending and ends the stream. A short connection saves a wake-up that way,
 // a fifth of its CPU time. The caller holds the lock.
 func (c *Conn) ClosingQuietly() {
-	if c.rc == nil || c.sec != nil || c.cut || c.werr != nil || c.closing || c.place.Load()&placeMask != placeRead {
+	if c.rc == nil || c.sec != nil || c.cut || c.failed() || c.closing || c.place.Load()&placeMask != placeRead {
 		c.Closing()
 		return
 	}
@@ -65,14 +69,14 @@ func (c *Conn) ClosingQuietly() {
 // awaitsPeer leaves the goroutine in Read, after ClosingQuietly, if nothing is left to
 // be done but to wait for the peer. The caller holds the lock.
 func (c *Conn) awaitsPeer() bool {
-	if !c.quiet || !c.ended || c.cut || c.werr != nil {
+	if !c.quiet || !c.ended || c.cut || c.failed() {
 		return false
 	}
 	d := Linger
 	if c.stall > 0 {
 		d = min(d, c.stall)
 	}
-	c.endedAt = time.Since(epoch)
+	c.theEnd().since = time.Since(epoch)
 	return c.wakeIn(d)
 }
 
@@ -103,9 +107,9 @@ func (c *Conn) Finish(over bool) (lost int64) {
 	}
 	c.Lock()
 	defer c.Unlock()
-	c.lost += lost
+	c.lose(lost)
 	c.close()
-	return c.lost
+	return c.Lost()
 }
 
 // Release ends the work on the connection without closing it: it sends what is
@@ -119,7 +123,7 @@ func (c *Conn) Release() net.Conn {
 	c.flush(true, false)
 	c.Lock()
 	defer c.Unlock()
-	if c.cut || c.werr != nil {
+	if c.cut || c.failed() {
 		c.close()
 		return nil
 	}
@@ -175,13 +179,13 @@ func (c *Conn) awaitWriter() {
 func (c *Conn) mayGoOn() bool {
 	c.Lock()
 	defer c.Unlock()
-	return !c.cut && c.werr == nil
+	return !c.cut && !c.failed()
 }
 
 func (c *Conn) wasCut() (cut, reset bool) {
 	c.Lock()
 	defer c.Unlock()
-	return c.cut || c.werr != nil, c.reset || c.werr != nil
+	return c.cut || c.failed(), c.reset || c.failed()
 }
 
 // flush waits until no writer has the connection: all is written or dropped. With
@@ -255,7 +259,7 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 		if left > 0 {
 			if why := c.whyLost(now.Sub(since)); why != nil {
 				c.Lock()
-				c.reset, c.cause = true, why
+				c.reset, c.theEnd().cause = true, why
 				c.Unlock()
 				return c.unacked()
 			}
@@ -269,7 +273,7 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 		over = c.pass(over, next)
 		if c.rc == nil && c.run.Load().broke != nil && left > 0 { // such a socket forgets what it had
 			c.Lock()
-			c.cause = c.run.Load().broke
+			c.theEnd().cause = c.run.Load().broke
 			c.Unlock()
 			return left
 		}
@@ -292,8 +296,8 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 func (c *Conn) lingersFrom(now time.Time) time.Time {
 	c.Lock()
 	defer c.Unlock()
-	if c.endedAt > 0 {
-		return epoch.Add(c.endedAt)
+	if e := c.end; e != nil && e.since > 0 {
+		return epoch.Add(e.since)
 	}
 	return now
 }
@@ -303,13 +307,16 @@ func (c *Conn) lingersFrom(now time.Time) time.Time {
 func (c *Conn) isPatient() bool {
 	c.Lock()
 	defer c.Unlock()
-	return c.patience > 0 && c.sec != nil && c.ended
+	return c.end != nil && c.end.patience > 0 && c.sec != nil && c.ended
 }
 
 // longer returns for how long to linger after input, which it was until before.
 func (c *Conn) longer(until, began time.Time) time.Time {
 	c.Lock()
-	last := began.Add(c.patience)
+	last := began
+	if c.end != nil {
+		last = began.Add(c.end.patience)
+	}
 	c.Unlock()
 	if t := time.Now().Add(Linger); t.Before(last) {
 		return t

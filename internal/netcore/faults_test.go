@@ -200,7 +200,7 @@ func TestAConnectionThatCannotBeWatchedKeepsItsGoroutine(t *testing.T) {
 		c.poller.mu.Lock()
 		c.poller.retry = 0
 		c.poller.mu.Unlock()
-		undo := Hasten(time.Millisecond)
+		undo := Hasten(time.Millisecond, 0)
 		c.order(func() {}) // sweeps may have slowed down
 		c.awaitPark(t)
 		undo()
@@ -211,7 +211,7 @@ func TestAConnectionThatCannotBeWatchedKeepsItsGoroutine(t *testing.T) {
 
 // Whatever the poller says, when and how often, each message is answered.
 func TestEventsThatAreLateTwiceOrWrongDoNoHarm(t *testing.T) {
-	defer Hasten(time.Millisecond)()
+	defer Hasten(time.Millisecond, 0)()
 	var last []epollEvent // given before; of the goroutine of the poller
 	inject(t, &faults{epollWait: func(ep *epoll, events []epollEvent) int {
 		n := realEpollWait(ep, events[:2])
@@ -251,7 +251,7 @@ func TestEventsThatAreLateTwiceOrWrongDoNoHarm(t *testing.T) {
 // A poller that never says anything keeps nobody from ending a connection, nor from
 // having it look for itself, and a deadline ends it as well.
 func TestAPollerThatIsSilentLeavesOrdersAndDeadlines(t *testing.T) {
-	defer Hasten(5 * time.Millisecond)()
+	defer Hasten(5*time.Millisecond, 0)()
 	inject(t, &faults{epollWait: func(*epoll, []epollEvent) int { return 0 }})
 	nc, peer := tcpPair(t)
 	c := newIdler(t, nc, true)

@@ -143,17 +143,23 @@ type Conn struct {
 	bounded  bool // nc has a write deadline
 	hearing  bool // the goroutine reads what may be unasked: no writer may begin
 
-	out      sockio.Queue // bytes for the wire
-	clear    int          // how many at its head are the user's own, not of TLS
-	stall    time.Duration
-	endedAt  time.Duration // since epoch, when that began to wait for the peer's end
+	out     sockio.Queue // bytes for the wire
+	clear   int          // how many at its head are the user's own, not of TLS
+	stall   time.Duration
+	end     *ending // nil: there is nothing of the kind
+	sec     *secure
+	blocked *blockedWriter // of the writer in the state outputBlocked
+	slow    *slowPath
+}
+
+// An ending is what only connections need that have failed or are being ended. Guarded
+// by the lock of the connection.
+type ending struct {
+	since    time.Duration // since epoch, when ClosingQuietly began to wait for the peer's end
 	patience time.Duration // see SetPatience
 	lost     int64         // bytes of the user's output that were dropped
 	cause    error         // of the loss of what the kernel had taken
 	werr     error         // why writing failed
-	sec      *secure
-	blocked  *blockedWriter // of the writer in the state outputBlocked
-	slow     *slowPath
 }
 
 // A runner is what only a connection with a goroutine needs.

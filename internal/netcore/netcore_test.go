@@ -424,7 +424,7 @@ func TestAbortEndsAQuietCloseAtOnce(t *testing.T) {
 	until(t, "its end is sent", func() bool {
 		c.Lock()
 		defer c.Unlock()
-		return c.endedAt > 0 || !c.Raw()
+		return c.end != nil && c.end.since > 0 || !c.Raw()
 	})
 	c.Lock()
 	c.Cut(true)

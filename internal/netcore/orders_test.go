@@ -93,7 +93,7 @@ func (c *testConn) serveOrders(watch bool) (out net.Conn, ended bool) {
 // just being parked or resumed; with peers that speak, are silent, and leave. Whatever
 // it is, the connection ends when it is told to.
 func TestEveryPairOfOrdersEnds(t *testing.T) {
-	t.Cleanup(Hasten(50 * time.Microsecond)) // after the subtests, which are parallel
+	t.Cleanup(Hasten(50*time.Microsecond, 0)) // after the subtests, which are parallel
 	peers := map[string]func(nc net.Conn){
 		"silent": func(net.Conn) {},
 		"speaks": func(nc net.Conn) { io.WriteString(nc, text(100_000)) },

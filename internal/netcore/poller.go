@@ -89,13 +89,13 @@ func tunable(d time.Duration) *atomic.Int64 {
 	return v
 }
 
-// Hasten makes all pollers of the process sweep every d, and take no connection for
-// busy, until undo is called. It is for tests.
-func Hasten(d time.Duration) (undo func()) {
-	every, busy := sweepEvery.Swap(int64(d)), busyWithin.Swap(0)
+// Hasten makes all pollers of the process sweep at other intervals, and take
+// connections for busy by another measure, until undo is called. It is for tests.
+func Hasten(every, busy time.Duration) (undo func()) {
+	oldEvery, oldBusy := sweepEvery.Swap(int64(every)), busyWithin.Swap(int64(busy))
 	return func() {
-		sweepEvery.Store(every)
-		busyWithin.Store(busy)
+		sweepEvery.Store(oldEvery)
+		busyWithin.Store(oldBusy)
 	}
 }
 

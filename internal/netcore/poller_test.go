@@ -101,7 +101,7 @@ func exchange(t testing.TB, rw io.ReadWriter, s string) {
 }
 
 func TestAParkedConnectionIsResumedByWhateverComes(t *testing.T) {
-	defer Hasten(time.Millisecond)()
+	defer Hasten(time.Millisecond, 0)()
 	for _, k := range parkable() {
 		for _, test := range []struct {
 			what  string
@@ -144,7 +144,7 @@ func TestAParkedConnectionIsResumedByWhateverComes(t *testing.T) {
 // A peer that has ended its side leaves a connection that may go on writing; a reset
 // after that is noticed as well.
 func TestAParkedHalfOpenConnectionNoticesAReset(t *testing.T) {
-	defer Hasten(time.Millisecond)()
+	defer Hasten(time.Millisecond, 0)()
 	nc, peer := tcpPair(t)
 	c := newIdler(t, nc, true)
 	c.watch.Store(true)
@@ -179,7 +179,7 @@ func TestAConnectionThatIsShutOnBothSidesDoesNotSpin(t *testing.T) {
 }
 
 func TestAParkedTLSConnectionGoesOnInTheMiddleOfARecord(t *testing.T) {
-	defer Hasten(time.Millisecond)()
+	defer Hasten(time.Millisecond, 0)()
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		nc, peer := tcpPair(t)
 		c := newIdler(t, nc, true)
@@ -239,9 +239,7 @@ func TestOnlyABusyConnectionHasAGoroutine(t *testing.T) {
 	if !sockio.Raw {
 		t.Skip("every connection has one here")
 	}
-	every := sweepEvery.Swap(int64(5 * time.Millisecond))
-	busy := busyWithin.Swap(int64(time.Hour))
-	defer func() { sweepEvery.Store(every); busyWithin.Store(busy) }()
+	defer Hasten(5*time.Millisecond, time.Hour)()
 	nc, peer := tcpPair(t)
 	c := newIdler(t, nc, true)
 	c.lastEvent = uint32((time.Since(epoch) - 2*time.Hour) / time.Millisecond) // the first event is no sign of being busy
@@ -267,7 +265,7 @@ func TestManyConnectionsThatWakeAtOnceShareWorkers(t *testing.T) {
 	if !sockio.Raw {
 		t.Skip("every connection has a goroutine here")
 	}
-	defer Hasten(time.Millisecond)()
+	defer Hasten(time.Millisecond, 0)()
 	const n = 200
 	h := newHost(t)
 	var most, running atomic.Int32
@@ -320,7 +318,7 @@ func TestManyConnectionsThatWakeAtOnceShareWorkers(t *testing.T) {
 
 // A parked connection meets its deadline, and no earlier.
 func TestAParkedConnectionMeetsItsDeadline(t *testing.T) {
-	defer Hasten(5 * time.Millisecond)()
+	defer Hasten(5*time.Millisecond, 0)()
 	for _, k := range parkable() {
 		nc, _ := k.pair(t)
 		c := newIdler(t, nc, k.ours)
@@ -374,7 +372,7 @@ func TestTLSThatMayRenegotiateIsNotParked(t *testing.T) {
 // under way, and connections are woken and ended by others: each answer comes back to
 // its own connection, and nothing is left.
 func TestParkedConnectionsComeAndGoInAnyOrder(t *testing.T) {
-	defer Hasten(200 * time.Microsecond)()
+	defer Hasten(200*time.Microsecond, 0)()
 	end := time.Now().Add(300 * time.Millisecond)
 	h := newHost(t)
 	var sum atomic.Int64

@@ -162,7 +162,7 @@ func (s *secure) seal() {
 	s.app.Advance(n)
 	s.sealed += n
 	if err != nil {
-		c.failed(err)
+		c.fail(err)
 	}
 }
 
@@ -269,8 +269,8 @@ func (s *secure) Write(p []byte) (int, error) {
 	switch {
 	case c.cut:
 		return 0, net.ErrClosed
-	case c.werr != nil:
-		return 0, c.werr
+	case c.failed():
+		return 0, c.end.werr
 	case !s.shaking && c.out.Len()+len(p) > 2*maxSeal+maxReplies: // a record has overhead
 		s.flooded.Store(true)
 		return 0, ErrFlood

@@ -92,11 +92,28 @@ func (c *Conn) OutputEnding() bool { return c.ending }
 // Lost returns how many bytes of output are known not to have been delivered. After
 // Finish that includes what the peer's kernel has not acknowledged, unless Cut was
 // called. The caller holds the lock.
-func (c *Conn) Lost() int64 { return c.lost }
+func (c *Conn) Lost() int64 {
+	if c.end == nil {
+		return 0
+	}
+	return c.end.lost
+}
+
+// lose accounts for n bytes that are lost. The caller holds the lock.
+func (c *Conn) lose(n int64) {
+	if n > 0 {
+		c.theEnd().lost += n
+	}
+}
 
 // LossCause returns why Finish found output that was with the kernel to be lost, or
 // nil. The caller holds the lock.
-func (c *Conn) LossCause() error { return c.cause }
+func (c *Conn) LossCause() error {
+	if c.end == nil {
+		return nil
+	}
+	return c.end.cause
+}
 
 // Unsealed returns how many bytes of output wait for TLS. The caller holds the lock.
 func (c *Conn) Unsealed() int {
@@ -143,7 +160,7 @@ func (c *Conn) Cut(reset bool) {
 // the lock.
 func (c *Conn) DropUnsealed() {
 	if s := c.sec; s != nil && s.app.Len() > 0 {
-		c.lost += int64(s.app.Len())
+		c.lose(int64(s.app.Len()))
 		s.app.Reset()
 	}
 }
@@ -151,9 +168,9 @@ func (c *Conn) DropUnsealed() {
 // drop empties the queues, when no writer has anything of them. The caller holds
 // the lock.
 func (c *Conn) drop() {
-	c.lost += int64(c.clear)
+	c.lose(int64(c.clear))
 	if s := c.sec; s != nil {
-		c.lost += int64(s.sealed + s.app.Len())
+		c.lose(int64(s.sealed + s.app.Len()))
 		s.sealed = 0
 		s.app.Reset()
 	}
@@ -173,7 +190,7 @@ func (c *Conn) start() {
 // hasWork reports whether a writer has something to do. The caller holds the lock.
 func (c *Conn) hasWork() bool {
 	switch {
-	case c.cut || c.shut || c.finished || c.werr != nil || c.nc == nil || c.hearing:
+	case c.cut || c.shut || c.finished || c.failed() || c.nc == nil || c.hearing:
 		return false
 	case c.sec != nil:
 		if c.out.Len() > 0 {
@@ -212,7 +229,7 @@ func (c *Conn) Flush() {
 			c.block()
 			return
 		default:
-			c.failed(errno)
+			c.fail(errno)
 		}
 	}
 	c.stop()
@@ -241,7 +258,7 @@ func (c *Conn) writeBlocking() {
 	defer func() {
 		if !returned { // foreign code called runtime.Goexit
 			c.Lock()
-			c.failed(c.user.Recovered(nil))
+			c.fail(c.user.Recovered(nil))
 			c.hangUp() // as after a panic, so that Read ends, too
 			c.stop()
 			c.Unlock()
@@ -267,7 +284,7 @@ func (c *Conn) writeBlocking() {
 			c.sent(n)
 		}
 		if err != nil && !c.excused(n, err) {
-			c.failed(err)
+			c.fail(err)
 		}
 	}
 	c.stop()
@@ -437,29 +454,45 @@ func (c *Conn) produce() {
 	c.Lock()
 	switch {
 	case err != nil:
-		c.failed(err)
+		c.fail(err)
 	case c.out.Len() == 0: // of TLS there may be something now
 		c.tell(0)
 	}
 }
 
-// failed ends writing with err, unless it was ended by force, which is why it
+// fail ends writing with err, unless it was ended by force, which is why it
 // failed then. The caller holds the lock, which is released meanwhile.
-func (c *Conn) failed(err error) {
-	if c.cut || c.werr != nil {
+func (c *Conn) fail(err error) {
+	if c.cut || c.failed() {
 		return
 	}
 	if isTimeout(err) {
 		err = os.ErrDeadlineExceeded
 	}
-	c.werr = err
+	c.theEnd().werr = err
 	c.Unlock()
 	c.user.WriteFailed(err)
 	c.Lock()
 }
 
 // WriteError returns why writing failed, or nil. The caller holds the lock.
-func (c *Conn) WriteError() error { return c.werr }
+func (c *Conn) WriteError() error {
+	if c.end == nil {
+		return nil
+	}
+	return c.end.werr
+}
+
+// failed reports whether writing failed. The caller holds the lock.
+func (c *Conn) failed() bool { return c.end != nil && c.end.werr != nil }
+
+// theEnd returns c.end, which it makes if need be. The caller holds the lock.
+func (c *Conn) theEnd() *ending {
+	if c.end == nil {
+		c.end = &ending{}
+	}
+	return c.end
+}
 
 // stop ends the work of a writer. The caller holds the lock.
 func (c *Conn) stop() {
@@ -468,7 +501,7 @@ func (c *Conn) stop() {
 	}
 	c.blocked = nil
 	c.output = outputIdle
-	if c.cut || c.werr != nil {
+	if c.cut || c.failed() {
 		c.drop()
 	}
 	if c.closing && !c.awaitsPeer() {
