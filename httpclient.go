@@ -351,10 +351,13 @@ func (c *HTTPClient) do(ctx context.Context, method, url string, opts *HTTPOptio
 	call := &httpCall{client: c, ctx: ctx, asked: url, opts: &noOptions, begun: time.Now(), at: at}
 	if opts != nil {
 		own := *opts
-		call.opts, call.body = &own, own.BodyReader
+		call.opts = &own
+		if body, ok := own.BodyReader.(io.Closer); ok {
+			call.body = &bodyCloser{body: body}
+		}
 	}
 	if err := l.register(&call.handle, call, kindHTTPClient, false); err != nil {
-		if _, ok := call.body.(io.Closer); ok {
+		if call.body != nil {
 			go call.closeBody() // no call runs code of the application
 		}
 		return failedFuture[*HTTPResponse](l, err)

@@ -33,7 +33,8 @@ type httpCall struct {
 	asked  string          // the URL
 	opts   *HTTPOptions    // a copy of the caller's, or noOptions
 	begun  time.Time
-	at     uintptr // where the caller is
+	at     uintptr     // where the caller is
+	body   *bodyCloser // nil: nothing is to be closed
 
 	// Of whoever carries it, changed by redirects.
 	method    string
@@ -58,7 +59,6 @@ type httpCall struct {
 	conn   *httpclient.Conn // that carries it now
 	waits  context.Context  // ends with it; made when it is needed
 	cancel func()           // of waits
-	body   io.Reader        // BodyReader until it is closed
 }
 
 // A slowStart is what only requests have that did not find an idle connection.
@@ -179,7 +179,7 @@ func (c *httpCall) abort(cause error) {
 
 // finishAside is finish on a goroutine of its own if it runs code of the application.
 func (c *httpCall) finishAside(res *HTTPResponse, err error) {
-	if _, ok := c.body.(io.Closer); ok {
+	if c.body != nil {
 		c.client.loop.wg.Go(func() { c.finish(res, err) })
 	} else {
 		c.finish(res, err)
@@ -334,20 +334,29 @@ func (c *httpCall) failure(err error) error {
 	return &OpError{Op: OpRequest, Addr: redacted(c.url), Err: err}
 }
 
-// closeBody closes BodyReader, once, when it is not needed any more.
+// A bodyCloser is a BodyReader that is to be closed.
+type bodyCloser struct {
+	body io.Closer
+	over sync.Once
+}
+
+// closeBody closes BodyReader, once, when it is not needed any more. When it returns
+// the body is closed, by whichever goroutine.
 func (c *httpCall) closeBody() {
-	c.mu.Lock()
-	body := c.body
-	c.body = nil
-	c.mu.Unlock()
-	if closer, ok := body.(io.Closer); ok {
+	b := c.body
+	if b == nil {
+		return
+	}
+	b.over.Do(func() {
 		defer func() {
 			if v := recover(); v != nil { // the request has its result already
 				c.client.loop.strayEvent(newPanicError(v))
 			}
 		}()
+		closer := b.body
+		b.body = nil // the future may live on
 		closer.Close()
-	}
+	})
 }
 
 // follow makes the request the one for the target that an answer led to.
