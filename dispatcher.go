@@ -10,12 +10,19 @@ import (
 
 // A task is a callback that a network goroutine sends to the dispatcher. Tasks are
 // pointers to existing structures under another type, so sending one allocates nothing.
-type task interface{ run() }
+type task interface {
+	run()
+
+	// source says which handle the task belongs to, which goroutine of that handle
+	// sends it, and what it does. Only a loop whose order a test decides asks.
+	source() (h *handle, goroutine any, what string)
+}
 
 // wakeTask ends the sleep of the dispatcher, which then checks its queues.
 type wakeTask struct{}
 
-func (wakeTask) run() {}
+func (wakeTask) run()                           {}
+func (wakeTask) source() (*handle, any, string) { return nil, nil, "" }
 
 // Bounds of one turn. They prevent a flood of one kind of work from delaying the
 // others, above all timers, by more than a few hundred callbacks.

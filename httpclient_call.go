@@ -287,6 +287,7 @@ func (c *httpCall) finish(res *HTTPResponse, err error) {
 // resolve gives the future its result. That is the end of the request.
 func (c *httpCall) resolve(res *HTTPResponse, err error) {
 	c.settle()
+	defer c.loop.worksFor(&c.handle)()
 	if err == ErrLoopClosed {
 		c.future.fail(err)
 	} else {

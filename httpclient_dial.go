@@ -85,29 +85,29 @@ func (c *httpCall) connect(ctx context.Context) (net.Conn, error) {
 	r, times := c.route, &c.start().times
 	began := time.Now()
 	c.client.loop.count.dialed.Add(1)
-	dial := c.client.cfg.Dial
-	if dial == nil {
-		dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-			return c.client.loop.dialContext(ctx, network, address, &ConnConfig{})
-		}
-	} else {
-		c.client.loop.usesForeign.Store(true)
-	}
 	var lookup lookupTime
-	nc, err := dial(context.WithValue(ctx, lookupTimeKey{}, &lookup), r.network, r.addr)
-	switch {
-	case err != nil:
-	case nc == nil:
-		err = fmt.Errorf("Dial returned %w", errNoConn)
-	default:
-		nc = guardConn(nc, c.client.loop.connPanicked)
-	}
+	nc, err := c.dialTo(context.WithValue(ctx, lookupTimeKey{}, &lookup), r.network, r.addr)
 	if err != nil && r.proxy != nil {
 		err = fmt.Errorf("proxy: %w", err)
 	}
 	times.Lookup = lookup.d
 	times.Connect = time.Since(began) - lookup.d
 	return nc, err
+}
+
+// dialTo connects by HTTPClientConfig.Dial if there is one.
+func (c *httpCall) dialTo(ctx context.Context, network, address string) (net.Conn, error) {
+	l := c.client.loop
+	dial := c.client.cfg.Dial
+	if dial == nil {
+		return l.dialContext(ctx, network, address, &ConnConfig{})
+	}
+	l.usesForeign.Store(true)
+	nc, err := callDial(l.named(ctx, &c.handle), "HTTPClientConfig.Dial", dial, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return guardConn(nc, l.connPanicked), nil
 }
 
 // A lookupTime is where the dialer leaves how long the lookup of a name took. It

@@ -27,6 +27,7 @@ func (c *httpCall) submit() {
 	client := c.client
 	if c.route == nil && client.ownProxy && c.opts.UnixSocket == "" {
 		client.loop.wg.Go(func() { // Proxy is of the application
+			client.loop.worksFor(&c.handle)
 			if err := aside(c.findRoute); err != nil {
 				c.finish(nil, err)
 			} else {
@@ -88,6 +89,9 @@ func (s *httpSlot) serve() {
 			(*httpHost)(s.client).Go(s.recover)
 		}
 	}()
+	if s.call != nil {
+		s.client.loop.worksFor(&s.call.handle)
+	}
 	for s.conn != nil || s.call != nil {
 		s.step()
 	}

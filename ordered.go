@@ -35,7 +35,7 @@ type ordered struct {
 	names  map[*handle]string  // of handles that the loop itself opened
 	late   map[*handle]string  // of handles that other goroutines opened
 	owners map[goid.ID]string  // what goroutines of the loop work for
-	lanes  map[goid.ID]*source // posts of other goroutines
+	lanes  map[laneKey]*source // of posts of other goroutines
 	posted []*source           // lanes that have posts and are not ready yet
 
 	// Only on the loop.
@@ -48,6 +48,12 @@ type ordered struct {
 	fresh      []*source // became ready since the last look
 	ready      []*source // in the order in which they became ready, and then by label
 	candidates []ordering.Candidate
+}
+
+// A laneKey is a goroutine and what it works for, which is "" for one of the application.
+type laneKey struct {
+	goroutine goid.ID
+	owner     string
 }
 
 // A sender is a goroutine that sends tasks about a handle. The field goroutine
@@ -81,12 +87,6 @@ type sentTask struct {
 	what string
 }
 
-// A sourced task says to which handle it belongs, which goroutine of that handle sends
-// it, and what it does.
-type sourced interface {
-	source() (h *handle, goroutine any, what string)
-}
-
 func init() {
 	ordering.Attach = func(loop any, g ordering.Gate) {
 		l := loop.(*Loop)
@@ -95,7 +95,7 @@ func init() {
 			opened:     make(map[string]int),
 			names:      make(map[*handle]string),
 			owners:     make(map[goid.ID]string),
-			lanes:      make(map[goid.ID]*source),
+			lanes:      make(map[laneKey]*source),
 			senders:    make(map[sender]*source),
 			late:       make(map[*handle]string),
 			timerNames: make(map[*Timer]string),
@@ -140,14 +140,24 @@ func (l *Loop) named(ctx context.Context, h *handle) context.Context {
 	return ctx
 }
 
-// worksFor records that the calling goroutine works for h. The posts of the goroutine
-// are then named after h.
-func (l *Loop) worksFor(h *handle) {
-	if o := l.ordered; o != nil {
-		name := o.nameOf(l, h)
+// worksFor records that the calling goroutine works for h, until done is called. The
+// posts of the goroutine have the name of h in their names. A goroutine of the loop that
+// works for nothing else need not call done.
+func (l *Loop) worksFor(h *handle) (done func()) {
+	o := l.ordered
+	if o == nil {
+		return func() {}
+	}
+	name := o.nameOf(l, h)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	id := goid.Current()
+	before := o.owners[id]
+	o.owners[id] = name
+	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		o.owners[goid.Current()] = name
+		o.owners[id] = before
 	}
 }
 
@@ -163,9 +173,10 @@ func (o *ordered) takePost(l *Loop, f func()) bool {
 		return false
 	}
 	id := goid.Current()
-	lane := o.lanes[id]
+	key := laneKey{id, o.owners[id]}
+	lane := o.lanes[key]
 	if lane == nil {
-		lane = &source{owner: cmp.Or(o.owners[id], "a goroutine"), names: make(map[string]label)}
+		lane = &source{owner: cmp.Or(key.owner, "a goroutine"), names: make(map[string]label)}
 		lane.run = func() {
 			l.mu.Lock()
 			f := lane.posts[0]
@@ -176,7 +187,7 @@ func (o *ordered) takePost(l *Loop, f func()) bool {
 			l.mu.Unlock()
 			l.call(f)
 		}
-		o.lanes[id] = lane
+		o.lanes[key] = lane
 	}
 	if lane.posts = append(lane.posts, f); len(lane.posts) == 1 {
 		o.posted = append(o.posted, lane)
@@ -319,12 +330,8 @@ func (o *ordered) take(l *Loop, t task) {
 		return
 	}
 	var key sender
-	what := strings.TrimPrefix(fmt.Sprintf("%T", t), "*eventloop.")
-	if st, ok := t.(sourced); ok {
-		key.handle, key.goroutine, what = st.source()
-	} else {
-		key.goroutine = what
-	}
+	var what string
+	key.handle, key.goroutine, what = t.source()
 	s := o.senders[key]
 	if s == nil {
 		s = &source{names: make(map[string]label)}
@@ -347,11 +354,7 @@ func (o *ordered) take(l *Loop, t task) {
 func (o *ordered) sent(l *Loop, key sender, s *source) {
 	what := s.tasks[0].what
 	if _, known := s.names[what]; !known {
-		label := what
-		if key.handle != nil {
-			label = o.nameOf(l, key.handle) + " " + what
-		}
-		o.give(s, what, label)
+		o.give(s, what, o.nameOf(l, key.handle)+" "+what)
 	}
 	s.rename(what)
 	o.fresh = append(o.fresh, s)
@@ -503,6 +506,8 @@ func (t *receivedTask[T]) source() (*handle, any, string) {
 func (t *receiverGoneTask[T]) source() (*handle, any, string) {
 	return &t.handle, "receiver", "ended"
 }
+
+func (s *httpStream) source() (*handle, any, string) { return &s.call.handle, "body", "body" }
 
 func (t acceptErrTask) source() (*handle, any, string) {
 	return &t.ln.handle, "acceptor", "accept error"

@@ -1,7 +1,12 @@
 package looptest_test
 
 import (
+	"bufio"
+	"context"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"strconv"
 	"testing"
 	"time"
@@ -76,3 +81,88 @@ func website(clients int) func(t *testing.T, l *eventloop.Loop) error {
 func TestASeedHasOneOrderWithAnHTTPServer(t *testing.T) { repeats(t, website(5)) }
 
 func TestAnHTTPServerAnswersInEveryOrder(t *testing.T) { looptest.Seeds(t, orders, website(4)) }
+
+// browser has requests of every kind to two scripted servers, over as few connections
+// as MaxConnsPerHost allows: some wait, some are given a kept connection, and some find
+// that it has ended.
+func browser(requests int) func(t *testing.T, l *eventloop.Loop) error {
+	return func(t *testing.T, l *eventloop.Loop) error {
+		n := looptest.NewNet(t)
+		n.Latency(time.Millisecond, 3*time.Millisecond)
+		n.Split(60)
+		for _, address := range []string{"a:80", "b:80"} {
+			if err := n.Script(address, looptest.Repeat(answer)); err != nil {
+				return err
+			}
+		}
+		client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{
+			Dial: n.Dialer("client"), MaxConnsPerHost: 2, IdleTimeout: 5 * time.Millisecond, Proxy: eventloop.NoProxy,
+		})
+		left := 2 * requests
+		done := func(want string) func(*eventloop.HTTPResponse, error) {
+			return func(r *eventloop.HTTPResponse, err error) {
+				if err != nil {
+					t.Error(err)
+				} else if got := r.Header("X-Path"); got != want {
+					t.Errorf("got the response for %q, want %q", got, want)
+				}
+				if left--; left == 0 {
+					client.CloseIdle()
+				}
+			}
+		}
+		for i := range requests {
+			path := fmt.Sprintf("/%d", i)
+			client.Get(t.Context(), "http://a:80"+path).Then(done(path))
+			l.AfterFunc(time.Duration(i)*time.Millisecond, func() {
+				client.Do(t.Context(), "POST", "http://b:80"+path, &eventloop.HTTPOptions{
+					Body:   []byte(path),
+					OnBody: func(*eventloop.HTTPResponse, []byte) {},
+				}).Then(done(path))
+			})
+		}
+		return nil
+	}
+}
+
+// answer answers one request after a while, with its target in the header and a body.
+func answer(c net.Conn, in *bufio.Reader) error {
+	r, err := http.ReadRequest(in)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		return err
+	}
+	time.Sleep(time.Millisecond)
+	_, err = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nX-Path: %s\r\nContent-Length: 100\r\n\r\n%0100d", r.RequestURI, 0)
+	return err
+}
+
+func TestASeedHasOneOrderWithAnHTTPClient(t *testing.T) { repeats(t, browser(8)) }
+
+func TestAnHTTPClientGetsItsResponsesInEveryOrder(t *testing.T) {
+	looptest.Seeds(t, orders, browser(6))
+}
+
+// Requests that end together: by a context, by their timeouts, or while they wait for a
+// connection.
+func TestRequestsThatEndTogetherAreOrderedByTheSeed(t *testing.T) {
+	repeats(t, func(t *testing.T, l *eventloop.Loop) error {
+		n := looptest.NewNet(t)
+		if err := n.Script("slow:80", looptest.Expect("* * HTTP/1.1"), looptest.Delay(time.Hour)); err != nil {
+			return err
+		}
+		client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{
+			Dial: n.Dialer("client"), MaxConnsPerHost: 3, Proxy: eventloop.NoProxy,
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		l.OnExit(cancel)
+		for i := range 6 {
+			client.Get(ctx, fmt.Sprintf("http://slow:80/%d", i)).Then(func(*eventloop.HTTPResponse, error) {})
+			client.Do(t.Context(), "GET", fmt.Sprintf("http://slow:80/%d", i), &eventloop.HTTPOptions{Timeout: 2 * time.Second}).
+				Then(func(*eventloop.HTTPResponse, error) {})
+		}
+		return nil
+	})
+}
