@@ -294,16 +294,24 @@ func (l *Loop) result() error {
 // If Post returns nil, f runs exactly once before Run returns, unless the loop
 // is stopped by force. A queued f keeps the loop alive. After the end Post
 // returns [ErrLoopClosed]; for a nil f, an error.
-func (l *Loop) Post(f func()) error {
+func (l *Loop) Post(f func()) error { return l.postFor(f, nil) }
+
+// postFor is Post. A loop whose order a test decides names f after what it is for: a
+// *Task, or a function that f calls.
+func (l *Loop) postFor(f func(), what any) error {
 	if f == nil {
 		return errNilFunc
+	}
+	var name string
+	if l.ordered != nil {
+		name = l.ordered.postName(l, f, what)
 	}
 	l.lockSoon()
 	if err := l.usable(true); err != nil {
 		l.mu.Unlock()
 		return err
 	}
-	if l.ordered == nil || !l.ordered.takePost(l, f) {
+	if l.ordered == nil || !l.ordered.takePost(l, f, name) {
 		l.posts.Push(f)
 	}
 	if !l.sleeping {

@@ -154,15 +154,15 @@ func (f *Future[T]) finishFrom(o origin, state futureState, v T, err error) {
 func (f *Future[T]) post(then func(v T, err error)) {
 	v, err := f.value, f.err
 	if f.owned == nil {
-		f.loop.Post(func() { then(v, err) })
+		f.loop.postFor(func() { then(v, err) }, then)
 		return
 	}
-	f.loop.Post(func() {
+	f.loop.postFor(func() {
 		f.mu.Lock()
 		f.take()
 		f.mu.Unlock()
 		then(v, err)
-	})
+	}, then)
 }
 
 // An ownedResult is a result that has to be closed, such as a connection. If the loop

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/onloop/eventloop/internal/goid"
 	"github.com/onloop/eventloop/internal/ordering"
@@ -36,13 +37,13 @@ type ordered struct {
 	late   map[*handle]string  // of handles that other goroutines opened
 	owners map[goid.ID]string  // what goroutines of the loop work for
 	lanes  map[laneKey]*source // of posts of other goroutines
+	queued []string            // names of the posts of the loop itself
 	posted []*source           // lanes that have posts and are not ready yet
 
 	// Only on the loop.
 	senders    map[sender]*source
 	timerNames map[*Timer]string
-	places     map[uintptr]string // of functions, see place
-	labels     map[string]int     // how many sources have a label
+	labels     map[string]int // how many sources have a label
 	timer      *source
 	post       *source
 	fresh      []*source // became ready since the last look
@@ -70,9 +71,9 @@ type source struct {
 	isReady            bool
 	run                func()
 
-	owner string     // of a lane: whose goroutine it is, or ""
-	posts []func()   // of a lane. Guarded by Loop.mu
-	tasks []sentTask // of a sender
+	owner string      // of a lane: whose goroutine it is, or ""
+	posts []namedPost // of a lane. Guarded by Loop.mu
+	tasks []sentTask  // of a sender
 
 	names map[string]label // by what the first callback does
 	label string           // of that
@@ -81,6 +82,11 @@ type source struct {
 // A label is what a callback of a source is called. Two sources may have the same; the
 // name of the second has a number then.
 type label struct{ label, name string }
+
+type namedPost struct {
+	f    func()
+	name string
+}
 
 type sentTask struct {
 	task
@@ -99,7 +105,6 @@ func init() {
 			senders:    make(map[sender]*source),
 			late:       make(map[*handle]string),
 			timerNames: make(map[*Timer]string),
-			places:     make(map[uintptr]string),
 			labels:     make(map[string]int),
 		}
 		o.timer = &source{run: func() {
@@ -112,7 +117,12 @@ func init() {
 			l.mu.Unlock()
 			l.fire(t)
 		}}
-		o.post = &source{run: func() { l.call(l.batch.Pop()) }}
+		o.post = &source{run: func() {
+			l.mu.Lock()
+			o.queued = o.queued[1:]
+			l.mu.Unlock()
+			l.call(l.batch.Pop())
+		}}
 		l.ordered = o
 	}
 }
@@ -168,8 +178,9 @@ func (o *ordered) number(kind string) string {
 
 // takePost queues a post from another goroutine, and reports whether it did. The caller
 // holds l.mu.
-func (o *ordered) takePost(l *Loop, f func()) bool {
+func (o *ordered) takePost(l *Loop, f func(), name string) bool {
 	if l.state == stateNew || l.onLoop() {
+		o.queued = append(o.queued, name)
 		return false
 	}
 	id := goid.Current()
@@ -179,7 +190,7 @@ func (o *ordered) takePost(l *Loop, f func()) bool {
 		lane = &source{owner: cmp.Or(key.owner, "a goroutine"), names: make(map[string]label)}
 		lane.run = func() {
 			l.mu.Lock()
-			f := lane.posts[0]
+			f := lane.posts[0].f
 			lane.posts = lane.posts[1:]
 			if len(lane.posts) > 0 {
 				o.posted = append(o.posted, lane)
@@ -189,7 +200,7 @@ func (o *ordered) takePost(l *Loop, f func()) bool {
 		}
 		o.lanes[key] = lane
 	}
-	if lane.posts = append(lane.posts, f); len(lane.posts) == 1 {
+	if lane.posts = append(lane.posts, namedPost{f, name}); len(lane.posts) == 1 {
 		o.posted = append(o.posted, lane)
 	}
 	return true
@@ -197,7 +208,7 @@ func (o *ordered) takePost(l *Loop, f func()) bool {
 
 // dropPosts drops the posts of other goroutines. The caller holds l.mu.
 func (o *ordered) dropPosts() {
-	o.posted = nil
+	o.posted, o.queued = nil, nil
 	for _, lane := range o.lanes {
 		lane.posts = nil
 	}
@@ -404,11 +415,11 @@ func (o *ordered) collect(l *Loop, step int) {
 	}
 	o.set(o.timer, len(l.due) > 0)
 	if l.batch.Len() > 0 {
-		o.post.Name = "post " + o.place(l.batch.Peek())
+		o.post.Name = "post " + o.queued[0]
 	}
 	o.set(o.post, l.batch.Len() > 0)
 	for _, lane := range o.posted {
-		what := o.place(lane.posts[0])
+		what := lane.posts[0].name
 		if _, known := lane.names[what]; !known {
 			o.give(lane, what, "post from "+lane.owner+" "+what)
 		}
@@ -447,25 +458,58 @@ func (o *ordered) timerName(t *Timer) string {
 	name := o.timerNames[t]
 	if name == "" {
 		name = o.number(t.kind())
+		if p := place(t.f); !strings.HasPrefix(p, library) {
+			name += " " + p
+		}
 		o.timerNames[t] = name
 	}
 	return name
 }
 
-// place returns the location of f in the source. The name of f depends on what the
-// compiler inlines. A method value has no line of its own, so its name is used.
-func (o *ordered) place(f func()) string {
-	pc := reflect.ValueOf(f).Pointer()
-	place := o.places[pc]
-	if place == "" {
-		fn := runtime.FuncForPC(pc)
-		file, line := fn.FileLine(pc)
-		if place = path.Base(file) + ":" + strconv.Itoa(line); strings.HasPrefix(file, "<") {
-			place = path.Base(fn.Name())
+// postName names a post after what it is for, see postFor.
+func (o *ordered) postName(l *Loop, f func(), what any) string {
+	switch what := what.(type) {
+	case nil:
+		return strings.TrimPrefix(place(f), library)
+	case *Task:
+		does := " goes on"
+		if what.co == nil {
+			does = " starts"
 		}
-		o.places[pc] = place
+		return o.nameOf(l, &what.handle) + " " + placeOf(what.origin.fn) + does
 	}
-	return place
+	return "result to " + strings.TrimPrefix(place(what), library)
+}
+
+// library is what the place of a function of this package begins with.
+const library = "eventloop/"
+
+// place returns the location of a function in the source. Its name depends on what the
+// compiler inlines. A method value has no line of its own, so its name is used.
+func place(f any) string { return placeOf(reflect.ValueOf(f).Pointer()) }
+
+// places are known places, by program counter.
+var places sync.Map
+
+func placeOf(pc uintptr) string {
+	if known, ok := places.Load(pc); ok {
+		return known.(string)
+	}
+	fn := runtime.FuncForPC(pc)
+	file, line := fn.FileLine(pc)
+	name := path.Base(fn.Name())
+	at := path.Base(file) + ":" + strconv.Itoa(line)
+	if strings.HasPrefix(file, "<") {
+		at = strings.TrimSuffix(name, "-fm")
+	}
+	switch {
+	case strings.HasPrefix(name, "looptest."):
+		at = "start"
+	case strings.HasPrefix(name, "eventloop."):
+		at = library + at
+	}
+	places.Store(pc, at)
+	return at
 }
 
 // serveOrdered is the part of closeAll that runs the last tasks, in an order that the

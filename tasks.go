@@ -102,7 +102,7 @@ func (l *Loop) startTask(ctx context.Context, f func(t *Task) error, o origin) *
 		t.result.fail(err)
 		return &t.result
 	}
-	l.Post(t.start)
+	l.postFor(t.start, t)
 	return &t.result
 }
 
@@ -446,7 +446,7 @@ func (t *Task) pass() error {
 		return ErrLoopClosed
 	}
 	t.cause = nil
-	t.loop.Post(t.co.step) // Post fails only if the loop is about to unwind the task
+	t.loop.postFor(t.co.step, t) // Post fails only if the loop is about to unwind the task
 	return t.suspend()
 }
 
@@ -492,7 +492,7 @@ func (t *Task) suspend() error {
 func (t *Task) wake(seq uint64, cause error) {
 	if t.claim(seq) {
 		t.cause = cause
-		t.loop.Post(t.co.step)
+		t.loop.postFor(t.co.step, t)
 	}
 }
 

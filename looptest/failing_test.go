@@ -178,6 +178,7 @@ func TestAFailureSaysWhatIsWrong(t *testing.T) {
 		{"replay", []string{"TRACE=nonsense"}, []string{"line 1 of the trace is no event"}},
 		{"replay", []string{"TRACE=soon  loop  x  [1 of 2]"}, []string{"line 1 of the trace has no time"}},
 		{"replay", []string{"TRACE=1ms  loop  x  [1 of 2]"}, []string{`departs from line 1 of the trace: recorded is "x" of "loop", ready are: "`}},
+		{"seeds", nil, []string{"no trace, since 3 seeds before have logged theirs"}},
 		{"replay", []string{"TRACE="}, []string{"the trace ends before the run"}},
 		{"fatal", nil, []string{"gone", "post"}},
 		{"a foreign T", nil, []string{"not the *testing.T of a function that looptest called"}},

@@ -26,7 +26,11 @@ type options struct {
 	within time.Duration
 	config *eventloop.Config
 	replay *replay
+	failed *int // how many seeds have failed; nil if there is only one
 }
+
+// maxTraces is how many seeds of one call of Seeds log their traces.
+const maxTraces = 3
 
 // Order sets the policy. The default is [Random].
 func Order(p Policy) Option { return func(o *options) { o.policy = p } }
@@ -93,7 +97,7 @@ func Loops(t *testing.T, n int, f func(t *testing.T, ls []*eventloop.Loop) error
 // Seeds runs f as Run does in n subtests, "seed=1" to "seed=n", each with its own
 // seed and so in its own order. A subtest that fails logs its trace and how to
 // repeat it: with -run 'TestName/^seed=17$', or with LOOPTEST_SEED=17, which runs
-// this seed alone, also one above n.
+// this seed alone, also one above n. After three seeds that fail, others log no trace.
 func Seeds(t *testing.T, n int, f func(t *testing.T, l *eventloop.Loop) error, opts ...Option) {
 	t.Helper()
 	o := newOptions(t, opts)
@@ -104,14 +108,15 @@ func Seeds(t *testing.T, n int, f func(t *testing.T, l *eventloop.Loop) error, o
 	if os.Getenv(seedVariable) != "" {
 		first, last = o.seed, o.seed
 	}
+	failed := 0
 	for seed := first; ; seed++ {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			one := *o
-			one.seed = seed
+			one.seed, one.failed = seed, &failed
 			one.run(t, 1, startOne(f))
 		})
 		if seed == last {
-			return
+			break
 		}
 	}
 }
@@ -224,7 +229,6 @@ func (o *options) explain(t *testing.T, c *conductor) {
 	if !t.Failed() {
 		return
 	}
-	t.Helper()
 	if err := leaveResult(c.events); err != nil {
 		t.Logf("looptest: %v", err)
 	}
@@ -238,6 +242,12 @@ func (o *options) explain(t *testing.T, c *conductor) {
 			repeats = "may repeat it"
 		}
 		how = fmt.Sprintf("seed %d, policy %s; %s=%d %s", o.seed, o.policy.name, seedVariable, o.seed, repeats)
+	}
+	if o.failed != nil {
+		if *o.failed++; *o.failed > maxTraces {
+			t.Logf("looptest: %s; no trace, since %d seeds before have logged theirs", how, maxTraces)
+			return
+		}
 	}
 	t.Logf("looptest: %s; trace:\n%s", how, traceToLog(c.events))
 	if len(c.alike) > 0 {

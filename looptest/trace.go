@@ -118,16 +118,35 @@ func (r *replay) choose(cs []choice, c *conductor) int {
 	}
 	next := r.choices[0]
 	r.choices = r.choices[1:]
-	for i, choice := range cs {
-		if choice.gate.party == next.party && choice.Name == next.name {
-			return i
-		}
+	if i := next.find(cs); i >= 0 {
+		return i
 	}
 	r.departed = true
 	c.failf("the run departs from line %d of the trace: recorded is %q of %q, ready are: %s",
 		next.line, next.name, next.party, names(cs))
 	return 0
 }
+
+// find returns which of cs was recorded, or -1. Lines of the source may have moved since.
+func (r *recorded) find(cs []choice) int {
+	moved, n := -1, 0
+	for i, c := range cs {
+		switch {
+		case c.gate.party != r.party:
+		case c.Name == r.name:
+			return i
+		case sourceLine.ReplaceAllString(c.Name, "") == sourceLine.ReplaceAllString(r.name, ""):
+			moved = i
+			n++
+		}
+	}
+	if n > 1 {
+		return -1
+	}
+	return moved
+}
+
+var sourceLine = regexp.MustCompile(`\.go:\d+`)
 
 // unused returns an error if the trace goes on after the run.
 func (r *replay) unused() error {
