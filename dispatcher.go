@@ -284,14 +284,15 @@ func (l *Loop) ran(task bool) {
 	}
 }
 
-// manyJobs is how many connections a callback may write to before the writers get
-// their work. Until then it is better to let the callback finish: what it writes to
-// one connection leaves together.
+// manyJobs is the number of connections to which a callback may write before the writers
+// receive the output. Below that it is better to let the callback finish, because then
+// all its output for one connection leaves together.
 const manyJobs = 64
 
-// enqueue gives the writers a job, of this turn if it is one. The connection whose
-// data the callback has got may be written to again, so it waits for the end of the
-// callback in any case. (Broadcast to 1,000 connections: see bench.)
+// enqueue adds a job for the writers. After many jobs of one turn it releases them early,
+// except the job of the connection whose data the callback received: the callback may
+// write to that connection again, so its job always waits. (Broadcast to 1,000
+// connections: see bench.)
 func (l *Loop) enqueue(job writers.Job) {
 	if n := l.writers.Add(job); n >= manyJobs && n%manyJobs == 0 && l.ordered == nil && l.onLoop() {
 		l.writers.ReleaseBut(l.reading)

@@ -76,11 +76,11 @@ type source struct {
 	tasks []sentTask  // of a sender
 
 	names map[string]label // by what the first callback does
-	label string           // of that
+	label string           // of the first callback
 }
 
-// A label is what a callback of a source is called. Two sources may have the same; the
-// name of the second has a number then.
+// A label describes a callback of a source. If several sources have the same label, the
+// names of all but the first have a number.
 type label struct{ label, name string }
 
 type namedPost struct {
@@ -237,9 +237,10 @@ func (l *Loop) dispatchOrdered() {
 	}
 }
 
-// sleepIdle sleeps if nothing is ready, without waiting for rest: that is half of what
-// a callback costs. What comes meanwhile wakes the loop, and after that it waits for
-// rest, so it sees the same. Only the end of the loop has to be decided at rest.
+// sleepIdle sleeps if nothing is ready, without waiting until the other goroutines are
+// at rest: that wait is half of the cost of a callback. A new event wakes the loop, which
+// then waits for rest, so the result is the same. Only the end of the loop has to be
+// decided at rest.
 func (l *Loop) sleepIdle() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -371,7 +372,7 @@ func (o *ordered) sent(l *Loop, key sender, s *source) {
 	o.fresh = append(o.fresh, s)
 }
 
-// give makes label that of what s does.
+// give sets the label text, and a unique name, for callbacks of s that do what.
 func (o *ordered) give(s *source, what, text string) {
 	o.labels[text]++
 	name := text
@@ -381,7 +382,7 @@ func (o *ordered) give(s *source, what, text string) {
 	s.names[what] = label{text, name}
 }
 
-// rename sets the name of what is first.
+// rename sets the label and the name of the first callback, which does what.
 func (s *source) rename(what string) {
 	l := s.names[what]
 	s.label, s.Name = l.label, l.name

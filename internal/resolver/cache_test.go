@@ -95,7 +95,7 @@ func TestAnswersAreCachedForTheirTTL(t *testing.T) {
 					if addrs, err, ok := r.Cached("ip4", "a.test"); ok {
 						same(addrs, err)
 					} else {
-						t.Error("what is cached is not at hand")
+						t.Error("a cached answer is not available at once")
 					}
 					return true
 				}

@@ -222,7 +222,7 @@ func TestServers(t *testing.T) {
 			}
 			p.write(b)
 		}, "192.0.2.1", "tcp udp", false},
-		{"what is truncated over TCP is all there is", func(p peer) {
+		{"a truncated reply over TCP is accepted", func(p peer) {
 			m := p.message(0, good)
 			m.Truncated = true
 			p.send(m)
@@ -461,7 +461,7 @@ func TestTheNextServerIsQueriedIfATCPServerClosesOrStalls(t *testing.T) {
 		"stall in reply": func(c net.Conn) {
 			c.Read(make([]byte, 512))
 			c.Write([]byte{0, 50, 1})
-			c.Read(make([]byte, 1)) // until the client gives up
+			c.Read(make([]byte, 1)) // until the client closes
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

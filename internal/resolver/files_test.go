@@ -74,7 +74,7 @@ func TestResolvConfFollowsTheManualPage(t *testing.T) {
 		{"no EDNS by another name", "options no-edns0\n", with(func(c *resolvConf) { c.noEDNS = true }), 0},
 		{"EDNS after all", "options -edns0 edns0\n", def, 0},
 		{"no IPv6 addresses", "options no-aaaa\n", with(func(c *resolvConf) { c.noAAAA = true }), 0},
-		{"what is unknown is no problem", "sortlist 130.155.160.0\noptions inet6 debug\nlookup file bind\n", def, 0},
+		{"unknown options are ignored", "sortlist 130.155.160.0\noptions inet6 debug\nlookup file bind\n", def, 0},
 		{"binary", "\x00\xff\xfe\n\x7fELF\n", def, 0},
 	}
 	for _, tt := range tests {

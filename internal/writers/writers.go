@@ -55,8 +55,8 @@ func (p *Pool[J]) Init(limit int) {
 	p.wake = make(chan struct{}, limit)
 }
 
-// Add queues a job. During a turn it waits there for Release or EndTurn. Add
-// never blocks. It returns how many jobs wait like that.
+// Add queues a job. During a turn the job waits for Release, ReleaseBut or EndTurn. Add
+// never blocks. It returns the number of jobs that wait for that.
 func (p *Pool[J]) Add(job J) (withheld int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -68,11 +68,11 @@ func (p *Pool[J]) Add(job J) (withheld int) {
 	return p.withheld()
 }
 
-// withheld returns how many jobs were not released. The caller holds p.mu.
+// withheld returns the number of jobs that were not released. The caller holds p.mu.
 func (p *Pool[J]) withheld() int { return len(p.queue) - p.head - p.ready }
 
-// ReleaseBut lets the workers have what was added so far in this turn, except own and
-// the job that was added last. It looks at each of these jobs.
+// ReleaseBut releases the jobs that were added so far in this turn, except own and the
+// last job. It compares each of these jobs with own.
 func (p *Pool[J]) ReleaseBut(own J) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -122,8 +122,7 @@ func (p *Pool[J]) EndTurn(idle bool) {
 	job[0].Flush()
 }
 
-// release wakes or starts as many workers as the new jobs justify. The caller holds
-// p.mu.
+// release releases all jobs, unless the pool is closed. The caller holds p.mu.
 func (p *Pool[J]) release() {
 	p.fresh.Store(false)
 	if !p.closed {
@@ -131,7 +130,8 @@ func (p *Pool[J]) release() {
 	}
 }
 
-// let lets workers have n more jobs. The caller holds p.mu.
+// let releases n more jobs, and wakes or starts as many workers as they justify. The
+// caller holds p.mu.
 func (p *Pool[J]) let(n int) {
 	p.ready += n
 	for want := (n + share - 1) / share; want > 0; want-- {
