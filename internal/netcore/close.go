@@ -48,12 +48,14 @@ func (c *Conn) Closing() {
 	}
 }
 
-// ClosingQuietly is Closing, but a goroutine that is in Read stays there until the
-// peer ends its side, sends something, or Linger has passed: a writer alone sends
-// what is pending and ends the stream. A short connection saves a wake-up that way,
-// a fifth of its CPU time. The caller holds the lock.
+// ClosingQuietly is Closing, but a goroutine that is in Read stays there, and a
+// connection that is parked stays parked, until the peer ends its side, sends
+// something, or Linger has passed: a writer alone sends what is pending and ends the
+// stream. A short connection saves a wake-up that way, a fifth of its CPU time. The
+// caller holds the lock.
 func (c *Conn) ClosingQuietly() {
-	if c.rc == nil || c.sec != nil || c.cut || c.failed() || c.closing || c.place.Load()&placeMask != placeRead {
+	place := c.place.Load() & placeMask
+	if c.rc == nil || c.sec != nil || c.cut || c.failed() || c.closing || place != placeRead && place != placeParked {
 		c.Closing()
 		return
 	}
@@ -66,8 +68,8 @@ func (c *Conn) ClosingQuietly() {
 	}
 }
 
-// awaitsPeer leaves the goroutine in Read, after ClosingQuietly, if nothing is left to
-// be done but to wait for the peer. The caller holds the lock.
+// awaitsPeer leaves the connection where it is, after ClosingQuietly, if nothing is
+// left to be done but to wait for the peer. The caller holds the lock.
 func (c *Conn) awaitsPeer() bool {
 	if !c.quiet || !c.ended || c.cut || c.failed() {
 		return false
@@ -76,7 +78,11 @@ func (c *Conn) awaitsPeer() bool {
 	if c.stall > 0 {
 		d = min(d, c.stall)
 	}
-	c.theEnd().since = time.Since(epoch)
+	e := c.theEnd()
+	e.since = time.Since(epoch)
+	if c.place.Load() == placeParked {
+		return c.user.Poller().bound(c, e.since+d)
+	}
 	return c.wakeIn(d)
 }
 

@@ -72,6 +72,7 @@ type slot struct {
 	deadline time.Duration // for reading; 0: none
 	gen      uint32
 	armed    bool // parked and watched
+	reads    bool // for input, too
 	shared   bool
 }
 
@@ -219,7 +220,7 @@ func (p *Poller) watch(c *Conn, want uint32) bool {
 		p.place(c)
 	}
 	s := &p.slots[c.slot]
-	s.armed, s.deadline = true, c.deadline
+	s.armed, s.reads, s.deadline = true, want&wantInput != 0, c.deadline
 	e := event{uint32(c.slot), s.gen}
 	p.parked++
 	if d := s.deadline; d != 0 && (p.due == 0 || d < p.due) {
@@ -243,6 +244,26 @@ func (p *Poller) watch(c *Conn, want uint32) bool {
 	p.failed++
 	p.retry = now + retryAfter
 	return false
+}
+
+// bound has c woken at the time at, or earlier. It returns false if c is not parked,
+// waiting for input.
+func (p *Poller) bound(c *Conn, at time.Duration) bool {
+	now := time.Since(epoch)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.slot < 0 || !p.slots[c.slot].armed || !p.slots[c.slot].reads {
+		return false
+	}
+	s := &p.slots[c.slot]
+	if s.deadline == 0 || at < s.deadline {
+		s.deadline = at
+	}
+	if p.due == 0 || at < p.due {
+		p.due = at
+		p.soon(now, at-early())
+	}
+	return true
 }
 
 // mayWatch reports whether c can be parked. The caller holds the lock.

@@ -141,6 +141,78 @@ func TestAParkedConnectionIsResumedByWhateverComes(t *testing.T) {
 	}
 }
 
+// closeQuietly says the last words of a parked connection.
+func (c *idler) closeQuietly() {
+	c.Lock()
+	defer c.Unlock()
+	c.Queue().AppendString("the last words")
+	c.Appended(14)
+	c.quit.Store(true)
+	c.ClosingQuietly()
+}
+
+func TestAQuietCloseLeavesAConnectionParkedUntilThePeerEnds(t *testing.T) {
+	defer Hasten(time.Millisecond, 0)()
+	for _, k := range parkable() {
+		t.Run(k.name, func(t *testing.T) {
+			nc, peer := k.pair(t)
+			c := newIdler(t, nc, k.ours)
+			c.Start()
+			c.awaitPark(t)
+			runs := c.runs.Load()
+			c.closeQuietly()
+			if got := readAll(t, peer); got != "the last words" {
+				t.Errorf("the peer read %q", got)
+			}
+			if n := c.runs.Load() - runs; n != 0 && sockio.Raw {
+				t.Errorf("Serve was called %d times before the peer's end", n)
+			}
+			peer.Close()
+			wait(t, c.ended, "end")
+			if lost := c.Finish(false); lost != 0 {
+				t.Errorf("lost %d bytes", lost)
+			}
+		})
+	}
+}
+
+func TestAQuietCloseOfAParkedConnectionWhosePeerStaysEnds(t *testing.T) {
+	defer Hasten(time.Millisecond, 0)()
+	nc, peer := tcpPair(t)
+	c := newIdler(t, nc, true)
+	c.Start()
+	c.awaitPark(t)
+	before := time.Now()
+	c.closeQuietly()
+	wait(t, c.ended, "end")
+	if lost := c.Finish(false); lost != 0 {
+		t.Errorf("lost %d bytes", lost)
+	}
+	if d := time.Since(before); d < Linger {
+		t.Errorf("the peer had %v to end its side, want %v", d, Linger)
+	}
+	if got := readAll(t, peer); got != "the last words" {
+		t.Errorf("the peer read %q", got)
+	}
+}
+
+// The poller does not report the end of the peer's side for a connection that only
+// waits for failures.
+func TestAConnectionThatIsParkedWithoutReadingIsNotLeftParked(t *testing.T) {
+	defer Hasten(time.Millisecond, 0)()
+	nc, _ := tcpPair(t)
+	c := newIdler(t, nc, true)
+	c.watch.Store(true)
+	c.Start()
+	c.awaitPark(t)
+	if c.poller.bound(&c.Conn, time.Since(epoch)+time.Hour) {
+		t.Error("the poller has promised to report input")
+	}
+	c.closeQuietly()
+	wait(t, c.ended, "end")
+	c.abort()
+}
+
 // A peer that has ended its side leaves a connection that may go on writing; a reset
 // after that is noticed as well.
 func TestAParkedHalfOpenConnectionNoticesAReset(t *testing.T) {
