@@ -42,7 +42,9 @@ type ordered struct {
 
 	// Only on the loop.
 	senders    map[sender]*source
-	timerNames map[*Timer]string
+	timerNames map[*Timer]string // of intervals
+	due        *Timer            // the timer that is due first and fires once, with its name
+	dueName    string
 	labels     map[string]int // how many sources have a label
 	timer      *source
 	post       *source
@@ -110,11 +112,7 @@ func init() {
 		o.timer = &source{run: func() {
 			t := l.due[0]
 			l.due = slices.Delete(l.due, 0, 1)
-			l.mu.Lock()
-			if t.period == 0 { // if it is armed again, it is another one
-				delete(o.timerNames, t)
-			}
-			l.mu.Unlock()
+			o.due = nil
 			l.fire(t)
 		}}
 		o.post = &source{run: func() {
@@ -455,14 +453,22 @@ func (o *ordered) addFresh(step int) {
 	o.fresh = o.fresh[:0]
 }
 
+// timerName returns the name of t. A timer that fires once has a new one each time.
 func (o *ordered) timerName(t *Timer) string {
-	name := o.timerNames[t]
-	if name == "" {
-		name = o.number(t.kind())
-		if p := place(t.f); !strings.HasPrefix(p, library) {
-			name += " " + p
-		}
+	if name, ok := o.timerNames[t]; ok {
+		return name
+	}
+	if t == o.due {
+		return o.dueName
+	}
+	name := o.number(t.kind())
+	if p := place(t.f); !strings.HasPrefix(p, library) {
+		name += " " + p
+	}
+	if t.period > 0 {
 		o.timerNames[t] = name
+	} else {
+		o.due, o.dueName = t, name
 	}
 	return name
 }

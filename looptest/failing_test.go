@@ -89,6 +89,8 @@ var failing = map[string]func(t *testing.T){
 			return nil
 		})
 	},
+	"no test":           func(*testing.T) { looptest.Run(nil, everySecond) },
+	"a T of no test":    func(*testing.T) { looptest.Run(new(testing.T), everySecond) },
 	"a foreign T":       func(t *testing.T) { looptest.NewNet(t) },
 	"an unclosed timer": func(t *testing.T) { looptest.Run(t, everySecond, looptest.Within(time.Minute)) },
 }
@@ -169,6 +171,8 @@ func TestAFailureSaysWhatIsWrong(t *testing.T) {
 		{"a script of a server", nil, []string{`script of db:1: connection 1: step 3: expected "bye", got "" and EOF`}},
 		{"a script of a client", nil, []string{`script of app to web:80: dial: the loops have ended before: dial tcp web:80`}},
 		{"a script without a server", nil, []string{`script of app to web:80: dial: dial tcp web:80: connect: connection refused`}},
+		{"no test", nil, []string{"panic: looptest: called outside of a test"}},
+		{"a T of no test", nil, []string{"panic: looptest: called outside of a test"}},
 		{"no rest", nil, []string{"do not come to rest", "# the last 100 of ", "the whole trace is in " + os.TempDir()}},
 		{"outside", nil, []string{"outside of its bubble", "chan receive", "failing_test.go"}},
 		{"an error", nil, []string{"failed to start"}},

@@ -51,6 +51,12 @@ func Within(d time.Duration) Option {
 // Config sets the configuration of the loops.
 func Config(cfg *eventloop.Config) Option { return func(o *options) { o.config = cfg } }
 
+func mustBeTest(t *testing.T) {
+	if t == nil || t.Name() == "" {
+		panic("looptest: called outside of a test")
+	}
+}
+
 func newOptions(t *testing.T, opts []Option) *options {
 	t.Helper()
 	o := &options{seed: 1, policy: Random(), within: 24 * time.Hour}
@@ -77,6 +83,7 @@ func newOptions(t *testing.T, opts []Option) *options {
 // [Within]), or if it blocks on something outside of the bubble. An error of
 // goroutines that are left is that of synctest.
 func Run(t *testing.T, f func(t *testing.T, l *eventloop.Loop) error, opts ...Option) {
+	mustBeTest(t)
 	t.Helper()
 	o := newOptions(t, opts)
 	o.run(t, 1, startOne(f))
@@ -84,8 +91,9 @@ func Run(t *testing.T, f func(t *testing.T, l *eventloop.Loop) error, opts ...Op
 
 // Loops runs n loops in one bubble, by one seed. It calls f before any of them
 // runs, so f arranges what they do with Post, AfterFunc and the like. It returns
-// when all loops have ended.
+// when all loops have ended. For many orders call it with [Seed] in subtests.
 func Loops(t *testing.T, n int, f func(t *testing.T, ls []*eventloop.Loop) error, opts ...Option) {
+	mustBeTest(t)
 	t.Helper()
 	o := newOptions(t, opts)
 	if n < 1 {
@@ -99,6 +107,7 @@ func Loops(t *testing.T, n int, f func(t *testing.T, ls []*eventloop.Loop) error
 // repeat it: with -run 'TestName/^seed=17$', or with LOOPTEST_SEED=17, which runs
 // this seed alone, also one above n. After three seeds that fail, others log no trace.
 func Seeds(t *testing.T, n int, f func(t *testing.T, l *eventloop.Loop) error, opts ...Option) {
+	mustBeTest(t)
 	t.Helper()
 	o := newOptions(t, opts)
 	if n < 1 {
@@ -125,6 +134,7 @@ func Seeds(t *testing.T, n int, f func(t *testing.T, l *eventloop.Loop) error, o
 // failing test logged. The test fails at the first choice that the trace does not
 // fit. A trace may be cut down by hand: only lines with a number of choices count.
 func Replay(t *testing.T, trace string, f func(t *testing.T, l *eventloop.Loop) error, opts ...Option) {
+	mustBeTest(t)
 	t.Helper()
 	o := newOptions(t, opts)
 	choices, err := parseTrace(trace)

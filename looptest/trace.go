@@ -14,7 +14,7 @@ import (
 type Event struct {
 	At      time.Duration // virtual time since the test began
 	Party   string        // "loop", "loop 2", "net"
-	Name    string        // "timer#3", "conn#2 data", "post main_test.TestX.func1"
+	Name    string        // "timer#3 x_test.go:12", "conn#2 data", "post x_test.go:20"
 	Choices int           // how many things could have run
 	index   int           // of the one that did, the oldest first
 }
