@@ -375,7 +375,7 @@ func (c *HTTPClient) do(ctx context.Context, method, url string, opts *HTTPOptio
 // CloseIdle closes the connections that are kept for later requests.
 func (c *HTTPClient) CloseIdle() { c.pool.CloseIdle() }
 
-// goroutineBegun counts a goroutine of a connection in. With the first the client registers
+// goroutineBegun counts a connection in, or a goroutine that writes for one. With the first the client registers
 // with the loop, so that the loop's end is its own.
 func (c *HTTPClient) goroutineBegun() {
 	c.mu.Lock()

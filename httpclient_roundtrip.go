@@ -62,7 +62,8 @@ func (c *httpCall) getConn() {
 	}
 	if client.pool.Get(c.route.key, c, m, c.deadline, client.cfg.InactivityTimeout) {
 		s := &httpSlot{client: client, key: c.route.key, call: c}
-		(*httpHost)(client).Go(s.serve)
+		client.goroutineBegun()
+		client.loop.wg.Go(s.serve)
 		return
 	}
 	if c.isAborted() && client.pool.Remove(c) { // before it was there to be removed
@@ -71,7 +72,8 @@ func (c *httpCall) getConn() {
 }
 
 // An httpSlot is a slot of the pool, with a goroutine: it dials, carries requests on the
-// connection, waits for the next one while the connection is idle, and closes it.
+// connection, waits for the next one while the connection is idle, and closes it. While
+// the connection is parked there is no goroutine.
 type httpSlot struct {
 	client *HTTPClient
 	key    httpclient.Key
@@ -86,6 +88,9 @@ func (s *httpSlot) serve() {
 	over := false
 	defer func() {
 		if !over { // foreign code called Goexit: the slot goes on elsewhere
+			if s.conn != nil {
+				s.conn.Core().Own()
+			}
 			(*httpHost)(s.client).Go(s.recover)
 		}
 	}()
@@ -93,9 +98,13 @@ func (s *httpSlot) serve() {
 		s.client.loop.worksFor(&s.call.handle)
 	}
 	for s.conn != nil || s.call != nil {
-		s.step()
+		if !s.step() {
+			over = true
+			return
+		}
 	}
 	over = true
+	s.client.goroutineEnded()
 }
 
 // recover goes on after a Goexit, which was in Read of the connection, or in Close of
@@ -111,8 +120,9 @@ func (s *httpSlot) recover() {
 	s.serve()
 }
 
-// step does the next thing that is to be done.
-func (s *httpSlot) step() {
+// step does the next thing that is to be done. It returns false if the connection is
+// parked, and then s must not be touched.
+func (s *httpSlot) step() bool {
 	pool := s.client.pool
 	switch {
 	case s.conn == nil:
@@ -121,18 +131,25 @@ func (s *httpSlot) step() {
 			call := s.call
 			s.call = asCall(pool.Release(s.key))
 			call.finish(nil, err)
-			return
+			return true
 		}
 		s.conn = conn
+		conn.SetServe(s.serve)
 	case s.call == nil:
-		if s.call = asCall(s.conn.Next(pool)); s.call == nil {
+		next, parked := s.conn.Next(pool)
+		if parked {
+			return false
+		}
+		if s.call = asCall(next); s.call == nil {
 			s.close()
 		}
 	default:
+		s.conn.Core().Own() // a request may have the goroutine wait for many things
 		s.begun = true
 		s.call.exchange(s.conn, &s.end)
 		s.conclude()
 	}
+	return true
 }
 
 func (s *httpSlot) close() {
@@ -418,7 +435,7 @@ func (h *httpHost) Go(f func()) {
 func (h *httpHost) Enqueue(job writers.Job) { h.loop.enqueue(job) }
 func (h *httpHost) CloseAside(nc net.Conn)  { h.loop.closeAside(nc) }
 
-func (h *httpHost) Poller() *netcore.Poller { return nil }
+func (h *httpHost) Poller() *netcore.Poller { return &h.loop.poller }
 
 func (h *httpHost) Recovered(v any) error {
 	if v == nil {

@@ -61,10 +61,11 @@ const (
 // A Conn is the client's side of a connection. Its methods are for its goroutine,
 // unless they say otherwise.
 type Conn struct {
-	core netcore.Conn
-	host netcore.Host
-	key  Key
-	idle idleLinks // guarded by the mutex of the pool
+	core  netcore.Conn
+	host  netcore.Host
+	key   Key
+	serve func()    // see SetServe
+	idle  idleLinks // guarded by the mutex of the pool
 
 	uses   int           // requests begun
 	hint   time.Duration // how long the server keeps it, zero if not known
@@ -112,6 +113,10 @@ func (c *Conn) Attach(nc net.Conn, ours bool) {
 	c.remote = nc.RemoteAddr()
 	c.core.Attach(nc, ours)
 }
+
+// SetServe says what is to be called, on another goroutine, when Next has returned
+// ErrParked and there is something to do. Without it the connection is not parked.
+func (c *Conn) SetServe(serve func()) { c.serve = serve }
 
 // Core returns the connection itself.
 func (c *Conn) Core() *netcore.Conn { return &c.core }
@@ -193,6 +198,7 @@ func (c *Conn) assign(r Request, m *Message, deadline time.Time, silence time.Du
 		c.core.Wake()
 		return
 	}
+	c.core.Nudge()
 	c.queued = true
 	c.core.Unasked()
 	c.queue(m)
@@ -359,12 +365,13 @@ func (c *Conn) setIdle(until time.Time) {
 
 // Next waits, with a connection that Pool.Put has kept, for the next request. It
 // returns nil when the connection is out of the pool, and is to be closed: because it
-// was idle for too long, or the server has ended it, or has sent something unasked.
-func (c *Conn) Next(p *Pool) Request {
+// was idle for too long, or the server has ended it, or has sent something unasked. If
+// parked is true the connection has no goroutine any more, and must not be touched.
+func (c *Conn) Next(p *Pool) (r Request, parked bool) {
 	c.in, c.size = 0, 0
 	for {
 		c.core.Lock()
-		r, state := c.req, c.state
+		req, state := c.req, c.state
 		over := c.failed != nil || len(c.window) > 0
 		if state == connIdle {
 			now := time.Now()
@@ -373,25 +380,29 @@ func (c *Conn) Next(p *Pool) Request {
 		}
 		c.core.Unlock()
 		switch {
-		case r != nil:
-			return r
+		case req != nil:
+			return req, false
 		case state == connRetire || over && p.leave(c):
-			return nil
-		case !over:
-			c.look()
+			return nil, false
+		case !over && !c.look():
+			return nil, true
 		}
 	}
 }
 
-// look waits until there is input, or something has changed.
-func (c *Conn) look() {
-	b, err := c.core.Read(firstRead)
+// look waits until there is input, or something has changed. It returns false if the
+// connection is parked.
+func (c *Conn) look() bool {
+	b, err := c.core.ReadOrPark(firstRead)
 	switch {
 	case b != nil:
 		c.keep(b)
+	case err == netcore.ErrParked:
+		return false
 	case err != netcore.ErrWoken && !c.timedOut(err):
 		c.failed = readError(err)
 	}
+	return true
 }
 
 // timedOut reports whether err says that the read deadline has passed. A net.Conn of
@@ -621,9 +632,15 @@ func (u *user) Go(f func())             { u.host.Go(f) }
 func (u *user) Enqueue(job writers.Job) { u.host.Enqueue(job) }
 func (u *user) CloseAside(nc net.Conn)  { u.host.CloseAside(nc) }
 func (u *user) Recovered(v any) error   { return u.host.Recovered(v) }
-func (u *user) Poller() *netcore.Poller { return u.host.Poller() }
-func (u *user) Serve()                  {} // it is never parked
+func (u *user) Serve()                  { u.serve() }
 func (u *user) Report()                 {}
+
+func (u *user) Poller() *netcore.Poller {
+	if u.serve == nil {
+		return nil
+	}
+	return u.host.Poller()
+}
 
 // Sent accounts for n bytes that the kernel has taken.
 func (u *user) Sent(n int, all bool) (report bool) {

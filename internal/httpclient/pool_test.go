@@ -248,7 +248,7 @@ func TestIdleConnectionLeavesThePoolWhenItsTimeIsOver(t *testing.T) {
 			c, peer := keptConn(p, life)
 			defer peer.Close()
 			began := time.Now()
-			if r := c.Next(p); r != nil || p.Idle() != 0 || time.Since(began) != want {
+			if r, _ := c.Next(p); r != nil || p.Idle() != 0 || time.Since(began) != want {
 				t.Errorf("Next = %v after %v with %d idle, want nil after %v", r, time.Since(began), p.Idle(), want)
 			}
 			c.Close()
@@ -268,7 +268,7 @@ func TestIdleConnectionLeavesThePoolAtOnceWhenItsPeerEndsItOrSpeaks(t *testing.T
 				defer peer.Close()
 				began := time.Now()
 				go act(peer)
-				if r := c.Next(p); r != nil || p.Idle() != 0 || time.Since(began) != 0 {
+				if r, _ := c.Next(p); r != nil || p.Idle() != 0 || time.Since(began) != 0 {
 					t.Errorf("Next = %v after %v with %d idle, want nil at once", r, time.Since(began), p.Idle())
 				}
 				c.Close()

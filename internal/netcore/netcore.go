@@ -126,7 +126,7 @@ type Conn struct {
 	chunks     uint8         // that a worker has read since the last event
 	slot       int32         // of the poller; -1: none
 	lastEvent  uint32        // when the poller reported one, in ms since epoch
-	deadline   time.Duration // for reading, since epoch; 0: none
+	deadline   time.Duration // for reading, since epoch; 0: none. Guarded by pokeMu
 
 	// Guarded by the lock.
 	output   outputState

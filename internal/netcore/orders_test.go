@@ -155,7 +155,6 @@ func pairOfOrders(t *testing.T, k kind, first, second order, name string, peer f
 		c.Start()
 	case parksSoon:
 		c.serve = serve
-		c.mayPark(c.run.Load())
 		go serve()
 	}
 	switch when {

@@ -38,15 +38,23 @@ func (c *Conn) Own() {
 	if w := r.worker; w != nil {
 		r.worker, c.chunks = nil, 0
 		w.leave()
-		c.mayPark(r)
 	}
 }
 
 // mayPark has sweeps of the poller look whether the connection is quiet. On the
 // goroutine.
 func (c *Conn) mayPark(r *runner) {
-	if c.parkable() {
+	if r.list == nil && c.parkable() {
 		c.user.Poller().join(r)
+	}
+}
+
+// Nudge has the goroutine, which is in ReadOrPark or on its way, see the deadline that
+// was just set by another one. If it waits there it does; but not if it is parked, or
+// is being parked.
+func (c *Conn) Nudge() {
+	if place := c.place.Load(); place&placeMask != placeRead || place&bitAsked != 0 {
+		c.Wake()
 	}
 }
 
@@ -84,9 +92,6 @@ func (c *Conn) leave(p *Poller, r *runner) bool {
 	// From here on others may have the connection, but woken can still be asked.
 	if c.woken.Load() && c.place.CompareAndSwap(placeParked, placeRunning) {
 		c.run.Store(r)
-		if r.worker == nil {
-			c.mayPark(r)
-		}
 		return false
 	}
 	p.putRunner(r)
@@ -110,7 +115,6 @@ func (c *Conn) resume(event bool) {
 	}
 	p.unwatch(c)
 	c.equip(p, nil)
-	c.mayPark(c.run.Load())
 	c.user.Go(c.user.Serve)
 }
 

@@ -210,8 +210,11 @@ func (p *Poller) happened(e event) {
 // to keep its goroutine. On the goroutine of c.
 func (p *Poller) watch(c *Conn, want uint32) bool {
 	now := time.Since(epoch)
+	c.pokeMu.Lock()
+	deadline := c.deadline
+	c.pokeMu.Unlock()
 	p.mu.Lock()
-	if !p.mayWatch(c, now) {
+	if !p.mayWatch(deadline, now) {
 		p.mu.Unlock()
 		return false
 	}
@@ -220,7 +223,7 @@ func (p *Poller) watch(c *Conn, want uint32) bool {
 		p.place(c)
 	}
 	s := &p.slots[c.slot]
-	s.armed, s.reads, s.deadline = true, want&wantInput != 0, c.deadline
+	s.armed, s.reads, s.deadline = true, want&wantInput != 0, deadline
 	e := event{uint32(c.slot), s.gen}
 	p.parked++
 	if d := s.deadline; d != 0 && (p.due == 0 || d < p.due) {
@@ -266,12 +269,13 @@ func (p *Poller) bound(c *Conn, at time.Duration) bool {
 	return true
 }
 
-// mayWatch reports whether c can be parked. The caller holds the lock.
-func (p *Poller) mayWatch(c *Conn, now time.Duration) bool {
+// mayWatch reports whether a connection with a deadline can be parked. The caller
+// holds the lock.
+func (p *Poller) mayWatch(deadline, now time.Duration) bool {
 	switch {
 	case p.closed || now < p.retry:
 		return false
-	case c.deadline != 0 && c.deadline < now+2*early():
+	case deadline != 0 && deadline < now+2*early():
 		return false // not worth it
 	case !p.open():
 		p.failed++

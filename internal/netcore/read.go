@@ -36,8 +36,11 @@ func (c *Conn) ReadOrPark(size int) (*sockio.Buffer, error) {
 
 func (c *Conn) read(size int, place uint32) (*sockio.Buffer, error) {
 	r := c.run.Load()
-	if r.worker != nil {
+	switch {
+	case r.worker != nil:
 		place = placeRunning // it only tries
+	case place&bitParkable != 0:
+		c.mayPark(r)
 	}
 	if !c.enter(place) {
 		c.calm()
@@ -83,6 +86,8 @@ func (c *Conn) watch(forEnd bool, place uint32) error {
 	r := c.run.Load()
 	if r.worker != nil {
 		place = placeRunning // it only looks
+	} else if place&bitParkable != 0 {
+		c.mayPark(r)
 	}
 	if !c.enter(place) {
 		c.calm()
