@@ -87,7 +87,7 @@
 // # Handles and lifetime
 //
 // A handle stays open until it is closed: a [Conn], a [Listener], a [Timer], a
-// [SignalHandler], a [Receiver], an [HTTPServer], the result of [Loop.Hold]. A request
+// [SignalHandler], a [Receiver], a [Reader], a [PipeWriter], an [HTTPServer], the result of [Loop.Hold]. A request
 // ends by itself: a [Future], a [Task], a function of [Work], an HTTP request. Each
 // keeps the loop alive, unless its Unref was called. When none is left and nothing is
 // queued, the loop ends and Run returns nil. This is the natural exit.
@@ -220,7 +220,8 @@
 //
 // [Work] runs a blocking function on its own goroutine and returns a [Future] of its
 // result; [Block] is Work for a task, which waits for it. [Receive] turns a channel
-// into a handle, and [SendTo] sends to one. [Call] lets another goroutine read or
+// into a handle, and [SendTo] sends to one. [ReadFrom] and [NewPipe] do the same for an
+// io.Reader and for what reads one: files, child processes, compression. [Call] lets another goroutine read or
 // change the loop's state. With these, a loop can use any Go API, and any Go program
 // can use a loop.
 //

@@ -1,6 +1,8 @@
 package eventloop_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -358,6 +360,51 @@ func ExampleReceiver_Pause() {
 	// 1
 	// 2
 	// closed
+}
+
+// What a decompressor gives, or a file, or a child process.
+func ExampleReadFrom() {
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	io.WriteString(z, "hello, loop")
+	z.Close()
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		unpacked, err := gzip.NewReader(&packed)
+		if err != nil {
+			return err
+		}
+		var text []byte
+		eventloop.ReadFrom(l, unpacked, func(p []byte) { text = append(text, p...) }, func(err error) {
+			fmt.Printf("%s %v\n", text, err)
+		})
+		return nil
+	})
+	// Output: hello, loop <nil>
+}
+
+// Callbacks write, and a goroutine reads: here one that compresses.
+func ExampleNewPipe() {
+	var packed bytes.Buffer
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		out, in := eventloop.NewPipe(l, 0)
+		eventloop.Work(context.Background(), l, func(context.Context) (int64, error) {
+			defer in.Close()
+			z := gzip.NewWriter(&packed)
+			n, err := io.Copy(z, in)
+			return n, errors.Join(err, z.Close())
+		}).Then(func(n int64, err error) { fmt.Println(n, "bytes,", err) })
+		lines := 0
+		var tick *eventloop.Timer
+		tick = l.Every(time.Millisecond, func() {
+			fmt.Fprintln(out, "line", lines)
+			if lines++; lines == 3 {
+				tick.Stop()
+				out.CloseWithError(io.EOF) // as Close
+			}
+		})
+		return nil
+	})
+	// Output: 21 bytes, <nil>
 }
 
 // What waits in a channel, in one call: a busy producer costs few of them.

@@ -44,6 +44,8 @@ const (
 	KindWork              = "work"                // a function of Work
 	KindReceiver          = "receiver"            // a Receiver
 	KindSender            = "sender"              // a Sender with values that wait
+	KindReader            = "reader"              // a Reader
+	KindPipe              = "pipe"                // a PipeWriter
 	KindHTTPServer        = "http server"         // an HTTPServer
 	KindHTTPRequest       = "http request"        // an HTTPRequest without a response, or with one being sent
 	KindHTTPClient        = "http client"         // the idle connections of an HTTPClient
@@ -118,6 +120,8 @@ const (
 	kindWork
 	kindReceiver
 	kindSender
+	kindReader
+	kindPipe
 	kindHTTPServer
 	kindHTTPRequest
 	kindHTTPClient // a request of the client
@@ -126,7 +130,7 @@ const (
 )
 
 var kindNames = [kindCount]string{
-	KindConn, KindConn, KindListener, KindSignal, KindHold, KindFuture, KindLookup, KindTask, KindWork, KindReceiver, KindSender,
+	KindConn, KindConn, KindListener, KindSignal, KindHold, KindFuture, KindLookup, KindTask, KindWork, KindReceiver, KindSender, KindReader, KindPipe,
 	KindHTTPServer, KindHTTPRequest, KindHTTPClientRequest, KindHTTPClient,
 }
 

@@ -554,6 +554,9 @@ func (t *receivedTask[T]) source() (*handle, any, string) {
 	return &t.handle, "receiver", "received"
 }
 
+func (t *readTask) source() (*handle, any, string)       { return &t.handle, "reader", "read" }
+func (t *readerGoneTask) source() (*handle, any, string) { return &t.handle, "reader", "ended" }
+
 func (t *receiverGoneTask[T]) source() (*handle, any, string) {
 	return &t.handle, "receiver", "ended"
 }

@@ -23,6 +23,8 @@ type Stats struct {
 		Futures   int // pending futures that are handles themselves, and results of Detach not taken yet
 		Receivers int // receivers that are not stopped
 		Senders   int // senders with values that wait
+		Readers   int // readers that have not ended
+		Pipes     int // pipes that are not at their end
 
 		QueuePeak int           // the most posts that waited for one iteration
 		Busy      time.Duration // time since Run in which the dispatcher was at work
@@ -206,6 +208,8 @@ func (l *Loop) Stats() Stats {
 	s.Loop.Futures = l.kinds[kindFuture]
 	s.Loop.Receivers = l.kinds[kindReceiver]
 	s.Loop.Senders = l.kinds[kindSender]
+	s.Loop.Readers = l.kinds[kindReader]
+	s.Loop.Pipes = l.kinds[kindPipe]
 	s.Loop.Busy, s.Loop.Idle = l.busy, l.idle
 	s.Loop.QueuePeak, s.Loop.IterationsTotal = l.queuePeak, l.turns
 	l.addCurrent(&s)
