@@ -87,6 +87,7 @@ func goalsPlan(limit uint64) *plan {
 	p := fullPlan(limit)
 	p.cell = size{rounds: 9, warm: 150 * time.Millisecond, measure: 500 * time.Millisecond}
 	p.seed = size{rounds: 9}
+	p.n /= 2
 	p.seedTotal = 1.15 // what a connection costs is known before all are open
 	p.seedMany = &size{rounds: 3}
 	p.goals = true
