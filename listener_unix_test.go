@@ -217,33 +217,35 @@ func leaveStale(t testing.TB, path string) {
 func TestOneOfSeveralServersGetsAStaleUnixPath(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	for _, n := range []int{2, 4} {
-		loops := startLoops(t, n)
-		for range 200 {
-			leaveStale(t, path)
-			lns := make([]*eventloop.Listener, n)
-			errs := make([]error, n)
-			var tried []<-chan struct{}
-			for i, l := range loops {
-				tried = append(tried, background(t, func() { lns[i], errs[i] = l.Listen("unix", path, nil) }))
-			}
-			won := 0
-			for i := range loops {
-				wait(t, tried[i], "end of Listen")
-				switch {
-				case errs[i] == nil:
-					won++
-				case !errors.Is(errs[i], syscall.EADDRINUSE):
-					t.Errorf("Listen = %v, want address already in use", errs[i])
+		t.Run(fmt.Sprint(n), func(t *testing.T) { // each ends its loops before the next
+			loops := startLoops(t, n)
+			for range 200 {
+				leaveStale(t, path)
+				lns := make([]*eventloop.Listener, n)
+				errs := make([]error, n)
+				var tried []<-chan struct{}
+				for i, l := range loops {
+					tried = append(tried, background(t, func() { lns[i], errs[i] = l.Listen("unix", path, nil) }))
+				}
+				won := 0
+				for i := range loops {
+					wait(t, tried[i], "end of Listen")
+					switch {
+					case errs[i] == nil:
+						won++
+					case !errors.Is(errs[i], syscall.EADDRINUSE):
+						t.Errorf("Listen = %v, want address already in use", errs[i])
+					}
+				}
+				wantEqual(t, "listeners", won, 1)
+				dialPeer(t, &net.UnixAddr{Name: path, Net: "unix"}).Close() // the file belongs to the winner
+				for _, ln := range lns {
+					if ln != nil {
+						ln.Close()
+					}
 				}
 			}
-			wantEqual(t, "listeners", won, 1)
-			dialPeer(t, &net.UnixAddr{Name: path, Net: "unix"}).Close() // the file belongs to the winner
-			for _, ln := range lns {
-				if ln != nil {
-					ln.Close()
-				}
-			}
-		}
+		})
 	}
 }
 
