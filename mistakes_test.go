@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -164,10 +163,10 @@ func TestMistakesAreAnsweredWithinASecondAndNameTheirPlace(t *testing.T) {
 		"a panic in a task, in the standard library": {start: func(m *mistaken) {
 			m.loop.Go(ctx, func(*eventloop.Task) error {
 				m.place = nextLine()
-				regexp.MustCompile("(")
+				_ = strings.Repeat("x", -1)
 				return nil
 			})
-		}, want: []string{"panic in a callback: regexp", "TestMistakes", "here\n"}},
+		}, want: []string{"panic in a callback: strings", "TestMistakes", "here\n"}},
 		"a nil callback": {start: func(m *mistaken) {
 			m.loop.Post(func() {
 				m.place = nextLine()
