@@ -344,3 +344,35 @@ func TestHTTPGoexitBetweenRequestsLeavesTheSlotOfTheConnection(t *testing.T) {
 		})
 	}
 }
+
+// A response that ends where a read ends, in the middle of a record of TLS, hides what
+// comes after it in the record from everything that looks at the socket.
+func TestHTTPSResponseToNoRequestInTheRecordOfTheLastOneIsNotUsed(t *testing.T) {
+	const evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL"
+	const head = "HTTP/1.1 200 OK\r\nContent-Length: 4000\r\nX-Fill: "
+	answer := head + strings.Repeat("x", 4096-4000-len(head)-4) + "\r\n\r\n" + strings.Repeat("b", 4000)
+	for name, cfg := range map[string]eventloop.HTTPClientConfig{"TLS": {}, "TLS, wrapped": {Dial: dialHidden}} {
+		t.Run(name, func(t *testing.T) {
+			p := newHTTPPeer(t, withTLS(httpServerTLS(), func(c net.Conn) {
+				for br := bufio.NewReader(c); readHTTPHead(br) != ""; {
+					io.WriteString(c, answer+evil)
+				}
+			}))
+			cfg.Proxy, cfg.TLS = eventloop.NoProxy, httpClientTLS()
+			runHTTPLoop(t, &eventloop.Config{HTTPClient: &cfg}, func(l *eventloop.Loop) {
+				for range 16 { // there is a moment for it, after the end of the response
+					l.Go(bg, func(k *eventloop.Task) error {
+						for range 10 {
+							res, err := l.HTTP().Get(bg, "https://"+p.addr).Await(k)
+							if err != nil || len(res.Body) != 4000 || res.Reused {
+								t.Errorf("result %+v, %v", res, err)
+								return err
+							}
+						}
+						return nil
+					})
+				}
+			})
+		})
+	}
+}

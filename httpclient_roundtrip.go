@@ -223,6 +223,9 @@ func (c *httpCall) depart(conn *httpclient.Conn, end *requestEnd) (reusable, ret
 	reusable = conn.End(end.reusable)
 	c.count(conn)
 	if end.err == nil || end.res != nil || !c.shouldRetry(conn, end.err) {
+		if end.next == nil && c.body != nil {
+			aside(func() error { c.closeBody(); return nil }) // it may wait, conn may not
+		}
 		return reusable, false
 	}
 	if end.err != httpclient.ErrStale {

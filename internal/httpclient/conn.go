@@ -291,7 +291,7 @@ func (c *Conn) Response() *Response { return &c.resp }
 // carry another one: all of the request was written, nothing failed, and no input is
 // left.
 func (c *Conn) End(more bool) bool {
-	clean := more && len(c.window) == 0 && c.failed == nil
+	clean := more && len(c.window) == 0 && c.failed == nil && !c.core.Holds()
 	c.resp = Response{}
 	c.release()
 	c.core.Lock()

@@ -38,6 +38,7 @@ type secure struct {
 
 	// Of the connection's goroutine.
 	early   []byte // what had been read before TLS
+	dry     bool   // Read gives nothing that is not there already
 	trying  bool   // Read is called within the poller's call of tryFD
 	fd      uintptr
 	sawEnd  bool  // of the connection below
@@ -197,6 +198,9 @@ func (s *secure) Read(p []byte) (int, error) {
 		n := copy(p, s.early)
 		s.early = s.early[n:]
 		return n, nil
+	}
+	if s.dry {
+		return 0, errAgain
 	}
 	n, err := s.readBelow(p)
 	switch {

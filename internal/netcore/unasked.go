@@ -16,6 +16,21 @@ func (c *Conn) Unasked() { c.unasked.Store(true) }
 // lock.
 func (c *Conn) Untouched() bool { return c.unasked.Load() }
 
+// Holds reports whether TLS holds input that came with what was read, for example in
+// the same record, and that nothing which looks at the socket can see. Some of it is
+// lost then. On the goroutine.
+func (c *Conn) Holds() bool {
+	r := c.run.Load()
+	if r.tls == nil {
+		return false
+	}
+	var p [1]byte
+	r.sec.dry = true
+	n, err := r.readTLS(p[:])
+	r.sec.dry = false
+	return n > 0 || err != errAgain
+}
+
 // keepOut keeps writers from beginning while the goroutine reads unasked input, and
 // reports whether that was necessary. It costs other reads no lock.
 func (c *Conn) keepOut() bool {

@@ -73,6 +73,27 @@ func TestOutputWithoutUnaskedInputIsWritten(t *testing.T) {
 	})
 }
 
+func TestWhatTLSHoldsOfARecordIsKnown(t *testing.T) {
+	eachSocket(t, func(t *testing.T, k kind) {
+		nc, peer := k.pair(t)
+		c := newConn(t, nc, k.ours)
+		peer = secured(t, c, peer)
+		for _, more := range []string{"", "more"} {
+			io.WriteString(peer, "asked"+more)
+			if s := c.readString(t, len("asked")); s != "asked" {
+				t.Fatalf("read %q", s)
+			}
+			if c.Holds() != (more != "") {
+				t.Errorf("Holds = %v after %q", more == "", more)
+			}
+		}
+		if s := c.readString(t, len("ore")); s != "ore" {
+			t.Errorf("read %q behind what Holds took", s)
+		}
+		c.abort()
+	})
+}
+
 // secured begins TLS on c, and returns the peer's side of it.
 func secured(t *testing.T, c *testConn, peer net.Conn) net.Conn {
 	t.Helper()

@@ -1,0 +1,156 @@
+package eventloop_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/onloop/eventloop"
+)
+
+// A hostileServer answers a request in one of many ways, most of them wrong. What it
+// says to a request begins with the path of that, so that a response to another one, or
+// to none, is recognized.
+type hostileServer struct{ net.Conn }
+
+// cut writes p in pieces.
+func (c hostileServer) cut(p string) {
+	for len(p) > 0 {
+		n := min(len(p), 1+rand.IntN(2000))
+		if _, err := io.WriteString(c, p[:n]); err != nil {
+			return
+		}
+		p = p[n:]
+	}
+}
+
+// response returns a right response to a request for path.
+func (hostileServer) response(path string) string {
+	body := path + ";" + strings.Repeat("x", rand.IntN(9000))
+	if rand.IntN(2) == 0 {
+		return fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	}
+	return fmt.Sprintf("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(body), body)
+}
+
+func (c hostileServer) serve() {
+	for br := bufio.NewReader(c); ; {
+		req, err := http.ReadRequest(br)
+		if err != nil {
+			return
+		}
+		way := rand.IntN(14)
+		if way != 0 { // early otherwise
+			io.Copy(io.Discard, req.Body)
+		}
+		answer := c.response(req.URL.Path)
+		switch way {
+		case 0, 1, 2, 3, 4:
+			c.cut(answer)
+		case 5:
+			io.WriteString(c, answer+c.response("/evil")) // at once, or it is a race
+			io.Copy(io.Discard, br)
+			return
+		case 6:
+			c.cut("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + answer)
+		case 7:
+			c.cut(answer[:rand.IntN(len(answer))])
+			return
+		case 8:
+			c.cut(answer[:rand.IntN(len(answer))])
+			if t, ok := c.Conn.(*net.TCPConn); ok {
+				t.SetLinger(0)
+			}
+			return
+		case 9:
+			c.cut("HTTP/9 what?\r\n\r\n" + answer)
+		case 10:
+			io.Copy(io.Discard, br) // says nothing
+			return
+		case 11:
+			c.cut(strings.Replace(answer, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1))
+			return
+		case 12:
+			time.Sleep(time.Duration(rand.IntN(30)) * time.Millisecond)
+			c.cut(answer)
+		case 13:
+			return
+		}
+	}
+}
+
+// Requests of every kind are sent to a server that does everything wrong, and are
+// canceled at any time. Each ends once, with its own response or an error, and nothing
+// is left.
+func TestHTTPClientSurvivesAHostileServer(t *testing.T) {
+	plain := func(s func(net.Conn)) func(net.Conn) { return s }
+	secure := func(s func(net.Conn)) func(net.Conn) { return withTLS(httpServerTLS(), s) }
+	for name, kind := range map[string]struct {
+		scheme string
+		dial   func(ctx context.Context, network, address string) (net.Conn, error)
+		wrap   func(s func(net.Conn)) func(net.Conn)
+	}{
+		"plaintext": {"http", nil, plain},
+		"TLS":       {"https", nil, secure},
+		"wrapped":   {"http", dialHidden, plain},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for until := time.Now().Add(chaosTime(t) / 3); time.Now().Before(until); {
+				var ended, asked atomic.Int32
+				p := newHTTPPeer(t, kind.wrap(func(c net.Conn) { hostileServer{c}.serve() }))
+				cfg := &eventloop.HTTPClientConfig{
+					TLS: httpClientTLS(), Dial: kind.dial, Proxy: eventloop.NoProxy,
+					MaxConnsPerHost: 4, Timeout: 200 * time.Millisecond, InactivityTimeout: 100 * time.Millisecond,
+				}
+				runHTTPLoop(t, &eventloop.Config{HTTPClient: cfg}, func(l *eventloop.Loop) {
+					for i := range 8 {
+						l.Go(bg, func(k *eventloop.Task) error {
+							for j := range 20 {
+								path := fmt.Sprintf("/%d-%d", i, j)
+								asked.Add(1)
+								f := hostileRequest(k, l.HTTP(), kind.scheme+"://"+p.addr+path)
+								f.Then(func(*eventloop.HTTPResponse, error) { ended.Add(1) })
+								res, err := f.Await(k)
+								if err == nil && kind.dial == nil && !strings.HasPrefix(string(res.Body), path+";") {
+									t.Errorf("the response to %s is that to %.20q", path, res.Body)
+								}
+							}
+							return nil
+						})
+					}
+				})
+				p.stop()
+				wantEqual(t, "requests that have ended", ended.Load(), asked.Load())
+			}
+		})
+	}
+}
+
+// hostileRequest sends a request of a random kind.
+func hostileRequest(k *eventloop.Task, c *eventloop.HTTPClient, url string) *eventloop.Future[*eventloop.HTTPResponse] {
+	ctx := context.Context(k.Context())
+	if rand.IntN(4) == 0 {
+		var cancel func()
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.IntN(3000))*time.Microsecond)
+		time.AfterFunc(time.Second, cancel)
+	}
+	body := make([]byte, rand.IntN(200_000))
+	switch rand.IntN(5) {
+	case 0:
+		return c.Do(ctx, "PUT", url, &eventloop.HTTPOptions{Body: body})
+	case 1:
+		return c.Do(ctx, "POST", url, &eventloop.HTTPOptions{BodyReader: io.NopCloser(bytes.NewReader(body))})
+	case 2:
+		return c.Do(ctx, "POST", url, &eventloop.HTTPOptions{Body: body, Headers: eventloop.HTTPHeaders{{"Expect", "100-continue"}}})
+	}
+	return c.Get(ctx, url)
+}
