@@ -91,6 +91,20 @@ func (r *HTTPRequest) stopBody() {
 	<-b.ended
 }
 
+// isPumping reports whether a body that is a stream may be being read.
+func (r *HTTPRequest) isPumping() bool {
+	b := r.guest().body
+	if b == nil {
+		return false
+	}
+	select {
+	case <-b.ended:
+		return false
+	default:
+		return true
+	}
+}
+
 // pumpBody is the goroutine. It reads a piece when the application wants one.
 func (r *HTTPRequest) pumpBody() {
 	b, st := r.guest().body, r.stream

@@ -341,6 +341,9 @@ func (r *HTTPRequest) answerFast(ctx *fasthttp.RequestCtx) {
 	case w.length < 0 && !r.head.HTTP11:
 		r.streamUntilClose(ctx)
 	default:
+		if r.isPumping() {
+			ctx.SetConnectionClose() // else fasthttp looks at the body while it is read
+		}
 		ctx.Response.ImmediateHeaderFlush = true
 		ctx.SetBodyStream(&guestReader{r}, int(w.length))
 	}

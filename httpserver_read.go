@@ -234,9 +234,8 @@ func (c *httpConn) allowBody(r *HTTPRequest) {
 // moveBody hands a piece of the body to the dispatcher.
 func (c *httpConn) moveBody(r *HTTPRequest) {
 	st := r.stream
-	if len(st.first) > 0 {
-		st.piece, st.first = st.first, nil
-	} else {
+	piece := st.first
+	if st.first = nil; len(piece) == 0 {
 		c.body.until = 0 // each wait has its own time
 		if len(c.in.p) == 0 {
 			c.allowBody(r)
@@ -246,11 +245,15 @@ func (c *httpConn) moveBody(r *HTTPRequest) {
 			c.endBody(r, err)
 			return
 		}
-		st.piece = p
+		piece = p
 		st.peeked = len(p)
 	}
 	c.core.Lock()
-	st.held = true
+	if st.ended { // lost meanwhile, and the dispatcher may be telling so just now
+		c.core.Unlock()
+		return
+	}
+	st.piece, st.held = piece, true
 	c.core.Unlock()
 	c.s.loop.send((*httpBodyTask)(r))
 }

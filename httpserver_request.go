@@ -548,12 +548,12 @@ func (r *HTTPRequest) describe() string { return r.Method() + " " + r.URI() }
 type bodyStream struct {
 	// Of the connection's goroutine, and of the dispatcher while held is set.
 	first  []byte // read before the body turned out to be long
-	piece  []byte // of the body, to be delivered
 	peeked int    // bytes of piece that are still in the reader
 
 	// Guarded by HTTPRequest.mu.
-	whole  bool // there is no goroutine to read it: it has been
-	asked  bool // OnBody was called
+	piece  []byte // of the body, to be delivered
+	whole  bool   // there is no goroutine to read it: it has been
+	asked  bool   // OnBody was called
 	paused bool
 	held   bool // the dispatcher has a piece
 	parked bool // a task came during a pause

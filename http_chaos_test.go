@@ -6,10 +6,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -153,4 +155,99 @@ func hostileRequest(k *eventloop.Task, c *eventloop.HTTPClient, url string) *eve
 		return c.Do(ctx, "POST", url, &eventloop.HTTPOptions{Body: body, Headers: eventloop.HTTPHeaders{{"Expect", "100-continue"}}})
 	}
 	return c.Get(ctx, url)
+}
+
+// Clients that do everything wrong upload to a server that echoes bodies while they
+// come. Those that do it right get their own bytes, and nothing is left.
+func TestHTTPServerSurvivesHostileClients(t *testing.T) {
+	servers := map[string]mounter{
+		"own": func(t *testing.T, l *eventloop.Loop, cfg *eventloop.HTTPServerConfig, h func(r *eventloop.HTTPRequest)) net.Addr {
+			return serveHTTP(t, l, cfg, h).Addr()
+		},
+	}
+	maps.Copy(servers, mounted)
+	for name, mount := range servers {
+		t.Run(name, func(t *testing.T) {
+			l, _ := startLoop(t, &eventloop.Config{EventHandler: func(error) {}})
+			addr := mount(t, l, &eventloop.HTTPServerConfig{MaxInlineBody: 1000}, echoStream).String()
+			until := time.Now().Add(chaosTime(t) / 3)
+			var clients sync.WaitGroup
+			for range 8 {
+				clients.Go(func() {
+					for time.Now().Before(until) {
+						hostileClient(t, addr)
+					}
+				})
+			}
+			clients.Wait()
+			if !eventually(func() bool { return l.Stats().HTTPServer.Requests == 0 }) {
+				t.Errorf("%d requests are left", l.Stats().HTTPServer.Requests)
+			}
+		})
+	}
+}
+
+// echoStream answers with the body, no faster than the client takes it.
+func echoStream(r *eventloop.HTTPRequest) {
+	w, err := r.RespondStream(200, nil)
+	if err != nil {
+		return // the client was quicker
+	}
+	r.OnBody(func(p []byte) {
+		w.Write(p)
+		if w.NeedDrain() {
+			r.PauseReading()
+			w.OnDrain(r.ResumeReading)
+		}
+	}, func(err error) {
+		if err != nil {
+			w.Abort()
+		} else {
+			w.Close()
+		}
+	})
+}
+
+// hostileClient sends one request, and does something with the connection.
+func hostileClient(t *testing.T, addr string) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	body := strings.Repeat("b", rand.IntN(100_000))
+	req := fmt.Sprintf("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	if rand.IntN(2) == 0 {
+		req = fmt.Sprintf("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(body), body)
+	}
+	if body == "" {
+		return
+	}
+	way := rand.IntN(5)
+	if way > 1 && rand.IntN(2) == 0 {
+		c.(*net.TCPConn).SetLinger(0)
+	}
+	switch way {
+	case 0, 1: // nothing
+		sent := make(chan struct{})
+		go func() { defer close(sent); hostileServer{c}.cut(req) }()
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if got, err := io.ReadAll(res.Body); err != nil || string(got) != body {
+			t.Errorf("%d bytes of %d, %v", len(got), len(body), err)
+		}
+		<-sent
+	case 2: // half, and gone
+		hostileServer{c}.cut(req[:rand.IntN(len(req))])
+	case 3: // all, and gone
+		io.WriteString(c, req)
+	case 4:
+		io.WriteString(c, "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n"+strings.Repeat("b", 2000)+"\r\nzz\r\n")
+		io.Copy(io.Discard, c)
+	}
 }
