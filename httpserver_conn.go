@@ -38,7 +38,7 @@ type httpConn struct {
 	// Of the connection's goroutine.
 	in       input
 	armed    time.Duration // the read deadline, by clock; zero if there is none
-	last     time.Duration // when a request was answered last, by clock
+	last     time.Duration // when a request was answered last, or the connection was ready for the first, by clock
 	served   int           // requests
 	body     bodyReader    // of the current request
 	up       bool          // the handshake is over
@@ -196,6 +196,7 @@ func (c *httpConn) start() bool {
 		c.phase = phaseServe
 	}
 	c.deaf = !c.core.Raw() && !c.core.HearsDeadlines()
+	c.last = clock()
 	return ok && !c.gone.Load() && !c.late
 }
 
@@ -537,10 +538,13 @@ func (c *httpConn) uncork() {
 	c.core.Unlock()
 }
 
-// idleUntil returns when to give up.
+// idleUntil returns when to give up. It does not depend on when it is called: a wait
+// is interrupted for other reasons, such as parking, and goes on.
 func (c *httpConn) idleUntil() time.Duration {
-	if c.served == 0 {
-		return after(c.s.cfg.ReadHeaderTimeout)
+	if d := c.s.cfg.ReadHeaderTimeout; c.served == 0 && d != 0 {
+		return c.last + d
+	} else if c.served == 0 {
+		return 0
 	}
 	return c.sinceLast(c.s.cfg.IdleTimeout)
 }
