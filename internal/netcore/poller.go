@@ -455,15 +455,24 @@ func (r *runner) look(mayPark bool) (changed bool) {
 func (p *Poller) sweepParked(now time.Duration) (late []*Conn) {
 	check := p.shared > 0 && now >= p.checked+checkEvery
 	by := now + early()
-	if !check && (p.due == 0 || p.due > by) {
-		if p.due != 0 {
-			p.soon(now, p.due-early())
-		}
-		return nil
+	if check || p.due != 0 && p.due <= by {
+		late = p.lateBy(by, check)
 	}
 	if check {
 		p.checked = now
 	}
+	if p.due != 0 {
+		p.soon(now, p.due-early())
+	}
+	if p.shared > 0 {
+		p.soon(now, p.checked+checkEvery)
+	}
+	return late
+}
+
+// lateBy returns the parked connections whose deadline is not after by, and with check
+// those whose descriptor is closed. It sets due. The caller holds the lock.
+func (p *Poller) lateBy(by time.Duration, check bool) (late []*Conn) {
 	p.due = 0
 	for i := range p.slots {
 		switch s := &p.slots[i]; {
@@ -473,12 +482,6 @@ func (p *Poller) sweepParked(now time.Duration) (late []*Conn) {
 		case s.deadline != 0 && (p.due == 0 || s.deadline < p.due):
 			p.due = s.deadline
 		}
-	}
-	if p.due != 0 {
-		p.soon(now, p.due-early())
-	}
-	if p.shared > 0 {
-		p.soon(now, p.checked+checkEvery)
 	}
 	return late
 }
