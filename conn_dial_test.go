@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"strings"
 	"testing"
@@ -117,6 +118,24 @@ func TestAFailureOfDialOfTheConfigurationIsTheEventOfAFailedDial(t *testing.T) {
 			func(context.Context, string, string) (net.Conn, error) { return nil, nil },
 			"dial tcp server:7: ConnConfig.Dial returned neither a connection nor an error", nil,
 		},
+		"a nil pointer as connection": {
+			func(context.Context, string, string) (net.Conn, error) { return (*net.TCPConn)(nil), nil },
+			"dial tcp server:7: ConnConfig.Dial returned neither a connection nor an error", nil,
+		},
+		"a nil pointer after the end of its context": {
+			func(ctx context.Context, _, _ string) (net.Conn, error) {
+				<-ctx.Done()
+				return (*net.UnixConn)(nil), nil
+			},
+			"dial tcp server:7: context deadline exceeded", eventloop.ErrTimeout,
+		},
+		"the end of its context, which it ignores": {
+			func(context.Context, string, string) (net.Conn, error) {
+				time.Sleep(3 * time.Second)
+				return nil, failure
+			},
+			"dial tcp server:7: context deadline exceeded", eventloop.ErrTimeout,
+		},
 		"the end of its context": {
 			func(ctx context.Context, _, _ string) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() },
 			"dial tcp server:7: context deadline exceeded", eventloop.ErrTimeout,
@@ -133,7 +152,7 @@ func TestAFailureOfDialOfTheConfigurationIsTheEventOfAFailedDial(t *testing.T) {
 				c.WriteString("is dropped")
 				time.Sleep(time.Second)
 				synctest.Wait()
-				wantEqual(t, "callbacks", r.order(), "event close")
+				wantEqual(t, "callbacks a second later", r.order(), "event close")
 				wantEqual(t, "error", c.Err().Error(), test.text)
 				var oe *eventloop.OpError
 				if !errors.As(c.Err(), &oe) || oe.Op != eventloop.OpDial || oe.Conn != c || test.is != nil && !errors.Is(c.Err(), test.is) {
@@ -189,6 +208,85 @@ func TestAConnectionThatDialReturnsTooLateIsClosed(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The dial has failed, so Run names the function itself and not the connection's state.
+func TestADialThatIgnoresItsContextIsNamedOnlyIfItIsStillThereAtTheEnd(t *testing.T) {
+	for _, returns := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			release := make(chan struct{})
+			var connErr, httpErr error
+			dial := func(context.Context, string, string) (net.Conn, error) { <-release; return nil, io.EOF }
+			cfg := &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Dial: dial, Proxy: eventloop.NoProxy}, Logger: slog.New(slog.DiscardHandler)}
+			began := time.Now()
+			err := eventloop.Run(context.Background(), cfg, func(l *eventloop.Loop) error {
+				_, err := l.Dial(context.Background(), "tcp", "server:7", &eventloop.ConnConfig{
+					ConnectTimeout: time.Second, Dial: dial,
+					OnEvent: func(_ *eventloop.Conn, err error) {
+						connErr = err
+						wantEqual(t, "time of OnEvent", time.Since(began), time.Second)
+					},
+				})
+				l.HTTP().Do(context.Background(), "GET", "http://server/", &eventloop.HTTPOptions{Timeout: time.Second}).Then(func(_ *eventloop.HTTPResponse, err error) {
+					httpErr = err
+					wantEqual(t, "time of the request's error", time.Since(began), time.Second)
+				})
+				l.AfterFunc(2*time.Second, func() {
+					if returns {
+						close(release)
+					}
+				})
+				return err
+			})
+			if !errors.Is(connErr, eventloop.ErrTimeout) || !errors.Is(connErr, eventloop.ErrTCP) || !errors.Is(httpErr, eventloop.ErrTimeout) || !errors.Is(httpErr, eventloop.ErrHTTP) {
+				t.Errorf("the errors are %v and %v", connErr, httpErr)
+			}
+			if returns {
+				wantEqual(t, "Run", err, nil)
+				return
+			}
+			for _, name := range []string{"ConnConfig.Dial of conn tcp server:7", "HTTPClientConfig.Dial of conn tcp server:80"} {
+				if !errors.Is(err, eventloop.ErrWorkLeft) || strings.Count(err.Error(), name) != 1 {
+					t.Errorf("Run = %v, want an error that names %s", err, name)
+				}
+			}
+			close(release)
+		})
+	}
+}
+
+func TestAPanicInADialThatWasGivenUpIsNotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var events []error
+		var order string
+		cfg := &eventloop.Config{CatchPanics: true, EventHandler: func(err error) { events = append(events, err) }}
+		err := eventloop.Run(context.Background(), cfg, func(l *eventloop.Loop) error {
+			_, err := l.Dial(context.Background(), "tcp", "server:7", &eventloop.ConnConfig{
+				ConnectTimeout: time.Second,
+				Dial:           func(context.Context, string, string) (net.Conn, error) { time.Sleep(time.Minute); panic("late") },
+				OnEvent:        func(*eventloop.Conn, error) { order += "event " },
+				OnClose:        func(*eventloop.Conn) { order += "close" },
+			})
+			l.AfterFunc(time.Hour, func() {})
+			return err
+		})
+		wantEqual(t, "Run", err, nil)
+		wantEqual(t, "callbacks", order, "event close")
+		var pe *eventloop.PanicError
+		if len(events) != 1 || !errors.As(events[0], &pe) || pe.Value != "late" {
+			t.Errorf("the events are %v", events)
+		}
+	})
+}
+
+func TestAdoptRefusesANilPointer(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+		for _, nc := range []net.Conn{nil, (*net.TCPConn)(nil), (*foreignPipe)(nil)} {
+			if c, err := l.Adopt(nc, nil); err == nil {
+				t.Errorf("Adopt(%T(nil)) = %v", nc, c)
+			}
+		}
+	})
 }
 
 func TestDialChecksItsArgumentsBeforeDialOfTheConfiguration(t *testing.T) {

@@ -100,8 +100,11 @@ type ResolverConfig struct {
 	TLS *tls.Config
 
 	// Dial connects to a server; the network is "udp" or "tcp". It is called on
-	// goroutines other than the loop's, possibly on many at the same time, and must
-	// return when ctx ends. If the connection is not a net.PacketConn, messages are
+	// goroutines other than the loop's, possibly on many at the same time. When ctx ends
+	// the query goes on without waiting for Dial, but Dial should return: the end of the
+	// loop waits for it, for Config.WorkGrace at most. A connection that it returns later
+	// is closed. Its error, Goexit, a nil connection or, with Config.CatchPanics, a panic
+	// is an error of the query; by default a panic ends the loop and leaves Run. If the connection is not a net.PacketConn, messages are
 	// framed as over TCP. If Dial is nil, a net.Dialer connects.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }

@@ -186,8 +186,8 @@
 // stack of the callback. With Config.CatchPanics the *PanicError is an event of the
 // operation, else of Config.EventHandler, and the loop continues; a connection whose
 // callback panicked is closed. A panic in an event callback always ends the loop. A
-// panic in a function of [Work], or in Dial, Proxy or BodyReader of an HTTP request,
-// is always the error of its future. [runtime.Goexit] in a callback, which t.FailNow
+// panic in a function of [Work], or in Proxy or BodyReader of an HTTP request, is
+// always the error of its future. [runtime.Goexit] in a callback, which t.FailNow
 // calls in tests, also closes everything. In code that the loop calls on other
 // goroutines, such as the methods of an adopted net.Conn, Goexit is an error of the
 // operation.

@@ -43,7 +43,7 @@ type Config struct {
 	//
 	// The same holds for code that the loop calls on other goroutines: methods of
 	// a net.Conn or net.Listener that it was given, callbacks of a tls.Config,
-	// ResolverConfig.Dial. While the loop is being stopped no event callback of an
+	// ConnConfig.Dial, HTTPClientConfig.Dial, ResolverConfig.Dial. While the loop is being stopped no event callback of an
 	// operation runs any more, so a panic goes to EventHandler then.
 	CatchPanics bool
 
@@ -121,7 +121,7 @@ type Loop struct {
 	exits    []func()
 	failures map[*unhandled]struct{}
 	strays   []func() // see stray
-	closes   map[*foreignClose]struct{}
+	calls    map[*foreignCall]struct{}
 	down     shutdown
 
 	// Statistics, guarded by mu as well: the dispatcher has it anyway when they

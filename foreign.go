@@ -36,8 +36,8 @@ func isForeign(nc net.Conn) bool {
 	return reflect.TypeOf(nc) != pipeType
 }
 
-// A foreignClose is a call of Close that has not returned yet.
-type foreignClose struct{ what string }
+// A foreignCall is a call of foreign code, Close or Dial, that has not returned yet.
+type foreignCall struct{ what string }
 
 // closeConn closes nc without waiting: at once if it is a socket of package net, and
 // otherwise on a separate goroutine. TLS sends its close alert first.
@@ -52,21 +52,31 @@ func (l *Loop) closeConn(nc net.Conn) {
 
 // closeAside closes nc on a separate goroutine, and reports a panic.
 func (l *Loop) closeAside(nc net.Conn) {
-	l.usesForeign.Store(true)
-	f := &foreignClose{fmt.Sprintf("Close of %T", unguarded(nc))}
-	l.mu.Lock()
-	if l.closes == nil {
-		l.closes = make(map[*foreignClose]struct{})
-	}
-	l.closes[f] = struct{}{}
-	l.mu.Unlock()
-	l.wg.Go(func() {
+	l.goForeign(fmt.Sprintf("Close of %T", unguarded(nc)), func() {
 		if err := aside(nc.Close); isUncaught(err) {
 			l.strayEvent(err)
 		}
-		l.mu.Lock()
-		delete(l.closes, f)
-		l.mu.Unlock()
+	})
+}
+
+// goForeign calls f, which calls foreign code, on a goroutine. If f has not returned at
+// the end of the loop, the error of Run names it as what. f may call runtime.Goexit.
+func (l *Loop) goForeign(what string, f func()) {
+	l.usesForeign.Store(true)
+	call := &foreignCall{what}
+	l.mu.Lock()
+	if l.calls == nil {
+		l.calls = make(map[*foreignCall]struct{})
+	}
+	l.calls[call] = struct{}{}
+	l.mu.Unlock()
+	l.wg.Go(func() {
+		defer func() {
+			l.mu.Lock()
+			delete(l.calls, call)
+			l.mu.Unlock()
+		}()
+		f()
 	})
 }
 
@@ -86,14 +96,14 @@ func (l *Loop) abandonForeign() {
 			owners = append(owners, a)
 		}
 	}
-	var closes []*foreignClose
-	for f := range l.closes {
-		closes = append(closes, f)
+	var calls []*foreignCall
+	for call := range l.calls {
+		calls = append(calls, call)
 	}
-	clear(l.closes)
+	clear(l.calls)
 	l.mu.Unlock()
-	for _, f := range closes {
-		l.gaveUp(f.what)
+	for _, call := range calls {
+		l.gaveUp(call.what)
 	}
 	for _, a := range owners {
 		a.abandon()
@@ -128,13 +138,8 @@ func (c *Conn) abandon() {
 // foreignCode returns what foreign code the connection has, or "". The caller holds
 // the lock.
 func (c *Conn) foreignCode() string {
-	x := c.x.Load()
-	switch {
-	case x == nil:
-	case x.foreign != nil:
+	if x := c.x.Load(); x != nil && x.foreign != nil {
 		return fmt.Sprintf("%T", x.foreign)
-	case c.cfg.Load().Dial != nil && x.network != "" && c.core.NetConn() == nil:
-		return "ConnConfig.Dial"
 	}
 	return ""
 }
@@ -168,14 +173,14 @@ func (c *httpCall) abandon() {
 	if c.client.cfg.Dial == nil {
 		return
 	}
-	c.loop.gaveUp("HTTPClientConfig.Dial, or its connection, of " + c.describe())
+	c.loop.gaveUp("a connection of HTTPClientConfig.Dial of " + c.describe())
 	c.future.fail(ErrLoopClosed)
 	c.loop.unregister(&c.handle)
 }
 
 func (c *HTTPClient) abandon() {
 	if c.cfg.Dial != nil && c.loop.unregister(&c.open) {
-		c.loop.gaveUp("HTTPClientConfig.Dial, or a connection of it")
+		c.loop.gaveUp("a connection of HTTPClientConfig.Dial")
 	}
 }
 

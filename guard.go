@@ -308,7 +308,7 @@ func (g *guardedListener) aside(op string, f func() error) error {
 
 func (g *guardedListener) Accept() (nc net.Conn, err error) {
 	err = aside(func() (err error) { nc, err = g.ln.Accept(); return err })
-	if err == nil && nc == nil {
+	if err == nil && isNilConn(nc) {
 		err = errNoConn
 	}
 	return nc, err
@@ -322,17 +322,62 @@ func (g *guardedListener) Addr() net.Addr { return g.addr }
 // A dialFunc is a function of the application that connects.
 type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
 
-// callDial calls dial aside. If dial returns neither a connection nor an error,
-// callDial returns an error. field is the name of the setting that holds dial.
-func callDial(ctx context.Context, field string, dial dialFunc, network, address string) (nc net.Conn, err error) {
-	err = aside(func() (err error) { nc, err = dial(ctx, network, address); return err })
-	switch {
-	case err != nil:
-		return nil, err
-	case nc == nil:
-		return nil, fmt.Errorf("%s returned %w", field, errNoConn)
+// callDial calls dial on a separate goroutine, and returns when dial returns or ctx
+// ends. A connection that dial returns after that is closed. If dial returns neither a
+// connection nor an error, callDial returns an error. field is the name of the setting
+// that holds dial. The caller runs on a goroutine for which the end of the loop waits.
+func (l *Loop) callDial(ctx context.Context, field string, dial dialFunc, network, address string) (net.Conn, error) {
+	type result struct {
+		nc  net.Conn
+		err error
 	}
-	return nc, nil
+	results := make(chan result)
+	l.goForeign(fmt.Sprintf("%s of conn %s %s", field, network, address), func() {
+		r := result{err: errGoexit} // unless dial returns
+		defer func() {
+			select {
+			case results <- r:
+			case <-ctx.Done():
+				l.dialedLate(r.nc, r.err)
+			}
+		}()
+		r.err = guard(func() (err error) { r.nc, err = dial(ctx, network, address); return err })
+		switch {
+		case r.err != nil:
+			r.nc = nil
+		case isNilConn(r.nc):
+			r = result{err: fmt.Errorf("%s returned %w", field, errNoConn)}
+		}
+	})
+	select {
+	case r := <-results:
+		if ctx.Err() == nil {
+			return r.nc, r.err
+		}
+		l.dialedLate(r.nc, r.err) // as if the end of ctx had been seen first
+	case <-ctx.Done():
+	}
+	return nil, contextError(ctx)
+}
+
+// dialedLate receives the result of a dial that was given up.
+func (l *Loop) dialedLate(nc net.Conn, err error) {
+	if nc != nil {
+		l.closeAside(nc)
+	}
+	if isUncaught(err) {
+		l.strayEvent(err)
+	}
+}
+
+// isNilConn reports whether nc is nil, or a nil pointer of a type that has the methods,
+// on which every call would panic.
+func isNilConn(nc net.Conn) bool {
+	if nc == nil {
+		return true
+	}
+	v := reflect.ValueOf(nc)
+	return v.Kind() == reflect.Pointer && v.IsNil()
 }
 
 // guardDial returns the Dial of a resolver as a function that does not panic and whose
@@ -342,7 +387,7 @@ func (l *Loop) guardDial(dial dialFunc) dialFunc {
 		return nil
 	}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		nc, err := callDial(ctx, "ResolverConfig.Dial", dial, network, address)
+		nc, err := l.callDial(ctx, "ResolverConfig.Dial", dial, network, address)
 		if err != nil {
 			return nil, l.foreign(err)
 		}

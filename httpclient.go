@@ -102,7 +102,11 @@ type HTTPClientConfig struct {
 
 	// Dial connects to a server or a proxy, instead of the loop's own resolver
 	// and dialer. It is called on a goroutine of the request. The network is
-	// "tcp" or "unix". It must heed ctx.
+	// "tcp" or "unix". When ctx ends the request goes on without waiting for Dial,
+	// but Dial should return: the end of the loop waits for it, for Config.WorkGrace
+	// at most. A connection that it returns later is closed. Its error, Goexit, a nil
+	// connection or, with Config.CatchPanics, a panic fails the request; by default a
+	// panic ends the loop and leaves Run.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 

@@ -359,6 +359,9 @@ func TestHTTPBodyReaderThatFails(t *testing.T) {
 		if pe := new(eventloop.PanicError); test.is == nil && !errors.As(err, &pe) || test.is != nil && !errors.Is(err, test.is) {
 			t.Errorf("%s: %v, want %v", test.name, err, test.is)
 		}
+		if oe := new(eventloop.OpError); !errors.Is(err, eventloop.ErrHTTP) || !errors.As(err, &oe) || oe.Addr != "http://"+p.addr {
+			t.Errorf("%s: %v does not match ErrHTTP with the URL", test.name, err)
+		}
 		if n := body.closed.Load(); n != 1 {
 			t.Errorf("%s: closed %d times, want 1", test.name, n)
 		}

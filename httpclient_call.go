@@ -328,8 +328,7 @@ func (c *httpCall) failure(err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		err = os.ErrDeadlineExceeded
 	}
-	var pe *PanicError
-	if err == ErrLoopClosed || errors.As(err, &pe) {
+	if err == ErrLoopClosed {
 		return err
 	}
 	return &OpError{Op: OpRequest, Addr: redacted(c.url), Err: err}

@@ -102,10 +102,9 @@ func (c *httpCall) dialTo(ctx context.Context, network, address string) (net.Con
 	if dial == nil {
 		return l.dialContext(ctx, network, address, &ConnConfig{})
 	}
-	l.usesForeign.Store(true)
-	nc, err := callDial(l.named(ctx, &c.handle), "HTTPClientConfig.Dial", dial, network, address)
+	nc, err := l.callDial(l.named(ctx, &c.handle), "HTTPClientConfig.Dial", dial, network, address)
 	if err != nil {
-		return nil, err
+		return nil, l.foreign(err)
 	}
 	return guardConn(nc, l.connPanicked), nil
 }

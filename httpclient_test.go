@@ -1435,13 +1435,13 @@ func TestHTTPPanicInProxyIsTheFuturesError(t *testing.T) {
 }
 
 // A panic in Dial does not keep the slot.
-func TestHTTPPanicInDialIsTheFuturesError(t *testing.T) {
+func TestHTTPCaughtPanicInDialIsTheFuturesError(t *testing.T) {
 	cfg := eventloop.HTTPClientConfig{MaxConnsPerHost: 1, Dial: func(context.Context, string, string) (net.Conn, error) { panic("dial") }}
 	errs := 0
-	runHTTPLoop(t, &eventloop.Config{HTTPClient: &cfg}, func(l *eventloop.Loop) {
+	runHTTPLoop(t, &eventloop.Config{HTTPClient: &cfg, CatchPanics: true}, func(l *eventloop.Loop) {
 		for range 3 {
 			l.HTTP().Get(context.Background(), "http://h").Then(func(_ *eventloop.HTTPResponse, err error) {
-				if pe := new(eventloop.PanicError); errors.As(err, &pe) {
+				if pe := new(eventloop.PanicError); errors.As(err, &pe) && errors.Is(err, eventloop.ErrHTTP) {
 					errs++
 				}
 			})

@@ -146,13 +146,17 @@ type ConnConfig struct {
 
 	// Dial connects for Loop.Dial, instead of the loop's own resolver and dialer: to
 	// a proxy, or over a network in memory. It is called once, on a goroutine other
-	// than the loop's, with the network and the address that Loop.Dial was given, and
-	// must return when ctx ends: after ConnectTimeout, when the connection is closed,
-	// and when the loop ends. The connection that it returns belongs to the loop; one
-	// that it returns after ctx has ended is closed. Its error, a panic or Goexit in
-	// it, or a nil connection is the error of a failed dial. TLS is made on top of
-	// the connection. LocalAddr does not apply; KeepAlive and Nagle apply to a
-	// *net.TCPConn.
+	// than the loop's, with the network and the address that Loop.Dial was given.
+	//
+	// ctx ends after ConnectTimeout, when the connection is closed, and when the loop
+	// ends. The dial fails then, whether Dial returns or not, but Dial should return:
+	// the end of the loop waits for it, for Config.WorkGrace at most. The connection
+	// that it returns belongs to the loop; one that it returns after the end of ctx is
+	// closed. Its error, Goexit, a nil connection or, with Config.CatchPanics, a panic
+	// is the error of a failed dial; by default a panic ends the loop and leaves Run.
+	//
+	// TLS is made on top of the connection. LocalAddr does not apply; KeepAlive and
+	// Nagle apply to a *net.TCPConn.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
@@ -462,7 +466,7 @@ func connectContext(ctx context.Context, cfg *ConnConfig) (context.Context, cont
 // ConnConfig.TLS set, a handshake comes first, as a client unless TLSServer is set.
 // On error nc is left alone.
 func (l *Loop) Adopt(nc net.Conn, cfg *ConnConfig) (*Conn, error) {
-	if nc == nil {
+	if isNilConn(nc) {
 		return nil, errors.New("eventloop: Adopt of a nil connection")
 	}
 	conf := cfg.withDefaults()
@@ -508,8 +512,7 @@ func (cr *connReader) connect(ctx context.Context, network, address string) (net
 	if cfg.Dial == nil {
 		return c.loop.dialContext(ctx, network, address, cfg)
 	}
-	c.loop.usesForeign.Store(true)
-	nc, err := callDial(c.loop.named(ctx, &c.handle), "ConnConfig.Dial", cfg.Dial, network, address)
+	nc, err := c.loop.callDial(c.loop.named(ctx, &c.handle), "ConnConfig.Dial", cfg.Dial, network, address)
 	if err != nil {
 		return nil, endedBy(ctx, err)
 	}
