@@ -57,7 +57,7 @@ type HTTPClientConfig struct {
 	InactivityTimeout time.Duration
 
 	// IdleTimeout is how long a connection is kept for the next request; less if
-	// the server says that it will close it earlier. One that the server ends, or
+	// the server says that it will close it earlier, by the field Keep-Alive. One that the server ends, or
 	// sends something on that was not asked for, is closed at once.
 	// Zero: 60 s. Negative: none is kept.
 	IdleTimeout time.Duration
@@ -233,7 +233,8 @@ type HTTPOptions struct {
 	// request. It is sent as it comes. If it is an io.Closer it is closed,
 	// exactly once, when it is not needed any more, which may be while a Read
 	// waits, and in any case before the loop ends; a Read that waits then must
-	// return. A request with a BodyReader is never sent a second time.
+	// return. A panic in Read or Close is always the error of the future. A request with
+	// a BodyReader is never sent a second time.
 	BodyReader io.Reader
 
 	// ContentLength is the length of what BodyReader gives. Zero means unknown,
@@ -362,7 +363,7 @@ func (c *HTTPClient) do(ctx context.Context, method, url string, opts *HTTPOptio
 	}
 	if err := l.register(&call.handle, call, kindHTTPClient, false); err != nil {
 		if call.body != nil {
-			go call.closeBody() // no call runs code of the application
+			go call.closeUnused() // no call runs code of the application
 		}
 		return failedFuture[*HTTPResponse](l, err)
 	}

@@ -3,6 +3,7 @@ package eventloop_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -365,6 +366,46 @@ func TestHTTPBodyReaderThatFails(t *testing.T) {
 		if n := body.closed.Load(); n != 1 {
 			t.Errorf("%s: closed %d times, want 1", test.name, n)
 		}
+	}
+}
+
+// panicCloser is a body whose Close panics when it has closed the reader.
+type panicCloser struct{ io.Reader }
+
+func (b panicCloser) Close() error {
+	if c, ok := b.Reader.(io.Closer); ok {
+		c.Close()
+	}
+	panic("Close")
+}
+
+// The response is lost, but not the panic; nor is the reason of a failure.
+func TestHTTPPanicInCloseOfABodyReaderIsTheFuturesError(t *testing.T) {
+	broken := errors.New("broken")
+	waiting, _ := io.Pipe()
+	for name, test := range map[string]struct {
+		body   io.Reader
+		answer func(net.Conn)
+		url    string
+		is     error
+	}{
+		"after the body":    {strings.NewReader("body"), echoHTTP, "", nil},
+		"before the body":   {waiting, answerOnce(httpOK), "", nil},
+		"of a broken body":  {&errReader{broken}, echoHTTP, "", broken},
+		"of a bad request":  {strings.NewReader("body"), echoHTTP, "http://h:port/", nil},
+		"of both that fail": {&errReader{}, echoHTTP, "", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newHTTPPeer(t, test.answer)
+			url := cmp.Or(test.url, "http://"+p.addr)
+			res, err := doHTTP(t, eventloop.HTTPClientConfig{}, "POST", url, &eventloop.HTTPOptions{BodyReader: panicCloser{test.body}})
+			if pe := new(eventloop.PanicError); !errors.As(err, &pe) || !strings.Contains(err.Error(), "callback: Close") || !errors.Is(err, eventloop.ErrHTTP) {
+				t.Errorf("%+v, %v", res, err)
+			}
+			if test.is != nil && !errors.Is(err, test.is) {
+				t.Errorf("%v does not match %v", err, test.is)
+			}
+		})
 	}
 }
 

@@ -280,8 +280,27 @@ func (c *httpCall) finish(res *HTTPResponse, err error) {
 		res = nil
 	}
 	c.interrupt(nil, errOver)
-	defer c.resolve(res, err) // Close of the body may call runtime.Goexit
+	defer func() { // Close of the body may call runtime.Goexit
+		c.resolve(c.afterClose(res, err))
+	}()
 	c.closeBody()
+}
+
+// afterClose returns the result of the request, of which a panic in Close of the body
+// is part. The body is closed.
+func (c *httpCall) afterClose(res *HTTPResponse, err error) (*HTTPResponse, error) {
+	if c.body == nil || c.body.panic == nil {
+		return res, err
+	}
+	switch pe := c.body.panic; {
+	case c.loop.ended.Load():
+		c.loop.strayEvent(pe) // the future does not tell any more
+		return res, err
+	case err == nil:
+		return nil, c.opError(pe)
+	default:
+		return nil, errors.Join(err, c.opError(pe))
+	}
 }
 
 // resolve gives the future its result. That is the end of the request.
@@ -331,13 +350,19 @@ func (c *httpCall) failure(err error) error {
 	if err == ErrLoopClosed {
 		return err
 	}
+	return c.opError(err)
+}
+
+// opError returns err as the error of the request.
+func (c *httpCall) opError(err error) error {
 	return &OpError{Op: OpRequest, Addr: redacted(c.url), Err: err}
 }
 
 // A bodyCloser is a BodyReader that is to be closed.
 type bodyCloser struct {
-	body io.Closer
-	over sync.Once
+	body  io.Closer
+	over  sync.Once
+	panic *PanicError // of Close; valid when over is done
 }
 
 // closeBody closes BodyReader, once, when it is not needed any more. When it returns
@@ -349,14 +374,22 @@ func (c *httpCall) closeBody() {
 	}
 	b.over.Do(func() {
 		defer func() {
-			if v := recover(); v != nil { // the request has its result already
-				c.client.loop.strayEvent(newPanicError(v))
+			if v := recover(); v != nil {
+				b.panic = newPanicError(v)
 			}
 		}()
 		closer := b.body
 		b.body = nil // the future may live on
 		closer.Close()
 	})
+}
+
+// closeUnused closes BodyReader of a request that was refused.
+func (c *httpCall) closeUnused() {
+	c.closeBody()
+	if pe := c.body.panic; pe != nil {
+		c.client.loop.strayEvent(pe)
+	}
 }
 
 // follow makes the request the one for the target that an answer led to.

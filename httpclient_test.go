@@ -639,6 +639,7 @@ func TestHTTPKeptConnectionIsUsedAgainAndNotKeptBeyondItsTime(t *testing.T) {
 		{"none of a host", "", eventloop.HTTPClientConfig{MaxIdlePerHost: -1}, 0, 2},
 		{"none at all", "", eventloop.HTTPClientConfig{MaxIdle: -1}, 0, 2},
 		{"before the server's time", "Keep-Alive: max=5, timeout=5\r\n", eventloop.HTTPClientConfig{}, 3900 * time.Millisecond, 1},
+		{"the server keeps none", "Keep-Alive: timeout=0, max=100\r\n", eventloop.HTTPClientConfig{}, 0, 2},
 		{"after the server's time", "Keep-Alive: timeout=5\r\n", eventloop.HTTPClientConfig{}, 4100 * time.Millisecond, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {

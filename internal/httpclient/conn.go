@@ -68,7 +68,7 @@ type Conn struct {
 	idle  idleLinks // guarded by the mutex of the pool
 
 	uses   int           // requests begun
-	hint   time.Duration // how long the server keeps it, zero if not known
+	hint   time.Duration // how long the server keeps it, zero if not known, negative: not at all
 	remote net.Addr
 
 	// Input of the goroutine.
@@ -148,7 +148,7 @@ func (c *Conn) WriteError() error {
 }
 
 // SetKeepAlive says how long the server will keep c by its own account, zero if it
-// did not say.
+// did not say, negative if it will not keep it.
 func (c *Conn) SetKeepAlive(d time.Duration) { c.hint = d }
 
 // Begin begins a request. It ends at deadline, and when no byte came, or was

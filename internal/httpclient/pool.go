@@ -117,7 +117,7 @@ func (h *host) next() Request {
 // released.
 func (p *Pool) Put(c *Conn, now time.Time) (next Request, kept bool) {
 	life := p.lifetime
-	if c.hint > 0 {
+	if c.hint != 0 {
 		// The server says when it will close. A second for the request to get
 		// there, so that it does not cross with the end.
 		life = min(life, c.hint-time.Second)

@@ -174,7 +174,8 @@ func (r *Response) Discard(max int) bool {
 func (r *Response) Reusable() bool { return r.KeepAlive && r.body.Over() }
 
 // KeepAliveTimeout returns how long the server says it will keep the connection
-// (Keep-Alive: timeout=5), or zero.
+// (Keep-Alive: timeout=5), zero if it does not say, or a negative duration if it does
+// not keep it (timeout=0).
 func (r *Response) KeepAliveTimeout() time.Duration {
 	if !strings.Contains(r.raw, "\nKeep-Alive:") {
 		return 0
@@ -182,7 +183,10 @@ func (r *Response) KeepAliveTimeout() time.Duration {
 	for e := range strings.SplitSeq(r.Fields.Get("Keep-Alive"), ",") {
 		k, v, _ := strings.Cut(strings.TrimSpace(e), "=")
 		n, err := strconv.Atoi(v)
-		if strings.EqualFold(k, "timeout") && err == nil && n > 0 && n < 1<<20 {
+		if strings.EqualFold(k, "timeout") && err == nil && n >= 0 && n < 1<<20 {
+			if n == 0 {
+				return -1
+			}
 			return time.Duration(n) * time.Second
 		}
 	}
