@@ -11,7 +11,9 @@ import (
 // net.Conn, which first gives what had been read and not delivered, bytes given back
 // by [Conn.Unread] before all. If the output cannot be sent, or the loop is stopped
 // before somebody has taken the net.Conn from the future, the connection is closed
-// and the future fails.
+// and the future fails. A net.Conn that was not taken does not keep the loop alive;
+// when the loop ends by itself or by [Loop.Shutdown], the future still has it.
+//
 // A connection that is not up, is being closed, is in the middle of StartTLS or
 // knows no deadlines fails the future and lives on.
 func (c *Conn) Detach() *Future[net.Conn] {

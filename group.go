@@ -17,8 +17,11 @@ import (
 //
 // Each loop opens its listeners in the start function of [Group.Run]. To serve one
 // port, give all loops the same listener with ListenConfig.Shared, or let each loop
-// listen on the port with ListenConfig.ReusePort; the kernel distributes the
-// connections. A connection stays with the loop that accepted it.
+// listen on the port with ListenConfig.ReusePort. With Shared any loop that is idle
+// accepts, so the connections are spread only under load: while there are few, one loop
+// may get most of them. With ReusePort the kernel assigns each connection to a socket by
+// a hash of its addresses, which spreads them evenly, but a connection waits for its
+// loop even if another is idle. A connection stays with the loop that accepted it.
 //
 // A Group must be created with [NewGroup] and runs once. All methods may be called from
 // any goroutine and from any callback.

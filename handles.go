@@ -38,7 +38,7 @@ const (
 	KindInterval          = "interval"            // a Timer of Every
 	KindSignal            = "signal"              // a SignalHandler
 	KindHold              = "hold"                // the result of Loop.Hold
-	KindFuture            = "future"              // a future of NewFuture, or a result of Detach that was not taken
+	KindFuture            = "future"              // a future of NewFuture; or a result of Detach that was not taken, unref'd
 	KindLookup            = "lookup"              // a name being looked up
 	KindTask              = "task"                // a Task
 	KindWork              = "work"                // a function of Work
