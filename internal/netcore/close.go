@@ -378,13 +378,11 @@ func (c *Conn) shutDown() bool {
 	return true
 }
 
-// unacked returns how many bytes of output the peer's kernel has not acknowledged,
-// as far as that can be told.
-func (c *Conn) unacked() (left int64) {
-	if n, ok := c.probe(); ok && n > 1 { // one is the FIN
-		left = int64(n)
-	}
-	return left
+// unacked is userUnacked for callers that do not hold the lock.
+func (c *Conn) unacked() int64 {
+	c.Lock()
+	defer c.Unlock()
+	return int64(c.userUnacked())
 }
 
 // whyLost returns why output will not be acknowledged, after no progress for idle,

@@ -276,15 +276,17 @@ func (c *Conn) control(f func(fd uintptr)) bool {
 // probe returns how many bytes of output the peer's kernel has not acknowledged; ok is
 // false if that cannot be told.
 func (c *Conn) probe() (n int, ok bool) {
+	told := c.probeFD(func(fd uintptr) { n, ok = unacked(fd) })
+	return n, ok && told
+}
+
+// probeFD is control for what only asks for acknowledgements.
+func (c *Conn) probeFD(f func(fd uintptr)) bool {
 	rc := c.rc
 	if c.slow != nil && c.slow.probe != nil {
 		rc = c.slow.probe
 	}
-	if rc == nil {
-		return 0, false
-	}
-	err := rc.Control(func(fd uintptr) { n, ok = unacked(fd) })
-	return n, ok && err == nil
+	return rc != nil && rc.Control(f) == nil
 }
 
 // HasInput reports whether something is there to be read: bytes, an end or an

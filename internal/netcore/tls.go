@@ -30,6 +30,9 @@ type secure struct {
 	shaking  bool         // in a handshake
 	tls      *tls.Conn    // after the handshake
 	open     bool         // Open was called after it
+	userSent bool         // the kernel may have output of the user's that the peer has not
+	tail     int          // bytes of TLS itself that it has got since then
+	tails    int          // in so many writes
 
 	heard   atomic.Int64 // when bytes last arrived, since epoch
 	flooded atomic.Bool
@@ -50,7 +53,7 @@ type secure struct {
 // what is appended from now on waits for Handshake and Open. The caller holds the
 // lock.
 func (c *Conn) Secure() {
-	c.sec = &secure{c: c, shaking: true}
+	c.sec = &secure{c: c, shaking: true, userSent: c.up}
 	c.paused = false
 	c.start()
 }
@@ -113,6 +116,8 @@ func (c *Conn) Handshake(ctx context.Context, conf *tls.Config, client bool, ear
 	if err == nil {
 		r.tls, r.sec = t, s
 		s.tls = t
+		// The peer, which has gone through the handshake, has read what came before.
+		s.userSent, s.tail, s.tails = false, 0, 0
 	}
 	return err
 }
@@ -138,6 +143,18 @@ func (r *runner) readTLS(p []byte) (n int, err error) {
 		err = ErrTruncated
 	}
 	return n, err
+}
+
+// wrote accounts for n bytes that the kernel has taken, with own of the user's that
+// were not encrypted. The caller holds the connection's lock.
+func (s *secure) wrote(n, own int) {
+	switch {
+	case own > 0 || s.sealed > 0:
+		s.userSent, s.tail, s.tails = true, 0, 0
+	case n > 0:
+		s.tail += n
+		s.tails++
+	}
 }
 
 // maxSeal is how much the writer encrypts at a time.

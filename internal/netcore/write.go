@@ -133,9 +133,25 @@ func (c *Conn) Unacked() (n int) {
 // Delivered reports whether the peer's kernel has all that was handed to ours, as far
 // as that can be told. The end of the stream need not be with it. The caller holds the
 // lock.
-func (c *Conn) Delivered() bool {
-	n := c.Unacked()
-	return n == 0 || n == 1 && c.shut // the FIN
+func (c *Conn) Delivered() bool { return c.userUnacked() == 0 }
+
+// userUnacked returns how many bytes of the user's output the peer's kernel has not
+// acknowledged, as far as that can be told. On a unix socket those count that the peer
+// has not read. Neither the FIN counts nor, behind the user's last byte, what TLS says
+// itself: a peer need not read close_notify. The caller holds the lock.
+func (c *Conn) userUnacked() int {
+	n, ok := c.probe()
+	s := c.sec
+	switch {
+	case !ok, s != nil && !s.userSent:
+		return 0
+	case n > 0 && s != nil && s.tails > 0:
+		c.probeFD(func(fd uintptr) { n -= sockio.Cost(fd, s.tail, s.tails) })
+	}
+	if n <= 1 && (c.shut || n <= 0) { // one is the FIN
+		return 0
+	}
+	return n
 }
 
 // OutputEnded reports whether EndOutput was carried out. The caller holds the lock.
@@ -411,9 +427,12 @@ func (c *Conn) sent(n int) {
 	c.out.Advance(n)
 	own := min(n, c.clear)
 	c.clear -= own
-	if s := c.sec; s != nil && c.out.Len() == 0 {
-		own += s.sealed
-		s.sealed = 0
+	if s := c.sec; s != nil {
+		s.wrote(n, own)
+		if c.out.Len() == 0 {
+			own += s.sealed
+			s.sealed = 0
+		}
 	}
 	c.tell(own)
 }

@@ -17,6 +17,24 @@ func Unacked(fd uintptr) (n int, ok bool) {
 	return n, err == nil
 }
 
+// Cost returns what Unacked reports of n bytes that were handed to the socket fd in
+// the given number of writes of about the same size, and that are all that is left. On
+// a unix socket that is known from another one.
+func Cost(fd uintptr, n, writes int) int {
+	if domain, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || domain != unix.AF_UNIX {
+		return n
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	unix.Write(pair[0], make([]byte, (n+writes-1)/writes))
+	cost, _ := Unacked(uintptr(pair[0]))
+	return cost * writes
+}
+
 // HasEnded reports whether the peer of the socket fd has ended its side, also where
 // that is behind bytes that were not read yet.
 func HasEnded(fd uintptr) bool {
