@@ -6,18 +6,16 @@ import "syscall"
 
 // The race detector knows that what was written to a connection happened before it is
 // read, because package syscall says so in Read and Write. The calls of this package
-// bypass those, so they say it with a read and a write that do nothing.
+// bypass those, so they say it with a read and a write of no bytes.
 
 var null, _ = syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 
 // received says that something was read.
 func received() {
-	var b [1]byte
-	syscall.Read(null, b[:])
+	syscall.Read(null, nil)
 }
 
 // sending says that something is about to be written.
 func sending() {
-	var b [1]byte
-	syscall.Write(null, b[:])
+	syscall.Write(null, nil)
 }
