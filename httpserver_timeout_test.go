@@ -40,7 +40,7 @@ func TestHTTPServerTimeoutsHoldForConnectionsThatAreParked(t *testing.T) {
 				for _, d := range timeouts {
 					cfg := &eventloop.HTTPServerConfig{TLS: server, ReadHeaderTimeout: d, IdleTimeout: d, ReadTimeout: d}
 					if test.first != "" || test.want != "" {
-						cfg.ReadHeaderTimeout = max(d, 5*sweep) // for what comes before to arrive in time
+						cfg.ReadHeaderTimeout = max(d, 50*sweep) // for what comes before to arrive in time
 					}
 					s := serveHTTP(t, l, cfg, hai)
 					go func() { done <- timesOut(t, s, client, test.first, test.send, test.want, d) }()
@@ -66,6 +66,9 @@ func timesOut(t testing.TB, s *eventloop.HTTPServer, client *tls.Config, first, 
 		c = newRawClient(t, tc)
 		tc.SetDeadline(began.Add(watchdogTime))
 		if err := tc.Handshake(); err != nil {
+			if time.Since(began) >= d && first == "" && want == "" {
+				return nil // the handshake has taken all of the time
+			}
 			return fmt.Errorf("timeout %v: handshake: %w", d, err)
 		}
 	}
