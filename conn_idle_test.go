@@ -377,6 +377,7 @@ func (p *idlePair) step(rnd *rand.Rand, st *idleStats) bool {
 		}
 		rest := p.say(rnd.IntN(2000))
 		p.b.ResumeReading()
+		p.a.Connected().Wait(context.Background()) // before that it lives on
 		p.a.Detach().Then(func(nc net.Conn, err error) {
 			if err != nil {
 				p.wrong.Add(1)
