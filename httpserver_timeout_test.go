@@ -38,9 +38,13 @@ func TestHTTPServerTimeoutsHoldForConnectionsThatAreParked(t *testing.T) {
 				done := make(chan error)
 				timeouts := []time.Duration{sweep / 4, sweep - 1, sweep, 2*sweep - 1, 2 * sweep, 2*sweep + 1, 3 * sweep, 5 * sweep, 20 * sweep}
 				for _, d := range timeouts {
+					const ample = 50 * sweep // for what comes before to arrive in time
 					cfg := &eventloop.HTTPServerConfig{TLS: server, ReadHeaderTimeout: d, IdleTimeout: d, ReadTimeout: d}
 					if test.first != "" || test.want != "" {
-						cfg.ReadHeaderTimeout = max(d, 50*sweep) // for what comes before to arrive in time
+						cfg.ReadHeaderTimeout = max(d, ample)
+					}
+					if test.want != "" {
+						cfg.IdleTimeout = max(d, ample)
 					}
 					s := serveHTTP(t, l, cfg, hai)
 					go func() { done <- timesOut(t, s, client, test.first, test.send, test.want, d) }()
