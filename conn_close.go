@@ -80,7 +80,7 @@ func (c *Conn) closeLocked(how howToClose) bool {
 		return false
 	}
 	if x := c.x.Load(); x != nil && c.life < lifeClosing {
-		x.postLow(c.loop) // what waits to write, or a stream to read, waits in vain
+		x.postLow(c.loop) // ends waits for room to write, and of streams for input
 	}
 	c.life = lifeClosing
 	c.quit.Store(true)

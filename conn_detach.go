@@ -10,7 +10,7 @@ import (
 // written, ends the handle (OnClose is called), and then succeeds with a
 // net.Conn, which first gives what had been read and not delivered, bytes given back
 // by [Conn.Unread] before all. If the output cannot be sent, or the loop is stopped
-// before somebody has taken the net.Conn from the future, the connection is closed
+// before the net.Conn was taken from the future, the connection is closed
 // and the future fails. A net.Conn that was not taken does not keep the loop alive;
 // when the loop ends by itself or by [Loop.Shutdown], the future still has it.
 //

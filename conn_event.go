@@ -9,7 +9,7 @@ import (
 	"github.com/onloop/eventloop/internal/sockio"
 )
 
-// This file has what the dispatcher does for a connection besides delivering its
+// This file has what the dispatcher does for a connection, except for delivering its
 // data: how it begins, what happens to it, and how it ends. The tasks are the
 // connection itself under another type.
 type (
@@ -490,7 +490,7 @@ func (cl *connLoop) readTimedOut() {
 		// Something has arrived that the loop, or the goroutine, was too busy to look
 		// at; or a handshake goes on, which has a bound of its own.
 		left = d
-		c.core.Wake() // in case nobody has told the goroutine
+		c.core.Wake() // the goroutine may not know yet
 	}
 	if left > 0 {
 		t.timer.Reset(left)

@@ -72,7 +72,7 @@ func (p *pipe) start() {
 	x.onLow = append(x.onLow, p.low)
 	dst.core.Unlock()
 	if dst.Closed() || !dst.NeedDrain() {
-		p.room() // which nobody is going to tell
+		p.room() // there will be no notification
 	}
 	p.src.core.Lock()
 	ended := p.src.facts.has(factEnded)
@@ -154,7 +154,7 @@ func (p *pipe) wrote(n int) {
 	src.core.Lock()
 	src.set(pausePipe)
 	src.core.Unlock()
-	if !dst.NeedDrain() { // it drained before we paused, and told nobody
+	if !dst.NeedDrain() { // it drained before we paused, so no notification comes
 		p.resume()
 	}
 }
@@ -178,7 +178,7 @@ func (p *pipe) end(err error) bool {
 		p.finish(nil)
 	default:
 		if p.src.failed {
-			p.done.Then(nil) // it is an event of src: nobody else has to hear of it
+			p.done.Then(nil) // src reports it as an event
 		}
 		p.dst.Abort()
 		p.finish(err)

@@ -46,8 +46,8 @@ func (cr *connReader) serveToEnd() {
 }
 
 // step does the next thing that is to be done on the connection's goroutine: it
-// reads, or waits for a reason to do something else. Whoever gives it one calls
-// core.Wake afterwards. It returns false if the connection is parked, and must not be
+// reads, or waits for a reason to do something else. Code that gives it one
+// calls core.Wake afterwards. It returns false if the connection is parked, and must not be
 // touched any more.
 func (cr *connReader) step() bool {
 	c := (*Conn)(cr)

@@ -167,7 +167,7 @@ func (cr *connReader) isClient() bool {
 }
 
 // clientTLS returns conf with the host of address as ServerName if it has none.
-// It is sent to the server even if nobody verifies what comes back.
+// It is sent to the server even if the certificate is not verified.
 func clientTLS(conf *tls.Config, address string) *tls.Config {
 	if conf.ServerName != "" {
 		return conf

@@ -200,7 +200,7 @@ func (u *connUser) Recovered(v any) error {
 	return newPanicError(v)
 }
 
-// Sent accounts for output, and reports whether the dispatcher is to hear of it.
+// Sent accounts for output, and reports whether to notify the dispatcher.
 func (u *connUser) Sent(n int, all bool) (report bool) {
 	c := (*Conn)(u)
 	n = min(n, c.unsent) // what was discarded has been accounted for

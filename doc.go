@@ -87,7 +87,8 @@
 // # Handles and lifetime
 //
 // A handle stays open until it is closed: a [Conn], a [Listener], a [Timer], a
-// [SignalHandler], a [Receiver], a [Reader], a [PipeWriter], an [HTTPServer], the result of [Loop.Hold]. A request
+// [SignalHandler], a [Receiver], a [Reader], a [PipeWriter], an [HTTPServer], the result
+// of [Loop.Hold]. A request
 // ends by itself: a [Future], a [Task], a function of [Work], an HTTP request. Each
 // keeps the loop alive, unless its Unref was called. When none is left and nothing is
 // queued, the loop ends and Run returns nil. This is the natural exit.

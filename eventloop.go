@@ -32,7 +32,7 @@ type Config struct {
 	//
 	// If nil, information (see [IsInfo]) is ignored; errors that a remote peer
 	// causes — of accepted connections, of requests, of single accepts — and
-	// failed futures that nobody asked about are logged; with CatchPanics,
+	// unhandled failures of futures are logged; with CatchPanics,
 	// panics are logged; any other error ends the loop, and Run returns it.
 	EventHandler func(err error)
 
@@ -47,7 +47,7 @@ type Config struct {
 	// operation runs any more, so a panic goes to EventHandler then.
 	CatchPanics bool
 
-	// Logger receives what no callback takes: failures that nobody asked about,
+	// Logger receives what no callback takes: unhandled failures of futures,
 	// what remote peers cause, caught panics, slow callbacks, mistakes in
 	// resolv.conf. If nil, it goes to what slog.Default returns at that moment.
 	// For silence set slog.New(slog.DiscardHandler).

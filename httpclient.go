@@ -205,7 +205,7 @@ func NewHTTPClient(l *Loop, config *HTTPClientConfig) *HTTPClient {
 	}
 }
 
-// HTTPOptions are what a request may have besides method and URL. Nil means the
+// HTTPOptions holds the optional parts of a request. Nil means the
 // zero HTTPOptions. They are copied; Headers and Body must not change until the
 // request has ended.
 type HTTPOptions struct {

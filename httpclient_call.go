@@ -36,7 +36,7 @@ type httpCall struct {
 	at     uintptr     // where the caller is
 	body   *bodyCloser // nil: nothing is to be closed
 
-	// Of whoever carries it, changed by redirects.
+	// Of the goroutine that carries it, changed by redirects.
 	method    string
 	url       string
 	target    *httpTarget
@@ -214,7 +214,7 @@ func (c *httpCall) isAborted() bool {
 	return c.cause != nil
 }
 
-// waitContext returns a context for what is waited for besides a connection.
+// waitContext returns a context for all waits except that for a connection.
 func (c *httpCall) waitContext() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -307,7 +307,7 @@ func (c *httpCall) message(body []byte) *httpclient.Message {
 	return head.Message(body)
 }
 
-// Interim is told of responses before the response.
+// Interim is called for each interim response.
 func (c *httpCall) Interim(status int) {
 	if status == 100 && c.upload != nil {
 		c.upload.permit()

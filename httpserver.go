@@ -15,7 +15,7 @@ import (
 
 // An HTTPServerConfig holds the settings of an HTTP server. It is copied. The
 // zero HTTPServerConfig, and nil where a *HTTPServerConfig is asked for, mean
-// the defaults, which are fit for the public: time-outs and limits are on.
+// the defaults, which are safe on the public internet: timeouts and limits are on.
 type HTTPServerConfig struct {
 	// TLS, if not nil, makes it a server of https. It is copied. In ALPN the
 	// server offers http/1.1, http/1.0 and what else NextProtos has, but never h2, which it
@@ -163,7 +163,7 @@ func offerHTTP1(conf *tls.Config) *tls.Config {
 	return conf
 }
 
-// timeLimit resolves a time-out of which zero is the default and negative is
+// timeLimit resolves a timeout of which zero is the default and negative is
 // none, which becomes zero.
 func timeLimit(d, byDefault time.Duration) time.Duration {
 	if d == 0 {
@@ -408,7 +408,7 @@ func (s *HTTPServer) countIP(addr netip.Addr, by int) bool {
 	return true
 }
 
-// remove forgets a connection that is closed, or belongs to somebody else now.
+// remove forgets a connection that is closed, or has left the server by Upgrade.
 func (s *HTTPServer) remove(c *httpConn) {
 	s.loop.count.httpConns.Add(-1)
 	s.mu.Lock()

@@ -12,8 +12,8 @@ import (
 )
 
 // A guestBody is the body of a request that came through a server that is not
-// ours, and is taken with OnBody. A goroutine of its own reads it, because a read
-// from such a server cannot be told of an answer.
+// ours, and is taken with OnBody. A goroutine of its own reads it, because a
+// response cannot interrupt a read from such a server.
 type guestBody struct {
 	src       io.Reader
 	left      int64         // of what was announced; negative: nothing was
@@ -75,8 +75,8 @@ func (r *HTTPRequest) startBody() {
 	}
 }
 
-// stopBody ends the reading of a body that is a stream, when the answer is out or
-// will not come. Afterwards nobody reads it, and no callback has a piece of it.
+// stopBody ends the reading of a body that is a stream, when the response is out or
+// will not come. Afterwards nothing reads it, and no callback has a piece of it.
 func (r *HTTPRequest) stopBody() {
 	b := r.guest().body
 	if b == nil {
@@ -219,5 +219,5 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// soon is when a read for a body that nobody wants any more ends.
+// soon is when a read for a body that is not wanted any more ends.
 func soon() time.Time { return time.Now().Add(lingerTimeout) }

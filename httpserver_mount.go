@@ -334,7 +334,7 @@ func (r *HTTPRequest) answerFast(ctx *fasthttp.RequestCtx) {
 		}
 		r.stopBody()
 		r.guest().over(r)
-	case w.drop: // what is written needs nobody to take it
+	case w.drop: // what is written is dropped
 		r.sizeFast(ctx, int(w.length))
 		r.stopBody()
 		r.guest().over(r)

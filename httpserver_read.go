@@ -16,7 +16,7 @@ import (
 // two parsers could read in different ways is refused.
 
 // readHead reads the header of a request, which stays in the reader. It returns
-// the status of the refusal, or 0; an error means that there is nobody to refuse.
+// the status of the refusal, or 0; an error means that there is no client to refuse.
 func (c *httpConn) readHead() (head []byte, status int, err error) {
 	limit := c.s.cfg.MaxHeaderBytes
 	var until time.Duration

@@ -133,8 +133,8 @@ func (h *requestHead) uri() string    { return h.text[h.MethodEnd+1 : h.TargetEn
 // lines returns the fields, each with the end of its line.
 func (h *requestHead) lines() string { return h.text[h.Fields : len(h.text)-len("\r\n")] }
 
-// Method returns the method as it was sent. It need not be one that anybody
-// knows.
+// Method returns the method as it was sent. It may be
+// unknown.
 func (r *HTTPRequest) Method() string { return r.head.method() }
 
 // URI returns the request target as it was sent, without decoding anything:

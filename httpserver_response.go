@@ -33,8 +33,8 @@ var (
 // A request is answered once: after that Respond returns [ErrHTTPResponded]. If the
 // client is known to be gone it returns why, an error that matches [ErrReset]
 // most often; with an invalid status, or fields that match [ErrHTTPHeader], an error,
-// and the request can still be answered. If the client goes while the answer is
-// being sent, HTTPServerConfig.OnEvent hears of it.
+// and the request can still be answered. If the client disconnects while the
+// response is being sent, HTTPServerConfig.OnEvent is called.
 func (r *HTTPRequest) Respond(status int, headers HTTPHeaders, body []byte) error {
 	if err := checkAnswer(status, headers); err != nil {
 		return err
@@ -133,7 +133,7 @@ type dateLine struct {
 var lastDate atomic.Pointer[dateLine]
 
 // appendDate appends the Date field (RFC 9110 section 6.6.1) for a time of the
-// clock that has just been read. The date is looked up once a second.
+// clock that has just been read. The date is formatted once per second.
 func appendDate(b []byte, at time.Duration) []byte {
 	d := lastDate.Load()
 	if d == nil || at < d.from || at >= d.until {
@@ -175,7 +175,7 @@ type HTTPResponseWriter struct {
 // server that cannot send a part of a response; it can still be answered then.
 //
 // OnAbort tells of a client that goes away meanwhile, and the context of the
-// request ends. A stream of which somebody only listens, such as server-sent
+// request ends. A stream that the client only reads, such as server-sent
 // events, should be closed then, also at io.EOF.
 func (r *HTTPRequest) RespondStream(status int, headers HTTPHeaders) (*HTTPResponseWriter, error) {
 	if err := checkAnswer(status, headers); err != nil {

@@ -44,7 +44,7 @@ type parking struct {
 }
 
 // parkAfter is how many turns in a row must have been input of one connection,
-// parkAgain the same after the dispatcher waited there in vain.
+// parkAgain the same after the dispatcher waited there without result.
 const parkAfter, parkAgain = 8, 100
 
 // offer says that p has nothing to do but to wait for input. It reports whether the

@@ -112,7 +112,7 @@ func (l *Loop) boundShutdown(grace time.Duration) {
 	d.force.arm(grace)
 }
 
-// beginShutdown closes what would go on for ever, and then tells the application.
+// beginShutdown closes what would not end by itself, and then tells the application.
 func (l *Loop) beginShutdown() {
 	l.closeEndless()
 	l.mu.Lock()

@@ -34,8 +34,8 @@ import (
 //
 // The net.Conn ends with the task t; each task that wants to be sure of the connection
 // asks for its own. When the last one ends, the callbacks have the connection again,
-// with what was not read, in a later turn, and hear of an end that no Read or Write
-// has told; if the peer has ended the connection it is then closed.
+// with what was not read, in a later turn, and get an end that no Read or Write
+// has returned; if the peer has ended the connection it is then closed.
 //
 // When the connection was closed, by Close of the net.Conn or of c,
 // its methods return net.ErrClosed at once. After an error of the connection, Read and
@@ -100,7 +100,7 @@ type streamSink struct {
 	writer   waiter
 }
 
-// A waiter is a task that waits for something, or nobody.
+// A waiter is a task that waits for something, or empty.
 type waiter struct {
 	t   *Task
 	seq uint64
@@ -136,7 +136,7 @@ func (s *streamSink) end(err error) bool {
 	return true
 }
 
-// endOutput tells those who wait for output to be sent that they wait in vain: the
+// endOutput ends the waits for output to be sent, since it will not be: the
 // streams may hold what arrived before err, so that reading does not get to it, and
 // their task may wait for just that.
 func (s *streamSink) endOutput(err error) {

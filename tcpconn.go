@@ -264,7 +264,7 @@ type Conn struct {
 	data   any
 }
 
-// A connection is worked on by three parties and anybody else, and each of the
+// Three parties work on a connection, and other goroutines call it. Each of the
 // parties has its methods under a type of its own, so that it can be seen who calls
 // what. A Conn's own methods may be called by all; those that say so expect their
 // caller to hold the lock.
@@ -462,7 +462,7 @@ func connectContext(ctx context.Context, cfg *ConnConfig) (context.Context, cont
 }
 
 // Adopt takes over nc, a ready connection of an existing service, which must not
-// be used by anybody else from then on. OnConnect is called in a later turn. With
+// be used by other code from then on. OnConnect is called in a later turn. With
 // ConnConfig.TLS set, a handshake comes first, as a client unless TLSServer is set.
 // On error nc is left alone.
 func (l *Loop) Adopt(nc net.Conn, cfg *ConnConfig) (*Conn, error) {
@@ -527,7 +527,7 @@ func (cr *connReader) connect(ctx context.Context, network, address string) (net
 }
 
 // adopted brings up a connection that was accepted or adopted. ours says that
-// nobody else has nc.
+// no other code has nc.
 func (cr *connReader) adopted(nc net.Conn, conf *tls.Config, client, ours bool) {
 	c := (*Conn)(cr)
 	defer c.loop.wg.Done()
@@ -703,8 +703,8 @@ func (c *Conn) SetCallbacks(cfg *ConnConfig) {
 
 // Connected returns a future that succeeds when the connection is up, and fails
 // if it cannot be, or is closed before. Its callbacks, and tasks that wait for it,
-// run after OnConnect and before any data is delivered. With it somebody knows of a
-// failure, so without OnEvent the failure is not reported otherwise.
+// run after OnConnect and before any data is delivered. The future reports a failure,
+// so without OnEvent the failure is not reported otherwise.
 func (c *Conn) Connected() *Future[*Conn] {
 	c.core.Lock()
 	defer c.core.Unlock()

@@ -178,7 +178,7 @@ func (w *workers) drop(j *job) bool {
 }
 
 // gone tells the loop that j has ended. The dispatcher may have given up on it,
-// and nobody serves the channel then.
+// and nothing receives from the channel then.
 func (j *job) gone() {
 	select {
 	case j.loop.tasks <- (*workGoneTask)(j):

@@ -167,7 +167,7 @@ func (p *plan) workloads() []*workload {
 	all = append(all,
 		p.kernelOf(p.n, "timers-fire", "timers within 50 ms, until all have fired", "timer"),
 		p.kernelOf(p.n, "timers-stop", "timers made and stopped", "timer"),
-		p.kernelOf(p.n/5, "tasks-start", "tasks started and ended, with nobody asking for the result", "task"),
+		p.kernelOf(p.n/5, "tasks-start", "tasks started and ended, results ignored", "task"),
 		p.kernelOf(p.n/5, "tasks-taken", "tasks started and ended, with a callback for the result; goroutines, with a WaitGroup", "task"),
 		p.kernelOf(p.n, "tasks-yield", "turns of 100 tasks; of goroutines, that ask one and wait", "turn"),
 		p.kernelOf(p.n/50, "dns", fmt.Sprintf("names looked up, %d at a time", lookups), "name"),

@@ -632,7 +632,7 @@ func (n *Net) connect(s *netConn) {
 	s.out.push(segment{kind: segmentAccepted}, 0)
 }
 
-// closeAll ends what the test left open, so that no goroutine of it waits for ever.
+// closeAll ends what the test left open, so that no goroutine of it waits without end.
 func (n *Net) closeAll() {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -108,7 +108,7 @@ func NewConn(host netcore.Host, key Key) *Conn {
 	return c
 }
 
-// Attach gives the Conn its connection. ours says that nobody else can close nc.
+// Attach gives the Conn its connection. ours says that no other code can close nc.
 func (c *Conn) Attach(nc net.Conn, ours bool) {
 	c.remote = nc.RemoteAddr()
 	c.core.Attach(nc, ours)
@@ -560,9 +560,9 @@ func readError(err error) error {
 	return err
 }
 
-// maxSlack bounds what a response may consist of besides its head and its body:
+// maxSlack bounds what a response may consist of in addition to its head and body:
 // chunk sizes and their extensions. A server that sends nothing else would keep the
-// connection busy for ever.
+// connection busy without end.
 const maxSlack = 64 << 10
 
 var errSlack = errors.New("endless framing")

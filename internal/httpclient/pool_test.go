@@ -178,7 +178,7 @@ func TestPoolFollowsItsModel(t *testing.T) {
 		}
 		need := func(n int) {
 			if n == 0 {
-				t.Skip()
+				t.Skip("this step needs a connection")
 			}
 		}
 		t.Repeat(map[string]func(*rapid.T){
@@ -219,7 +219,7 @@ func TestPoolFollowsItsModel(t *testing.T) {
 			},
 			"close": func(t *rapid.T) {
 				if rapid.IntRange(0, 9).Draw(t, "seldom") > 0 {
-					t.Skip()
+					t.Skip("rarely")
 				}
 				m.pool.Close()
 				m.idle, m.closed = nil, true

@@ -173,8 +173,8 @@ func sendChunks(c *Conn, r io.Reader, buf []byte) (readErr, writeErr error) {
 
 const lastChunk = "0\r\n\r\n"
 
-// readSome reads at least one byte, or an error, and does not believe a reader
-// that returns nothing for ever.
+// readSome reads at least one byte, or an error. A reader that keeps returning
+// nothing is an error, too.
 func readSome(r io.Reader, p []byte) (int, error) {
 	for range 100 {
 		n, err := r.Read(p)

@@ -32,8 +32,8 @@ func malformed(err error) error {
 func tooLarge(what string) error { return fmt.Errorf("%w: %s", ErrTooLarge, what) }
 
 // ReadHead reads the head of the final response to a request with that method. Head
-// fields may have max bytes, those of interim responses (1xx) included, which
-// interim, if not nil, is told of; and so may trailer fields.
+// fields may have max bytes, including those of interim responses (1xx), for each of
+// which interim is called, if it is not nil. Trailer fields have the same bound.
 func (r *Response) ReadHead(c *Conn, method string, max int, interim Interim) error {
 	r.c = c
 	for left := max; ; {
@@ -58,7 +58,7 @@ func (r *Response) ReadHead(c *Conn, method string, max int, interim Interim) er
 	}
 }
 
-// An Interim is told of interim responses.
+// An Interim is called for each interim response.
 type Interim interface{ Interim(status int) }
 
 // begin begins the body.

@@ -34,7 +34,7 @@ const deafAfter = time.Second
 
 // Closing says that the connection is about to be ended by its goroutine, which it
 // wakes. From now on a writer that becomes idle wakes it, too. A net.Conn that does
-// not hear of it, because its deadlines do nothing, is closed when the output is
+// not notice, because its deadlines do nothing, is closed when the output is
 // sent. The caller holds the lock.
 func (c *Conn) Closing() {
 	c.closing, c.quiet = true, false
@@ -108,7 +108,7 @@ func (c *Conn) Finish(over bool) (lost int64) {
 	switch {
 	case c.mayGoOn():
 		lost = c.lingerAtEnd(over)
-	case c.WriteError() != nil: // nobody changes it any more
+	case c.WriteError() != nil: // it does not change any more
 		lost = c.unacked()
 	}
 	c.Lock()

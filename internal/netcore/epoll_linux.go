@@ -88,7 +88,7 @@ func realEpollWait(ep *epoll, events []epollEvent) int {
 // realEpollSet has fd watched for one event, which is then known as e.
 func realEpollSet(ep *epoll, fd uintptr, first bool, want uint32, e event) syscall.Errno {
 	// A parked connection that has had its event is watched no longer until it is
-	// parked again, so a late event costs nothing, and none can come for ever.
+	// parked again, so a late event costs nothing, and events cannot repeat.
 	ev := unix.EpollEvent{Events: want | unix.EPOLLONESHOT, Fd: int32(e.slot), Pad: int32(e.gen)}
 	op := unix.EPOLL_CTL_MOD
 	if first {

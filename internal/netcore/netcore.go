@@ -10,7 +10,7 @@
 //   - a writer, which hands output to the kernel. It is a job of a pool that never
 //     waits. When the kernel takes no more, a goroutine of its own, which may wait,
 //     takes over until all is written. There is never more than one writer;
-//   - anybody else, who appends output, leaves orders, and calls Wake.
+//   - other goroutines, which append output, leave orders, and call Wake.
 //
 // A connection is pulled from: its goroutine calls Read, which waits until there is
 // input or until Wake. What the caller does with the input, parse it on the spot or
@@ -110,7 +110,7 @@ type Conn struct {
 	// Set by Attach, before anything is read or written.
 	nc net.Conn
 	rc syscall.RawConn // nil: nc is no socket of package net
-	fd int32           // the descriptor, for writers, if nobody else can close it; or -1
+	fd int32           // the descriptor, for writers, if no other code can close it; or -1
 
 	unasked atomic.Bool // Unasked was called, and nothing was written since; set with the lock held
 
@@ -210,8 +210,8 @@ func newRunner(c *Conn) *runner {
 	return r
 }
 
-// Attach gives the connection what it is to move bytes with. ours says that nobody
-// else can close nc, so that its descriptor may be written to without asking.
+// Attach gives the connection what it is to move bytes with. ours says that no
+// other code can close nc, so that its descriptor may be written to without asking.
 func (c *Conn) Attach(nc net.Conn, ours bool) {
 	c.Lock()
 	defer c.Unlock()

@@ -14,7 +14,7 @@ var ErrParked = errors.New("netcore: parked")
 // Start has Serve of the user called on a new goroutine, for the first time. If there
 // is nothing to do yet the connection is parked at once: most connections wait most
 // of the time, and the runtime never gives the memory of goroutines back, so those
-// that all connections have when they are new would count for ever.
+// that all connections have when they are new would never be freed.
 func (c *Conn) Start() {
 	if c.parkable() {
 		p := c.user.Poller()
@@ -98,8 +98,8 @@ func (c *Conn) leave(p *Poller, r *runner) bool {
 	return true
 }
 
-// resume has somebody run the connection, whose place the caller has turned from
-// parked to running. event says that the peer is the reason.
+// resume has a worker or a goroutine run the connection, whose place the caller has
+// turned from parked to running. event says that the peer is the reason.
 func (c *Conn) resume(event bool) {
 	p := c.user.Poller()
 	busy := false
@@ -190,7 +190,7 @@ func (p *Poller) staff() {
 	case p.head == len(p.queue):
 	case p.idle > 0:
 		p.idle--
-		p.tokens <- struct{}{} // has room: one slot a worker
+		p.tokens <- struct{}{} // has room: one slot per worker
 	case p.workers < cap(p.tokens):
 		p.workers++
 		p.wg.Go(p.work)

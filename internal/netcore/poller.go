@@ -17,10 +17,10 @@ import (
 //
 //   - A connection alone uses its descriptor, also to have it watched. The poller
 //     neither reads, nor writes, nor closes it.
-//   - Whoever turns the place of a connection from parked to running, by one
-//     compare-and-swap, owns the connection: the goroutine of the poller for an
+//   - The goroutine that turns the place of a connection from parked to running, by
+//     one compare-and-swap, owns the connection: the goroutine of the poller for an
 //     event, the caller of Wake for an order, a sweep for a deadline. It has the
-//     connection resumed, and nobody else does. Nothing but these three resumes a
+//     connection resumed. Nothing but these three resumes a
 //     connection: the kernel says nothing of a descriptor that is closed, and the
 //     deadlines of a net.Conn wake only those who wait in it.
 //   - Events are known by the slot of their connection and by its generation, which
@@ -451,7 +451,7 @@ func (r *runner) look(mayPark bool) (changed bool) {
 }
 
 // sweepParked returns the parked connections whose deadline comes, or whose
-// descriptor somebody else may have closed. The caller holds the lock.
+// descriptor other code may have closed. The caller holds the lock.
 func (p *Poller) sweepParked(now time.Duration) (late []*Conn) {
 	check := p.shared > 0 && now >= p.checked+checkEvery
 	by := now + early()

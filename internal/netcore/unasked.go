@@ -67,7 +67,7 @@ func (c *Conn) heardUnasked(got bool) {
 // mayBegin is asked by a writer before it writes. The caller holds the lock.
 func (c *Conn) mayBegin() bool {
 	if !c.unasked.Load() || c.sec != nil && c.sec.sealed == 0 {
-		return true // the latter is output of TLS itself, to which nobody answers
+		return true // the latter is output of TLS itself, which has no response
 	}
 	if c.fd >= 0 && !sockio.Quiet(uintptr(c.fd)) || c.fd < 0 && c.HasInput() {
 		c.cut = true // the goroutine is about to read it

@@ -195,7 +195,7 @@ func (c *Conn) readDeadline() time.Time {
 }
 
 // HearsDeadlines reports whether the goroutine can be got out of Read without
-// closing the connection. As far as nc says: it may say so and do nothing. Anybody
+// closing the connection. As far as nc says: it may say so and do nothing. Any goroutine
 // may call it, but only while no read deadline of the user's is set. The caller
 // holds the lock.
 func (c *Conn) HearsDeadlines() bool {

@@ -399,7 +399,7 @@ func (c *Conn) writeNow(views [][]byte) (int, syscall.Errno) {
 	if c.fd >= 0 {
 		return writeFD(uintptr(c.fd), views)
 	}
-	// Somebody else may close the descriptor, so that only its owner can be trusted
+	// Other code may close the descriptor, so that only its owner can be trusted
 	// with the number. That takes views of its own: those of Flush are to stay on
 	// the stack.
 	w := c.slow

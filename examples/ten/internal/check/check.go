@@ -37,7 +37,7 @@ func Main(m *testing.M, run func()) {
 func command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	if runtime.GOOS == "windows" {
-		t.Skip("a process of Windows cannot be sent SIGTERM")
+		t.Skip("Windows cannot send SIGTERM to a process")
 	}
 	self, err := os.Executable()
 	if err != nil {
