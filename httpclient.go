@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"reflect"
 	"sync"
@@ -90,6 +91,16 @@ type HTTPClientConfig struct {
 
 	// UserAgent is sent unless the request has the field. Empty: "eventloop".
 	UserAgent string
+
+	// Jar has the cookies of the client, as in net/http: those that it has for a URL
+	// are sent, also after a redirect, and it is given those that a response sets,
+	// also one that redirects. Cookies of the user, in a Cookie field of
+	// HTTPOptions.Headers, are sent before them; one of them is no longer sent after
+	// a redirect whose response sets a cookie with its name. Jar is called on a
+	// goroutine of the request, not on the loop, and must be safe for use by several
+	// goroutines; that of package net/http/cookiejar is. A panic in it is the error
+	// of the request. If nil, cookies are neither kept nor sent.
+	Jar http.CookieJar
 
 	// Proxy returns the proxy for a request to u, nil for none. Its scheme is
 	// http, https, socks5 or socks5h; user and password are sent to it. An HTTP
@@ -253,6 +264,10 @@ type HTTPOptions struct {
 	// there is a BodyReader: then the answer is the result. Authorization and
 	// Cookie are not sent to another scheme, host or port.
 	MaxRedirects int
+
+	// Jar is used instead of HTTPClientConfig.Jar, so that sessions with cookies of
+	// their own can share the connections of a client. Nil: HTTPClientConfig.Jar.
+	Jar http.CookieJar
 
 	// OnBody is called on the loop with each piece of the body of the answer as
 	// it arrives, and HTTPResponse.Body stays nil. Nothing more is read until it

@@ -48,6 +48,7 @@ type httpCall struct {
 	retried   bool        // it was sent twice
 	upload    *httpUpload // sends the body meanwhile; nil if none is needed
 	slow      *slowStart  // see start
+	extra     *callExtra  // see more
 
 	deadline   time.Time
 	releaseCtx func() bool // stops watching ctx
@@ -74,6 +75,19 @@ func (c *httpCall) start() *slowStart {
 		c.slow = &slowStart{}
 	}
 	return c.slow
+}
+
+// A callExtra is what only requests have that need more than most.
+type callExtra struct {
+	cookies string // of the jar, for the present target
+}
+
+// more returns the callExtra of the request.
+func (c *httpCall) more() *callExtra {
+	if c.extra == nil {
+		c.extra = &callExtra{}
+	}
+	return c.extra
 }
 
 // noOptions are those of a request that was given none. They are not changed.
@@ -313,7 +327,7 @@ func (c *httpCall) resolve(res *HTTPResponse, err error) {
 		c.future.finishFrom(origin{kind: kindHTTPClient, at: c.at}, futureResolved, res, err)
 	}
 	l := c.loop
-	c.opts, c.target, c.route, c.slow = &noOptions, nil, nil, nil // the future may live on
+	c.opts, c.target, c.route, c.slow, c.extra = &noOptions, nil, nil, nil, nil // the future may live on
 	l.unregister(&c.handle)
 	if l.ended.Load() {
 		l.wake() // closeAll waits for the last handle
@@ -392,8 +406,11 @@ func (c *httpCall) closeUnused() {
 	}
 }
 
-// follow makes the request the one for the target that an answer led to.
-func (c *httpCall) follow(status int, next *httpTarget) {
+// follow makes the request the one for next, the target that res leads to.
+func (c *httpCall) follow(res *HTTPResponse, next *httpTarget) {
+	if c.jar() != nil {
+		c.overrideCookies(cookiesOf(res.Headers))
+	}
 	if !c.target.sameOrigin(next) {
 		c.opts.Headers = slices.DeleteFunc(slices.Clone(c.opts.Headers), func(h HTTPHeader) bool {
 			return http1.EqualFold(h.Name, "Authorization") || http1.EqualFold(h.Name, "Cookie") ||
@@ -401,7 +418,7 @@ func (c *httpCall) follow(status int, next *httpTarget) {
 		})
 		c.opts.Host = ""
 	}
-	if status != 307 && status != 308 {
+	if res.Status != 307 && res.Status != 308 {
 		if c.method != "HEAD" {
 			c.method = "GET"
 		}
@@ -436,8 +453,12 @@ func (c *httpCall) head(route *httpRoute) *httpclient.Head {
 		h.Add("User-Agent", c.client.cfg.UserAgent)
 	}
 	c.addOwn(h, route)
+	jar := c.extra != nil && c.extra.cookies != ""
+	if jar {
+		h.Add("Cookie", c.cookieField(c.extra.cookies))
+	}
 	for i := range c.opts.Headers {
-		if f := &c.opts.Headers[i]; c.sends(f) {
+		if f := &c.opts.Headers[i]; c.sends(f) && !(jar && http1.EqualFold(f.Name, "Cookie")) {
 			h.Add(f.Name, f.Value)
 		}
 	}

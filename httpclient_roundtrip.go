@@ -25,10 +25,10 @@ type requestEnd struct {
 // once, or one that is dialed. Or the request waits until one is free.
 func (c *httpCall) submit() {
 	client := c.client
-	if c.route == nil && client.ownProxy && c.opts.UnixSocket == "" {
-		client.loop.wg.Go(func() { // Proxy is of the application
+	if c.jar() != nil || c.route == nil && client.ownProxy && c.opts.UnixSocket == "" {
+		client.loop.wg.Go(func() { // Jar and Proxy are of the application
 			client.loop.worksFor(&c.handle)
-			if err := aside(c.findRoute); err != nil {
+			if err := aside(c.prepareHop); err != nil {
 				c.finish(nil, err)
 			} else {
 				c.getConn()
@@ -41,6 +41,12 @@ func (c *httpCall) submit() {
 		return
 	}
 	c.getConn()
+}
+
+// prepareHop finds out what the request to the present target needs.
+func (c *httpCall) prepareHop() error {
+	c.loadCookies()
+	return c.findRoute()
 }
 
 // findRoute finds the way to the target.
@@ -197,7 +203,7 @@ func (c *httpCall) conclude(end *requestEnd) {
 	case int(c.redirects) == c.opts.MaxRedirects:
 		c.finish(nil, ErrHTTPRedirects)
 	default:
-		c.follow(end.res.Status, end.next)
+		c.follow(end.res, end.next)
 		c.submit()
 	}
 }
@@ -211,7 +217,9 @@ func (c *httpCall) exchange(conn *httpclient.Conn, end *requestEnd) {
 	}
 	conn.SetKeepAlive(resp.KeepAliveTimeout())
 	end.res = c.response(conn, resp)
-	end.err = c.receive(resp, end)
+	if end.err = c.storeCookies(resp); end.err == nil {
+		end.err = c.receive(resp, end)
+	}
 	end.reusable = end.err == nil && !c.close && resp.Reusable()
 }
 

@@ -1,0 +1,102 @@
+package eventloop
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/onloop/eventloop/internal/http1"
+	"github.com/onloop/eventloop/internal/httpclient"
+)
+
+// jar returns the cookie jar of the request, nil if there is none.
+func (c *httpCall) jar() http.CookieJar {
+	if c.opts.Jar != nil {
+		return c.opts.Jar
+	}
+	return c.client.cfg.Jar
+}
+
+// loadCookies asks the jar for the cookies of the request. It is code of the
+// application.
+func (c *httpCall) loadCookies() {
+	jar := c.jar()
+	if jar == nil {
+		return
+	}
+	r := http.Request{Header: make(http.Header)}
+	for _, cookie := range jar.Cookies(c.cookieURL()) {
+		r.AddCookie(cookie)
+	}
+	c.more().cookies = r.Header.Get("Cookie")
+}
+
+// storeCookies gives the jar the cookies of a response.
+func (c *httpCall) storeCookies(resp *httpclient.Response) error {
+	jar := c.jar()
+	if jar == nil {
+		return nil
+	}
+	set := cookiesOf(headersOf(resp.Fields, 0))
+	if len(set) == 0 {
+		return nil
+	}
+	return aside(func() error { jar.SetCookies(c.cookieURL(), set); return nil })
+}
+
+// cookieURL returns the URL by which the jar knows the server. As in net/http, its
+// host is the one that is sent.
+func (c *httpCall) cookieURL() *url.URL {
+	u := *c.target.u
+	u.User, u.Host = nil, c.hostField()
+	return &u
+}
+
+// cookiesOf returns the cookies that a response sets.
+func cookiesOf(headers HTTPHeaders) []*http.Cookie {
+	lines := headers.Values("Set-Cookie")
+	if lines == nil {
+		return nil
+	}
+	r := http.Response{Header: http.Header{"Set-Cookie": lines}}
+	return r.Cookies()
+}
+
+// cookieField returns the value of the field Cookie: the cookies that the caller gave,
+// then those of the jar, as in net/http. It is one field (RFC 6265 section 5.4).
+func (c *httpCall) cookieField(jar string) string {
+	return strings.Join(append(c.opts.Headers.Values("Cookie"), jar), "; ")
+}
+
+// overrideCookies takes the cookies that a response has set out of those that the
+// caller gave: the jar has the new ones. The domain and the path of the caller's are
+// not known, so the names alone decide, as in net/http.
+func (c *httpCall) overrideCookies(set []*http.Cookie) {
+	if len(set) == 0 {
+		return
+	}
+	headers := slices.Clone(c.opts.Headers)
+	for i := range headers {
+		if f := &headers[i]; http1.EqualFold(f.Name, "Cookie") {
+			f.Value = withoutCookies(f.Value, set)
+		}
+	}
+	c.opts.Headers = slices.DeleteFunc(headers, func(f HTTPHeader) bool {
+		return f.Value == "" && http1.EqualFold(f.Name, "Cookie")
+	})
+}
+
+// withoutCookies takes the cookies whose names are in set out of a Cookie field.
+func withoutCookies(field string, set []*http.Cookie) string {
+	var kept []string
+	for pair := range strings.SplitSeq(field, ";") {
+		pair = strings.TrimSpace(pair)
+		name, _, _ := strings.Cut(pair, "=")
+		named := func(c *http.Cookie) bool { return c.Name == name }
+		if pair != "" && !slices.ContainsFunc(set, named) {
+			kept = append(kept, pair)
+		}
+	}
+	return strings.Join(kept, "; ")
+}
