@@ -239,6 +239,35 @@ func ExampleHTTPRequest_RespondStream() {
 	// cancelled: true
 }
 
+// A response is judged by its head: what is too long is not read.
+func ExampleHTTPOptions_onResponse() {
+	err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+			r.Respond(200, nil, make([]byte, 10<<20))
+		}, nil)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithCancelCause(context.Background())
+		l.HTTP().Do(ctx, "GET", "http://"+s.Addr().String(), &eventloop.HTTPOptions{
+			OnResponse: func(res *eventloop.HTTPResponse) {
+				fmt.Println(res.Status, res.Header("Content-Length"))
+				cancel(errors.New("too long"))
+			},
+		}).Then(func(_ *eventloop.HTTPResponse, err error) {
+			fmt.Println(context.Cause(ctx))
+			s.Close()
+		})
+		return nil
+	})
+	if err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// 200 10485760
+	// too long
+}
+
 // Requests are sent at once and wait for each other as futures do.
 func ExampleLoop_HTTP() {
 	ctx := context.Background()

@@ -269,6 +269,20 @@ type HTTPOptions struct {
 	// their own can share the connections of a client. Nil: HTTPClientConfig.Jar.
 	Jar http.CookieJar
 
+	// OnResponse is called on the loop when the head of the response is there: once per
+	// request, before the first OnBody and before the future has its result. Nothing
+	// more is read until it has returned. res is what the future will succeed with,
+	// except that Body, Trailers and Timing.Total are not known yet, and that, with
+	// Decompress and without OnBody, Headers still has Content-Encoding and
+	// Content-Length. To end the request there, end its ctx.
+	//
+	// OnResponse is called for each response that is the result, whatever its status,
+	// also for one without a body, such as a response to HEAD. It is not called for
+	// interim responses (1xx, except 101) or for a response whose redirect is followed.
+	// It is not called if the request fails before the head is there, or after the end
+	// of ctx. If the request fails later, the future tells.
+	OnResponse func(res *HTTPResponse)
+
 	// OnBody is called on the loop with each piece of the body of the answer as
 	// it arrives, and HTTPResponse.Body stays nil. Nothing more is read until it
 	// has returned: see also HTTPResponse.PauseReading. res is what the future
@@ -294,8 +308,8 @@ type HTTPOptions struct {
 	Close bool
 }
 
-// An HTTPResponse is the answer to a request. Unless the request is still going
-// on, in OnBody, it does not change any more.
+// An HTTPResponse is the response to a request. It changes only until the future of
+// the request has its result, which OnResponse and OnBody come before.
 type HTTPResponse struct {
 	Status int    // such as 200
 	Reason string // such as "OK"; may be empty
@@ -320,7 +334,7 @@ type HTTPResponse struct {
 	TLS        *tls.ConnectionState // nil without TLS
 	Timing     HTTPTiming
 
-	stream *httpStream // of OnBody
+	stream *httpStream // of OnResponse and OnBody
 }
 
 // Header returns the value of the first field with that name, "" if there is

@@ -136,15 +136,16 @@ func (u *httpUpload) mayBegin() bool {
 	}
 }
 
-// An httpStream hands the body of an answer to OnBody, piece by piece. The
-// goroutine of the request has one piece at a time with the dispatcher.
+// An httpStream hands a response to OnResponse, and then its body to OnBody, piece by
+// piece. The goroutine of the request has one piece at a time with the dispatcher.
 type httpStream struct {
 	call  *httpCall
+	conn  *httpclient.Conn
 	res   *HTTPResponse
-	chunk *sockio.Buffer // with the dispatcher
+	chunk *sockio.Buffer // with the dispatcher; nil: the head
 	back  chan struct{}  // the dispatcher is done with chunk; one slot
 	again chan struct{}  // reading was resumed; one slot
-	panic *PanicError    // of OnBody
+	panic *PanicError    // of OnResponse or OnBody
 
 	mu     sync.Mutex // guards the following
 	paused bool
@@ -153,13 +154,13 @@ type httpStream struct {
 }
 
 // PauseReading stops OnBody, and soon reading itself, so that the server has to
-// wait. Called on the loop, no OnBody comes after it. The total timeout of the
-// request goes on.
+// wait. If it is called on the loop, no OnBody comes after it. The total timeout of the
+// request continues. Without OnBody it has no effect.
 func (r *HTTPResponse) PauseReading() {
 	if s := r.stream; s != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.paused = true
+		s.pause(true)
 	}
 }
 
@@ -171,21 +172,51 @@ func (r *HTTPResponse) ResumeReading() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.paused = false
+	s.pause(false)
 	if s.held {
 		s.held = false
 		s.again <- struct{}{} // empty: it was filled once for each held chunk
 	}
 }
 
-// stream reads the body for OnBody.
-func (c *httpCall) stream(res *HTTPResponse, resp *httpclient.Response) error {
+// pause pauses reading or resumes it. During a pause the silence of the server does not
+// count. The caller holds the lock.
+func (s *httpStream) pause(paused bool) {
+	if s.paused == paused {
+		return
+	}
+	s.paused = paused
+	c := s.call
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn != nil {
+		c.conn.Hold(paused)
+	}
+}
+
+// stream calls OnResponse, and reads the body, for OnBody if there is one.
+func (c *httpCall) stream(res *HTTPResponse, conn *httpclient.Conn) error {
 	s := &httpStream{
-		call: c, res: res,
+		call: c, conn: conn, res: res,
 		back: make(chan struct{}, 1), again: make(chan struct{}, 1),
 	}
 	res.stream = s
-	body := c.decoder(res, resp)
+	resp := conn.Response()
+	var body io.Reader
+	if c.opts.OnBody != nil {
+		body = c.decoder(res, resp) // changes the headers
+	}
+	if c.opts.OnResponse != nil && !s.hand(nil) {
+		return s.failure()
+	}
+	if body == nil {
+		return c.readBody(res, resp)
+	}
+	return s.readPieces(body)
+}
+
+// readPieces hands the body to OnBody.
+func (s *httpStream) readPieces(body io.Reader) error {
 	size := 4 << 10
 	for {
 		b := sockio.GetBuffer(size)
@@ -249,9 +280,10 @@ func (e *lastError) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// hand gives b to OnBody and waits until it is done with it. It returns false if
-// the request ends.
+// hand gives b to OnBody, or the head to OnResponse if b is nil, and waits until that
+// has returned. It returns false if the request ends.
 func (s *httpStream) hand(b *sockio.Buffer) bool {
+	defer s.conn.Renew()
 	l := s.call.client.loop
 	ended := s.call.waitContext().Done()
 	s.chunk = b
@@ -288,7 +320,7 @@ func (s *httpStream) failure() error {
 	return contextError(s.call.waitContext())
 }
 
-// run calls OnBody. On the loop.
+// run calls OnResponse or OnBody. On the loop.
 func (s *httpStream) run() {
 	s.mu.Lock()
 	if s.paused && !s.over {
@@ -303,5 +335,9 @@ func (s *httpStream) run() {
 		return
 	}
 	defer s.call.client.loop.caught(func(err error) { s.panic, _ = err.(*PanicError) })
-	s.call.opts.OnBody(s.res, s.chunk.Bytes())
+	if s.chunk == nil {
+		s.call.opts.OnResponse(s.res)
+	} else {
+		s.call.opts.OnBody(s.res, s.chunk.Bytes())
+	}
 }

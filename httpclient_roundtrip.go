@@ -218,7 +218,7 @@ func (c *httpCall) exchange(conn *httpclient.Conn, end *requestEnd) {
 	conn.SetKeepAlive(resp.KeepAliveTimeout())
 	end.res = c.response(conn, resp)
 	if end.err = c.storeCookies(resp); end.err == nil {
-		end.err = c.receive(resp, end)
+		end.err = c.receive(conn, end)
 	}
 	end.reusable = end.err == nil && !c.close && resp.Reusable()
 }
@@ -360,15 +360,16 @@ func tlsOf(conn *httpclient.Conn) interface{ ConnectionState() tls.ConnectionSta
 const maxDiscard = 64 << 10
 
 // receive reads the body of the response.
-func (c *httpCall) receive(resp *httpclient.Response, end *requestEnd) (err error) {
+func (c *httpCall) receive(conn *httpclient.Conn, end *requestEnd) (err error) {
+	resp := conn.Response()
 	end.next, err = c.redirectTarget(resp)
 	switch {
 	case end.next != nil || err != nil:
 		resp.Discard(maxDiscard)
 		end.over = time.Now()
 		return err
-	case c.opts.OnBody != nil:
-		err = c.stream(end.res, resp)
+	case c.opts.OnResponse != nil || c.opts.OnBody != nil:
+		err = c.stream(end.res, conn)
 	default:
 		err = c.readBody(end.res, resp)
 	}

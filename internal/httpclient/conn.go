@@ -95,6 +95,7 @@ type Conn struct {
 	deadline time.Time // of the request
 	silence  time.Duration
 	since    time.Time // when the silence began
+	held     bool      // the silence does not count
 	armed    time.Time // read deadline that is set
 	fired    bool      // it has passed
 	room     sync.Cond // there is room for more output
@@ -177,7 +178,7 @@ func (c *Conn) Tunneled() { c.uses = 0 }
 func (c *Conn) bound(deadline time.Time, silence time.Duration) {
 	c.state = connBusy
 	c.deadline, c.since, c.out = deadline, time.Now(), 0
-	c.writing, c.stopped = false, false
+	c.writing, c.stopped, c.held = false, false, false
 	if c.silence != silence {
 		c.silence = silence
 		if c.core.Raw() { // else due sees to it
@@ -325,6 +326,23 @@ func (c *Conn) settle() {
 	c.settling = false
 }
 
+// Renew says that the response was not read for some time, which was not the server's
+// fault: the silence begins now.
+func (c *Conn) Renew() {
+	c.core.Lock()
+	defer c.core.Unlock()
+	c.since = time.Now()
+}
+
+// Hold says whether the silence of the server counts. Any goroutine may call it, but only
+// while c carries the request.
+func (c *Conn) Hold(held bool) {
+	c.core.Lock()
+	defer c.core.Unlock()
+	c.held, c.since = held, time.Now()
+	c.core.Wake() // the goroutine has another deadline
+}
+
 // Interrupt makes all reading and writing fail, now and later. Any goroutine may call
 // it.
 func (c *Conn) Interrupt() {
@@ -437,7 +455,7 @@ func (c *Conn) due(now time.Time) time.Time {
 	if c.state == connIdle {
 		return c.until
 	}
-	if c.silence <= 0 {
+	if c.silence <= 0 || c.held {
 		return c.deadline
 	}
 	silent := c.since.Add(c.silence)
