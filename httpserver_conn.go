@@ -669,7 +669,7 @@ func (c *httpConn) await() httpOutcome {
 			c.abandon(r)
 			return httpEnds
 		case stepBody:
-			c.moveBody(r)
+			r.moveBody()
 		case stepAhead:
 			if !c.readAhead() {
 				return httpLeaves
@@ -694,7 +694,7 @@ func (c *httpConn) await() httpOutcome {
 func (c *httpConn) nextStep(r *HTTPRequest) httpStep {
 	st := r.stream
 	if st != nil && !st.held {
-		c.consumePiece(st)
+		c.consumePiece()
 	}
 	switch state := r.state(); {
 	case st.inUse(r.over()):
@@ -710,7 +710,7 @@ func (c *httpConn) nextStep(r *HTTPRequest) httpStep {
 		return stepLost
 	case st.wanted():
 		return stepBody
-	case !r.delayed && (c.corked || st != nil && !st.whole):
+	case !r.delayed && (c.corked || st.reads()):
 		return stepWait // for the handler to return
 	}
 	if c.corked { // the response may take long

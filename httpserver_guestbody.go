@@ -3,7 +3,6 @@ package eventloop
 import (
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"time"
 
@@ -11,61 +10,62 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// A guestBody is the body of a request that came through a server that is not
-// ours, and is taken with OnBody. A goroutine of its own reads it, because a
-// response cannot interrupt a read from such a server.
+// A guestBody reads the body of a request that came through a server that is not ours.
+// If the body is a stream, a goroutine of its own does, because a response cannot
+// interrupt a read from such a server.
 type guestBody struct {
+	loop      *Loop
 	src       io.Reader
-	left      int64         // of what was announced; negative: nothing was
-	interrupt func()        // makes a read return soon
-	feed      chan struct{} // wakes the goroutine; one slot
-	ended     chan struct{} // closed by it
+	left      int64          // of what was announced; negative: nothing was
+	err       error          // of src, that follows the last piece
+	buf       *sockio.Buffer // that pieces are read into
+	interrupt func()         // makes a read return soon
+	feed      chan struct{}  // wakes the goroutine; one slot
+	ended     chan struct{}  // closed by it
+}
+
+// nextPiece implements bodySource.
+func (b *guestBody) nextPiece() ([]byte, error) {
+	for b.err == nil {
+		n, err := b.src.Read(b.buf.Room())
+		b.left -= int64(n)
+		b.err = b.whole(err)
+		b.loop.count.httpBytesIn.Add(uint64(n))
+		if n > 0 {
+			return b.buf.Room()[:n], nil
+		}
+	}
+	return nil, b.err
+}
+
+// whole returns err as an error of ours, and for an end that comes too early, of which
+// fasthttp does not tell, one.
+func (b *guestBody) whole(err error) error {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case err == io.EOF && b.left > 0:
+		return io.ErrUnexpectedEOF
+	case errors.As(err, &tooLarge):
+		return fasthttp.ErrBodyTooLarge
+	}
+	return err
 }
 
 // takeBody reads the body of r, or makes it a stream if it is long. length is
 // what was announced, -1 if nothing was.
 func (r *HTTPRequest) takeBody(src io.Reader, length int64, interrupt func()) error {
-	over := r.guest().cfg.MaxInlineBody
-	whole := src
-	if over > 0 && length <= over {
-		whole = io.LimitReader(src, over+1)
+	if length == 0 {
+		return nil
 	}
-	var body []byte
-	if over <= 0 || length <= over {
-		var err error
-		if body, err = io.ReadAll(whole); err != nil {
-			return err
-		}
-		if int64(len(body)) < length { // which fasthttp does not tell
-			return io.ErrUnexpectedEOF
-		}
-		if over <= 0 || int64(len(body)) <= over {
-			if len(body) > 0 {
-				r.body = body
-			}
-			return nil
-		}
+	b := &guestBody{loop: r.loop, src: src, left: length, interrupt: interrupt, buf: sockio.GetBuffer(16 << 10)}
+	err := r.readBody(b, length)
+	if r.stream == nil {
+		b.buf.Release()
+		return err
 	}
-	r.stream = &bodyStream{first: body}
-	r.guest().body = &guestBody{src: src, left: length, interrupt: interrupt, feed: make(chan struct{}, 1), ended: make(chan struct{})}
+	b.feed, b.ended = make(chan struct{}, 1), make(chan struct{})
+	r.guest().body = b
 	return nil
-}
-
-// bodyRefusal returns the status for a body that could not be read.
-func bodyRefusal(err error) int {
-	var ne net.Error
-	switch {
-	case isTooLarge(err):
-		return http.StatusRequestEntityTooLarge
-	case errors.As(err, &ne) && ne.Timeout():
-		return http.StatusRequestTimeout
-	}
-	return http.StatusBadRequest
-}
-
-func isTooLarge(err error) bool {
-	var tooLarge *http.MaxBytesError
-	return errors.Is(err, fasthttp.ErrBodyTooLarge) || errors.As(err, &tooLarge)
 }
 
 // startBody begins to read a body that is a stream.
@@ -107,30 +107,11 @@ func (r *HTTPRequest) isPumping() bool {
 
 // pumpBody is the goroutine. It reads a piece when the application wants one.
 func (r *HTTPRequest) pumpBody() {
-	b, st := r.guest().body, r.stream
+	b := r.guest().body
 	defer close(b.ended)
-	buf := sockio.GetBuffer(16 << 10)
-	defer buf.Release()
+	defer b.buf.Release()
 	for r.awaitFeed() {
-		n, err := len(st.first), error(nil)
-		piece := st.first
-		if st.first = nil; n == 0 {
-			n, err = b.src.Read(buf.Room())
-			piece = buf.Room()[:n]
-		}
-		if b.left >= 0 {
-			if b.left -= int64(n); err == io.EOF && b.left > 0 {
-				err = io.ErrUnexpectedEOF // which fasthttp does not tell
-			}
-		}
-		r.loop.count.httpBytesIn.Add(uint64(n))
-		if n > 0 && !r.giveBody(piece) {
-			return
-		}
-		if err != nil {
-			r.endGuestBody(err)
-			return
-		}
+		r.moveBody()
 	}
 }
 
@@ -138,9 +119,9 @@ func (r *HTTPRequest) pumpBody() {
 func (r *HTTPRequest) awaitFeed() bool {
 	for {
 		r.mu.Lock()
-		st := r.stream
-		wanted, over := st.wanted(), r.over()
-		busy := st.held && !st.parked
+		st, over := r.stream, r.over()
+		wanted, busy := st.wanted(), st.inUse(over)
+		over = over || st.ended
 		r.mu.Unlock()
 		switch {
 		case busy: // the dispatcher has the piece, whatever has become of the request
@@ -155,68 +136,6 @@ func (r *HTTPRequest) awaitFeed() bool {
 			return false // no callback runs any more
 		}
 	}
-}
-
-// giveBody hands a piece to the dispatcher, and returns false if the loop has
-// ended.
-func (r *HTTPRequest) giveBody(piece []byte) bool {
-	r.mu.Lock()
-	r.stream.piece, r.stream.held = piece, true
-	r.mu.Unlock()
-	return r.loop.Post((*httpBodyTask)(r).run) == nil
-}
-
-// endGuestBody tells r how its body ended, after the last piece.
-func (r *HTTPRequest) endGuestBody(err error) {
-	r.awaitGiven()
-	if err == io.EOF {
-		err = nil
-	} else {
-		err = r.opError(err)
-	}
-	r.mu.Lock()
-	st := r.stream
-	told := st.ended // by lose
-	if !told {
-		st.ended, st.err = true, err
-	}
-	r.mu.Unlock()
-	if !told {
-		r.loop.Post((*httpBodyTask)(r).run)
-	}
-}
-
-// awaitGiven waits until the dispatcher has given the last piece back, which it
-// keeps during a pause.
-func (r *HTTPRequest) awaitGiven() {
-	for {
-		r.mu.Lock()
-		st := r.stream
-		wait := st.held && (!st.parked || !r.over())
-		r.mu.Unlock()
-		if !wait {
-			return
-		}
-		select {
-		case <-r.guest().body.feed:
-		case <-r.loop.ctx.Done():
-			return
-		}
-	}
-}
-
-// A boundedBody is a body of at most left bytes.
-type boundedBody struct {
-	src  io.Reader
-	left int64
-}
-
-func (b *boundedBody) Read(p []byte) (int, error) {
-	n, err := b.src.Read(p)
-	if b.left -= int64(n); b.left < 0 {
-		return 0, fasthttp.ErrBodyTooLarge
-	}
-	return n, err
 }
 
 // soon is when a read for a body that is not wanted any more ends.

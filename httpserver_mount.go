@@ -2,6 +2,7 @@ package eventloop
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"io"
@@ -27,6 +28,7 @@ type guest struct {
 	req      *http.Request // nil unless the server is one of net/http
 	canFlush bool          // the server can send a part of an answer
 	cfg      *HTTPServerConfig
+	handle   func(r *HTTPRequest)
 	body     *guestBody // nil unless the body is a stream
 	remote   net.Addr
 	tls      *tls.ConnectionState
@@ -54,6 +56,10 @@ func (g *guest) context() context.Context {
 	}
 	return g.loop.ctx
 }
+
+func (g *guest) handler() func(*HTTPRequest) { return g.handle }
+func (g *guest) mayUpgrade() bool            { return false }
+func (g *guest) send(t task)                 { g.loop.Post(t.run) } // the goroutine may outlive the loop
 
 func (g *guest) event(_ *HTTPRequest, err error) {
 	g.loop.count.errors.Add(1)
@@ -162,13 +168,13 @@ func (cfg *HTTPServerConfig) FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fa
 	cfg = cfg.withDefaults()
 	return func(ctx *fasthttp.RequestCtx) {
 		r := fastRequest(l, ctx)
-		r.guest().cfg = cfg
+		r.guest().cfg, r.guest().handle = cfg, h
 		if err := r.takeFastBody(ctx); err != nil {
-			refuseFast(ctx, bodyRefusal(err))
+			refuseFast(ctx, cmp.Or(bodyRefusal(err), http.StatusBadRequest))
 			return
 		}
 		r.startBody()
-		if !r.run(h, nil) {
+		if !r.run(nil) {
 			ctx.Response.Header.SetNoDefaultContentType(true)
 			ctx.SetStatusCode(fasthttp.StatusServiceUnavailable)
 			r.stopBody()
@@ -216,7 +222,7 @@ func (r *HTTPRequest) takeFastBody(ctx *fasthttp.RequestCtx) error {
 		if length > most {
 			return fasthttp.ErrBodyTooLarge
 		}
-		src = &boundedBody{src, most}
+		src = http.MaxBytesReader(nil, io.NopCloser(src), most)
 	}
 	return r.takeBody(src, length, func() { ctx.Conn().SetReadDeadline(longAgo) })
 }
@@ -265,9 +271,9 @@ func guestRequest(l *Loop, method, uri string, fields HTTPHeaders) *HTTPRequest 
 
 // run hands r to the loop and waits until an answer has begun. It returns false
 // if there will be none. gone ends when the client does, if that is known.
-func (r *HTTPRequest) run(h func(r *HTTPRequest), gone <-chan struct{}) bool {
+func (r *HTTPRequest) run(gone <-chan struct{}) bool {
 	r.loop.count.httpRequests.Add(1)
-	if err := r.loop.Post(func() { r.deliver(h) }); err != nil {
+	if err := r.loop.Post((*httpRequestTask)(r).run); err != nil {
 		r.lose(ErrLoopClosed)
 		return false
 	}
@@ -513,7 +519,7 @@ func (cfg *HTTPServerConfig) HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.H
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r, err := netRequest(l, cfg, w, req)
 		if err != nil {
-			status := bodyRefusal(err)
+			status := cmp.Or(bodyRefusal(err), http.StatusBadRequest)
 			http.Error(w, http.StatusText(status), status)
 			return
 		}
@@ -522,7 +528,8 @@ func (cfg *HTTPServerConfig) HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.H
 			r.startBody()
 			defer r.stopBody()
 		}
-		if !r.run(h, req.Context().Done()) {
+		r.guest().handle = h
+		if !r.run(req.Context().Done()) {
 			http.Error(w, http.StatusText(http.StatusServiceUnavailable), http.StatusServiceUnavailable)
 			return
 		}
@@ -536,7 +543,7 @@ func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http
 	src := req.Body
 	if cfg.MaxBodyBytes > 0 {
 		if req.ContentLength > cfg.MaxBodyBytes {
-			return nil, &http.MaxBytesError{Limit: cfg.MaxBodyBytes}
+			return nil, fasthttp.ErrBodyTooLarge
 		}
 		src = http.MaxBytesReader(w, src, cfg.MaxBodyBytes)
 	}

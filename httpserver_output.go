@@ -21,6 +21,9 @@ type exchange interface {
 	settings() *HTTPServerConfig
 	context() context.Context        // what that of the request is derived from
 	httpRequest() *http.Request      // nil unless the server is one of net/http
+	handler() func(r *HTTPRequest)   // of the application
+	mayUpgrade() bool                // the connection can be made a Conn
+	send(t task)                     // from the goroutine of the exchange to the dispatcher
 	event(r *HTTPRequest, err error) // on the loop: what went wrong on our side
 
 	// ------------------------------------------------------------------------
@@ -61,6 +64,9 @@ func (c *httpConn) secured() *tls.ConnectionState   { return c.tls }
 func (c *httpConn) settings() *HTTPServerConfig     { return c.s.cfg }
 func (c *httpConn) context() context.Context        { return c.s.loop.ctx }
 func (c *httpConn) httpRequest() *http.Request      { return nil }
+func (c *httpConn) handler() func(*HTTPRequest)     { return c.s.handler }
+func (c *httpConn) mayUpgrade() bool                { return true }
+func (c *httpConn) send(t task)                     { c.s.loop.send(t) }
 func (c *httpConn) event(_ *HTTPRequest, err error) { c.s.event(err) }
 func (c *httpConn) wake()                           { c.core.Wake() }
 func (c *httpConn) mayStream() error                { return nil }

@@ -2,7 +2,6 @@ package eventloop
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"math"
 	"time"
@@ -89,63 +88,24 @@ func (c *httpConn) startBody(r *HTTPRequest) (status int, err error) {
 	c.body.Limit, c.body.MaxTrailer = limit, cfg.MaxHeaderBytes
 	if r.head.Chunked {
 		c.body.Chunked()
+		length = -1
 	} else {
 		c.body.Fixed(length)
 	}
-	if over := cfg.MaxInlineBody; over > 0 && length > over {
-		c.body.streamed = true
-		r.stream = &bodyStream{}
-		return 0, nil
+	err = r.readBody(c, length)
+	c.body.streamed = r.stream != nil
+	if status = bodyRefusal(err); status != 0 {
+		err = nil
 	}
-	return c.readBody(r)
+	return status, err
 }
-
-// readBody reads a body whole, or until it is long enough to be a stream.
-func (c *httpConn) readBody(r *HTTPRequest) (status int, err error) {
-	over := c.s.cfg.MaxInlineBody
-	for {
-		p, err := c.peekBody()
-		if err == io.EOF {
-			return 0, nil
-		}
-		if err != nil {
-			return c.bodyStatus(err)
-		}
-		if r.body == nil {
-			// Not for all that was announced: the rest may never come.
-			r.body = make([]byte, 0, min(c.body.Left(), 64<<10))
-		}
-		r.body = append(r.body, p...)
-		c.consumeBody(len(p))
-		if over > 0 && r.head.Chunked && int64(len(r.body)) > over {
-			c.body.streamed = true
-			r.stream = &bodyStream{first: r.body}
-			r.body = nil
-			return 0, nil
-		}
-	}
-}
-
-// bodyStatus returns the refusal that an error of the body leads to.
-func (c *httpConn) bodyStatus(err error) (status int, _ error) {
-	switch {
-	case err == errBadBody:
-		return fasthttp.StatusBadRequest, nil
-	case err == fasthttp.ErrBodyTooLarge:
-		return fasthttp.StatusRequestEntityTooLarge, nil
-	case pastDeadline(err):
-		return fasthttp.StatusRequestTimeout, nil
-	}
-	return 0, err
-}
-
-var errBadBody = errors.New("eventloop: malformed request body")
 
 // A bodyReader is the state of reading a request body. What has not arrived whole
 // stays in the connection's reader, so a read may be interrupted anywhere.
 type bodyReader struct {
 	http1.Body
 	until    time.Duration // when the wait for it ends, once there was one
+	given    int           // bytes of the last piece, which are still in the input
 	streamed bool          // an order ends a wait for more
 	expect   bool          // the client waits for 100 Continue
 }
@@ -176,10 +136,36 @@ func (c *httpConn) peekBody() ([]byte, error) {
 	}
 }
 
-// consumeBody takes the first n bytes of what peekBody returned.
-func (c *httpConn) consumeBody(n int) {
-	c.in.discard(n)
-	c.body.Consume(n)
+// nextPiece implements bodySource. If the client of a streamed body is gone, it loses the
+// request, and that ends the body.
+func (c *httpConn) nextPiece() ([]byte, error) {
+	c.consumePiece()
+	if c.body.streamed {
+		c.body.until = 0 // each wait has its own time
+	}
+	p, err := c.peekBody()
+	c.body.given = len(p)
+	switch {
+	case err == nil, err == io.EOF, err == netcore.ErrWoken:
+	case bodyRefusal(err) != 0:
+		c.linger = true
+	default:
+		c.eof = true
+		if c.body.streamed {
+			c.cur.lose(c.opError(OpRequest, err))
+			return nil, netcore.ErrWoken
+		}
+	}
+	return p, err
+}
+
+// consumePiece frees the room of a piece that is not used any more.
+func (c *httpConn) consumePiece() {
+	if n := c.body.given; n > 0 {
+		c.body.given = 0
+		c.in.discard(n)
+		c.body.Consume(n)
+	}
 }
 
 var continueHead = []byte("HTTP/1.1 100 Continue\r\n\r\n")
@@ -187,9 +173,7 @@ var continueHead = []byte("HTTP/1.1 100 Continue\r\n\r\n")
 // fillBody waits for more of the body, for which the client may have to be asked
 // first.
 func (c *httpConn) fillBody() error {
-	if !c.body.streamed {
-		c.allowBody(nil)
-	}
+	c.allowBody()
 	c.uncork()
 	if c.body.until == 0 {
 		c.body.until = after(c.s.cfg.ReadTimeout)
@@ -214,83 +198,18 @@ func (c *httpConn) bodySize() int {
 	return int(min(max(left, headRead), bodyRead))
 }
 
-// allowBody sends 100 Continue if the client waits for it, unless the response to r
-// has begun: interim responses come before the final one (RFC 9110 section 15.2),
-// and after that the client sends the body unasked or not at all. r is nil before it
-// is handed over.
-func (c *httpConn) allowBody(r *HTTPRequest) {
+// allowBody sends 100 Continue if the client waits for it, unless a response has begun:
+// interim responses come before the final one (RFC 9110 section 15.2), and after that
+// the client sends the body unasked or not at all.
+func (c *httpConn) allowBody() {
 	if !c.body.expect {
 		return
 	}
 	c.body.expect = false
 	c.core.Lock()
 	defer c.core.Unlock()
-	if r == nil || !r.begun() {
+	if c.cur == nil || !c.cur.begun() {
 		c.queueOwn(continueHead)
 		c.core.Send()
-	}
-}
-
-// moveBody hands a piece of the body to the dispatcher.
-func (c *httpConn) moveBody(r *HTTPRequest) {
-	st := r.stream
-	piece := st.first
-	if st.first = nil; len(piece) == 0 {
-		c.body.until = 0 // each wait has its own time
-		if len(c.in.p) == 0 {
-			c.allowBody(r)
-		}
-		p, err := c.peekBody()
-		if err != nil {
-			c.endBody(r, err)
-			return
-		}
-		piece = p
-		st.peeked = len(p)
-	}
-	c.core.Lock()
-	if st.ended { // lost meanwhile, and the dispatcher may be telling so just now
-		c.core.Unlock()
-		return
-	}
-	st.piece, st.held = piece, true
-	c.core.Unlock()
-	c.s.loop.send((*httpBodyTask)(r))
-}
-
-// consumePiece frees the room of a piece that the dispatcher is done with.
-func (c *httpConn) consumePiece(st *bodyStream) {
-	if st.peeked > 0 {
-		c.consumeBody(st.peeked)
-		st.peeked = 0
-	}
-}
-
-// endBody tells r how its streamed body ended.
-func (c *httpConn) endBody(r *HTTPRequest, err error) {
-	st := r.stream
-	gone := false
-	switch {
-	case err == io.EOF:
-		err = nil
-	case err == netcore.ErrWoken:
-		return
-	case err == errBadBody, err == fasthttp.ErrBodyTooLarge, pastDeadline(err):
-		c.linger = true
-		err = c.opError(OpRequest, err)
-	default:
-		gone, c.eof = true, true
-		err = c.opError(OpRequest, err)
-	}
-	c.core.Lock()
-	if st.ended { // lost meanwhile
-		c.core.Unlock()
-		return
-	}
-	st.ended, st.err = true, err
-	c.core.Unlock()
-	c.s.loop.send((*httpBodyTask)(r))
-	if gone {
-		r.lose(err)
 	}
 }

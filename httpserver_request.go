@@ -394,16 +394,13 @@ func (r *HTTPRequest) loseLocked(err error) {
 	if r.over() {
 		return
 	}
+	r.loseBody(err)
 	if err != ErrLoopClosed {
 		r.abortedLocked(err)
 	}
 	x := r.extra()
 	x.lost = err
 	r.setState(responseLost)
-	if st := r.stream; st != nil && !st.whole && !st.ended {
-		st.ended, st.err = true, err
-		r.loop.Post((*httpBodyTask)(r).run)
-	}
 	if x.cancel != nil {
 		x.cancel(err)
 	}
@@ -450,24 +447,19 @@ func (r *HTTPRequest) endLocked(err error) {
 	}
 }
 
-// httpRequestTask is a request that is to be handed to the handler.
+// httpRequestTask calls the handler with a request, which is registered if it is not
+// answered then: a response in the handler costs nothing but itself.
 type httpRequestTask HTTPRequest
 
 func (t *httpRequestTask) run() {
 	r := (*HTTPRequest)(t)
-	r.deliver(r.via.(*httpConn).s.handler)
-}
-
-// deliver calls the handler, and lets the request wait if it is not answered
-// then. An answer that was given has cost nothing but itself.
-func (r *HTTPRequest) deliver(h func(r *HTTPRequest)) {
 	if r.loop.ended.Load() {
 		r.lose(ErrLoopClosed)
 		return
 	}
 	defer r.handled() // the handler may call runtime.Goexit
 	defer r.loop.caught(r.panicked)
-	h(r)
+	r.via.handler()(r)
 }
 
 // handled is called when the handler has returned.
@@ -543,158 +535,5 @@ func (r *HTTPRequest) terminate() {
 }
 
 func (r *HTTPRequest) describe() string { return r.Method() + " " + r.URI() }
-
-// A bodyStream is the body of a request as the application takes it.
-type bodyStream struct {
-	// Of the connection's goroutine, and of the dispatcher while held is set.
-	first  []byte // read before the body turned out to be long
-	peeked int    // bytes of piece that are still in the reader
-
-	// Guarded by HTTPRequest.mu.
-	piece  []byte // of the body, to be delivered
-	whole  bool   // there is no goroutine to read it: it has been
-	asked  bool   // OnBody was called
-	paused bool
-	held   bool // the dispatcher has a piece
-	parked bool // a task came during a pause
-	ended  bool // nothing follows but onEnd
-	told   bool // onEnd was called
-	err    error
-	onData func(p []byte)
-	onEnd  func(err error)
-}
-
-// wanted reports whether the next piece is to be read.
-func (st *bodyStream) wanted() bool {
-	return st != nil && st.asked && !st.whole && !st.paused && !st.held && !st.ended
-}
-
-// inUse reports whether the dispatcher has a piece of the body, or will have it. One
-// that a pause holds back is not delivered any more after the answer.
-func (st *bodyStream) inUse(over bool) bool {
-	return st != nil && !st.whole && st.held && !(st.parked && over)
-}
-
-// HasBodyStream reports whether the body is a stream, which Body does not return
-// because it is longer than HTTPServerConfig.MaxInlineBody.
-func (r *HTTPRequest) HasBodyStream() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.stream != nil && !r.stream.whole
-}
-
-// OnBody takes the body piece by piece: onData is called on the loop with each,
-// which is valid until it returns, and then onEnd once, with nil at the end of
-// the body, or with the error that ended it before. The client is read from no
-// faster than onData takes it, and not at all before OnBody is called; that is
-// also when a client is told to go on that asks (100 Continue). A body that is
-// there as a whole comes in one piece. Either function may be nil.
-//
-// No callback comes after the request was answered: what is left of the body is
-// not read then, and the connection closed. A second call is an error.
-func (r *HTTPRequest) OnBody(onData func(p []byte), onEnd func(err error)) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	st := r.stream
-	switch {
-	case st != nil && st.asked:
-		return errBodyTaken
-	case st == nil:
-		st = &bodyStream{whole: true, piece: r.body, held: len(r.body) > 0, ended: len(r.body) == 0}
-		r.stream = st
-	}
-	st.asked, st.onData, st.onEnd = true, onData, onEnd
-	switch {
-	case st.whole || st.ended:
-		return r.loop.Post((*httpBodyTask)(r).run)
-	default:
-		r.via.wake()
-	}
-	return nil
-}
-
-var errBodyTaken = errors.New("eventloop: the body is taken already")
-
-// PauseReading stops the callbacks of OnBody, and soon reading the body. If it is
-// called on the loop, none comes after it.
-func (r *HTTPRequest) PauseReading() { r.pauseBody(true) }
-
-// ResumeReading undoes PauseReading.
-func (r *HTTPRequest) ResumeReading() { r.pauseBody(false) }
-
-func (r *HTTPRequest) pauseBody(pause bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	st := r.stream
-	if st == nil || !st.asked || st.paused == pause {
-		return
-	}
-	st.paused = pause
-	if pause {
-		return
-	}
-	if st.parked {
-		st.parked = false
-		r.loop.Post((*httpBodyTask)(r).run)
-	}
-	r.via.wake()
-}
-
-// httpBodyTask delivers a piece of the body of a request, or its end.
-type httpBodyTask HTTPRequest
-
-func (t *httpBodyTask) run() {
-	r := (*HTTPRequest)(t)
-	r.mu.Lock()
-	st := r.stream
-	over := r.isComplete() || r.loop.ended.Load()
-	if st.paused && !over {
-		st.parked = true
-		r.mu.Unlock()
-		return
-	}
-	data, piece := st.onData, st.piece
-	deliver := st.held && !over && !r.isLost() && data != nil
-	r.mu.Unlock()
-	defer r.bodyTaken() // onData may call runtime.Goexit
-	if deliver {
-		r.callBody(data, piece)
-	}
-}
-
-// bodyTaken gives a piece back after its delivery, and tells of the end if it has
-// come to that.
-func (r *HTTPRequest) bodyTaken() {
-	if end, err := r.bodyGivenBack(); end != nil {
-		r.loop.call(func() { end(err) })
-	}
-}
-
-func (r *HTTPRequest) bodyGivenBack() (end func(err error), err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	st := r.stream
-	// The goroutine waits for a piece even after the answer; but after the answer
-	// only for that, and must not be woken from a later request.
-	if st.held && !st.whole || !r.isComplete() {
-		defer r.via.wake()
-	}
-	st.held = false
-	st.ended = st.ended || st.whole
-	switch {
-	case !st.ended || st.told || !st.asked || r.isComplete() || r.loop.ended.Load():
-	case st.paused:
-		st.parked = true
-	default:
-		st.told = true
-		return st.onEnd, st.err
-	}
-	return nil, nil
-}
-
-func (r *HTTPRequest) callBody(f func(p []byte), p []byte) {
-	defer r.loop.caught(r.panicked)
-	f(p)
-}
 
 var _ fmt.Stringer = (*HTTPRequest)(nil)

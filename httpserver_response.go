@@ -98,14 +98,6 @@ func bodyStatus(status int) bool {
 	return status != fasthttp.StatusNoContent && status != fasthttp.StatusNotModified && status != fasthttp.StatusResetContent
 }
 
-// bodyLeft reports whether the answer comes before the body has been taken, which
-// is not read then. A streamed answer may take as long as the body. The caller
-// holds r.mu.
-func (r *HTTPRequest) bodyLeft() bool {
-	st := r.stream
-	return st != nil && !st.whole && (!st.ended || st.err != nil) && r.writer == nil
-}
-
 func appendStatusLine(b []byte, status int) []byte {
 	if status == fasthttp.StatusOK {
 		return append(b, "HTTP/1.1 200 OK\r\n"...)
@@ -400,8 +392,7 @@ func (r *HTTPRequest) Upgrade(headers HTTPHeaders, cfg *ConnConfig) (*Conn, erro
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	protocol := r.Header("Upgrade")
-	c, ours := r.via.(*httpConn)
-	if !ours || !r.head.HTTP11 || !r.head.Upgrade || protocol == "" || r.stream != nil {
+	if !r.via.mayUpgrade() || !r.head.HTTP11 || !r.head.Upgrade || protocol == "" || r.stream != nil {
 		return nil, errNoUpgrade
 	}
 	if err := r.begin(); err != nil {
@@ -419,7 +410,7 @@ func (r *HTTPRequest) Upgrade(headers HTTPHeaders, cfg *ConnConfig) (*Conn, erro
 		fields.Add("Upgrade", protocol)
 	}
 	fields.Set("Connection", "Upgrade")
-	c.open(r, fasthttp.StatusSwitchingProtocols, fields, 0)
+	r.via.open(r, fasthttp.StatusSwitchingProtocols, fields, 0)
 	r.extra().upgraded = nc
 	r.loop.count.answered(fasthttp.StatusSwitchingProtocols)
 	r.finish()

@@ -1,0 +1,261 @@
+package eventloop
+
+import (
+	"errors"
+	"io"
+	"net/http"
+
+	"github.com/onloop/eventloop/internal/netcore"
+	"github.com/valyala/fasthttp"
+)
+
+// A bodySource is what the body of a request is read from: a connection of our own
+// server, or what the server gives in which a handler is mounted. One goroutine uses it.
+type bodySource interface {
+	// nextPiece waits for more of the body. The bytes are valid until the next call. At
+	// the end of the body the error is io.EOF. It is netcore.ErrWoken if the wait was
+	// interrupted; the source may then be asked again.
+	nextPiece() ([]byte, error)
+}
+
+// A bodyStream is the body of a request as the application takes it.
+type bodyStream struct {
+	src   bodySource // nil: all of the body has been read
+	first []byte     // read before the body turned out to be long; of the goroutine of src
+
+	// Guarded by HTTPRequest.mu.
+	piece  []byte // of the body, to be delivered
+	asked  bool   // OnBody was called
+	paused bool
+	held   bool // the dispatcher has a piece
+	parked bool // a task came during a pause
+	ended  bool // nothing follows but onEnd
+	told   bool // onEnd was called
+	err    error
+	onData func(p []byte)
+	onEnd  func(err error)
+}
+
+// wanted reports whether the next piece is to be read.
+func (st *bodyStream) wanted() bool {
+	return st.reads() && st.asked && !st.paused && !st.held && !st.ended
+}
+
+// inUse reports whether the dispatcher has a piece of the body, or will have it. One
+// that a pause holds back is not delivered any more after the response.
+func (st *bodyStream) inUse(over bool) bool {
+	return st.reads() && st.held && !(st.parked && over)
+}
+
+// reads reports whether the body is read while the application takes it.
+func (st *bodyStream) reads() bool { return st != nil && st.src != nil }
+
+// readBody reads the body of r from src, or makes it a stream if it is long. length is
+// what was announced, or negative.
+func (r *HTTPRequest) readBody(src bodySource, length int64) error {
+	over := r.via.settings().MaxInlineBody
+	if over > 0 && length > over {
+		r.stream = &bodyStream{src: src}
+		return nil
+	}
+	for {
+		p, err := src.nextPiece()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if r.body == nil && length > 0 {
+			// Not for all that was announced: the rest may never come.
+			r.body = make([]byte, 0, min(length, 64<<10))
+		}
+		r.body = append(r.body, p...)
+		if over > 0 && int64(len(r.body)) > over {
+			r.stream = &bodyStream{src: src, first: r.body}
+			r.body = nil
+			return nil
+		}
+	}
+}
+
+var errBadBody = errors.New("eventloop: malformed request body")
+
+// bodyRefusal returns the status for a request whose body could not be read, or zero if
+// the connection is what failed.
+func bodyRefusal(err error) int {
+	switch {
+	case err == errBadBody:
+		return http.StatusBadRequest
+	case err == fasthttp.ErrBodyTooLarge:
+		return http.StatusRequestEntityTooLarge
+	case pastDeadline(err):
+		return http.StatusRequestTimeout
+	}
+	return 0
+}
+
+// moveBody reads a piece of a body that is wanted, and hands it to the dispatcher, or
+// the end of the body.
+func (r *HTTPRequest) moveBody() {
+	st := r.stream
+	piece, err := st.first, error(nil)
+	if st.first = nil; len(piece) == 0 {
+		piece, err = st.src.nextPiece()
+	}
+	if err == netcore.ErrWoken {
+		return
+	}
+	r.mu.Lock()
+	lost := st.ended // and the dispatcher may be telling so just now
+	switch {
+	case lost:
+	case err == nil:
+		st.piece, st.held = piece, true
+	default:
+		st.ended = true
+		if err != io.EOF {
+			st.err = r.opError(err)
+		}
+	}
+	r.mu.Unlock()
+	if !lost {
+		r.via.send((*httpBodyTask)(r))
+	}
+}
+
+// loseBody ends the body of a request that is lost. The caller holds r.mu.
+func (r *HTTPRequest) loseBody(err error) {
+	if st := r.stream; st.reads() && !st.ended {
+		st.ended, st.err = true, err
+		r.loop.Post((*httpBodyTask)(r).run)
+	}
+}
+
+// bodyLeft reports whether the response comes before the body has been taken, which
+// is not read then. A streamed response may take as long as the body. The caller
+// holds r.mu.
+func (r *HTTPRequest) bodyLeft() bool {
+	st := r.stream
+	return st.reads() && (!st.ended || st.err != nil) && r.writer == nil
+}
+
+// HasBodyStream reports whether the body is a stream, which Body does not return
+// because it is longer than HTTPServerConfig.MaxInlineBody.
+func (r *HTTPRequest) HasBodyStream() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stream.reads()
+}
+
+// OnBody takes the body piece by piece: onData is called on the loop with each,
+// which is valid until it returns, and then onEnd once, with nil at the end of
+// the body, or with the error that ended it before. The client is read from no
+// faster than onData takes it, and not at all before OnBody is called; that is
+// also when a client is told to go on that asks (100 Continue). A body that is
+// there as a whole comes in one piece. Either function may be nil.
+//
+// No callback comes after the request was answered: what is left of the body is
+// not read then, and the connection closed. A second call is an error.
+func (r *HTTPRequest) OnBody(onData func(p []byte), onEnd func(err error)) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := r.stream
+	switch {
+	case st != nil && st.asked:
+		return errBodyTaken
+	case st == nil:
+		st = &bodyStream{piece: r.body, held: len(r.body) > 0, ended: len(r.body) == 0}
+		r.stream = st
+	}
+	st.asked, st.onData, st.onEnd = true, onData, onEnd
+	if st.src == nil || st.ended {
+		return r.loop.Post((*httpBodyTask)(r).run)
+	}
+	r.via.wake()
+	return nil
+}
+
+var errBodyTaken = errors.New("eventloop: the body is taken already")
+
+// PauseReading stops the callbacks of OnBody, and soon reading the body. If it is
+// called on the loop, none comes after it.
+func (r *HTTPRequest) PauseReading() { r.pauseBody(true) }
+
+// ResumeReading undoes PauseReading.
+func (r *HTTPRequest) ResumeReading() { r.pauseBody(false) }
+
+func (r *HTTPRequest) pauseBody(pause bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := r.stream
+	if st == nil || !st.asked || st.paused == pause {
+		return
+	}
+	st.paused = pause
+	if pause {
+		return
+	}
+	if st.parked {
+		st.parked = false
+		r.loop.Post((*httpBodyTask)(r).run)
+	}
+	r.via.wake()
+}
+
+// httpBodyTask delivers a piece of the body of a request, or its end.
+type httpBodyTask HTTPRequest
+
+func (t *httpBodyTask) run() {
+	r := (*HTTPRequest)(t)
+	r.mu.Lock()
+	st := r.stream
+	over := r.isComplete() || r.loop.ended.Load()
+	if st.paused && !over {
+		st.parked = true
+		r.mu.Unlock()
+		return
+	}
+	data, piece := st.onData, st.piece
+	deliver := st.held && !over && !r.isLost() && data != nil
+	r.mu.Unlock()
+	defer r.bodyTaken() // onData may call runtime.Goexit
+	if deliver {
+		r.callBody(data, piece)
+	}
+}
+
+// bodyTaken gives a piece back after its delivery, and tells of the end if it has
+// come to that.
+func (r *HTTPRequest) bodyTaken() {
+	if end, err := r.bodyGivenBack(); end != nil {
+		r.loop.call(func() { end(err) })
+	}
+}
+
+func (r *HTTPRequest) bodyGivenBack() (end func(err error), err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := r.stream
+	// The goroutine waits for a piece even after the answer; but after the answer
+	// only for that, and must not be woken from a later request.
+	if st.held && st.src != nil || !r.isComplete() {
+		defer r.via.wake()
+	}
+	st.held = false
+	st.ended = st.ended || st.src == nil
+	switch {
+	case !st.ended || st.told || !st.asked || r.isComplete() || r.loop.ended.Load():
+	case st.paused:
+		st.parked = true
+	default:
+		st.told = true
+		return st.onEnd, st.err
+	}
+	return nil, nil
+}
+
+func (r *HTTPRequest) callBody(f func(p []byte), p []byte) {
+	defer r.loop.caught(r.panicked)
+	f(p)
+}
