@@ -692,6 +692,7 @@ func (c *httpConn) await() httpOutcome {
 
 // nextStep says what is to be done for r. The caller holds the lock.
 func (c *httpConn) nextStep(r *HTTPRequest) httpStep {
+	c.reading = waitOther // it may have been parked while it read ahead
 	st := r.stream
 	if st != nil && !st.held {
 		c.consumePiece()

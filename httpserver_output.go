@@ -127,7 +127,8 @@ func (c *httpConn) pending(r *HTTPRequest) int {
 }
 
 // completed has the output sent. The goroutine, which reads ahead most often, has
-// nothing to do after an ordinary response but to go on reading.
+// nothing to do after an ordinary response but to go on reading, unless the next that
+// comes is not a request but the rest of a body. It does not touch the body meanwhile.
 func (c *httpConn) completed(r *HTTPRequest) {
 	r.pos = c.queued
 	if r.watched() && !c.whenSent(r) {
@@ -136,7 +137,7 @@ func (c *httpConn) completed(r *HTTPRequest) {
 	if !c.corked {
 		c.core.Send()
 	}
-	if c.reading == waitAhead && c.cur == r && r.keep() && !r.bodyLeft() && !c.s.closing.Load() {
+	if c.reading == waitAhead && c.cur == r && r.keep() && c.body.Over() && !c.s.closing.Load() {
 		c.cur, c.answered = nil, r.at
 		return
 	}

@@ -307,6 +307,45 @@ func TestHTTPPipelinedRequestIsNoAbort(t *testing.T) {
 	}
 }
 
+// The rest of a body that the application did not take is not read as a request, also if
+// the response is complete while the connection waits for the end of a pause.
+func TestHTTPRestOfABodyIsNeverARequest(t *testing.T) {
+	for _, resume := range []bool{false, true} {
+		t.Run(fmt.Sprint("resumed before: ", resume), func(t *testing.T) {
+			l, _ := startLoop(t, nil)
+			requests := make(chan *eventloop.HTTPRequest, 2)
+			paused := make(chan *eventloop.HTTPResponseWriter, 1)
+			s := serveHTTP(t, l, &eventloop.HTTPServerConfig{MaxInlineBody: 10}, func(r *eventloop.HTTPRequest) {
+				requests <- r
+				w, _ := r.RespondStream(200, nil)
+				r.OnBody(func([]byte) {
+					r.PauseReading()
+					paused <- w
+				}, nil)
+			})
+			c := dialRaw(t, s.Addr())
+			const smuggled = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+			c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\nbegin", len("begin"+smuggled))
+			r, w := <-requests, wait(t, paused, "the first piece of the body")
+			awaitParked(t, l, 1)
+			onLoop(t, l, func() {
+				if resume {
+					r.ResumeReading()
+				}
+				w.Close()
+			})
+			c.send(smuggled)
+			c.answer("POST")
+			c.mustClose()
+			select {
+			case r := <-requests:
+				t.Errorf("the body is read as the request %s", r.URI())
+			default:
+			}
+		})
+	}
+}
+
 func TestHTTPBodyAsAStream(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{MaxInlineBody: 1000, MaxBodyBytes: -1}, func(r *eventloop.HTTPRequest) {
