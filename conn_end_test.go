@@ -172,7 +172,7 @@ func TestConnGoexitInACallbackClosesEverything(t *testing.T) {
 }
 
 // A stuckState brings a connection into a state in which something waits. make
-// returns it, or nil if nobody but the loop has it yet.
+// returns it, or nil if only the loop has it yet.
 type stuckState struct {
 	name string
 	make func(t testing.TB, l *eventloop.Loop, cfg *eventloop.ConnConfig) *eventloop.Conn
@@ -368,7 +368,7 @@ func TestAbortEndsAConnectionInEveryState(t *testing.T) {
 			if c != nil {
 				c.Abort()
 			} else {
-				l.Stop() // nobody could call Abort
+				l.Stop() // no caller could call Abort
 			}
 			r.wait(t)
 			if d := stop(); d > 800*time.Millisecond {

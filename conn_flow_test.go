@@ -182,7 +182,7 @@ func TestConnSetTimeouts(t *testing.T) {
 		r, cfg := newTape(&eventloop.ConnConfig{ReadTimeout: time.Second, WriteTimeout: time.Second})
 		c, peer := adoptPipe(t, l, cfg)
 		wantEqual(t, "SetTimeouts", c.SetTimeouts(0, -1), nil)
-		c.WriteString("nobody reads this")
+		c.WriteString("this stays unread")
 		time.Sleep(time.Hour)
 		wantEqual(t, "Closed", c.Closed(), false)
 
@@ -196,7 +196,7 @@ func TestConnSetTimeouts(t *testing.T) {
 		t.Log("write, for output that is stuck already")
 		r, cfg = newTape(nil)
 		c, peer = adoptPipe(t, l, cfg)
-		c.WriteString("nobody reads this")
+		c.WriteString("this stays unread")
 		time.Sleep(time.Hour)
 		began = time.Now()
 		c.SetTimeouts(0, 3*time.Second)
@@ -272,7 +272,7 @@ func TestConnCloseWithoutWriteTimeoutFlushesForFiveSeconds(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		r, cfg := newTape(nil)
 		c, peer := adoptPipe(t, l, cfg)
-		c.WriteString("nobody reads this")
+		c.WriteString("this stays unread")
 		began := time.Now()
 		c.Close()
 		f := c.Flushed()
@@ -432,7 +432,7 @@ func TestLaw10APeerThatNeverReadsCannotFillTheMemory(t *testing.T) {
 			peak = max(peak, c.Buffered())
 		}
 		if sent.Load() == int64(len(want)) {
-			t.Error("everything was taken, though nobody read the answer")
+			t.Error("everything was accepted, though the peer did not read the response")
 		}
 		if limit := 16 * high; peak > limit {
 			t.Errorf("Buffered = %d, want at most %d", peak, limit)
@@ -725,7 +725,7 @@ func TestConnCloseWriteOfAPipeIsUnsupported(t *testing.T) {
 		wantEqual(t, "received", readString(t, peer, 8), "lives on")
 		peer.Close()
 
-		// Before the connection is up nobody knows yet. Then it is an event.
+		// The error is known only when the connection is up. Then it is an event.
 		r, cfg := newTape(nil)
 		ours, peer := net.Pipe()
 		l.Post(func() {
@@ -778,8 +778,8 @@ func TestConnWithoutDeadlines(t *testing.T) {
 		}
 		<-r.closed
 
-		t.Log("Close with nothing to flush, and Close that nobody reads")
-		for _, s := range []string{"", "nobody reads this"} {
+		t.Log("Close with nothing to flush, and Close with output that stays unread")
+		for _, s := range []string{"", "this stays unread"} {
 			r, cfg = newTape(nil)
 			c, peer = adopt(cfg)
 			c.WriteString(s)
@@ -809,7 +809,7 @@ func TestConnWithoutDeadlines(t *testing.T) {
 		r, cfg = newTape(nil)
 		ours, peer := net.Pipe()
 		c, _ = l.Adopt(mumblingConn{ours}, cfg)
-		c.WriteString("nobody reads this")
+		c.WriteString("this stays unread")
 		<-c.Connected().Done()
 		synctest.Wait()
 		c.Abort()

@@ -72,7 +72,7 @@ func TestPipeMakesAProxyThatKeepsEveryByteAndBothEnds(t *testing.T) {
 
 func TestPipeDirectionsDoNotWaitForEachOther(t *testing.T) {
 	// A peer that writes all before it reads, while the other side writes as well:
-	// a proxy that stops reading from who does not read would wait for ever.
+	// a proxy that stops reading from a peer that does not read would wait forever.
 	l, _ := startLoop(t, nil)
 	peers := servePeers(t)
 	ln, piped := proxy(t, l, peers.addr())
@@ -199,12 +199,12 @@ func TestPipeErrors(t *testing.T) {
 		d, other = adoptPipe(t, l, &eventloop.ConnConfig{HighWater: 1})
 		f = c.Pipe(d)
 		io.WriteString(peer, "two chunks")
-		go io.WriteString(peer, "for nobody")
+		go io.WriteString(peer, "for the next reader")
 		synctest.Wait()
 		d.Abort()
 		wantEqual(t, "Pipe", result(f), net.ErrClosed)
 		synctest.Wait()
-		wantEqual(t, "OnData", r.received(), "for OnData againfor nobody")
+		wantEqual(t, "OnData", r.received(), "for OnData againfor the next reader")
 		other.Close()
 
 		t.Log("a source that fails")
@@ -372,7 +372,7 @@ func TestDetachGivesTheChunkThatWasOnItsWay(t *testing.T) {
 func TestAbortCutsADetachShort(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		c, peer := adoptPipe(t, l, nil)
-		c.WriteString("nobody reads this")
+		c.WriteString("this stays unread")
 		f := c.Detach()
 		synctest.Wait()
 		wantEqual(t, "Close", c.Close(), net.ErrClosed)
@@ -408,7 +408,7 @@ func TestDetachFailsWhenTheOutputCannotBeSent(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		r, cfg := newTape(&eventloop.ConnConfig{WriteTimeout: time.Second})
 		c, peer := adoptPipe(t, l, cfg)
-		c.WriteString("nobody reads this")
+		c.WriteString("this stays unread")
 		f := c.Detach()
 		if _, err := f.Wait(context.Background()); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("Detach = %v", err)
@@ -419,7 +419,7 @@ func TestDetachFailsWhenTheOutputCannotBeSent(t *testing.T) {
 
 		t.Log("and when the loop is stopped")
 		c, peer = adoptPipe(t, l, nil)
-		c.WriteString("nobody reads this")
+		c.WriteString("this stays unread")
 		f = c.Detach()
 		synctest.Wait()
 		l.Stop()
@@ -448,10 +448,10 @@ func TestDetachBeforeTheConnectionIsUp(t *testing.T) {
 	r.wait(t)
 }
 
-func TestDetachedConnectionThatNobodyHasTakenIsClosedWhenTheLoopIsStopped(t *testing.T) {
+func TestDetachedConnectionThatIsNotTakenIsClosedWhenTheLoopIsStopped(t *testing.T) {
 	const stopped, exited = "stopped", "left by Goexit"
 	for _, how := range []string{stopped, exited} {
-		for _, taker := range []string{"Then", "Await", "nobody"} {
+		for _, taker := range []string{"Then", "Await", "none"} {
 			t.Run(how+", "+taker, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					detachAndStop(t, how == exited, taker)
@@ -485,7 +485,7 @@ func detachAndStop(t *testing.T, exit bool, taker string) {
 		}})
 		c.Connected().Then(func(*eventloop.Conn, error) {
 			switch taker {
-			case "nobody":
+			case "none":
 				f = c.Detach()
 			case "Then":
 				f = c.Detach()

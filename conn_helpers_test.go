@@ -212,7 +212,7 @@ func tcpPair(t testing.TB) (a, b *net.TCPConn) {
 	return one.(*net.TCPConn), two.(*net.TCPConn)
 }
 
-// deadline keeps a blocking peer from hanging for ever.
+// deadline keeps a blocking peer from hanging forever.
 func deadline(t testing.TB, nc net.Conn) {
 	t.Helper()
 	if err := nc.SetDeadline(time.Now().Add(watchdogTime)); err != nil {

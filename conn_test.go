@@ -385,7 +385,7 @@ func TestConnPeerResetIsInformation(t *testing.T) {
 		}
 		reset(t, peer)
 		for paused && !c.Closed() {
-			onLoop(t, l, func() { c.WriteString("is anybody there?") }) // a paused connection learns of it so
+			onLoop(t, l, func() { c.WriteString("are you there?") }) // a paused connection learns of it so
 		}
 		r.wait(t)
 		err := r.event(t)
@@ -657,7 +657,7 @@ func TestConnBeforeRunAndAfterTheEnd(t *testing.T) {
 	wantEqual(t, "what Adopt left alone", readString(t, a, 10), "still open")
 }
 
-// deadAddr returns an address where nobody listens.
+// deadAddr returns an address without a listener.
 func deadAddr(t testing.TB) string {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -751,7 +751,7 @@ func TestDialFailureWithoutOnEvent(t *testing.T) {
 		var got []error
 		mustRun(t, &eventloop.Config{EventHandler: func(err error) { got = append(got, err) }}, func(l *eventloop.Loop) {
 			c, _ := l.Dial(context.Background(), "tcp", addr, nil)
-			c.Connected() // and nobody asks it
+			c.Connected() // and its result is not read
 			l.AfterFunc(1200*time.Millisecond, func() {})
 		})
 		if len(got) != 1 || !errors.Is(got[0], eventloop.ErrRefused) {
@@ -795,7 +795,7 @@ func TestDialContextCancelsTheAttemptOnly(t *testing.T) {
 			if string(b) == "still here" {
 				break
 			}
-			peer = peers.next(t) // that of the cancelled attempt
+			peer = peers.next(t) // that of the canceled attempt
 		}
 		peer.Close()
 		r.wait(t)
@@ -821,7 +821,7 @@ func TestConnErrorOfAnAcceptedConnectionWithoutOnEventIsLogged(t *testing.T) {
 	}
 }
 
-func TestConnResetOfADialledConnectionWithoutOnEventIsIgnored(t *testing.T) {
+func TestConnResetOfADialedConnectionWithoutOnEventIsIgnored(t *testing.T) {
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		peers := servePeers(t)
 		l.Dial(context.Background(), "tcp", peers.addr(), &eventloop.ConnConfig{

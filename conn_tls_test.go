@@ -134,7 +134,7 @@ func TestConnTLSVerifiesByDefault(t *testing.T) {
 	wantEqual(t, "callbacks of the server", rs.order(), "event close")
 }
 
-func TestConnTLSVerifiesTheHostThatWasDialled(t *testing.T) {
+func TestConnTLSVerifiesTheHostThatWasDialed(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	addr, _ := tlsEcho(t, l, serverConf)
 	good := &tls.Config{RootCAs: clientConf.RootCAs}
@@ -414,8 +414,8 @@ func TestConnStartTLSFailureEndsTheConnectionOnce(t *testing.T) {
 }
 
 func TestConnStartTLSFailureGoesToWhoAsked(t *testing.T) {
-	// A dialled connection without OnEvent: its errors end the loop, unless
-	// somebody hears of them otherwise.
+	// A dialed connection without OnEvent: its errors end the loop, unless they are
+	// reported in another way.
 	var got error
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		a, b := net.Pipe()
@@ -660,7 +660,7 @@ func TestConnGoexitInACallbackOfTLSConfigIsAnError(t *testing.T) {
 		wantGoexit(t, r.event(t))
 		idle(t, l)
 	})
-	t.Run("dialled", func(t *testing.T) {
+	t.Run("dialed", func(t *testing.T) {
 		l, _ := startLoop(t, nil)
 		addr, _ := tlsEcho(t, l, serverConf)
 		r, cfg := newTape(&eventloop.ConnConfig{TLS: exiting(clientConf)})

@@ -24,7 +24,7 @@ func ExampleDiscard() {
 			OnClose: func(c *eventloop.Conn) { fmt.Println("the peer has ended it:", c.Err()) },
 		})
 		go func() {
-			io.WriteString(theirs, "nobody reads this")
+			io.WriteString(theirs, "this stays unread")
 			theirs.Close()
 		}()
 		return err
@@ -278,7 +278,7 @@ func ExampleTimer_Unref() {
 	// Output: done
 }
 
-// With CatchPanics an interval goes on after a panic, which its OnEvent hears of.
+// With CatchPanics an interval goes on after a panic, and the panic goes to its OnEvent.
 func ExampleTimer_OnEvent() {
 	eventloop.Run(context.Background(), &eventloop.Config{CatchPanics: true}, func(l *eventloop.Loop) error {
 		var tick *eventloop.Timer

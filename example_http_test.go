@@ -188,8 +188,8 @@ func ExampleTaskHandler() {
 	// Output: 200 {"size":5}
 }
 
-// Server-sent events: an answer that goes on. OnAbort hears of the client that
-// leaves, and the client here leaves after the third event.
+// Server-sent events: a response that goes on. OnAbort runs when the client leaves.
+// The client here leaves after the third event.
 func ExampleHTTPRequest_RespondStream() {
 	err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
 		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
@@ -221,7 +221,7 @@ func ExampleHTTPRequest_RespondStream() {
 			},
 		}).Then(func(_ *eventloop.HTTPResponse, err error) {
 			fmt.Printf("%s", text)
-			fmt.Println("cancelled:", errors.Is(err, context.Canceled))
+			fmt.Println("canceled:", errors.Is(err, context.Canceled))
 			s.Close()
 		})
 		return nil
@@ -236,7 +236,7 @@ func ExampleHTTPRequest_RespondStream() {
 	//
 	// data: event 3
 	//
-	// cancelled: true
+	// canceled: true
 }
 
 // A response is judged by its head: what is too long is not read.

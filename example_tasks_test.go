@@ -223,7 +223,7 @@ func ExampleFuture_AwaitTimeout() {
 	// 42
 }
 
-// Nobody wants to hear of it if a value could not be sent.
+// Ignore says that a failure to send a value need not be reported.
 func ExampleFuture_Ignore() {
 	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
 		news := make(chan string)

@@ -157,7 +157,7 @@ func ExampleLoop_OnExit() {
 	// opened first, closed last
 }
 
-// Shutdown closes what would go on for ever, and lets the rest finish.
+// Shutdown closes what has no end of its own, and lets the rest finish.
 func ExampleLoop_Shutdown() {
 	err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
 		l.Every(time.Hour, func() {})
@@ -490,8 +490,8 @@ func ExampleDataOf() {
 	// Output: 11 bytes
 }
 
-// A proxy: whoever connects to it talks to the server behind it. Each Pipe reads
-// no faster than the other side takes it.
+// A proxy connects each client to the server behind it. Each Pipe reads no faster than
+// the other side takes the data.
 func ExampleConn_Pipe() {
 	ctx := context.Background()
 	eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
@@ -540,7 +540,7 @@ func ExampleConn_Detach() {
 	near, far := net.Pipe()
 	go func() {
 		fmt.Fprint(far, "HELLO") // for the loop
-		fmt.Fprint(far, "WORLD") // for whoever is next
+		fmt.Fprint(far, "WORLD") // for the next reader
 		far.Close()
 	}()
 	var rest net.Conn
@@ -664,7 +664,7 @@ func ExampleGroup() {
 	// <nil>
 }
 
-// A lookup keeps the loop alive until it is answered. Here nobody is asked:
+// A lookup keeps the loop alive until it is answered. Here no server is asked:
 // localhost is always this machine.
 func ExampleLoop_LookupNetIP() {
 	ctx := context.Background()

@@ -16,7 +16,7 @@ const MaxPerTurn = maxPerTurn
 func Parked(l *Loop) bool { return l.parking.in.Load() != nil }
 
 // ParkAgain is how many turns in a row must have been input of one connection after
-// the dispatcher waited there in vain.
+// the dispatcher waited there without input.
 const ParkAgain = parkAgain
 
 // IsSpare reports whether an end by force would cut nothing of s off.

@@ -131,7 +131,7 @@ func checkLeaks(t testing.TB) {
 	})
 }
 
-// openFiles returns the open descriptors of the process, on Linux, besides those
+// openFiles returns the open descriptors of the process, on Linux, except those
 // of the runtime itself.
 func openFiles(t testing.TB) []string {
 	if runtime.GOOS != "linux" {

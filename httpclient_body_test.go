@@ -352,7 +352,7 @@ func TestHTTPBodyReaderThatFails(t *testing.T) {
 		{"short", strings.NewReader("abc"), 5, eventloop.ErrHTTPBodyLength},
 		{"long", strings.NewReader("abc"), 2, eventloop.ErrHTTPBodyLength},
 		{"panic", &errReader{}, 0, nil},
-		{"nothing for ever", &errReader{io.ErrNoProgress}, 0, io.ErrNoProgress},
+		{"nothing forever", &errReader{io.ErrNoProgress}, 0, io.ErrNoProgress},
 	} {
 		p := newHTTPPeer(t, echoHTTP)
 		body := &closeCounter{Reader: test.body}
@@ -410,7 +410,7 @@ func TestHTTPPanicInCloseOfABodyReaderIsTheFuturesError(t *testing.T) {
 }
 
 // errReader fails; without an error, it panics; with io.ErrNoProgress it returns
-// nothing for ever.
+// nothing forever.
 type errReader struct{ err error }
 
 func (r *errReader) Read([]byte) (int, error) {
@@ -709,7 +709,7 @@ func TestHTTPProxyOfTheEnvironment(t *testing.T) {
 		})
 	})
 	if want := []string{p.addr, "direct.example:80"}; strings.Join(addrs, " ") != strings.Join(want, " ") || len(heads()) != 1 {
-		t.Errorf("dialled %q, want %q", addrs, want)
+		t.Errorf("dialed %q, want %q", addrs, want)
 	}
 }
 

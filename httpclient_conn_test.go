@@ -190,7 +190,7 @@ func TestHTTPEarlyResponseDoesNotWaitForTheUpload(t *testing.T) {
 	}
 }
 
-// A client that has no connections any more is known to nobody.
+// A client without connections is not registered with the loop.
 func TestHTTPClientWithoutConnectionsHasNoHandle(t *testing.T) {
 	p := newHTTPPeer(t, answerAll("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
 	runHTTPLoop(t, nil, func(l *eventloop.Loop) {

@@ -204,7 +204,7 @@ func TestLaw6NothingOfALoneHTTPRequestIsLeftHoweverItEnds(t *testing.T) {
 				})
 			})
 			// 10 ms, says the contract of a request; a loaded machine may need more, a
-			// missed wake-up is for ever.
+			// missed wake-up is forever.
 			if took := time.Since(began); took > watchdogTime/2 {
 				t.Errorf("Run returned %v after the request", took)
 			}

@@ -689,9 +689,8 @@ func TestLaw5IdleConnectionsOfTheHTTPClientDoNotKeepTheLoopAlive(t *testing.T) {
 	}
 }
 
-// A kept connection that the server has closed, or on which it has said something
-// that nobody asked for, is found out before it is used: even a POST succeeds, and
-// nothing is sent twice.
+// A kept connection that the server has closed, or on which it has sent unsolicited
+// bytes, is noticed before it is used: even a POST succeeds, and nothing is sent twice.
 func TestHTTPStaleConnectionIsNotUsed(t *testing.T) {
 	for _, parting := range []string{"", "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"} {
 		var first atomic.Bool
@@ -1269,7 +1268,7 @@ func (c *closeCounter) Close() error {
 	return nil
 }
 
-func TestHTTPFailureThatNobodyAskedAboutIsReported(t *testing.T) {
+func TestAnHTTPFailureThatIsNotHandledIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got []error
 		cfg := &eventloop.Config{EventHandler: func(err error) { got = append(got, err) }}
@@ -1503,12 +1502,12 @@ func TestHTTPManyRequestsToSlowServersTakeLittleAndGiveItBack(t *testing.T) {
 			runtime.NumGoroutine(), goroutines, openFDs(t), fds, kept)
 	}
 	left := int(liveHeap() - heap)
-	t.Logf("in flight: %d goroutines and %d bytes of heap a request, with those of the server; left: %d bytes a request",
+	t.Logf("in flight: %d goroutines and %d bytes of heap per request, with those of the server; left: %d bytes per request",
 		more/n, inFlight/n, left/n)
 	// A buffer of 4 KB a request would be too much. The server's connections and
 	// the peer's list of them are in it, too.
 	if left > n*(2<<10) {
-		t.Errorf("%d bytes a request are left", left/n)
+		t.Errorf("%d bytes per request are left", left/n)
 	}
 	end()
 	p.stop()
@@ -1731,7 +1730,7 @@ func stormServer(c net.Conn) {
 			pause()
 			c.(*net.TCPConn).SetLinger(0)
 			return
-		case 3: // what nobody asked for
+		case 3: // unsolicited bytes
 			pause()
 			io.WriteString(c, "nonsense")
 		case 4:

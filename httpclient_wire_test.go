@@ -615,7 +615,7 @@ func TestHTTPSOCKSProxyThatDoesNotConnectIsAnError(t *testing.T) {
 		"garbage":        {"socks5://" + garbage.addr, "http://h.example"},
 		"ends":           {"socks5://" + ends.addr, "https://h.example"},
 		"other version":  {"socks4://" + ends.addr, "http://h.example"},
-		"nobody there":   {"socks5://127.0.0.1:1", "http://h.example"},
+		"no server":      {"socks5://127.0.0.1:1", "http://h.example"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			checkLeaks(t)

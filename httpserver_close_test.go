@@ -288,7 +288,7 @@ var mounted = map[string]mounter{
 		// Not Serve, which leaves a goroutine behind for ten seconds.
 		s := &fasthttp.Server{
 			Handler: handler, StreamRequestBody: cfg != nil, NoDefaultDate: true, Logger: quietLogger{},
-			// Not ctx.Error, which forgets NoDefaultDate and leaves a goroutine behind for ever.
+			// Not ctx.Error, which forgets NoDefaultDate and leaves a goroutine behind.
 			ErrorHandler: func(ctx *fasthttp.RequestCtx, err error) { ctx.SetStatusCode(400) },
 		}
 		var wg sync.WaitGroup
@@ -440,7 +440,7 @@ func TestHTTPHandlerInNetHTTPTellsOfClientsThatGo(t *testing.T) {
 }
 
 // A callback of the tls.Config that does not return must not take the process,
-// or leave the server with a connection that nobody serves.
+// or leave the server with a connection that is not served.
 func TestHTTPServerOutlivesCallbacksOfTLSConfig(t *testing.T) {
 	does := map[string]func(){"panic": func() { panic("boom") }, "Goexit": runtime.Goexit}
 	for name, f := range does {
@@ -537,7 +537,7 @@ func TestHTTPHandlerInNetHTTPBoundsBodies(t *testing.T) {
 	c.Close()
 }
 
-func TestHTTPServerCloseEndsConnectionsThatMayBeIdleForEver(t *testing.T) {
+func TestHTTPServerCloseEndsConnectionsThatMayBeIdleForAnyTime(t *testing.T) {
 	l, end := startLoop(t, nil)
 	cfg := &eventloop.HTTPServerConfig{ReadHeaderTimeout: time.Second, IdleTimeout: -1}
 	s := serveHTTP(t, l, cfg, hai)

@@ -135,7 +135,7 @@ func (w wrappedListener) Accept() (net.Conn, error) {
 	return w.wrap(nc), nil
 }
 
-// A client that sends requests and reads no responses is not read from for ever.
+// A client that sends requests and reads no responses is not read from without end.
 func TestHTTPServerHoldsAClientBackThatDoesNotReadItsResponses(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) { r.Respond(200, nil, make([]byte, 64<<10)) })

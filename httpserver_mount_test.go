@@ -23,7 +23,7 @@ func TestHTTPMountedMaxBodyBytesBoundsAllBodies(t *testing.T) {
 			for _, chunked := range []bool{false, true} {
 				for size, want := range map[int]int{0: 200, 1000: 200, most: 200, most + 1: 413, 1 << 20: 413} {
 					if want == 413 && over > 0 && chunked {
-						continue // OnBody hears of it
+						continue // OnBody reports it
 					}
 					t.Run(fmt.Sprintf("%s, MaxInlineBody %d, chunked %v, %d bytes", name, over, chunked, size), func(t *testing.T) {
 						l, _ := startLoop(t, nil)
@@ -278,7 +278,7 @@ func TestHTTPResponseToHEADIsThatToGETWithoutItsBody(t *testing.T) {
 	})
 }
 
-// The application need not know that nobody reads what it writes.
+// The application need not know that the client does not read what it writes.
 func TestHTTPStreamWithoutABodyGoesOnToItsEndEverywhere(t *testing.T) {
 	ways(t, func(t *testing.T, l *eventloop.Loop, serve func(h func(r *eventloop.HTTPRequest)) net.Addr) {
 		ended := make(chan error, 10)

@@ -406,7 +406,7 @@ func TestHTTPBodyStreamIsReadNoFasterThanTaken(t *testing.T) {
 		}
 	}
 	if in := l.Stats().HTTPServer.BytesInTotal; in > 100_000 {
-		t.Errorf("%d bytes were read of a body that nobody takes", in)
+		t.Errorf("%d bytes were read of a body that is not taken", in)
 	}
 	taken := make(chan int, 1)
 	n := 0

@@ -240,7 +240,7 @@ func TestLaw11AnHTTPServerGivesUpOnClientsThatNeverRead(t *testing.T) {
 		serveInBubble(t, cfg, hai, func(c *rawClient) {
 			c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 			if err := <-events; !isTimeoutEvent(err) {
-				t.Errorf("event %v, want a time-out", err)
+				t.Errorf("event %v, want a timeout", err)
 			}
 			if took := time.Since(start); took != 30*time.Second {
 				t.Errorf("after %v, want 30s", took)

@@ -643,7 +643,7 @@ func TestHTTPServerReportsWhatIsWrongAtOnce(t *testing.T) {
 	}
 	l, end := startLoop(t, nil)
 	s := serveHTTP(t, l, nil, hai)
-	for _, address := range []string{s.Addr().String(), "nowhere", "127.0.0.1:http-of-nobody", "192.0.2.1:0"} {
+	for _, address := range []string{s.Addr().String(), "nowhere", "127.0.0.1:no-such-service", "192.0.2.1:0"} {
 		_, err := l.ListenHTTP(address, hai, nil)
 		if oe, ok := errors.AsType[*eventloop.OpError](err); !ok || oe.Op != "listen" {
 			t.Errorf("%s: %v, want an OpError of listen", address, err)
@@ -795,7 +795,7 @@ func TestHTTPResponseTimeoutAnswersForTheApplication(t *testing.T) {
 		t.Errorf("event %v, want ErrTimeout and ErrHTTP", err)
 	}
 	if err := <-late; err != eventloop.ErrHTTPResponded {
-		t.Errorf("Respond after the time-out: %v, want ErrHTTPResponded", err)
+		t.Errorf("Respond after the timeout: %v, want ErrHTTPResponded", err)
 	}
 	if status, _ := c.get("/hai"); status != 200 {
 		t.Errorf("status %d on the same connection, want 200", status)

@@ -77,8 +77,8 @@ func testOutOfDescriptors(t *testing.T, told string) {
 		}
 	}
 
-	// Nobody of the others was answered meanwhile. They are when descriptors come
-	// free, and so is who comes later.
+	// None of the others got a response meanwhile. They get it when descriptors become
+	// free, and so do later clients.
 	for i, answered := range waiting[1:] {
 		if len(answered) > 0 {
 			t.Errorf("client %d did not have to wait: %v", i, <-answered)

@@ -15,7 +15,7 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// A mistaken program is one that somebody writes in the first hour.
+// A mistaken program is one that a newcomer writes in the first hour.
 type mistaken struct {
 	t     *testing.T
 	loop  *eventloop.Loop
@@ -61,9 +61,9 @@ func lockAndWait(lock chan bool) func(*eventloop.Task) error {
 
 var watched = eventloop.Config{SlowCallback: 100 * time.Millisecond}
 
-// What somebody gets wrong in the first hour is answered within a second, and the
+// What a newcomer gets wrong in the first hour is answered within a second, and the
 // answer names the place: the function, the source line, the address or the request.
-// The answer is what a call returns, the error of Run, or the log. Besides, data that is
+// The answer is what a call returns, the error of Run, or the log. Also, data that is
 // kept after OnData shows under the race detector, and so do goroutines that use what
 // the callbacks own.
 func TestMistakesAreAnsweredWithinASecondAndNameTheirPlace(t *testing.T) {

@@ -61,7 +61,7 @@ func newLone(t *testing.T, cfg *eventloop.ConnConfig) *lone {
 // echo sends a message and waits for it to come back.
 func (p *lone) echo() {
 	p.t.Helper()
-	const message = "is there anybody?"
+	const message = "are you still there?"
 	got := make([]byte, len(message))
 	if _, err := io.WriteString(p.peer, message); err != nil {
 		p.t.Fatal(err)

@@ -351,7 +351,7 @@ func TestTwoTasksOnOneConnection(t *testing.T) {
 
 func TestASecondReaderAndASecondWriterGetAnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		near, far := net.Pipe() // nobody reads it: a Write waits
+		near, far := net.Pipe() // without a reader: a Write waits
 		defer far.Close()
 		eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
 			c, err := l.Adopt(near, &eventloop.ConnConfig{HighWater: 10})
@@ -451,7 +451,7 @@ func TestBytesThatNothingAsksForEndTheConnectionOnceThePeerHasLeft(t *testing.T)
 			ReadTimeout: 500 * time.Millisecond, // which does not run before the end
 			OnEvent:     func(_ *eventloop.Conn, err error) { events = append(events, err) },
 		})
-		io.WriteString(peer, "for nobody")
+		io.WriteString(peer, "for the next reader")
 		l.AfterFunc(800*time.Millisecond, func() {
 			wantEqual(t, "closed while the peer is there", c.Closed(), false)
 			peer.Close()
@@ -702,7 +702,7 @@ func TestATaskThatDoesNotReadHoldsItsPeerBack(t *testing.T) {
 	})
 }
 
-func TestAPeerThatDoesNotReadHoldsTheTaskBackAndNobodyElse(t *testing.T) {
+func TestAPeerThatDoesNotReadHoldsBackOnlyItsTask(t *testing.T) {
 	const size = 16 << 20
 	for _, max := range []int{0, 100 << 10} {
 		release := make(chan int)
@@ -795,7 +795,7 @@ func TestReadAndWriteOfAStreamAreForTasks(t *testing.T) {
 		got, _ := io.ReadAll(nc)
 		wantEqual(t, "data", string(got), "still fine")
 	})
-	use("anybody after the end of the task", kept)
+	use("another goroutine after the end of the task", kept)
 }
 
 func TestAStreamMayBeReadAndWrittenByOneTaskAfterTheOther(t *testing.T) {
@@ -863,7 +863,7 @@ func TestCloseAndDeadlinesOfAStreamFromOtherGoroutinesEndWhatWaits(t *testing.T)
 	}
 }
 
-func TestStreamForSomebodyElsesTaskOrNone(t *testing.T) {
+func TestStreamForAnotherTaskOrNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		defer far.Close()
@@ -922,7 +922,7 @@ func wantClosed(t *testing.T, nc net.Conn) {
 func TestStreamOnAClosedConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
-		go io.Copy(far, strings.NewReader("data that nobody reads"))
+		go io.Copy(far, strings.NewReader("data that stays unread"))
 		eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
 			c, err := l.Adopt(near, nil)
 			l.Go(context.Background(), func(k *eventloop.Task) error {
@@ -1030,7 +1030,7 @@ func TestStreamOfAConnectionThatIsStillConnecting(t *testing.T) {
 	})
 }
 
-func TestAResetEndsReadWithItsErrorAndNoEventComesBesides(t *testing.T) {
+func TestAResetEndsReadWithItsErrorAndNoEventComes(t *testing.T) {
 	for _, during := range []string{"Read", "Write", "neither"} {
 		t.Run(during, func(t *testing.T) {
 			var events []error

@@ -1,5 +1,5 @@
 // Bench measures package eventloop side by side with what else one could use:
-// a goroutine a connection, other event loops for Go, Node.js, libuv, libevent.
+// a goroutine per connection, other event loops for Go, Node.js, libuv, libevent.
 //
 // All servers are processes of their own, so that their CPU time and memory are
 // theirs alone, and so is the client. The opponents take turns, A B C A B C, and
@@ -54,7 +54,7 @@ func parseFlags() *flags {
 	flag.StringVar(&f.out, "out", "results", "`directory` for the table, the figures as JSON, and the plots")
 	flag.IntVar(&f.rounds, "rounds", 0, "how often each opponent runs; 0: as the plan says")
 	flag.StringVar(&f.profiles, "pprof", "", "write CPU profiles of the library's servers to this `directory`")
-	flag.BoolVar(&f.portable, "portable", false, "use the client with a goroutine a connection, as on systems other than Linux")
+	flag.BoolVar(&f.portable, "portable", false, "use the client with a goroutine per connection, as on systems other than Linux")
 	flag.StringVar(&f.old, "old", "", "compare with the library in another build of this program, this `file`, too")
 	flag.BoolVar(&f.list, "list", false, "list the workloads and the opponents, and run nothing")
 

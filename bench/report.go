@@ -185,7 +185,7 @@ func (o *outcome) markdown(w io.Writer) {
 	fmt.Fprintf(w, "\n## %s\n\n", o.Title)
 	rows := o.rows()
 	if len(rows) == 0 {
-		fmt.Fprintln(w, "Nobody here can do this.")
+		fmt.Fprintln(w, "No library here can do this.")
 		return
 	}
 	if strings.HasPrefix(o.Name, "seed") {
@@ -285,7 +285,7 @@ func (r *report) charts() []namedChart {
 	rate := func(x row) float64 { return x.Throughput.Median }
 	all := []namedChart{
 		{"echo.svg", r.chart("Echo of 64 B", "connections", "answers a second", `^echo-(\d+)$`, rate)},
-		{"http.svg", r.chart("HTTP hello", "connections", "requests a second", `^http-(\d+)$`, rate)},
+		{"http.svg", r.chart("HTTP hello", "connections", "requests per second", `^http-(\d+)$`, rate)},
 		{"idle.svg", r.chart("Echo beside idle connections", "idle connections", "answers a second", `^idle-(\d+)$`, rate)},
 		{"memory.svg", r.chart("Memory of the server", "idle connections", "resident megabytes", `^idle-(\d+)$`, residentMB)},
 	}

@@ -35,8 +35,8 @@ func loopServer(of callbacks) server {
 }
 
 // serveGroup serves one port by several loops. It listens before they do, so that
-// they have one address, and lets go of the port once they have it: by itself it
-// would be given connections too, which nobody accepts.
+// they have one address, and closes its own listener once they have it: the kernel
+// would give that listener connections too, and nothing accepts them.
 func serveGroup(cfg *serveConfig, ready func(net.Addr), stop <-chan struct{}, of callbacks) error {
 	lc := eventloop.ListenConfig{ReusePort: cfg.reusePort, Shared: !cfg.reusePort}
 	first, err := listenFirst(cfg)

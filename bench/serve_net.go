@@ -17,7 +17,7 @@ const (
 	fastHTTP           = "fasthttp"
 )
 
-// netServer makes a server with a goroutine a connection.
+// netServer makes a server with a goroutine per connection.
 func netServer(handle func(nc net.Conn, cfg *serveConfig)) server {
 	return func(cfg *serveConfig, ready func(net.Addr), stop <-chan struct{}) error {
 		ln, err := listen(cfg, ready, stop)

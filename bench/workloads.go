@@ -10,7 +10,7 @@ import (
 	"github.com/onloop/eventloop/bench/internal/proc"
 )
 
-// A workload is one comparison: what is done, and by whom.
+// A workload is one comparison: what is done, and by which library.
 type workload struct {
 	name  string // for -run and the JSON
 	title string

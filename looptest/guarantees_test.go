@@ -287,7 +287,7 @@ func TestGuarantee3EveryFailureIsReportedOnce(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		l.AfterFunc(time.Second, cancel)
 		stray = 0
-		for _, address := range []string{"rude:1", "nobody:1", "far:1", "far:1"} {
+		for _, address := range []string{"rude:1", "closed:1", "far:1", "far:1"} {
 			events, closes := 0, 0
 			dialing := t.Context()
 			if address == "far:1" {
@@ -404,7 +404,7 @@ func TestGuarantee6NothingIsLeftAfterAStop(t *testing.T) {
 	})
 }
 
-// A client that sends for ever, to a server that reads for a second and then pauses.
+// A client that sends without end, to a server that reads for a second and then pauses.
 func TestGuarantee10MemoryIsBounded(t *testing.T) {
 	const most, window = 5000, 1000
 	looptest.Seeds(t, orders, func(t *testing.T, l *eventloop.Loop) error {

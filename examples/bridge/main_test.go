@@ -46,6 +46,6 @@ func TestReportAfterTheEndOfItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if got := run(t, ctx, "a", "b"); strings.Count(got, context.Canceled.Error()) != 3 {
-		t.Errorf("the report is %q, want three times that it was cancelled", got)
+		t.Errorf("the report is %q, want three times that it was canceled", got)
 	}
 }

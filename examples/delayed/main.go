@@ -74,7 +74,7 @@ func (s *server) start(addr string) error {
 	s.loop.Every(time.Second, s.showStats)
 	fmt.Printf("TCP server on %v, answers after %v, SIGINT ends it.\n", ln.Addr(), s.delay)
 
-	// Shutdown ends what would go on for ever: the listener and the statistics.
+	// Shutdown ends what has no end of its own: the listener and the statistics.
 	// Connections and timers still run to their end, however long that takes; a
 	// second SIGINT cuts them off.
 	return s.loop.ShutdownOn(-1, os.Interrupt)

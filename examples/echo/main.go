@@ -3,8 +3,8 @@
 //	go run ./examples/echo
 //	nc 127.0.0.1 9003
 //
-// SIGINT (Ctrl-C) ends it gracefully: it accepts nobody any more, those who are
-// connected may go on for -grace, and a second SIGINT ends it at once.
+// SIGINT (Ctrl-C) ends it gracefully: it accepts no more connections, those that are
+// open may go on for -grace, and a second SIGINT ends it at once.
 package main
 
 import (

@@ -177,7 +177,7 @@ func (a *app) events(r *eventloop.HTTPRequest) {
 	})
 }
 
-// broadcast sends an event to everybody who listens and keeps up.
+// broadcast sends an event to every client that listens and keeps up.
 func (a *app) broadcast(event string, v any) {
 	for _, w := range a.streams {
 		if !w.NeedDrain() {

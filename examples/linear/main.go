@@ -8,9 +8,9 @@
 //	nc 127.0.0.1 7002      a store that speaks JSON:
 //	{"op":"set","key":"a","value":[1,2]}
 //	{"op":"get","key":"a"}
-//	{"op":"wait","key":"b","ms":5000}      answers when somebody sets b
+//	{"op":"wait","key":"b","ms":5000}      answers when b is set
 //
-// SIGINT closes the listeners and lets everybody finish, for three seconds.
+// SIGINT closes the listeners and gives the clients three seconds to finish.
 package main
 
 import (
@@ -115,7 +115,7 @@ func (r *chat) serve(t *eventloop.Task, c *eventloop.Conn) error {
 	return lines.Err()
 }
 
-// askName asks until the name is one that nobody has.
+// askName asks until the name is free.
 func (r *chat) askName(w io.Writer, lines *bufio.Scanner) (string, error) {
 	for {
 		if _, err := fmt.Fprint(w, "name? "); err != nil {
@@ -139,8 +139,8 @@ func firstError(err, otherwise error) error {
 	return otherwise
 }
 
-// say sends line to everybody but the one who said it. It never waits: whoever
-// does not keep up is thrown out.
+// say sends line to every member but its author. It never waits: a member that does
+// not keep up is disconnected.
 func (r *chat) say(from, line string) {
 	for name, c := range r.members {
 		if name == from {
@@ -235,7 +235,7 @@ func (s *store) wait(t *eventloop.Task, key string, d time.Duration) (json.RawMe
 	if a == nil {
 		a = &arrival{}
 		a.value, a.resolve = eventloop.NewFuture[json.RawMessage](s.l)
-		a.value.Unref() // that somebody may set it keeps nothing alive
+		a.value.Unref() // waiting for a value does not keep the loop alive
 		s.waiting[key] = a
 	}
 	a.tasks++
@@ -246,7 +246,7 @@ func (s *store) wait(t *eventloop.Task, key string, d time.Duration) (json.RawMe
 		}
 	}()
 	late, resolve := eventloop.NewFuture[json.RawMessage](s.l)
-	timer := s.l.AfterFunc(d, func() { resolve(nil, errors.New("nobody has set it")) })
+	timer := s.l.AfterFunc(d, func() { resolve(nil, errors.New("it was not set")) })
 	defer resolve(nil, nil)
 	defer timer.Stop()
 	return eventloop.Race(s.l, a.value, late).Await(t)

@@ -85,7 +85,7 @@ func TestStore(t *testing.T) {
 	a.say(`{"op":"get","key":"x"}`)
 	a.hears(`{"error":"no such key"}`)
 	a.say(`{"op":"wait","key":"x","ms":1}`)
-	a.hears(`{"error":"nobody has set it"}`)
+	a.hears(`{"error":"it was not set"}`)
 	a.say(`{"op":"wait","key":"x","ms":60000}`)
 	b.say(`{"op":"set","key":"x","value":[1,2]}`)
 	b.hears(`{"value":[1,2]}`)

@@ -254,7 +254,7 @@ func (r *tour) signal(t *eventloop.Task) error {
 	return err
 }
 
-// refused dials where nobody listens.
+// refused dials an address without a listener.
 func (r *tour) refused(t *eventloop.Task) error {
 	over, resolve := eventloop.NewFuture[struct{}](r.loop)
 	_, err := r.loop.Dial(t.Context(), "tcp", "127.0.0.1:1", &eventloop.ConnConfig{

@@ -34,7 +34,7 @@ var page []byte
 const (
 	maxMembers = 1000
 	maxName    = 20               // letters
-	pingEvery  = 30 * time.Second // keeps proxies from thinking that nobody is there
+	pingEvery  = 30 * time.Second // keeps proxies from taking the connection for dead
 )
 
 // A room is used on the loop only.
@@ -117,8 +117,8 @@ func (m *room) name(r *eventloop.HTTPRequest) string {
 // say sends a line to every member.
 func (m *room) say(line string) { m.tell(textFrame(line)) }
 
-// tell sends a frame to every member. Nobody leaves meanwhile: who is cut off
-// because of it goes in a later turn, with onClose.
+// tell sends a frame to every member. The set of members does not change meanwhile: a
+// member that is cut off because of it leaves in a later turn, with onClose.
 func (m *room) tell(frame []byte) {
 	for s := range m.members {
 		s.send(frame)

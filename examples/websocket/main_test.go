@@ -241,7 +241,7 @@ func TestPingIsAnsweredInTheMiddleOfAMessage(t *testing.T) {
 		ws.NewFrame(ws.OpText, false, []byte("hel")),
 		ws.NewPingFrame([]byte("are you there?")),
 		ws.NewFrame(ws.OpContinuation, false, nil),
-		ws.NewPongFrame(nil), // which nobody asked for
+		ws.NewPongFrame(nil), // unsolicited
 		ws.NewFrame(ws.OpContinuation, true, []byte("lo")),
 		ws.NewTextFrame(nil),
 	)
@@ -413,7 +413,7 @@ func TestWhoIsSilentIsPingedAndThenGone(t *testing.T) {
 	})
 }
 
-func TestWhoReadsSlowlyIsCutOffAndDelaysNobody(t *testing.T) {
+func TestASlowReaderIsCutOffAndDelaysNoOther(t *testing.T) {
 	s := serveTCP(t)
 	slow, ann := enter(t, s, "slow"), enter(t, s, "ann")
 	slow.Conn.(*net.TCPConn).SetReadBuffer(4 << 10)

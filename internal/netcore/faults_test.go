@@ -248,8 +248,8 @@ func TestEventsThatAreLateTwiceOrWrongDoNoHarm(t *testing.T) {
 	}
 }
 
-// A poller that never says anything keeps nobody from ending a connection, nor from
-// having it look for itself, and a deadline ends it as well.
+// A connection can be ended, and can be made to look for itself, although its poller
+// never reports anything. A deadline ends it as well.
 func TestAPollerThatIsSilentLeavesOrdersAndDeadlines(t *testing.T) {
 	defer Hasten(5*time.Millisecond, 0)()
 	inject(t, &faults{epollWait: func(*epoll, []epollEvent) int { return 0 }})

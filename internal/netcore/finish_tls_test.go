@@ -93,7 +93,7 @@ func finishOfTLS(t *testing.T, k kind, secured bool, output string, ends bool) {
 	}
 }
 
-// Nobody need read the alert of a handshake that failed.
+// The alert of a failed handshake need not be read.
 func TestFinishAfterAFailedHandshakeWaitsForNoReader(t *testing.T) {
 	for _, k := range parkable() {
 		for _, before := range []bool{false, true} { // output in the clear, which is read
@@ -127,7 +127,7 @@ func TestFinishAfterAFailedHandshakeWaitsForNoReader(t *testing.T) {
 	}
 }
 
-// What Unacked reports of writes that nobody has read is what Cost foretells.
+// What Unacked reports of unread writes is what Cost predicts.
 func TestCostIsWhatUnreadWritesAre(t *testing.T) {
 	for _, k := range parkable() {
 		for _, size := range []int{1, 24, 31, 32, 100, 600, 5000} {

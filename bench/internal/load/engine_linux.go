@@ -114,7 +114,7 @@ func (e *engine) wait(ready []unix.EpollEvent, d time.Duration) (int, error) {
 	return n, err
 }
 
-// dial starts a connection; the driver hears of its outcome.
+// dial starts a connection; the driver is notified of its outcome.
 func (e *engine) dial(idle bool, began time.Duration) {
 	addr := e.addrs[e.dialed%len(e.addrs)]
 	e.dialed++

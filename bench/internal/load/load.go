@@ -33,7 +33,7 @@ const (
 // A Spec says what load to make.
 type Spec struct {
 	Kind    string
-	Addrs   []string // dialled in turn: more than one get around the range of local ports
+	Addrs   []string // dialed in turn: more than one avoids the range of local ports
 	Conns   int      // at a time
 	Idle    int      // connections that get one answer before, and stay
 	Request []byte

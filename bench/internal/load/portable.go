@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A crowd is the client with a goroutine a connection.
+// A crowd is the client with a goroutine per connection.
 type crowd struct {
 	mu sync.Mutex // guards tally
 	*tally

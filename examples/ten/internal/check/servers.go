@@ -209,7 +209,7 @@ func Delayed(t *testing.T) {
 	}
 	s.dial().reset()
 	gone := s.dial()
-	gone.send("nobody waits for this\n")
+	gone.send("this gets no reader\n")
 	gone.Close()
 	waiting := s.dial()
 	waiting.send("hello\n")
