@@ -20,9 +20,17 @@ type faults struct {
 	epollWait func(ep *epoll, events []epollEvent) int
 	epollSet  func(ep *epoll, fd uintptr, first bool, want uint32, e event) syscall.Errno
 	epollDel  func(ep *epoll, fd uintptr)
+
+	between func(c *Conn, h handover) // see calls.go
 }
 
 var injected atomic.Pointer[faults]
+
+func between(c *Conn, h handover) {
+	if f := injected.Load(); f != nil && f.between != nil {
+		f.between(c, h)
+	}
+}
 
 func readFD(fd uintptr, p []byte) (int, syscall.Errno) {
 	if f := injected.Load(); f != nil && f.read != nil {

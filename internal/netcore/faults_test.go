@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -275,4 +277,135 @@ func TestAPollerThatIsSilentLeavesOrdersAndDeadlines(t *testing.T) {
 		t.Errorf("it ends with %v, want a timeout", err)
 	}
 	c.abort()
+}
+
+// Between the moment at which a goroutine says that it leaves and the one at which it
+// has left, others may have reasons to run the connection. They leave that to the
+// goroutine: if they ran the connection themselves and parked it again, the goroutine
+// could take it back with what it knew of it before, without TLS for example.
+func TestWhatComesWhileAGoroutineLeavesIsForThatGoroutine(t *testing.T) {
+	defer Hasten(time.Millisecond, 0)()
+	for name, disturb := range map[string]func(c *idler, peer net.Conn){
+		"an order":   func(c *idler, _ net.Conn) { c.Wake() },
+		"two orders": func(c *idler, _ net.Conn) { c.Wake(); c.Wake() },
+		"input": func(c *idler, peer net.Conn) {
+			c.woken.Store(false)
+			io.WriteString(peer, "x")
+			until(t, "the poller has reported it", c.woken.Load)
+		},
+		"a deadline": func(c *idler, _ net.Conn) {
+			p := &c.poller
+			p.mu.Lock()
+			p.slots[c.slot].deadline = 1
+			p.due = 1
+			p.mu.Unlock()
+			p.sweep()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nc, peer := tcpPair(t)
+			c := newIdler(t, nc, true)
+			c.Start()
+			c.awaitPark(t)
+			var left atomic.Int32
+			inject(t, &faults{between: func(of *Conn, h handover) {
+				if of == &c.Conn && h == inLeave && left.Add(1) == 1 {
+					runs := c.runs.Load()
+					disturb(c, peer)
+					time.Sleep(time.Millisecond) // for a worker that should not run it
+					if n := c.runs.Load() - runs; n != 0 {
+						t.Errorf("Serve was called %d times meanwhile", n)
+					}
+					if p := c.place.Load(); p != placeRunning {
+						t.Errorf("the place of the goroutine is %d, want %d", p, placeRunning)
+					}
+				}
+			}})
+			io.WriteString(peer, "hello")
+			got := make([]byte, 5)
+			io.ReadFull(peer, got)
+			c.awaitPark(t)
+			if n := left.Load(); n != 2 {
+				t.Errorf("the goroutine left %d times, want twice", n)
+			}
+			if name == "input" {
+				io.ReadFull(peer, got[:1])
+			}
+			exchange(t, peer, "hello")
+			c.awaitPark(t)
+			c.end(t)
+			if n := c.poller.Parked(); n != 0 {
+				t.Errorf("%d connections are parked after the end", n)
+			}
+		})
+	}
+}
+
+// A goroutine that is stopped while it leaves does not take the connection back when
+// others have run it meanwhile and have started TLS.
+func TestAConnectionThatIsTakenBackHasItsTLS(t *testing.T) {
+	defer Hasten(time.Millisecond, 0)()
+	nc, peer := tcpPair(t)
+	c := newIdler(t, nc, true)
+	c.serve = func() {
+		for !c.quit.Load() {
+			if c.upgrade.CompareAndSwap(true, false) {
+				if err := c.Handshake(context.Background(), serverTLS(), false, nil); err != nil {
+					t.Error(err)
+				}
+				c.Open()
+			}
+			if !c.step() {
+				return
+			}
+		}
+		c.Own()
+		c.ended <- c.why
+	}
+	c.Start()
+	c.awaitPark(t)
+	var left atomic.Int32
+	var again atomic.Bool // it was run by others, and is parked
+	looked := make(chan struct{})
+	inject(t, &faults{between: func(of *Conn, h handover) {
+		switch {
+		case of != &c.Conn:
+		case h == inWake && again.Load():
+			time.Sleep(10 * time.Millisecond) // the poller is slower than the goroutine
+		case h == inLeave && left.Add(1) == 1:
+			c.order(func() { c.Secure(); c.upgrade.Store(true) })
+			for end := time.Now().Add(200 * time.Millisecond); time.Now().Before(end) && !again.Load(); time.Sleep(time.Millisecond) {
+				c.Lock()
+				again.Store(c.TLS() != nil && c.isParked())
+				c.Unlock()
+			}
+			close(looked)
+			if again.Load() {
+				until(t, "the poller has reported input", c.woken.Load)
+			}
+		}
+	}})
+	io.WriteString(peer, "hello")
+	io.ReadFull(peer, make([]byte, 5))
+	far := tls.Client(peer, clientTLS())
+	if err := far.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, looked, "end of the stop")
+	exchange(t, far, "secret")
+	c.end(t)
+}
+
+// The same with goroutines that are stopped for a while where a connection changes
+// hands.
+func TestEveryPairOfOrdersEndsHoweverHandOversAreDelayed(t *testing.T) {
+	inject(t, &faults{between: func(*Conn, handover) {
+		switch rand.IntN(8) {
+		case 0:
+			runtime.Gosched()
+		case 1:
+			time.Sleep(time.Duration(rand.IntN(100)) * time.Microsecond)
+		}
+	}})
+	everyPairOfOrders(t)
 }

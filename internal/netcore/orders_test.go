@@ -92,7 +92,9 @@ func (c *testConn) serveOrders(watch bool) (out net.Conn, ended bool) {
 // goroutine reads and while it watches; while it has a goroutine, is parked, and is
 // just being parked or resumed; with peers that speak, are silent, and leave. Whatever
 // it is, the connection ends when it is told to.
-func TestEveryPairOfOrdersEnds(t *testing.T) {
+func TestEveryPairOfOrdersEnds(t *testing.T) { everyPairOfOrders(t) }
+
+func everyPairOfOrders(t *testing.T) {
 	t.Cleanup(Hasten(50*time.Microsecond, 0)) // after the subtests, which are parallel
 	peers := map[string]func(nc net.Conn){
 		"silent": func(net.Conn) {},

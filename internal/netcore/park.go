@@ -75,6 +75,7 @@ func (c *Conn) park(r *runner, want uint32) error {
 		c.Own()
 		return ErrWoken
 	}
+	between(c, inPark)
 	if !c.leave(p, r) {
 		p.unwatch(c)
 		return ErrWoken
@@ -82,24 +83,34 @@ func (c *Conn) park(r *runner, want uint32) error {
 	return ErrParked
 }
 
-// leave gives the goroutine up, unless the connection has been woken.
+// leave gives the goroutine up, unless the connection has been woken. The connection is
+// the goroutine's until its place is parked, and then at once that of others: there is
+// nothing to take back, which might have been run elsewhere meanwhile. Those who find it
+// leaving have it stay.
 func (c *Conn) leave(p *Poller, r *runner) bool {
 	if r.worker == nil {
 		p.part(r)
 	}
+	c.place.Store(placeLeaving)
+	between(c, inLeave)
 	c.run.Store(nil)
-	c.place.Store(placeParked)
-	// From here on others may have the connection, but woken can still be asked.
-	if c.woken.Load() && c.place.CompareAndSwap(placeParked, placeRunning) {
+	if c.woken.Load() || !c.place.CompareAndSwap(placeLeaving, placeParked) {
 		c.run.Store(r)
+		c.place.Store(placeRunning)
 		return false
 	}
 	p.putRunner(r)
 	return true
 }
 
-// resume has a worker or a goroutine run the connection, whose place the caller has
-// turned from parked to running. event says that the peer is the reason.
+// claim makes the caller the one that resumes the connection, if it is parked, after
+// woken was set. It reports whether it is. A goroutine that is leaving stays.
+func (c *Conn) claim() bool {
+	return !c.place.CompareAndSwap(placeLeaving, placeRunning) && c.place.CompareAndSwap(placeParked, placeRunning)
+}
+
+// resume has a worker or a goroutine run the connection, which the caller has claimed.
+// event says that the peer is the reason.
 func (c *Conn) resume(event bool) {
 	p := c.user.Poller()
 	busy := false

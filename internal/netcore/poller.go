@@ -198,10 +198,9 @@ func (p *Poller) happened(e event) {
 	if c == nil {
 		return // late, or twice
 	}
-	// As in Wake: a connection that is only about to be parked sees that it is not
-	// to be.
-	c.woken.Store(true)
-	if c.place.CompareAndSwap(placeParked, placeRunning) {
+	c.woken.Store(true) // as in Wake
+	between(c, inWake)
+	if c.claim() {
 		c.resume(true)
 	}
 }

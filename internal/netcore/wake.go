@@ -10,9 +10,19 @@ const (
 	placeWatch          // or in Watch
 	placeWait           // waits in Wait
 	placeUntil          // waits in WaitUntil
+	placeLeaving        // is about to go
 	placeParked         // there is none
 
 	placeMask = 7
+)
+
+// A handover is a place in the code where a connection changes hands.
+type handover uint8
+
+const (
+	inWake  handover = iota // the connection was woken, but nothing has been told yet
+	inLeave                 // the goroutine says that it leaves, and has not left yet
+	inPark                  // the connection is watched, and its goroutine has not left yet
 )
 
 // Bits beside placeRead and placeWatch.
@@ -27,13 +37,14 @@ const (
 // count as one, so the goroutine has to look at every order each time.
 func (c *Conn) Wake() {
 	c.woken.Store(true)
+	between(c, inWake)
 	switch c.place.Load() & placeMask {
 	case placeRead, placeWatch:
 		c.poke(false)
 	case placeWait, placeUntil:
 		c.token()
-	case placeParked:
-		if c.place.CompareAndSwap(placeParked, placeRunning) {
+	case placeLeaving, placeParked:
+		if c.claim() {
 			c.resume(false)
 		}
 	}
