@@ -380,7 +380,7 @@ func (cl *connLoop) forget() {
 	if x := c.x.Load(); x != nil && x.detached != nil {
 		cl.handOut(x)
 	}
-	for _, b := range []*sockio.Buffer{c.chunk, c.takeNext()} {
+	for _, b := range []*sockio.Buffer{c.chunk, c.readerSide().takeNext()} {
 		if b != nil {
 			b.Release() // read in a pause
 		}

@@ -81,7 +81,7 @@ func (cr *connReader) step() bool {
 // read reads a chunk and hands it over. It returns what step does.
 func (cr *connReader) read() bool {
 	c := (*Conn)(cr)
-	if b := c.takeNext(); b != nil {
+	if b := cr.takeNext(); b != nil {
 		cr.hand(b)
 		return true
 	}
@@ -154,16 +154,16 @@ func (cr *connReader) probe() bool {
 	return true
 }
 
-// hasNext reports whether probe has read something. On the goroutine.
-func (c *Conn) hasNext() bool {
-	x := c.x.Load()
+// hasNext reports whether probe has read something.
+func (cr *connReader) hasNext() bool {
+	x := cr.x.Load()
 	return x != nil && x.next != nil
 }
 
-// takeNext returns what probe has read, or nil. On the goroutine.
-func (c *Conn) takeNext() (b *sockio.Buffer) {
-	if c.hasNext() {
-		x := c.x.Load()
+// takeNext returns what probe has read, or nil.
+func (cr *connReader) takeNext() (b *sockio.Buffer) {
+	if cr.hasNext() {
+		x := cr.x.Load()
 		b, x.next = x.next, nil
 	}
 	return b

@@ -294,7 +294,7 @@ func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
 		return
 	}
 	if isForeign(nc) {
-		to.setAddrs(nc.LocalAddr(), c.remote)
+		to.readerSide().setAddrs(nc.LocalAddr(), c.remote)
 	}
 	if len(rest) > 0 {
 		to.Unread(rest)

@@ -612,7 +612,7 @@ func (cr *connReader) askAddrs(ctx context.Context, nc net.Conn) error {
 	if err != nil { // of what is below TLS
 		c.panicked(OpAddr, err)
 	}
-	c.setAddrs(local, remote)
+	cr.setAddrs(local, remote)
 	return nil
 }
 
@@ -777,7 +777,8 @@ func (c *Conn) addrs() (local, remote net.Addr) {
 }
 
 // setAddrs keeps addresses for addrs.
-func (c *Conn) setAddrs(local, remote net.Addr) {
+func (cr *connReader) setAddrs(local, remote net.Addr) {
+	c := (*Conn)(cr)
 	c.core.Lock()
 	defer c.core.Unlock()
 	x := c.extra()
