@@ -1,10 +1,11 @@
 // Idle measures what connections cost that do nothing: the resident memory of each,
-// after a collection, and what it takes to wake them. Server and client are
-// processes of their own.
+// after a collection, and what it takes to wake them. The process that is measured
+// and its peer are processes of their own.
 //
-//	go run ./idle [-conns 10000] [-mode plain|tls|http|goroutines] [-storms 2]
+//	go run ./idle [-conns 10000] [-mode plain|timeout|tls|http|client|goroutines] [-storms 2]
 //
-// Each connection has sent and received one message before memory is read.
+// Each connection has sent and received one message before memory is read. In the mode
+// client the process that is measured is an HTTP client, whose connections are kept.
 package main
 
 import (
@@ -35,12 +36,13 @@ import (
 
 var (
 	conns   = flag.Int("conns", 10_000, "how many connections there are")
-	mode    = flag.String("mode", "plain", "what the server is: plain, timeout, tls, http, goroutines")
+	mode    = flag.String("mode", "plain", "what is measured: the server plain, timeout, tls, http or goroutines, or an HTTP client")
 	storms  = flag.Int("storms", 2, "how often all connections get a message at once")
 	pings   = flag.Int("pings", 2000, "how many messages are sent one at a time")
 	busy    = flag.Int("busy", 0, "how many connections send all the time meanwhile")
 	settle  = flag.Duration("settle", 5*time.Second, "how long the connections are quiet before memory is read")
-	serving = flag.Bool("serve", false, "be the server")
+	serving = flag.Bool("serve", false, "be the process that is measured")
+	target  = flag.String("target", "", "with -serve, the server of the client")
 )
 
 func main() {
@@ -55,71 +57,119 @@ func main() {
 	}
 }
 
-// serve is the server. It answers each line of standard input with its resident
-// memory in bytes and the number of its goroutines.
+// serve is the process that is measured. It answers each empty line of standard input
+// with its resident memory in bytes and the number of its goroutines. In the mode client
+// it answers any other line when it has sent a request on each connection.
 func serve() {
-	addr := make(chan net.Addr, 1)
+	addr := make(chan string, 1)
+	storm := func() {}
 	switch *mode {
 	case "goroutines":
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			panic(err)
-		}
-		addr <- ln.Addr()
-		go func() {
-			for {
-				nc, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer nc.Close()
-					buf := make([]byte, 4096)
-					for {
-						n, err := nc.Read(buf)
-						if err != nil {
-							return
-						}
-						nc.Write(buf[:n])
-					}
-				}()
-			}
-		}()
+		go serveGoroutines(addr)
+	case "client":
+		requests := make(chan func())
+		go runLoop(func(l *eventloop.Loop) error {
+			newClient(l, requests)
+			addr <- "client"
+			return nil
+		})
+		storm = <-requests
 	default:
-		go func() {
-			err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
-				if *mode == "http" {
-					s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
-						r.Respond(200, nil, []byte("ok"))
-					}, nil)
-					if err == nil {
-						addr <- s.Addr()
-					}
-					return err
-				}
-				cfg := &eventloop.ConnConfig{OnData: func(c *eventloop.Conn, p []byte) { c.Write(p) }}
-				switch *mode {
-				case "timeout":
-					cfg.ReadTimeout = 10 * time.Minute
-				case "tls":
-					cfg.TLS = &tls.Config{Certificates: []tls.Certificate{certificate()}, SessionTicketsDisabled: true}
-				}
-				ln, err := l.Listen("tcp", "127.0.0.1:0", cfg)
-				if err == nil {
-					addr <- ln.Addr()
-				}
-				return err
-			})
-			panic(err)
-		}()
+		go runLoop(func(l *eventloop.Loop) error { return listen(l, addr) })
 	}
 	fmt.Println(<-addr)
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		if in.Text() != "" {
+			storm()
+			fmt.Println("done")
+			continue
+		}
 		runtime.GC()
 		runtime.GC() // of what finalizers and pools let go
 		debug.FreeOSMemory()
 		fmt.Println(resident(), runtime.NumGoroutine())
 	}
+}
+
+func runLoop(start func(l *eventloop.Loop) error) {
+	panic(eventloop.Run(context.Background(), nil, start))
+}
+
+// serveGoroutines echoes with a goroutine for each connection.
+func serveGoroutines(addr chan<- string) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	addr <- ln.Addr().String()
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer nc.Close()
+			buf := make([]byte, 4096)
+			for {
+				n, err := nc.Read(buf)
+				if err != nil {
+					return
+				}
+				nc.Write(buf[:n])
+			}
+		}()
+	}
+}
+
+// listen starts the server on the loop.
+func listen(l *eventloop.Loop, addr chan<- string) error {
+	if *mode == "http" {
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+			r.Respond(200, nil, []byte("ok"))
+		}, nil)
+		if err == nil {
+			addr <- s.Addr().String()
+		}
+		return err
+	}
+	cfg := &eventloop.ConnConfig{OnData: func(c *eventloop.Conn, p []byte) { c.Write(p) }}
+	switch *mode {
+	case "timeout":
+		cfg.ReadTimeout = 10 * time.Minute
+	case "tls":
+		cfg.TLS = &tls.Config{Certificates: []tls.Certificate{certificate()}, SessionTicketsDisabled: true}
+	}
+	ln, err := l.Listen("tcp", "127.0.0.1:0", cfg)
+	if err == nil {
+		addr <- ln.Addr().String()
+	}
+	return err
+}
+
+// newClient sends a function to requests that makes one request on each connection, at
+// once, and waits for the responses.
+func newClient(l *eventloop.Loop, requests chan<- func()) {
+	l.Hold()
+	client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{
+		IdleTimeout: time.Hour, MaxConnsPerHost: -1, MaxIdlePerHost: *conns, MaxIdle: *conns,
+	})
+	go func() {
+		requests <- func() {
+			var wg sync.WaitGroup
+			wg.Add(*conns)
+			l.Post(func() {
+				for range *conns {
+					client.Get(context.Background(), "http://"+*target+"/").Then(func(_ *eventloop.HTTPResponse, err error) {
+						if err != nil {
+							panic(err)
+						}
+						wg.Done()
+					})
+				}
+			})
+			wg.Wait()
+		}
+	}()
 }
 
 func resident() int {
@@ -151,7 +201,15 @@ func (p *peer) memory() (bytes, goroutines int) {
 const request = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 func measure() error {
-	cmd := exec.Command(os.Args[0], append([]string{"-serve"}, os.Args[1:]...)...)
+	args := append([]string{"-serve"}, os.Args[1:]...)
+	if *mode == "client" {
+		addr, err := answerTogether()
+		if err != nil {
+			return err
+		}
+		args = append(args, "-target", addr)
+	}
+	cmd := exec.Command(os.Args[0], args...)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -165,17 +223,82 @@ func measure() error {
 		return err
 	}
 	defer cmd.Wait()
-	defer in.Close()
+	defer in.Close() // before Wait: it ends the process
 	p := &peer{in, bufio.NewReader(out)}
 	var addr string
 	if _, err := fmt.Fscanln(p.out, &addr); err != nil {
 		return err
 	}
+	before, _ := p.memory()
+	report := func(what string) {
+		time.Sleep(*settle)
+		now, goroutines := p.memory()
+		fmt.Printf("%-28s %6.0f B each, %d goroutines\n", what, float64(now-before)/float64(*conns), goroutines)
+	}
+	if *mode == "client" {
+		return measureClient(p, report)
+	}
+	return measureServer(addr, report)
+}
+
+// answerTogether is a server that answers requests when there is one on each
+// connection, so that a client has as many.
+func answerTogether() (addr string, err error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	var mu sync.Mutex
+	var waiting []net.Conn
+	asked := func(nc net.Conn) {
+		mu.Lock()
+		defer mu.Unlock()
+		if waiting = append(waiting, nc); len(waiting) < *conns {
+			return
+		}
+		for _, nc := range waiting {
+			io.WriteString(nc, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		}
+		waiting = waiting[:0]
+	}
+	go func() {
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				for receive(nc) == nil {
+					asked(nc)
+				}
+			}()
+		}
+	}()
+	return ln.Addr().String(), nil
+}
+
+// measureClient measures a client, the connections of which it makes itself.
+func measureClient(p *peer, report func(what string)) error {
+	for i := range 1 + *storms {
+		began := time.Now()
+		fmt.Fprintln(p.in, "request")
+		var done string
+		if _, err := fmt.Fscanln(p.out, &done); err != nil {
+			return err
+		}
+		if i > 0 {
+			fmt.Printf("a request on each at once    %v until all have been answered\n", time.Since(began).Round(time.Millisecond))
+		}
+		report("afterwards")
+	}
+	return nil
+}
+
+func measureServer(addr string, report func(what string)) error {
 	message := strings.Repeat("x", 64)
 	if *mode == "http" {
 		message = request
 	}
-	before, _ := p.memory()
 	all := make([]net.Conn, *conns)
 	for i := range all {
 		nc, err := net.Dial("tcp", addr)
@@ -190,28 +313,37 @@ func measure() error {
 			return err
 		}
 	}
-	report := func(what string) {
-		time.Sleep(*settle)
-		now, goroutines := p.memory()
-		fmt.Printf("%-28s %6.0f B each, %d goroutines\n", what, float64(now-before)/float64(*conns), goroutines)
-	}
 	report("after one message each")
 	for range *storms {
-		began := time.Now()
-		for _, nc := range all {
-			if _, err := io.WriteString(nc, message); err != nil {
-				return err
-			}
+		if err := storm(all, message); err != nil {
+			return err
 		}
-		sent := time.Since(began)
-		for _, nc := range all {
-			if err := receive(nc); err != nil {
-				return err
-			}
-		}
-		fmt.Printf("all woken at once            %v until all have answered, %v to send\n", time.Since(began).Round(time.Millisecond), sent.Round(time.Millisecond))
 		report("afterwards")
 	}
+	return firstMessages(all, message)
+}
+
+// storm sends a message on each connection at once.
+func storm(all []net.Conn, message string) error {
+	began := time.Now()
+	for _, nc := range all {
+		if _, err := io.WriteString(nc, message); err != nil {
+			return err
+		}
+	}
+	sent := time.Since(began)
+	for _, nc := range all {
+		if err := receive(nc); err != nil {
+			return err
+		}
+	}
+	fmt.Printf("all woken at once            %v until all have answered, %v to send\n", time.Since(began).Round(time.Millisecond), sent.Round(time.Millisecond))
+	return nil
+}
+
+// firstMessages sends a message on one quiet connection after the other, beside others
+// that are busy.
+func firstMessages(all []net.Conn, message string) error {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for _, nc := range all[:min(*busy, len(all))] {
@@ -226,6 +358,8 @@ func measure() error {
 			}
 		})
 	}
+	defer wg.Wait()
+	defer close(stop)
 	quiet := all[min(*busy, len(all)):]
 	times := make([]time.Duration, 0, *pings)
 	for i := range min(*pings, len(quiet)) {
@@ -236,8 +370,6 @@ func measure() error {
 		times = append(times, time.Since(began))
 		time.Sleep(time.Millisecond)
 	}
-	close(stop)
-	wg.Wait()
 	if slices.Sort(times); len(times) > 0 {
 		fmt.Printf("first message of each        p50 %v, p90 %v, p99 %v\n", times[len(times)/2], times[len(times)*9/10], times[len(times)*99/100])
 	}
