@@ -199,6 +199,7 @@ func (l *Loop) mayLookup() error {
 // is Unref of the handle.
 type lookup[T any] struct {
 	Future[T]
+	handle handle
 	name   string
 	cancel context.CancelFunc
 
@@ -214,7 +215,7 @@ type lookupTask[T any] lookup[T]
 func startLookup[T any](l *Loop, ctx context.Context, name string, ask func(ctx context.Context, r *resolver.Resolver) (T, error)) *Future[T] {
 	checkContext(ctx)
 	q := &lookup[T]{name: name}
-	q.loop = l
+	q.loop, q.own, q.handle.loop = l, &q.handle, l
 	ctx, q.cancel = context.WithCancel(ctx)
 	if err := l.register(&q.handle, q, kindLookup, false); err != nil {
 		q.cancel()

@@ -302,17 +302,22 @@ func (l *Loop) postFor(f func(), what any) error {
 	if f == nil {
 		return errNilFunc
 	}
+	return l.postCallback(funcqueue.Func(f), what)
+}
+
+// postCallback is postFor for a callback that need not be a function.
+func (l *Loop) postCallback(c funcqueue.Callback, what any) error {
 	var name string
 	if l.ordered != nil {
-		name = l.ordered.postName(l, f, what)
+		name = l.ordered.postName(l, c, what)
 	}
 	l.lockSoon()
 	if err := l.usable(true); err != nil {
 		l.mu.Unlock()
 		return err
 	}
-	if l.ordered == nil || !l.ordered.takePost(l, f, name) {
-		l.posts.Push(f)
+	if l.ordered == nil || !l.ordered.takePost(l, c, name) {
+		l.posts.Push(c)
 	}
 	if !l.sleeping {
 		l.mu.Unlock()

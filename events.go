@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"unicode"
+
+	"github.com/onloop/eventloop/internal/funcqueue"
 )
 
 // Errors of the loop itself. Calls return them; they are never delivered to an event
@@ -377,6 +379,12 @@ func (l *Loop) logger() *slog.Logger {
 func (l *Loop) call(f func()) {
 	defer l.caught(nil)
 	f()
+}
+
+// callPosted is call for a callback from the queue of posts.
+func (l *Loop) callPosted(c funcqueue.Callback) {
+	defer l.caught(nil)
+	c.Call()
 }
 
 // callEvent runs the event callback f. A panic in f always ends the loop: the event

@@ -14,8 +14,8 @@ import (
 // this package return futures; [NewFuture] makes one for the application's own
 // operations. All methods may be called from any goroutine.
 //
-// A pending future keeps the loop alive, or the connection or task to which it belongs
-// does. If the loop ends by force while the future is pending, the future fails with
+// A pending future keeps the loop alive, or the connection, the task or the [Owner] to
+// which it belongs does. If the loop ends by force while the future is pending, the future fails with
 // [ErrLoopClosed].
 //
 // A failure is unhandled if, within a second or before the loop ends, none of Then,
@@ -26,19 +26,26 @@ import (
 // unless it is the ordinary end of a connection: information (see [IsInfo]) or
 // net.ErrClosed.
 type Future[T any] struct {
-	handle
+	loop *Loop
+	own  *handle // of a future that is a handle; nil if it belongs to something else
 
 	mu        sync.Mutex // guards the following
 	state     futureState
 	handled   bool
 	value     T
 	err       error
-	done      chan struct{}          // made when Done is first called
-	then      func(v T, err error)   // the first callback, and the only one of most futures
-	thens     []func(v T, err error) // the other callbacks, in order
+	then      func(v T, err error) // the first callback; belongs to its thenCallback once it is queued
 	observers observerList
-	unhandled *unhandled      // the failure, while it waits to be reported
-	owned     *ownedResult[T] // of a result that must be closed, until a caller takes it
+	more      *futureMore[T] // nil for most futures
+}
+
+// A futureMore is the state that few futures need. It is separate because a future is
+// allocated for each request.
+type futureMore[T any] struct {
+	done      chan struct{}          // made when Done is first called
+	thens     []func(v T, err error) // the callbacks after the first, in order
+	unhandled *unhandled             // the failure, while it waits to be reported
+	owned     *ownedResult[T]        // of a result that must be closed, until a caller takes it
 }
 
 type futureState uint8
@@ -60,21 +67,37 @@ func NewFuture[T any](l *Loop) (f *Future[T], resolve func(v T, err error)) {
 	return f, f.resolve
 }
 
+// An ownFuture is a future that is a handle of the loop.
+type ownFuture[T any] struct {
+	Future[T]
+	handle handle
+}
+
 func newFuture[T any](l *Loop, k kind) *Future[T] {
-	f := &Future[T]{}
-	f.loop = l
+	f := &ownFuture[T]{}
+	f.loop, f.own, f.handle.loop = l, &f.handle, l
 	if err := l.register(&f.handle, f, k, true); err != nil {
 		f.finish(futureClosed, *new(T), err)
 	}
-	return f
+	return &f.Future
 }
+
+func (f *ownFuture[T]) terminate() {
+	f.finish(futureClosed, *new(T), ErrLoopClosed)
+	f.unregister()
+}
+
+func (f *ownFuture[T]) describe() string { return "of " + reflect.TypeFor[T]().String() }
 
 // looseFuture returns a future that is not registered as a handle. It ends with the
 // handle to which it belongs.
-func looseFuture[T any](l *Loop) *Future[T] {
-	f := &Future[T]{}
-	f.loop = l
-	return f
+func looseFuture[T any](l *Loop) *Future[T] { return &Future[T]{loop: l} }
+
+// unregister removes the future from the handles of the loop.
+func (f *Future[T]) unregister() {
+	if f.own != nil {
+		f.loop.unregister(f.own)
+	}
 }
 
 // fail ends the future with err. ErrLoopClosed has the same effect as the end of the
@@ -100,60 +123,90 @@ func failedFuture[T any](l *Loop, err error) *Future[T] {
 	return f
 }
 
-func (f *Future[T]) terminate() {
-	f.finish(futureClosed, *new(T), ErrLoopClosed)
-	f.loop.unregister(&f.handle)
-}
-
-func (f *Future[T]) describe() string { return "of " + reflect.TypeFor[T]().String() }
-
 // resolve sets the result. It posts the callbacks before it unregisters the future, so
 // that the loop does not end in between.
-func (f *Future[T]) resolve(v T, err error) {
-	f.finish(futureResolved, v, err)
-	f.loop.unregister(&f.handle)
-}
-
-func (f *Future[T]) finish(state futureState, v T, err error) {
-	f.finishFrom(origin{}, state, v, err)
-}
+func (f *Future[T]) resolve(v T, err error) { f.resolveFrom(origin{}, v, err) }
 
 // resolveFrom is resolve for an operation with a known origin.
 func (f *Future[T]) resolveFrom(o origin, v T, err error) {
 	f.finishFrom(o, futureResolved, v, err)
-	f.loop.unregister(&f.handle)
+	f.unregister()
 }
 
-func (f *Future[T]) finishFrom(o origin, state futureState, v T, err error) {
+func (f *Future[T]) finish(state futureState, v T, err error) (first bool) {
+	return f.finishFrom(origin{}, state, v, err)
+}
+
+// finishFrom ends the future and reports whether it was pending.
+func (f *Future[T]) finishFrom(o origin, state futureState, v T, err error) (first bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.state != futurePending {
-		return
+		return false
 	}
 	f.state, f.value, f.err = state, v, err
-	if f.done != nil {
-		close(f.done)
-	}
-	then, thens := f.then, f.thens
-	f.then, f.thens = nil, nil
-	if state == futureResolved && then != nil {
-		f.post(then)
-		for _, then := range thens {
-			f.post(then)
-		}
+	f.postThens()
+	if f.more != nil && f.more.done != nil {
+		close(f.more.done)
 	}
 	for o := f.observers.pop(); o != nil; o = f.observers.pop() {
 		o.notify()
 	}
 	if err != nil && !f.handled && state == futureResolved {
-		f.unhandled = f.loop.watchUnhandled(o.from(err))
+		f.extra().unhandled = f.loop.watchUnhandled(o.from(err))
+	}
+	return true
+}
+
+// extra returns f.more, which it makes if necessary. The caller holds f.mu.
+func (f *Future[T]) extra() *futureMore[T] {
+	if f.more == nil {
+		f.more = &futureMore[T]{}
+	}
+	return f.more
+}
+
+// postThens posts the callbacks, or drops them if the loop has ended. The caller holds
+// f.mu.
+func (f *Future[T]) postThens() {
+	if f.then == nil {
+		return
+	}
+	var thens []func(v T, err error)
+	if f.more != nil {
+		thens, f.more.thens = f.more.thens, nil
+	}
+	if f.state != futureResolved {
+		f.then = nil
+		return
+	}
+	if f.more == nil || f.more.owned == nil {
+		f.loop.postCallback((*thenCallback[T])(f), f.then)
+	} else {
+		f.post(f.then)
+		f.then = nil
+	}
+	for _, then := range thens {
+		f.post(then)
 	}
 }
 
-// post arranges for then to be called with the result.
+// A thenCallback is a future as the queued call of its first callback, which needs no
+// closure. Nothing else uses f.then any more, and the result does not change, so Call
+// needs no lock.
+type thenCallback[T any] Future[T]
+
+// Call implements funcqueue.Callback.
+func (c *thenCallback[T]) Call() {
+	then := c.then
+	c.then = nil
+	then(c.value, c.err)
+}
+
+// post arranges for then to be called with the result. The caller holds f.mu.
 func (f *Future[T]) post(then func(v T, err error)) {
 	v, err := f.value, f.err
-	if f.owned == nil {
+	if f.more == nil || f.more.owned == nil {
 		f.loop.postFor(func() { then(v, err) }, then)
 		return
 	}
@@ -182,7 +235,7 @@ func (f *Future[T]) resolveOwned(v T, drop func(v T)) bool {
 		return false
 	}
 	f.mu.Lock()
-	f.owned = c
+	f.extra().owned = c
 	f.mu.Unlock()
 	f.resolve(v, nil)
 	return true
@@ -190,10 +243,12 @@ func (f *Future[T]) resolveOwned(v T, drop func(v T)) bool {
 
 // take passes the ownership of the result to the caller. The caller holds f.mu.
 func (f *Future[T]) take() {
-	if c := f.owned; c != nil {
-		f.owned = nil
-		f.loop.unregister(&c.handle)
+	if f.more == nil || f.more.owned == nil {
+		return
 	}
+	c := f.more.owned
+	f.more.owned = nil
+	f.loop.unregister(&c.handle)
 }
 
 // terminate drops the result if the loop ends by force. Otherwise the result stays with
@@ -201,11 +256,11 @@ func (f *Future[T]) take() {
 func (c *ownedResult[T]) terminate() {
 	f := c.f
 	f.mu.Lock()
-	v, mine := f.value, f.owned == c
+	v, mine := f.value, f.more.owned == c
 	if mine = mine && f.loop.isStopping(); mine {
 		f.state, f.value, f.err = futureClosed, *new(T), ErrLoopClosed
 	}
-	f.owned = nil
+	f.more.owned = nil
 	f.mu.Unlock()
 	if mine {
 		c.drop(v)
@@ -218,9 +273,9 @@ func (c *ownedResult[T]) describe() string { return "" }
 // markHandled marks the result as handled. The caller holds f.mu.
 func (f *Future[T]) markHandled() {
 	f.handled = true
-	if f.unhandled != nil {
-		f.loop.forgetUnhandled(f.unhandled)
-		f.unhandled = nil
+	if f.more != nil && f.more.unhandled != nil {
+		f.loop.forgetUnhandled(f.more.unhandled)
+		f.more.unhandled = nil
 	}
 }
 
@@ -408,7 +463,8 @@ func (f *Future[T]) Then(cb func(v T, err error)) {
 	case f.state == futurePending && f.then == nil:
 		f.then = cb
 	case f.state == futurePending:
-		f.thens = append(f.thens, cb)
+		more := f.extra()
+		more.thens = append(more.thens, cb)
 	case f.state == futureResolved:
 		f.post(cb)
 	}
@@ -426,13 +482,14 @@ func (f *Future[T]) Done() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.markHandled()
-	if f.done == nil {
-		f.done = make(chan struct{})
+	more := f.extra()
+	if more.done == nil {
+		more.done = make(chan struct{})
 		if f.state != futurePending {
-			close(f.done)
+			close(more.done)
 		}
 	}
-	return f.done
+	return more.done
 }
 
 // Result returns the result. While the future is pending, it returns [ErrPending] and a

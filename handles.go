@@ -7,7 +7,8 @@ import (
 
 // A Handle describes an open handle of a loop at the time of [Loop.Handles].
 type Handle struct {
-	// Kind says what the handle is: one of the constants that begin with Kind.
+	// Kind says what the handle is: one of the constants that begin with Kind, or the
+	// kind of an [Owner].
 	Kind string
 
 	// Name distinguishes handles of the same kind: an address, signals and so on. It
@@ -89,7 +90,7 @@ func (l *Loop) snapshot() (all []Handle, owners []owner) {
 	l.mu.Lock()
 	now := l.now()
 	for h := range l.handles.all {
-		all = append(all, Handle{Kind: h.kind.String(), Ref: !h.unref, Age: now - h.born})
+		all = append(all, Handle{Kind: h.kindName(), Ref: !h.unref, Age: now - h.born})
 		owners = append(owners, h.owner)
 	}
 	for t := range l.timers.All {
@@ -126,12 +127,13 @@ const (
 	kindHTTPRequest
 	kindHTTPClient // a request of the client
 	kindHTTPPool   // the idle connections of a client
+	kindOwner      // of a driver; see handle.kindName
 	kindCount
 )
 
 var kindNames = [kindCount]string{
 	KindConn, KindConn, KindListener, KindSignal, KindHold, KindFuture, KindLookup, KindTask, KindWork, KindReceiver, KindSender, KindReader, KindPipe,
-	KindHTTPServer, KindHTTPRequest, KindHTTPClientRequest, KindHTTPClient,
+	KindHTTPServer, KindHTTPRequest, KindHTTPClientRequest, KindHTTPClient, "owner",
 }
 
 func (k kind) String() string { return kindNames[k] }
@@ -170,6 +172,14 @@ type handle struct {
 	unref      bool
 }
 
+// kindName returns the name of the kind of h. The caller holds loop.mu.
+func (h *handle) kindName() string {
+	if o, ok := h.owner.(*Owner); ok {
+		return o.driver
+	}
+	return h.kind.String()
+}
+
 // register adds h to the loop. early permits it before Run.
 func (l *Loop) register(h *handle, o owner, k kind, early bool) error {
 	l.mu.Lock()
@@ -184,7 +194,7 @@ func (l *Loop) register(h *handle, o owner, k kind, early bool) error {
 	l.handles.add(h)
 	l.kinds[k]++
 	if l.ordered != nil {
-		l.ordered.name(l, h, k)
+		l.ordered.name(l, h)
 	}
 	if !h.unref { // a Sender is registered repeatedly
 		l.refs++
@@ -279,12 +289,22 @@ func (h *SignalHandler) Ref() { h.setRef(true) }
 // Until then it works as before.
 func (h *SignalHandler) Unref() { h.setRef(false) }
 
-// Ref makes the future keep the loop alive. This is the default.
-func (f *Future[T]) Ref() { f.setRef(true) }
+// Ref makes the future keep the loop alive. This is the default. It has no effect on a
+// future that belongs to something else, such as a connection.
+func (f *Future[T]) Ref() {
+	if f.own != nil {
+		f.own.setRef(true)
+	}
+}
 
 // Unref lets the loop end although the future is pending; the future then fails with
-// [ErrLoopClosed]. Until then it works as before.
-func (f *Future[T]) Unref() { f.setRef(false) }
+// [ErrLoopClosed]. Until then it works as before. It has no effect on a future that
+// belongs to something else, such as a connection.
+func (f *Future[T]) Unref() {
+	if f.own != nil {
+		f.own.setRef(false)
+	}
+}
 
 // Ref makes the task keep the loop alive. This is the default.
 func (t *Task) Ref() { t.setRef(true) }

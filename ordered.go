@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/onloop/eventloop/internal/funcqueue"
 	"github.com/onloop/eventloop/internal/goid"
 	"github.com/onloop/eventloop/internal/ordering"
 )
@@ -86,8 +87,8 @@ type source struct {
 type label struct{ label, name string }
 
 type namedPost struct {
-	f    func()
-	name string
+	callback funcqueue.Callback
+	name     string
 }
 
 type sentTask struct {
@@ -119,7 +120,7 @@ func init() {
 			l.mu.Lock()
 			o.queued = o.queued[1:]
 			l.mu.Unlock()
-			l.call(l.batch.Pop())
+			l.callPosted(l.batch.Pop())
 		}}
 		l.ordered = o
 	}
@@ -127,9 +128,9 @@ func init() {
 
 // name names h if the loop itself opens it, because only then its number is the same in
 // every run. The caller holds l.mu.
-func (o *ordered) name(l *Loop, h *handle, k kind) {
+func (o *ordered) name(l *Loop, h *handle) {
 	if l.state == stateNew || l.onLoop() {
-		o.names[h] = o.number(k.String())
+		o.names[h] = o.number(h.kindName())
 	}
 }
 
@@ -176,7 +177,7 @@ func (o *ordered) number(kind string) string {
 
 // takePost queues a post from another goroutine, and reports whether it did. The caller
 // holds l.mu.
-func (o *ordered) takePost(l *Loop, f func(), name string) bool {
+func (o *ordered) takePost(l *Loop, c funcqueue.Callback, name string) bool {
 	if l.state == stateNew || l.onLoop() {
 		o.queued = append(o.queued, name)
 		return false
@@ -188,17 +189,17 @@ func (o *ordered) takePost(l *Loop, f func(), name string) bool {
 		lane = &source{owner: cmp.Or(key.owner, "a goroutine"), names: make(map[string]label)}
 		lane.run = func() {
 			l.mu.Lock()
-			f := lane.posts[0].f
+			c := lane.posts[0].callback
 			lane.posts = lane.posts[1:]
 			if len(lane.posts) > 0 {
 				o.posted = append(o.posted, lane)
 			}
 			l.mu.Unlock()
-			l.call(f)
+			l.callPosted(c)
 		}
 		o.lanes[key] = lane
 	}
-	if lane.posts = append(lane.posts, namedPost{f, name}); len(lane.posts) == 1 {
+	if lane.posts = append(lane.posts, namedPost{c, name}); len(lane.posts) == 1 {
 		o.posted = append(o.posted, lane)
 	}
 	return true
@@ -391,12 +392,12 @@ func (s *source) rename(what string) {
 func (o *ordered) nameOf(l *Loop, h *handle) string {
 	l.mu.Lock()
 	name := cmp.Or(o.names[h], o.late[h])
-	owner, k := h.owner, h.kind
+	owner, k := h.owner, h.kindName()
 	l.mu.Unlock()
 	if name != "" {
 		return name
 	}
-	name = k.String()
+	name = k
 	if owner != nil {
 		name += " " + owner.describe() // takes locks of its own
 	}
@@ -474,10 +475,10 @@ func (o *ordered) timerName(t *Timer) string {
 }
 
 // postName names a post after what it is for, see postFor.
-func (o *ordered) postName(l *Loop, f func(), what any) string {
+func (o *ordered) postName(l *Loop, c funcqueue.Callback, what any) string {
 	switch what := what.(type) {
 	case nil:
-		return strings.TrimPrefix(place(f), library)
+		return strings.TrimPrefix(place(c), library)
 	case *Task:
 		does := " goes on"
 		if what.co == nil {

@@ -25,6 +25,7 @@ type Stats struct {
 		Senders   int // senders with values that wait
 		Readers   int // readers that have not ended
 		Pipes     int // pipes that are not at their end
+		Owners    int // clients and the like of drivers, see Owner
 
 		QueuePeak int           // the most posts that waited for one iteration
 		Busy      time.Duration // time since Run in which the dispatcher was at work
@@ -210,6 +211,7 @@ func (l *Loop) Stats() Stats {
 	s.Loop.Senders = l.kinds[kindSender]
 	s.Loop.Readers = l.kinds[kindReader]
 	s.Loop.Pipes = l.kinds[kindPipe]
+	s.Loop.Owners = l.kinds[kindOwner]
 	s.Loop.Busy, s.Loop.Idle = l.busy, l.idle
 	s.Loop.QueuePeak, s.Loop.IterationsTotal = l.queuePeak, l.turns
 	l.addCurrent(&s)

@@ -1,19 +1,31 @@
-// Package funcqueue is a queue of functions for one consumer, a goroutine that
+// Package funcqueue is a queue of callbacks for one consumer, a goroutine that
 // takes all of them at once from time to time.
 //
-// Functions are stored in chunks, which circulate between the queue and the batches
+// Callbacks are stored in chunks, which circulate between the queue and the batches
 // of the consumer. So a growing queue copies nothing, a queue that is emptied in
 // time allocates nothing, and a burst leaves no large array behind.
 package funcqueue
 
 const (
-	chunkSize = 127 // with the link, a kilobyte
-	maxSpare  = 32  // chunks that an empty queue keeps
+	chunkSize = 63 // with the link, about a kilobyte
+	maxSpare  = 64 // chunks that an empty queue keeps
 )
 
+// A Callback is an element of a queue. It is an interface and not a func, so that an
+// object that has a callback can be queued itself: a closure would be one more
+// allocation.
+type Callback interface{ Call() }
+
+// A Func is a function as a Callback. Both are one pointer, so the conversion allocates
+// nothing.
+type Func func()
+
+// Call calls f.
+func (f Func) Call() { f() }
+
 type chunk struct {
-	next  *chunk
-	funcs [chunkSize]func()
+	next      *chunk
+	callbacks [chunkSize]Callback
 }
 
 // A Queue is filled by the producers. The zero Queue is empty. A Queue is not safe
@@ -26,15 +38,15 @@ type Queue struct {
 	spares     int
 }
 
-// Len returns the number of functions.
+// Len returns the number of callbacks.
 func (q *Queue) Len() int { return q.n }
 
-// Push adds f to the end.
-func (q *Queue) Push(f func()) {
+// Push adds c to the end.
+func (q *Queue) Push(c Callback) {
 	if q.tail == nil || q.used == chunkSize {
 		q.grow()
 	}
-	q.tail.funcs[q.used] = f
+	q.tail.callbacks[q.used] = c
 	q.used++
 	q.n++
 }
@@ -55,7 +67,7 @@ func (q *Queue) grow() {
 	q.tail, q.used = c, 0
 }
 
-// A Batch holds the functions that the consumer has taken. The zero Batch is empty.
+// A Batch holds the callbacks that the consumer has taken. The zero Batch is empty.
 // It shares nothing with its queue, except during Take.
 type Batch struct {
 	head  *chunk
@@ -64,10 +76,10 @@ type Batch struct {
 	spent *chunk // list
 }
 
-// Len returns the number of functions that have not been popped.
+// Len returns the number of callbacks that have not been popped.
 func (b *Batch) Len() int { return b.n }
 
-// Take moves all functions from q to b, which must be empty, and the spent chunks
+// Take moves all callbacks from q to b, which must be empty, and the spent chunks
 // of b to q.
 func (b *Batch) Take(q *Queue) {
 	b.recycle(q)
@@ -85,19 +97,16 @@ func (b *Batch) recycle(q *Queue) {
 	b.spent = nil
 }
 
-// Peek returns the first function. The batch must not be empty.
-func (b *Batch) Peek() func() { return b.head.funcs[b.used] }
-
-// Pop removes and returns the first function. The batch must not be empty.
-func (b *Batch) Pop() func() {
+// Pop removes and returns the first callback. The batch must not be empty.
+func (b *Batch) Pop() Callback {
 	c := b.head
-	f := c.funcs[b.used]
-	c.funcs[b.used] = nil
+	first := c.callbacks[b.used]
+	c.callbacks[b.used] = nil
 	b.used++
 	if b.n--; b.used == chunkSize || b.n == 0 {
 		b.head, b.used = c.next, 0
 		c.next = b.spent
 		b.spent = c
 	}
-	return f
+	return first
 }

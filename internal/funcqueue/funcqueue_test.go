@@ -8,7 +8,7 @@ import (
 
 // The numbers lie on both sides of the size of a chunk and of the number of spare chunks,
 // and a run must cross both.
-func TestFunctionsComeOutInOrderWhateverTheSizesOfTheBatches(t *testing.T) {
+func TestCallbacksComeOutInOrderWhateverTheSizesOfTheBatches(t *testing.T) {
 	var reused, dropped bool
 	some := rapid.OneOf(
 		rapid.IntRange(1, 3),
@@ -22,7 +22,7 @@ func TestFunctionsComeOutInOrderWhateverTheSizesOfTheBatches(t *testing.T) {
 		pushed, popped, got := 0, 0, -1
 		pop := func(t *rapid.T, n int) {
 			for range n {
-				b.Pop()()
+				b.Pop().Call()
 				if got != popped {
 					t.Fatalf("popped %d, want %d", got, popped)
 				}
@@ -35,7 +35,7 @@ func TestFunctionsComeOutInOrderWhateverTheSizesOfTheBatches(t *testing.T) {
 				for range some.Draw(t, "n") {
 					id := pushed
 					pushed++
-					q.Push(func() { got = id })
+					q.Push(Func(func() { got = id }))
 				}
 				reused = reused || q.spares < spares
 			},
@@ -79,7 +79,7 @@ func length(c *chunk) (n int) {
 func TestAQueueThatIsEmptiedInTimeAllocatesNothing(t *testing.T) {
 	var q Queue
 	var b Batch
-	f := func() {}
+	f := Func(func() {})
 	round := func() {
 		for range 10 * chunkSize {
 			q.Push(f)
@@ -99,7 +99,7 @@ func TestABurstLeavesABoundedNumberOfChunks(t *testing.T) {
 	var q Queue
 	var b Batch
 	for range 1000 * chunkSize {
-		q.Push(func() {})
+		q.Push(Func(func() {}))
 	}
 	b.Take(&q)
 	for b.Len() > 0 {
@@ -112,7 +112,7 @@ func TestABurstLeavesABoundedNumberOfChunks(t *testing.T) {
 	n := 0
 	for c := q.spare; c != nil; c = c.next {
 		n++
-		for i, f := range c.funcs {
+		for i, f := range c.callbacks {
 			if f != nil {
 				t.Fatalf("a spare chunk refers to a function at %d", i)
 			}

@@ -1,0 +1,297 @@
+package eventloop
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+)
+
+// An Owner is a handle of a driver, for example of a client of a database. The driver
+// may be in any package. [Loop.Handles] shows the owner with its kind, its name and the
+// number of its pending promises. See [Promise] for the futures that a driver returns.
+//
+// An owner keeps the loop alive while promises of it are pending, and not otherwise: an
+// idle client does not keep a program from ending. A driver for something that goes on
+// without requests, such as a subscription, has a promise for the end of it.
+//
+// All methods may be called from any goroutine and from any callback.
+type Owner struct {
+	handle
+	driver string // the kind
+	end    func(err error)
+
+	mu         sync.Mutex // guards the following
+	name       string
+	quiet      bool  // Unref was called
+	closed     error // of later promises; nil while the owner is open
+	onShutdown func()
+	promises   promiseList // pending
+}
+
+// NewOwner returns an owner. kind is what [Handle].Kind says, such as "redis"; name
+// distinguishes owners of one kind, by an address for example, and may be empty.
+//
+// When the loop ends while the owner is open, whether by force or because nothing keeps
+// it alive, the pending promises fail with [ErrLoopClosed], and then end is called on
+// the loop, once, with ErrLoopClosed. No other callback of the loop runs any more,
+// except those of closed connections (see [ConnConfig].OnClose) and of [Loop.OnExit].
+// end may be nil.
+//
+// NewOwner may be called before Run. After the end of the loop it returns ErrLoopClosed.
+func NewOwner(l *Loop, kind, name string, end func(err error)) (*Owner, error) {
+	if kind == "" {
+		return nil, errNoKind
+	}
+	o := &Owner{driver: kind, name: name, end: end}
+	o.unref = true // there are no promises
+	if err := l.register(&o.handle, o, kindOwner, true); err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+var errNoKind = errors.New("eventloop: an owner without a kind")
+
+// Loop returns the loop of the owner.
+func (o *Owner) Loop() *Loop { return o.loop }
+
+// SetName changes the name that [Loop.Handles] shows. It is for state that helps to
+// find out why a loop does not end: "10.0.0.7:6379, connecting".
+func (o *Owner) SetName(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.name = name
+}
+
+// Pending returns the number of pending promises.
+func (o *Owner) Pending() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.promises.len
+}
+
+// OnShutdown arranges for f to be called on the loop, once, in a later turn, when
+// [Loop.Shutdown] begins or has already begun. Pending promises keep the loop alive until
+// they are resolved or the grace period is over, so a client that answers requests needs
+// no OnShutdown. A subscription, which would not end by itself, ends in f. A second call
+// replaces f if it was not called yet. After Close, f is not called.
+func (o *Owner) OnShutdown(f func()) {
+	o.mu.Lock()
+	o.onShutdown = f
+	o.mu.Unlock()
+	if o.loop.isShuttingDown() {
+		o.shutdown()
+	}
+}
+
+// shutdown implements shutdowner.
+func (o *Owner) shutdown() {
+	o.mu.Lock()
+	f := o.onShutdown
+	o.onShutdown = nil
+	o.mu.Unlock()
+	if f == nil {
+		return
+	}
+	o.loop.Post(func() {
+		if !o.isClosed() {
+			f()
+		}
+	})
+}
+
+func (o *Owner) isClosed() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.closed != nil
+}
+
+// Ref makes the owner keep the loop alive while promises of it are pending. This is the
+// default.
+func (o *Owner) Ref() { o.setQuiet(false) }
+
+// Unref lets the loop end although promises of the owner are pending; they then fail
+// with [ErrLoopClosed].
+func (o *Owner) Unref() { o.setQuiet(true) }
+
+func (o *Owner) setQuiet(quiet bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.quiet = quiet
+	o.updateRef()
+}
+
+// updateRef decides whether the owner keeps the loop alive. The caller holds o.mu, so
+// that the last change counts.
+func (o *Owner) updateRef() { o.setRef(o.promises.len > 0 && !o.quiet) }
+
+// Close removes the owner from the handles of the loop. Promises that are pending, and
+// those that get this owner later, fail with net.ErrClosed; a driver that finishes its
+// requests before it ends calls Close after that. The end of the loop is no longer
+// reported. A second call does nothing.
+func (o *Owner) Close() {
+	o.close(net.ErrClosed)
+	o.loop.unregister(&o.handle)
+}
+
+// terminate implements owner.
+func (o *Owner) terminate() {
+	first := o.close(ErrLoopClosed)
+	o.loop.unregister(&o.handle) // before end, which may call Goexit
+	if first && o.end != nil {
+		o.loop.call(func() { o.end(ErrLoopClosed) })
+	}
+}
+
+// close ends all pending promises and refuses later ones. It reports whether the owner
+// was open.
+func (o *Owner) close(reason error) (first bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed != nil {
+		return false
+	}
+	o.closed = reason
+	for o.promises.first != nil {
+		p := o.promises.first.promise
+		o.mu.Unlock() // fail locks it, and posts callbacks
+		p.fail(reason)
+		o.mu.Lock()
+	}
+	return true
+}
+
+// describe implements handle's owner.
+func (o *Owner) describe() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch n := o.promises.len; {
+	case n == 0:
+		return o.name
+	case o.name == "":
+		return fmt.Sprintf("%d pending", n)
+	default:
+		return fmt.Sprintf("%s, %d pending", o.name, n)
+	}
+}
+
+// add adds a promise to the pending ones. If the owner is closed, it returns the reason.
+func (o *Owner) add(p *promiseLink, promise pendingPromise) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed != nil {
+		return o.closed
+	}
+	p.promise = promise
+	if o.promises.add(p); o.promises.len == 1 {
+		o.updateRef()
+	}
+	return nil
+}
+
+// remove removes a promise that has its result. A second call does nothing.
+func (o *Owner) remove(p *promiseLink) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if p.promise == nil {
+		return
+	}
+	p.promise = nil
+	if o.promises.remove(p); o.promises.len == 0 {
+		o.updateRef()
+	}
+}
+
+// A Promise is a future of a driver, together with the right to resolve it. A driver
+// embeds it in its record of a request, so that one allocation serves both, and returns
+// &record.Future. It calls Init before, and Resolve when the request is over:
+//
+//	type command struct {
+//		eventloop.Promise[string]
+//		args []string
+//	}
+//
+// Unlike a future of [NewFuture], a promise is not a handle of its own. It belongs to an
+// [Owner].
+//
+// A Promise must not be copied or used again.
+type Promise[T any] struct {
+	Future[T]
+	owner *Owner
+	link  promiseLink
+}
+
+// Init makes the promise pending. It must be called once, before anything else, and may
+// be called on any goroutine. If o is closed, the promise fails at once with the error
+// that Init returns: net.ErrClosed, or [ErrLoopClosed] after the end of the loop.
+func (p *Promise[T]) Init(o *Owner) error {
+	if p.owner != nil {
+		panic("eventloop: second Init of a promise")
+	}
+	p.loop, p.owner = o.loop, o
+	err := o.add(&p.link, p)
+	if err != nil {
+		p.Future.fail(err)
+	}
+	return err
+}
+
+// Resolve sets the result. It may be called on any goroutine. Only the first call has an
+// effect. Callbacks of Then run in a later turn, in the order of the calls of Resolve of
+// one goroutine, and in order with its calls of [Loop.Post].
+func (p *Promise[T]) Resolve(v T, err error) {
+	if p.owner == nil {
+		panic("eventloop: Resolve of a promise without Init")
+	}
+	if p.finish(futureResolved, v, err) {
+		p.owner.remove(&p.link)
+	}
+}
+
+// fail implements pendingPromise.
+func (p *Promise[T]) fail(err error) {
+	p.Future.fail(err)
+	p.owner.remove(&p.link) // always: a Resolve that was faster may not have come so far
+}
+
+// A pendingPromise is a Promise of any type.
+type pendingPromise interface{ fail(err error) }
+
+// A promiseLink is the place of a promise in the list of its owner.
+type promiseLink struct {
+	next, prev *promiseLink
+	promise    pendingPromise // nil if not in the list
+}
+
+// A promiseList is a list of promises, in the order of Init.
+type promiseList struct {
+	first, last *promiseLink
+	len         int
+}
+
+func (l *promiseList) add(p *promiseLink) {
+	p.prev, p.next = l.last, nil
+	if l.last == nil {
+		l.first = p
+	} else {
+		l.last.next = p
+	}
+	l.last = p
+	l.len++
+}
+
+func (l *promiseList) remove(p *promiseLink) {
+	if p.prev == nil {
+		l.first = p.next
+	} else {
+		p.prev.next = p.next
+	}
+	if p.next == nil {
+		l.last = p.prev
+	} else {
+		p.next.prev = p.prev
+	}
+	p.next, p.prev = nil, nil
+	l.len--
+}
