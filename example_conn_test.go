@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"syscall"
 	"time"
@@ -448,4 +449,34 @@ func ExampleSender_Pending() {
 	// dropped: 3
 	// dropped: 4
 	// not taken: 3
+}
+
+// A transport of package net/http that resolves and connects as the loop does.
+func ExampleLoop_DialContext() {
+	err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) { r.RespondText(200, "hello") }, nil)
+		if err != nil {
+			return err
+		}
+		transport := &http.Transport{DialContext: l.DialContext}
+		eventloop.Work(context.Background(), l, func(ctx context.Context) (string, error) {
+			defer transport.CloseIdleConnections()
+			res, err := (&http.Client{Transport: transport}).Get("http://" + s.Addr().String())
+			if err != nil {
+				return "", err
+			}
+			defer res.Body.Close()
+			body, err := io.ReadAll(res.Body)
+			return string(body), err
+		}).Then(func(body string, err error) {
+			fmt.Println(body, err)
+			s.Close()
+		})
+		return nil
+	})
+	if err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// hello <nil>
 }
