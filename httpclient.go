@@ -258,12 +258,24 @@ type HTTPOptions struct {
 	// HTTPClientConfig.Timeout. Negative: none.
 	Timeout time.Duration
 
-	// MaxRedirects is how many redirects are followed. Zero: none, the answer
-	// that redirects is the result. 301, 302 and 303 turn methods other than
-	// HEAD into GET, without a body; 307 and 308 send the same again, unless
-	// there is a BodyReader: then the answer is the result. Authorization and
-	// Cookie are not sent to another scheme, host or port.
+	// MaxRedirects is how many redirects are followed; one more is an error that
+	// matches ErrHTTPRedirects. Zero: none, the response that redirects is the
+	// result; but 10 with CheckRedirect. Negative: none. 301, 302 and 303 turn
+	// methods other than HEAD into GET, without a body; 307 and 308 send the same
+	// again, unless there is a BodyReader: then the response is the result. The
+	// fields Authorization and Cookie of Headers are not sent to another scheme,
+	// host or port.
 	MaxRedirects int
+
+	// CheckRedirect is called on the loop before a redirect is followed, at most
+	// MaxRedirects times. The response that redirects is res: res.URL is where it
+	// is from, res.Redirects how many were followed before, and its body is not
+	// read yet. next is where it leads; changing it has no effect. If CheckRedirect
+	// returns [http.ErrUseLastResponse], res is the result, with its body. Any
+	// other error fails the request, and the error of the future matches it. It is
+	// not called for a redirect that is not followed anyway, and not after the end
+	// of ctx.
+	CheckRedirect func(res *HTTPResponse, next *url.URL) error
 
 	// Jar is used instead of HTTPClientConfig.Jar, so that sessions with cookies of
 	// their own can share the connections of a client. Nil: HTTPClientConfig.Jar.

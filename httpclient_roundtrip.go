@@ -200,7 +200,7 @@ func (c *httpCall) conclude(end *requestEnd) {
 		c.finish(nil, end.err)
 	case end.next == nil:
 		c.finish(end.res, nil)
-	case int(c.redirects) == c.opts.MaxRedirects:
+	case int(c.redirects) == c.maxRedirects():
 		c.finish(nil, ErrHTTPRedirects)
 	default:
 		c.follow(end.res, end.next)
@@ -362,7 +362,10 @@ const maxDiscard = 64 << 10
 // receive reads the body of the response.
 func (c *httpCall) receive(conn *httpclient.Conn, end *requestEnd) (err error) {
 	resp := conn.Response()
-	end.next, err = c.redirectTarget(resp)
+	if end.next, err = c.redirectTarget(resp); end.next != nil && err == nil {
+		err = c.checkRedirect(end)
+		conn.Renew()
+	}
 	switch {
 	case end.next != nil || err != nil:
 		resp.Discard(maxDiscard)
@@ -377,27 +380,6 @@ func (c *httpCall) receive(conn *httpclient.Conn, end *requestEnd) (err error) {
 	end.res.Timing.Total = time.Since(c.begun)
 	end.over = c.begun.Add(end.res.Timing.Total)
 	return err
-}
-
-// redirectTarget returns where the response leads, nil if it is the result.
-func (c *httpCall) redirectTarget(resp *httpclient.Response) (*httpTarget, error) {
-	if c.opts.MaxRedirects <= 0 {
-		return nil, nil
-	}
-	switch resp.Status {
-	case 301, 302, 303:
-	case 307, 308:
-		if c.opts.BodyReader != nil {
-			return nil, nil // it cannot be read again
-		}
-	default:
-		return nil, nil
-	}
-	if location := resp.Fields.Get("Location"); location != "" {
-		next, err := c.target.redirect(location)
-		return &next, err
-	}
-	return nil, nil
 }
 
 // readBody reads the body as a whole.

@@ -564,6 +564,8 @@ func (t *receiverGoneTask[T]) source() (*handle, any, string) {
 
 func (s *httpStream) source() (*handle, any, string) { return &s.call.handle, "body", "body" }
 
+func (cb *httpCallback) source() (*handle, any, string) { return &cb.call.handle, "head", cb.what }
+
 func (t acceptErrTask) source() (*handle, any, string) {
 	return &t.ln.handle, "acceptor", "accept error"
 }
