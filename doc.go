@@ -219,12 +219,15 @@
 // [Loop.ListenTask] and [TaskHandler] run a task for each connection and for each
 // request. Package tasksync has locks for tasks.
 //
-// [Work] runs a blocking function on its own goroutine and returns a [Future] of its
-// result; [Block] is Work for a task, which waits for it. [Receive] turns a channel
-// into a handle, and [SendTo] sends to one. [ReadFrom] and [NewPipe] do the same for an
-// io.Reader and for what reads one: files, child processes, compression. [Call] lets another goroutine read or
-// change the loop's state. With these, a loop can use any Go API, and any Go program
-// can use a loop.
+// [Work] runs a blocking function on another goroutine and returns a [Future] of its
+// result; [WorkOn] does so with a limit of its own, and [Block] is Work for a task, which
+// waits for it. [Receive] turns a channel into a handle, and [SendTo] sends to one.
+// [ReadFrom] and [NewPipe] do the same for an io.Reader and for what reads one: files,
+// child processes, compression. [Call] lets another goroutine read or change the loop's
+// state. With these, a loop can use any Go API, and any Go program can use a loop.
+//
+// A driver, for example a client of a database that shares one connection among many
+// requests, is written with an [Owner] and [Promise]: see docs/drivers.md.
 //
 // # HTTP
 //

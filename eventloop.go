@@ -93,6 +93,7 @@ type Loop struct {
 	writers writers.Pool[writers.Job] // carries out what callbacks wrote
 	poller  netcore.Poller            // waits for connections that are quiet
 	done    chan struct{}             // closed when Run returns
+	labels  context.Context           // pprof labels; set by Run, before anything runs
 	ctx     context.Context           // of what the loop waits for; ends with the loop
 	cancel  context.CancelFunc
 	ended   atomic.Bool          // no callback starts any more
@@ -100,7 +101,7 @@ type Loop struct {
 	task    atomic.Pointer[Task] // the one that runs now, or nil
 	count   counters
 	names   names
-	work    workers
+	work    Workers        // of Work
 	wg      sync.WaitGroup // network goroutines, so that Run can see the last one off
 
 	httpOnce sync.Once
@@ -135,7 +136,6 @@ type Loop struct {
 	ordered *ordered // nil but in tests that decide the order; set before Run
 
 	// Only on the loop.
-	labels     context.Context // pprof labels of tasks
 	coroutines []*coroutine    // that have no task
 	batch      funcqueue.Batch // posts taken
 	due        []*Timer
@@ -180,6 +180,7 @@ func New(cfg *Config) *Loop {
 		l.cfg.HTTPClient = clone(cfg.HTTPClient)
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.work.init(l, l.cfg.MaxWork, "")
 	l.writers.Init(runtime.GOMAXPROCS(0))
 	return l
 }
@@ -227,12 +228,10 @@ func Run(ctx context.Context, cfg *Config, start func(l *Loop) error) error {
 // too, and [ErrLoopClosed] after it ended.
 func (l *Loop) Run(ctx context.Context) (err error) {
 	checkContext(ctx)
-	if err := l.begin(); err != nil {
+	if err := l.begin(ctx); err != nil {
 		return err
 	}
-	labels := pprof.WithLabels(ctx, pprof.Labels("eventloop", l.cfg.Name))
-	pprof.SetGoroutineLabels(labels)
-	l.labels = labels
+	pprof.SetGoroutineLabels(l.labels)
 	defer pprof.SetGoroutineLabels(ctx)
 
 	if ctx.Err() != nil {
@@ -264,7 +263,7 @@ func checkContext(ctx context.Context) {
 }
 
 // begin turns a new loop into a running one.
-func (l *Loop) begin() error {
+func (l *Loop) begin(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch l.state {
@@ -274,6 +273,7 @@ func (l *Loop) begin() error {
 		return ErrLoopClosed
 	}
 	l.state = stateRunning
+	l.labels = pprof.WithLabels(ctx, pprof.Labels("eventloop", l.cfg.Name))
 	l.epoch = time.Now()
 	l.self.Store(uintptr(goid.Current()))
 	l.timer = time.NewTimer(time.Hour)

@@ -251,6 +251,48 @@ func ExampleWork_await() {
 	// Output: read from a slow disk
 }
 
+// Each client has workers of its own, so that a slow one does not hold up the other.
+func ExampleNewWorkers() {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		archive := eventloop.NewWorkers(l, 1, "archive")
+		search := eventloop.NewWorkers(l, 8, "search")
+		ctx := context.Background()
+		for range 3 {
+			eventloop.WorkOn(ctx, archive, func(ctx context.Context) (string, error) {
+				time.Sleep(10 * time.Millisecond)
+				return "archived", nil
+			}).Then(func(v string, err error) { fmt.Println(v) })
+		}
+		eventloop.WorkOn(ctx, search, func(ctx context.Context) (string, error) {
+			return "found", nil
+		}).Then(func(v string, err error) { fmt.Println(v) })
+		fmt.Println("archive:", archive.Running(), "running,", archive.Waiting(), "waiting")
+		return nil
+	})
+	// Output:
+	// archive: 1 running, 2 waiting
+	// found
+	// archived
+	// archived
+	// archived
+}
+
+func ExampleWorkOn() {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		disk := eventloop.NewWorkers(l, 2, "disk")
+		l.Go(context.Background(), func(t *eventloop.Task) error {
+			text, err := eventloop.WorkOn(t.Context(), disk, func(ctx context.Context) (string, error) {
+				time.Sleep(time.Millisecond) // blocks, but not the loop
+				return "read from a slow disk", nil
+			}).Await(t)
+			fmt.Println(text)
+			return err
+		})
+		return nil
+	})
+	// Output: read from a slow disk
+}
+
 // What was taken from the channel and not delivered is not lost.
 func ExampleReceiver_Stop() {
 	jobs := make(chan string, 2)

@@ -21,3 +21,6 @@ const ParkAgain = parkAgain
 
 // IsSpare reports whether an end by force would cut nothing of s off.
 func IsSpare(s *HTTPServer) bool { return s.isSpare() }
+
+// IdleTime is how long a goroutine of Work stays without a function.
+const IdleTime = idleTime

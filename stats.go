@@ -13,19 +13,20 @@ type Stats struct {
 	// Loop has the figures of the loop itself, and of handles that have no
 	// group of their own.
 	Loop struct {
-		Handles   int // open handles of every kind: everything that Loop.Handles gives (data-registry-count)
-		Callbacks int // callbacks that wait to be called: queued posts and armed timers (fn-registry-count)
-		Queued    int // posts and tasks that wait for the dispatcher; exact on the loop
-		Timers    int // armed timers and intervals
-		Signals   int // signal handlers
-		Tasks     int // tasks that have not ended
-		Work      int // functions of Work that have not ended
-		Futures   int // pending futures that are handles themselves, and results of Detach not taken yet
-		Receivers int // receivers that are not stopped
-		Senders   int // senders with values that wait
-		Readers   int // readers that have not ended
-		Pipes     int // pipes that are not at their end
-		Owners    int // clients and the like of drivers, see Owner
+		Handles     int // open handles of every kind: everything that Loop.Handles gives (data-registry-count)
+		Callbacks   int // callbacks that wait to be called: queued posts and armed timers (fn-registry-count)
+		Queued      int // posts and tasks that wait for the dispatcher; exact on the loop
+		Timers      int // armed timers and intervals
+		Signals     int // signal handlers
+		Tasks       int // tasks that have not ended
+		Work        int // functions of Work and WorkOn that have not ended
+		WorkWaiting int // of these, those that wait for their turn
+		Futures     int // pending futures that are handles themselves, and results of Detach not taken yet
+		Receivers   int // receivers that are not stopped
+		Senders     int // senders with values that wait
+		Readers     int // readers that have not ended
+		Pipes       int // pipes that are not at their end
+		Owners      int // clients and the like of drivers, see Owner
 
 		QueuePeak int           // the most posts that waited for one iteration
 		Busy      time.Duration // time since Run in which the dispatcher was at work
@@ -118,18 +119,19 @@ func (s *Stats) add(o *Stats) {
 // changes on the dispatcher lie apart from the one that the writers change, so
 // that the cores do not fight for a cache line.
 type counters struct {
-	accepted  atomic.Uint64
-	dialed    atomic.Uint64
-	dropped   atomic.Uint64
-	errors    atomic.Uint64
-	slow      atomic.Uint64
-	discarded atomic.Uint64 // bytes that were written and not sent
-	lost      atomic.Uint64 // bytes that were not delivered
-	bytesIn   atomic.Uint64
-	written   atomic.Uint64 // bytes
-	_         [64]byte
-	bytesOut  atomic.Uint64
-	_         [64]byte
+	accepted    atomic.Uint64
+	dialed      atomic.Uint64
+	dropped     atomic.Uint64
+	errors      atomic.Uint64
+	slow        atomic.Uint64
+	workWaiting atomic.Int64
+	discarded   atomic.Uint64 // bytes that were written and not sent
+	lost        atomic.Uint64 // bytes that were not delivered
+	bytesIn     atomic.Uint64
+	written     atomic.Uint64 // bytes
+	_           [64]byte
+	bytesOut    atomic.Uint64
+	_           [64]byte
 
 	httpConns     atomic.Int64
 	httpAborts    atomic.Uint64
@@ -175,6 +177,7 @@ func (l *Loop) Stats() Stats {
 	s.Loop.LagP50, s.Loop.LagP99, s.Loop.LagMax = lag[0], lag[1], l.lag.Max()
 	s.Loop.ErrorsTotal = c.errors.Load()
 	s.Loop.SlowTotal = c.slow.Load()
+	s.Loop.WorkWaiting = int(c.workWaiting.Load())
 	s.Conns.Buffered = c.buffered()
 	s.Conns.BytesInTotal = c.bytesIn.Load()
 	s.Conns.BytesOutTotal = c.bytesOut.Load()

@@ -6,53 +6,74 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/pprof"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// Work runs f, code that blocks, on a goroutine of its own, and returns a future
-// of its result. At most Config.MaxWork such functions of a loop run at a time;
-// others wait their turn, in order. The work keeps the loop alive.
+// Work runs f, a function that may block, on a goroutine for such functions, and returns
+// a future of its result. At most Config.MaxWork functions of Work run at a time in a
+// loop; others wait, and start in order. [WorkOn] has a limit of its own. The function
+// keeps the loop alive.
 //
-// The context that f gets ends with ctx and with the loop. If ctx ends before f
-// has started, f never runs, and the future fails with the cause; once f runs,
-// its result counts, whatever it makes of its context. To limit the time of f, call
-// [context.WithTimeout] in f and defer cancel; waiting for its turn does not count
-// then. A panic in f is the future's error, a [*PanicError], always.
+// The context passed to f ends with ctx and with the loop. If ctx ends before f has
+// started, f never runs, and the future fails with the cause. Once f runs, its result
+// counts, whatever happens to its context. To limit the time of f, call
+// [context.WithTimeout] in f and defer cancel: then the time in the queue does not
+// count. A panic in f is always the error of the future, a [*PanicError].
 //
 // When the loop ends by force, Run waits for functions that run, for at most
 // Config.WorkGrace, and returns an error that matches [ErrWorkLeft] and names
 // those that did not return. Work may be called while the loop runs; otherwise,
 // and if f is nil, the future fails.
+//
+// The goroutine of f has the pprof labels of [Loop.Run], and runs other functions later:
+// if f locks it to its thread, f must unlock it.
 func Work[T any](ctx context.Context, l *Loop, f func(ctx context.Context) (T, error)) *Future[T] {
+	return work(ctx, &l.work, f, origin{kindWork, 0, callSite()})
+}
+
+// WorkOn is [Work] on the goroutines of w.
+func WorkOn[T any](ctx context.Context, w *Workers, f func(ctx context.Context) (T, error)) *Future[T] {
+	return work(ctx, w, f, origin{kindWork, 0, callSite()})
+}
+
+func work[T any](ctx context.Context, w *Workers, f func(ctx context.Context) (T, error), o origin) *Future[T] {
+	l := w.loop
 	if f == nil {
 		return failedFuture[T](l, errNilFunc)
 	}
 	checkContext(ctx)
-	j := &job{origin: origin{kindWork, funcPC(f), callSite()}}
+	o.fn = funcPC(f)
+	j := &jobOf[T]{job: job{workers: w, origin: o}, f: f, result: looseFuture[T](l)}
+	j.function = j
 	j.ctx, j.cancel = context.WithCancelCause(ctx)
-	result := looseFuture[T](l)
-	j.cancelled = func(err error) { result.resolveFrom(j.origin, *new(T), err) }
-	j.closed = func() { result.fail(ErrLoopClosed) }
-	j.do = func() { do(j, f, result) }
-	if err := l.register(&j.handle, j, kindWork, false); err != nil {
+	if err := l.register(&j.handle, &j.job, kindWork, false); err != nil {
 		j.cancel(err)
-		result.fail(err)
-		return result
+		j.result.fail(err)
+		return j.result
 	}
-	l.startWork(j)
-	return result
+	w.start(&j.job)
+	return j.result
 }
 
-// do runs f for Work, unless its context or the loop has ended.
-func do[T any](j *job, f func(ctx context.Context) (T, error), result *Future[T]) {
+// A jobOf is a job with a result of type T.
+type jobOf[T any] struct {
+	job
+	f      func(ctx context.Context) (T, error)
+	result *Future[T]
+}
+
+// run runs the function, unless its context or the loop has ended.
+func (j *jobOf[T]) run() {
 	switch {
 	case j.loop.ended.Load():
-		result.fail(ErrLoopClosed)
+		j.closed()
 		return
 	case j.ctx.Err() != nil:
-		j.cancelled(context.Cause(j.ctx))
+		j.canceled(context.Cause(j.ctx))
 		return
 	case !j.state.CompareAndSwap(jobQueued, jobRunning):
 		return // the loop has ended since, and with it the future
@@ -63,14 +84,17 @@ func do[T any](j *job, f func(ctx context.Context) (T, error), result *Future[T]
 		j.state.Store(jobOver)
 		if p := recover(); p != nil {
 			err = newPanicError(p)
-			logLatePanic(result, err)
+			logLatePanic(j.result, err)
 		}
-		result.resolveFrom(j.origin, v, err)
+		j.result.resolveFrom(j.origin, v, err)
 	}()
-	v, err = f(j.loop.named(j.ctx, &j.handle))
+	v, err = j.f(j.loop.named(j.ctx, &j.handle))
 }
 
-// logLatePanic logs a panic that the future cannot tell any more, because the
+func (j *jobOf[T]) canceled(err error) { j.result.resolveFrom(j.origin, *new(T), err) }
+func (j *jobOf[T]) closed()            { j.result.fail(ErrLoopClosed) }
+
+// logLatePanic logs a panic that the future cannot report any more, because the
 // loop has ended.
 func logLatePanic[T any](result *Future[T], err error) {
 	result.mu.Lock()
@@ -92,18 +116,24 @@ const (
 	defaultWorkGrace = 5 * time.Second
 )
 
-// A job is a function of Work.
+// A job is a function of Work or WorkOn.
 type job struct {
 	handle
-	origin    origin
-	state     atomic.Uint32   // jobQueued and so on
-	do        func()          // runs the function and resolves the future
-	cancelled func(err error) // resolves it without
-	closed    func()          // ends it with the loop
-	ctx       context.Context
-	cancel    context.CancelCauseFunc
-	unhook    func() bool   // from ctx; of jobs that have waited
-	place     *list.Element // among those that wait, else nil; guarded by workers.mu
+	workers  *Workers
+	origin   origin
+	function jobFunction
+	state    atomic.Uint32 // jobQueued and so on
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	unhook   func() bool   // from ctx; of jobs that have waited
+	place    *list.Element // among those that wait, else nil; guarded by workers.mu
+}
+
+// A jobFunction is a jobOf of any type.
+type jobFunction interface {
+	run()               // runs the function and resolves the future
+	canceled(err error) // resolves the future without
+	closed()            // ends the future with the loop
 }
 
 // States of a job's function.
@@ -113,68 +143,193 @@ const (
 	jobOver           // it has returned, or will never be called
 )
 
-// workers are the goroutines of Work.
-type workers struct {
+// Workers run functions that may block, a limited number at a time, beside those of
+// [Work] and of other Workers. A service that uses several clients gives each of them
+// Workers, so that one that is slow does not hold up the others. Workers need not be
+// closed.
+//
+// [Loop.Handles] shows the functions, and Stats.Loop counts them in Work. All methods may
+// be called from any goroutine.
+type Workers struct {
+	loop  *Loop
+	name  string
+	limit int
+
 	mu      sync.Mutex // guards the following
 	waiting list.List  // of *job
-	running int
+	running int        // jobs
+	idle    []*worker  // the last one to become idle is at the end
 }
 
-// startWork runs j now or lets it wait.
-func (l *Loop) startWork(j *job) {
-	w := &l.work
+// NewWorkers returns workers that run at most n functions at a time; zero or negative: 64.
+// The name stands before that of each function, in [Loop.Handles] and in errors that match
+// [ErrWorkLeft]. NewWorkers may be called before Run.
+func NewWorkers(l *Loop, n int, name string) *Workers {
+	w := &Workers{}
+	w.init(l, n, name)
+	return w
+}
+
+func (w *Workers) init(l *Loop, n int, name string) {
+	if n <= 0 {
+		n = defaultMaxWork
+	}
+	w.loop, w.limit, w.name = l, n, name
+}
+
+// Running returns how many functions run.
+func (w *Workers) Running() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.running < l.maxWork() {
-		w.running++
-		go l.worker(j)
+	return w.running
+}
+
+// Waiting returns how many functions wait for their turn.
+func (w *Workers) Waiting() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.waiting.Len()
+}
+
+// A worker is a goroutine that runs jobs. When no job waits it becomes idle for a moment:
+// the stack of a new goroutine grows step by step, which costs a deep function, such as a
+// call of a database client, more than everything else that Work does (measured).
+type worker struct {
+	workers *Workers
+	jobs    chan *job   // one slot, for the job that ends idling
+	timer   *time.Timer // ends idling; nil before the first time
+}
+
+// idleTime is how long a worker stays idle. Functions that are started at irregular
+// intervals, such as one for each request of a server, find workers; and after a burst
+// their stacks do not stay.
+const idleTime = 100 * time.Millisecond
+
+// start runs j now or lets it wait.
+func (w *Workers) start(j *job) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.running == w.limit {
+		j.place = w.waiting.PushBack(j)
+		w.loop.count.workWaiting.Add(1)
+		j.unhook = context.AfterFunc(j.ctx, func() { w.cancel(j) })
 		return
 	}
-	j.place = w.waiting.PushBack(j)
-	j.unhook = context.AfterFunc(j.ctx, func() { l.cancelWork(j) })
-}
-
-func (l *Loop) maxWork() int {
-	if l.cfg.MaxWork > 0 {
-		return l.cfg.MaxWork
+	w.running++
+	if n := len(w.idle); n > 0 {
+		k := w.idle[n-1]
+		w.idle[n-1] = nil
+		w.idle = w.idle[:n-1]
+		k.jobs <- j
+		return
 	}
-	return defaultMaxWork
+	go newWorker(w).run(j)
 }
 
-// worker runs j, and lets the next one run that waits, also if the function of j
-// takes its goroutine away by Goexit.
-func (l *Loop) worker(j *job) {
-	defer l.nextWork(j)
-	l.worksFor(&j.handle)
-	j.do()
+func newWorker(w *Workers) *worker { return &worker{workers: w, jobs: make(chan *job, 1)} }
+
+// run is the body of the goroutine. A function may take it away by Goexit.
+func (k *worker) run(j *job) {
+	w := k.workers
+	defer func() {
+		if j == nil {
+			return
+		}
+		if next, _ := w.next(j, nil); next != nil {
+			go newWorker(w).run(next)
+		}
+		j.gone()
+	}()
+	for j != nil {
+		pprof.SetGoroutineLabels(w.loop.labels) // the last function may have changed them
+		done := w.loop.worksFor(&j.handle)
+		j.function.run()
+		done()
+		next, idle := w.next(j, k)
+		j.gone()
+		if idle {
+			next = k.beIdle()
+		}
+		j = next
+	}
 }
 
-// nextWork ends j and runs another in its place, if one waits.
-func (l *Loop) nextWork(j *job) {
-	j.cancel(context.Canceled)
-	w := &l.work
-	w.mu.Lock()
-	if first := w.waiting.Front(); first != nil {
-		next := first.Value.(*job)
-		w.drop(next)
-		go l.worker(next)
+// beIdle waits for a job. It returns nil when the worker is not needed any more.
+func (k *worker) beIdle() *job {
+	w, l := k.workers, k.workers.loop
+	defer l.wg.Done()
+	if k.timer == nil {
+		k.timer = time.NewTimer(idleTime)
 	} else {
-		w.running--
+		k.timer.Reset(idleTime)
+	}
+	defer k.timer.Stop()
+	select {
+	case j := <-k.jobs:
+		return j
+	case <-k.timer.C:
+	case <-l.ctx.Done():
+	}
+	w.mu.Lock()
+	i := slices.Index(w.idle, k)
+	if i >= 0 {
+		w.idle = slices.Delete(w.idle, i, i+1)
 	}
 	w.mu.Unlock()
-	j.gone()
+	if i < 0 {
+		return <-k.jobs // start was faster
+	}
+	return nil
+}
+
+// next ends j, and returns the job that takes its place. If none waits, and the loop goes
+// on, k becomes idle, unless it is nil.
+func (w *Workers) next(j *job, k *worker) (next *job, idle bool) {
+	j.cancel(context.Canceled)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if first := w.waiting.Front(); first != nil {
+		next = first.Value.(*job)
+		w.drop(next)
+		return next, false
+	}
+	w.running--
+	// Run waits for l.wg when j is gone. If the loop has given up on j, its context has
+	// ended.
+	if k == nil || w.loop.ctx.Err() != nil {
+		return nil, false
+	}
+	w.loop.wg.Add(1)
+	w.idle = append(w.idle, k)
+	return nil, true
 }
 
 // drop takes j from those that wait, and reports whether it was there. The caller
 // holds w.mu.
-func (w *workers) drop(j *job) bool {
+func (w *Workers) drop(j *job) bool {
 	if j.place == nil {
 		return false
 	}
 	w.waiting.Remove(j.place)
 	j.place = nil
+	w.loop.count.workWaiting.Add(-1)
 	j.unhook()
 	return true
+}
+
+// dropLocking is drop for callers that do not hold w.mu.
+func (w *Workers) dropLocking(j *job) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.drop(j)
+}
+
+// cancel drops j if it has not started.
+func (w *Workers) cancel(j *job) {
+	if w.dropLocking(j) {
+		j.function.canceled(context.Cause(j.ctx))
+		j.gone()
+	}
 }
 
 // gone tells the loop that j has ended. The dispatcher may have given up on it,
@@ -194,32 +349,22 @@ func (t *workGoneTask) run() {
 	j.loop.unregister(&j.handle)
 }
 
-// cancelWork drops j if it has not started.
-func (l *Loop) cancelWork(j *job) {
-	w := &l.work
-	w.mu.Lock()
-	dropped := w.drop(j)
-	w.mu.Unlock()
-	if dropped {
-		j.cancelled(context.Cause(j.ctx))
-		j.gone()
-	}
-}
-
 // terminate ends j's context, and j itself if it has not started.
 func (j *job) terminate() {
-	j.closed()
-	w := &j.loop.work
-	w.mu.Lock()
-	dropped := w.drop(j)
-	w.mu.Unlock()
+	j.function.closed()
+	dropped := j.workers.dropLocking(j)
 	j.cancel(ErrLoopClosed)
 	if dropped {
 		j.loop.unregister(&j.handle)
 	}
 }
 
-func (j *job) describe() string { return funcName(j.origin.fn) }
+func (j *job) describe() string {
+	if name := j.workers.name; name != "" {
+		return name + ": " + funcName(j.origin.fn)
+	}
+	return funcName(j.origin.fn)
+}
 
 // abandonWork gives up on the functions that are running when everything else is
 // closed, and makes Run say so. A function that is over is not one of them: its
