@@ -137,7 +137,8 @@ func TestCallbacksOfPromisesRunInOrderWithPostsOfTheirGoroutine(t *testing.T) {
 					}
 				}
 				if elsewhere {
-					go resolve()
+					release := l.Hold()
+					go func() { resolve(); release() }()
 				} else {
 					resolve()
 				}
@@ -265,20 +266,20 @@ func TestTheNaturalEndTellsTheDriver(t *testing.T) {
 	wantErrs(t, "reports of the end", ends, eventloop.ErrLoopClosed)
 }
 
-func TestAPanicInTheReportOfTheEndIsNotLostAndTheOthersAreTold(t *testing.T) {
+func TestAPanicInTheReportOfTheEndIsNotLostAndTheOthersAreCalled(t *testing.T) {
 	for name, broken := range map[string]func(){"panic": func() { panic("oh no") }, "Goexit": runtime.Goexit} {
 		t.Run(name, func(t *testing.T) {
 			checkLeaks(t)
-			told := 0
+			reports := 0
 			v, exited := outcome(func() {
 				eventloop.Run(context.Background(), logged(t, nil), func(l *eventloop.Loop) error {
 					for range 3 {
-						eventloop.NewOwner(l, "test", "", func(error) { told++; broken() })
+						eventloop.NewOwner(l, "test", "", func(error) { reports++; broken() })
 					}
 					return nil
 				})
 			})
-			wantEqual(t, "reports of the end", told, 3)
+			wantEqual(t, "reports of the end", reports, 3)
 			wantEqual(t, "Goexit", exited, name == "Goexit")
 			if pe, ok := v.(*eventloop.PanicError); name == "panic" && (!ok || pe.Value != "oh no") {
 				t.Errorf("Run panicked with %v, want the panic", v)
@@ -549,10 +550,10 @@ func TestOwnersAndPromisesDoWhatTheirModelDoes(t *testing.T) {
 		}
 		var all []*state
 		var owners [3]*eventloop.Owner
-		var told, closed, quiet [3]bool
+		var ended, closed, quiet [3]bool // ended: the end of the loop was reported
 		l := eventloop.New(&eventloop.Config{Logger: slog.New(slog.DiscardHandler)})
 		for i := range owners {
-			owners[i], _ = eventloop.NewOwner(l, "test", "", func(error) { told[i] = true })
+			owners[i], _ = eventloop.NewOwner(l, "test", "", func(error) { ended[i] = true })
 		}
 		elsewhere := func(yes bool, f func()) {
 			if !yes {
@@ -658,8 +659,8 @@ func TestOwnersAndPromisesDoWhatTheirModelDoes(t *testing.T) {
 			t.Errorf("Run returned %v, want ErrForced: %v", err, wanted)
 		}
 		for i := range owners {
-			if told[i] == closed[i] {
-				t.Errorf("owner %d, closed: %v, was told of the end: %v", i, closed[i], told[i])
+			if ended[i] == closed[i] {
+				t.Errorf("owner %d, closed: %v: the end was reported: %v", i, closed[i], ended[i])
 			}
 		}
 		for i, s := range all {
