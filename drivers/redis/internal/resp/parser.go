@@ -1,0 +1,382 @@
+package resp
+
+import (
+	"bytes"
+	"math"
+	"strconv"
+	"strings"
+)
+
+// Sizes that are allocated before what was announced has arrived.
+const (
+	maxElemsAhead = 1 << 10
+	maxBytesAhead = 1 << 20
+)
+
+const (
+	maxHeader   = 64
+	maxLineKept = 4 << 10 // capacity of the buffer of lines
+)
+
+// A Parser decodes values from a stream of bytes that arrives in pieces. It looks at
+// each byte once, wherever the pieces end: what is known of an incomplete value is in
+// its state. The zero Parser has no limit.
+type Parser struct {
+	// Limit bounds the memory of a value: its bytes, and 64 for each element. Zero or
+	// negative: none. It must not change while a value is incomplete.
+	Limit int
+
+	state state
+	line  []byte // the beginning of a line whose end has not arrived
+	bulk  partialBulk
+	stack []frame // the containers that are incomplete, outermost first
+	left  int     // of the limit
+	err   error
+}
+
+type state uint8
+
+const (
+	stateStart   state = iota // at the first byte of a value on the top level
+	stateLine                 // in a line
+	stateBulk                 // in the bytes of a bulk
+	stateBulkEnd              // in the line feed after a bulk
+)
+
+// A partialBulk is a string of which the length is known.
+type partialBulk struct {
+	kind   byte
+	size   int // of the whole, without the end of the line
+	buf    strings.Builder
+	ending int // bytes of the end of the line that have arrived
+}
+
+// A frame is a container of which elements are missing.
+type frame struct {
+	kind  Kind
+	left  int // elements that are missing
+	elems []Value
+	drop  bool // it is an attribute
+}
+
+// Partial reports whether a part of a value has arrived, and the rest has not.
+func (p *Parser) Partial() bool { return p.state != stateStart }
+
+// Next decodes the next value. It consumes n bytes of data. If ok is false, it has
+// consumed all of data, and the value is incomplete. What v refers to is not part of
+// data. After an error, which is a [*SyntaxError] or [ErrTooLarge], the stream cannot be
+// decoded any further: Next returns the same error again.
+func (p *Parser) Next(data []byte) (v Value, n int, ok bool, err error) {
+	if p.err != nil {
+		return Value{}, 0, false, p.err
+	}
+	pos := 0
+	for {
+		v, ok, err = p.scalar(data, &pos)
+		if err == nil && ok {
+			v, ok = p.fold(v)
+			if ok {
+				p.state = stateStart
+				return v, pos, true, nil
+			}
+		}
+		if err != nil {
+			p.err = err
+			return Value{}, pos, false, err
+		}
+		if pos == len(data) {
+			return Value{}, pos, false, nil
+		}
+	}
+}
+
+// scalar decodes up to the end of the next line or bulk. It returns ok if a value is
+// complete, which may be an empty container.
+func (p *Parser) scalar(data []byte, pos *int) (v Value, ok bool, err error) {
+	if p.state >= stateBulk {
+		return p.continueBulk(data, pos)
+	}
+	rest := data[*pos:]
+	if len(rest) == 0 {
+		return v, false, nil
+	}
+	if p.state == stateStart {
+		p.state, p.left = stateLine, p.Limit
+		if p.Limit <= 0 {
+			p.left = math.MaxInt
+		}
+	}
+	if len(p.line) == 0 && !isType(rest[0]) {
+		return v, false, malformed("%q is no type", rest[0])
+	}
+	end := bytes.IndexByte(rest, '\n')
+	if end < 0 {
+		*pos = len(data)
+		return v, false, p.keepLine(rest)
+	}
+	*pos += end + 1
+	line := rest[:end]
+	if p.tooLong(len(p.line) + end) {
+		return v, false, ErrTooLarge
+	}
+	if len(p.line) > 0 {
+		line = append(p.line, line...)
+		p.line = line[:0]
+		if cap(line) > maxLineKept {
+			p.line = nil
+		}
+	}
+	if len(line) < 2 || line[len(line)-1] != '\r' {
+		return v, false, malformed("line without a carriage return")
+	}
+	return p.header(line[0], line[1:len(line)-1], data, pos)
+}
+
+// keepLine keeps a part of a line.
+func (p *Parser) keepLine(part []byte) error {
+	if p.tooLong(len(p.line) + len(part)) {
+		return ErrTooLarge
+	}
+	p.line = append(p.line, part...)
+	return nil
+}
+
+// tooLong reports whether a line of n bytes is too long, whatever it says. The limit
+// is for its text; a header or a number has maxHeader bytes.
+func (p *Parser) tooLong(n int) bool { return n-maxHeader > p.left }
+
+func isType(c byte) bool { return strings.IndexByte("+-:$*_,#(!=%~>|", c) >= 0 }
+
+// header decodes a line of the type t.
+func (p *Parser) header(t byte, text, data []byte, pos *int) (v Value, ok bool, err error) {
+	switch t {
+	case '$', '!', '=':
+		return p.beginBulk(t, text, data, pos)
+	case '*', '~', '%', '>', '|':
+		return p.beginContainer(t, text)
+	case ':':
+		n, ok := parseInt(text)
+		if !ok {
+			return v, false, malformed("integer %q", clip(text))
+		}
+		return Value{Kind: Int, Int: n}, true, nil
+	}
+	if bytes.IndexByte(text, '\r') >= 0 {
+		return v, false, malformed("carriage return in a line")
+	}
+	switch t {
+	case '+', '-', '(':
+		if err := p.charge(len(text)); err != nil {
+			return v, false, err
+		}
+		return Value{Kind: lineKind(t), Str: string(text)}, true, nil
+	case '_':
+		if len(text) == 0 {
+			return v, true, nil
+		}
+	case '#':
+		if string(text) == "t" {
+			return Value{Kind: Bool, Int: 1}, true, nil
+		} else if string(text) == "f" {
+			return Value{Kind: Bool}, true, nil
+		}
+	case ',':
+		f, err := strconv.ParseFloat(string(text), 64)
+		if err == nil || math.IsInf(f, 0) { // out of range
+			return Value{Kind: Double, Int: int64(math.Float64bits(f))}, true, nil
+		}
+	}
+	return v, false, malformed("value %q of type %q", clip(text), t)
+}
+
+func lineKind(t byte) Kind {
+	switch t {
+	case '+':
+		return Simple
+	case '-':
+		return Error
+	}
+	return BigNumber
+}
+
+// charge takes n bytes of the limit.
+func (p *Parser) charge(n int) error {
+	if n > p.left {
+		return ErrTooLarge
+	}
+	p.left -= n
+	return nil
+}
+
+// beginBulk decodes a string of which text is the length.
+func (p *Parser) beginBulk(t byte, text, data []byte, pos *int) (v Value, ok bool, err error) {
+	n, ok := parseInt(text)
+	switch {
+	case ok && n == -1 && t == '$':
+		return v, true, nil
+	case !ok || n < 0:
+		return v, false, malformed("length %q", clip(text))
+	case n > int64(p.left):
+		return v, false, ErrTooLarge
+	}
+	p.left -= int(n)
+	size, rest := int(n), data[*pos:]
+	if len(rest) >= size+2 { // the usual case: all of it is there
+		if rest[size] != '\r' || rest[size+1] != '\n' {
+			return v, false, errBulkEnd
+		}
+		*pos += size + 2
+		return bulkValue(t, string(rest[:size]))
+	}
+	p.state = stateBulk
+	p.bulk = partialBulk{kind: t, size: size}
+	p.bulk.buf.Grow(min(size, maxBytesAhead))
+	return p.continueBulk(data, pos)
+}
+
+var errBulkEnd = malformed("no end of line after a string")
+
+// continueBulk takes more of a string.
+func (p *Parser) continueBulk(data []byte, pos *int) (v Value, ok bool, err error) {
+	b := &p.bulk
+	if p.state == stateBulk {
+		part := data[*pos:]
+		part = part[:min(len(part), b.size-b.buf.Len())]
+		b.grow(len(part))
+		b.buf.Write(part)
+		*pos += len(part)
+		if b.buf.Len() < b.size {
+			return v, false, nil
+		}
+		p.state = stateBulkEnd
+	}
+	for ; b.ending < 2; b.ending++ {
+		if *pos == len(data) {
+			return v, false, nil
+		}
+		if data[*pos] != "\r\n"[b.ending] {
+			return v, false, errBulkEnd
+		}
+		*pos++
+	}
+	text := b.buf.String()
+	p.bulk = partialBulk{kind: b.kind}
+	p.state = stateLine
+	return bulkValue(b.kind, text)
+}
+
+// grow makes room for n more bytes, and for no more than the size of the string.
+func (b *partialBulk) grow(n int) {
+	if room := b.buf.Cap() - b.buf.Len(); n > room {
+		b.buf.Grow(min(b.size-b.buf.Len(), max(n, b.buf.Len())))
+	}
+}
+
+func bulkValue(t byte, s string) (v Value, ok bool, err error) {
+	switch t {
+	case '!':
+		return Value{Kind: Error, Str: s}, true, nil
+	case '=':
+		if len(s) < 4 || s[3] != ':' {
+			return v, false, malformed("verbatim string without a format")
+		}
+		return Value{Kind: Verbatim, Str: s[4:]}, true, nil
+	}
+	return Value{Kind: Bulk, Str: s}, true, nil
+}
+
+// beginContainer decodes the header of a container of which text is the length.
+func (p *Parser) beginContainer(t byte, text []byte) (v Value, ok bool, err error) {
+	n, ok := parseInt(text)
+	switch {
+	case ok && n == -1 && t == '*':
+		return v, true, nil
+	case !ok || n < 0:
+		return v, false, malformed("length %q", clip(text))
+	case t == '>' && len(p.stack) > 0:
+		return v, false, malformed("push inside of a value")
+	case n > math.MaxInt64/2 || containerElems(t, n) > int64(p.left/valueSize):
+		return v, false, ErrTooLarge
+	}
+	elems := int(containerElems(t, n))
+	p.left -= elems * valueSize
+	f := frame{left: elems, drop: t == '|'}
+	switch t {
+	case '*':
+		f.kind = Array
+	case '~':
+		f.kind = Set
+	case '>':
+		f.kind = Push
+	default:
+		f.kind = Map
+	}
+	switch {
+	case elems > 0:
+	case f.drop:
+		return v, false, nil // an attribute without content: the value follows
+	default:
+		return Value{Kind: f.kind}, true, nil
+	}
+	if len(p.stack) == MaxDepth {
+		return v, false, malformed("nested more than %d deep", MaxDepth)
+	}
+	f.elems = make([]Value, 0, min(elems, maxElemsAhead))
+	p.stack = append(p.stack, f)
+	return v, false, nil
+}
+
+func containerElems(t byte, n int64) int64 {
+	if t == '%' || t == '|' {
+		return 2 * n
+	}
+	return n
+}
+
+// fold adds v to the container that waits for it. It returns ok if that makes a value
+// of the top level complete.
+func (p *Parser) fold(v Value) (_ Value, ok bool) {
+	for len(p.stack) > 0 {
+		top := &p.stack[len(p.stack)-1]
+		top.elems = append(top.elems, v)
+		if top.left--; top.left > 0 {
+			return v, false
+		}
+		v = Value{Kind: top.kind, Elems: top.elems}
+		drop := top.drop
+		*top = frame{}
+		p.stack = p.stack[:len(p.stack)-1]
+		if drop {
+			return v, false
+		}
+	}
+	return v, true
+}
+
+// parseInt decodes a decimal number with an optional sign.
+func parseInt(text []byte) (n int64, ok bool) {
+	digits := text
+	if len(text) > 0 && (text[0] == '-' || text[0] == '+') {
+		digits = text[1:]
+	}
+	if len(digits) == 0 {
+		return 0, false
+	}
+	if len(digits) > 18 { // it may overflow
+		n, err := strconv.ParseInt(string(text), 10, 64)
+		return n, err == nil
+	}
+	for _, c := range digits {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = 10*n + int64(c-'0')
+	}
+	if text[0] == '-' {
+		n = -n
+	}
+	return n, true
+}
+
+// clip shortens text for a message.
+func clip(text []byte) []byte { return text[:min(len(text), 32)] }

@@ -1,0 +1,67 @@
+// Package resp encodes the commands and decodes the replies of Redis, in RESP2 and
+// RESP3. It does no I/O: a [Parser] is given bytes as they arrive, and Append functions
+// add commands to a buffer.
+package resp
+
+import (
+	"errors"
+	"fmt"
+	"math"
+)
+
+// Kind is the type of a Value.
+type Kind uint8
+
+// The kinds of values. Null is that of RESP3 and of both nulls of RESP2. An error is
+// simple or bulk. Attributes are no values: the parser drops them.
+const (
+	Null Kind = iota
+	Simple
+	Error
+	Int
+	Bulk
+	Array
+	Double
+	Bool
+	BigNumber
+	Verbatim
+	Map
+	Set
+	Push
+)
+
+// A Value is a reply, or a part of one.
+type Value struct {
+	Kind Kind
+
+	// Int is the value of an Int; of a Bool it is 0 or 1, of a Double its bits.
+	Int int64
+
+	// Str is the text of a Simple, an Error, a Bulk, a BigNumber or a Verbatim.
+	Str string
+
+	// Elems are the elements of an Array, a Set or a Push. Those of a Map are its keys
+	// and values in turn.
+	Elems []Value
+}
+
+// Float is the value of a Double.
+func (v *Value) Float() float64 { return math.Float64frombits(uint64(v.Int)) }
+
+// valueSize is what a Value counts of Parser's limit: its memory, rounded up.
+const valueSize = 64
+
+// MaxDepth is how deep values may be nested.
+const MaxDepth = 64
+
+// ErrTooLarge is returned for a value that is larger than the limit of the parser.
+var ErrTooLarge = errors.New("reply larger than the limit")
+
+// A SyntaxError says that bytes are not RESP.
+type SyntaxError struct{ What string }
+
+func (e *SyntaxError) Error() string { return "malformed reply: " + e.What }
+
+func malformed(format string, args ...any) error {
+	return &SyntaxError{fmt.Sprintf(format, args...)}
+}
