@@ -1,0 +1,89 @@
+package redis
+
+import (
+	"context"
+
+	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/drivers/redis/internal/resp"
+)
+
+// A call is a command whose reply becomes the result of a future. It is the one
+// allocation of a command, except for what the result needs.
+type call[T any] struct {
+	eventloop.Promise[T]
+	decode func(v resp.Value) (T, error)
+	cancel canceling
+}
+
+func (c *call[T]) answer(v resp.Value) {
+	c.cancel.end()
+	c.Resolve(c.decode(v))
+}
+
+func (c *call[T]) fail(err error) {
+	c.cancel.end()
+	c.Resolve(*new(T), err)
+}
+
+// newCall returns a call. If the client is closed, it has failed already, and ok is
+// false.
+func newCall[T any](owner *eventloop.Owner, decode func(v resp.Value) (T, error)) (c *call[T], ok bool) {
+	c = &call[T]{decode: decode}
+	return c, c.Init(owner) == nil
+}
+
+// run sends a command.
+func run[T any](ctx context.Context, x *Commands, decode func(v resp.Value) (T, error), args ...any) *eventloop.Future[T] {
+	checkContext(ctx)
+	c, ok := newCall(x.p.owner, decode)
+	switch {
+	case !ok:
+	case x.tx != nil:
+		x.tx.add(c, args...)
+		c.Ignore() // the future of Exec reports failures
+	default:
+		cancel := c.watch(ctx, &x.p.queue, nil)
+		if err := x.p.send(c, cancel, args...); err != nil && err != errCanceled {
+			c.fail(err)
+		}
+	}
+	return &c.Future
+}
+
+// watch has the end of ctx cancel the call, and first fail others with the same error.
+// It returns nil if ctx does not end.
+func (c *call[T]) watch(ctx context.Context, q *queue, others []waiter) *canceling {
+	if ctx.Done() == nil {
+		return nil
+	}
+	fail := func(err error) {
+		for _, w := range others {
+			w.fail(err)
+		}
+		c.Resolve(*new(T), err)
+	}
+	if ctx.Err() != nil {
+		c.cancel.state = canceled
+		fail(q.canceledBy(ctx))
+		return &c.cancel
+	}
+	c.cancel.stop = context.AfterFunc(ctx, func() {
+		err := q.canceledBy(ctx)
+		if q.cancelRequest(&c.cancel) {
+			err = uncertain(err)
+		}
+		fail(err)
+	})
+	return &c.cancel
+}
+
+// canceledBy returns the error of a command that the end of ctx has canceled.
+func (q *queue) canceledBy(ctx context.Context) error {
+	return q.o.opError(context.Cause(ctx))
+}
+
+func checkContext(ctx context.Context) {
+	if ctx == nil {
+		panic("redis: nil context")
+	}
+}

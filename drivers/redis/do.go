@@ -1,0 +1,78 @@
+package redis
+
+import (
+	"context"
+	"time"
+
+	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/drivers/redis/internal/resp"
+)
+
+// Commands are the commands of Redis as methods. A [Client] has them, a [Session] and a
+// [Tx]. The methods return at once. A future has the result when the reply has come; it
+// keeps the loop alive until then. Methods may be called from any goroutine, and the
+// commands of one goroutine are sent in the order of the calls. What one turn of the
+// loop asks for leaves in one write.
+//
+// When the context of a command ends, its future fails at once with the cause of the
+// context; if the command was sent, the error matches [ErrUncertain], too. Commands of a
+// [Tx] do not use their contexts.
+type Commands struct {
+	p  *pipe
+	c  *Client // of a Client, else nil
+	tx *Tx     // collects the commands; nil: they are sent
+}
+
+// A Runner runs commands: a [Client], a [Session] or a [Tx].
+type Runner interface{ commands() *Commands }
+
+func (x *Commands) commands() *Commands { return x }
+
+// Do sends any command: its name and its arguments. See [Do] for the types of
+// arguments, and for the commands that Do refuses.
+func (x *Commands) Do(ctx context.Context, args ...any) *eventloop.Future[Reply] {
+	return do(ctx, x, toReply, args...)
+}
+
+// Do sends any command and converts its reply to a T, as [As] does.
+//
+// Arguments are strings, byte slices, integers, floats, bools (which are 1 and 0), and
+// slices of strings, of byte slices and of such arguments, which are as many arguments
+// as they have elements. An argument of another type is an error.
+//
+// On a Client, blocking commands such as BLPOP have a connection of their own while they
+// wait. What would change the state of a connection that commands share is refused: use
+// a method or another type, which the error names. Long names are two arguments:
+// "CONFIG", "GET".
+func Do[T any](ctx context.Context, x Runner, args ...any) *eventloop.Future[T] {
+	return do(ctx, x.commands(), decoder[T](), args...)
+}
+
+func do[T any](ctx context.Context, x *Commands, decode func(v resp.Value) (T, error), args ...any) *eventloop.Future[T] {
+	var s special
+	if len(args) > 0 {
+		s = specialOf(args[0])
+	}
+	switch {
+	case s.kind == 0:
+	case s.refused(x, args):
+		return failed[T](x.p.owner, s.refusal(args))
+	case s.kind == blocks && x.c != nil:
+		if limit, ok := s.blockTime(args); ok {
+			return block(ctx, x.c, decode, limit, args...)
+		}
+	}
+	return run(ctx, x, decode, args...)
+}
+
+// failed returns the future of a command that was not sent.
+func failed[T any](owner *eventloop.Owner, err error) *eventloop.Future[T] {
+	c, ok := newCall[T](owner, nil)
+	if ok {
+		c.Resolve(*new(T), err)
+	}
+	return &c.Future
+}
+
+// noLimit is the time of a blocking command that waits without end.
+const noLimit time.Duration = -1

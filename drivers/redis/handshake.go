@@ -1,0 +1,132 @@
+package redis
+
+import (
+	"strings"
+
+	"github.com/onloop/eventloop/drivers/redis/internal/resp"
+)
+
+// A handshake prepares a connection: the version of the protocol, the user, the name and
+// the database. Until it is complete, the connection is used for nothing else.
+//
+// The first write has HELLO and SELECT. If the server does not know HELLO, or version 3
+// of the protocol, a second write has what HELLO would have done, and SELECT again.
+type handshake struct {
+	link    *link
+	missing int   // replies
+	old     error // the reply to HELLO of a server that does not know it
+	err     error // the first other failure, a *refusal
+}
+
+// A step is a command of a handshake. It waits for its reply.
+type step struct {
+	*handshake
+	hello, sel bool
+}
+
+func (h *handshake) begin() {
+	if h.link.o.RESP2 {
+		h.beginOld()
+		return
+	}
+	o := h.link.o
+	hello := []any{"HELLO", 3}
+	if o.Password != "" {
+		hello = append(hello, "AUTH", o.user(), o.Password)
+	}
+	if o.Name != "" {
+		hello = append(hello, "SETNAME", o.Name)
+	}
+	var out []byte
+	out = h.add(out, step{h, true, false}, hello...)
+	if o.DB != 0 {
+		out = h.add(out, step{h, false, true}, "SELECT", o.DB)
+	}
+	h.link.conn.Write(out)
+}
+
+func (o *Options) user() string {
+	if o.Username == "" {
+		return "default"
+	}
+	return o.Username
+}
+
+// beginOld is begin for version 2 of the protocol.
+func (h *handshake) beginOld() {
+	o := h.link.o
+	h.old, h.err = nil, nil
+	var out []byte
+	switch {
+	case o.Username != "":
+		out = h.add(out, step{handshake: h}, "AUTH", o.Username, o.Password)
+	case o.Password != "":
+		out = h.add(out, step{handshake: h}, "AUTH", o.Password)
+	}
+	if o.Name != "" {
+		out = h.add(out, step{handshake: h}, "CLIENT", "SETNAME", o.Name)
+	}
+	if o.DB != 0 {
+		out = h.add(out, step{handshake: h}, "SELECT", o.DB)
+	}
+	if h.missing == 0 { // whatever there is to fail is to fail now
+		out = h.add(out, step{handshake: h}, "PING")
+	}
+	h.link.conn.Write(out)
+}
+
+func (h *handshake) add(out []byte, s step, args ...any) []byte {
+	out, _ = resp.AppendCommand(out, args...)
+	h.missing++
+	h.link.inFlight.push(request{to: s, replies: 1})
+	return out
+}
+
+// answer takes the reply to a step.
+func (s step) answer(v resp.Value) {
+	h := s.handshake
+	h.missing--
+	if v.Kind == resp.Error {
+		err := &Error{v.Str}
+		switch {
+		case s.hello && knowsNoHello(err):
+			h.old = err
+		case h.old != nil && s.sel: // it came before the authentication
+		case h.err == nil:
+			h.err = &refusal{err}
+		}
+	}
+	switch {
+	case h.missing > 0:
+	case h.err != nil:
+		h.link.end(h.err)
+	case h.old != nil:
+		h.beginOld()
+	default:
+		h.link.handshakeDone()
+	}
+}
+
+func (s step) fail(error) {}
+
+// knowsNoHello reports whether err is the reply to HELLO 3 of a server that has version
+// 2 of the protocol only.
+func knowsNoHello(err *Error) bool {
+	return err.Code() == "NOPROTO" || err.Code() == "ERR" && strings.Contains(strings.ToLower(err.Text), "unknown command")
+}
+
+// A refusal is an error reply of the server to the handshake.
+type refusal struct{ reply *Error }
+
+func (e *refusal) Error() string { return "the server refuses the connection: " + e.reply.Text }
+func (e *refusal) Unwrap() error { return e.reply }
+
+// isPermanent reports whether it is no use to try again: something is wrong with the
+// options, rather than with the state of the server.
+func (e *refusal) isPermanent() bool {
+	switch e.reply.Code() {
+	case "LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN":
+		return false
+	}
+	return !strings.Contains(e.reply.Text, "max number of clients")
+}

@@ -1,0 +1,235 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/drivers/redis/internal/resp"
+)
+
+// A link is one connection to the server, from the dial to its end. All of it is on the
+// loop.
+type link struct {
+	l    *eventloop.Loop
+	o    *Options
+	host linkHost
+
+	conn     *eventloop.Conn
+	parser   resp.Parser
+	inFlight ring[request] // written, and without all of their replies
+	timer    *eventloop.Timer
+	shake    handshake
+	gone     func() // called when the connection is closed, after leave
+	up       bool   // the handshake is complete
+	over     bool
+}
+
+// A linkHost is what a link belongs to.
+type linkHost interface {
+	// linkUp says that the handshake is complete.
+	linkUp()
+
+	// linkDown says that the link has ended. It is called once, last, and not after
+	// link.close.
+	linkDown(err error)
+
+	// answered and dropped say that requests are over.
+	answered(over tally)
+	dropped(over tally)
+
+	// unasked is given what arrives while no request waits for a reply, and pushes.
+	unasked(v resp.Value) error
+
+	// sendFailed is given an error reply to a request without a waiter, or the error
+	// that ended such requests.
+	sendFailed(err error)
+}
+
+// dialLink begins to connect.
+func dialLink(l *eventloop.Loop, o *Options, host linkHost) (*link, error) {
+	lk := &link{l: l, o: o, host: host}
+	lk.parser.Limit = o.MaxReplyBytes
+	lk.shake.link = lk
+	conn, err := l.Dial(context.Background(), o.Network, o.Addr, &eventloop.ConnConfig{
+		OnConnect:      func(*eventloop.Conn) { lk.shake.begin() },
+		OnData:         lk.onData,
+		OnEvent:        func(_ *eventloop.Conn, err error) { lk.end(err) },
+		OnClose:        func(*eventloop.Conn) { lk.closed() },
+		TLS:            o.TLS,
+		Dial:           o.Dial,
+		ConnectTimeout: orNone(o.ConnectTimeout),
+		HighWater:      -1, // replies are read, whatever is to be sent
+		MaxBuffered:    -1, // the queue has a bound
+	})
+	if err != nil {
+		return nil, err
+	}
+	conn.Unref() // pending commands keep the loop alive, not the connection
+	lk.conn = conn
+	if o.ConnectTimeout > 0 {
+		lk.timer = l.AfterFunc(o.ConnectTimeout, lk.handshakeOverdue)
+		lk.timer.Unref()
+	}
+	return lk, nil
+}
+
+// orNone is a duration of which zero means none, for ConnConfig.
+func orNone(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
+}
+
+func (lk *link) handshakeOverdue() {
+	if !lk.up {
+		lk.end(os.ErrDeadlineExceeded)
+	}
+}
+
+// onData decodes replies and hands them to the requests that wait for them.
+func (lk *link) onData(c *eventloop.Conn, data []byte) {
+	var over tally
+	for len(data) > 0 && !lk.over {
+		v, n, ok, err := lk.parser.Next(data)
+		data = data[n:]
+		if err != nil {
+			lk.end(parseError(err))
+			break
+		}
+		if ok {
+			lk.handle(v, &over)
+		}
+	}
+	if over.requests > 0 {
+		lk.host.answered(over)
+	}
+}
+
+func (lk *link) handle(v resp.Value, over *tally) {
+	r := lk.inFlight.front()
+	if r == nil || v.Kind == resp.Push {
+		if err := lk.host.unasked(v); err != nil {
+			lk.end(err)
+		}
+		return
+	}
+	to := r.to
+	if r.replies--; r.replies == 0 {
+		over.add(r)
+		lk.inFlight.pop()
+	}
+	if to != nil {
+		to.answer(v)
+	} else if v.Kind == resp.Error {
+		lk.host.sendFailed(&Error{v.Str})
+	}
+}
+
+// errUnasked ends a connection that sent a reply to nothing.
+var errUnasked = &badReply{errors.New("a reply that no command asked for"), ErrMalformed}
+
+// handshakeDone lets the host use the link.
+func (lk *link) handshakeDone() {
+	lk.up = true
+	lk.stopTimer()
+	lk.host.linkUp()
+}
+
+func (lk *link) stopTimer() {
+	if lk.timer != nil {
+		lk.timer.Stop()
+	}
+}
+
+// end gives the connection up because of err. The requests in flight fail.
+func (lk *link) end(err error) { lk.endOverdue(err, 0) }
+
+// endOverdue is end for a reason that concerns requests that are due by now: they fail
+// with a timeout, and the others with err.
+func (lk *link) endOverdue(err error, now int64) {
+	if lk.over {
+		return
+	}
+	lk.close()
+	if !lk.up && lk.shake.err != nil {
+		err = lk.shake.err // the server said why
+	}
+	err = lk.o.opError(err)
+	failed := uncertain(err)
+	late := uncertain(lk.o.opError(os.ErrDeadlineExceeded))
+	var over tally
+	sends := false
+	for lk.inFlight.len > 0 {
+		r := lk.inFlight.pop()
+		over.add(&r)
+		switch {
+		case r.to == nil:
+			sends = true
+		case r.due > 0 && r.due <= now:
+			r.to.fail(late)
+		default:
+			r.to.fail(failed)
+		}
+	}
+	if sends {
+		lk.host.sendFailed(failed)
+	}
+	lk.host.dropped(over)
+	lk.host.linkDown(err)
+}
+
+// close ends the connection at once, without a word to the host.
+func (lk *link) close() {
+	lk.over = true
+	lk.stopTimer()
+	lk.conn.Abort()
+}
+
+var errGivenUp = errors.New("the connection was given up, because a reply before it is overdue")
+
+// opError returns the error of a connection.
+func (o *Options) opError(err error) error {
+	if err == eventloop.ErrLoopClosed {
+		return err
+	}
+	if op, ok := err.(*eventloop.OpError); ok {
+		switch op.Op {
+		case OpRedis, eventloop.OpDial, eventloop.OpHandshake:
+			return err
+		}
+		err = op.Err
+	}
+	if err == io.EOF {
+		err = errServerClosed
+	}
+	return &eventloop.OpError{Op: OpRedis, Net: o.Network, Addr: o.Addr, Err: err}
+}
+
+// errServerClosed matches io.EOF.
+var errServerClosed error = &serverClosed{}
+
+type serverClosed struct{}
+
+func (*serverClosed) Error() string { return "the server closed the connection" }
+func (*serverClosed) Unwrap() error { return io.EOF }
+
+// leave closes the connection of a host that has no use for it any more, and calls gone
+// when it is closed.
+func (lk *link) leave(gone func()) {
+	lk.over, lk.gone = true, gone
+	lk.stopTimer()
+	lk.conn.Close()
+}
+
+// closed is called when the connection is closed.
+func (lk *link) closed() {
+	lk.end(eventloop.ErrLoopClosed) // unless it has ended before
+	if lk.gone != nil {
+		lk.gone()
+	}
+}

@@ -1,0 +1,61 @@
+package redis
+
+import (
+	"context"
+
+	"github.com/onloop/eventloop"
+)
+
+// A Session has a connection of its own, for what changes the state of a connection:
+// Watch, WAIT, another database, commands that block others behind them. It connects
+// with its first command. When its connection is lost, the session is over: pending and
+// later commands fail.
+type Session struct {
+	Commands
+	client *Client
+}
+
+// Session returns a session. Close it when it is not needed any more.
+func (c *Client) Session() *Session {
+	s := &Session{client: c}
+	p := newPipe(c.l, c.o, c.owner)
+	p.single = true
+	p.events.gone = func(error) { c.removePart(s) }
+	s.Commands = Commands{p: p}
+	if err := c.addPart(s); err != nil {
+		p.queue.close(err)
+	}
+	return s
+}
+
+// Tx returns a transaction on the connection of the session. It is executed only if no
+// key has changed that the session watches.
+func (s *Session) Tx() *Tx { return newTx(s.p) }
+
+// Watch makes the next transaction of the session fail with [ErrConflict] if one of the
+// keys changes before it.
+func (s *Session) Watch(ctx context.Context, keys ...string) *eventloop.Future[struct{}] {
+	return run(ctx, &s.Commands, toNothing, "WATCH", keys)
+}
+
+// Unwatch undoes Watch.
+func (s *Session) Unwatch(ctx context.Context) *eventloop.Future[struct{}] {
+	return run(ctx, &s.Commands, toNothing, "UNWATCH")
+}
+
+// Close ends the session when its pending commands have their replies. Later commands
+// fail with net.ErrClosed. A second call does nothing.
+func (s *Session) Close() {
+	if !s.p.queue.close(errClosed) {
+		return
+	}
+	s.client.l.Post(func() {
+		s.p.drain(func() {
+			s.client.removePart(s)
+			s.p.finish(func() {})
+		})
+	})
+}
+
+// abort implements part.
+func (s *Session) abort(err error) { s.p.abort(err) }

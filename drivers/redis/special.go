@@ -1,0 +1,182 @@
+package redis
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A special is a command that Do does not simply send.
+type special struct {
+	kind specialKind
+	hint string        // of a refusal: what to use instead
+	at   int           // of a command that blocks: index of the timeout; negative: from the end
+	unit time.Duration // of the timeout; 0: the one after BLOCK, in milliseconds
+	sub  []string      // the subcommands that are special, in lower case; nil: all
+}
+
+type specialKind uint8
+
+const (
+	blocks  specialKind = 1 + iota // while it waits, its connection does nothing else
+	refused                        // it would end the order of requests and replies
+	private                        // it changes the state of a connection: for a Session only
+	notInTx                        // the same, and no command of a transaction
+)
+
+var (
+	blocksLast  = special{kind: blocks, at: -1, unit: time.Second}
+	blocksFirst = special{kind: blocks, at: 1, unit: time.Second}
+	blocksRead  = special{kind: blocks}
+	subscribes  = special{kind: refused, hint: "Client.Subscribe"}
+	transacts   = special{kind: refused, hint: "Client.Tx"}
+	ends        = special{kind: refused, hint: "Client.Close"}
+	greets      = special{kind: refused, hint: "Options"}
+	replicates  = special{kind: refused}
+)
+
+var specials = map[string]special{
+	"blpop": blocksLast, "brpop": blocksLast, "blmove": blocksLast, "brpoplpush": blocksLast, "bzpopmin": blocksLast, "bzpopmax": blocksLast,
+	"blmpop": blocksFirst, "bzmpop": blocksFirst,
+	"xread": blocksRead, "xreadgroup": blocksRead,
+
+	"subscribe": subscribes, "psubscribe": subscribes, "ssubscribe": subscribes,
+	"unsubscribe": subscribes, "punsubscribe": subscribes, "sunsubscribe": subscribes,
+	"multi": transacts, "exec": transacts, "discard": transacts,
+	"quit": ends, "hello": greets, "reset": greets,
+	"monitor": replicates, "sync": replicates, "psync": replicates,
+	"client": {kind: refused, sub: []string{"reply", "tracking"}},
+
+	"watch":   {kind: notInTx, hint: "Client.Session"},
+	"unwatch": {kind: private, hint: "Client.Session"},
+	"auth":    {kind: private, hint: "Options or Client.Session"},
+	"select":  {kind: private, hint: "Options or Client.Session"},
+	"wait":    {kind: private, hint: "Client.Session, because it waits for writes of its own connection"},
+	"waitaof": {kind: private, hint: "Client.Session, because it waits for writes of its own connection"},
+}
+
+// specialOf returns what is special about the command name, if anything.
+func specialOf(name any) special {
+	var buf [16]byte // longer names are not special
+	n := 0
+	switch name := name.(type) {
+	case string:
+		if len(name) > len(buf) {
+			return special{}
+		}
+		n = copy(buf[:], name)
+	case []byte:
+		if len(name) > len(buf) {
+			return special{}
+		}
+		n = copy(buf[:], name)
+	}
+	for i, c := range buf[:n] {
+		if 'A' <= c && c <= 'Z' {
+			buf[i] = c + 'a' - 'A'
+		}
+	}
+	return specials[string(buf[:n])]
+}
+
+// refused reports whether x may not send the command.
+func (s special) refused(x *Commands, args []any) bool {
+	switch s.kind {
+	case refused:
+		return s.sub == nil || s.hasSub(args)
+	case private:
+		return x.c != nil
+	case notInTx:
+		return x.c != nil || x.tx != nil
+	}
+	return false
+}
+
+func (s special) hasSub(args []any) bool {
+	if len(args) < 2 {
+		return false
+	}
+	word := strings.ToLower(wordOf(args[1]))
+	for _, sub := range s.sub {
+		if word == sub {
+			return true
+		}
+	}
+	return false
+}
+
+// wordOf returns an argument as a text, or "" if it is none.
+func wordOf(a any) string {
+	switch a := a.(type) {
+	case string:
+		return a
+	case []byte:
+		return string(a)
+	}
+	return ""
+}
+
+func (s special) refusal(args []any) error {
+	name := strings.ToUpper(wordOf(args[0]))
+	if s.sub != nil {
+		name += " " + strings.ToUpper(wordOf(args[1]))
+	}
+	if s.hint == "" {
+		return fmt.Errorf("redis: %s cannot be sent by Do", name)
+	}
+	return fmt.Errorf("redis: %s cannot be sent by Do here: use %s", name, s.hint)
+}
+
+// blockTime returns for how long the command may wait, or noLimit. ok is false if it
+// does not wait at all.
+func (s special) blockTime(args []any) (d time.Duration, ok bool) {
+	if s.unit == 0 {
+		return readBlockTime(args)
+	}
+	at := s.at
+	if at < 0 {
+		at += len(args)
+	}
+	if at < 1 || at >= len(args) {
+		return 0, false // the server says what is wrong
+	}
+	return durationOf(args[at], s.unit), true
+}
+
+// readBlockTime is blockTime of XREAD and XREADGROUP.
+func readBlockTime(args []any) (d time.Duration, ok bool) {
+	for i, a := range args {
+		switch strings.ToLower(wordOf(a)) {
+		case "streams":
+			return 0, false
+		case "block":
+			if i+1 < len(args) {
+				return durationOf(args[i+1], time.Millisecond), true
+			}
+		}
+	}
+	return 0, false
+}
+
+// durationOf returns the time that an argument says. Zero, and what is no number, is
+// noLimit.
+func durationOf(a any, unit time.Duration) time.Duration {
+	var f float64
+	switch a := a.(type) {
+	case int:
+		f = float64(a)
+	case int64:
+		f = float64(a)
+	case float64:
+		f = a
+	default:
+		f, _ = strconv.ParseFloat(wordOf(a), 64)
+	}
+	f *= float64(unit)
+	if !(f > 0) || f > math.MaxInt64/4 {
+		return noLimit
+	}
+	return time.Duration(f)
+}

@@ -1,0 +1,177 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/drivers/redis/internal/resp"
+)
+
+// A Tx is a transaction. Its methods collect commands, and [Tx.Exec] sends all of them,
+// between MULTI and EXEC, so that the server executes them without others in between.
+// The futures of the commands have results when the transaction was executed. A failure
+// of the transaction is reported by the future of Exec.
+type Tx struct {
+	Commands
+
+	mu      sync.Mutex // guards the following
+	encoded []byte
+	calls   []waiter
+	err     error // why nothing is to be sent
+	done    bool
+}
+
+// Tx returns a transaction on the client's connection.
+func (c *Client) Tx() *Tx { return newTx(c.pipe) }
+
+func newTx(p *pipe) *Tx {
+	tx := &Tx{}
+	tx.Commands = Commands{p: p, tx: tx}
+	tx.encoded, _ = resp.AppendCommand(nil, "MULTI")
+	return tx
+}
+
+var errTxDone = errors.New("redis: the transaction was sent already")
+
+// add collects a command.
+func (tx *Tx) add(to waiter, args ...any) {
+	if err := tx.mayAdd(to, args...); err != nil {
+		to.fail(err)
+	}
+}
+
+func (tx *Tx) mayAdd(to waiter, args ...any) error {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	if tx.done {
+		return errTxDone
+	}
+	if len(args) == 0 {
+		tx.err = errNoCommand
+		return tx.err
+	}
+	encoded, bad := resp.AppendCommand(tx.encoded, args...)
+	if bad >= 0 {
+		tx.err = errBadArg(bad, typeOf(args[bad]))
+		return tx.err
+	}
+	tx.encoded = encoded
+	tx.calls = append(tx.calls, to)
+	return nil
+}
+
+// Exec sends the transaction. The future has the replies to the commands, in order.
+//
+// If a command fails, the others are executed all the same: the future has all replies,
+// and the error is that of the first command that failed. If the server refuses a
+// command, such as one that it does not know, nothing is executed, and the error is the
+// first refusal. If a watched key has changed, it is [ErrConflict]. A transaction without
+// commands succeeds, and nothing is sent.
+//
+// ctx cancels the transaction as that of a command does. A second Exec fails.
+func (tx *Tx) Exec(ctx context.Context) *eventloop.Future[[]Reply] {
+	checkContext(ctx)
+	owner := tx.p.owner
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	if tx.done {
+		return failed[[]Reply](owner, errTxDone)
+	}
+	tx.done = true
+	c, ok := newCall[[]Reply](owner, nil)
+	if !ok {
+		return &c.Future
+	}
+	e := &execution{call: c, waiters: tx.calls}
+	switch {
+	case tx.err != nil:
+		e.fail(tx.err)
+	case len(tx.calls) == 0:
+		c.Resolve(nil, nil)
+	default:
+		encoded, _ := resp.AppendCommand(tx.encoded, "EXEC")
+		cancel := c.watch(ctx, &tx.p.queue, tx.calls)
+		if err := tx.p.sendEncoded(e, cancel, len(tx.calls)+2, encoded, tx.p.o.Timeout); err != nil && err != errCanceled {
+			e.fail(err)
+		}
+	}
+	return &c.Future
+}
+
+// Discard drops the transaction: its commands fail. A transaction that is not sent
+// should be discarded, because its futures keep the loop alive.
+func (tx *Tx) Discard() {
+	tx.mu.Lock()
+	calls := tx.calls
+	if tx.done {
+		calls = nil
+	}
+	tx.done, tx.calls, tx.encoded = true, nil, nil
+	tx.mu.Unlock()
+	for _, w := range calls {
+		w.fail(errDiscarded)
+	}
+}
+
+var errDiscarded = errors.New("redis: the transaction was discarded")
+
+// An execution is a transaction that was sent. It gets the replies to MULTI, to each
+// command, which say that it is queued, and to EXEC.
+type execution struct {
+	call    *call[[]Reply]
+	waiters []waiter
+	replies int   // that have come
+	refused error // the first error before EXEC
+	multi   error // of MULTI
+}
+
+func (e *execution) answer(v resp.Value) {
+	e.replies++
+	if e.replies < len(e.waiters)+2 {
+		if v.Kind == resp.Error && e.refused == nil {
+			e.refused = &Error{v.Str}
+			if e.replies == 1 {
+				e.multi = e.refused
+			}
+		}
+		return
+	}
+	switch {
+	case e.multi != nil: // each command was executed by itself, or refused
+		e.fail(uncertain(e.multi))
+	case v.Kind == resp.Error && e.refused != nil:
+		e.fail(e.refused)
+	case v.Kind == resp.Error:
+		e.fail(&Error{v.Str})
+	case v.Kind == resp.Null:
+		e.fail(ErrConflict)
+	case v.Kind != resp.Array || len(v.Elems) != len(e.waiters):
+		e.fail(uncertain(errors.New("redis: EXEC has replies to other commands")))
+	default:
+		e.succeed(v.Elems)
+	}
+}
+
+func (e *execution) succeed(elems []resp.Value) {
+	replies := make([]Reply, len(elems))
+	for i, v := range elems {
+		replies[i] = Reply{v}
+		e.waiters[i].answer(v)
+	}
+	var err error
+	if i := slices.IndexFunc(replies, func(r Reply) bool { return r.Err() != nil }); i >= 0 {
+		err = replies[i].Err()
+	}
+	e.call.cancel.end()
+	e.call.Resolve(replies, err)
+}
+
+func (e *execution) fail(err error) {
+	for _, w := range e.waiters {
+		w.fail(err)
+	}
+	e.call.fail(err)
+}
