@@ -1,7 +1,6 @@
 package redis
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"sync"
@@ -182,9 +181,4 @@ func (c *Client) Abort() {
 func (c *Client) loopEnded(err error) {
 	c.close(err)
 	c.pipe.queue.close(err)
-}
-
-// Ping checks the connection. It succeeds with PONG.
-func (x *Commands) Ping(ctx context.Context) *eventloop.Future[string] {
-	return run(ctx, x, toString, "PING")
 }

@@ -44,6 +44,9 @@ type linkHost interface {
 	// unasked is given what arrives while no request waits for a reply, and pushes.
 	unasked(v resp.Value) error
 
+	// brake reports whether nothing is to be read until link.pause(false).
+	brake() bool
+
 	// sendFailed is given an error reply to a request without a waiter, or the error
 	// that ended such requests.
 	sendFailed(err error)
@@ -95,6 +98,11 @@ func (lk *link) handshakeOverdue() {
 func (lk *link) onData(c *eventloop.Conn, data []byte) {
 	var over tally
 	for len(data) > 0 && !lk.over {
+		if lk.up && lk.host.brake() {
+			lk.conn.Unread(data)
+			lk.pause(true)
+			break
+		}
 		v, n, ok, err := lk.parser.Next(data)
 		data = data[n:]
 		if err != nil {
@@ -138,6 +146,15 @@ func (lk *link) handshakeDone() {
 	lk.up = true
 	lk.stopTimer()
 	lk.host.linkUp()
+}
+
+// pause stops or resumes reading.
+func (lk *link) pause(on bool) {
+	if on {
+		lk.conn.PauseReading()
+	} else {
+		lk.conn.ResumeReading()
+	}
 }
 
 func (lk *link) stopTimer() {

@@ -362,16 +362,13 @@ func (c *canceling) end() {
 func (q *queue) cancelRequest(c *canceling) (sent bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	switch c.state {
-	case inFlight:
-		return true
-	case queued:
+	before := c.state
+	c.state = canceled // a script is not sent a second time
+	if before == queued {
 		q.canceled++
-		if q.canceled > len(q.requests)/2 && q.canceled > 16 {
-			c.state = canceled
+		if q.canceled > 16 && q.canceled > len(q.requests)/2 {
 			q.dropCanceled() // there may be no connection to write the others to
 		}
 	}
-	c.state = canceled
-	return false
+	return before == inFlight
 }

@@ -1,0 +1,124 @@
+package redis
+
+import (
+	"iter"
+
+	"github.com/onloop/eventloop"
+)
+
+// A mailbox keeps the messages of a subscription for its iterator. All of it is on the
+// loop.
+type mailbox struct {
+	items ring[mail]
+	full  bool // the connection is not to be read
+	ended bool
+	err   error // why
+	wait  *eventloop.Promise[struct{}]
+}
+
+// A mail is a message or a gap.
+type mail struct {
+	m   Message
+	gap error
+}
+
+// A mailbox is full with this many messages, until half of them are gone.
+const mailboxSize = 256
+
+// A GapError says that messages are missing, see SubscribeOptions.OnGap. Messages follow
+// it.
+type GapError struct{ Err error }
+
+func (e *GapError) Error() string { return "redis: messages may be missing: " + e.Err.Error() }
+func (e *GapError) Unwrap() error { return e.Err }
+
+// put adds a message and reports whether the box became full.
+func (b *mailbox) put(m Message) (full bool) {
+	b.items.push(mail{m: m})
+	b.wake()
+	if b.full || b.items.len < mailboxSize {
+		return false
+	}
+	b.full = true
+	return true
+}
+
+func (b *mailbox) putGap(err error) {
+	b.items.push(mail{gap: err})
+	b.wake()
+}
+
+// end is called when nothing more comes.
+func (b *mailbox) end(err error) {
+	b.ended, b.err = true, err
+	b.wake()
+}
+
+func (b *mailbox) wake() {
+	if b.wait != nil {
+		b.wait.Resolve(struct{}{}, nil)
+		b.wait = nil
+	}
+}
+
+// All returns a sequence of the messages of a subscription without OnMessage, for a task,
+// which waits for each. A gap is a [*GapError], after which the sequence goes on. It ends
+// when the subscription does, or with the cause when the context of the task ends.
+//
+// Messages that the task does not take in time are kept: 256 of them. Then nothing more
+// is read, which is the pressure back to the server. Only one task may range over the
+// messages at a time, and a later range goes on where an earlier one has stopped.
+func (s *Subscription) All(t *eventloop.Task) iter.Seq2[Message, error] {
+	return func(yield func(Message, error) bool) {
+		for {
+			next, err := s.next(t)
+			switch {
+			case err == errEndOfMail:
+				return
+			case err != nil:
+				yield(Message{}, err)
+				return
+			case next.gap != nil:
+				if !yield(Message{}, &GapError{next.gap}) {
+					return
+				}
+			case !yield(next.m, nil):
+				return
+			}
+		}
+	}
+}
+
+var errEndOfMail error = &endOfMail{}
+
+type endOfMail struct{}
+
+func (*endOfMail) Error() string { return "redis: the subscription has ended" }
+
+// next waits for the next message or gap.
+func (s *Subscription) next(t *eventloop.Task) (mail, error) {
+	b := &s.box
+	for b.items.len == 0 {
+		switch {
+		case b.err != nil:
+			return mail{}, b.err
+		case b.ended:
+			return mail{}, errEndOfMail
+		}
+		b.wait = &eventloop.Promise[struct{}]{}
+		if err := b.wait.Init(s.owner); err != nil {
+			return mail{}, err
+		}
+		wait := b.wait
+		if _, err := wait.Await(t); err != nil {
+			b.wake()
+			return mail{}, err
+		}
+	}
+	next := b.items.pop()
+	if b.full && b.items.len <= mailboxSize/2 {
+		b.full = false
+		s.setPaused()
+	}
+	return next, nil
+}

@@ -1,0 +1,495 @@
+package redis
+
+import (
+	"cmp"
+	"errors"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/drivers/redis/internal/resp"
+)
+
+// SubscribeOptions say what a [Subscription] gets, and what it does with it.
+type SubscribeOptions struct {
+	// Channels, Patterns and Shards are the names of channels, patterns of names such
+	// as "news.*", and the names of channels of shards. More can be added later.
+	Channels, Patterns, Shards []string
+
+	// OnMessage is called on the loop with each message, in order. If nil, messages
+	// are kept for Subscription.All.
+	OnMessage func(m Message)
+
+	// OnGap is called on the loop each time that the subscription is complete again
+	// after its connection was lost: messages that were sent in between are missing.
+	// err says why. Redis does not keep messages, so a program that needs to know all
+	// of them has to look at the state of things now. It comes before the messages
+	// that follow the gap.
+	OnGap func(err error)
+}
+
+// A Message is a message of a subscription.
+type Message struct {
+	Channel string
+	Pattern string // that the channel has matched; empty if the channel was subscribed to
+	Payload string
+}
+
+// A Subscription gets messages over a connection of its own. It reconnects by itself,
+// and keeps the loop alive until it is closed. Loop.Shutdown closes it.
+//
+// While it is paused nothing is read: the server keeps messages, up to its limit for
+// slow subscribers (client-output-buffer-limit pubsub), and then closes the connection,
+// which is a gap.
+//
+// All methods may be called from any goroutine and from any callback, except All.
+type Subscription struct {
+	c         *Client
+	owner     *eventloop.Owner
+	done      *eventloop.Promise[struct{}]
+	first     *eventloop.Future[struct{}]
+	onMessage func(m Message)
+	onGap     func(err error)
+
+	// Only on the loop.
+	link      *link
+	backoff   backoff
+	timer     *eventloop.Timer // for the next attempt to connect
+	pinger    *eventloop.Timer
+	names     [3]map[string]struct{} // that are subscribed to, by topicKind
+	groups    ring[*topicChange]     // that were sent, and are not confirmed
+	waiting   []*topicChange         // that were not sent, or whose connection was lost
+	restoring *topicChange           // all names, after the connection was lost
+	gap       error                  // why messages are missing, until onGap is called
+	complete  bool                   // the connection has been up and complete once
+	heard     bool                   // something has arrived since the pinger looked
+	pinged    bool
+	over      bool
+	box       mailbox
+
+	paused, closed atomic.Bool // at once, on whichever goroutine
+}
+
+// topicKind tells what a name is.
+type topicKind int
+
+const (
+	channels topicKind = iota
+	patterns
+	shards
+)
+
+var (
+	subscribeNames   = [...]string{"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE"}
+	unsubscribeNames = [...]string{"UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"}
+)
+
+// A topicChange adds or removes names.
+type topicChange struct {
+	eventloop.Promise[struct{}]
+	kind   topicKind
+	remove bool
+	names  []string
+	left   int // confirmations that are missing
+}
+
+// pingAfter is how long a connection of a subscription may be silent before it is
+// checked. The reply has the same time.
+const pingAfter = 30 * time.Second
+
+// Subscribe begins a subscription and returns at once. A closed client, and a
+// subscription whose user may not connect, are reported by Ready and Done.
+func (c *Client) Subscribe(o SubscribeOptions) *Subscription {
+	s := &Subscription{c: c, onMessage: o.OnMessage, onGap: o.OnGap, done: &eventloop.Promise[struct{}]{}}
+	s.backoff = backoff{min: c.o.MinBackoff, max: c.o.MaxBackoff}
+	var err error
+	s.owner, err = eventloop.NewOwner(c.l, "redis subscription", c.o.Addr, func(error) { s.over = true })
+	if err != nil { // the loop has ended: so has the owner of the client
+		s.owner = c.owner
+	}
+	s.done.Init(s.owner)
+	s.done.Ignore()
+	if err := c.addPart(s); err != nil {
+		s.over = true
+		s.done.Resolve(struct{}{}, err)
+	}
+	s.owner.OnShutdown(func() { s.Close() })
+	s.first = s.change(channels, false, o.Channels)
+	for kind, names := range [][]string{nil, o.Patterns, o.Shards} {
+		if len(names) > 0 {
+			s.first = s.change(topicKind(kind), false, names) // the last is confirmed last
+		}
+	}
+	return s
+}
+
+// Ready returns a future that succeeds when the server has confirmed what
+// SubscribeOptions asked for: every message sent after that arrives, unless there is a
+// gap.
+func (s *Subscription) Ready() *eventloop.Future[struct{}] { return s.first }
+
+// Done returns a future that succeeds when the subscription is closed, and fails if it
+// has ended by itself because the server refuses the connection.
+func (s *Subscription) Done() *eventloop.Future[struct{}] { return &s.done.Future }
+
+// Add subscribes to more channels. The future succeeds when the server has confirmed
+// them.
+func (s *Subscription) Add(channel ...string) *eventloop.Future[struct{}] {
+	return s.change(channels, false, channel)
+}
+
+// AddPatterns is Add for patterns.
+func (s *Subscription) AddPatterns(pattern ...string) *eventloop.Future[struct{}] {
+	return s.change(patterns, false, pattern)
+}
+
+// AddShards is Add for channels of shards.
+func (s *Subscription) AddShards(shard ...string) *eventloop.Future[struct{}] {
+	return s.change(shards, false, shard)
+}
+
+// Remove unsubscribes from channels. Messages may arrive until the future succeeds.
+func (s *Subscription) Remove(channel ...string) *eventloop.Future[struct{}] {
+	return s.change(channels, true, channel)
+}
+
+// RemovePatterns is Remove for patterns.
+func (s *Subscription) RemovePatterns(pattern ...string) *eventloop.Future[struct{}] {
+	return s.change(patterns, true, pattern)
+}
+
+// RemoveShards is Remove for channels of shards.
+func (s *Subscription) RemoveShards(shard ...string) *eventloop.Future[struct{}] {
+	return s.change(shards, true, shard)
+}
+
+func (s *Subscription) change(kind topicKind, remove bool, names []string) *eventloop.Future[struct{}] {
+	ch := &topicChange{kind: kind, remove: remove, names: append([]string(nil), names...)}
+	if ch.Init(s.owner) != nil {
+		return &ch.Future
+	}
+	ch.Ignore() // Done tells why a subscription has ended
+	s.c.l.Post(func() { s.apply(ch) })
+	return &ch.Future
+}
+
+// apply makes a change. From here on all of it is on the loop.
+func (s *Subscription) apply(ch *topicChange) {
+	if s.over {
+		ch.Resolve(struct{}{}, errClosed)
+		return
+	}
+	set := s.names[ch.kind]
+	if set == nil {
+		set = make(map[string]struct{})
+		s.names[ch.kind] = set
+	}
+	for _, name := range ch.names {
+		if ch.remove {
+			delete(set, name)
+		} else {
+			set[name] = struct{}{}
+		}
+	}
+	switch {
+	case s.link != nil && s.link.up:
+		s.sendChange(ch)
+	default:
+		s.waiting = append(s.waiting, ch) // the next connection gets all names
+		s.connect()
+	}
+}
+
+func (s *Subscription) sendChange(ch *topicChange) {
+	if len(ch.names) == 0 {
+		ch.Resolve(struct{}{}, nil)
+		return
+	}
+	ch.left = len(ch.names)
+	s.groups.push(ch)
+	command := subscribeNames[ch.kind]
+	if ch.remove {
+		command = unsubscribeNames[ch.kind]
+	}
+	s.sendNow(command, ch.names)
+}
+
+func (s *Subscription) sendNow(args ...any) {
+	out, _ := resp.AppendCommand(nil, args...)
+	s.link.conn.Write(out)
+}
+
+func (s *Subscription) connect() {
+	if s.link != nil || s.over || s.timer != nil {
+		return
+	}
+	link, err := dialLink(s.c.l, s.c.o, s)
+	if err != nil {
+		s.end(err)
+		return
+	}
+	s.link = link
+}
+
+// linkUp subscribes to everything.
+func (s *Subscription) linkUp() {
+	s.owner.SetName(s.c.o.Addr)
+	total := 0
+	for kind, set := range s.names {
+		if len(set) == 0 {
+			continue
+		}
+		names := make([]string, 0, len(set))
+		for name := range set {
+			names = append(names, name)
+		}
+		total += len(names)
+		s.sendNow(subscribeNames[kind], names)
+	}
+	s.restoring = &topicChange{left: total}
+	s.groups.push(s.restoring)
+	if total == 0 {
+		s.groups.pop()
+		s.restored()
+	}
+	s.startPinger()
+}
+
+// restored says that the subscription is complete.
+func (s *Subscription) restored() {
+	s.restoring = nil
+	s.backoff.reset()
+	for _, ch := range s.waiting {
+		ch.Resolve(struct{}{}, nil)
+	}
+	s.waiting = nil
+	gap := s.gap
+	s.gap = nil
+	if gap == nil || !s.complete {
+		s.complete = true
+		return
+	}
+	s.tellGap(gap)
+}
+
+func (s *Subscription) tellGap(err error) {
+	switch {
+	case s.onMessage == nil:
+		s.box.putGap(err)
+	case s.onGap != nil:
+		s.onGap(err)
+	default:
+		if p, ok := errors.AsType[*eventloop.PanicError](err); ok {
+			failed[struct{}](s.owner, p) // nothing else reports it
+		}
+	}
+}
+
+func (s *Subscription) linkDown(err error) {
+	s.link = nil
+	s.stopPinger()
+	s.gap = cmp.Or(s.gap, err) // the first reason
+	for s.groups.len > 0 {
+		if ch := s.groups.pop(); ch != s.restoring {
+			s.waiting = append(s.waiting, ch)
+		}
+	}
+	s.restoring = nil
+	if r, ok := errors.AsType[*refusal](err); ok && r.isPermanent() || errors.Is(err, eventloop.ErrLoopClosed) {
+		s.end(err)
+		return
+	}
+	s.owner.SetName(s.c.o.Addr + ", not connected: " + err.Error())
+	s.timer = s.c.l.AfterFunc(s.backoff.delay(), func() {
+		s.timer = nil
+		s.connect()
+	})
+	s.timer.Unref()
+}
+
+func (s *Subscription) answered(tally)   {}
+func (s *Subscription) dropped(tally)    {}
+func (s *Subscription) sendFailed(error) {}
+
+// unasked takes all that arrives.
+func (s *Subscription) unasked(v resp.Value) error {
+	s.heard = true
+	if v.Kind == resp.Error {
+		return s.refusedChange(&Error{v.Str})
+	}
+	if v.Kind == resp.Simple { // PONG
+		return nil
+	}
+	e := v.Elems
+	if len(e) == 3 && e[0].Str == "message" || len(e) == 3 && e[0].Str == "smessage" {
+		s.deliver(Message{Channel: e[1].Str, Payload: e[2].Str})
+		return nil
+	}
+	if len(e) == 4 && e[0].Str == "pmessage" {
+		s.deliver(Message{Channel: e[2].Str, Pattern: e[1].Str, Payload: e[3].Str})
+		return nil
+	}
+	if len(e) < 2 {
+		return errUnasked
+	}
+	switch e[0].Str {
+	case "subscribe", "psubscribe", "ssubscribe":
+		s.confirmed()
+	case "unsubscribe", "punsubscribe", "sunsubscribe":
+		s.unsubscribed(e[1].Str)
+	}
+	return nil // and pong in version 2 of the protocol
+}
+
+// confirmed takes a confirmation of the oldest change.
+func (s *Subscription) confirmed() {
+	if s.groups.len == 0 {
+		return
+	}
+	ch := *s.groups.front()
+	if ch.left--; ch.left > 0 {
+		return
+	}
+	s.groups.pop()
+	if ch == s.restoring {
+		s.restored()
+	} else {
+		ch.Resolve(struct{}{}, nil)
+	}
+}
+
+// unsubscribed takes a confirmation, or the news that a server sends when a shard has
+// moved away, which nothing asked for.
+func (s *Subscription) unsubscribed(name string) {
+	if s.groups.len > 0 && (*s.groups.front()).remove {
+		s.confirmed()
+	}
+}
+
+// refusedChange takes an error reply to a change.
+func (s *Subscription) refusedChange(err *Error) error {
+	if s.groups.len == 0 {
+		return err
+	}
+	ch := s.groups.pop()
+	if ch == s.restoring {
+		s.fail(err)
+		return nil
+	}
+	for _, name := range ch.names {
+		if !ch.remove {
+			delete(s.names[ch.kind], name)
+		}
+	}
+	ch.Resolve(struct{}{}, err)
+	return nil
+}
+
+// fail ends the subscription because the server refuses it.
+func (s *Subscription) fail(err error) {
+	s.link.close()
+	s.link = nil
+	s.end(err)
+}
+
+func (s *Subscription) deliver(m Message) {
+	if s.onMessage != nil {
+		s.onMessage(m)
+		return
+	}
+	if s.box.put(m) {
+		s.setPaused()
+	}
+}
+
+// Pause stops the messages, and soon reading. If it is called on the loop, no OnMessage
+// comes after it.
+func (s *Subscription) Pause() {
+	s.paused.Store(true)
+	s.c.l.Post(s.setPaused)
+}
+
+// Resume undoes Pause.
+func (s *Subscription) Resume() {
+	s.paused.Store(false)
+	s.c.l.Post(s.setPaused)
+}
+
+// brake implements linkHost.
+func (s *Subscription) brake() bool { return s.paused.Load() || s.closed.Load() || s.box.full }
+
+// setPaused pauses or resumes the connection.
+func (s *Subscription) setPaused() {
+	if s.link != nil && s.link.up {
+		s.link.pause(s.brake())
+	}
+}
+
+// Ref makes the subscription keep the loop alive. This is the default.
+func (s *Subscription) Ref() { s.owner.Ref() }
+
+// Unref lets the loop end although the subscription is open.
+func (s *Subscription) Unref() { s.owner.Unref() }
+
+// Close ends the subscription. Done tells when it has ended. If it is called on the loop,
+// no callback comes after it. A second call does nothing.
+func (s *Subscription) Close() {
+	s.closed.Store(true)
+	s.c.l.Post(func() { s.end(nil) })
+}
+
+// abort implements part.
+func (s *Subscription) abort(err error) { s.end(err) }
+
+// end ends the subscription.
+func (s *Subscription) end(err error) {
+	if s.over {
+		return
+	}
+	s.over = true
+	s.stopPinger()
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	if s.link != nil {
+		s.link.leave(func() {})
+	}
+	s.c.removePart(s)
+	s.done.Resolve(struct{}{}, err)
+	s.box.end(err)
+	s.owner.Close()
+}
+
+func (s *Subscription) startPinger() {
+	s.heard, s.pinged = true, false
+	if s.pinger == nil {
+		s.pinger = s.c.l.AfterFunc(pingAfter, s.ping)
+		s.pinger.Unref()
+	} else {
+		s.pinger.Reset(pingAfter)
+	}
+}
+
+func (s *Subscription) stopPinger() {
+	if s.pinger != nil {
+		s.pinger.Stop()
+	}
+}
+
+// ping checks a connection from which nothing comes.
+func (s *Subscription) ping() {
+	switch {
+	case s.link == nil || !s.link.up:
+		return
+	case s.heard || s.brake():
+		s.heard, s.pinged = false, false
+	case s.pinged:
+		s.link.end(os.ErrDeadlineExceeded)
+		return
+	default:
+		s.pinged = true
+		s.sendNow("PING")
+	}
+	s.pinger.Reset(pingAfter)
+}
