@@ -1,9 +1,24 @@
 package redis_test
 
 import (
+	"flag"
+	"fmt"
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain runs the examples only where there is a redis-server: an example cannot be
+// skipped.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if run := flag.Lookup("test.run"); findServer() == "" && os.Getenv("CI") != "1" && run.Value.String() == "" {
+		fmt.Println("examples are skipped:", noServer)
+		flag.Set("test.run", "^(Test|Fuzz)")
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		stopShared()
+		os.Exit(code)
+	}))
+}

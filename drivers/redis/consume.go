@@ -1,0 +1,256 @@
+package redis
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/onloop/eventloop"
+)
+
+// ConsumeOptions say what a [Consumer] reads, and what it does with it.
+type ConsumeOptions struct {
+	// Stream, Group and Consumer are names. All are required. The group has to exist,
+	// see [Commands.XGroupCreate]. A consumer that starts again under its name first
+	// gets the entries that it did not acknowledge.
+	Stream, Group, Consumer string
+
+	// OnEntry is called on the loop with each entry. It is required. The application
+	// calls Ack when it is done with the entry, at once or later.
+	OnEntry func(d *Delivery)
+
+	// Parallel is how many entries may be in the hands of the application at a time.
+	// No more are read until some are acknowledged or released. Zero: 16.
+	Parallel int
+
+	// ClaimAfter makes the consumer take over entries that other consumers of the
+	// group did not acknowledge for so long. Zero: never.
+	ClaimAfter time.Duration
+
+	// OnError, if not nil, is called on the loop with errors after which the consumer
+	// goes on, such as a lost connection.
+	OnError func(err error)
+}
+
+// A Consumer reads a stream as a member of a group. It keeps the loop alive until it is
+// closed. Loop.Shutdown closes it.
+//
+// Each entry is delivered at least once: if a consumer ends, or its connection is lost,
+// before an entry is acknowledged, the entry is delivered again. An entry is not
+// delivered again by the same Consumer while it is in the hands of the application.
+//
+// All methods may be called from any goroutine and from any callback.
+type Consumer struct {
+	c       *Client
+	o       ConsumeOptions
+	owner   *eventloop.Owner
+	done    *eventloop.Promise[struct{}]
+	ctx     context.Context
+	cancel  context.CancelFunc
+	backoff backoff
+
+	// Only on the loop.
+	hand    map[string]*Delivery // in the hands of the application, by ID
+	after   string               // own pending entries were read up to this ID; ">": all of them
+	reading bool
+	timer   *eventloop.Timer // for the next attempt after an error
+	claims  *eventloop.Timer
+	over    bool
+
+	closed atomic.Bool // at once, on whichever goroutine
+}
+
+// A Delivery is an entry in the hands of the application.
+type Delivery struct {
+	Entry
+	consumer *Consumer
+	settled  bool // only on the loop
+}
+
+const (
+	defaultParallel = 16
+	consumeBlock    = 5 * time.Second // of one XREADGROUP; it is repeated
+)
+
+// Consume begins to read a stream as a member of a group. It fails if a required option
+// is missing, and with net.ErrClosed if the client is closed.
+func (c *Client) Consume(o ConsumeOptions) (*Consumer, error) {
+	switch {
+	case o.Stream == "" || o.Group == "" || o.Consumer == "":
+		return nil, errors.New("redis: a consumer needs a stream, a group and a name")
+	case o.OnEntry == nil:
+		return nil, errors.New("redis: a consumer needs OnEntry")
+	}
+	o.Parallel = cmp.Or(max(o.Parallel, 0), defaultParallel)
+	s := &Consumer{c: c, o: o, hand: make(map[string]*Delivery), after: "0", done: &eventloop.Promise[struct{}]{}}
+	s.backoff = backoff{min: c.o.MinBackoff, max: c.o.MaxBackoff}
+	if err := c.addPart(s); err != nil {
+		return nil, err
+	}
+	var err error
+	s.owner, err = eventloop.NewOwner(c.l, "redis consumer", o.Stream+" "+o.Group+" "+o.Consumer, func(error) { s.over = true })
+	if err != nil {
+		c.removePart(s)
+		return nil, err
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.done.Init(s.owner)
+	s.done.Ignore()
+	s.owner.OnShutdown(func() { s.end(nil) })
+	c.l.Post(func() {
+		s.read()
+		s.claim()
+	})
+	return s, nil
+}
+
+// Done returns a future that succeeds when the consumer is closed, and fails if it has
+// ended by itself because its group or its stream does not exist any more.
+func (s *Consumer) Done() *eventloop.Future[struct{}] { return &s.done.Future }
+
+// Close ends the consumer. If it is called on the loop, OnEntry is not called after it.
+// Entries that are in the hands of the application can still be acknowledged. A second
+// call does nothing.
+func (s *Consumer) Close() {
+	s.closed.Store(true)
+	s.c.l.Post(func() { s.end(nil) })
+}
+
+// Ref makes the consumer keep the loop alive. This is the default.
+func (s *Consumer) Ref() { s.owner.Ref() }
+
+// Unref lets the loop end although the consumer is open.
+func (s *Consumer) Unref() { s.owner.Unref() }
+
+// abort implements part.
+func (s *Consumer) abort(err error) { s.end(err) }
+
+func (s *Consumer) end(err error) {
+	if s.over {
+		return
+	}
+	s.over = true
+	s.cancel() // what waits at the server
+	for _, t := range []*eventloop.Timer{s.timer, s.claims} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+	s.c.removePart(s)
+	s.done.Resolve(struct{}{}, err)
+	s.owner.Close()
+}
+
+// read asks for entries, unless it does so already or the application has its hands
+// full. On the loop, as all that follows.
+func (s *Consumer) read() {
+	n := s.o.Parallel - len(s.hand)
+	if s.over || s.reading || n <= 0 || s.timer != nil {
+		return
+	}
+	s.reading = true
+	if s.after == ">" {
+		s.c.XReadGroup(s.ctx, s.o.Stream, s.o.Group, s.o.Consumer, n, consumeBlock).Then(s.got)
+		return
+	}
+	do(s.ctx, &s.c.Commands, toEntriesOfOne,
+		"XREADGROUP", "GROUP", s.o.Group, s.o.Consumer, "COUNT", n, "STREAMS", s.o.Stream, s.after).Then(s.got)
+}
+
+// got takes the result of a read.
+func (s *Consumer) got(entries []Entry, err error) {
+	s.reading = false
+	switch {
+	case s.over:
+		return
+	case isCode(err, "NOGROUP"):
+		s.end(err)
+		return
+	case err == ErrNil: // nothing has come for a while
+	case err != nil:
+		s.failed(err)
+		return
+	case s.after == ">":
+		s.backoff.reset()
+	case len(entries) == 0:
+		s.after = ">"
+	default:
+		s.after = entries[len(entries)-1].ID
+	}
+	s.deliver(entries)
+	s.read()
+}
+
+// failed goes on after a while. What was handed out in the meantime is read again.
+func (s *Consumer) failed(err error) {
+	if s.o.OnError != nil {
+		s.c.l.Post(func() { s.o.OnError(err) })
+	}
+	s.after = "0"
+	s.timer = s.c.l.AfterFunc(s.backoff.delay(), func() {
+		s.timer = nil
+		s.read()
+	})
+}
+
+func (s *Consumer) deliver(entries []Entry) {
+	for _, e := range entries {
+		switch {
+		case e.Fields == nil: // it was deleted from the stream, and is only pending
+			s.c.XAck(context.Background(), s.o.Stream, s.o.Group, e.ID).Ignore()
+		case s.hand[e.ID] == nil:
+			d := &Delivery{Entry: e, consumer: s}
+			s.hand[e.ID] = d
+			s.c.l.Post(func() {
+				if !s.over && !s.closed.Load() {
+					s.o.OnEntry(d)
+				}
+			})
+		}
+	}
+}
+
+// claim takes over entries of other consumers, from time to time.
+func (s *Consumer) claim() {
+	if s.o.ClaimAfter <= 0 || s.over {
+		return
+	}
+	if n := s.o.Parallel - len(s.hand); n > 0 {
+		s.c.XAutoClaim(s.ctx, s.o.Stream, s.o.Group, s.o.Consumer, s.o.ClaimAfter, "0-0", n).Then(func(c Claim, err error) {
+			if err == nil && !s.over {
+				s.deliver(c.Entries)
+			} // an error is that of read as well
+		})
+	}
+	if s.claims == nil {
+		s.claims = s.c.l.AfterFunc(s.o.ClaimAfter/2, s.claim)
+	} else {
+		s.claims.Reset(s.o.ClaimAfter / 2)
+	}
+}
+
+// Ack tells the server that the application is done with the entry, and makes room for
+// another. The future fails if the server does not confirm: then the entry may be
+// delivered again.
+func (d *Delivery) Ack() *eventloop.Future[struct{}] {
+	s := d.consumer
+	f := run(context.Background(), &s.c.Commands, toNothing, "XACK", s.o.Stream, s.o.Group, d.ID)
+	d.Release()
+	return f
+}
+
+// Release makes room for another entry without Ack: this one stays pending, for
+// XAutoClaim, for a consumer with ClaimAfter, or until a consumer starts with the same
+// name. A second call does nothing.
+func (d *Delivery) Release() {
+	s := d.consumer
+	s.c.l.Post(func() {
+		if !d.settled {
+			d.settled = true
+			delete(s.hand, d.ID)
+			s.read()
+		}
+	})
+}

@@ -1,0 +1,163 @@
+package redis_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/drivers/redis"
+)
+
+func TestAConsumerDeliversWhatIsNotAcknowledgedAgain(t *testing.T) {
+	bothVersions(t, func(t *testing.T, task *eventloop.Task, c *redis.Client) {
+		ctx := task.Context()
+		want(t, task, c.XGroupCreate(ctx, "s", "g", "0"), true)
+		const n = 100
+		for i := range n {
+			c.XAdd(ctx, "s", "n", i).Ignore()
+		}
+		var order []string
+		inHand, most := 0, 0
+		consume := func(name string, parallel int, onEntry func(d *redis.Delivery)) *redis.Consumer {
+			s, err := c.Consume(redis.ConsumeOptions{Stream: "s", Group: "g", Consumer: name, Parallel: parallel, OnEntry: onEntry, ClaimAfter: time.Hour})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		// Half of them are acknowledged, a few milliseconds later; ten are kept.
+		var kept []string
+		first := consume("me", 10, func(d *redis.Delivery) {
+			order = append(order, d.Get("n"))
+			inHand++
+			most = max(most, inHand)
+			if len(order) > n/2 {
+				kept = append(kept, d.Get("n"))
+				return
+			}
+			c.Loop().AfterFunc(time.Millisecond, func() {
+				inHand--
+				d.Ack()
+				d.Release() // does nothing
+			})
+		})
+		for len(kept) < 10 {
+			task.Sleep(time.Millisecond)
+		}
+		if most > 10 || len(order) != n/2+10 {
+			t.Errorf("%d entries in hand, %d delivered", most, len(order))
+		}
+		first.Close()
+		want(t, task, first.Done(), done)
+
+		// The same consumer gets these first, then the rest.
+		order = nil
+		second := consume("me", 3, func(d *redis.Delivery) {
+			order = append(order, d.Get("n"))
+			d.Ack().Then(nil)
+		})
+		for len(order) < n/2 {
+			task.Sleep(time.Millisecond)
+		}
+		var rest []string
+		for i := n / 2; i < n; i++ {
+			rest = append(rest, fmt.Sprint(i))
+		}
+		if !slices.Equal(order, rest) {
+			t.Errorf("got %q, want %q", order, rest)
+		}
+		c.XAdd(ctx, "s", "n", "late").Ignore()
+		for len(order) <= n/2 {
+			task.Sleep(time.Millisecond)
+		}
+		want(t, task, redis.Do[[]any](ctx, c, "XPENDING", "s", "g"), []any{int64(0), nil, nil, nil})
+		c.XGroupDestroy(ctx, "s", "g").Ignore()
+		if _, err := second.Done().Await(task); err == nil {
+			t.Error("a consumer without a group ends without an error")
+		}
+		second.Close()
+	})
+}
+
+func TestAConsumerTakesOverFromOthers(t *testing.T) {
+	onServer(t, redis.Options{}, func(task *eventloop.Task, c *redis.Client) {
+		ctx := task.Context()
+		c.XGroupCreate(ctx, "s", "g", "0").Ignore()
+		c.XAdd(ctx, "s", "n", 1).Ignore()
+		if e, err := c.XReadGroup(ctx, "s", "g", "dead", 1, 0).Await(task); err != nil || len(e) != 1 {
+			t.Fatal(e, err)
+		}
+		got := 0
+		s, err := c.Consume(redis.ConsumeOptions{Stream: "s", Group: "g", Consumer: "me", ClaimAfter: 2 * time.Millisecond, OnEntry: func(d *redis.Delivery) {
+			got++
+			d.Ack().Ignore()
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for got == 0 {
+			task.Sleep(time.Millisecond)
+		}
+		s.Close()
+	})
+}
+
+func TestAConsumerGoesOnAfterALostConnection(t *testing.T) {
+	s := startServer(t)
+	checkDescriptors(t)
+	runTask(t, func(task *eventloop.Task) {
+		c, err := redis.New(task.Loop(), &redis.Options{Addr: s.addr})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx := task.Context()
+		c.XGroupCreate(ctx, "s", "g", "0").Ignore()
+		c.XAdd(ctx, "s", "n", 1).Ignore()
+		var got []string
+		failures := 0
+		consumer, err := c.Consume(redis.ConsumeOptions{Stream: "s", Group: "g", Consumer: "me", OnEntry: func(d *redis.Delivery) {
+			got = append(got, d.Get("n"))
+			if d.Get("n") == "2" {
+				d.Ack().Ignore()
+			}
+		}, OnError: func(err error) {
+			failures++
+			if !errors.Is(err, redis.ErrUncertain) {
+				t.Error(err)
+			}
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for len(got) < 1 {
+			task.Sleep(time.Millisecond)
+		}
+		c.Do(ctx, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").Await(task)
+		for failures == 0 {
+			task.Sleep(time.Millisecond)
+		}
+		c.XAdd(ctx, "s", "n", 2).Ignore()
+		for len(got) < 2 {
+			task.Sleep(time.Millisecond)
+		}
+		if !slices.Equal(got, []string{"1", "2"}) { // 1 is in hand, and is not delivered again
+			t.Errorf("got %q", got)
+		}
+		consumer.Close()
+	})
+}
+
+func TestAConsumerNeedsNames(t *testing.T) {
+	onServer(t, redis.Options{}, func(task *eventloop.Task, c *redis.Client) {
+		for _, o := range []redis.ConsumeOptions{
+			{}, {Stream: "s", Group: "g", Consumer: "c"}, {Stream: "s", Group: "g", OnEntry: func(*redis.Delivery) {}},
+		} {
+			if _, err := c.Consume(o); err == nil {
+				t.Errorf("%+v is taken", o)
+			}
+		}
+	})
+}

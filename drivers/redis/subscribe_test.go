@@ -1,0 +1,302 @@
+package redis_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/drivers/redis"
+	"github.com/onloop/eventloop/looptest"
+)
+
+func TestASubscriptionGetsChannelsPatternsAndShards(t *testing.T) {
+	bothVersions(t, func(t *testing.T, task *eventloop.Task, c *redis.Client) {
+		ctx := task.Context()
+		var got []string
+		s := c.Subscribe(redis.SubscribeOptions{
+			Channels: []string{"a", "b"}, Patterns: []string{"news.*"}, Shards: []string{"shard"},
+			OnMessage: func(m redis.Message) { got = append(got, fmt.Sprintf("%s|%s|%s", m.Channel, m.Pattern, m.Payload)) },
+			OnGap:     func(err error) { t.Errorf("gap: %v", err) },
+		})
+		want(t, task, s.Ready(), done)
+		want(t, task, c.Publish(ctx, "a", "1"), 1)
+		want(t, task, c.Publish(ctx, "b", "2"), 1)
+		want(t, task, c.Publish(ctx, "news.go", "3"), 1)
+		want(t, task, c.SPublish(ctx, "shard", "4"), 1)
+		want(t, task, s.Add("c", "d"), done)
+		want(t, task, s.AddPatterns("x?"), done)
+		want(t, task, s.AddShards("shard2"), done)
+		want(t, task, s.Remove("a"), done)
+		want(t, task, s.RemovePatterns("news.*"), done)
+		want(t, task, s.RemoveShards("shard"), done)
+		want(t, task, s.Add(), done)
+		want(t, task, c.Publish(ctx, "a", "5"), 0)
+		want(t, task, c.Publish(ctx, "news.go", "6"), 0)
+		want(t, task, c.SPublish(ctx, "shard", "7"), 0)
+		want(t, task, c.Publish(ctx, "d", "8"), 1)
+		want(t, task, c.Publish(ctx, "xy", "9"), 1)
+		want(t, task, c.SPublish(ctx, "shard2", "10"), 1)
+		for len(got) < 7 {
+			task.Sleep(time.Millisecond)
+		}
+		if w := []string{"a||1", "b||2", "news.go|news.*|3", "shard||4", "d||8", "xy|x?|9", "shard2||10"}; !slices.Equal(got, w) {
+			t.Errorf("got %q, want %q", got, w)
+		}
+		s.Close()
+		want(t, task, s.Done(), done)
+		if _, err := s.Add("late").Await(task); err == nil {
+			t.Error("Add after Close succeeds")
+		}
+		s.Close()
+	})
+}
+
+func TestAPausedSubscriptionPressesBack(t *testing.T) {
+	bothVersions(t, func(t *testing.T, task *eventloop.Task, c *redis.Client) {
+		const n = 3000
+		payload := strings.Repeat("x", 1000)
+		var s *redis.Subscription
+		got := 0
+		s = c.Subscribe(redis.SubscribeOptions{Channels: []string{"c"}, OnMessage: func(m redis.Message) {
+			if m.Payload != fmt.Sprint(got, payload) {
+				t.Errorf("message %d is %.20q", got, m.Payload)
+			}
+			if got++; got%100 == 0 {
+				s.Pause()
+			}
+		}})
+		want(t, task, s.Ready(), done)
+		for i := range n {
+			c.Publish(task.Context(), "c", fmt.Sprint(i, payload)).Ignore()
+		}
+		for got < n {
+			at := got
+			task.Sleep(time.Millisecond)
+			if got == at {
+				s.Resume()
+			} else if got%100 != 0 && got-at >= 100 {
+				t.Errorf("%d messages came while it was paused", got-at)
+			}
+		}
+		s.Resume()
+		s.Close()
+	})
+}
+
+func TestATaskRangesOverMessages(t *testing.T) {
+	bothVersions(t, func(t *testing.T, task *eventloop.Task, c *redis.Client) {
+		const n = 2000 // several times what a subscription keeps
+		s := c.Subscribe(redis.SubscribeOptions{Channels: []string{"c"}})
+		want(t, task, s.Ready(), done)
+		for i := range n {
+			c.Publish(task.Context(), "c", i).Ignore()
+		}
+		c.Ping(task.Context()).Await(task)
+		got := 0
+		for range 2 {
+			for m, err := range s.All(task) {
+				if err != nil || m.Payload != fmt.Sprint(got) {
+					t.Fatalf("message %d: %v, %v", got, m, err)
+				}
+				if got++; got%(n/2) == 0 {
+					break
+				}
+			}
+		}
+		s.Close()
+		for m, err := range s.All(task) {
+			t.Errorf("after Close: %v, %v", m, err)
+		}
+		if got != n {
+			t.Errorf("%d messages, want %d", got, n)
+		}
+	})
+}
+
+// pubsub is a fake that confirms subscriptions, and sends a numbered message with each
+// confirmation.
+func pubsub(p *peer, args []string) (string, bool) {
+	var out strings.Builder
+	for _, name := range args[1:] {
+		if strings.HasSuffix(strings.ToLower(args[0]), "subscribe") {
+			fmt.Fprintf(&out, ">3\r\n%s%s:1\r\n", bulk(strings.ToLower(args[0])), bulk(name))
+		}
+	}
+	return out.String(), out.Len() > 0
+}
+
+func message(channel, payload string) string {
+	return ">3\r\n" + bulk("message") + bulk(channel) + bulk(payload)
+}
+
+func TestALostSubscriptionComesBackAndTellsTheGap(t *testing.T) {
+	server := func() *fake {
+		return &fake{command: func(p *peer, args []string) (string, bool) {
+			reply, ok := pubsub(p, args)
+			if args[0] != "SUBSCRIBE" {
+				return reply, ok
+			}
+			slices.Sort(args[1:])
+			reply += message("c", fmt.Sprint(p.number, args[1:]))
+			if p.number < 4 {
+				go func() { // it dies a second later
+					time.Sleep(time.Second)
+					p.conn.Close()
+				}()
+			}
+			return reply, ok
+		}}
+	}
+	law(t, server, redis.Options{}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, f *fake) {
+		var got []string
+		s := c.Subscribe(redis.SubscribeOptions{
+			Channels: []string{"c"},
+			OnMessage: func(m redis.Message) {
+				if got = append(got, m.Payload); m.Payload == "4 [c d]" {
+					l.AfterFunc(time.Minute, func() { // nothing else happens
+						if f.connsSeen() != 4 {
+							t.Errorf("%d connections", f.connsSeen())
+						}
+						c.Close() // and the subscription with it
+					})
+				}
+			},
+			OnGap: func(err error) {
+				if !errors.Is(err, io.EOF) {
+					t.Errorf("gap: %v", err)
+				}
+				got = append(got, "gap")
+			},
+		})
+		ready := settled(s.Ready(), func(_ struct{}, err error) {
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		l.AfterFunc(1500*time.Millisecond, func() { s.Add("d").Then(nil) })
+		ended := settled(s.Done(), func(_ struct{}, err error) {
+			if err == nil {
+				t.Error("the subscription ends without an error when the client does")
+			}
+		})
+		l.OnExit(func() {
+			if *ready != 1 || *ended != 1 {
+				t.Errorf("ready %d times, ended %d times", *ready, *ended)
+			}
+			if want := []string{"1 [c]", "gap", "2 [c]", "2 [d]", "gap", "3 [c d]", "gap", "4 [c d]"}; !slices.Equal(got, want) {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		})
+	})
+}
+
+func TestASilentConnectionOfASubscriptionIsChecked(t *testing.T) {
+	server := func() *fake {
+		return &fake{command: func(p *peer, args []string) (string, bool) {
+			if args[0] == "PING" && p.number == 1 && p.count > 4 {
+				return silence, true
+			}
+			return pubsub(p, args)
+		}}
+	}
+	law(t, server, redis.Options{}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, f *fake) {
+		gaps := 0
+		start := time.Now()
+		var s *redis.Subscription
+		s = c.Subscribe(redis.SubscribeOptions{Channels: []string{"c"}, OnMessage: func(redis.Message) {}, OnGap: func(err error) {
+			gaps++
+			if took := time.Since(start); !errors.Is(err, eventloop.ErrTimeout) || took < 4*time.Minute || took > 6*time.Minute {
+				t.Errorf("gap after %v: %v", took, err)
+			}
+			l.AfterFunc(time.Hour, s.Close)
+		}})
+		l.OnExit(func() {
+			if gaps != 1 || f.connsSeen() != 2 {
+				t.Errorf("%d gaps, %d connections", gaps, f.connsSeen())
+			}
+		})
+	})
+}
+
+func TestARefusedSubscriptionSaysWhy(t *testing.T) {
+	t.Run("user", func(t *testing.T) {
+		server := func() *fake {
+			return &fake{hello: func(*peer, []string) string { return "-WRONGPASS invalid username-password pair\r\n" }}
+		}
+		law(t, server, redis.Options{Password: "x"}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, f *fake) {
+			s := c.Subscribe(redis.SubscribeOptions{Channels: []string{"c"}, OnMessage: func(redis.Message) {}})
+			check := func(_ struct{}, err error) {
+				if e, ok := errors.AsType[*redis.Error](err); !ok && err == nil || ok && e.Code() != "WRONGPASS" {
+					t.Error(err)
+				}
+			}
+			a, b := settled(s.Ready(), check), settled(s.Done(), check)
+			l.OnExit(func() {
+				if *a != 1 || *b != 1 || f.connsSeen() != 1 {
+					t.Errorf("%d and %d results, %d connections", *a, *b, f.connsSeen())
+				}
+			})
+		})
+	})
+	t.Run("channel", func(t *testing.T) {
+		server := func() *fake {
+			return &fake{command: func(p *peer, args []string) (string, bool) {
+				if args[1] == "secret" {
+					return "-NOPERM no permissions to access a channel\r\n", true
+				}
+				return pubsub(p, args)
+			}}
+		}
+		law(t, server, redis.Options{}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, f *fake) {
+			s := c.Subscribe(redis.SubscribeOptions{Channels: []string{"c"}, OnMessage: func(redis.Message) {}})
+			var results []string
+			s.Ready().Then(func(_ struct{}, err error) {
+				results = append(results, fmt.Sprint(err))
+				s.Add("secret").Then(func(_ struct{}, err error) { results = append(results, fmt.Sprint(err)) })
+				s.Add("other").Then(func(_ struct{}, err error) {
+					results = append(results, fmt.Sprint(err))
+					s.Close()
+				})
+			})
+			l.OnExit(func() {
+				if want := []string{"<nil>", "redis: NOPERM no permissions to access a channel", "<nil>"}; !slices.Equal(results, want) {
+					t.Errorf("got %q", results)
+				}
+			})
+		})
+	})
+}
+
+func TestShutdownClosesSubscriptionsAndWaitsForCommands(t *testing.T) {
+	looptest.Seeds(t, seeds, func(t *testing.T, l *eventloop.Loop) error {
+		n := looptest.NewNet(t)
+		serveFake(t, n, &fake{command: pubsub})
+		c := newClient(t, l, n, redis.Options{})
+		s := c.Subscribe(redis.SubscribeOptions{Channels: []string{"c"}, OnMessage: func(redis.Message) {}})
+		ended, replied := 0, 0
+		s.Ready().Then(func(struct{}, error) {
+			c.Do(background(), "ECHO", "x").Then(func(_ redis.Reply, err error) {
+				if replied++; err != nil {
+					t.Error(err)
+				}
+			})
+			s.Done().Then(func(_ struct{}, err error) {
+				if ended++; err != nil {
+					t.Error(err)
+				}
+			})
+			l.Shutdown(time.Minute)
+		})
+		l.OnExit(func() {
+			if ended != 1 || replied != 1 {
+				t.Errorf("ended %d times, %d replies", ended, replied)
+			}
+		})
+		return nil
+	})
+}

@@ -1,0 +1,291 @@
+package redis_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/drivers/redis"
+)
+
+func TestATransactionIsExecutedAsAWhole(t *testing.T) {
+	bothVersions(t, func(t *testing.T, task *eventloop.Task, c *redis.Client) {
+		ctx := task.Context()
+		tx := c.Tx()
+		n := tx.Incr(ctx, "n")
+		tx.Set(ctx, "k", "v")
+		got := redis.Do[string](ctx, tx, "GET", "k")
+		between := c.Get(ctx, "k") // before EXEC
+		replies, err := tx.Exec(ctx).Await(task)
+		if err != nil || len(replies) != 3 || replies[0].String() != "1" {
+			t.Errorf("Exec: %v, %v", replies, err)
+		}
+		want(t, task, n, 1)
+		want(t, task, got, "v")
+		wantNil(t, task, between)
+		if _, err := tx.Exec(ctx).Await(task); err == nil {
+			t.Error("a second Exec succeeds")
+		}
+		if _, err := tx.Incr(ctx, "n").Await(task); err == nil {
+			t.Error("a command after Exec succeeds")
+		}
+		want(t, task, c.Tx().Exec(ctx), nil)
+	})
+}
+
+func TestATransactionReportsTheFirstCommandThatFails(t *testing.T) {
+	bothVersions(t, func(t *testing.T, task *eventloop.Task, c *redis.Client) {
+		ctx := task.Context()
+		tx := c.Tx()
+		tx.Set(ctx, "k", "text")
+		bad := tx.Incr(ctx, "k")
+		last := tx.Set(ctx, "after", 1)
+		replies, err := tx.Exec(ctx).Await(task)
+		if e, ok := errors.AsType[*redis.Error](err); !ok || e.Code() != "ERR" || len(replies) != 3 || replies[1].Err() == nil {
+			t.Errorf("Exec: %v, %v", replies, err)
+		}
+		if _, err := bad.Await(task); err == nil {
+			t.Error("the command succeeds")
+		}
+		want(t, task, last, done)
+		want(t, task, c.Get(ctx, "after"), "1")
+	})
+}
+
+func TestATransactionThatTheServerRefusesIsNotExecuted(t *testing.T) {
+	bothVersions(t, func(t *testing.T, task *eventloop.Task, c *redis.Client) {
+		ctx := task.Context()
+		tx := c.Tx()
+		set := tx.Set(ctx, "k", 1)
+		tx.Do(ctx, "NO-SUCH-COMMAND")
+		_, err := tx.Exec(ctx).Await(task)
+		if e, ok := errors.AsType[*redis.Error](err); !ok || e.Code() != "ERR" {
+			t.Errorf("Exec: %v", err)
+		}
+		if _, err := set.Await(task); err == nil {
+			t.Error("Set succeeds")
+		}
+		wantNil(t, task, c.Get(ctx, "k"))
+
+		tx = c.Tx()
+		set = tx.Set(ctx, "k", struct{}{})
+		if _, err := tx.Exec(ctx).Await(task); err == nil {
+			t.Error("Exec with a bad argument succeeds")
+		}
+		if _, err := set.Await(task); err == nil {
+			t.Error("Set with a bad argument succeeds")
+		}
+
+		tx = c.Tx()
+		set = tx.Set(ctx, "k", 1)
+		tx.Discard()
+		if _, err := set.Await(task); err == nil {
+			t.Error("Set of a discarded transaction succeeds")
+		}
+		wantNil(t, task, c.Get(ctx, "k"))
+	})
+}
+
+func TestWatchBeginsAnewWhenAKeyHasChanged(t *testing.T) {
+	bothVersions(t, func(t *testing.T, task *eventloop.Task, c *redis.Client) {
+		ctx := task.Context()
+		c.Set(ctx, "n", 1).Await(task)
+		calls := 0
+		err := c.Watch(task, []string{"n"}, func(s *redis.Session, tx *redis.Tx) error {
+			n, err := redis.Do[int](task.Context(), s, "GET", "n").Await(task)
+			if err != nil {
+				return err
+			}
+			if calls++; calls < 3 {
+				c.Set(ctx, "n", 10*calls).Await(task) // another client
+			}
+			tx.Set(ctx, "n", n+1)
+			return nil
+		})
+		if err != nil || calls != 3 {
+			t.Errorf("Watch: %v after %d calls", err, calls)
+		}
+		want(t, task, c.Get(ctx, "n"), "21")
+
+		changed := errors.New("changed my mind")
+		if err := c.Watch(task, []string{"n"}, func(*redis.Session, *redis.Tx) error { return changed }); err != changed {
+			t.Errorf("Watch: %v", err)
+		}
+	})
+}
+
+func TestASessionHasAStateOfItsOwn(t *testing.T) {
+	bothVersions(t, func(t *testing.T, task *eventloop.Task, c *redis.Client) {
+		ctx := task.Context()
+		s := c.Session()
+		defer s.Close()
+		want(t, task, redis.Do[string](ctx, s, "SELECT", 3), "OK")
+		want(t, task, s.Set(ctx, "k", "in 3"), done)
+		wantNil(t, task, c.Get(ctx, "k"))
+		want(t, task, redis.Do[int](ctx, s, "WAIT", 0, 10), 0)
+		want(t, task, s.Watch(ctx, "k"), done)
+		want(t, task, s.Unwatch(ctx), done)
+		want(t, task, s.Watch(ctx, "k"), done)
+		want(t, task, s.Set(ctx, "k", 2), done)
+		tx := s.Tx()
+		got := tx.Get(ctx, "k")
+		if _, err := tx.Exec(ctx).Await(task); err != redis.ErrConflict {
+			t.Errorf("Exec: %v", err)
+		}
+		if _, err := got.Await(task); err != redis.ErrConflict {
+			t.Errorf("Get: %v", err)
+		}
+		want(t, task, s.FlushDB(ctx), done)
+	})
+}
+
+func TestWhatWouldBreakTheSharedConnectionIsRefused(t *testing.T) {
+	onServer(t, redis.Options{}, func(task *eventloop.Task, c *redis.Client) {
+		ctx := task.Context()
+		s := c.Session()
+		defer s.Close()
+		for _, args := range [][]any{
+			{"SUBSCRIBE", "x"}, {"psubscribe", "x"}, {"MONITOR"}, {"MULTI"}, {"exec"}, {"HELLO", 2}, {"RESET"}, {"QUIT"}, {"SYNC"},
+			{"CLIENT", "REPLY", "OFF"}, {[]byte("Client"), []byte("tracking"), "on"},
+		} {
+			for name, x := range map[string]redis.Runner{"client": c, "session": s, "tx": c.Tx()} {
+				if _, err := redis.Do[redis.Reply](ctx, x, args...).Await(task); err == nil {
+					t.Errorf("%s: %v is sent", name, args)
+				}
+			}
+			if err := c.Send(args...); err == nil {
+				t.Errorf("%v is sent by Send", args)
+			}
+		}
+		for _, args := range [][]any{{"SELECT", 1}, {"WATCH", "k"}, {"UNWATCH"}, {"AUTH", "x"}, {"WAIT", 0, 0}} {
+			if _, err := c.Do(ctx, args...).Await(task); err == nil {
+				t.Errorf("%v is sent", args)
+			}
+		}
+		if err := c.Send("BLPOP", "k", 0); err == nil {
+			t.Error("BLPOP is sent by Send")
+		}
+		for _, args := range [][]any{{}, {"SET", "k", nil}, {"SET", "k", struct{}{}}} {
+			if _, err := c.Do(ctx, args...).Await(task); err == nil {
+				t.Errorf("%v is sent", args)
+			}
+		}
+		want(t, task, c.Ping(ctx), "PONG")
+	})
+}
+
+func TestAScriptIsSentByItsHashFirst(t *testing.T) {
+	bothVersions(t, func(t *testing.T, task *eventloop.Task, c *redis.Client) {
+		ctx := task.Context()
+		script := redis.NewScript(fmt.Sprintf("-- %d\nreturn {KEYS[1], ARGV[1], tonumber(ARGV[2])}", time.Now().UnixNano()))
+		for i := range 3 {
+			r, err := script.Run(ctx, c, []string{"key"}, "arg", i).Await(task)
+			if got := fmt.Sprint(r, err); got != fmt.Sprintf(`["key" "arg" %d] <nil>`, i) {
+				t.Errorf("Run: %s", got)
+			}
+		}
+		want(t, task, redis.Do[[]bool](ctx, c, "SCRIPT", "EXISTS", script.Hash()), []bool{true})
+		tx := c.Tx()
+		inTx := script.Run(ctx, tx, []string{"key"}, "arg", 7)
+		if _, err := tx.Exec(ctx).Await(task); err != nil {
+			t.Error(err)
+		}
+		if r, err := inTx.Await(task); err != nil || r.At(2).String() != "7" {
+			t.Errorf("in a transaction: %v, %v", r, err)
+		}
+		writes := redis.NewScript("return redis.call('SET', KEYS[1], 1)")
+		want(t, task, writes.Load(ctx, c), done)
+		if _, err := writes.RunReadOnly(ctx, c, []string{"k"}).Await(task); err == nil {
+			t.Error("a read-only script writes")
+		}
+		if _, err := redis.NewScript("this is no Lua").Run(ctx, c, nil).Await(task); err == nil {
+			t.Error("a script with an error runs")
+		}
+	})
+}
+
+func TestASessionIsOverWithItsConnection(t *testing.T) {
+	server := func() *fake {
+		return &fake{command: func(p *peer, args []string) (string, bool) {
+			if args[0] == "DIE" {
+				return hangUp, true
+			}
+			return "", false
+		}}
+	}
+	law(t, server, redis.Options{}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+		session := c.Session()
+		var results []bool
+		note := func(_ redis.Reply, err error) { results = append(results, err == nil) }
+		session.Do(background(), "ECHO", 1).Then(note)
+		session.Do(background(), "DIE").Then(func(r redis.Reply, err error) {
+			note(r, err)
+			if !errors.Is(err, redis.ErrUncertain) {
+				t.Error(err)
+			}
+			session.Do(background(), "ECHO", 2).Then(note)
+		})
+		l.OnExit(func() {
+			if !slices.Equal(results, []bool{true, false, false}) || s.connsSeen() != 1 {
+				t.Errorf("results %v, %d connections", results, s.connsSeen())
+			}
+		})
+	})
+}
+
+func TestATransactionThatIsCanceledSettlesAllItsFutures(t *testing.T) {
+	server := func() *fake {
+		return &fake{command: func(p *peer, args []string) (string, bool) {
+			switch args[0] {
+			case "MULTI":
+				p.store["multi"] = ""
+				return "+OK\r\n", true
+			case "EXEC":
+				return "*2\r\n:1\r\n:2\r\n", true
+			case "INCR":
+				return "+QUEUED\r\n", true
+			}
+			return "", false
+		}}
+	}
+	law(t, server, redis.Options{}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+		rng := looptestRand(t)
+		settledCount := 0
+		const n = 20
+		for i := range n {
+			ctx, cancel := context.WithCancel(background())
+			l.AfterFunc(time.Duration(rng.IntN(3000))*time.Microsecond, func() {
+				tx := c.Tx()
+				check := func(_ int64, err error) {
+					settledCount++
+					if err != nil && !errors.Is(err, context.Canceled) {
+						t.Error(err)
+					}
+				}
+				tx.Incr(ctx, "a").Then(check)
+				tx.Incr(ctx, "b").Then(check)
+				tx.Exec(ctx).Then(func(r []redis.Reply, err error) {
+					settledCount++
+					if err == nil && len(r) != 2 || err != nil && !errors.Is(err, context.Canceled) {
+						t.Error(r, err)
+					}
+				})
+			})
+			l.AfterFunc(time.Duration(rng.IntN(6000))*time.Microsecond, cancel)
+			c.Do(background(), "ECHO", i).Then(func(r redis.Reply, err error) {
+				if m, _ := r.Int(); err != nil || int(m) != i {
+					t.Errorf("%v, %v, want %d", r, err, i)
+				}
+			})
+		}
+		l.OnExit(func() {
+			if settledCount != 3*n {
+				t.Errorf("%d futures have settled, want %d", settledCount, 3*n)
+			}
+		})
+	})
+}
