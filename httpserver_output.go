@@ -296,7 +296,9 @@ func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
 	if isForeign(nc) {
 		to.readerSide().setAddrs(nc.LocalAddr(), c.remote)
 	}
-	to.giveBack(rest)
+	if len(rest) > 0 {
+		to.Unread(rest)
+	}
 	c.s.loop.wg.Add(1)
 	to.readerSide().adopted(nc, nil, false, true)
 }

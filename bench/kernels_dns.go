@@ -25,7 +25,7 @@ func init() {
 
 const (
 	netResolver = "net.Resolver"
-	lookups     = 50   // in flight
+	lookups     = 50   // on their way at a time
 	hanging     = 1000 // beside them, if any
 )
 

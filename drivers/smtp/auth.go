@@ -1,0 +1,74 @@
+package smtp
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// An Auth authenticates the client (RFC 4954). [Plain], [Login] and [Password] return
+// one. A function of the application can implement other mechanisms: it is called on
+// the loop for each session, so it must not block, with the mechanisms that the server
+// offers, in upper case. It returns the one to be used, and a function that is called
+// with nil for the initial response (nil: there is none) and then with each challenge
+// of the server. An error ends the session and matches [ErrAuth].
+type Auth func(offered []string) (mechanism string, respond func(challenge []byte) ([]byte, error), err error)
+
+// Plain is the mechanism PLAIN (RFC 4616).
+func Plain(user, password string) Auth {
+	return func(offered []string) (string, func([]byte) ([]byte, error), error) {
+		if err := checkOffered(offered, "PLAIN"); err != nil {
+			return "", nil, err
+		}
+		if strings.Contains(user+password, "\x00") {
+			return "", nil, errors.New("user or password with NUL")
+		}
+		return "PLAIN", answers("\x00" + user + "\x00" + password), nil
+	}
+}
+
+// Login is the mechanism LOGIN, for servers that do not offer PLAIN.
+func Login(user, password string) Auth {
+	return func(offered []string) (string, func([]byte) ([]byte, error), error) {
+		if err := checkOffered(offered, "LOGIN"); err != nil {
+			return "", nil, err
+		}
+		give := answers(user, password)
+		return "LOGIN", func(challenge []byte) ([]byte, error) {
+			if challenge == nil {
+				return nil, nil // servers expect to ask for the user
+			}
+			return give(challenge)
+		}, nil
+	}
+}
+
+// Password is PLAIN if the server offers it, else LOGIN.
+func Password(user, password string) Auth {
+	return func(offered []string) (string, func([]byte) ([]byte, error), error) {
+		if slices.Contains(offered, "PLAIN") {
+			return Plain(user, password)(offered)
+		}
+		return Login(user, password)(offered)
+	}
+}
+
+func checkOffered(offered []string, mechanism string) error {
+	if !slices.Contains(offered, mechanism) {
+		return fmt.Errorf("the server does not offer %s, but %q", mechanism, offered)
+	}
+	return nil
+}
+
+// answers gives its arguments in turn.
+func answers(list ...string) func(challenge []byte) ([]byte, error) {
+	return func([]byte) ([]byte, error) {
+		if len(list) == 0 {
+			return nil, errors.New("the server asks for more than the mechanism has")
+		}
+		a := list[0]
+		list = list[1:]
+		return []byte(a), nil
+	}
+}

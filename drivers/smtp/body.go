@@ -1,0 +1,313 @@
+package smtp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/drivers/smtp/internal/smtpwire"
+)
+
+// chunkSize is how much of a body is read at a time. A body that is not longer is
+// measured before it is sent, and can be sent again whatever it is.
+const chunkSize = 64 << 10
+
+// A body gives the bytes of a mail to a session, chunk by chunk. Its methods are for the
+// task of the session that sends the mail, except cancel.
+type body struct {
+	l     *eventloop.Loop
+	src   any // Mail.Body
+	meter smtpwire.Meter
+	whole bool // first is all of the body, and meter has measured it
+
+	first []byte // the body if it is a []byte, else its first chunk once that is there
+	given bool   // next has returned first
+
+	ctx    context.Context // ends when the body is not needed any more
+	cancel context.CancelFunc
+	closed sync.Once
+	feed   *feed // reads src if it is not a []byte; nil before
+	offset int64 // where src began, if seeks
+	seeks  bool
+}
+
+func newBody(l *eventloop.Loop, src any) *body {
+	b := &body{l: l, src: src}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	if p, ok := src.([]byte); ok {
+		b.first = p
+	}
+	return b
+}
+
+// begin waits for the first chunk, and goes back to it if the mail is sent again.
+func (b *body) begin(t *eventloop.Task) error {
+	if b.whole || b.feed != nil && !b.given {
+		b.given = false
+		return nil
+	}
+	if b.feed != nil {
+		if err := b.rewind(t); err != nil {
+			return err
+		}
+	}
+	if err := b.load(t); err != nil {
+		return err
+	}
+	b.given = false
+	return nil
+}
+
+// load gets the first chunk and measures it.
+func (b *body) load(t *eventloop.Task) error {
+	b.meter = smtpwire.Meter{}
+	if p, ok := b.src.([]byte); ok {
+		for ; len(p) > chunkSize; p = p[chunkSize:] {
+			b.meter.Add(p[:chunkSize])
+			if err := t.Yield(); err != nil { // a large mail must not hold up the loop
+				return err
+			}
+		}
+		b.meter.Add(p)
+		b.whole = true
+	} else {
+		b.startFeed()
+		var err error
+		if b.first, b.whole, err = b.feed.take(t); err != nil {
+			return err
+		}
+		b.meter.Add(b.first)
+	}
+	if b.whole {
+		b.meter.End()
+	}
+	return nil
+}
+
+// size returns the size of the mail if it is known.
+func (b *body) size() (n int64, known bool) { return b.meter.Size, b.whole }
+
+// next returns the next chunk, and io.EOF after the last one. The chunk is valid until
+// the next call.
+func (b *body) next(t *eventloop.Task) ([]byte, error) {
+	if !b.given {
+		b.given = true
+		if len(b.first) > 0 {
+			return b.first, nil
+		}
+	}
+	if b.whole {
+		return nil, io.EOF
+	}
+	p, last, err := b.feed.take(t)
+	if err != nil {
+		return nil, err
+	}
+	b.meter.Add(p)
+	if last && len(p) == 0 {
+		return nil, io.EOF
+	}
+	return p, nil
+}
+
+// again reports whether begin can start from the beginning once more.
+func (b *body) again() bool {
+	if b.whole || b.feed == nil || !b.given {
+		return true
+	}
+	_, reads := b.src.(io.Reader)
+	return b.seeks || !reads
+}
+
+// rewind ends the reading in progress, and goes back to the beginning.
+func (b *body) rewind(t *eventloop.Task) error {
+	b.feed.stop(errStopped)
+	if _, err := b.feed.done.Await(t); err != nil && !b.feed.over() {
+		return err
+	}
+	b.feed = nil
+	return nil
+}
+
+// startFeed starts to read src, from its beginning.
+func (b *body) startFeed() {
+	f := &feed{l: b.l, space: make(chan struct{}, 1)}
+	first := b.feed == nil && !b.seeks
+	b.feed = f
+	f.done = eventloop.Work(b.ctx, b.l, func(ctx context.Context) (struct{}, error) {
+		stop := context.AfterFunc(ctx, func() {
+			f.stop(context.Cause(ctx))
+			b.close()
+		})
+		defer stop()
+		if err := b.seek(first); err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, f.read(b.src)
+	})
+	f.done.Then(func(_ struct{}, err error) { f.end(err) })
+}
+
+// seek remembers where src is, or goes back to there.
+func (b *body) seek(first bool) error {
+	s, ok := b.src.(io.Seeker)
+	switch {
+	case !ok:
+	case first:
+		offset, err := s.Seek(0, io.SeekCurrent)
+		b.offset, b.seeks = offset, err == nil
+	case b.seeks:
+		_, err := s.Seek(b.offset, io.SeekStart)
+		return err
+	}
+	return nil
+}
+
+// end says that the body is not needed any more. It may be called from any goroutine.
+func (b *body) end() {
+	b.cancel()
+	if _, ok := b.src.(io.Closer); !ok {
+		return
+	}
+	closing := eventloop.Work(context.Background(), b.l, func(context.Context) (struct{}, error) {
+		b.close()
+		return struct{}{}, nil
+	})
+	if _, err := closing.Result(); errors.Is(err, eventloop.ErrLoopClosed) {
+		go b.close()
+	}
+}
+
+// close closes src, once.
+func (b *body) close() {
+	if c, ok := b.src.(io.Closer); ok {
+		b.closed.Do(func() { c.Close() })
+	}
+}
+
+var errStopped = errors.New("the mail is not sent")
+
+// A feed hands what is read on another goroutine to a task, which waits for it. There
+// is one chunk at the task and one that is being filled.
+type feed struct {
+	l     *eventloop.Loop
+	done  *eventloop.Future[struct{}] // of the goroutine
+	space chan struct{}               // wakes the goroutine; one slot
+
+	mu    sync.Mutex // guards the following
+	fill  []byte
+	spare []byte // was given to the task, which is done with it
+	ready func(struct{}, error)
+	ended bool
+	err   error // why reading ended; nil at the end of the body
+	quit  error // why no more is to be read
+}
+
+// read is the goroutine.
+func (f *feed) read(src any) error {
+	if w, ok := src.(io.WriterTo); ok {
+		_, err := w.WriteTo(f)
+		return err
+	}
+	_, err := io.CopyBuffer(struct{ io.Writer }{f}, src.(io.Reader), make([]byte, chunkSize/2))
+	return err
+}
+
+// Write adds p to the chunk that is being filled. When that is full, it waits until the
+// task has taken it.
+func (f *feed) Write(p []byte) (n int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for len(p) > 0 {
+		for len(f.fill) == chunkSize && f.quit == nil {
+			f.mu.Unlock()
+			<-f.space
+			f.mu.Lock()
+		}
+		if f.quit != nil {
+			return n, f.quit
+		}
+		m := min(len(p), chunkSize-len(f.fill))
+		f.fill = append(f.fill, p[:m]...)
+		n, p = n+m, p[m:]
+		if len(f.fill) == chunkSize {
+			f.tell()
+		}
+	}
+	return n, nil
+}
+
+// take returns the next chunk. It waits until the chunk is full or the last one.
+func (f *feed) take(t *eventloop.Task) (p []byte, last bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.fill) < chunkSize && !f.ended {
+		wait, ready := eventloop.NewFuture[struct{}](f.l)
+		f.ready = ready
+		f.mu.Unlock()
+		_, err := wait.Await(t)
+		f.mu.Lock()
+		if err != nil {
+			f.tell()
+			return nil, false, err
+		}
+	}
+	if f.err != nil {
+		return nil, false, f.err
+	}
+	p, last = f.fill, f.ended
+	f.fill, f.spare = f.spare[:0], p
+	f.poke()
+	return p, last, nil
+}
+
+// end says that the goroutine has ended. The first call counts.
+func (f *feed) end(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ended {
+		return
+	}
+	f.ended = true
+	if err != nil {
+		f.err = fmt.Errorf("reading the body: %w", err)
+	}
+	f.tell()
+}
+
+// over reports whether the goroutine has ended.
+func (f *feed) over() bool {
+	_, err := f.done.Result()
+	return err != eventloop.ErrPending
+}
+
+// stop makes take, and the Write of the goroutine, fail with err. The goroutine may go
+// on for a while, in a Read that waits.
+func (f *feed) stop(err error) {
+	f.end(err)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.quit == nil {
+		f.quit = err
+	}
+	f.poke()
+}
+
+// tell wakes the task that waits. The caller holds the lock.
+func (f *feed) tell() {
+	if f.ready != nil {
+		f.ready(struct{}{}, nil)
+		f.ready = nil
+	}
+}
+
+// poke wakes the goroutine. The caller holds the lock.
+func (f *feed) poke() {
+	select {
+	case f.space <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,357 @@
+package smtp
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/onloop/eventloop"
+)
+
+// A Client sends mails to one server, over a pool of sessions. All its methods may be
+// called from any goroutine and from any callback; none of them waits, and none runs
+// code of the application.
+//
+// The client connects when there is something to send. While mails are pending they
+// keep the loop alive; sessions without a mail do not.
+type Client struct {
+	l     *eventloop.Loop
+	opts  Options
+	owner *eventloop.Owner
+
+	mu      sync.Mutex // guards the following, and the fields of jobs that say so
+	queue   []*job     // mails that wait for a session, in order
+	bytes   int        // of the []byte bodies in queue
+	pending int        // mails without a result
+	posted  bool       // pump is posted
+	closing *closing   // Close or Abort was called
+
+	pool pool // only on the loop
+}
+
+// closing is the end of a client.
+type closing struct {
+	abort   bool
+	done    *eventloop.Future[struct{}]
+	resolve func(struct{}, error)
+}
+
+// New returns a client for the server at o.Addr. It dials nothing before the first mail.
+// It fails if the options are invalid, and after the end of the loop. It may be called
+// before [eventloop.Loop.Run].
+//
+// [eventloop.Loop.Handles] shows the client with the kind "smtp", its address and the
+// number of pending mails. When [eventloop.Loop.Shutdown] begins, idle sessions end with
+// QUIT; pending mails are sent.
+func New(l *eventloop.Loop, o *Options) (*Client, error) {
+	opts, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{l: l, opts: opts}
+	if c.owner, err = eventloop.NewOwner(l, "smtp", opts.Addr, c.ended); err != nil {
+		return nil, err
+	}
+	c.pool.init(c)
+	c.owner.OnShutdown(c.pool.shutdown)
+	return c, nil
+}
+
+// ended is called at the end of the loop. The futures have failed already.
+func (c *Client) ended(err error) {
+	for _, j := range c.waiting() {
+		j.giveUp(err)
+	}
+}
+
+// A job is a mail that is to be sent.
+type job struct {
+	eventloop.Promise[Receipt]
+	c      *Client
+	mail   Mail
+	body   *body
+	unhook func() bool // from the caller's context
+	tries  int         // sessions that were lost in the middle of the mail. Only on the loop
+
+	// Guarded by c.mu.
+	until   time.Time // when waiting for a session ends; zero: never
+	state   jobState
+	session *session // that sends it
+}
+
+// jobState is how far a mail has come.
+type jobState uint8
+
+const (
+	jobQueued  jobState = iota
+	jobSending          // a session has it, and has not sent its end
+	jobSent             // all of it was sent, but for the reply
+	jobSettled          // the future has a result
+)
+
+// Send sends the mail and returns a future of the server's receipt. The server accepted
+// the mail if the future succeeds; that it accepted only some of the recipients is a
+// success, see [Receipt.Rejected].
+//
+// Mails begin in the order of the calls, each on the first session that is free.
+// An invalid mail fails the future at once, as does a full queue, with
+// [eventloop.ErrBufferFull], and a closed client, with [net.ErrClosed]. Any other
+// failure is an [*eventloop.OpError] with [OpSend] and the address of the server:
+//
+//   - an [*Error], if the server refused the mail, or all of its recipients;
+//   - [ErrUncertain], if the connection was lost, or ctx ended, after the end of the mail
+//     was sent and before the reply to it;
+//   - the cause of ctx. The client then gives up the mail, and the session that was
+//     sending it;
+//   - the error of the connection. If the connection was lost before the end of the mail
+//     was sent, the client sends it once more, on another session, provided that the
+//     body can be read again; see [Mail.Body];
+//   - an error that matches [eventloop.ErrTimeout], if the server did not answer within
+//     Options.ReplyTimeout, or the mail got no session within Options.QueueTimeout;
+//   - the error of reading the body;
+//   - [ErrNoTLS], [ErrAuth], [ErrTooLarge], [ErrMalformed], [ErrReplyTooLarge], or
+//     errors.ErrUnsupported.
+//
+// If the loop ends first, the future fails with [eventloop.ErrLoopClosed], whatever
+// becomes of the mail.
+//
+// A failure to connect that another attempt may mend, such as a refused connection, is
+// followed by further attempts, while the mails wait. Any other, such as wrong
+// credentials, is the error of all mails that wait, if there is no other session.
+func (c *Client) Send(ctx context.Context, m Mail) *eventloop.Future[Receipt] {
+	j := &job{c: c, mail: m}
+	if j.Init(c.owner) != nil {
+		return &j.Future // it has failed
+	}
+	err := m.check()
+	if err == nil {
+		err = c.enqueue(ctx, j)
+	}
+	if err != nil {
+		j.Resolve(Receipt{}, c.opError(err))
+	}
+	return &j.Future
+}
+
+// enqueue takes the mail, or returns why not.
+func (c *Client) enqueue(ctx context.Context, j *job) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	size := memory(&j.mail)
+	switch {
+	case c.closing != nil:
+		return net.ErrClosed
+	case len(c.queue) >= c.opts.MaxQueue, size > c.opts.MaxQueueBytes-c.bytes:
+		return fmt.Errorf("too many mails wait: %w", eventloop.ErrBufferFull)
+	}
+	j.mail.To = slices.Clone(j.mail.To)
+	j.setUntil()
+	j.body = newBody(c.l, j.mail.Body)
+	c.queue = append(c.queue, j)
+	c.bytes += size
+	c.pending++
+	c.wakeLocked()
+	if ctx.Done() != nil {
+		j.unhook = context.AfterFunc(ctx, func() { j.giveUp(context.Cause(ctx)) })
+	}
+	return nil
+}
+
+// setUntil bounds the wait for a session that begins now.
+func (j *job) setUntil() {
+	if d := j.c.opts.QueueTimeout; d > 0 {
+		j.until = time.Now().Add(d)
+	}
+}
+
+// memory returns the bytes that the client holds of a mail that waits.
+func memory(m *Mail) int {
+	p, _ := m.Body.([]byte)
+	return len(p)
+}
+
+// wakeLocked lets the pool look at the queue. The caller holds the lock.
+func (c *Client) wakeLocked() {
+	if !c.posted {
+		c.posted = c.l.Post(c.pool.pump) == nil
+	}
+}
+
+// take gives the next mail to s, or returns nil if there is none.
+func (c *Client) take(s *session) *job {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.queue) == 0 {
+		return nil
+	}
+	j := c.queue[0]
+	c.removeLocked(j)
+	j.state, j.session = jobSending, s
+	return j
+}
+
+// removeLocked removes j from the queue. The caller holds the lock.
+func (c *Client) removeLocked(j *job) {
+	if i := slices.Index(c.queue, j); i >= 0 {
+		c.queue = slices.Delete(c.queue, i, i+1)
+		c.bytes -= memory(&j.mail)
+	}
+}
+
+// waiting returns the mails that wait for a session.
+func (c *Client) waiting() []*job {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.queue)
+}
+
+// queued returns the number of mails that wait for a session.
+func (c *Client) queued() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.queue)
+}
+
+// overdue returns the mails that have waited for too long, and the time when the next
+// one will have.
+func (c *Client) overdue(now time.Time) (list []*job, next time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, j := range c.queue {
+		switch {
+		case j.until.IsZero():
+		case !now.Before(j.until):
+			list = append(list, j)
+		case next.IsZero() || j.until.Before(next):
+			next = j.until
+		}
+	}
+	return list, next
+}
+
+// requeue puts a mail at the front of the queue, to be sent once more. It does nothing
+// after Abort, and if the mail is settled.
+func (c *Client) requeue(j *job) (ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if j.state == jobSettled || c.closing != nil && c.closing.abort {
+		return false
+	}
+	j.state, j.session = jobQueued, nil
+	j.setUntil()
+	c.queue = slices.Insert(c.queue, 0, j)
+	c.bytes += memory(&j.mail)
+	c.wakeLocked()
+	return true
+}
+
+// settled reports whether the mail has its result.
+func (j *job) settled() bool {
+	j.c.mu.Lock()
+	defer j.c.mu.Unlock()
+	return j.state == jobSettled
+}
+
+// sending says that the end of the mail is about to be sent, or, if it is not true,
+// that it was not sent after all.
+func (j *job) sending(sent bool) {
+	j.c.mu.Lock()
+	defer j.c.mu.Unlock()
+	switch {
+	case j.state == jobSettled:
+	case sent:
+		j.state = jobSent
+	default:
+		j.state = jobSending
+	}
+}
+
+// settle gives the mail its result, if it has none. It may be called from any goroutine.
+func (j *job) settle(r Receipt, err error) {
+	if err != nil {
+		err = j.c.opError(err)
+	}
+	if _, _, ok := j.finish(); ok {
+		j.Resolve(r, err)
+		j.body.end()
+	}
+}
+
+// giveUp makes err the result of the mail, if it has none, and closes the connection of
+// the session that is sending it: SMTP cannot take back a mail in any other way. It may
+// be called from any goroutine.
+func (j *job) giveUp(err error) {
+	state, s, ok := j.finish()
+	if !ok {
+		return
+	}
+	if state == jobSent {
+		err = uncertain(err)
+	}
+	if s != nil {
+		s.conn.Abort()
+	}
+	j.Resolve(Receipt{}, j.c.opError(err))
+	j.body.end()
+}
+
+// finish makes j settled. It returns the state and the session before that, and whether
+// j was not settled yet.
+func (j *job) finish() (state jobState, s *session, ok bool) {
+	c := j.c
+	c.mu.Lock()
+	state, s = j.state, j.session
+	if state == jobSettled {
+		c.mu.Unlock()
+		return state, nil, false
+	}
+	if state == jobQueued {
+		c.removeLocked(j)
+	}
+	j.state, j.session = jobSettled, nil
+	if c.pending--; c.pending == 0 && c.closing != nil {
+		c.wakeLocked()
+	}
+	c.mu.Unlock()
+	if j.unhook != nil {
+		j.unhook()
+	}
+	return state, s, true
+}
+
+// Close ends the client gracefully: no new mails are taken, those that were taken are
+// sent, and the sessions end with QUIT. The future succeeds when the last session is
+// closed. A second call, or one after Abort, fails with [net.ErrClosed].
+func (c *Client) Close() *eventloop.Future[struct{}] { return c.close(false) }
+
+// Abort ends the client at once: pending mails fail with [net.ErrClosed], together with
+// [ErrUncertain] if all of the mail was sent, and the connections are closed.
+func (c *Client) Abort() { c.close(true).Ignore() }
+
+func (c *Client) close(abort bool) *eventloop.Future[struct{}] {
+	done, resolve := eventloop.NewFuture[struct{}](c.l)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.closing == nil:
+		c.closing = &closing{done: done, resolve: resolve}
+	default:
+		resolve(struct{}{}, net.ErrClosed)
+	}
+	c.closing.abort = c.closing.abort || abort
+	c.wakeLocked()
+	return done
+}
+
+// Pending returns the number of mails that have no result yet.
+func (c *Client) Pending() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pending
+}

@@ -1,0 +1,156 @@
+package smtp
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/onloop/eventloop/drivers/smtp/internal/smtpwire"
+)
+
+// A Mail is a message and its envelope.
+type Mail struct {
+	// From is the address of the sender, to which failures are reported: "a@example.com",
+	// without a name and without angle brackets. It may be empty, as that of a
+	// notification is.
+	From string
+
+	// To are the addresses of the recipients, at least one. They alone decide where the
+	// mail goes, not the header fields To, Cc and Bcc of the message.
+	To []string
+
+	// Body is the message, header and text: a []byte, an io.WriterTo such as the *Msg of
+	// github.com/wneessen/go-mail, or an io.Reader. It must not be changed or used until
+	// the future has its result. CR and LF alone are sent as CRLF, and dots at the
+	// beginning of lines are doubled as SMTP wants it.
+	//
+	// WriteTo and Read are called on a goroutine of [eventloop.Work], and may block. They
+	// are read no faster than the server takes the mail. If they fail, the client closes
+	// the connection before the mail is complete, so that the server drops it.
+	//
+	// When a mail is sent again, see [Client.Send], a Body that is an io.Seeker is read
+	// again from where it was, and WriteTo of one that is not an io.Reader is called
+	// again. Any other Body is sent again only if it had at most 64 KB.
+	//
+	// A Body that is an io.Closer is closed, once, when the client does not need it any
+	// more; that has to end a Read that waits. A Body that Send refuses at once, because
+	// the mail is invalid or the queue is full, is not closed.
+	Body any
+
+	// Size is the number of bytes of Body with CRLF line ends, if the caller knows it;
+	// 0 if not. A []byte and a Body of at most 64 KB are measured. The server is told the
+	// size, so that it can refuse the mail before it is sent. It may be an estimate.
+	Size int64
+
+	// UTF8 says that the header has characters beyond ASCII that are not encoded, as
+	// addresses in it may have (SMTPUTF8, RFC 6531). If an address of the envelope has
+	// such characters, this is set by itself. The mail fails with an error that matches
+	// [errors.ErrUnsupported] if the server cannot take it.
+	UTF8 bool
+
+	// RequireTLS asks for TLS on the whole way to the recipient (RFC 8689). The mail
+	// fails with [ErrNoTLS] if the connection has no TLS, and with an error that matches
+	// [errors.ErrUnsupported] if the server does not offer REQUIRETLS.
+	RequireTLS bool
+
+	// DSN asks for notifications; nil for the server's default, which is a notification
+	// of failure.
+	DSN *DSN
+}
+
+// A DSN says which notifications of delivery the sender wants (RFC 3461). A mail with
+// a DSN fails with an error that matches [errors.ErrUnsupported] if the server does not
+// offer DSN.
+type DSN struct {
+	Notify     []string // any of SUCCESS, FAILURE and DELAY, or NEVER alone; empty: the server's default
+	Return     string   // what a notification of failure has of the mail: "FULL", "HDRS", or ""
+	EnvelopeID string   // comes back in notifications: at most 100 printable characters of ASCII, or ""
+}
+
+// A Receipt says that a server has accepted a mail.
+type Receipt struct {
+	// Reply is the server's reply to the mail, without codes. It often has the number
+	// under which the server queued the mail. From an LMTP server it is that for the
+	// first recipient that was accepted.
+	Reply string
+
+	// Rejected are the recipients that the server refused while it accepted others, in
+	// the order of Mail.To. They do not get the mail.
+	Rejected []Rejection
+}
+
+// A Rejection is a recipient that the server refused, and why.
+type Rejection struct {
+	To       string
+	Code     int    // 400 to 599
+	Enhanced string // the enhanced status code, such as "5.1.1", or ""
+	Text     string // lines end with "\n", but for the last
+}
+
+// String returns the recipient and the reply, as one line.
+func (r Rejection) String() string {
+	var b strings.Builder
+	b.WriteString(r.To)
+	b.WriteString(": ")
+	writeReply(&b, r.Code, r.Enhanced, r.Text)
+	return b.String()
+}
+
+// Temporary reports whether the server may accept the recipient later: the code begins
+// with 4.
+func (r Rejection) Temporary() bool { return r.Code/100 == 4 }
+
+func newRejection(to string, r *smtpwire.Reply) Rejection {
+	return Rejection{To: to, Code: r.Code, Enhanced: r.Enhanced.String(), Text: r.Text()}
+}
+
+// check returns why the mail cannot be sent to any server, or nil.
+func (m *Mail) check() error {
+	if m.From != "" {
+		if err := smtpwire.CheckAddress(m.From); err != nil {
+			return fmt.Errorf("smtp: sender: %w", err)
+		}
+	}
+	if len(m.To) == 0 {
+		return errors.New("smtp: no recipient")
+	}
+	for _, to := range m.To {
+		if err := smtpwire.CheckAddress(to); err != nil {
+			return fmt.Errorf("smtp: recipient: %w", err)
+		}
+	}
+	switch m.Body.(type) {
+	case []byte, io.WriterTo, io.Reader:
+	case nil:
+		return errors.New("smtp: no body")
+	default:
+		return fmt.Errorf("smtp: the body is a %T, want []byte, io.WriterTo or io.Reader", m.Body)
+	}
+	if m.Size < 0 {
+		return fmt.Errorf("smtp: size %d", m.Size)
+	}
+	return m.DSN.check()
+}
+
+func (d *DSN) check() error {
+	if d == nil {
+		return nil
+	}
+	if err := smtpwire.CheckNotify(d.Notify); err != nil {
+		return fmt.Errorf("smtp: %w", err)
+	}
+	if !slices.Contains([]string{"", "FULL", "HDRS"}, d.Return) {
+		return fmt.Errorf("smtp: return %q, want FULL or HDRS", d.Return)
+	}
+	if err := smtpwire.CheckEnvelopeID(d.EnvelopeID); err != nil {
+		return fmt.Errorf("smtp: %w", err)
+	}
+	return nil
+}
+
+// utf8 reports whether the mail needs SMTPUTF8.
+func (m *Mail) utf8() bool {
+	return m.UTF8 || !smtpwire.IsASCII(m.From) || slices.ContainsFunc(m.To, func(to string) bool { return !smtpwire.IsASCII(to) })
+}

@@ -1,0 +1,157 @@
+package smtp
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/onloop/eventloop/drivers/smtp/internal/smtpwire"
+)
+
+// open takes a new connection to where mails can be sent: greeting, EHLO, STARTTLS and
+// EHLO again, AUTH.
+func (s *session) open() error {
+	if _, err := s.conn.Connected().Await(s.t); err != nil {
+		return err
+	}
+	s.nc = s.conn.NetConn(s.t)
+	r, err := s.reply(s.c.opts.ReplyTimeout)
+	if err != nil {
+		return err
+	}
+	if err := positive("", &r); err != nil {
+		return err
+	}
+	if err := s.hello(); err != nil {
+		return err
+	}
+	if err := s.startTLS(); err != nil {
+		return err
+	}
+	return s.auth()
+}
+
+// positive returns the error of a reply that should be positive.
+func positive(command string, r *smtpwire.Reply) error {
+	switch {
+	case r.Positive():
+		return nil
+	case r.Negative():
+		return newError(command, r)
+	}
+	return unexpected(command, r)
+}
+
+// hello introduces the client, and learns what the server offers.
+func (s *session) hello() error {
+	verb := "EHLO"
+	if s.c.opts.LMTP {
+		verb = "LHLO"
+	}
+	s.ext = smtpwire.Extensions{}
+	r, err := s.command(smtpwire.AppendHello(s.out[:0], verb, s.localName()))
+	if err != nil {
+		return err
+	}
+	if verb == "EHLO" && (r.Code == 500 || r.Code == 502) { // an old server
+		verb = "HELO"
+		if r, err = s.command(smtpwire.AppendHello(s.out[:0], verb, s.localName())); err != nil {
+			return err
+		}
+		return positive(verb, &r)
+	}
+	if err := positive(verb, &r); err != nil {
+		return err
+	}
+	s.ext = smtpwire.ParseExtensions(&r)
+	return nil
+}
+
+// startTLS turns the connection into one with TLS, as Options.Security says.
+func (s *session) startTLS() error {
+	required := s.c.opts.Security == StartTLS
+	if !required && s.c.opts.Security != Opportunistic {
+		return nil
+	}
+	if !s.ext.StartTLS {
+		if required {
+			return fmt.Errorf("%w: the server does not offer STARTTLS", ErrNoTLS)
+		}
+		return nil
+	}
+	r, err := s.command([]byte("STARTTLS\r\n"))
+	if err != nil {
+		return err
+	}
+	if r.Negative() && !required {
+		return nil
+	}
+	if err := positive("STARTTLS", &r); err != nil {
+		return err
+	}
+	// What came in the clear after the reply would pass for what the server said over
+	// TLS: the injection of CVE-2011-0411.
+	if s.in.Buffered() > 0 {
+		return errEarlyBytes
+	}
+	if _, err := s.conn.StartTLS(s.c.opts.TLS).Await(s.t); err != nil {
+		return err
+	}
+	return s.hello() // RFC 3207, section 4.2: what was said in the clear does not count
+}
+
+// auth authenticates the client, if it is to be.
+func (s *session) auth() error {
+	choose := s.c.opts.Auth
+	if choose == nil {
+		return nil
+	}
+	if _, secure := s.conn.TLS(); !secure && !s.c.opts.PlaintextAuth && !s.c.opts.isLocal() {
+		return fmt.Errorf("%w: the connection is not encrypted", ErrAuth)
+	}
+	if len(s.ext.Auth) == 0 {
+		return fmt.Errorf("%w: the server does not offer it", ErrAuth)
+	}
+	mechanism, respond, err := choose(s.ext.Auth)
+	if err == nil {
+		err = smtpwire.CheckMechanism(mechanism)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrAuth, err)
+	}
+	initial, err := respond(nil)
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrAuth, mechanism, err)
+	}
+	r, err := s.command(smtpwire.AppendAuth(s.out[:0], mechanism, initial))
+	for err == nil && r.Code == 334 {
+		r, err = s.respond(&r, respond)
+	}
+	if err != nil {
+		return err
+	}
+	if err := positive("AUTH", &r); err != nil {
+		var reply *Error
+		if errors.As(err, &reply) {
+			return fmt.Errorf("%w: %w", ErrAuth, err)
+		}
+		return err
+	}
+	return nil
+}
+
+// respond answers the challenge r. If the mechanism cannot, it cancels the exchange.
+func (s *session) respond(r *smtpwire.Reply, respond func([]byte) ([]byte, error)) (smtpwire.Reply, error) {
+	challenge, err := smtpwire.Challenge(r)
+	if err != nil {
+		return *r, wireError(err)
+	}
+	if challenge == nil {
+		challenge = []byte{} // nil asks for the initial response
+	}
+	response, err := respond(challenge)
+	if err != nil {
+		s.command([]byte("*\r\n"))
+		return *r, fmt.Errorf("%w: %w", ErrAuth, err)
+	}
+	return s.command(smtpwire.AppendResponse(s.out[:0], response))
+}

@@ -1,0 +1,266 @@
+package smtp
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/onloop/eventloop"
+)
+
+// A pool has the sessions of a client. Only on the loop.
+type pool struct {
+	c        *Client
+	sessions []*session // all whose connection is not closed yet
+	idle     []*session // the last one was used last
+	opening  int        // sessions that are not up yet
+
+	failures int       // attempts to connect that failed, since the last success
+	lastErr  error     // of the last attempt that failed
+	retryAt  time.Time // no attempt before, if there were failures
+	nextAt   time.Time // no mail begins before, because of Options.Rate
+	timer    *eventloop.Timer
+
+	shutting bool // the loop is being shut down: sessions without a mail end
+}
+
+func (p *pool) init(c *Client) { p.c = c }
+
+// pump gives the mails that wait to sessions, opens new ones, and does what is due.
+func (p *pool) pump() {
+	c := p.c
+	c.mu.Lock()
+	c.posted = false
+	end, pending := c.closing, c.pending
+	c.mu.Unlock()
+	if end != nil && end.abort {
+		p.abort()
+	} else if end != nil && pending == 0 {
+		p.wind()
+	}
+	p.expire()
+	for len(p.idle) > 0 {
+		s := p.idle[len(p.idle)-1]
+		j := p.next(s)
+		if j == nil {
+			break
+		}
+		p.idle = p.idle[:len(p.idle)-1]
+		s.wake(j)
+	}
+	p.grow()
+	p.arm()
+	if end != nil && len(p.sessions) == 0 && pending == 0 {
+		end.resolve(struct{}{}, nil)
+		c.owner.Close()
+	}
+}
+
+// next gives s the next mail, unless there is none or it must not begin yet.
+func (p *pool) next(s *session) *job {
+	now := time.Now()
+	if now.Before(p.nextAt) {
+		return nil
+	}
+	j := p.c.take(s)
+	if rate := p.c.opts.Rate; j != nil && rate > 0 {
+		p.nextAt = now.Add(time.Duration(float64(time.Second) / rate))
+	}
+	return j
+}
+
+// expire fails the mails that have waited for too long.
+func (p *pool) expire() {
+	overdue, _ := p.c.overdue(time.Now())
+	for _, j := range overdue {
+		err := fmt.Errorf("no session within %v: %w", p.c.opts.QueueTimeout, os.ErrDeadlineExceeded)
+		if p.lastErr != nil {
+			err = fmt.Errorf("%w: %w", err, p.lastErr)
+		}
+		j.giveUp(err)
+	}
+}
+
+// grow opens as many sessions as there are mails that have none and may begin. After a
+// failure it opens one at a time, when it is time to.
+func (p *pool) grow() {
+	now := time.Now()
+	if p.failures > 0 && now.Before(p.retryAt) || now.Before(p.nextAt) {
+		return
+	}
+	n := min(p.c.queued()-len(p.idle)-p.opening, p.c.opts.MaxConns-len(p.sessions))
+	if p.failures > 0 || p.c.opts.Rate > 0 {
+		n = min(n, 1-p.opening)
+	}
+	for range n {
+		s, err := newSession(p)
+		if err != nil {
+			p.failed(err)
+			return
+		}
+		p.sessions = append(p.sessions, s)
+		p.opening++
+		s.start(nil)
+	}
+}
+
+// opened says that a session is up.
+func (p *pool) opened() {
+	p.opening--
+	p.failures, p.lastErr = 0, nil
+}
+
+// failed says that a session could not be opened. opened and failed are called once for
+// each session.
+func (p *pool) failed(err error) {
+	o := &p.c.opts
+	p.lastErr = err
+	wait := o.MinBackoff << min(p.failures, 30)
+	if wait <= 0 || wait > o.MaxBackoff {
+		wait = o.MaxBackoff
+	}
+	p.failures++
+	// The clock is the seed, so that a test with a virtual clock can be repeated.
+	random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), uint64(p.failures)))
+	wait -= time.Duration(random.Int64N(int64(wait)/2 + 1))
+	p.retryAt = time.Now().Add(wait)
+	if !isTransient(err) && p.usable() == 0 {
+		for _, j := range p.c.waiting() {
+			j.giveUp(err)
+		}
+	}
+}
+
+// usable returns the number of sessions that are up.
+func (p *pool) usable() (n int) {
+	for _, s := range p.sessions {
+		if s.state == sessionBusy || s.state == sessionIdle {
+			n++
+		}
+	}
+	return n
+}
+
+// isTransient reports whether another attempt to connect may succeed after err.
+func isTransient(err error) bool {
+	var reply *Error
+	if errors.As(err, &reply) {
+		return reply.Temporary()
+	}
+	for _, target := range []error{ErrNoTLS, ErrAuth, ErrMalformed, ErrReplyTooLarge} {
+		if errors.Is(err, target) {
+			return false
+		}
+	}
+	var dns *net.DNSError
+	if errors.As(err, &dns) {
+		return !dns.IsNotFound
+	}
+	var (
+		cert  *tls.CertificateVerificationError
+		plain tls.RecordHeaderError
+		alert tls.AlertError
+	)
+	return !errors.As(err, &cert) && !errors.As(err, &plain) && !errors.As(err, &alert)
+}
+
+// arm sets the timer to when pump has something to do again.
+func (p *pool) arm() {
+	now := time.Now()
+	_, at := p.c.overdue(now)
+	earliest := func(t time.Time) {
+		if now.Before(t) && (at.IsZero() || t.Before(at)) {
+			at = t
+		}
+	}
+	if p.c.queued() > 0 {
+		earliest(p.nextAt)
+		if p.failures > 0 && len(p.sessions) < p.c.opts.MaxConns {
+			earliest(p.retryAt)
+		}
+	}
+	switch {
+	case at.IsZero() && p.timer != nil:
+		p.timer.Stop()
+	case at.IsZero():
+	case p.timer == nil:
+		p.timer = p.c.l.AfterFunc(at.Sub(now), p.pump)
+		p.timer.Unref() // the mails keep the loop alive
+	default:
+		p.timer.Reset(at.Sub(now))
+	}
+}
+
+// park makes s idle.
+func (p *pool) park(s *session) {
+	p.idle = append(p.idle, s)
+	p.wake()
+}
+
+// forget says that the connection of s is closed.
+func (p *pool) forget(s *session) {
+	p.unpark(s)
+	p.sessions = slices.DeleteFunc(p.sessions, func(other *session) bool { return other == s })
+	p.wake()
+}
+
+// unpark says that s is not idle any more.
+func (p *pool) unpark(s *session) {
+	p.idle = slices.DeleteFunc(p.idle, func(other *session) bool { return other == s })
+}
+
+// suspect closes the idle sessions, because the server has ended another one: it may
+// have ended all of them. A mail that was lost with the other one must not lose its
+// second try to that.
+func (p *pool) suspect() {
+	for _, s := range slices.Clone(p.idle) {
+		s.drop()
+	}
+}
+
+// wind ends the sessions of a client without mails.
+func (p *pool) wind() {
+	for _, s := range slices.Clone(p.sessions) {
+		switch s.state {
+		case sessionIdle:
+			s.retire()
+		case sessionOpening:
+			s.drop()
+		}
+	}
+}
+
+// shutdown ends the idle sessions, and the others when they have sent their mails,
+// because the loop is being shut down.
+func (p *pool) shutdown() {
+	p.shutting = true
+	for _, s := range slices.Clone(p.idle) {
+		s.retire()
+	}
+}
+
+// abort fails all mails and closes all sessions.
+func (p *pool) abort() {
+	for _, j := range p.c.waiting() {
+		j.giveUp(net.ErrClosed)
+	}
+	for _, s := range slices.Clone(p.sessions) {
+		if j := s.job; j != nil {
+			j.giveUp(net.ErrClosed)
+		}
+		s.drop()
+		s.conn.Abort() // also one that is waiting for the end of its QUIT
+	}
+}
+
+// wake calls pump in a later turn.
+func (p *pool) wake() {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	p.c.wakeLocked()
+}

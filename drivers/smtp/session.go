@@ -1,0 +1,259 @@
+package smtp
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/drivers/smtp/internal/smtpwire"
+)
+
+// A session is a connection to the server. While it opens or has a mail, a task of its
+// own reads and writes. While it is idle, the callbacks of the connection notice that
+// the server ends it. Only on the loop.
+//
+// Neither the connection nor the task keeps the loop alive: the futures of the mails do,
+// and that of Close.
+type session struct {
+	pool  *pool
+	c     *Client
+	conn  *eventloop.Conn
+	state sessionState
+	job   *job // that it sends
+	timer *eventloop.Timer
+
+	t   *eventloop.Task // that runs; nil while the session is idle
+	nc  net.Conn        // the connection, for that task
+	in  smtpwire.Parser
+	buf [1 << 10]byte // for reads
+	out []byte        // for writes
+
+	ext   smtpwire.Extensions
+	mails int  // that were begun
+	reset bool // RSET must come before the next MAIL
+}
+
+type sessionState uint8
+
+const (
+	sessionOpening sessionState = iota
+	sessionBusy                 // has a mail
+	sessionIdle                 // waits for a mail
+	sessionOver                 // is being closed, or is closed
+)
+
+// quitTimeout bounds the wait for the reply to QUIT.
+const quitTimeout = 5 * time.Second
+
+// newSession starts to connect.
+func newSession(p *pool) (*session, error) {
+	c := p.c
+	s := &session{pool: p, c: c, in: smtpwire.Parser{Max: c.opts.MaxReplyBytes}}
+	cfg := &eventloop.ConnConfig{
+		ConnectTimeout: c.opts.ConnectTimeout,
+		WriteTimeout:   c.opts.ReplyTimeout,
+		Dial:           c.opts.Dial,
+		OnData:         func(*eventloop.Conn, []byte) { s.drop() }, // idle; the server says why it closes
+		OnEvent:        func(*eventloop.Conn, error) { s.drop() },  // idle; or opening, and the task gets the error too
+		OnClose:        func(*eventloop.Conn) { s.over(); p.forget(s) },
+	}
+	if c.opts.Security == ImplicitTLS {
+		cfg.TLS = c.opts.TLS
+	}
+	var err error
+	if s.conn, err = c.l.Dial(context.Background(), c.opts.Network, c.opts.Addr, cfg); err != nil {
+		return nil, err
+	}
+	s.conn.Unref()
+	return s, nil
+}
+
+// start runs the task of the session, which opens it or sends j, and then further mails.
+func (s *session) start(j *job) {
+	s.job = j
+	s.c.l.Go(context.Background(), s.run)
+}
+
+// wake starts the task of an idle session to send j.
+func (s *session) wake(j *job) {
+	s.state = sessionBusy
+	s.timer.Stop()
+	s.start(j)
+}
+
+// run is the task. Its errors go to the mails and to the pool.
+func (s *session) run(t *eventloop.Task) error {
+	t.Unref()
+	s.t = t
+	defer s.leave()
+	if s.state == sessionOpening {
+		if err := s.open(); err != nil {
+			s.openFailed(err)
+			return nil
+		}
+		s.state = sessionBusy
+		s.pool.opened()
+		s.job = s.pool.next(s)
+	} else {
+		s.nc = s.conn.NetConn(t)
+	}
+	for s.job != nil {
+		if s.mails++; !s.serve(s.job) {
+			return nil
+		}
+		if s.mails == s.c.opts.MaxMessages {
+			s.quit()
+			return nil
+		}
+		s.job = s.pool.next(s)
+	}
+	if s.pool.shutting {
+		s.quit()
+		return nil
+	}
+	s.park()
+	return nil
+}
+
+// leave closes a session whose task ends and that is not idle: the task has closed it
+// already, or was unwound.
+func (s *session) leave() {
+	if s.state == sessionOpening {
+		s.openFailed(errTaskEnded)
+	}
+	if j := s.job; j != nil {
+		s.job = nil
+		j.giveUp(errTaskEnded)
+	}
+	if s.state != sessionIdle {
+		s.drop()
+		if s.nc != nil {
+			s.nc.Read(s.buf[:]) // an error that the task has not seen would be an event
+		}
+	}
+	s.t, s.nc = nil, nil
+}
+
+var errTaskEnded = fmt.Errorf("the task of the session has ended: %w", net.ErrClosed)
+
+func (s *session) openFailed(err error) {
+	s.over()
+	s.pool.opening--
+	s.pool.failed(err)
+}
+
+// park makes the session idle, if the server has not said anything that it was not
+// asked for.
+func (s *session) park() {
+	if s.in.Buffered() > 0 || s.conn.Closed() {
+		s.drop()
+		return
+	}
+	s.state = sessionIdle
+	if d := s.c.opts.IdleTimeout; s.timer == nil {
+		s.timer = s.c.l.AfterFunc(d, s.retire)
+		s.timer.Unref()
+	} else {
+		s.timer.Reset(d)
+	}
+	s.pool.park(s)
+}
+
+// retire ends an idle session with QUIT.
+func (s *session) retire() {
+	s.pool.unpark(s)
+	s.over()
+	s.c.l.Go(context.Background(), func(t *eventloop.Task) error {
+		t.Unref()
+		s.t, s.nc = t, s.conn.NetConn(t)
+		defer s.drop()
+		s.quit()
+		return nil
+	})
+}
+
+// quit ends the session. The client has everything, so an error means nothing to it, and
+// the loop does not wait for the reply unless it is being shut down.
+func (s *session) quit() {
+	s.over()
+	if s.pool.shutting {
+		defer s.c.l.Hold()()
+	}
+	if s.write([]byte("QUIT\r\n")) == nil {
+		s.reply(min(quitTimeout, s.c.opts.ReplyTimeout))
+	}
+	s.conn.Close()
+}
+
+// drop closes the connection at once, unless quit is closing it.
+func (s *session) drop() {
+	s.pool.unpark(s)
+	s.over()
+	if !s.conn.Closed() {
+		s.conn.Abort()
+	}
+}
+
+// over says that the session takes no more mails.
+func (s *session) over() {
+	s.state = sessionOver
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
+
+// write sends p, and waits while the server does not take it.
+func (s *session) write(p []byte) error {
+	_, err := s.nc.Write(p)
+	return err
+}
+
+// command sends a command and returns the reply.
+func (s *session) command(line []byte) (smtpwire.Reply, error) {
+	if s.in.Buffered() > 0 {
+		return smtpwire.Reply{}, errEarlyBytes
+	}
+	if err := s.write(line); err != nil {
+		return smtpwire.Reply{}, err
+	}
+	return s.reply(s.c.opts.ReplyTimeout)
+}
+
+// reply waits for the next reply, for at most d.
+func (s *session) reply(d time.Duration) (smtpwire.Reply, error) {
+	s.nc.SetReadDeadline(time.Now().Add(d))
+	for {
+		r, ok, err := s.in.Next()
+		if ok || err != nil {
+			return r, wireError(err)
+		}
+		n, err := s.nc.Read(s.buf[:])
+		s.in.Write(s.buf[:n])
+		if err == io.EOF {
+			err = errServerClosed
+		}
+		if err != nil {
+			return r, err
+		}
+	}
+}
+
+// localName returns how the client names itself.
+func (s *session) localName() string {
+	if name := s.c.opts.LocalName; name != "" {
+		return name
+	}
+	return literalOf(s.conn.LocalAddr())
+}
+
+// literalOf returns the address literal of a.
+func literalOf(a net.Addr) string {
+	if p, err := netip.ParseAddrPort(fmt.Sprint(a)); err == nil {
+		return smtpwire.Literal(p.Addr())
+	}
+	return "localhost"
+}
