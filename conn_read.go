@@ -373,13 +373,27 @@ func (c *Conn) Unread(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
-	x := c.extra()
-	if len(p) > c.cfg.Load().MaxBuffered-len(x.unread) {
+	if len(p) > c.cfg.Load().MaxBuffered-len(c.extra().unread) {
 		return ErrBufferFull
 	}
+	c.putBack(p)
+	return nil
+}
+
+// putBack puts p before what is read next. The caller holds the lock.
+func (c *Conn) putBack(p []byte) {
+	x := c.extra()
 	x.unread = slices.Concat(p, x.unread)
 	c.set(bitUnread)
-	return nil
+}
+
+// giveBack is Unread without a bound, for what HTTP has read beyond its last message.
+func (c *Conn) giveBack(p []byte) {
+	if len(p) > 0 {
+		c.core.Lock()
+		defer c.core.Unlock()
+		c.putBack(p)
+	}
 }
 
 // PauseReading stops OnData, and soon reading itself, so that the peer has to

@@ -234,7 +234,8 @@
 // [Loop.ListenHTTP] calls a handler on the loop with each request. The request owns
 // its data and may be answered at any time, in the handler or in any later callback:
 // at once with [HTTPRequest.Respond], in pieces with [HTTPRequest.RespondStream], or
-// by becoming a [Conn] with [HTTPRequest.Upgrade]. [HTTPRequest.OnAbort] reports
+// by becoming a [Conn] with [HTTPRequest.Upgrade], whose counterpart is
+// [HTTPClient.Upgrade]. [HTTPRequest.OnAbort] reports
 // clients that disconnect before the response is complete. Limits and timeouts are on
 // by default. In this example the client of the same loop sends a request, and the
 // server closes:

@@ -104,7 +104,8 @@ type HTTPClientConfig struct {
 
 	// Proxy returns the proxy for a request to u, nil for none. Its scheme is
 	// http, https, socks5 or socks5h; user and password are sent to it. An HTTP
-	// proxy is asked for a tunnel (CONNECT) for https, and only then. A SOCKS
+	// proxy is asked for a tunnel (CONNECT) for https and for upgrades, and only
+	// then; if it refuses, the error contains an [*HTTPStatusError]. A SOCKS
 	// proxy resolves the name of the server itself, with either scheme; its port
 	// is 1080 if the URL has none. Proxy is called on a
 	// goroutine of the request, not on the loop. If Proxy is nil, HTTP_PROXY,
@@ -312,12 +313,21 @@ type HTTPOptions struct {
 	// the compressed data are ignored. A zstd frame may need a window of 8 MB.
 	Decompress bool
 
+	// Upgrade, if it is not nil, asks the server for another protocol. The request must
+	// have the field Upgrade, which names it; "Connection: Upgrade" is added. If the
+	// response is 101 the connection becomes HTTPResponse.Conn, with the callbacks and
+	// settings of Upgrade. Any other response is a result like others. See also
+	// [HTTPClient.Upgrade].
+	Upgrade *ConnConfig
+
 	// UnixSocket is the path of a unix socket to connect to, whatever the host
 	// of the URL is. No proxy is used then.
 	UnixSocket string
 
 	// Close sends "Connection: close", and does not keep the connection.
 	Close bool
+
+	mustUpgrade bool // any response but 101 is an error
 }
 
 // An HTTPResponse is the response to a request. It changes only until the future of
@@ -338,6 +348,10 @@ type HTTPResponse struct {
 
 	// Body is the whole body; nil with OnBody.
 	Body []byte
+
+	// Conn is what the connection has become after 101 if HTTPOptions.Upgrade asked for
+	// it, else nil. It is not set yet in OnResponse.
+	Conn *Conn
 
 	URL        string // that the response is from: the last one, after redirects; without user and password
 	Redirects  int    // how many were followed
@@ -377,7 +391,7 @@ func (c *HTTPClient) Get(ctx context.Context, url string) *Future[*HTTPResponse]
 // was no whole answer, with an [*OpError] that matches [ErrHTTP] and its cause:
 // [ErrTimeout], [ErrRefused], [ErrReset], [ErrDNS], io.EOF if the server ended the
 // connection without an answer, io.ErrUnexpectedEOF if it ended it within,
-// [ErrHTTPMalformed], [ErrHTTPTooLarge], [ErrHTTPRedirects], those of package tls, the cause
+// [ErrHTTPMalformed], [ErrHTTPTooLarge], [ErrHTTPRedirects], [*HTTPStatusError], those of package tls, the cause
 // of ctx. So does a URL, a method or a field that is not valid ([ErrHTTPHeader]).
 //
 // When ctx ends the request ends at once, in whatever it is doing, and its

@@ -139,6 +139,12 @@ func (c *httpCall) prepare(method string) error {
 	if err := o.Headers.validate(); err != nil {
 		return err
 	}
+	if o.Upgrade != nil {
+		if o.Headers.Get("Upgrade") == "" {
+			return errNoProtocol
+		}
+		c.route = throughTunnel(c.route, c.target)
+	}
 	c.length = bodyLength(o)
 	c.close = o.Close || c.client.cfg.DisableKeepAlives || o.Headers.hasToken("Connection", "close")
 	c.expect = o.Headers.hasToken("Expect", "100-continue") && c.length != 0
@@ -398,6 +404,9 @@ func (c *httpCall) closeBody() {
 	})
 }
 
+// bodyPanicked reports whether Close of BodyReader has panicked.
+func (c *httpCall) bodyPanicked() bool { return c.body != nil && c.body.panic != nil }
+
 // closeUnused closes BodyReader of a request that was refused.
 func (c *httpCall) closeUnused() {
 	c.closeBody()
@@ -476,6 +485,9 @@ func (c *httpCall) sends(f *HTTPHeader) bool {
 			return false
 		}
 	}
+	if c.opts.Upgrade != nil && http1.EqualFold(f.Name, "Upgrade") {
+		return true
+	}
 	return !ownField(f.Name)
 }
 
@@ -508,7 +520,10 @@ func (c *httpCall) addOwn(h *httpclient.Head, route *httpRoute) {
 	if c.decodes() && !has("Accept-Encoding") {
 		h.Add("Accept-Encoding", c.codings())
 	}
-	if c.close {
+	switch {
+	case c.opts.Upgrade != nil:
+		h.Add("Connection", "Upgrade")
+	case c.close:
 		h.Add("Connection", "close")
 	}
 }

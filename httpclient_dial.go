@@ -194,7 +194,7 @@ func (c *httpCall) askTunnel(conn *httpclient.Conn, u *url.URL) error {
 		return err
 	}
 	if res.Status < 200 || res.Status > 299 {
-		return fmt.Errorf("CONNECT was answered by %d %s", res.Status, res.Reason)
+		return refusal(res, true)
 	}
 	return nil
 }

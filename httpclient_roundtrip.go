@@ -18,6 +18,8 @@ type requestEnd struct {
 	err  error
 	over time.Time
 
+	switched *switched // what the connection has become
+
 	reusable bool // the connection may carry another request
 }
 
@@ -55,7 +57,9 @@ func (c *httpCall) findRoute() error {
 		return nil
 	}
 	r, err := c.client.route(c.target, c.opts.UnixSocket)
-	c.route = &r
+	if c.route = &r; c.opts.Upgrade != nil {
+		c.route = throughTunnel(&r, c.target)
+	}
 	return err
 }
 
@@ -159,8 +163,10 @@ func (s *httpSlot) step() bool {
 }
 
 func (s *httpSlot) close() {
-	s.conn.Close()
-	s.conn = nil
+	if s.conn != nil {
+		s.conn.Close()
+		s.conn = nil
+	}
 }
 
 // conclude ends the request on the connection, finds the connection its next one, and
@@ -169,6 +175,12 @@ func (s *httpSlot) conclude() {
 	call, end, pool := s.call, s.end, s.client.pool
 	s.begun, s.end = false, requestEnd{}
 	reusable, retry := call.depart(s.conn, &end)
+	if end.err == nil && call.switches(end.res) && !call.bodyPanicked() {
+		end.err = call.switchProtocols(s.conn, &end)
+		if s.conn.Released() {
+			s.conn = nil
+		}
+	}
 	if retry {
 		s.close()
 		return
@@ -200,6 +212,9 @@ func (c *httpCall) conclude(end *requestEnd) {
 		c.finish(nil, end.err)
 	case end.next == nil:
 		c.finish(end.res, nil)
+		if end.switched != nil {
+			end.switched.begin()
+		}
 	case int(c.redirects) == c.maxRedirects():
 		c.finish(nil, ErrHTTPRedirects)
 	default:
@@ -228,7 +243,9 @@ func (c *httpCall) exchange(conn *httpclient.Conn, end *requestEnd) {
 func (c *httpCall) depart(conn *httpclient.Conn, end *requestEnd) (reusable, retry bool) {
 	c.Attach(nil) // from here on abort leaves the connection alone
 	c.endUpload()
-	reusable = conn.End(end.reusable)
+	if end.err != nil || !c.switches(end.res) {
+		reusable = conn.End(end.reusable)
+	}
 	c.count(conn)
 	if end.err == nil || end.res != nil || !c.shouldRetry(conn, end.err) {
 		if end.next == nil && c.body != nil {
@@ -362,6 +379,9 @@ const maxDiscard = 64 << 10
 // receive reads the body of the response.
 func (c *httpCall) receive(conn *httpclient.Conn, end *requestEnd) (err error) {
 	resp := conn.Response()
+	if c.mustSwitch() && resp.Status != 101 {
+		return refusal(resp, false)
+	}
 	if end.next, err = c.redirectTarget(resp); end.next != nil && err == nil {
 		err = c.checkRedirect(end)
 		conn.Renew()

@@ -297,6 +297,17 @@ func (c *HTTPClient) route(t *httpTarget, socket string) (httpRoute, error) {
 	return r, nil
 }
 
+// throughTunnel returns r with a tunnel through a proxy that is told the target in the
+// request otherwise, which not many do for another protocol than HTTP.
+func throughTunnel(r *httpRoute, t *httpTarget) *httpRoute {
+	if r == nil || !r.absolute() {
+		return r
+	}
+	own := *r
+	own.key.Addr = t.addr
+	return &own
+}
+
 // unixRoute returns the way to t through a unix socket.
 func unixRoute(t *httpTarget, socket string) *httpRoute {
 	return &httpRoute{

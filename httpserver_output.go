@@ -296,9 +296,7 @@ func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
 	if isForeign(nc) {
 		to.readerSide().setAddrs(nc.LocalAddr(), c.remote)
 	}
-	if len(rest) > 0 {
-		to.Unread(rest)
-	}
+	to.giveBack(rest)
 	c.s.loop.wg.Add(1)
 	to.readerSide().adopted(nc, nil, false, true)
 }

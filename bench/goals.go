@@ -149,7 +149,7 @@ func seedGoals(o *outcome) []string {
 		return []string{
 			goalLine("seed: errors", "at most", 0, float64(r.Last.Errors), r.Last.Errors == 0),
 			goalLine("seed: p99 of lateness, ms", "at most", 100, late, late <= 100),
-			goalLine("seed: KB a connection", "at most", 5, size, size <= 5),
+			goalLine("seed: KB per connection", "at most", 5, size, size <= 5),
 		}
 	}
 	return nil

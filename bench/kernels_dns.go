@@ -25,7 +25,7 @@ func init() {
 
 const (
 	netResolver = "net.Resolver"
-	lookups     = 50   // on their way at a time
+	lookups     = 50   // in flight
 	hanging     = 1000 // beside them, if any
 )
 

@@ -35,7 +35,7 @@ func addKernel(lib, name string, f kernel) {
 	kernels[lib][name] = f
 }
 
-// clientsInFlight are how many requests are on their way at a time.
+// clientsInFlight are how many requests are in flight.
 var clientsInFlight = []int{1, 100}
 
 // answered is what the server of the clients answers.
@@ -98,7 +98,7 @@ func loopRequests(n, inFlight int) {
 }
 
 // goroutineRequests has do called n times, by as many goroutines as requests are
-// on their way.
+// in flight.
 func goroutineRequests(n, inFlight int, do func() error) {
 	var left atomic.Int64
 	left.Store(int64(n))
@@ -155,7 +155,7 @@ func netRequests(n, inFlight int) {
 
 func checkAnswer(n int) error {
 	if n != len(answered) {
-		return fmt.Errorf("an answer of %d bytes", n)
+		return fmt.Errorf("a response of %d bytes", n)
 	}
 	return nil
 }

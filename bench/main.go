@@ -61,7 +61,7 @@ func parseFlags() *flags {
 	flag.StringVar(&f.serve.lib, "serve", "", "be a server of this `library` until standard input ends")
 	flag.StringVar(&f.serve.mode, "mode", modeEcho, "what the server does")
 	flag.StringVar(&f.serve.addr, "addr", "0.0.0.0:0", "where the server listens")
-	flag.DurationVar(&f.serve.delay, "delay", 5*time.Second, "of the server's answer, in the modes that have one")
+	flag.DurationVar(&f.serve.delay, "delay", 5*time.Second, "of the server's response, in the modes that have one")
 	flag.IntVar(&f.serve.loops, "loops", 0, "loops of the server; 0: one, without a group")
 	flag.BoolVar(&f.serve.reusePort, "reuseport", false, "give each loop a listener of its own")
 	flag.StringVar(&f.serve.profile, "profile", "", "write a CPU profile of the server to this `file`")

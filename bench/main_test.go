@@ -44,7 +44,7 @@ func TestReportIsWrittenAsMarkdownJSONAndSVG(t *testing.T) {
 	r := newReport(true, 20_000, []string{"libuv: not installed, skipped"})
 	for _, name := range []string{"echo-1", "echo-50", "echo-500-apart"} {
 		r.Outcomes = append(r.Outcomes, &outcome{
-			Name: name, Title: "Echo " + name, Unit: "answer", Order: []string{ours, goroutines},
+			Name: name, Title: "Echo " + name, Unit: "response", Order: []string{ours, goroutines},
 			Samples:  map[string][]*sample{ours: {sampleOf(1500, 1000)}, goroutines: {sampleOf(1000, 1000)}},
 			Problems: []string{"goroutines, round 2: broken"},
 		})
@@ -91,7 +91,7 @@ func TestGoalsTellWhichFiguresAreNotReached(t *testing.T) {
 	r.goals(&md)
 	for _, want := range []string{
 		"idle-19000: CPU time of an echo, of that without idle connections | at most 1.15 | 1.1 | yes",
-		"seed: errors | at most 0 | 1 | no", "lateness, ms | at most 100 | 150 | no", "KB a connection | at most 5 | 4 | yes",
+		"seed: errors | at most 0 | 1 | no", "lateness, ms | at most 100 | 150 | no", "KB per connection | at most 5 | 4 | yes",
 	} {
 		if !strings.Contains(md.String(), want) {
 			t.Errorf("no goal %q in\n%s", want, md.String())
@@ -206,7 +206,7 @@ func checkServer(t *testing.T, s server, cfg *serveConfig) {
 		t.Fatal(err)
 	}
 	if r.Ops == 0 || r.Errors > 0 {
-		t.Errorf("%d answers, %d errors (%s), want some and none", r.Ops, r.Errors, r.FirstError)
+		t.Errorf("%d responses, %d errors (%s), want some and none", r.Ops, r.Errors, r.FirstError)
 	}
 }
 

@@ -202,7 +202,7 @@ func (o *outcome) markdown(w io.Writer) {
 }
 
 func (o *outcome) table(w io.Writer, rows []row) {
-	fmt.Fprintf(w, "| | %ss/s | CPU µs/%s | p50 | p99 | p99.9 | p99 ratio | RSS | a connection | throughput ratio | CPU ratio |\n", o.Unit, o.Unit)
+	fmt.Fprintf(w, "| | %ss/s | CPU µs/%s | p50 | p99 | p99.9 | p99 ratio | RSS | per connection | throughput ratio | CPU ratio |\n", o.Unit, o.Unit)
 	fmt.Fprintln(w, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
 	for _, r := range rows {
 		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", bold(r.Name), count(r.Throughput.Median), figure(r.CPU),
@@ -212,7 +212,7 @@ func (o *outcome) table(w io.Writer, rows []row) {
 
 // seedTable has what matters when connections arrive at a rate.
 func seedTable(w io.Writer, rows []row) {
-	fmt.Fprintln(w, "| | most open | finished | most a second | errors | late p50 | late p99 | late max | CPU µs/connection | a connection |")
+	fmt.Fprintln(w, "| | most open | finished | most per second | errors | late p50 | late p99 | late max | CPU µs/connection | per connection |")
 	fmt.Fprintln(w, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
 	for _, r := range rows {
 		if r.Last == nil {
@@ -284,9 +284,9 @@ type namedChart struct {
 func (r *report) charts() []namedChart {
 	rate := func(x row) float64 { return x.Throughput.Median }
 	all := []namedChart{
-		{"echo.svg", r.chart("Echo of 64 B", "connections", "answers a second", `^echo-(\d+)$`, rate)},
+		{"echo.svg", r.chart("Echo of 64 B", "connections", "responses per second", `^echo-(\d+)$`, rate)},
 		{"http.svg", r.chart("HTTP hello", "connections", "requests per second", `^http-(\d+)$`, rate)},
-		{"idle.svg", r.chart("Echo beside idle connections", "idle connections", "answers a second", `^idle-(\d+)$`, rate)},
+		{"idle.svg", r.chart("Echo beside idle connections", "idle connections", "responses per second", `^idle-(\d+)$`, rate)},
 		{"memory.svg", r.chart("Memory of the server", "idle connections", "resident megabytes", `^idle-(\d+)$`, residentMB)},
 	}
 	var drawn []namedChart

@@ -143,7 +143,7 @@ func (p *plan) workloads() []*workload {
 		}
 	}
 	all = append(all, p.echo("echo-32k", "32 KB", 32<<10, 50))
-	pipeline := p.echo("pipeline", "sixteen messages of 64 B on their way", 16*64, 50)
+	pipeline := p.echo("pipeline", "sixteen messages of 64 B in flight", 16*64, 50)
 	all = append(all, pipeline, p.pieces(), p.broadcast(), p.accept())
 	if len(proc.Processors()) > 1 {
 		all = append(all, p.paced(50, 30_000), p.paced(500, 60_000))
@@ -157,7 +157,7 @@ func (p *plan) workloads() []*workload {
 			n /= 5 // it is slow where processors sleep between the steps
 		}
 		all = append(all, p.kernelOf(n, fmt.Sprintf("client-%d", inFlight),
-			fmt.Sprintf("HTTP requests of a client, %d at a time, answers of %d B", inFlight, len(answered)), "request").andApart()...)
+			fmt.Sprintf("HTTP requests of a client, %d at a time, responses of %d B", inFlight, len(answered)), "request").andApart()...)
 	}
 	all = append(all, p.kernelOf(p.n/20, "conn-1", "messages of 64 B and their echoes, one at a time", "echo").andApart()...)
 	all = append(all, p.kernelOf(p.n/20, "conn-1-task", "messages of 64 B and their echoes, one at a time, in a task", "echo").andApart()...)
@@ -188,7 +188,7 @@ func (p *plan) workloads() []*workload {
 func (p *plan) echo(name, what string, bytesEach, conns int) *workload {
 	message := bytes.Repeat([]byte("m"), bytesEach)
 	return &workload{
-		name: name, title: fmt.Sprintf("Echo, %s, %d connections", what, conns), unit: "answer",
+		name: name, title: fmt.Sprintf("Echo, %s, %d connections", what, conns), unit: "response",
 		who: tcpAll, with: p.cell, mode: modeEcho,
 		load: load.Spec{Kind: load.Closed, Conns: conns, Request: message, Expect: bytesEach},
 	}
@@ -219,7 +219,7 @@ func (p *plan) paced(conns int, rate float64) *workload {
 
 func (p *plan) pieces() *workload {
 	w := p.echo("pieces", "", 64, 50)
-	w.title = "An answer of four small writes, 50 connections"
+	w.title = "A response of four small writes, 50 connections"
 	w.mode = modePieces
 	w.load.Expect = pieces * pieceSize
 	w.who = append([]string{goroutinesBuffered, netpollBuffered}, tcpAll...)
@@ -317,7 +317,7 @@ func (p *plan) seedOf(mode string, open, procs int, who []string) *workload {
 		name, what = "seed-http", "HTTP"
 		w.load.Expect = 0
 	}
-	w.title = fmt.Sprintf("The seed's benchmark over %s: %d connections, %.0f a second, an answer after %v",
+	w.title = fmt.Sprintf("The seed's benchmark over %s: %d connections, %.0f per second, a response after %v",
 		what, w.load.Total, rate, p.seedDelay)
 	if procs > 1 {
 		name = "seed-many"

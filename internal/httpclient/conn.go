@@ -9,6 +9,7 @@
 package httpclient
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -80,6 +81,8 @@ type Conn struct {
 	in      int64          // bytes of the response, after TLS
 	firstAt time.Time      // when the first of them came
 	resp    Response       // to the present request
+
+	released bool // see Release
 
 	// Guarded by the lock of core.
 	state    connState
@@ -305,6 +308,41 @@ func (c *Conn) End(more bool) bool {
 	c.room.Broadcast()
 	return clean
 }
+
+// limit has the request end at t, if not earlier.
+func (c *Conn) limit(t time.Time) {
+	c.core.Lock()
+	defer c.core.Unlock()
+	if c.deadline.IsZero() || t.Before(c.deadline) {
+		c.deadline = t
+	}
+}
+
+// Release ends a request in place of End, and returns what is below the connection,
+// with what was read of it and not used. It returns nil if the request was not sent as a
+// whole, or something failed; then c is still to be closed.
+func (c *Conn) Release() (nc net.Conn, rest []byte) {
+	rest = bytes.Clone(c.window)
+	c.resp = Response{}
+	c.release()
+	c.core.Lock()
+	if !c.writing {
+		c.settle()
+	}
+	clean := !c.cut && !c.writing && c.werr == nil && c.core.Pending() == 0
+	c.stopped = true
+	c.room.Broadcast()
+	c.core.Unlock()
+	if !clean {
+		return nil, nil
+	}
+	c.released = true
+	return c.core.Release(), rest
+}
+
+// Released reports whether the connection is not to be closed, since Release has ended
+// its time here.
+func (c *Conn) Released() bool { return c.released }
 
 // settleTime is how long the end of a request waits for a writer that waits for the
 // server itself: it may have been told just now that it need not.

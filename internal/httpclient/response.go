@@ -110,6 +110,25 @@ func (r *Response) Read(p []byte) (int, error) {
 	}
 }
 
+// Excerpt reads the beginning of the body of a response that is an error: at most max
+// bytes, and no more than arrives within d. The connection is of no use afterwards.
+func (r *Response) Excerpt(max int, d time.Duration) []byte {
+	r.c.limit(time.Now().Add(d))
+	body := make([]byte, min(512+len(r.c.window), max))
+	for n := 0; ; {
+		if n == len(body) {
+			if n == max {
+				return body
+			}
+			body = append(body, make([]byte, min(n, max-n))...)
+		}
+		m, err := r.Read(body[n:])
+		if n += m; err != nil {
+			return body[:n:n]
+		}
+	}
+}
+
 const maxInt = int(^uint(0) >> 1)
 
 // firstRoom is what is set aside for a body before any of it has come, at most.

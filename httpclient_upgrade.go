@@ -1,0 +1,162 @@
+package eventloop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/onloop/eventloop/internal/httpclient"
+)
+
+// An HTTPStatusError says that a response refused what the client needed a connection
+// for: the 101 of [HTTPClient.Upgrade], or the tunnel that a proxy was asked for with
+// CONNECT. It is in the error of the future: use errors.As.
+type HTTPStatusError struct {
+	Proxy   bool        // the response is that of a proxy to CONNECT
+	Status  int         // such as 407
+	Reason  string      // such as "Proxy Authentication Required"; may be empty
+	Headers HTTPHeaders // such as Proxy-Authenticate, with names in canonical case
+
+	// Body is the beginning of the body: at most 4 KB, and no more than has arrived
+	// within a second. It is not decompressed.
+	Body []byte
+}
+
+func (e *HTTPStatusError) Error() string {
+	what := "the request for an upgrade"
+	if e.Proxy {
+		what = "CONNECT"
+	}
+	return strings.TrimSpace(fmt.Sprintf("%s was answered by %d %s", what, e.Status, e.Reason))
+}
+
+// Bounds of HTTPStatusError.Body.
+const (
+	maxRefusal  = 4 << 10
+	refusalTime = time.Second
+)
+
+// refusal returns the error that resp is, whose head has been read.
+func refusal(resp *httpclient.Response, proxy bool) error {
+	return &HTTPStatusError{
+		Proxy: proxy, Status: resp.Status, Reason: resp.Reason,
+		Headers: headersOf(resp.Fields, resp.Fields.Count()),
+		Body:    resp.Excerpt(maxRefusal, refusalTime),
+	}
+}
+
+var (
+	errNoProtocol = errors.New("upgrade without the field Upgrade")
+	errHalfSent   = fmt.Errorf("%w: 101 before the request was sent", ErrHTTPMalformed)
+)
+
+// Upgrade sends a GET request that asks the server for another protocol, such as
+// WebSocket, and makes the connection one of the loop when the server agrees (101
+// Switching Protocols). It is the counterpart of [HTTPRequest.Upgrade]. The headers
+// must have the field Upgrade, which names the protocol; "Connection: Upgrade" is
+// added. The schemes ws and wss mean http and https. An HTTP proxy is asked for a
+// tunnel, whatever the scheme.
+//
+// The future succeeds with the Conn, which has the callbacks and settings of cfg, as
+// one that was dialed; ConnConfig.TLS and Dial are ignored. Callbacks of the future come
+// before OnConnect. What the server sent after the head of its response is the first
+// input of the Conn. ctx and the timeouts of the client apply until the response is
+// there, those of cfg from then on.
+//
+// Any other response fails the future with an error that contains an
+// [*HTTPStatusError]. Redirects are not followed. Other errors are those of Do.
+//
+// Use Do with [HTTPOptions.Upgrade] for another method, a body or a unix socket, and to
+// see the headers of the response.
+func (c *HTTPClient) Upgrade(ctx context.Context, url string, headers HTTPHeaders, cfg *ConnConfig) *Future[*Conn] {
+	at := callSite()
+	if cfg == nil {
+		cfg = &ConnConfig{}
+	}
+	f := newFuture[*Conn](c.loop, kindFuture)
+	opts := &HTTPOptions{Headers: headers, Upgrade: cfg, mustUpgrade: true}
+	c.do(ctx, "GET", httpScheme(url), opts, at).observe(func(res *HTTPResponse, err error) {
+		switch {
+		case err == ErrLoopClosed:
+			f.fail(err)
+		case err != nil:
+			f.resolveFrom(origin{kind: kindHTTPClient, at: at}, nil, err)
+		default:
+			f.resolve(res.Conn, nil)
+		}
+	})
+	return f
+}
+
+// httpScheme returns url with the scheme http in place of ws, and https of wss.
+func httpScheme(url string) string {
+	scheme, rest, _ := strings.Cut(url, ":")
+	switch strings.ToLower(scheme) {
+	case "ws":
+		return "http:" + rest
+	case "wss":
+		return "https:" + rest
+	}
+	return url
+}
+
+// mustSwitch reports whether any response but 101 is an error.
+func (c *httpCall) mustSwitch() bool { return c.opts.mustUpgrade }
+
+// switches reports whether the connection becomes a Conn when res has been delivered.
+func (c *httpCall) switches(res *HTTPResponse) bool {
+	return c.opts.Upgrade != nil && res.Status == 101
+}
+
+// A switched is a connection on which the server speaks another protocol.
+type switched struct {
+	to   *Conn
+	nc   net.Conn
+	ours bool
+}
+
+// switchProtocols makes conn, whose request is over, a Conn that is not up yet: see
+// begin. It takes conn over.
+func (c *httpCall) switchProtocols(conn *httpclient.Conn, end *requestEnd) error {
+	nc, rest := conn.Release()
+	if nc == nil {
+		if err := conn.WriteError(); err != nil {
+			return err
+		}
+		return errHalfSent // unless the request was interrupted, which comes first
+	}
+	l := c.client.loop
+	conf := c.opts.Upgrade.withDefaults()
+	conf.TLS = nil
+	to, err := l.newConn(conf, kindConnOut, nil)
+	if err != nil {
+		l.closeConn(nc)
+		return err
+	}
+	if isForeign(nc) {
+		to.readerSide().setAddrs(nc.LocalAddr(), conn.RemoteAddr())
+	}
+	to.giveBack(rest)
+	end.res.Conn = to
+	end.switched = &switched{to: to, nc: nc, ours: c.client.cfg.Dial == nil}
+	return nil
+}
+
+// begin brings the Conn up when the callbacks of the request's future have run: its own
+// come later. They do not run any more when the loop has ended.
+func (s *switched) begin() {
+	l := s.to.loop
+	ready := make(chan struct{})
+	l.postFor(func() { close(ready) }, nil)
+	l.wg.Add(1)
+	go func() {
+		select {
+		case <-ready:
+		case <-l.ctx.Done():
+		}
+		s.to.readerSide().adopted(s.nc, nil, true, s.ours)
+	}()
+}
