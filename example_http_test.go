@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"net"
@@ -368,6 +369,68 @@ func ExampleHTTPRequest() {
 	// DELETE /users/7 hard example.org
 	// Host example.org
 	// User-Agent eventloop
+}
+
+// An http.ServeMux on the port of a loop: what is below /debug/ is for net/http, and the
+// rest for callbacks.
+func ExampleHTTPRequest_ServeHTTP() {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/{what}", func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(time.Millisecond) // may block: it does not run on the loop
+		fmt.Fprintln(w, "net/http shows", r.PathValue("what"))
+	})
+	ctx := context.Background()
+	eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+			if strings.HasPrefix(r.Path(), "/debug/") {
+				r.ServeHTTP(mux)
+				return
+			}
+			r.RespondText(200, "the loop answers\n")
+		}, nil)
+		if err != nil {
+			return err
+		}
+		url := "http://" + s.Addr().String()
+		eventloop.All(l, l.HTTP().Get(ctx, url), l.HTTP().Get(ctx, url+"/debug/vars")).Then(func(all []*eventloop.HTTPResponse, err error) {
+			for _, res := range all {
+				fmt.Print(string(res.Body))
+			}
+			s.Close()
+		})
+		return nil
+	})
+	// Output:
+	// the loop answers
+	// net/http shows vars
+}
+
+func ExampleHTTPRequest_BasicAuth() {
+	ctx := context.Background()
+	eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+			name, password, _ := r.BasicAuth()
+			if subtle.ConstantTimeCompare([]byte(password), []byte("sesame")) == 0 {
+				r.Respond(401, eventloop.HTTPHeaders{{Name: "WWW-Authenticate", Value: "Basic"}}, nil)
+				return
+			}
+			theme, _ := r.Cookie("theme")
+			r.RespondText(200, fmt.Sprintf("%s likes %s, one of %d cookies", name, theme, len(r.Cookies())))
+		}, nil)
+		if err != nil {
+			return err
+		}
+		l.HTTP().Do(ctx, "GET", "http://ali:sesame@"+s.Addr().String(), &eventloop.HTTPOptions{
+			Headers: eventloop.HTTPHeaders{{Name: "Cookie", Value: "theme=dark; lang=en"}},
+		}).Then(func(res *eventloop.HTTPResponse, err error) {
+			s.Close()
+			if err == nil {
+				fmt.Println(res.Status, string(res.Body))
+			}
+		})
+		return nil
+	})
+	// Output: 200 ali likes dark, one of 2 cookies
 }
 
 // Whatever the environment says, this client uses no proxy.

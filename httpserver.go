@@ -40,7 +40,9 @@ type HTTPServerConfig struct {
 	WriteTimeout time.Duration
 
 	// IdleTimeout closes a connection that sent no request for so long, or up to
-	// a tenth longer. Zero: 60 s. Negative: no bound.
+	// a tenth longer. Zero: 75 s, because the load balancers in front keep an idle
+	// connection for 60 s (AWS, and nginx as a proxy): whichever ends it second does
+	// not lose a request. Negative: no bound.
 	IdleTimeout time.Duration
 
 	// ResponseTimeout bounds the time that the application takes to answer: a
@@ -99,8 +101,8 @@ type HTTPServerConfig struct {
 
 	// OnEvent is called on the loop with what went wrong with one connection or
 	// request and has no callback of its own: a TLS handshake, an answer that
-	// could not be written, a panic of the handler (with Config.CatchPanics), a
-	// ResponseTimeout. If nil it goes to Config.EventHandler, which only logs it
+	// could not be written, a panic of the handler (with Config.CatchPanics) or of
+	// one of net/http, a ResponseTimeout. If nil it goes to Config.EventHandler, which only logs it
 	// by default.
 	OnEvent func(s *HTTPServer, err error)
 }
@@ -110,7 +112,7 @@ const (
 	defaultReadHeaderTimeout = 10 * time.Second
 	defaultReadTimeout       = 60 * time.Second
 	defaultHTTPWriteTimeout  = 30 * time.Second
-	defaultIdleTimeout       = 60 * time.Second
+	defaultIdleTimeout       = 75 * time.Second
 	defaultMaxHeaderBytes    = 16 << 10
 	defaultMaxBodyBytes      = 4 << 20
 )
@@ -273,6 +275,7 @@ func (s *HTTPServer) Close() error {
 	s.stop()
 	for _, c := range conns {
 		c.poke()
+		c.announceLast()
 	}
 	return nil
 }
@@ -516,10 +519,14 @@ func (t httpErrTask) run() { t.c.s.event(t.err) }
 
 // event delivers what went wrong with a connection or a request. On the loop.
 func (s *HTTPServer) event(err error) {
-	l := s.loop
-	if l.tookPanic(err, false) {
-		return
+	if !s.loop.tookPanic(err, false) {
+		s.tell(err)
 	}
+}
+
+// tell is event for a panic that is no concern of the loop.
+func (s *HTTPServer) tell(err error) {
+	l := s.loop
 	if !IsInfo(err) {
 		l.count.errors.Add(1)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 
 	"github.com/onloop/eventloop/internal/netcore"
 	"github.com/valyala/fasthttp"
@@ -34,6 +35,7 @@ type bodyStream struct {
 	err    error
 	onData func(p []byte)
 	onEnd  func(err error)
+	taker  *sync.Cond // woken for each piece and for the end, in place of onData and onEnd
 }
 
 // wanted reports whether the next piece is to be read.
@@ -44,7 +46,7 @@ func (st *bodyStream) wanted() bool {
 // inUse reports whether the dispatcher has a piece of the body, or will have it. One
 // that a pause holds back is not delivered any more after the response.
 func (st *bodyStream) inUse(over bool) bool {
-	return st.reads() && st.held && !(st.parked && over)
+	return st.reads() && st.held && !((st.parked || st.taker != nil) && over)
 }
 
 // reads reports whether the body is read while the application takes it.
@@ -118,8 +120,12 @@ func (r *HTTPRequest) moveBody() {
 			st.err = r.opError(err)
 		}
 	}
+	taker := st.taker
+	if taker != nil {
+		taker.Broadcast()
+	}
 	r.mu.Unlock()
-	if !lost {
+	if !lost && taker == nil {
 		r.via.send((*httpBodyTask)(r))
 	}
 }
@@ -128,7 +134,9 @@ func (r *HTTPRequest) moveBody() {
 func (r *HTTPRequest) loseBody(err error) {
 	if st := r.stream; st.reads() && !st.ended {
 		st.ended, st.err = true, err
-		r.loop.Post((*httpBodyTask)(r).run)
+		if st.taker == nil {
+			r.loop.Post((*httpBodyTask)(r).run)
+		}
 	}
 }
 

@@ -301,8 +301,22 @@ func (c *httpConn) handshakeFailed(err error) {
 		err = os.ErrDeadlineExceeded
 	}
 	c.linger = err != io.EOF && !late // or a reset would take the alert away
+	c.tellPlain(err)
 	if err != io.EOF && !(late && c.s.closing.Load()) {
 		c.report(OpHandshake, err)
+	}
+}
+
+// tellPlain answers a client that speaks HTTP where TLS is expected, as net/http does.
+func (c *httpConn) tellPlain(err error) {
+	var re tls.RecordHeaderError
+	if !errors.As(err, &re) || re.Conn == nil || c.foreign {
+		return
+	}
+	switch string(re.RecordHeader[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO":
+		c.s.loop.count.answered(fasthttp.StatusBadRequest)
+		io.WriteString(re.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
 	}
 }
 
@@ -775,7 +789,8 @@ func (c *httpConn) abandon(r *HTTPRequest) {
 // the connection is to be kept.
 func (c *httpConn) finishRequest(r *HTTPRequest) bool {
 	c.core.Lock()
-	keep, upgrade := r.keep(), r.peek().upgraded
+	keep, x := r.keep(), r.peek()
+	hijacked := x.served != nil && x.served.hijacked
 	c.cur, c.last = nil, r.at
 	c.reset = c.reset || r.cut && r.untilClose
 	if !c.body.Over() {
@@ -786,9 +801,11 @@ func (c *httpConn) finishRequest(r *HTTPRequest) bool {
 		c.core.Send()
 	}
 	c.core.Unlock()
-	if upgrade != nil {
-		c.handOver(r, upgrade)
-		return false
+	switch {
+	case x.upgraded != nil:
+		c.handOver(r, x.upgraded)
+	case hijacked:
+		c.giveUp(r, x.served)
 	}
 	return keep
 }
@@ -916,6 +933,20 @@ func (c *httpConn) poke() {
 	}
 }
 
+// announceLast has a response that a handler of net/http makes say that the connection
+// ends with it.
+func (c *httpConn) announceLast() {
+	c.core.Lock()
+	var s *servedResponse
+	if r := c.cur; r != nil {
+		s = r.peek().served
+	}
+	c.core.Unlock()
+	if s != nil {
+		s.server.SetKeepAlivesEnabled(false)
+	}
+}
+
 // handshakeGrace is how long a server that closes waits for a TLS handshake. The
 // client may have sent nothing at all.
 const handshakeGrace = time.Second
@@ -970,8 +1001,8 @@ func (u *httpUser) Sent(n int, _ bool) bool {
 	c.s.loop.count.httpBytesOut.Add(uint64(n))
 	c.sent += int64(n)
 	c.endSent(nil)
-	if r := c.cur; r != nil && r.writer != nil {
-		r.writer.checkDrain()
+	if r := c.cur; r != nil {
+		r.sent()
 	}
 	if c.reading == waitRoom && c.core.Pending() <= defaultHighWater/2 {
 		c.reading = waitOther

@@ -31,13 +31,15 @@ type guest struct {
 	handle   func(r *HTTPRequest)
 	body     *guestBody // nil unless the body is a stream
 	remote   net.Addr
+	local    net.Addr
 	tls      *tls.ConnectionState
 
-	mu     sync.Mutex   // guards the following, and the request
-	answer guestAnswer  // set when the request is begun
-	out    sockio.Queue // of the answer, not yet with the goroutine
-	moving int          // bytes that it has taken and not written yet
-	ended  bool         // the answer is with the server
+	mu     sync.Mutex      // guards the following, and the request
+	answer guestAnswer     // set when the request is begun
+	served *servedResponse // makes the answer
+	out    sockio.Queue    // of the answer, not yet with the goroutine
+	moving int             // bytes that it has taken and not written yet
+	ended  bool            // the answer is with the server
 }
 
 // guest returns what r came through.
@@ -59,6 +61,7 @@ func (g *guest) context() context.Context {
 
 func (g *guest) handler() func(*HTTPRequest) { return g.handle }
 func (g *guest) mayUpgrade() bool            { return false }
+func (g *guest) tell(err error)              { g.event(nil, err) }
 func (g *guest) send(t task)                 { g.loop.Post(t.run) } // the goroutine may outlive the loop
 
 func (g *guest) event(_ *HTTPRequest, err error) {
@@ -95,6 +98,15 @@ func (g *guest) open(_ *HTTPRequest, status int, headers HTTPHeaders, _ int64) (
 	return false // the server does that
 }
 
+// serveHTTP leaves the handler to the server if that is one of net/http.
+func (g *guest) serveHTTP(r *HTTPRequest, s *servedResponse) {
+	g.served = s
+	if g.req == nil {
+		s.start(g.local)
+	}
+	g.wake()
+}
+
 func (g *guest) queue(p []byte) {
 	g.loop.count.httpWritten.Add(uint64(len(p)))
 	g.out.Append(p)
@@ -121,9 +133,7 @@ func (g *guest) written(r *HTTPRequest) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.moving = 0
-	if r.writer != nil {
-		r.writer.checkDrain()
-	}
+	r.sent()
 }
 
 // over is called by the goroutine when it has given the answer to the server.
@@ -199,10 +209,10 @@ func fastRequest(l *Loop, ctx *fasthttp.RequestCtx) *HTTPRequest {
 	for name, value := range ctx.Request.Header.AllInOrder() {
 		fields.Add(string(name), string(value))
 	}
-	r := guestRequest(l, string(ctx.Method()), string(ctx.RequestURI()), fields)
-	r.head.HTTP11 = ctx.Request.Header.IsHTTP11()
+	r := guestRequest(l, string(ctx.Method()), string(ctx.RequestURI()), ctx.Request.Header.IsHTTP11(), fields)
+	r.head.Chunked = ctx.Request.Header.ContentLength() == -1
 	r.guest().canFlush = true
-	r.guest().remote = ctx.RemoteAddr()
+	r.guest().local, r.guest().remote = ctx.LocalAddr(), ctx.RemoteAddr()
 	r.guest().tls = ctx.TLSConnectionState()
 	return r
 }
@@ -244,9 +254,13 @@ func (b fastBody) Read(p []byte) (int, error) {
 }
 
 // guestRequest returns a request that did not come through a server of ours.
-func guestRequest(l *Loop, method, uri string, fields HTTPHeaders) *HTTPRequest {
+func guestRequest(l *Loop, method, uri string, http11 bool, fields HTTPHeaders) *HTTPRequest {
 	var b strings.Builder
-	b.WriteString(method + " " + uri + " HTTP/1.1\r\n")
+	version := " HTTP/1.1\r\n"
+	if !http11 {
+		version = " HTTP/1.0\r\n"
+	}
+	b.WriteString(method + " " + uri + version)
 	start := b.Len()
 	for _, f := range fields {
 		b.WriteString(f.Name + ": " + f.Value + "\r\n")
@@ -264,6 +278,7 @@ func guestRequest(l *Loop, method, uri string, fields HTTPHeaders) *HTTPRequest 
 				MethodEnd: int32(len(method)),
 				TargetEnd: int32(len(method) + 1 + len(uri)),
 				Fields:    int32(start),
+				HTTP11:    http11,
 			},
 		},
 	}
@@ -277,7 +292,12 @@ func (r *HTTPRequest) run(gone <-chan struct{}) bool {
 		r.lose(ErrLoopClosed)
 		return false
 	}
-	return r.waitGuest(gone, r.begun)
+	return r.waitGuest(gone, func() bool {
+		if g := r.guest(); g.served != nil {
+			return g.req != nil || g.out.Len() > 0 || r.isComplete()
+		}
+		return r.begun()
+	})
 }
 
 // waitGuest waits until ready says so, which is called with r.mu held, or there
@@ -313,9 +333,13 @@ func (r *HTTPRequest) whyGone() error {
 // answerFast gives the answer to the server of ctx.
 func (r *HTTPRequest) answerFast(ctx *fasthttp.RequestCtx) {
 	r.mu.Lock()
-	a, w := r.guest().answer, r.writer
+	a, w, served := r.guest().answer, r.writer, r.guest().served
 	r.mu.Unlock()
 	ctx.Response.Header.SetNoDefaultContentType(true)
+	if served != nil {
+		r.serveFast(ctx)
+		return
+	}
 	ctx.SetStatusCode(a.status)
 	for _, f := range a.headers {
 		switch {
@@ -345,7 +369,7 @@ func (r *HTTPRequest) answerFast(ctx *fasthttp.RequestCtx) {
 		r.stopBody()
 		r.guest().over(r)
 	case w.length < 0 && !r.head.HTTP11:
-		r.streamUntilClose(ctx)
+		r.streamUntilClose(ctx, &guestReader{r})
 	default:
 		if r.isPumping() {
 			ctx.SetConnectionClose() // else fasthttp looks at the body while it is read
@@ -378,7 +402,7 @@ func (r *HTTPRequest) sizeFast(ctx *fasthttp.RequestCtx, length int) {
 // streamUntilClose sends a stream of unknown length to a client of HTTP/1.0, which
 // ends with the connection. fasthttp would send chunks, so it gives the connection
 // away.
-func (r *HTTPRequest) streamUntilClose(ctx *fasthttp.RequestCtx) {
+func (r *HTTPRequest) streamUntilClose(ctx *fasthttp.RequestCtx, body io.ReadCloser) {
 	h := &ctx.Response.Header
 	h.SetContentLength(-2) // none
 	h.SetConnectionClose()
@@ -391,7 +415,6 @@ func (r *HTTPRequest) streamUntilClose(ctx *fasthttp.RequestCtx) {
 		if r.guest().body != nil { // Hijack has taken the deadline away
 			nc.SetReadDeadline(deadlineAt(after(r.guest().cfg.ReadTimeout)))
 		}
-		body := &guestReader{r}
 		defer body.Close()
 		if err := r.copyBody(nc, head, body); err == errUnfinished {
 			hangUp(nc)
@@ -562,8 +585,7 @@ func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http
 	if uri == "" { // not from a server, but from a test
 		uri = req.URL.RequestURI()
 	}
-	r := guestRequest(l, req.Method, uri, fields)
-	r.head.HTTP11 = req.ProtoAtLeast(1, 1)
+	r := guestRequest(l, req.Method, uri, req.ProtoAtLeast(1, 1), fields)
 	r.guest().req = req
 	r.guest().canFlush = canFlush(w)
 	r.guest().cfg = cfg
@@ -609,8 +631,12 @@ func (a stringAddr) String() string  { return string(a) }
 func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
 	defer r.guest().over(r)
 	r.mu.Lock()
-	a, streamed := r.guest().answer, r.writer != nil
+	a, streamed, served := r.guest().answer, r.writer != nil, r.guest().served
 	r.mu.Unlock()
+	if served != nil {
+		served.serveNet(w, req)
+		return
+	}
 	for _, f := range a.headers {
 		if !http1.EqualFold(f.Name, "Transfer-Encoding") && (streamed || r.bodyless(a.status) || !http1.EqualFold(f.Name, "Content-Length")) {
 			w.Header().Add(f.Name, f.Value)

@@ -25,6 +25,7 @@ type exchange interface {
 	mayUpgrade() bool                // the connection can be made a Conn
 	send(t task)                     // from the goroutine of the exchange to the dispatcher
 	event(r *HTTPRequest, err error) // on the loop: what went wrong on our side
+	tell(err error)                  // is event for what does not concern the loop
 
 	// ------------------------------------------------------------------------
 
@@ -54,6 +55,9 @@ type exchange interface {
 	lost(r *HTTPRequest)
 	abort(r *HTTPRequest)
 
+	// serveHTTP has s answer r.
+	serveHTTP(r *HTTPRequest, s *servedResponse)
+
 	// whenSent has r.end called when the response to r is with the kernel. It
 	// returns false if it is.
 	whenSent(r *HTTPRequest) bool
@@ -68,6 +72,7 @@ func (c *httpConn) handler() func(*HTTPRequest)     { return c.s.handler }
 func (c *httpConn) mayUpgrade() bool                { return true }
 func (c *httpConn) send(t task)                     { c.s.loop.send(t) }
 func (c *httpConn) event(_ *HTTPRequest, err error) { c.s.event(err) }
+func (c *httpConn) tell(err error)                  { c.s.tell(err) }
 func (c *httpConn) wake()                           { c.core.Wake() }
 func (c *httpConn) mayStream() error                { return nil }
 func (c *httpConn) lost(*HTTPRequest)               { c.core.Wake() }
@@ -92,6 +97,21 @@ func (c *httpConn) open(r *HTTPRequest, status int, headers HTTPHeaders, length 
 	r.pos = c.queued
 	c.queueOwn(c.appendHead(space[:0], r, status, headers, length))
 	return length < 0 && r.head.HTTP11
+}
+
+// serveHTTP lets a server of net/http frame the response, so whether the end of the
+// connection ends its body is only known of clients that know no chunks.
+func (c *httpConn) serveHTTP(r *HTTPRequest, s *servedResponse) {
+	r.pos = c.queued
+	if !r.head.HTTP11 {
+		r.untilClose, c.untilEnd = true, true
+	}
+	local := c.s.addr
+	if !c.foreign {
+		local = c.core.NetConn().LocalAddr()
+	}
+	s.server.SetKeepAlivesEnabled(!c.lastRequest())
+	s.start(local)
 }
 
 func (c *httpConn) queue(p []byte) { c.queueOwn(p) }
@@ -186,12 +206,17 @@ func (c *httpConn) discardFor(err error) {
 	c.endSent(err)
 }
 
+// lastRequest reports whether the connection serves no request after the current one.
+func (c *httpConn) lastRequest() bool {
+	most := c.s.cfg.MaxRequestsPerConn
+	return c.s.closing.Load() || most > 0 && c.served >= most
+}
+
 // appendHead appends the head of a response, whose body has length bytes, or an
 // unknown number if it is negative. The caller holds the lock.
 func (c *httpConn) appendHead(b []byte, r *HTTPRequest, status int, headers HTTPHeaders, length int64) []byte {
 	b = appendStatusLine(b, status)
-	max := c.s.cfg.MaxRequestsPerConn
-	r.last = r.head.Close || c.s.closing.Load() || max > 0 && c.served >= max || r.bodyLeft()
+	r.last = r.head.Close || c.lastRequest() || r.bodyLeft()
 	r.at = clock()
 	dated, upgrade, stated := false, false, ""
 	for i := range headers {
@@ -265,17 +290,15 @@ func (c *httpConn) appendFraming(b []byte, r *HTTPRequest, status int, length in
 
 func appendInt(b []byte, n int64) []byte { return strconv.AppendInt(b, n, 10) }
 
-// handOver gives the connection to what the request upgraded it to.
-func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
-	to.core.Lock()
-	to.extra().release = func() { c.s.release(c.ip()) }
-	to.core.Unlock()
-	rest := append([]byte(nil), c.in.p...)
+// leave takes the connection out of the server. It returns what was read ahead, and no
+// connection if that has failed.
+func (c *httpConn) leave(r *HTTPRequest) (nc net.Conn, rest []byte, err error) {
+	rest = append([]byte(nil), c.in.p...)
 	c.in.release()
-	nc := c.core.Release()
+	nc = c.core.Release()
 	c.core.Lock()
 	c.upgraded = true
-	err := c.core.WriteError()
+	err = c.core.WriteError()
 	if err == nil {
 		err = c.why
 	}
@@ -289,6 +312,31 @@ func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
 		c.s.loop.closeConn(nc)
 		nc = nil
 	}
+	return nc, rest, err
+}
+
+// leaveServer gives the place of a connection back that the server counts no more.
+func (c *httpConn) leaveServer() { c.s.release(c.ip()) }
+
+// giveUp gives the connection to a handler of net/http that has hijacked it.
+func (c *httpConn) giveUp(r *HTTPRequest, s *servedResponse) {
+	nc, rest, _ := c.leave(r)
+	if nc == nil {
+		c.leaveServer()
+	} else {
+		nc = &hijackedConn{prefixConn: prefixConn{Conn: unguarded(nc), rest: rest}, left: c.leaveServer}
+	}
+	c.core.Lock()
+	defer c.core.Unlock()
+	s.adopt(nc)
+}
+
+// handOver gives the connection to what the request upgraded it to.
+func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
+	to.core.Lock()
+	to.extra().release = c.leaveServer
+	to.core.Unlock()
+	nc, rest, err := c.leave(r)
 	if nc == nil {
 		to.readerSide().connectFailed(OpWrite, err)
 		return

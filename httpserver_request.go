@@ -27,8 +27,8 @@ var ErrHTTPResponded = errors.New("eventloop: request answered already")
 // valid as long as the application keeps it, also after the answer. What it gives
 // must not be modified.
 //
-// Exactly one of [HTTPRequest.Respond], [HTTPRequest.RespondStream] and
-// [HTTPRequest.Upgrade] answers it, in the handler or any time later. Requests of
+// Exactly one of [HTTPRequest.Respond], [HTTPRequest.RespondStream],
+// [HTTPRequest.ServeHTTP] and [HTTPRequest.Upgrade] answers it, in the handler or any time later. Requests of
 // one connection come one after the other: the next when this one is answered. A
 // request that is dropped without an answer keeps its connection and the loop;
 // [Loop.Handles] shows it, HTTPServerConfig.ResponseTimeout bounds it, and it is
@@ -97,7 +97,8 @@ type requestExtra struct {
 	onAbort  func(err error)
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
-	inTask   bool   // ctx ends with the task of TaskHandler, not with the answer
+	ctxLasts bool // ctx ends with what makes the response, not with the response
+	served   *servedResponse
 	timer    *Timer // of ResponseTimeout
 	left     *Timer // logs that the request is abandoned
 }
@@ -244,7 +245,7 @@ func (r *HTTPRequest) Context() context.Context {
 		switch {
 		case r.isLost():
 			x.cancel(x.lost)
-		case r.isComplete() && !x.inTask:
+		case r.isComplete() && !x.ctxLasts:
 			if !r.via.whenSent(r) {
 				x.cancel(nil)
 			}
@@ -362,6 +363,9 @@ func (r *HTTPRequest) abortedLocked(err error) {
 	if x.cancel != nil && r.abortEnds(err) {
 		x.cancel(err)
 	}
+	if x.served != nil {
+		x.served.turn.Broadcast()
+	}
 }
 
 // watchAbandoned sees to it that a request which stays open is logged. The caller
@@ -404,6 +408,9 @@ func (r *HTTPRequest) loseLocked(err error) {
 	if x.cancel != nil {
 		x.cancel(err)
 	}
+	if x.served != nil {
+		x.served.turn.Broadcast()
+	}
 	r.settle()
 	r.via.lost(r)
 }
@@ -430,19 +437,31 @@ func (r *HTTPRequest) stopTimer() {
 
 // keep reports whether the connection is to be kept after the answer. The caller
 // holds r.mu.
-func (r *HTTPRequest) keep() bool { return !r.last && !r.cut && r.peek().upgraded == nil }
+func (r *HTTPRequest) keep() bool {
+	x := r.peek()
+	return !r.last && !r.cut && x.upgraded == nil && (x.served == nil || !x.served.hijacked)
+}
+
+// sent is called when output of r has been sent. The caller holds r.mu.
+func (r *HTTPRequest) sent() {
+	if r.writer != nil {
+		r.writer.checkDrain()
+	} else if s := r.peek().served; s != nil {
+		s.sent()
+	}
+}
 
 // watched reports whether there is a context that has to end with r. The caller
 // holds r.mu.
 func (r *HTTPRequest) watched() bool {
 	x := r.peek()
-	return x.cancel != nil && !x.inTask
+	return x.cancel != nil && !x.ctxLasts
 }
 
 // endLocked ends the context of r when all that can be written is written. The
 // caller holds r.mu.
 func (r *HTTPRequest) endLocked(err error) {
-	if x := r.peek(); x.cancel != nil && !(x.inTask && err == nil) {
+	if x := r.peek(); x.cancel != nil && !(x.ctxLasts && err == nil) {
 		x.cancel(err)
 	}
 }
@@ -500,7 +519,7 @@ func (r *HTTPRequest) timedOut() {
 func (r *HTTPRequest) panicked(err error) {
 	if r.respondError(fasthttp.StatusInternalServerError) == ErrHTTPResponded {
 		r.mu.Lock()
-		if !r.over() { // a stream: its end would look like a good one
+		if !r.over() && r.writer != nil { // a stream: its end would look like a good one
 			r.cutShort()
 		}
 		r.mu.Unlock()

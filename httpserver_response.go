@@ -74,7 +74,7 @@ func (r *HTTPRequest) begin() error {
 func (r *HTTPRequest) finish() {
 	r.setState(responseComplete)
 	r.settle()
-	if r.writer != nil {
+	if r.writer != nil || r.peek().served != nil {
 		r.at = clock()
 	}
 	r.via.completed(r)

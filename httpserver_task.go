@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 
+	"github.com/onloop/eventloop/internal/http1"
 	"github.com/valyala/fasthttp"
 )
 
@@ -33,7 +34,7 @@ func TaskHandler(f func(t *Task, r *HTTPRequest) error) func(r *HTTPRequest) {
 	}
 	return func(r *HTTPRequest) {
 		r.mu.Lock()
-		r.extra().inTask = true
+		r.extra().ctxLasts = true
 		r.mu.Unlock()
 		run := func(t *Task) error { return f(t, r) }
 		r.loop.startTask(r.Context(), run, origin{fn: funcPC(f)}).Then(func(_ struct{}, err error) { r.taskEnded(err) })
@@ -44,10 +45,10 @@ func TaskHandler(f func(t *Task, r *HTTPRequest) error) func(r *HTTPRequest) {
 // On the loop.
 func (r *HTTPRequest) taskEnded(err error) {
 	r.mu.Lock()
-	w, open := r.writer, !r.over()
+	w, open, served := r.writer, !r.over(), r.x.served != nil
 	r.mu.Unlock()
 	switch {
-	case !open:
+	case !open, served:
 	case w == nil:
 		r.respondError(fasthttp.StatusInternalServerError)
 		err = cmp.Or(err, errNoResponse)
@@ -65,8 +66,10 @@ func (r *HTTPRequest) taskEnded(err error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.x.inTask = false
-	r.x.cancel(nil)
+	if !served { // whose context ends with its handler
+		r.x.ctxLasts = false
+		r.x.cancel(nil)
+	}
 }
 
 // tellsOfLeaving reports whether err is how a task hears that its client has left.
@@ -127,6 +130,37 @@ func (r *HTTPRequest) FormValues() (url.Values, error) {
 		return nil, errors.New("eventloop: the body of the form is a stream")
 	}
 	return url.ParseQuery(string(r.Body()))
+}
+
+// Cookies returns the cookies of the request, in order. What is malformed is left out, as
+// by [http.Request.Cookies].
+func (r *HTTPRequest) Cookies() []*http.Cookie { return r.parsed("Cookie").Cookies() }
+
+// Cookie returns the value of the first cookie with that name, and whether there is one.
+// Quotation marks around the value are left out.
+func (r *HTTPRequest) Cookie(name string) (value string, ok bool) {
+	c, err := r.parsed("Cookie").Cookie(name)
+	if err != nil {
+		return "", false
+	}
+	return c.Value, true
+}
+
+// BasicAuth returns the name and the password of the Authorization field, and whether
+// they are there (RFC 7617). Passwords are compared by [crypto/subtle.ConstantTimeCompare].
+func (r *HTTPRequest) BasicAuth() (username, password string, ok bool) {
+	return r.parsed("Authorization").BasicAuth()
+}
+
+// parsed returns a request of net/http that has the fields with one name.
+func (r *HTTPRequest) parsed(name string) *http.Request {
+	var values []string
+	for _, f := range r.Headers() {
+		if http1.EqualFold(f.Name, name) {
+			values = append(values, f.Value)
+		}
+	}
+	return &http.Request{Header: http.Header{name: values}}
 }
 
 // HTTP returns the http.Request that a server of net/http gave to [HTTPHandler], or

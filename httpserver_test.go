@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -231,6 +232,66 @@ func TestHTTPRequestHostIsThatOfTheTargetIfItHasOne(t *testing.T) {
 
 // The parser of fasthttp refuses some of what the server takes. FastHTTP returns it
 // nevertheless.
+func TestHTTPRequestCookiesAndBasicAuth(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	got := make(chan string, 1)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		a, ok := r.Cookie("a")
+		_, none := r.Cookie("none")
+		name, password, auth := r.BasicAuth()
+		got <- fmt.Sprintf("%v %q %v %v %q %q %v", r.Cookies(), a, ok, none, name, password, auth)
+		hai(r)
+	})
+	c := dialRaw(t, s.Addr())
+	for fields, want := range map[string]string{
+		"": `[] "" false false "" "" false`,
+		"cookie: a=1; b=\"two\"; a=3; bad name=x\r\nCookie: c=4\r\nauthorization: basic QWxhZGRpbjpvcGVuOnNlc2FtZQ==\r\n": `[a=1 b="two" a=3 c=4] "1" true false "Aladdin" "open:sesame" true`,
+		"Cookie: ;=;a\r\nAuthorization: Bearer QWxhZGRpbjpvcGVu\r\n":                                                      `[a=] "" true false "" "" false`,
+		"Cookie: a=\"q\"\r\nAuthorization: Basic !!\r\n":                                                                  `[a="q"] "q" true false "" "" false`,
+	} {
+		c.send("GET / HTTP/1.1\r\nHost: x\r\n%s\r\n", fields)
+		c.answer("GET")
+		wantEqual(t, fmt.Sprintf("what is in %q", fields), <-got, want)
+	}
+}
+
+func TestHTTPOnATLSPortIsAnswered(t *testing.T) {
+	const want = "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+	for _, listener := range []bool{false, true} {
+		l, _ := startLoop(t, nil)
+		server, _ := testTLS()
+		events := make(chan error, 10)
+		cfg := &eventloop.HTTPServerConfig{OnEvent: func(_ *eventloop.HTTPServer, err error) { events <- err }}
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if listener {
+			ln = tls.NewListener(ln, server)
+		} else {
+			cfg.TLS = server
+		}
+		s, err := l.ServeHTTP(ln, func(r *eventloop.HTTPRequest) { t.Error("the handler is called") }, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, first := range []string{"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + strings.Repeat("x", 100_000)} {
+			c := dialRaw(t, s.Addr())
+			c.send("%s", first)
+			if got, err := c.rest(); got != want || err != nil && !listener { // whose TLS reads nothing more
+				t.Errorf("TLS of the listener %v: %q and %v came", listener, got, err)
+			}
+			wait(t, events, "event")
+		}
+		c := dialRaw(t, s.Addr())
+		c.send("SSH-2.0-OpenSSH_9.2\r\n")
+		if got, _ := c.rest(); strings.Contains(got, "HTTP") {
+			t.Errorf("%q came to a client that does not speak HTTP", got)
+		}
+		s.Close()
+	}
+}
+
 func TestHTTPRequestFastHTTPHasWhatItsOwnParserRefuses(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {

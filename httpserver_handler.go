@@ -1,0 +1,601 @@
+package eventloop
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// ServeHTTP answers the request by h, a handler of package net/http: an http.ServeMux,
+// an http.FileServer, httputil.ReverseProxy, pprof, promhttp. h runs on a goroutine of
+// its own, beside the loop, and may block. ServeHTTP does not wait for it.
+//
+// The contract of h is that of net/http in every detail, because net/http itself makes
+// the response: each request is given to an http.Server that serves only this one. The
+// http.ResponseWriter can flush, set deadlines and hijack the connection. Writing waits
+// while more than HTTPServerConfig.HighWater bytes are pending. The request has all
+// fields that net/http sets. Its body is [HTTPRequest.Body], or is read while it arrives
+// if it is longer than HTTPServerConfig.MaxInlineBody. Its context ends when h returns,
+// when the client disconnects, and when the loop ends.
+//
+// As in net/http, h runs at once, and no number of handlers that wait delays another.
+// The bound is that of connections, HTTPServerConfig.MaxConns, because the requests of a
+// connection come one after the other. Neither Config.MaxWork nor
+// HTTPServerConfig.ResponseTimeout counts; http.TimeoutHandler bounds the time of h.
+//
+// A panic of h ends the connection, as in net/http, and is an event of the request: an
+// [*OpError] goes to HTTPServerConfig.OnEvent, or else to Config.EventHandler, and
+// otherwise to the log, whether CatchPanics is set or not. A panic with
+// http.ErrAbortHandler is no event. At the end of the loop, Run waits for h for
+// Config.WorkGrace, and then names the request in its error; see [ErrWorkLeft].
+//
+// Mounted in a server of net/http ([HTTPHandler]), that server calls h, with its own
+// http.ResponseWriter and on its own goroutine, for which Run does not wait. Mounted in
+// a server of fasthttp ([FastHTTPHandler]), h cannot hijack the connection, and
+// informational responses are dropped.
+//
+// A connection that h hijacks belongs to h, also beyond the end of the loop. Until it is
+// closed it counts for HTTPServerConfig.MaxConns and MaxConnsPerIP.
+//
+// ServeHTTP is a response: after it, Respond and the like return [ErrHTTPResponded]. It
+// returns what they would return, and an error if OnBody has taken a body that is a
+// stream. ServeHTTP panics if h is nil.
+func (r *HTTPRequest) ServeHTTP(h http.Handler) error {
+	if h == nil {
+		panic("eventloop: ServeHTTP needs a handler")
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if st := r.stream; st.reads() && st.asked {
+		return errBodyTaken
+	}
+	if err := r.begin(); err != nil {
+		return err
+	}
+	x := r.extra()
+	x.ctxLasts = true
+	x.served = &servedResponse{r: r, h: h}
+	x.served.turn.L = r.mu
+	if st := r.stream; st.reads() {
+		st.asked, st.paused, st.taker = true, true, &x.served.turn
+	}
+	r.via.serveHTTP(r, x.served)
+	return nil
+}
+
+// A servedResponse is a response that a handler of package net/http makes. The handler
+// is called by an http.Server, of which a servedResponse is the only connection: Read
+// gives the request as the client sent it, and what is written is the response.
+type servedResponse struct {
+	r      *HTTPRequest
+	h      http.Handler
+	local  net.Addr
+	server http.Server
+	over   chan struct{} // closed when the server has nothing more to do
+	once   sync.Once     // closes it
+
+	turn sync.Cond // something has changed; its lock, that of r, guards the following
+
+	in       []byte // of the request, to be read next
+	buf      []byte // what a piece of a streamed body is copied to
+	bodyRead bool   // all of the body has been in in
+	bare     bool   // the body alone is read, without the head and frames
+	counted  bool   // by its status
+	aborted  bool   // the handler has panicked
+	read     lateness
+	write    lateness
+	hijacked bool
+	nc       net.Conn // the connection that was hijacked, when it is there
+}
+
+// start serves the request on another goroutine. The caller holds r.mu.
+func (s *servedResponse) start(local net.Addr) {
+	s.local = local
+	s.over = make(chan struct{})
+	s.in = []byte(s.r.head.text)
+	s.r.loop.goForeign("http.Handler of "+s.r.describe(), s.run)
+}
+
+func (s *servedResponse) run() {
+	r := s.r
+	ctx := context.WithValue(r.Context(), http.ServerContextKey, &s.server)
+	s.server.Handler = http.HandlerFunc(s.call)
+	s.server.Protocols = onlyHTTP1
+	s.server.MaxHeaderBytes = 1 << 30 // the bound was that of our server
+	s.server.ErrorLog = log.New((*logWriter)(r.loop), "", 0)
+	s.server.ConnContext = func(context.Context, net.Conn) context.Context { return ctx }
+	s.server.ConnState = s.connState
+	var nc net.Conn = servedConn{s}
+	if state := r.TLS(); state != nil {
+		nc = servedTLS{servedConn{s}, state}
+	}
+	s.server.Serve(&oneListener{nc})
+	<-s.over
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.x.cancel(nil)
+}
+
+var onlyHTTP1 = func() *http.Protocols {
+	p := &http.Protocols{}
+	p.SetHTTP1(true)
+	return p
+}()
+
+// call calls the handler. If that panics, net/http is told, but need not log it.
+func (s *servedResponse) call(w http.ResponseWriter, req *http.Request) {
+	defer s.r.loop.worksFor(&s.r.x.pending)()
+	returned := false
+	defer func() {
+		v := recover()
+		if !returned {
+			s.abort(v)
+		}
+		if s.isHijacked() { // of which the server does not tell
+			s.finished()
+		}
+		if v != nil {
+			panic(http.ErrAbortHandler)
+		}
+	}()
+	if !s.r.via.mayUpgrade() {
+		w = lentWriter{w, http.NewResponseController(w)}
+	}
+	s.h.ServeHTTP(w, req)
+	returned = true
+}
+
+// abort is called when the handler has panicked with v, or called Goexit.
+func (s *servedResponse) abort(v any) {
+	r := s.r
+	r.mu.Lock()
+	s.aborted = true
+	r.mu.Unlock()
+	var err error = errGoexit
+	switch {
+	case v == http.ErrAbortHandler:
+		return
+	case v != nil:
+		err = newPanicError(v)
+	}
+	r.loop.stray(func() { r.via.tell(r.opError(err)) })
+}
+
+func (s *servedResponse) isHijacked() bool {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	return s.hijacked
+}
+
+func (s *servedResponse) connState(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateIdle: // the server would take another request
+		s.end(true)
+	case http.StateHijacked:
+		s.hijack()
+	case http.StateClosed:
+		s.finished()
+	}
+}
+
+// finished is called when the handler has returned and the response is written.
+func (s *servedResponse) finished() { s.once.Do(func() { close(s.over) }) }
+
+// end completes the response. keep says that the connection may be kept.
+func (s *servedResponse) end(keep bool) {
+	r := s.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.read.stop()
+	s.write.stop()
+	if !r.over() {
+		r.last = r.last || !keep
+		r.cut = r.cut || s.aborted
+		r.finish()
+	}
+	s.turn.Broadcast()
+}
+
+// hijack makes the connection that of the handler.
+func (s *servedResponse) hijack() {
+	r := s.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.hijacked = true
+	if r.over() { // lost
+		s.adopt(nil)
+	} else {
+		r.finish()
+	}
+}
+
+// adopt is called with the connection that was hijacked, or with nil if it is closed. The
+// caller holds r.mu.
+func (s *servedResponse) adopt(nc net.Conn) {
+	if nc == nil {
+		nc, _ = net.Pipe()
+		nc.Close()
+	}
+	s.nc = nc
+	s.turn.Broadcast()
+}
+
+// Read gives the request, and then waits for the client to leave.
+func (s *servedResponse) Read(p []byte) (int, error) {
+	r := s.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for {
+		switch {
+		case s.read.late:
+			return 0, os.ErrDeadlineExceeded
+		case len(s.in) > 0:
+			n := copy(p, s.in)
+			s.in = s.in[n:]
+			return n, nil
+		case r.isLost():
+			return 0, r.x.lost
+		case r.over(), s.bodyRead && (s.bare || r.abortEnds(r.x.abort)):
+			return 0, io.EOF
+		}
+		if more, err := s.fill(); err != nil {
+			return 0, err
+		} else if !more {
+			s.turn.Wait()
+		}
+	}
+}
+
+// fill moves more of the body to s.in, framed as the head says, and reports whether
+// there was more to do. The caller holds r.mu.
+func (s *servedResponse) fill() (more bool, err error) {
+	r := s.r
+	st := r.stream
+	var piece []byte
+	switch {
+	case s.bodyRead:
+		return false, nil
+	case !st.reads():
+		s.bodyRead, piece = true, r.body
+	case st.held:
+		piece, st.held = st.piece, false
+		r.via.wake()
+	case st.err != nil:
+		return false, st.err
+	case st.ended:
+		s.bodyRead = true
+	default:
+		if st.paused {
+			st.paused = false
+			r.via.wake()
+		}
+		return false, nil
+	}
+	framed := r.head.Chunked && !s.bare
+	if s.buf = s.buf[:0]; framed && len(piece) > 0 {
+		s.buf = strconv.AppendInt(s.buf, int64(len(piece)), 16)
+		s.buf = append(s.buf, "\r\n"...)
+	}
+	s.buf = append(s.buf, piece...)
+	if framed && len(piece) > 0 {
+		s.buf = append(s.buf, "\r\n"...)
+	}
+	if framed && s.bodyRead {
+		s.buf = append(s.buf, "0\r\n\r\n"...)
+	}
+	s.in = s.buf
+	return true, nil
+}
+
+// Write queues a part of the response, and waits while too much is pending.
+func (s *servedResponse) Write(p []byte) (n int, err error) {
+	r := s.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.stream.reads() && bytes.Equal(p, continueHead) {
+		return len(p), nil // the body is here already
+	}
+	s.count(p)
+	for most := s.mostPending(); ; {
+		room := most - r.via.pending(r)
+		switch {
+		case s.write.late:
+			return n, os.ErrDeadlineExceeded
+		case r.isLost():
+			return n, r.x.lost
+		case r.over():
+			return n, net.ErrClosed
+		case n == len(p):
+			r.via.flush()
+			return n, nil
+		case room > 0:
+			room = min(room, len(p)-n)
+			r.via.queue(p[n : n+room])
+			n += room
+		default:
+			r.via.flush()
+			s.turn.Wait()
+		}
+	}
+}
+
+// count counts the response by its status, with which the head begins.
+func (s *servedResponse) count(p []byte) {
+	if s.counted || len(p) < len("HTTP/1.1 200") {
+		return
+	}
+	status, _ := strconv.Atoi(string(p[len("HTTP/1.1 "):len("HTTP/1.1 200")]))
+	if s.counted = status >= 200 || status == http.StatusSwitchingProtocols; s.counted {
+		s.r.loop.count.answered(status)
+	}
+}
+
+// mostPending returns how many bytes may be pending.
+func (s *servedResponse) mostPending() int {
+	cfg := s.r.via.settings()
+	return max(1, min(cfg.HighWater, cfg.MaxBuffered))
+}
+
+// sent is called when output has been sent. The caller holds r.mu.
+func (s *servedResponse) sent() {
+	if s.r.via.pending(s.r) <= s.mostPending()/2 {
+		s.turn.Broadcast()
+	}
+}
+
+func (s *servedResponse) Close() error         { s.end(false); return nil }
+func (s *servedResponse) CloseWrite() error    { return s.Close() }
+func (s *servedResponse) LocalAddr() net.Addr  { return s.local }
+func (s *servedResponse) RemoteAddr() net.Addr { return s.r.RemoteAddr() }
+
+func (s *servedResponse) SetDeadline(t time.Time) error {
+	return errors.Join(s.SetReadDeadline(t), s.SetWriteDeadline(t))
+}
+
+func (s *servedResponse) SetReadDeadline(t time.Time) error  { return s.setDeadline(&s.read, t) }
+func (s *servedResponse) SetWriteDeadline(t time.Time) error { return s.setDeadline(&s.write, t) }
+
+func (s *servedResponse) setDeadline(d *lateness, t time.Time) error {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	d.stop()
+	left := time.Until(t)
+	switch d.late = !t.IsZero() && left <= 0; {
+	case d.late:
+		s.turn.Broadcast()
+	case !t.IsZero():
+		var timer *time.Timer
+		timer = time.AfterFunc(left, func() {
+			s.r.mu.Lock()
+			defer s.r.mu.Unlock()
+			if d.timer == timer {
+				d.late = true
+				s.turn.Broadcast()
+			}
+		})
+		d.timer = timer
+	}
+	return nil
+}
+
+// A lateness is a deadline of one direction.
+type lateness struct {
+	timer *time.Timer
+	late  bool
+}
+
+func (d *lateness) stop() {
+	if d.timer != nil {
+		d.timer.Stop()
+		d.timer = nil
+	}
+}
+
+// A servedConn is the connection that an http.Server sees: a servedResponse, and once it
+// was hijacked the connection itself.
+type servedConn struct{ s *servedResponse }
+
+// conn returns what is behind c. A connection that was hijacked may be on its way.
+func (c servedConn) conn() net.Conn {
+	s := c.s
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	for s.hijacked && s.nc == nil {
+		s.turn.Wait()
+	}
+	if s.nc != nil {
+		return s.nc
+	}
+	return s
+}
+
+func (c servedConn) Read(p []byte) (int, error)         { return c.conn().Read(p) }
+func (c servedConn) Write(p []byte) (int, error)        { return c.conn().Write(p) }
+func (c servedConn) Close() error                       { return c.conn().Close() }
+func (c servedConn) LocalAddr() net.Addr                { return c.s.LocalAddr() }
+func (c servedConn) RemoteAddr() net.Addr               { return c.s.RemoteAddr() }
+func (c servedConn) SetDeadline(t time.Time) error      { return c.conn().SetDeadline(t) }
+func (c servedConn) SetReadDeadline(t time.Time) error  { return c.conn().SetReadDeadline(t) }
+func (c servedConn) SetWriteDeadline(t time.Time) error { return c.conn().SetWriteDeadline(t) }
+
+// CloseWrite keeps the half-close of the connection within reach.
+func (c servedConn) CloseWrite() error {
+	if cw, ok := c.conn().(closeWriter); ok {
+		return cw.CloseWrite()
+	}
+	return errUnsupported
+}
+
+// A servedTLS tells net/http the state of TLS.
+type servedTLS struct {
+	servedConn
+	state *tls.ConnectionState
+}
+
+func (c servedTLS) ConnectionState() tls.ConnectionState { return *c.state }
+
+// A oneListener accepts one connection.
+type oneListener struct{ conn net.Conn }
+
+func (ln *oneListener) Accept() (nc net.Conn, err error) {
+	if nc, ln.conn = ln.conn, nil; nc == nil {
+		err = net.ErrClosed
+	}
+	return nc, err
+}
+
+func (ln *oneListener) Close() error   { return nil }
+func (ln *oneListener) Addr() net.Addr { return noAddr{} }
+
+// A hijackedConn frees its place in the server when it is closed.
+type hijackedConn struct {
+	prefixConn
+	once sync.Once
+	left func()
+}
+
+func (c *hijackedConn) Close() error {
+	defer c.once.Do(c.left)
+	return c.Conn.Close()
+}
+
+// A lentWriter is an http.ResponseWriter without Hijack.
+type lentWriter struct {
+	http.ResponseWriter
+	rc *http.ResponseController
+}
+
+func (w lentWriter) Flush()                                { w.rc.Flush() }
+func (w lentWriter) FlushError() error                     { return w.rc.Flush() }
+func (w lentWriter) EnableFullDuplex() error               { return w.rc.EnableFullDuplex() }
+func (w lentWriter) SetReadDeadline(t time.Time) error     { return w.rc.SetReadDeadline(t) }
+func (w lentWriter) SetWriteDeadline(t time.Time) error    { return w.rc.SetWriteDeadline(t) }
+func (w lentWriter) WriteString(s string) (int, error)     { return io.WriteString(w.ResponseWriter, s) }
+func (w lentWriter) ReadFrom(src io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, src) }
+
+// serveNet calls the handler with the http.ResponseWriter of the server in which the
+// request was mounted.
+func (s *servedResponse) serveNet(w http.ResponseWriter, req *http.Request) {
+	r := s.r
+	ctx := r.Context()
+	defer context.AfterFunc(req.Context(), func() { r.aborted(r.whyGone()) })()
+	defer r.x.cancel(nil)
+	defer s.end(true)
+	req = req.WithContext(ctx)
+	if len(r.body) > 0 || r.stream != nil {
+		s.bare = true
+		req.Body = &mountedBody{s: s}
+	}
+	s.h.ServeHTTP(w, req)
+}
+
+// A mountedBody is the body of a request to a server of net/http, which has been read
+// already, or is read for the request.
+type mountedBody struct {
+	s      *servedResponse
+	closed atomic.Bool
+}
+
+func (b *mountedBody) Read(p []byte) (int, error) {
+	if b.closed.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	return b.s.Read(p)
+}
+
+func (b *mountedBody) Close() error {
+	b.closed.Store(true)
+	return nil
+}
+
+// serveFast gives the response to a server of fasthttp.
+func (r *HTTPRequest) serveFast(ctx *fasthttp.RequestCtx) {
+	out := &guestReader{r}
+	resp, err := readFinal(bufio.NewReader(out), r.Method())
+	if err != nil {
+		refuseFast(ctx, http.StatusServiceUnavailable)
+		out.Close()
+		return
+	}
+	h := &ctx.Response.Header
+	ctx.SetStatusCode(resp.StatusCode)
+	for name, values := range resp.Header {
+		for _, v := range values {
+			if name != "Content-Length" && name != "Connection" {
+				h.Add(name, v)
+			}
+		}
+	}
+	for name := range resp.Trailer {
+		h.AddTrailer(name)
+	}
+	if resp.Close || r.isPumping() {
+		ctx.SetConnectionClose()
+	}
+	body := &fastTrailers{resp, out, h}
+	switch stated := resp.Header.Get("Content-Length"); {
+	case r.bodyless(resp.StatusCode):
+		ctx.Response.SkipBody = true
+		if stated != "" {
+			h.SetContentLength(int(resp.ContentLength))
+			h.Set("Content-Length", stated)
+		}
+		body.Close()
+	case resp.ContentLength < 0 && !r.head.HTTP11:
+		r.streamUntilClose(ctx, body)
+	default:
+		ctx.Response.ImmediateHeaderFlush = true
+		ctx.SetBodyStream(body, int(resp.ContentLength))
+	}
+}
+
+// readFinal reads the final response.
+func readFinal(br *bufio.Reader, method string) (*http.Response, error) {
+	for {
+		resp, err := http.ReadResponse(br, &http.Request{Method: method})
+		if err != nil || resp.StatusCode >= 200 {
+			return resp, err
+		}
+	}
+}
+
+// A fastTrailers is the body of a response, that gives fasthttp the trailers at its end.
+type fastTrailers struct {
+	resp *http.Response
+	io.Closer
+	h *fasthttp.ResponseHeader
+}
+
+func (b *fastTrailers) Read(p []byte) (int, error) {
+	n, err := b.resp.Body.Read(p)
+	if err == io.EOF {
+		for name, values := range b.resp.Trailer {
+			b.h.AddTrailer(name)
+			b.h.Set(name, strings.Join(values, ", "))
+		}
+	}
+	return n, err
+}
+
+// A logWriter logs what net/http has to say, such as a superfluous WriteHeader.
+type logWriter Loop
+
+func (w *logWriter) Write(p []byte) (int, error) {
+	(*Loop)(w).log(slog.LevelWarn, strings.TrimSpace(string(p)))
+	return len(p), nil
+}
