@@ -245,13 +245,28 @@ type HTTPOptions struct {
 	// request. It is sent as it comes. If it is an io.Closer it is closed,
 	// exactly once, when it is not needed any more, which may be while a Read
 	// waits, and in any case before the loop ends; a Read that waits then must
-	// return. A panic in Read or Close is always the error of the future. A request with
-	// a BodyReader is never sent a second time.
+	// return. A panic in Read or Close is always the error of the future.
+	//
+	// A request with a BodyReader is sent a second time (see Do, and MaxRedirects) if
+	// the body can be read again: nothing of it was read, as when a server has refused
+	// it after "Expect: 100-continue"; or GetBody is set; or the reader is an
+	// [io.Seeker], which is set back to where it was at first, and is closed only when
+	// it cannot be needed again. A Seek that fails then is the error of the request. A
+	// reader whose first Seek fails, such as a pipe, cannot be read again.
 	BodyReader io.Reader
 
+	// GetBody returns the body again, from its beginning, as in net/http. It is called
+	// on a goroutine of the request, only if BodyReader has been read. What it returns
+	// is closed exactly once. Its error is the error of the request. A *bytes.Buffer
+	// needs no GetBody; its bytes must not change until the request has ended.
+	GetBody func() (io.ReadCloser, error)
+
 	// ContentLength is the length of what BodyReader gives. Zero means unknown,
-	// and the body is sent in chunks, except that a *bytes.Buffer, *bytes.Reader
-	// and *strings.Reader know their own.
+	// and the body is sent in chunks, except that these know their own: *bytes.Buffer,
+	// *bytes.Reader, *strings.Reader, [http.NoBody], and an *os.File that is a regular
+	// file, from its offset to its end. If BodyReader gives more or less, because the
+	// file has changed for example, the request fails with [ErrHTTPBodyLength], and the
+	// server never gets the whole of it.
 	ContentLength int64
 
 	// Timeout bounds the request from the call to the last byte of the answer:
@@ -263,8 +278,8 @@ type HTTPOptions struct {
 	// matches ErrHTTPRedirects. Zero: none, the response that redirects is the
 	// result; but 10 with CheckRedirect. Negative: none. 301, 302 and 303 turn
 	// methods other than HEAD into GET, without a body; 307 and 308 send the same
-	// again, unless there is a BodyReader: then the response is the result. The
-	// fields Authorization and Cookie of Headers are not sent to another scheme,
+	// again, unless there is a BodyReader that cannot be read again: then the response
+	// is the result. The fields Authorization and Cookie of Headers are not sent to another scheme,
 	// host or port.
 	MaxRedirects int
 
@@ -397,10 +412,11 @@ func (c *HTTPClient) Get(ctx context.Context, url string) *Future[*HTTPResponse]
 // When ctx ends the request ends at once, in whatever it is doing, and its
 // connection is closed. A pending request keeps the loop alive.
 //
-// A request is sent a second time only if its method is idempotent (RFC 9110
-// section 9.2.2), the connection was a kept one, and the server ended it without
-// a single byte of an answer: it had closed it already while the request was on
-// its way. That happens once at most, on a new connection.
+// A request is retried, on a new connection, in two cases. If nothing of it was sent,
+// because the connection was a kept one that had ended, it is sent elsewhere, as often
+// as need be. If it was sent on a kept connection that the server ended without a single
+// byte of a response, it is sent once more, provided that its method is idempotent (RFC
+// 9110 section 9.2.2) and that its body can be read again: see [HTTPOptions.BodyReader].
 func (c *HTTPClient) Do(ctx context.Context, method, url string, opts *HTTPOptions) *Future[*HTTPResponse] {
 	return c.do(ctx, method, url, opts, callSite())
 }
@@ -412,6 +428,9 @@ func (c *HTTPClient) do(ctx context.Context, method, url string, opts *HTTPOptio
 	if opts != nil {
 		own := *opts
 		call.opts = &own
+		if own.BodyReader == http.NoBody {
+			own.BodyReader, own.GetBody = nil, nil
+		}
 		if body, ok := own.BodyReader.(io.Closer); ok {
 			call.body = &bodyCloser{body: body}
 		}

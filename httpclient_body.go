@@ -16,13 +16,17 @@ import (
 // answer is waited for: a server may answer before it has read all, and then it
 // may read no more.
 type httpUpload struct {
-	call   *httpCall
-	conn   *httpclient.Conn
-	body   *uploadBody
-	length int64
-	wait   chan struct{} // closed when the server wants the body; nil: at once
-	once   sync.Once     // closes wait
-	over   chan struct{} // closed when the exchange has ended
+	call    *httpCall
+	conn    *httpclient.Conn
+	body    *uploadBody
+	before  *httpUpload // the last upload of the same body; nil if there was none
+	again   bool        // the body has been read before
+	getBody func() (io.ReadCloser, error)
+	done    chan struct{}
+	length  int64
+	wait    chan struct{} // closed when the server wants the body; nil: at once
+	once    sync.Once     // closes wait
+	over    chan struct{} // closed when the exchange has ended
 }
 
 // expectTimeout is how long the body waits for "100 Continue". Servers that do not
@@ -30,14 +34,19 @@ type httpUpload struct {
 const expectTimeout = time.Second
 
 func newHTTPUpload(c *httpCall, conn *httpclient.Conn) *httpUpload {
-	u := &httpUpload{call: c, conn: conn, length: c.length, over: make(chan struct{})}
+	u := &httpUpload{call: c, conn: conn, length: c.length, over: make(chan struct{}), done: make(chan struct{})}
 	if c.expect {
 		u.wait = make(chan struct{})
 	}
 	u.body = &uploadBody{src: c.opts.BodyReader}
 	if u.body.src == nil {
 		u.body.src, u.body.own = bytes.NewReader(c.opts.Body), true
+		return u
 	}
+	u.getBody = c.opts.GetBody
+	x := c.more()
+	u.body.from = &x.source
+	u.before, u.again, x.upload = x.upload, x.source.begun, u
 	return u
 }
 
@@ -45,14 +54,18 @@ func newHTTPUpload(c *httpCall, conn *httpclient.Conn) *httpUpload {
 func (u *httpUpload) end() {
 	close(u.over)
 	u.body.end()
+	u.closeFetched()
 }
 
 // An uploadBody is a body that can be taken away from the goroutine that sends it,
 // which may be in the middle of a write.
 type uploadBody struct {
-	src   io.Reader
-	own   bool       // src is over Body, so that a read takes no time
-	mu    sync.Mutex // held while own is read; guards ended
+	src     io.Reader
+	own     bool          // src is over Body, so that a read takes no time
+	from    *uploadSource // nil if own
+	fetched *bodyCloser   // src is of GetBody; or nil
+
+	mu    sync.Mutex // held while own is read; guards ended, and from while the upload goes on
 	ended bool
 }
 
@@ -65,6 +78,7 @@ func (b *uploadBody) Read(p []byte) (int, error) {
 	if b.own {
 		return b.src.Read(p)
 	}
+	b.from.begun = true
 	b.mu.Unlock()
 	defer b.mu.Lock() // src may call runtime.Goexit
 	return b.src.Read(p)
@@ -90,6 +104,7 @@ func (u *httpUpload) permit() {
 func (u *httpUpload) run() {
 	c := u.call
 	defer c.client.loop.wg.Done()
+	defer close(u.done)
 	returned := false
 	defer func() {
 		if v := recover(); v != nil {
@@ -108,8 +123,11 @@ func (u *httpUpload) send() {
 	if u.conn.AwaitBegun() != nil || !u.mayBegin() {
 		return
 	}
-	readErr, _ := httpclient.SendBody(u.conn, u.body, u.length)
-	c.closeBody()
+	readErr := u.prepare()
+	if readErr == nil {
+		readErr, _ = httpclient.SendBody(u.conn, u.body, u.length)
+	}
+	u.closeSent()
 	if readErr != nil {
 		// Of no effect if the response came first, and the reader was closed for that.
 		c.interrupt(u.conn, fmt.Errorf("request body: %w", readErr))

@@ -1,7 +1,6 @@
 package eventloop
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -79,7 +78,9 @@ func (c *httpCall) start() *slowStart {
 
 // A callExtra is what only requests have that need more than most.
 type callExtra struct {
-	cookies string // of the jar, for the present target
+	cookies string       // of the jar, for the present target
+	source  uploadSource // of BodyReader
+	upload  *httpUpload  // the last one of BodyReader
 }
 
 // more returns the callExtra of the request.
@@ -102,6 +103,7 @@ var (
 	errConnect     = errors.New("method CONNECT is for proxies")
 	errTwoBodies   = errors.New("both Body and BodyReader are set")
 	errShortLength = errors.New("negative ContentLength")
+	errOnlyGetBody = errors.New("GetBody without BodyReader")
 )
 
 // prepare checks what was asked for. It runs in Do.
@@ -135,6 +137,8 @@ func (c *httpCall) prepare(method string) error {
 		return errTwoBodies
 	case o.ContentLength < 0:
 		return errShortLength
+	case o.BodyReader == nil && o.GetBody != nil:
+		return errOnlyGetBody
 	}
 	if err := o.Headers.validate(); err != nil {
 		return err
@@ -145,7 +149,7 @@ func (c *httpCall) prepare(method string) error {
 		}
 		c.route = throughTunnel(c.route, c.target)
 	}
-	c.length = bodyLength(o)
+	c.length = c.bodyLength()
 	c.close = o.Close || c.client.cfg.DisableKeepAlives || o.Headers.hasToken("Connection", "close")
 	c.expect = o.Headers.hasToken("Expect", "100-continue") && c.length != 0
 	c.watch()
@@ -155,25 +159,6 @@ func (c *httpCall) prepare(method string) error {
 // isHostField reports whether s may be sent as the field Host. Empty means the host of
 // the URL.
 func isHostField(s string) bool { return s == "" || http1.IsHost(s) }
-
-// bodyLength returns the length of the body, -1 if it is not known.
-func bodyLength(o *HTTPOptions) int64 {
-	if o.BodyReader == nil {
-		return int64(len(o.Body))
-	}
-	if o.ContentLength > 0 {
-		return o.ContentLength
-	}
-	switch r := o.BodyReader.(type) {
-	case *bytes.Buffer:
-		return int64(r.Len())
-	case *bytes.Reader:
-		return int64(r.Len())
-	case *strings.Reader:
-		return int64(r.Len())
-	}
-	return -1
-}
 
 // watch sets the time of the request, and has it end with ctx.
 func (c *httpCall) watch() {
@@ -388,10 +373,12 @@ type bodyCloser struct {
 // closeBody closes BodyReader, once, when it is not needed any more. When it returns
 // the body is closed, by whichever goroutine.
 func (c *httpCall) closeBody() {
-	b := c.body
-	if b == nil {
-		return
+	if c.body != nil {
+		c.body.close()
 	}
+}
+
+func (b *bodyCloser) close() {
 	b.over.Do(func() {
 		defer func() {
 			if v := recover(); v != nil {

@@ -27,8 +27,8 @@ func (c *httpCall) redirectTarget(resp *httpclient.Response) (*httpTarget, error
 	switch resp.Status {
 	case 301, 302, 303:
 	case 307, 308:
-		if c.opts.BodyReader != nil {
-			return nil, nil // it cannot be read again
+		if !c.canSendAgain() {
+			return nil, nil
 		}
 	default:
 		return nil, nil

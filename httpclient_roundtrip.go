@@ -296,7 +296,7 @@ func (c *httpCall) shouldRetry(conn *httpclient.Conn, err error) bool {
 		return true
 	}
 	return !c.retried && conn.Reused() && !conn.Answered() && idempotent(c.method) &&
-		c.opts.BodyReader == nil && (err == io.EOF || isReset(err))
+		(err == io.EOF || isReset(err)) && c.canSendAgain()
 }
 
 // idempotent reports whether a method is, by RFC 9110 section 9.2.2.

@@ -1,0 +1,205 @@
+package eventloop
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/onloop/eventloop/internal/httpclient"
+)
+
+// This file is about the body of a request that a reader gives: how long it is, and
+// reading it again.
+
+// A uploadSource is what is known of BodyReader. The goroutine of the present upload
+// writes it, with the lock of its uploadBody held; the goroutine of the request reads it
+// with that lock, or when the upload has ended.
+type uploadSource struct {
+	begun bool  // it was read
+	seeks bool  // it can be set back to start
+	start int64 // where it was at first
+	file  bool  // the length is that of a file, which may change
+}
+
+// bodyLength returns the length of the body, -1 if it is not known.
+func (c *httpCall) bodyLength() int64 {
+	o := c.opts
+	if o.BodyReader == nil {
+		return int64(len(o.Body))
+	}
+	if r, ok := o.BodyReader.(*bytes.Buffer); ok && o.GetBody == nil {
+		data := r.Bytes()
+		o.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
+	}
+	if o.ContentLength > 0 {
+		return o.ContentLength
+	}
+	switch r := o.BodyReader.(type) {
+	case *bytes.Buffer:
+		return int64(r.Len())
+	case *bytes.Reader:
+		return int64(r.Len())
+	case *strings.Reader:
+		return int64(r.Len())
+	case *os.File:
+		if n := fileLength(r); n >= 0 {
+			c.more().source.file = true
+			return n
+		}
+	}
+	return -1
+}
+
+// fileLength returns how many bytes f has after its offset, -1 if that is not known. Do
+// calls it: of a file that is open already it takes two system calls.
+func fileLength(f *os.File) int64 {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return -1
+	}
+	offset, err := f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return -1
+	}
+	if n := info.Size() - offset; n > 0 {
+		return n
+	}
+	// Files that the kernel makes up, as in /proc, say that they are empty.
+	if n, err := f.ReadAt(make([]byte, 1), offset); n > 0 || err != io.EOF {
+		return -1
+	}
+	return 0
+}
+
+// canSendAgain reports whether the body can be sent a second time. If it can because
+// nothing of it was read, nothing is from here on, until the next upload.
+func (c *httpCall) canSendAgain() bool {
+	if c.opts.BodyReader == nil || c.opts.GetBody != nil {
+		return true
+	}
+	u := c.more().upload
+	if u == nil {
+		return true
+	}
+	b := u.body
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.from.begun {
+		b.ended = true
+		return true
+	}
+	return b.from.seeks
+}
+
+// prepare sets the body to its beginning.
+func (u *httpUpload) prepare() error {
+	b := u.body
+	if b.own {
+		return nil
+	}
+	var err error
+	if u.again && u.getBody != nil {
+		err = b.fetch(u.getBody)
+	} else {
+		err = u.seek()
+	}
+	u.before = nil
+	if err == nil && b.from.file {
+		b.src = &fileBody{r: b.src, left: u.length}
+	}
+	return err
+}
+
+var errNilGetBody = errors.New("GetBody returned nil")
+
+// fetch makes what GetBody returns the body.
+func (b *uploadBody) fetch(getBody func() (io.ReadCloser, error)) error {
+	r, err := getBody()
+	if err != nil {
+		return err
+	}
+	if r == nil {
+		return errNilGetBody
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.src, b.fetched = r, &bodyCloser{body: r}
+	return nil
+}
+
+// seek finds out where the body begins, or sets it back there.
+func (u *httpUpload) seek() error {
+	b := u.body
+	s, ok := b.src.(io.Seeker)
+	if !ok || u.getBody != nil {
+		return nil
+	}
+	if u.before != nil { // it may be in the middle of a read, which nothing interrupts
+		select {
+		case <-u.before.done:
+		case <-u.over:
+			return errOver
+		}
+	}
+	if u.again {
+		_, err := s.Seek(b.from.start, io.SeekStart)
+		return err
+	}
+	start, err := s.Seek(0, io.SeekCurrent)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.from.start, b.from.seeks = start, err == nil
+	return nil
+}
+
+// closeSent closes the body that was sent, unless it may be needed again.
+func (u *httpUpload) closeSent() {
+	b := u.body
+	if u.again && u.getBody != nil {
+		u.closeFetched()
+		return
+	}
+	if b.own || !b.from.seeks {
+		u.call.closeBody()
+	}
+}
+
+// closeFetched closes what GetBody has returned, once.
+func (u *httpUpload) closeFetched() {
+	b := u.body
+	b.mu.Lock()
+	f := b.fetched
+	b.mu.Unlock()
+	if f == nil {
+		return
+	}
+	aside(func() error { f.close(); return nil })
+	if f.panic != nil {
+		u.call.client.loop.strayEvent(f.panic)
+	}
+}
+
+// A fileBody is a file of which left bytes are to be sent. It looks for more before it
+// gives the last of them, so that a file that has grown is never sent as a whole: the
+// server could answer before the error is there.
+type fileBody struct {
+	r    io.Reader
+	left int64
+}
+
+func (f *fileBody) Read(p []byte) (int, error) {
+	n, err := f.r.Read(p)
+	if f.left -= int64(n); f.left > 0 || err != nil {
+		return n, err
+	}
+	var more [1]byte
+	if extra, err := f.r.Read(more[:]); extra > 0 || f.left < 0 {
+		return 0, httpclient.ErrBodyLength
+	} else if err == nil {
+		return n, nil
+	} else {
+		return n, err
+	}
+}
