@@ -4,6 +4,7 @@ package eventloop_test
 
 import (
 	"io"
+	"math/bits"
 	"net"
 	"runtime"
 	"testing"
@@ -11,6 +12,14 @@ import (
 
 	"github.com/onloop/eventloop"
 )
+
+// An object takes as much memory as the next size that the runtime has. Idle connections
+// are many: a field that needs the next size had better be where only few have it.
+func TestConnectionsFitTheirSizeClasses(t *testing.T) {
+	if bits.UintSize == 64 && (eventloop.ConnSize > 320 || eventloop.HTTPConnSize > 480) {
+		t.Errorf("a Conn has %d bytes, one of an HTTP server %d; want at most 320 and 480", eventloop.ConnSize, eventloop.HTTPConnSize)
+	}
+}
 
 func TestEchoOfEveryKindOfConnectionAllocatesNothing(t *testing.T) {
 	for _, tt := range []struct {

@@ -135,7 +135,7 @@ func (c *Conn) owes() bool {
 	if c.facts.has(factUp) {
 		return c.core.Shaking() && c.core.Unsealed() > 0
 	}
-	return c.pending() > 0 && c.why == nil
+	return c.pending() > 0 && c.reasons.why() == nil
 }
 
 // owesUpgrade reports whether Close has to let a StartTLS go on that has not begun.
@@ -205,7 +205,7 @@ func (cr *connReader) end() {
 		c.loop.send((*goneTask)(c))
 		return
 	}
-	cr.finish(c.readErr != nil || c.over)
+	cr.finish(c.reasons.read() != nil || c.over)
 }
 
 // finish ends the connection and says that it is gone. over says that nothing is to
@@ -232,7 +232,7 @@ func (cl *connLoop) countLost() {
 		return
 	}
 	c.loop.count.lost.Add(uint64(n))
-	if c.why != nil && c.why != io.EOF {
+	if c.reasons.why() != nil && c.reasons.why() != io.EOF {
 		return // that is why
 	}
 	cause := c.core.WriteError()
@@ -241,9 +241,9 @@ func (cl *connLoop) countLost() {
 	case c.loop.ended.Load():
 		cause = ErrLoopClosed
 	default:
-		cause = c.why
+		cause = c.reasons.why()
 	}
-	c.why = c.opErrorLocked(OpClose, &LostError{Bytes: n, Err: cause})
+	c.reasons.setWhy(c.opErrorLocked(OpClose, &LostError{Bytes: n, Err: cause}))
 }
 
 // A LostError says that a connection was closed and output that was written to it

@@ -38,7 +38,7 @@ func (c *Conn) mayDetach() error {
 	switch {
 	case c.life >= lifeClosing:
 		return net.ErrClosed
-	case c.why != nil || c.core.WriteError() != nil:
+	case c.reasons.why() != nil || c.core.WriteError() != nil:
 		return c.closedError()
 	case c.life == lifeConnecting:
 		return errNotUp
@@ -75,8 +75,8 @@ func (cl *connLoop) handOut(x *connExtra) {
 		return
 	}
 	nc = unguarded(nc)
-	if c.readErr != io.EOF { // which can be read again
-		p.err = c.readErr
+	if c.reasons.read() != io.EOF { // which can be read again
+		p.err = c.reasons.read()
 	}
 	if p.rest != nil || p.err != nil {
 		p.Conn, nc = nc, p

@@ -14,8 +14,8 @@ import (
 // connection itself under another type.
 type (
 	upTask        Conn // the connection is up
-	failedTask    Conn // it never will be, because of c.readErr
-	endTask       Conn // reading ended with c.readErr
+	failedTask    Conn // it never will be, because of reasons.read
+	endTask       Conn // reading ended with reasons.read
 	failureTask   Conn // the connection failed with x.failure while nothing was read
 	abandonedTask Conn // the peer has ended its side behind bytes without a reader
 	goneTask      Conn // the descriptor is closed, or handed out
@@ -104,7 +104,7 @@ func (t *endTask) run() { (*connLoop)(t).deliverEnd() }
 // stay half-open.
 func (cl *connLoop) deliverEnd() {
 	c := (*Conn)(cl)
-	err := c.readErr
+	err := c.reasons.read()
 	c.core.Lock()
 	if werr := c.core.WriteError(); err == io.EOF && werr != nil {
 		err = werr // a reset that the writer saw first; reading says io.EOF
@@ -181,7 +181,7 @@ func (cl *connLoop) afterEOF() {
 	c.core.Lock()
 	stay := c.cfg.Load().AllowHalfOpen && !c.core.OutputEnded()
 	if !stay && c.life == lifeOpen {
-		c.why = io.EOF
+		c.reasons.setWhy(io.EOF)
 	}
 	c.core.Unlock()
 	if !stay {
@@ -244,7 +244,7 @@ func (cl *connLoop) fail(err error, how howToClose) {
 	}
 	c.failed = true
 	c.core.Lock()
-	c.why = err
+	c.reasons.setWhy(err)
 	c.core.Unlock()
 	if s := cl.sink(); s == nil || !s.end(err) {
 		cl.event(err)
@@ -312,17 +312,17 @@ func (t *failedTask) run() {
 	c.core.Lock()
 	closing := c.life >= lifeClosing
 	if !closing {
-		c.why = c.readErr
+		c.reasons.setWhy(c.reasons.read())
 		c.facts |= factAnnounced
 	}
 	c.core.Unlock()
 	if closing {
-		c.loop.tookPanic(c.readErr, true)
+		c.loop.tookPanic(c.reasons.read(), true)
 		return
 	}
 	c.failed = true
-	if s := c.loopSide().sink(); s == nil || !s.end(c.readErr) {
-		c.loopSide().event(c.readErr)
+	if s := c.loopSide().sink(); s == nil || !s.end(c.reasons.read()) {
+		c.loopSide().event(c.reasons.read())
 	}
 	c.closeWith(closeSealed)
 }

@@ -23,8 +23,8 @@ func (cr *connReader) serve() {
 			return
 		}
 		// Foreign code called Goexit: the connection goes on, to its end, elsewhere.
-		if c.readErr == nil {
-			c.readErr = errGoexit
+		if c.reasons.read() == nil {
+			c.reasons.setRead(errGoexit)
 		}
 		c.core.Own()
 		c.loop.wg.Go(cr.serve)
@@ -55,15 +55,15 @@ func (cr *connReader) step() bool {
 	case bits&bitUpgrade != 0:
 		cr.upgrade()
 		return true
-	case c.readErr != nil && !c.endSent:
+	case c.reasons.read() != nil && !c.endSent:
 		c.endSent = true
 		c.loop.send((*endTask)(c))
 		return true
 	case c.over:
 		return c.core.WaitOrPark()
-	case c.readErr == io.EOF:
+	case c.reasons.read() == io.EOF:
 		return cr.watch(false) // half-open
-	case c.readErr != nil:
+	case c.reasons.read() != nil:
 		return c.core.WaitOrPark()
 	case bits&pauseUser != 0:
 		return cr.watch(false)
@@ -92,7 +92,7 @@ func (cr *connReader) read() bool {
 	case err == netcore.ErrParked:
 		return false
 	case err != netcore.ErrWoken:
-		c.readErr = err
+		c.reasons.setRead(err)
 	}
 	return true
 }

@@ -74,7 +74,7 @@ func (c *Conn) mayUpgrade(conf *tls.Config) error {
 		return errNotUp
 	case has || c.core.Secured():
 		return errors.New("TLS was started already")
-	case c.why != nil || c.core.WriteError() != nil:
+	case c.reasons.why() != nil || c.core.WriteError() != nil:
 		return c.closedError()
 	case !c.core.HearsDeadlines():
 		return errNoDeadlines

@@ -61,7 +61,7 @@ func (c *Conn) Writev(bufs ...[]byte) (int, error) {
 func (c *Conn) mayWrite(n int) error {
 	pending := c.pending()
 	switch {
-	case c.life >= lifeClosing || c.why != nil || c.facts.has(factDiscarded|factFailed) || c.core.OutputEnding() || c.core.WriteError() != nil:
+	case c.life >= lifeClosing || c.reasons.why() != nil || c.facts.has(factDiscarded|factFailed) || c.core.OutputEnding() || c.core.WriteError() != nil:
 		return net.ErrClosed
 	case n > c.cfg.Load().MaxBuffered-pending:
 		return ErrBufferFull
@@ -98,7 +98,7 @@ func (c *Conn) wrote(n int) {
 	if x := c.x.Load(); x != nil {
 		x.written += uint64(n)
 	}
-	c.core.Appended(n)
+	c.core.Send()
 	if c.pending() > c.cfg.Load().mark() {
 		c.set(bitHigh)
 		c.pauseIfHigh()
@@ -311,7 +311,7 @@ func (t *writeErrTask) run() {
 func (c *Conn) CloseWrite() error {
 	c.core.Lock()
 	defer c.core.Unlock()
-	if c.life >= lifeClosing || c.why != nil || c.core.OutputEnding() || c.core.WriteError() != nil {
+	if c.life >= lifeClosing || c.reasons.why() != nil || c.core.OutputEnding() || c.core.WriteError() != nil {
 		return net.ErrClosed
 	}
 	if c.facts.has(factUp) && !c.core.CanEndOutput() {

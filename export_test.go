@@ -1,5 +1,7 @@
 package eventloop
 
+import "unsafe"
+
 // AddStats is Stats.add.
 var AddStats = (*Stats).add
 
@@ -11,6 +13,13 @@ const MaxIdleCoroutines = maxIdleCoroutines
 
 // MaxPerTurn is how many timers, and how many posts, run in one turn.
 const MaxPerTurn = maxPerTurn
+
+// ConnSize and HTTPConnSize are the sizes of what a connection of a loop, and of an HTTP
+// server, has of its own.
+const (
+	ConnSize     = unsafe.Sizeof(Conn{})
+	HTTPConnSize = unsafe.Sizeof(httpConn{})
+)
 
 // Parked reports whether the dispatcher of l waits in a connection.
 func Parked(l *Loop) bool { return l.parking.in.Load() != nil }

@@ -123,8 +123,8 @@ func (cl *connLoop) misframed(err error) {
 	c.failed = true
 	c.loopSide().event(err)
 	c.core.Lock()
-	if c.why == nil {
-		c.why = err
+	if c.reasons.why() == nil {
+		c.reasons.setWhy(err)
 	}
 	c.core.Unlock()
 	c.closeWith(closeFlush)

@@ -17,7 +17,7 @@ import (
 // aside: Dial and the callbacks of TLS are code of the application, and the stack that
 // dialing takes is not that of the connection.
 func (c *httpCall) dial() (conn *httpclient.Conn, err error) {
-	conn = httpclient.NewConn((*httpHost)(c.client), c.route.key)
+	conn = httpclient.NewConn((*httpHost)(c.client), &c.route.key)
 	if err = aside(func() error { return c.dialConn(conn) }); err != nil {
 		conn.Close()
 		return nil, err

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/internal/netcore"
 )
 
 // Connections that a client keeps are parked, carry further requests, whatever these
@@ -91,6 +92,32 @@ func TestKeptConnectionsOfAnHTTPClientAreParked(t *testing.T) {
 	if !eventually(func() bool { return l.Stats().Loop.Handles == 1 }) { // the Hold of the test
 		t.Errorf("connections that the server has ended are kept:\n%s", handleNames(l))
 	}
+}
+
+// A connection is parked when its first request is over, without waiting for a sweep: a
+// client that opens many connections does not have as many goroutines at a time.
+func TestAConnectionOfAnHTTPClientIsParkedAfterItsFirstRequest(t *testing.T) {
+	t.Cleanup(netcore.Hasten(25*time.Second, time.Hour)) // no sweep comes in time
+	l, _ := startLoop(t, nil)
+	client := l.HTTP()
+	srv := servePeers(t)
+	ask := func() *eventloop.Future[*eventloop.HTTPResponse] {
+		return client.Get(context.Background(), "http://"+srv.addr())
+	}
+	answer := func(peer net.Conn, f *eventloop.Future[*eventloop.HTTPResponse]) {
+		t.Helper()
+		peer.Read(make([]byte, 1000))
+		io.WriteString(peer, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		if _, err := await(t, f); err != nil {
+			t.Error(err)
+		}
+	}
+	first := ask()
+	peer := srv.next(t)
+	answer(peer, first)
+	awaitParked(t, l, 1)
+	answer(peer, ask()) // it goes on
+	client.CloseIdle()
 }
 
 func TestTheEndOfALoopEndsParkedConnectionsOfAnHTTPClient(t *testing.T) {

@@ -71,7 +71,7 @@ func (c *httpCall) getConn() {
 		m = c.message(c.opts.Body)
 	}
 	if client.pool.Get(c.route.key, c, m, c.deadline, client.cfg.InactivityTimeout) {
-		s := &httpSlot{client: client, key: c.route.key, call: c}
+		s := &httpSlot{client: client, key: &c.route.key, call: c}
 		client.goroutineBegun()
 		client.loop.wg.Go(s.serve)
 		return
@@ -86,7 +86,7 @@ func (c *httpCall) getConn() {
 // the connection is parked there is no goroutine.
 type httpSlot struct {
 	client *HTTPClient
-	key    httpclient.Key
+	key    *httpclient.Key
 	conn   *httpclient.Conn // nil: to be dialed for call
 	call   *httpCall        // nil: conn is idle, or the slot is free
 	begun  bool             // call is being carried
@@ -139,7 +139,7 @@ func (s *httpSlot) step() bool {
 		conn, err := s.call.dial()
 		if err != nil {
 			call := s.call
-			s.call = asCall(pool.Release(s.key))
+			s.call = asCall(pool.Release(*s.key))
 			call.finish(nil, err)
 			return true
 		}
@@ -194,7 +194,7 @@ func (s *httpSlot) conclude() {
 	}
 	if s.call == nil && !kept {
 		s.close()
-		s.call = asCall(pool.Release(s.key))
+		s.call = asCall(pool.Release(*s.key))
 	}
 	call.conclude(&end)
 }

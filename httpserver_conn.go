@@ -26,37 +26,42 @@ type httpConn struct {
 	core netcore.Conn // its lock is also that of the requests
 
 	// Set before the first request.
-	foreign bool // the net.Conn is not of package net: see meet
-	deaf    bool // no deadline works, so no read can be ended
-	counted bool // of a foreign one: its address counts for MaxConnsPerIP
-	remote  net.Addr
-	tls     *tls.ConnectionState // nil: in the clear
+	remote net.Addr
+	tls    *tls.ConnectionState // nil: in the clear
 
 	met  atomic.Bool // remote is set
 	gone atomic.Bool // cut by force; set with the lock held
 
+	// The order of the fields from here on leaves few gaps: idle connections are many.
+
+	// Set before the first request.
+	foreign bool // the net.Conn is not of package net: see meet
+	deaf    bool // no deadline works, so no read can be ended
+	counted bool // of a foreign one: its address counts for MaxConnsPerIP
+
 	// Of the connection's goroutine.
+	up       bool // the handshake is over
+	upgraded bool // the connection belongs to a Conn, which also holds its place
+	awaiting bool // a request was handed over, and the goroutine is in await
+	dozed    bool // idle for a while: see renew
+	slow     bool // the current request takes longer than dozeAfter
+	eof      bool // the client has ended its side, or is gone
+	linger   bool // there may be input that will not be read
 	in       input
 	armed    time.Duration // the read deadline, by clock; zero if there is none
 	last     time.Duration // when a request was answered last, or the connection was ready for the first, by clock
 	served   int           // requests
 	body     bodyReader    // of the current request
-	up       bool          // the handshake is over
-	upgraded bool          // the connection belongs to a Conn, which also holds its place
-	awaiting bool          // a request was handed over, and the goroutine is in await
-	dozed    bool          // idle for a while: see renew
-	slow     bool          // the current request takes longer than dozeAfter
-	eof      bool          // the client has ended its side, or is gone
-	linger   bool          // there may be input that will not be read
 
 	// Guarded by the lock.
 	phase    httpPhase
 	reading  httpWait
-	cur      *HTTPRequest // that the goroutine has handed over; nil if it needs nothing more
 	corked   bool         // output waits for the response to the next request
 	dropped  bool         // output is discarded
 	reset    bool         // the client must notice that the response is incomplete
 	untilEnd bool         // the end of the connection ends the body of a response
+	late     bool         // phaseStart took too long
+	cur      *HTTPRequest // that the goroutine has handed over; nil if it needs nothing more
 	queued   int64        // bytes of output
 	sent     int64        // of them, with the kernel
 	unsent   []*HTTPRequest
@@ -64,7 +69,6 @@ type httpConn struct {
 	why      error         // gone
 	cancel   context.CancelFunc
 	limit    *time.Timer // bounds phaseStart, and what interrupt waits for
-	late     bool        // phaseStart took too long
 }
 
 // httpPhase is how far a connection is.

@@ -124,7 +124,6 @@ func (c *httpConn) queueOwn(p []byte) {
 		return
 	}
 	c.core.Queue().Append(p)
-	c.core.Added(len(p))
 	c.queued += int64(len(p))
 }
 

@@ -81,7 +81,7 @@ func (l *Loop) park(when int64) {
 // returns nil after Wake, at until unless that is zero, and if there is anything else
 // to do, which is for the goroutine. It runs no code of the user.
 func (cr *connReader) park(until time.Time) task {
-	if cr.quit.Load() || cr.bits.Load() != 0 || cr.readErr != nil || cr.hasNext() {
+	if cr.quit.Load() || cr.bits.Load() != 0 || cr.reasons.read() != nil || cr.hasNext() {
 		return nil
 	}
 	if !until.Equal(cr.core.ReadDeadline()) { // the first deadline of a loop is often the same
@@ -93,7 +93,7 @@ func (cr *connReader) park(until time.Time) task {
 		cr.took(b)
 		return (*chunkTask)(cr)
 	case err != netcore.ErrWoken && !deadlinePassed(err): // ETIMEDOUT is no deadline
-		cr.readErr = err
+		cr.reasons.setRead(err)
 	}
 	return nil
 }

@@ -240,9 +240,20 @@ type Conn struct {
 	cfg      atomic.Pointer[ConnConfig] // replaced as a whole by SetCallbacks
 	x        atomic.Pointer[connExtra]  // made under the lock when it is needed
 	silence  atomic.Pointer[readTimer]  // the same
-	quit     atomic.Bool                // life is closing or closed: no callback but OnClose
-	holding  atomic.Bool                // the dispatcher has the chunk
-	bits     atomic.Uint32              // changed under the lock
+	reasons  connReasons
+	quit     atomic.Bool   // life is closing or closed: no callback but OnClose
+	holding  atomic.Bool   // the dispatcher has the chunk
+	bits     atomic.Uint32 // changed under the lock
+
+	// The order of the fields from here on leaves no gaps: idle connections are many.
+
+	// Guarded by the lock of core.
+	facts connFacts
+	life  life
+
+	// Only on the loop.
+	failed bool // an error was delivered
+	ending bool // the end is told when the unread bytes are delivered
 
 	// Of the connection's goroutine; of the dispatcher while holding is set.
 	class   uint8 // size of the next read, see nextRead
@@ -251,17 +262,42 @@ type Conn struct {
 	probed  bool  // and probe was called
 	over    bool  // there is nothing more to be noticed
 	chunk   *sockio.Buffer
-	readErr error // why reading ended; set before the endTask is sent
-
-	failed bool // an error was delivered. Only on the loop
-	ending bool // the end is told when the unread bytes are delivered. Only on the loop
 
 	// Guarded by the lock of core.
-	life   life
-	facts  connFacts
-	unsent int   // bytes of output that are pending, as far as Stats knows
-	why    error // for Err
+	unsent int // bytes of output that are pending, as far as Stats knows
 	data   any
+}
+
+// connReasons are why a connection has ended. One that is open needs no room for them.
+type connReasons struct{ p atomic.Pointer[endReasons] }
+
+type endReasons struct {
+	read error // why reading ended. Of the connection's goroutine until the endTask is sent
+	why  error // for Err. Guarded by the lock of core
+}
+
+func (r *connReasons) read() error {
+	if p := r.p.Load(); p != nil {
+		return p.read
+	}
+	return nil
+}
+
+func (r *connReasons) why() error {
+	if p := r.p.Load(); p != nil {
+		return p.why
+	}
+	return nil
+}
+
+func (r *connReasons) setRead(err error) { r.room().read = err }
+func (r *connReasons) setWhy(err error)  { r.room().why = err }
+
+func (r *connReasons) room() *endReasons {
+	if r.p.Load() == nil {
+		r.p.CompareAndSwap(nil, &endReasons{}) // two parties have reasons
+	}
+	return r.p.Load()
 }
 
 // Three parties work on a connection, and other goroutines call it. Each of the
@@ -638,7 +674,7 @@ func (cr *connReader) up(err error) {
 // connectFailed ends a connection that never came up.
 func (cr *connReader) connectFailed(op string, err error) {
 	c := (*Conn)(cr)
-	c.readErr = c.opError(op, err)
+	c.reasons.setRead(c.opError(op, err))
 	c.loop.send((*failedTask)(c))
 	c.core.Lock()
 	attached := c.core.NetConn() != nil
@@ -712,7 +748,7 @@ func (c *Conn) Connected() *Future[*Conn] {
 	if x.connected == nil {
 		x.connected = looseFuture[*Conn](c.loop)
 		switch {
-		case c.life >= lifeClosing || c.why != nil:
+		case c.life >= lifeClosing || c.reasons.why() != nil:
 			x.connected.resolve(nil, c.closedError())
 		case c.life == lifeOpen:
 			x.connected.resolve(c, nil)
@@ -725,8 +761,8 @@ func (c *Conn) Connected() *Future[*Conn] {
 // The caller holds the lock.
 func (c *Conn) closedError() error {
 	switch err := c.core.WriteError(); {
-	case c.why != nil:
-		return c.why
+	case c.reasons.why() != nil:
+		return c.reasons.why()
 	case err != nil:
 		return c.opErrorLocked(OpWrite, err)
 	}
@@ -747,7 +783,7 @@ func (c *Conn) Closed() bool { return c.quit.Load() }
 func (c *Conn) Err() error {
 	c.core.Lock()
 	defer c.core.Unlock()
-	return c.why
+	return c.reasons.why()
 }
 
 // Data returns what SetData stored, nil before (socket-data).

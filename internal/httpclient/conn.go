@@ -64,50 +64,50 @@ const (
 type Conn struct {
 	core  netcore.Conn
 	host  netcore.Host
-	key   Key
+	key   *Key
 	serve func()    // see SetServe
 	idle  idleLinks // guarded by the mutex of the pool
 
-	uses   int           // requests begun
 	hint   time.Duration // how long the server keeps it, zero if not known, negative: not at all
 	remote net.Addr
 
 	// Input of the goroutine.
 	window  []byte         // read, and not taken yet
 	buf     *sockio.Buffer // that window is in; nil: a slice of its own
-	size    int            // of the next read
 	failed  error          // why reading has ended
-	slack   int            // bytes read since the body grew last
 	in      int64          // bytes of the response, after TLS
 	firstAt time.Time      // when the first of them came
-	resp    Response       // to the present request
+	resp    *Response      // to the present request; nil: it was not asked for yet
+	size    int32          // of the next read
+	slack   int32          // bytes read since the body grew last
+	uses    uint8          // requests begun; maxUses stands for more
 
 	released bool // see Release
 
 	// Guarded by the lock of core.
 	state    connState
-	req      Request   // assigned, and not begun by the goroutine
 	queued   bool      // req was queued for the writers when it was assigned
 	cut      bool      // interrupted
 	writing  bool      // the body of the request is not all queued
 	stopped  bool      // no more of it is wanted
 	settling bool      // the goroutine waits for the writers
+	held     bool      // the silence does not count
+	fired    bool      // the read deadline that is set has passed
+	armed    time.Time // that deadline
+	req      Request   // assigned, and not begun by the goroutine
 	werr     error     // why writing failed
 	out      int64     // bytes written for the request, before TLS
-	until    time.Time // when the idle connection is to be closed
-	deadline time.Time // of the request
+	deadline time.Time // of the request; of an idle connection, when it is to be closed
 	silence  time.Duration
-	since    time.Time // when the silence began
-	held     bool      // the silence does not count
-	armed    time.Time // read deadline that is set
-	fired    bool      // it has passed
-	room     sync.Cond // there is room for more output
+	since    time.Time  // when the silence began
+	room     *sync.Cond // there is room for more output; nil: nothing has waited for it yet
 }
 
+const maxUses = 2
+
 // NewConn returns a Conn that is to be attached to a connection.
-func NewConn(host netcore.Host, key Key) *Conn {
+func NewConn(host netcore.Host, key *Key) *Conn {
 	c := &Conn{host: host, key: key}
-	c.room.L = &c.core
 	c.core.Init((*user)(c))
 	return c
 }
@@ -159,7 +159,7 @@ func (c *Conn) SetKeepAlive(d time.Duration) { c.hint = d }
 // acknowledged by the server, for as long as silence; zero means never. It reports
 // whether the request was queued already, when the connection was assigned to it.
 func (c *Conn) Begin(deadline time.Time, silence time.Duration) (queued bool) {
-	c.uses++
+	c.uses = min(c.uses+1, maxUses)
 	c.slack = 0
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -209,7 +209,10 @@ func (c *Conn) assign(r Request, m *Message, deadline time.Time, silence time.Du
 }
 
 // queue queues m. The caller holds the lock.
-func (c *Conn) queue(m *Message) { c.core.Appended(m.moveTo(c.core.Queue())) }
+func (c *Conn) queue(m *Message) {
+	m.moveTo(c.core.Queue())
+	c.core.Send()
+}
 
 // Send queues what is sent of a request at once. more says that Write follows.
 func (c *Conn) Send(m *Message, more bool) {
@@ -233,7 +236,7 @@ func (c *Conn) AwaitRoom() error {
 	c.core.Lock()
 	defer c.core.Unlock()
 	for c.writeEnd() == nil && c.core.Pending() > 0 {
-		c.room.Wait()
+		c.awaitRoom()
 	}
 	return c.writeEnd()
 }
@@ -251,8 +254,23 @@ func (c *Conn) Write(p []byte, last bool) error {
 	}
 	c.core.Queue().Append(p)
 	c.writing = !last
-	c.core.Appended(len(p))
+	c.core.Send()
 	return nil
+}
+
+// awaitRoom waits for madeRoom. The caller holds the lock, which is released meanwhile.
+func (c *Conn) awaitRoom() {
+	if c.room == nil {
+		c.room = sync.NewCond(&c.core)
+	}
+	c.room.Wait()
+}
+
+// madeRoom has what waits for output look again. The caller holds the lock.
+func (c *Conn) madeRoom() {
+	if c.room != nil {
+		c.room.Broadcast()
+	}
 }
 
 // AwaitBegun waits until some of the request was written: until then it may have to
@@ -261,7 +279,7 @@ func (c *Conn) AwaitBegun() error {
 	c.core.Lock()
 	defer c.core.Unlock()
 	for c.writeEnd() == nil && c.core.Untouched() {
-		c.room.Wait()
+		c.awaitRoom()
 	}
 	return c.writeEnd()
 }
@@ -289,14 +307,29 @@ func (c *Conn) Stale() bool {
 }
 
 // Response returns what reads the response to the present request, until End.
-func (c *Conn) Response() *Response { return &c.resp }
+func (c *Conn) Response() *Response {
+	if c.resp == nil {
+		c.resp = responses.Get().(*Response)
+	}
+	return c.resp
+}
+
+// responses are kept apart from connections, since most of these are idle.
+var responses = sync.Pool{New: func() any { return new(Response) }}
+
+func (c *Conn) dropResponse() {
+	if r := c.resp; r != nil {
+		c.resp, *r = nil, Response{}
+		responses.Put(r)
+	}
+}
 
 // End ends the request. Unless more is false, it reports whether the connection can
 // carry another one: all of the request was written, nothing failed, and no input is
 // left.
 func (c *Conn) End(more bool) bool {
 	clean := more && len(c.window) == 0 && c.failed == nil && !c.core.Holds()
-	c.resp = Response{}
+	c.dropResponse()
 	c.release()
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -305,7 +338,7 @@ func (c *Conn) End(more bool) bool {
 	}
 	clean = clean && !c.cut && !c.writing && c.werr == nil && c.core.Pending() == 0
 	c.stopped = true
-	c.room.Broadcast()
+	c.madeRoom()
 	return clean
 }
 
@@ -323,7 +356,7 @@ func (c *Conn) limit(t time.Time) {
 // whole, or something failed; then c is still to be closed.
 func (c *Conn) Release() (nc net.Conn, rest []byte) {
 	rest = bytes.Clone(c.window)
-	c.resp = Response{}
+	c.dropResponse()
 	c.release()
 	c.core.Lock()
 	if !c.writing {
@@ -331,7 +364,7 @@ func (c *Conn) Release() (nc net.Conn, rest []byte) {
 	}
 	clean := !c.cut && !c.writing && c.werr == nil && c.core.Pending() == 0
 	c.stopped = true
-	c.room.Broadcast()
+	c.madeRoom()
 	c.core.Unlock()
 	if !clean {
 		return nil, nil
@@ -389,7 +422,7 @@ func (c *Conn) Interrupt() {
 	c.cut = true
 	c.core.Cut(false)
 	c.core.Wake()
-	c.room.Broadcast()
+	c.madeRoom()
 }
 
 // Fail says why reading has ended for a reason that Read did not tell.
@@ -415,7 +448,7 @@ func (c *Conn) retire() {
 func (c *Conn) setIdle(until time.Time) {
 	c.core.Lock()
 	defer c.core.Unlock()
-	c.state, c.until = connIdle, until
+	c.state, c.deadline = connIdle, until
 	c.core.Unasked()
 }
 
@@ -425,13 +458,18 @@ func (c *Conn) setIdle(until time.Time) {
 // parked is true the connection has no goroutine any more, and must not be touched.
 func (c *Conn) Next(p *Pool) (r Request, parked bool) {
 	c.in, c.size = 0, 0
+	if c.uses == 1 && c.serve != nil {
+		// The next request may be far off. If it is not, the goroutine that the
+		// connection gets for it stays for a while.
+		c.core.Disown()
+	}
 	for {
 		c.core.Lock()
 		req, state := c.req, c.state
 		over := c.failed != nil || len(c.window) > 0
 		if state == connIdle {
 			now := time.Now()
-			over = over || !now.Before(c.until)
+			over = over || !now.Before(c.deadline)
 			c.arm(now)
 		}
 		c.core.Unlock()
@@ -490,10 +528,7 @@ func (c *Conn) arm(now time.Time) {
 // due returns when the connection must be looked at, the zero time for never. The
 // caller holds the lock.
 func (c *Conn) due(now time.Time) time.Time {
-	if c.state == connIdle {
-		return c.until
-	}
-	if c.silence <= 0 || c.held {
+	if c.state == connIdle || c.silence <= 0 || c.held {
 		return c.deadline
 	}
 	silent := c.since.Add(c.silence)
@@ -555,13 +590,13 @@ func (c *Conn) more() error {
 
 // readOnce reads what there is, or waits once.
 func (c *Conn) readOnce() {
-	b, err := c.core.Read(max(c.size, firstRead))
+	b, err := c.core.Read(max(int(c.size), firstRead))
 	switch {
 	case b != nil:
 		if c.size = firstRead; len(b.Room()) == 0 {
 			c.size = sockio.MaxBuffer
 		}
-		c.slack += b.Len()
+		c.slack += int32(b.Len())
 		c.keep(b)
 	case err != netcore.ErrWoken && !c.timedOut(err):
 		c.failed = readError(err)
@@ -676,7 +711,7 @@ func (c *Conn) finish() {
 	}
 	c.cut = true
 	c.core.Cut(false)
-	c.room.Broadcast()
+	c.madeRoom()
 	c.core.Unlock()
 	c.core.Finish(true)
 }
@@ -705,7 +740,7 @@ func (u *user) Sent(n int, all bool) (report bool) {
 	if u.settling {
 		u.core.Wake()
 	}
-	u.room.Broadcast()
+	(*Conn)(u).madeRoom()
 	return false
 }
 
@@ -719,5 +754,5 @@ func (u *user) WriteFailed(err error) {
 	defer u.core.Unlock()
 	u.werr, u.since = err, time.Now()
 	u.core.Wake()
-	u.room.Broadcast()
+	(*Conn)(u).madeRoom()
 }

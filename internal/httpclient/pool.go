@@ -127,7 +127,7 @@ func (p *Pool) Put(c *Conn, now time.Time) (next Request, kept bool) {
 	if p.closed || life <= 0 {
 		return nil, false
 	}
-	h := p.hosts[c.key]
+	h := p.hosts[*c.key]
 	if next = h.next(); next != nil {
 		next.Attach(c)
 		return next, false
@@ -214,11 +214,11 @@ func (p *Pool) take(h *host, c *Conn, i int) {
 // drop takes an idle connection and its slot away, and has its goroutine close it.
 // No request waits for the slot: it would have got the connection. The pool is locked.
 func (p *Pool) drop(c *Conn) {
-	h := p.hosts[c.key]
+	h := p.hosts[*c.key]
 	for i := range h.idle {
 		if h.idle[i] == c {
 			p.take(h, c, i)
-			p.freeSlot(c.key, h)
+			p.freeSlot(*c.key, h)
 			c.retire()
 			return
 		}

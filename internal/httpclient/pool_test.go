@@ -119,7 +119,7 @@ func (m *model) dialed(ok bool) {
 		m.release(r.key)
 		return
 	}
-	c := httpclient.NewConn(host{}, r.key)
+	c := httpclient.NewConn(host{}, &r.key)
 	m.keys[c] = r.key
 	m.busy = append(m.busy, c)
 }
@@ -231,7 +231,7 @@ func TestPoolFollowsItsModel(t *testing.T) {
 // keptConn returns a connection that is idle in p, and its peer.
 func keptConn(p *httpclient.Pool, life time.Duration) (c *httpclient.Conn, peer net.Conn) {
 	near, far := net.Pipe()
-	c = httpclient.NewConn(host{}, httpclient.Key{})
+	c = httpclient.NewConn(host{}, &httpclient.Key{})
 	c.Attach(near, false)
 	p.Get(httpclient.Key{}, &request{}, nil, time.Time{}, 0)
 	c.Begin(time.Time{}, 0)

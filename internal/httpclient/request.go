@@ -69,18 +69,16 @@ func (h *Head) Message(body []byte) *Message {
 
 var messages = sync.Pool{New: func() any { return new(Message) }}
 
-// moveTo moves the message to q, and returns its length.
-func (m *Message) moveTo(q *sockio.Queue) int {
-	n := len(m.bytes)
+// moveTo moves the message to q.
+func (m *Message) moveTo(q *sockio.Queue) {
 	if m.buf != nil {
-		m.buf.Fill(n)
+		m.buf.Fill(len(m.bytes))
 		q.AppendBuffer(m.buf)
 		m.buf = nil
 	} else {
 		q.Append(m.bytes)
 	}
 	m.Release()
-	return n
 }
 
 // Release gives the message back. A nil message is none.

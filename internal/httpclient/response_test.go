@@ -50,7 +50,7 @@ func (host) Recovered(v any) error   { return fmt.Errorf("panic: %v", v) }
 
 // read reads one answer.
 func read(method string, raw []byte, piece int) (r *httpclient.Response, fields []string, body []byte, reusable bool, err error) {
-	c := httpclient.NewConn(host{}, httpclient.Key{})
+	c := httpclient.NewConn(host{}, &httpclient.Key{})
 	c.Attach(&fed{rest: raw, piece: piece, eof: io.EOF}, false)
 	c.Begin(time.Time{}, 0)
 	r = &httpclient.Response{}

@@ -19,8 +19,8 @@ const Linger = time.Second
 // be read from until it is done. Without it Finish waits for Linger. The caller
 // holds the lock.
 func (c *Conn) SetPatience(d time.Duration) {
-	if d != 0 || c.end != nil {
-		c.theEnd().patience = d
+	if d != 0 || c.x != nil {
+		c.extra().patience = d
 	}
 }
 
@@ -37,7 +37,7 @@ const deafAfter = time.Second
 // not notice, because its deadlines do nothing, is closed when the output is
 // sent. The caller holds the lock.
 func (c *Conn) Closing() {
-	c.closing, c.quiet = true, false
+	c.closing = closing
 	c.paused = false
 	c.anew()
 	c.start()
@@ -55,12 +55,13 @@ func (c *Conn) Closing() {
 // caller holds the lock.
 func (c *Conn) ClosingQuietly() {
 	place := c.place.Load() & placeMask
-	if c.rc == nil || c.sec != nil || c.cut || c.failed() || c.closing || place != placeRead && place != placeParked {
+	if c.rc == nil || c.sec != nil || c.cut || c.failed() || c.closing != notClosing || place != placeRead && place != placeParked {
 		c.Closing()
 		return
 	}
-	c.closing, c.quiet = true, true
-	c.paused, c.ending = false, true
+	c.closing = closingQuietly
+	c.paused = false
+	c.stream = max(c.stream, streamEnding)
 	c.anew()
 	c.start()
 	if c.output == outputIdle && !c.awaitsPeer() {
@@ -71,14 +72,14 @@ func (c *Conn) ClosingQuietly() {
 // awaitsPeer leaves the connection where it is, after ClosingQuietly, if nothing is
 // left to be done but to wait for the peer. The caller holds the lock.
 func (c *Conn) awaitsPeer() bool {
-	if !c.quiet || !c.ended || c.cut || c.failed() {
+	if c.closing != closingQuietly || c.stream != streamEnded || c.cut || c.failed() {
 		return false
 	}
 	d := Linger
 	if c.stall > 0 {
 		d = min(d, c.stall)
 	}
-	e := c.theEnd()
+	e := c.extra()
 	e.since = time.Since(epoch)
 	if c.place.Load() == placeParked {
 		return c.user.Poller().bound(c, e.since+d)
@@ -97,7 +98,7 @@ func (c *Conn) awaitsPeer() bool {
 // kernel is not.
 func (c *Conn) Finish(over bool) (lost int64) {
 	c.Lock()
-	c.closing, c.quiet = true, false
+	c.closing = closing
 	c.Unlock()
 	c.Own()
 	c.SetReadDeadline(noDeadline)
@@ -123,7 +124,7 @@ func (c *Conn) Finish(over bool) (lost int64) {
 // Orders that come after it has no effect any more. On the goroutine.
 func (c *Conn) Release() net.Conn {
 	c.Lock()
-	c.closing = true
+	c.closing = closing
 	c.Unlock()
 	c.Own()
 	c.flush(true, false)
@@ -235,7 +236,7 @@ func (c *Conn) skip() (over bool) {
 func (c *Conn) closeNotify() bool {
 	c.Lock()
 	defer c.Unlock()
-	if c.sec == nil || c.sec.tls == nil || c.ended {
+	if c.sec == nil || c.sec.tls == nil || c.stream == streamEnded {
 		return false
 	}
 	c.EndOutput()
@@ -265,7 +266,7 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 		if left > 0 {
 			if why := c.whyLost(now.Sub(since)); why != nil {
 				c.Lock()
-				c.reset, c.theEnd().cause = true, why
+				c.reset, c.extra().cause = true, why
 				c.Unlock()
 				return c.unacked()
 			}
@@ -279,7 +280,7 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 		over = c.pass(over, next)
 		if c.rc == nil && c.run.Load().broke != nil && left > 0 { // such a socket forgets what it had
 			c.Lock()
-			c.theEnd().cause = c.run.Load().broke
+			c.extra().cause = c.run.Load().broke
 			c.Unlock()
 			return left
 		}
@@ -302,7 +303,7 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 func (c *Conn) lingersFrom(now time.Time) time.Time {
 	c.Lock()
 	defer c.Unlock()
-	if e := c.end; e != nil && e.since > 0 {
+	if e := c.x; e != nil && e.since > 0 {
 		return epoch.Add(e.since)
 	}
 	return now
@@ -313,15 +314,15 @@ func (c *Conn) lingersFrom(now time.Time) time.Time {
 func (c *Conn) isPatient() bool {
 	c.Lock()
 	defer c.Unlock()
-	return c.end != nil && c.end.patience > 0 && c.sec != nil && c.ended
+	return c.x != nil && c.x.patience > 0 && c.sec != nil && c.stream == streamEnded
 }
 
 // longer returns for how long to linger after input, which it was until before.
 func (c *Conn) longer(until, began time.Time) time.Time {
 	c.Lock()
 	last := began
-	if c.end != nil {
-		last = began.Add(c.end.patience)
+	if c.x != nil {
+		last = began.Add(c.x.patience)
 	}
 	c.Unlock()
 	if t := time.Now().Add(Linger); t.Before(last) {
@@ -461,32 +462,32 @@ func (c *Conn) hangUp() {
 // watchForeign has a net.Conn closed in d from now, and then again and again, if it
 // is still used and nothing is left to be written. The caller holds the lock.
 func (c *Conn) watchForeign(d time.Duration) {
+	s := c.x.slow
 	switch {
 	case c.finished:
-	case c.slow.guard == nil:
-		c.slow.guard = time.AfterFunc(d, c.guard)
+	case s.guard == nil:
+		s.guard = time.AfterFunc(d, c.guard)
 	default:
-		c.slow.guard.Reset(d)
+		s.guard.Reset(d)
 	}
-	c.slow.idle = 0
+	s.idle = 0
 }
 
 // stillNeeded keeps the guard from taking the wait for acknowledgements for one that
 // should be over.
 func (c *Conn) stillNeeded() {
-	if c.slow == nil {
-		return
-	}
 	c.Lock()
-	c.slow.idle = 0
-	c.Unlock()
+	defer c.Unlock()
+	if s := c.slow(); s != nil {
+		s.idle = 0
+	}
 }
 
 // guard ends a Read or a Write that a deadline should have ended.
 func (c *Conn) guard() {
 	c.Lock()
 	defer c.Unlock()
-	switch b := c.blocked; {
+	switch b := c.blocker(); {
 	case c.finished:
 		return
 	case b != nil && !c.cut:
@@ -494,15 +495,16 @@ func (c *Conn) guard() {
 			break
 		}
 		c.hangUp()
-	case !c.closing && !c.cut && !c.sec.ended():
+	case c.closing == notClosing && !c.cut && !c.sec.ended():
 		return // it is armed again when it is needed
 	default:
 		// Lingering takes as long as two ticks.
-		if c.slow.idle++; c.slow.idle > 2 || c.cut || c.isDeaf() {
+		s := c.x.slow
+		if s.idle++; s.idle > 2 || c.cut || c.isDeaf() {
 			c.hangUp()
 		}
 	}
-	c.slow.guard.Reset(deafAfter)
+	c.x.slow.guard.Reset(deafAfter)
 }
 
 // isDeaf reports whether the goroutine is where a read deadline in the past should
@@ -517,7 +519,7 @@ func (c *Conn) isDeaf() bool {
 func (s *secure) ended() bool { return s != nil && s.stopped.Load() }
 
 func (c *Conn) stopGuard() {
-	if c.slow != nil && c.slow.guard != nil {
-		c.slow.guard.Stop()
+	if s := c.slow(); s != nil && s.guard != nil {
+		s.guard.Stop()
 	}
 }

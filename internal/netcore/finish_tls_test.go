@@ -71,7 +71,7 @@ func finishOfTLS(t *testing.T, k kind, secured bool, output string, ends bool) {
 	finished := make(chan int64, 1)
 	beside(t, func() { finished <- c.finish(false) })
 	if k.name == "unix" && output == "unread" {
-		until(t, "it waits", func() bool { c.Lock(); defer c.Unlock(); return c.ended || c.shut })
+		until(t, "it waits", func() bool { c.Lock(); defer c.Unlock(); return c.stream == streamEnded || c.shut })
 		select {
 		case <-finished:
 			t.Error("it does not wait for the peer to read")

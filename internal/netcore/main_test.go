@@ -109,7 +109,7 @@ func (c *testConn) write(p string) {
 	c.Lock()
 	defer c.Unlock()
 	c.Queue().AppendString(p)
-	c.Appended(len(p))
+	c.Send()
 }
 
 // order does something under the lock and wakes the goroutine.
@@ -231,7 +231,7 @@ func eachProbed(t *testing.T, f func(t *testing.T, open func(nc net.Conn) *testC
 				}
 				c := newConn(t, nc, true)
 				if !raw && sockio.Raw {
-					c.slow, c.rc, c.fd = &slowPath{probe: c.rc}, nil, -1
+					c.extra().slow, c.rc, c.fd = &slowPath{probe: c.rc}, nil, -1
 				}
 				c.Open()
 				return c

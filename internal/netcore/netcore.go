@@ -99,6 +99,24 @@ const (
 	outputBlocked                    // so has a goroutine that may wait
 )
 
+// streamState is how far the end of the stream to the peer is.
+type streamState uint8
+
+const (
+	streamOpen   streamState = iota
+	streamEnding             // EndOutput was called
+	streamEnded              // and carried out
+)
+
+// closingState says whether the connection is about to be ended.
+type closingState uint8
+
+const (
+	notClosing     closingState = iota
+	closing                     // Closing was called
+	closingQuietly              // ClosingQuietly was called, and the goroutine is left in Read
+)
+
 // A Conn is a connection. Init comes first, then Attach when there is something to
 // be attached to. Its lock guards its output and may guard state of its user, too:
 // methods that say so expect the caller to hold it, others take it themselves.
@@ -112,54 +130,55 @@ type Conn struct {
 	rc syscall.RawConn // nil: nc is no socket of package net
 	fd int32           // the descriptor, for writers, if no other code can close it; or -1
 
-	unasked atomic.Bool // Unasked was called, and nothing was written since; set with the lock held
+	unasked atomic.Bool   // Unasked was called, and nothing was written since; set with the lock held
+	place   atomic.Uint32 // where the goroutine is
+	woken   atomic.Bool   // Wake was called since the goroutine last heard of it
 
-	place  atomic.Uint32 // where the goroutine is
-	woken  atomic.Bool   // Wake was called since the goroutine last heard of it
-	pokeMu sync.Mutex
-	poked  bool // a read deadline in the past is set. Guarded by pokeMu
-	alarm  bool // so is that of wakeIn. Guarded by pokeMu
-	deaf   bool // read deadlines have no effect. Guarded by pokeMu
+	// The order of the fields from here on leaves no gaps: idle connections are many.
 
-	// Of the connection's goroutine, or of the one who resumes it.
-	staysAwake bool          // never to be parked
-	chunks     uint8         // that a worker has read since the last event
-	slot       int32         // of the poller; -1: none
-	lastEvent  uint32        // when the poller reported one, in ms since epoch
-	deadline   time.Duration // for reading, since epoch; 0: none. Guarded by pokeMu
+	pokeMu   sync.Mutex    // guards the next four
+	deadline time.Duration // for reading, since epoch; 0: none
+	poked    bool          // a read deadline in the past is set
+	alarm    bool          // so is that of wakeIn
+	deaf     bool          // read deadlines have no effect
 
 	// Guarded by the lock.
-	output   outputState
-	up       bool // Open was called: the user's output may be sent
-	paused   bool // PauseOutput
-	cut      bool // output is discarded
-	reset    bool // and the peer is to see a reset
-	ending   bool // EndOutput was called
-	ended    bool // and carried out
-	shut     bool // the socket's own side is shut down
-	closing  bool // Closing was called
-	quiet    bool // ClosingQuietly was called, and the goroutine is left in Read
+	up      bool // Open was called: the user's output may be sent
+	paused  bool // PauseOutput
+	cut     bool // output is discarded
+	reset   bool // and the peer is to see a reset
+	shut    bool // the socket's own side is shut down
+	output  outputState
+	stream  streamState
+	closing closingState
+
 	finished bool // the goroutine is done with the connection
 	bounded  bool // nc has a write deadline
 	hearing  bool // the goroutine reads what may be unasked: no writer may begin
 
-	out     sockio.Queue // bytes for the wire
-	clear   int          // how many at its head are the user's own, not of TLS
-	stall   time.Duration
-	end     *ending // nil: there is nothing of the kind
-	sec     *secure
-	blocked *blockedWriter // of the writer in the state outputBlocked
-	slow    *slowPath
+	// Of the connection's goroutine, or of the one that resumes it.
+	staysAwake bool   // never to be parked
+	chunks     uint8  // that a worker has read since the last event
+	slot       int32  // of the poller; -1: none
+	lastEvent  uint32 // when the poller reported one, in ms since epoch
+
+	// Guarded by the lock.
+	out   sockio.Queue // bytes for the wire
+	stall time.Duration
+	x     *extra // nil: there is nothing of the kind
+	sec   *secure
 }
 
-// An ending is what only connections need that have failed or are being ended. Guarded
-// by the lock of the connection.
-type ending struct {
-	since    time.Duration // since epoch, when ClosingQuietly began to wait for the peer's end
-	patience time.Duration // see SetPatience
-	lost     int64         // bytes of the user's output that were dropped
-	cause    error         // of the loss of what the kernel had taken
-	werr     error         // why writing failed
+// An extra is what only connections need that wait for the peer to take output, have
+// failed, are being ended, or are not wholly ours. Guarded by the lock of the connection.
+type extra struct {
+	blocked  *blockedWriter // of the writer in the state outputBlocked
+	slow     *slowPath      // set by Attach
+	since    time.Duration  // since epoch, when ClosingQuietly began to wait for the peer's end
+	patience time.Duration  // see SetPatience
+	lost     int64          // bytes of the user's output that were dropped
+	cause    error          // of the loss of what the kernel had taken
+	werr     error          // why writing failed
 }
 
 // A runner is what only a connection with a goroutine needs.
@@ -219,14 +238,15 @@ func (c *Conn) Attach(nc net.Conn, ours bool) {
 	rc, ok := sockio.Descriptor(nc)
 	switch {
 	case !ok:
-		c.slow = &slowPath{}
-		c.slow.probe, _ = sockio.Probe(nc)
+		s := &slowPath{}
+		s.probe, _ = sockio.Probe(nc)
+		c.extra().slow = s
 	case ours:
 		c.rc = rc
 		rc.Control(func(fd uintptr) { c.fd = int32(fd) })
 	default:
 		c.rc = rc
-		c.slow = newSlowPath()
+		c.extra().slow = newSlowPath()
 	}
 	c.start() // of TLS: the user's own output waits for Open
 }
@@ -280,11 +300,20 @@ func (c *Conn) probe() (n int, ok bool) {
 	return n, ok && told
 }
 
-// probeFD is control for what only asks for acknowledgements.
+// slow returns what a connection needs that is not wholly ours, or nil. The caller holds
+// the lock.
+func (c *Conn) slow() *slowPath {
+	if c.x == nil {
+		return nil
+	}
+	return c.x.slow
+}
+
+// probeFD is control for what only asks for acknowledgements. The caller holds the lock.
 func (c *Conn) probeFD(f func(fd uintptr)) bool {
 	rc := c.rc
-	if c.slow != nil && c.slow.probe != nil {
-		rc = c.slow.probe
+	if s := c.slow(); s != nil && s.probe != nil {
+		rc = s.probe
 	}
 	return rc != nil && rc.Control(f) == nil
 }

@@ -424,7 +424,7 @@ func TestAbortEndsAQuietCloseAtOnce(t *testing.T) {
 	until(t, "its end is sent", func() bool {
 		c.Lock()
 		defer c.Unlock()
-		return c.end != nil && c.end.since > 0 || !c.Raw()
+		return c.x != nil && c.x.since > 0 || !c.Raw()
 	})
 	c.Lock()
 	c.Cut(true)
@@ -618,7 +618,7 @@ func TestAConnectionWithoutDeadlinesEnds(t *testing.T) {
 				over := false
 				for { // as a user does
 					_, err := c.Read(100)
-					if c.Lock(); c.closing {
+					if c.Lock(); c.closing != notClosing {
 						over = err != ErrWoken
 						c.Unlock()
 						break
@@ -927,7 +927,7 @@ func TestReadingAndWritingAllocateNothing(t *testing.T) {
 				}
 				c.Lock()
 				c.Queue().Append(b.Bytes())
-				c.Appended(b.Len())
+				c.Send()
 				c.Unlock()
 				b.Release()
 				break

@@ -24,7 +24,7 @@ var orders = []order{
 	{"start TLS", func(c *testConn) {
 		c.Lock()
 		defer c.Unlock()
-		if !c.Secured() && !c.closing {
+		if !c.Secured() && c.closing == notClosing {
 			c.Secure()
 			c.upgrade.Store(true)
 		}

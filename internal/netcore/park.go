@@ -16,12 +16,21 @@ var ErrParked = errors.New("netcore: parked")
 // of the time, and the runtime never gives the memory of goroutines back, so those
 // that all connections have when they are new would never be freed.
 func (c *Conn) Start() {
-	if c.parkable() {
+	c.Disown()
+	c.user.Go(c.user.Serve)
+}
+
+// Disown has the connection parked as soon as ReadOrPark or WatchOrPark finds nothing to
+// do, instead of when it has been quiet for a while. It undoes Own. On the goroutine,
+// which ends then.
+func (c *Conn) Disown() {
+	if r := c.run.Load(); r.worker == nil && c.parkable() {
 		p := c.user.Poller()
-		r := c.run.Load()
+		if r.list != nil {
+			p.part(r)
+		}
 		r.worker = &worker{p: p, apart: true}
 	}
-	c.user.Go(c.user.Serve)
 }
 
 // parkable reports whether the poller may wait in place of the goroutine. On the

@@ -146,7 +146,7 @@ func (c *idler) closeQuietly() {
 	c.Lock()
 	defer c.Unlock()
 	c.Queue().AppendString("the last words")
-	c.Appended(14)
+	c.Send()
 	c.quit.Store(true)
 	c.ClosingQuietly()
 }

@@ -24,36 +24,37 @@ type secure struct {
 	c *Conn
 
 	// Guarded by the lock of the connection.
-	mayBlock bool         // Write may wait for a renegotiation
 	app      sockio.Queue // output to be encrypted
-	sealed   int          // how much of it is encrypted and in Conn.out
-	shaking  bool         // in a handshake
+	clear    int          // how many bytes at the head of Conn.out are not of TLS
+	sealed   int          // how much of app is encrypted and in Conn.out
 	tls      *tls.Conn    // after the handshake
+	tail     int          // bytes of TLS itself that the kernel has got since those of the user's
+	tails    int          // in so many writes
+	mayBlock bool         // Write may wait for a renegotiation
+	shaking  bool         // in a handshake
 	open     bool         // Open was called after it
 	userSent bool         // the kernel may have output of the user's that the peer has not
-	tail     int          // bytes of TLS itself that it has got since then
-	tails    int          // in so many writes
+
+	// Of the connection's goroutine.
+	dry     bool    // Read gives nothing that is not there already
+	trying  bool    // Read is called within the poller's call of tryFD
+	sawEnd  bool    // of the connection below
+	heardOf bool    // bytes of the user's were received
+	fd      uintptr // while trying
+	early   []byte  // what had been read before TLS
+	timeout error   // that errAgain stands for
 
 	heard   atomic.Int64 // when bytes last arrived, since epoch
 	flooded atomic.Bool
 	stopped atomic.Bool // Close was called, in a handshake
 	bare    atomic.Bool // after Release: a plain net.Conn
-
-	// Of the connection's goroutine.
-	early   []byte // what had been read before TLS
-	dry     bool   // Read gives nothing that is not there already
-	trying  bool   // Read is called within the poller's call of tryFD
-	fd      uintptr
-	sawEnd  bool  // of the connection below
-	heardOf bool  // bytes of the user's were received
-	timeout error // that errAgain stands for
 }
 
 // Secure begins TLS: what was appended to Queue before is still sent in the clear,
 // what is appended from now on waits for Handshake and Open. The caller holds the
 // lock.
 func (c *Conn) Secure() {
-	c.sec = &secure{c: c, shaking: true, userSent: c.up}
+	c.sec = &secure{c: c, shaking: true, userSent: c.up, clear: c.out.Len()}
 	c.paused = false
 	c.start()
 }
@@ -291,7 +292,7 @@ func (s *secure) Write(p []byte) (int, error) {
 	case c.cut:
 		return 0, net.ErrClosed
 	case c.failed():
-		return 0, c.end.werr
+		return 0, c.x.werr
 	case !s.shaking && c.out.Len()+len(p) > 2*maxSeal+maxReplies: // a record has overhead
 		s.flooded.Store(true)
 		return 0, ErrFlood
@@ -312,7 +313,7 @@ func (s *secure) Close() error {
 	c.Lock()
 	defer c.Unlock()
 	c.hangUpIfDeaf()
-	if c.slow != nil && c.rc == nil {
+	if c.slow() != nil && c.rc == nil {
 		c.watchForeign(deafAfter)
 	}
 	return nil

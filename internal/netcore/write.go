@@ -10,7 +10,7 @@ import (
 )
 
 // Queue returns where the user's output is to be appended. The caller holds the
-// lock, and calls Appended afterwards.
+// lock, and calls Send afterwards.
 func (c *Conn) Queue() *sockio.Queue {
 	if c.sec != nil {
 		return &c.sec.app
@@ -18,22 +18,7 @@ func (c *Conn) Queue() *sockio.Queue {
 	return &c.out
 }
 
-// Appended has n bytes sent that were appended to Queue. The caller holds the lock.
-func (c *Conn) Appended(n int) {
-	c.Added(n)
-	c.start()
-}
-
-// Added accounts for n bytes that were appended to Queue, without starting a writer
-// for them: Send does that, when more has been appended maybe. The caller holds the
-// lock.
-func (c *Conn) Added(n int) {
-	if c.sec == nil {
-		c.clear += n
-	}
-}
-
-// Send has sent what was appended. The caller holds the lock.
+// Send has sent what was appended to Queue. The caller holds the lock.
 func (c *Conn) Send() { c.start() }
 
 // Pending returns how many bytes of the user's output are not with the kernel. The
@@ -43,9 +28,9 @@ func (c *Conn) Pending() int {
 		return 0
 	}
 	if c.sec != nil {
-		return c.clear + c.sec.sealed + c.sec.app.Len()
+		return c.sec.clear + c.sec.sealed + c.sec.app.Len()
 	}
-	return c.clear
+	return c.out.Len()
 }
 
 // Writing reports whether a writer has the output. The caller holds the lock.
@@ -73,7 +58,7 @@ func (c *Conn) SetStall(d time.Duration) {
 // anew has a writer that waits look at the state of the connection again. The
 // caller holds the lock.
 func (c *Conn) anew() {
-	if b := c.blocked; b != nil {
+	if b := c.blocker(); b != nil {
 		b.since, b.kicked = time.Now(), true
 		c.nc.SetWriteDeadline(longAgo)
 	}
@@ -82,37 +67,37 @@ func (c *Conn) anew() {
 // EndOutput ends the stream to the peer when all output is sent. The caller holds
 // the lock.
 func (c *Conn) EndOutput() {
-	c.ending = true
+	c.stream = max(c.stream, streamEnding)
 	c.start()
 }
 
 // OutputEnding reports whether EndOutput was called. The caller holds the lock.
-func (c *Conn) OutputEnding() bool { return c.ending }
+func (c *Conn) OutputEnding() bool { return c.stream != streamOpen }
 
 // Lost returns how many bytes of output are known not to have been delivered. After
 // Finish that includes what the peer's kernel has not acknowledged, unless Cut was
 // called. The caller holds the lock.
 func (c *Conn) Lost() int64 {
-	if c.end == nil {
+	if c.x == nil {
 		return 0
 	}
-	return c.end.lost
+	return c.x.lost
 }
 
 // lose accounts for n bytes that are lost. The caller holds the lock.
 func (c *Conn) lose(n int64) {
 	if n > 0 {
-		c.theEnd().lost += n
+		c.extra().lost += n
 	}
 }
 
 // LossCause returns why Finish found output that was with the kernel to be lost, or
 // nil. The caller holds the lock.
 func (c *Conn) LossCause() error {
-	if c.end == nil {
+	if c.x == nil {
 		return nil
 	}
-	return c.end.cause
+	return c.x.cause
 }
 
 // Unsealed returns how many bytes of output wait for TLS. The caller holds the lock.
@@ -155,7 +140,7 @@ func (c *Conn) userUnacked() int {
 }
 
 // OutputEnded reports whether EndOutput was carried out. The caller holds the lock.
-func (c *Conn) OutputEnded() bool { return c.ended }
+func (c *Conn) OutputEnded() bool { return c.stream == streamEnded }
 
 // Cut discards the output, and with reset has the peer see a reset where the network
 // has such a thing. What a writer has in its hands is safe: buffers go back to their
@@ -184,13 +169,13 @@ func (c *Conn) DropUnsealed() {
 // drop empties the queues, when no writer has anything of them. The caller holds
 // the lock.
 func (c *Conn) drop() {
-	c.lose(int64(c.clear))
 	if s := c.sec; s != nil {
-		c.lose(int64(s.sealed + s.app.Len()))
-		s.sealed = 0
+		c.lose(int64(s.clear + s.sealed + s.app.Len()))
+		s.clear, s.sealed = 0, 0
 		s.app.Reset()
+	} else {
+		c.lose(int64(c.out.Len()))
 	}
-	c.clear = 0
 	c.out.Reset()
 }
 
@@ -212,9 +197,9 @@ func (c *Conn) hasWork() bool {
 		if c.out.Len() > 0 {
 			return true // of TLS, or written before it
 		}
-		return c.sec.open && !c.paused && (c.sec.app.Len() > 0 || c.ending && !c.ended)
+		return c.sec.open && !c.paused && (c.sec.app.Len() > 0 || c.stream == streamEnding)
 	}
-	return c.up && !c.paused && (c.out.Len() > 0 || c.ending && !c.ended)
+	return c.up && !c.paused && (c.out.Len() > 0 || c.stream == streamEnding)
 }
 
 // Flush is the job of a writer of the pool.
@@ -256,7 +241,7 @@ func (c *Conn) Flush() {
 // which is released.
 func (c *Conn) block() {
 	c.output = outputBlocked
-	c.blocked = &blockedWriter{since: time.Now()}
+	c.extra().blocked = &blockedWriter{since: time.Now()}
 	c.Unlock()
 	c.user.Go(c.writeBlocking)
 }
@@ -296,7 +281,7 @@ func (c *Conn) writeBlocking() {
 		n, err := c.writeWaiting(space[:n])
 		c.Lock()
 		if n > 0 {
-			c.blocked.since = time.Now()
+			c.x.blocked.since = time.Now()
 			c.sent(n)
 		}
 		if err != nil && !c.excused(n, err) {
@@ -316,7 +301,7 @@ const looks = 8
 // there is no way to look. The caller holds the lock, and so no other party can
 // change what it depends on without taking the writer out of its wait.
 func (c *Conn) bound() {
-	b := c.blocked
+	b := c.x.blocked
 	if c.stall <= 0 {
 		c.unbound()
 		b.kicked = false
@@ -337,7 +322,7 @@ func (c *Conn) bound() {
 
 // unbound takes the write deadline away. The caller holds the lock.
 func (c *Conn) unbound() {
-	if c.bounded || c.blocked != nil && c.blocked.kicked {
+	if b := c.blocker(); c.bounded || b != nil && b.kicked {
 		c.nc.SetWriteDeadline(noDeadline)
 	}
 	c.bounded = false
@@ -346,7 +331,7 @@ func (c *Conn) unbound() {
 // excused reports whether err, of a write that took n bytes, is no failure: a look
 // at the state, or a peer that is slow. The caller holds the lock.
 func (c *Conn) excused(n int, err error) bool {
-	b := c.blocked
+	b := c.x.blocked
 	switch {
 	case !isTimeout(err):
 		return false
@@ -402,7 +387,7 @@ func (c *Conn) writeNow(views [][]byte) (int, syscall.Errno) {
 	// Other code may close the descriptor, so that only its owner can be trusted
 	// with the number. That takes views of its own: those of Flush are to stay on
 	// the stack.
-	w := c.slow
+	w := c.x.slow
 	w.views = copy(w.space[:], views)
 	err := c.rc.Write(w.write)
 	clear(w.space[:])
@@ -425,9 +410,10 @@ func newSlowPath() *slowPath {
 // which is released while the user reports.
 func (c *Conn) sent(n int) {
 	c.out.Advance(n)
-	own := min(n, c.clear)
-	c.clear -= own
+	own := n
 	if s := c.sec; s != nil {
+		own = min(n, s.clear)
+		s.clear -= own
 		s.wrote(n, own)
 		if c.out.Len() == 0 {
 			own += s.sealed
@@ -443,7 +429,7 @@ func (c *Conn) tell(n int) {
 	if c.cut {
 		return
 	}
-	all := c.Pending() == 0 && (!c.ending || c.ended)
+	all := c.Pending() == 0 && c.stream != streamEnding
 	if c.user.Sent(n, all) {
 		c.Unlock()
 		c.user.Report()
@@ -459,7 +445,7 @@ func (c *Conn) produce() {
 		s.seal()
 		return
 	}
-	c.ended = true
+	c.stream = streamEnded
 	c.shut = s == nil // before it is: a reader that sees its effects asks
 	var err error
 	c.Unlock()
@@ -488,7 +474,7 @@ func (c *Conn) fail(err error) {
 	if isTimeout(err) {
 		err = os.ErrDeadlineExceeded
 	}
-	c.theEnd().werr = err
+	c.extra().werr = err
 	c.Unlock()
 	c.user.WriteFailed(err)
 	c.Lock()
@@ -496,21 +482,29 @@ func (c *Conn) fail(err error) {
 
 // WriteError returns why writing failed, or nil. The caller holds the lock.
 func (c *Conn) WriteError() error {
-	if c.end == nil {
+	if c.x == nil {
 		return nil
 	}
-	return c.end.werr
+	return c.x.werr
 }
 
 // failed reports whether writing failed. The caller holds the lock.
-func (c *Conn) failed() bool { return c.end != nil && c.end.werr != nil }
+func (c *Conn) failed() bool { return c.x != nil && c.x.werr != nil }
 
-// theEnd returns c.end, which it makes if need be. The caller holds the lock.
-func (c *Conn) theEnd() *ending {
-	if c.end == nil {
-		c.end = &ending{}
+// extra returns c.x, which it makes if need be. The caller holds the lock.
+func (c *Conn) extra() *extra {
+	if c.x == nil {
+		c.x = &extra{}
 	}
-	return c.end
+	return c.x
+}
+
+// blocker returns the writer that waits for the peer, or nil. The caller holds the lock.
+func (c *Conn) blocker() *blockedWriter {
+	if c.x == nil {
+		return nil
+	}
+	return c.x.blocked
 }
 
 // stop ends the work of a writer. The caller holds the lock.
@@ -518,12 +512,14 @@ func (c *Conn) stop() {
 	if !c.cut {
 		c.unbound()
 	}
-	c.blocked = nil
+	if c.x != nil {
+		c.x.blocked = nil
+	}
 	c.output = outputIdle
 	if c.cut || c.failed() {
 		c.drop()
 	}
-	if c.closing && !c.awaitsPeer() {
+	if c.closing != notClosing && !c.awaitsPeer() {
 		c.Wake() // the goroutine waits for this
 		c.hangUpIfDeaf()
 	}
