@@ -42,7 +42,7 @@ var (
 	busy    = flag.Int("busy", 0, "how many connections send all the time meanwhile")
 	settle  = flag.Duration("settle", 5*time.Second, "how long the connections are quiet before memory is read")
 	serving = flag.Bool("serve", false, "be the process that is measured")
-	target  = flag.String("target", "", "with -serve, the server of the client")
+	target  = flag.String("target", "", "with -serve, the port of the server of the client")
 )
 
 func main() {
@@ -146,28 +146,44 @@ func listen(l *eventloop.Loop, addr chan<- string) error {
 	return err
 }
 
-// newClient sends a function to requests that makes one request on each connection, at
-// once, and waits for the responses.
+// perHost is how many connections the client has to a host. All of 127.0.0.0/8 is this
+// machine, so there are as many hosts as it takes.
+const perHost = 100
+
+// newClient sends a function to requests that makes one request on each connection and
+// waits for the responses. The first time it does so for one host after the other: a
+// request that is under way needs a goroutine, and the runtime keeps their descriptors.
+// Later it asks all at once.
 func newClient(l *eventloop.Loop, requests chan<- func()) {
 	l.Hold()
 	client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{
-		IdleTimeout: time.Hour, MaxConnsPerHost: -1, MaxIdlePerHost: *conns, MaxIdle: *conns,
+		IdleTimeout: time.Hour, MaxConnsPerHost: -1, MaxIdlePerHost: perHost, MaxIdle: *conns,
 	})
+	var wg sync.WaitGroup
+	ask := func(host int) {
+		wg.Add(perHost)
+		l.Post(func() {
+			for range perHost {
+				url := fmt.Sprintf("http://127.0.%d.%d:%s/", host/250, 1+host%250, *target)
+				client.Get(context.Background(), url).Then(func(_ *eventloop.HTTPResponse, err error) {
+					if err != nil {
+						panic(err)
+					}
+					wg.Done()
+				})
+			}
+		})
+	}
+	first := true
 	go func() {
 		requests <- func() {
-			var wg sync.WaitGroup
-			wg.Add(*conns)
-			l.Post(func() {
-				for range *conns {
-					client.Get(context.Background(), "http://"+*target+"/").Then(func(_ *eventloop.HTTPResponse, err error) {
-						if err != nil {
-							panic(err)
-						}
-						wg.Done()
-					})
+			for host := range *conns / perHost {
+				if ask(host); first {
+					wg.Wait()
 				}
-			})
+			}
 			wg.Wait()
+			first = false
 		}
 	}()
 }
@@ -203,11 +219,12 @@ const request = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 func measure() error {
 	args := append([]string{"-serve"}, os.Args[1:]...)
 	if *mode == "client" {
-		addr, err := answerTogether()
+		port, err := answerTogether()
 		if err != nil {
 			return err
 		}
-		args = append(args, "-target", addr)
+		*conns -= *conns % perHost
+		args = append(args, "-target", port)
 	}
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Stderr = os.Stderr
@@ -241,25 +258,27 @@ func measure() error {
 	return measureServer(addr, report)
 }
 
-// answerTogether is a server that answers requests when there is one on each
-// connection, so that a client has as many.
-func answerTogether() (addr string, err error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+// answerTogether is a server that answers the requests to a host when there are perHost
+// of them, so that a client has as many connections.
+func answerTogether() (port string, err error) {
+	ln, err := net.Listen("tcp4", ":0")
 	if err != nil {
 		return "", err
 	}
 	var mu sync.Mutex
-	var waiting []net.Conn
+	waiting := make(map[string][]net.Conn)
 	asked := func(nc net.Conn) {
+		host := nc.LocalAddr().String()
 		mu.Lock()
 		defer mu.Unlock()
-		if waiting = append(waiting, nc); len(waiting) < *conns {
+		all := append(waiting[host], nc)
+		if waiting[host] = all; len(all) < perHost {
 			return
 		}
-		for _, nc := range waiting {
+		waiting[host] = nil
+		for _, nc := range all {
 			io.WriteString(nc, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		}
-		waiting = waiting[:0]
 	}
 	go func() {
 		for {
@@ -274,7 +293,8 @@ func answerTogether() (addr string, err error) {
 			}()
 		}
 	}()
-	return ln.Addr().String(), nil
+	_, port, err = net.SplitHostPort(ln.Addr().String())
+	return port, err
 }
 
 // measureClient measures a client, the connections of which it makes itself.
@@ -289,7 +309,11 @@ func measureClient(p *peer, report func(what string)) error {
 		if i > 0 {
 			fmt.Printf("a request on each at once    %v until all have been answered\n", time.Since(began).Round(time.Millisecond))
 		}
-		report("afterwards")
+		if i == 0 {
+			report("after one request each")
+		} else {
+			report("afterwards")
+		}
 	}
 	return nil
 }
