@@ -1,6 +1,7 @@
 package eventloop
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -109,7 +111,8 @@ type HTTPClientConfig struct {
 	// proxy resolves the name of the server itself, with either scheme; its port
 	// is 1080 if the URL has none. Proxy is called on a
 	// goroutine of the request, not on the loop. If Proxy is nil, HTTP_PROXY,
-	// HTTPS_PROXY and NO_PROXY of the environment count, as in net/http.
+	// HTTPS_PROXY and NO_PROXY of the environment count when the client is made, as in
+	// net/http, and ALL_PROXY where one of the first two is not set; in lower case too.
 	Proxy func(u *url.URL) (*url.URL, error)
 
 	// Dial connects to a server or a proxy, instead of the loop's own resolver
@@ -149,10 +152,23 @@ func (cfg HTTPClientConfig) withDefaults() HTTPClientConfig {
 		cfg.UserAgent = "eventloop"
 	}
 	if cfg.Proxy == nil {
-		cfg.Proxy = httpproxy.FromEnvironment().ProxyFunc()
+		cfg.Proxy = environmentProxy()
 	}
 	cfg.TLS = httpTLS(cfg.TLS)
 	return cfg
+}
+
+// environmentProxy returns the Proxy that the environment describes. ALL_PROXY, which
+// net/http does not know, is how SOCKS proxies are usually given.
+func environmentProxy() func(*url.URL) (*url.URL, error) {
+	env := httpproxy.FromEnvironment()
+	all := cmp.Or(os.Getenv("ALL_PROXY"), os.Getenv("all_proxy"))
+	if env.HTTPProxy == "" {
+		env.HTTPProxy = all
+		env.CGI = false // a request cannot set ALL_PROXY, as it can HTTP_PROXY
+	}
+	env.HTTPSProxy = cmp.Or(env.HTTPSProxy, all)
+	return env.ProxyFunc()
 }
 
 // atMost resolves a number of which zero is the default and negative is none at
