@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/subtle"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -238,6 +239,37 @@ func ExampleHTTPRequest_RespondStream() {
 	// data: event 3
 	//
 	// canceled: true
+}
+
+// Any library that takes an http.Client works over the loop, also in a task.
+func ExampleHTTPClient_RoundTripper() {
+	err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		s, err := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+			r.RespondJSON(200, map[string]string{"path": r.Path()})
+		}, nil)
+		if err != nil {
+			return err
+		}
+		client := &http.Client{Transport: l.HTTP().RoundTripper(), Timeout: 10 * time.Second}
+		l.Go(context.Background(), func(t *eventloop.Task) error {
+			defer s.Close()
+			res, err := client.Get("http://" + s.Addr().String() + "/hello") // suspends the task
+			if err != nil {
+				return err
+			}
+			defer res.Body.Close()
+			var answer struct{ Path string }
+			err = json.NewDecoder(res.Body).Decode(&answer)
+			fmt.Println(answer.Path, err)
+			return err
+		})
+		return nil
+	})
+	if err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// /hello <nil>
 }
 
 // A response is judged by its head: what is too long is not read.

@@ -170,11 +170,19 @@ func (s *HTTPServer) abandon() {
 }
 
 func (c *httpCall) abandon() {
-	if c.client.cfg.Dial == nil {
+	switch {
+	case c.body != nil && c.body.state.Load() == bodyClosing:
+		c.loop.gaveUp("Close of the body of the request " + c.describe())
+	case c.client.cfg.Dial != nil:
+		c.loop.gaveUp("a connection of HTTPClientConfig.Dial of " + c.describe())
+	default:
 		return
 	}
-	c.loop.gaveUp("a connection of HTTPClientConfig.Dial of " + c.describe())
-	c.future.fail(ErrLoopClosed)
+	if c.trip != nil {
+		c.trip.end(ErrLoopClosed)
+	} else {
+		c.future.fail(ErrLoopClosed)
+	}
 	c.loop.unregister(&c.handle)
 }
 

@@ -204,6 +204,7 @@ type HTTPClient struct {
 	ownProxy bool                      // cfg.Proxy is the application's
 	open     handle                    // of the pool: registered while there are connections, unref'd
 	last     atomic.Pointer[httpPlace] // of the last request: see place
+	lastTrip atomic.Pointer[httpPlace] // of the last one of a RoundTripper
 
 	mu      sync.Mutex // guards the following
 	running int        // goroutines of connections

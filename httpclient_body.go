@@ -50,6 +50,16 @@ func newHTTPUpload(c *httpCall, conn *httpclient.Conn) *httpUpload {
 	return u
 }
 
+// start starts the goroutine.
+func (u *httpUpload) start() {
+	l := u.call.client.loop
+	if u.body.own {
+		l.wg.Go(u.run)
+	} else {
+		l.goForeign(fmt.Sprintf("Read of a request body, %T", u.body.src), u.run)
+	}
+}
+
 // end ends the upload: when it returns the body is not read any more.
 func (u *httpUpload) end() {
 	close(u.over)
@@ -103,7 +113,6 @@ func (u *httpUpload) permit() {
 // closed, or when the reader fails; a reader that waits is closed.
 func (u *httpUpload) run() {
 	c := u.call
-	defer c.client.loop.wg.Done()
 	defer close(u.done)
 	returned := false
 	defer func() {
@@ -125,7 +134,11 @@ func (u *httpUpload) send() {
 	}
 	readErr := u.prepare()
 	if readErr == nil {
-		readErr, _ = httpclient.SendBody(u.conn, u.body, u.length)
+		var trailer httpclient.Trailer
+		if c.trip != nil {
+			trailer = c.trip.sentTrailer
+		}
+		readErr, _ = httpclient.SendBody(u.conn, u.body, u.length, trailer)
 	}
 	u.closeSent()
 	if readErr != nil {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/onloop/eventloop/internal/coding"
@@ -48,6 +49,7 @@ type httpCall struct {
 	upload    *httpUpload // sends the body meanwhile; nil if none is needed
 	slow      *slowStart  // see start
 	extra     *callExtra  // see more
+	trip      *httpTrip   // of a RoundTripper; nil: of Do
 
 	deadline   time.Time
 	releaseCtx func() bool // stops watching ctx
@@ -96,7 +98,12 @@ var noOptions HTTPOptions
 
 func (c *httpCall) terminate() { c.abort(ErrLoopClosed) }
 
-func (c *httpCall) describe() string { return redacted(c.asked) }
+func (c *httpCall) describe() string {
+	if c.trip != nil {
+		return c.trip.address()
+	}
+	return redacted(c.asked)
+}
 
 var (
 	errNoMethod    = errors.New("method is not valid")
@@ -123,6 +130,25 @@ func (c *httpCall) prepare(method string) error {
 	switch {
 	case err != nil:
 		return err
+	case o.BodyReader != nil && o.Body != nil:
+		return errTwoBodies
+	case o.ContentLength < 0:
+		return errShortLength
+	case o.BodyReader == nil && o.GetBody != nil:
+		return errOnlyGetBody
+	}
+	c.length = c.bodyLength()
+	if err := c.check(); err != nil {
+		return err
+	}
+	c.watch()
+	return c.ctx.Err()
+}
+
+// check checks what is to be sent.
+func (c *httpCall) check() error {
+	o := c.opts
+	switch {
 	case !http1.IsToken(c.method):
 		return fmt.Errorf("%w: %q", errNoMethod, c.method)
 	case c.method == "CONNECT":
@@ -133,12 +159,6 @@ func (c *httpCall) prepare(method string) error {
 		return fmt.Errorf("%w: Host %q", ErrHTTPHeader, o.Headers.Get("Host"))
 	case !http1.IsFieldValue(c.client.cfg.UserAgent):
 		return fmt.Errorf("%w: User-Agent %q", ErrHTTPHeader, c.client.cfg.UserAgent)
-	case o.BodyReader != nil && o.Body != nil:
-		return errTwoBodies
-	case o.ContentLength < 0:
-		return errShortLength
-	case o.BodyReader == nil && o.GetBody != nil:
-		return errOnlyGetBody
 	}
 	if err := o.Headers.validate(); err != nil {
 		return err
@@ -149,11 +169,9 @@ func (c *httpCall) prepare(method string) error {
 		}
 		c.route = throughTunnel(c.route, c.target)
 	}
-	c.length = c.bodyLength()
 	c.close = o.Close || c.client.cfg.DisableKeepAlives || o.Headers.hasToken("Connection", "close")
 	c.expect = o.Headers.hasToken("Expect", "100-continue") && c.length != 0
-	c.watch()
-	return c.ctx.Err()
+	return nil
 }
 
 // isHostField reports whether s may be sent as the field Host. Empty means the host of
@@ -201,6 +219,9 @@ func (c *httpCall) interrupt(conn *httpclient.Conn, cause error) {
 	}
 	if c.cause == nil {
 		c.cause = cause
+		if c.trip != nil && c.trip.cut != nil {
+			close(c.trip.cut)
+		}
 	}
 	if c.conn != nil {
 		c.conn.Interrupt()
@@ -285,6 +306,10 @@ func (c *httpCall) finish(res *HTTPResponse, err error) {
 		res = nil
 	}
 	c.interrupt(nil, errOver)
+	if c.trip != nil {
+		c.trip.finish(err)
+		return
+	}
 	defer func() { // Close of the body may call runtime.Goexit
 		c.resolve(c.afterClose(res, err))
 	}()
@@ -360,15 +385,29 @@ func (c *httpCall) failure(err error) error {
 
 // opError returns err as the error of the request.
 func (c *httpCall) opError(err error) error {
-	return &OpError{Op: OpRequest, Addr: redacted(c.url), Err: err}
+	address := ""
+	if c.trip != nil {
+		address = c.trip.address()
+	} else {
+		address = redacted(c.url)
+	}
+	return &OpError{Op: OpRequest, Addr: address, Err: err}
 }
 
 // A bodyCloser is a BodyReader that is to be closed.
 type bodyCloser struct {
 	body  io.Closer
 	over  sync.Once
-	panic *PanicError // of Close; valid when over is done
+	state atomic.Uint32 // bodyOpen and so on
+	panic *PanicError   // of Close; valid in the state bodyClosed
 }
+
+// States of a bodyCloser.
+const (
+	bodyOpen    uint32 = iota
+	bodyClosing        // Close was called
+	bodyClosed         // and has returned
+)
 
 // closeBody closes BodyReader, once, when it is not needed any more. When it returns
 // the body is closed, by whichever goroutine.
@@ -380,10 +419,12 @@ func (c *httpCall) closeBody() {
 
 func (b *bodyCloser) close() {
 	b.over.Do(func() {
+		b.state.Store(bodyClosing)
 		defer func() {
 			if v := recover(); v != nil {
 				b.panic = newPanicError(v)
 			}
+			b.state.Store(bodyClosed)
 		}()
 		closer := b.body
 		b.body = nil // the future may live on
@@ -440,13 +481,15 @@ func (c *httpCall) dropBody() {
 // head returns the head of the request on the way that route is.
 func (c *httpCall) head(route *httpRoute) *httpclient.Head {
 	target := c.target.uri
-	if route.absolute() {
+	if route.absolute() && c.target.u.Opaque == "" {
 		target = "http://" + c.target.host + target
 	}
 	h := httpclient.GetHead(c.method, target)
 	h.Add("Host", c.hostField())
-	if _, named := c.opts.Headers.lookup("User-Agent"); !named {
+	if value, named := c.opts.Headers.lookup("User-Agent"); !named {
 		h.Add("User-Agent", c.client.cfg.UserAgent)
+	} else if c.trip != nil && value != "" {
+		h.Add("User-Agent", value)
 	}
 	c.addOwn(h, route)
 	jar := c.extra != nil && c.extra.cookies != ""
@@ -468,14 +511,14 @@ func (c *httpCall) sends(f *HTTPHeader) bool {
 		// RFC 9110 section 10.1.1: not without a body.
 		return c.length != 0 || !http1.EqualFold(f.Name, "Expect")
 	case len("User-Agent"):
-		if f.Value == "" && http1.EqualFold(f.Name, "User-Agent") {
+		if (f.Value == "" || c.trip != nil) && http1.EqualFold(f.Name, "User-Agent") {
 			return false
 		}
 	}
 	if c.opts.Upgrade != nil && http1.EqualFold(f.Name, "Upgrade") {
 		return true
 	}
-	return !ownField(f.Name)
+	return c.trip != nil || !ownField(f.Name)
 }
 
 // hostField returns the value of the field Host.
@@ -498,7 +541,7 @@ func (c *httpCall) addOwn(h *httpclient.Head, route *httpRoute) {
 	case c.length > 0 || hasBody(c.method):
 		h.Add("Content-Length", strconv.FormatInt(c.length, 10))
 	}
-	if u := c.target.u.User; u != nil && !has("Authorization") {
+	if u := c.target.u.User; u != nil && c.trip == nil && !has("Authorization") {
 		h.Add("Authorization", basicAuth(u))
 	}
 	if route.absolute() && route.proxy.User != nil && !has("Proxy-Authorization") {
@@ -510,7 +553,7 @@ func (c *httpCall) addOwn(h *httpclient.Head, route *httpRoute) {
 	switch {
 	case c.opts.Upgrade != nil:
 		h.Add("Connection", "Upgrade")
-	case c.close:
+	case c.close && (c.trip == nil || c.trip.saysClose()):
 		h.Add("Connection", "close")
 	}
 }

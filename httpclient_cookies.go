@@ -12,6 +12,9 @@ import (
 
 // jar returns the cookie jar of the request, nil if there is none.
 func (c *httpCall) jar() http.CookieJar {
+	if c.trip != nil {
+		return nil
+	}
 	if c.opts.Jar != nil {
 		return c.opts.Jar
 	}

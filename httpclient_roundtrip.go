@@ -13,8 +13,9 @@ import (
 
 // A requestEnd is what came of a request on a connection.
 type requestEnd struct {
-	res  *HTTPResponse
-	next *httpTarget // where the response leads, if that is to be followed
+	res  *HTTPResponse // nil of a RoundTripper
+	head bool          // of a response was there
+	next *httpTarget   // where the response leads, if that is to be followed
 	err  error
 	over time.Time
 
@@ -231,6 +232,13 @@ func (c *httpCall) exchange(conn *httpclient.Conn, end *requestEnd) {
 		return
 	}
 	conn.SetKeepAlive(resp.KeepAliveTimeout())
+	end.head = true
+	if c.trip != nil {
+		end.err = c.trip.receive(conn)
+		end.over = time.Now()
+		end.reusable = end.err == nil && !c.close && resp.Reusable()
+		return
+	}
 	end.res = c.response(conn, resp)
 	if end.err = c.storeCookies(resp); end.err == nil {
 		end.err = c.receive(conn, end)
@@ -247,8 +255,8 @@ func (c *httpCall) depart(conn *httpclient.Conn, end *requestEnd) (reusable, ret
 		reusable = conn.End(end.reusable)
 	}
 	c.count(conn)
-	if end.err == nil || end.res != nil || !c.shouldRetry(conn, end.err) {
-		if end.next == nil && c.body != nil {
+	if end.err == nil || end.head || !c.shouldRetry(conn, end.err) {
+		if end.next == nil && c.body != nil && c.trip == nil {
 			aside(func() error { c.closeBody(); return nil }) // it may wait, conn may not
 		}
 		return reusable, false
@@ -321,8 +329,7 @@ func (c *httpCall) send(conn *httpclient.Conn) {
 	}
 	conn.Send(c.message(nil), c.length != 0)
 	c.upload = newHTTPUpload(c, conn)
-	c.client.loop.wg.Add(1)
-	go c.upload.run()
+	c.upload.start()
 }
 
 // message returns the head of the request and body.

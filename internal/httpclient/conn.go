@@ -414,6 +414,24 @@ func (c *Conn) Hold(held bool) {
 	c.core.Wake() // the goroutine has another deadline
 }
 
+// Upgrade says that the connection carries another protocol from now on, without bounds
+// of time. The request is never all written.
+func (c *Conn) Upgrade() {
+	c.core.Lock()
+	defer c.core.Unlock()
+	c.deadline, c.silence, c.writing = time.Time{}, 0, true
+	c.core.SetStall(0)
+	c.fired = true // so that the read deadline is taken away
+}
+
+// CloseWrite ends the stream to the server when all output is sent. Any goroutine may
+// call it, but only while c carries the request.
+func (c *Conn) CloseWrite() {
+	c.core.Lock()
+	defer c.core.Unlock()
+	c.core.EndOutput()
+}
+
 // Interrupt makes all reading and writing fail, now and later. Any goroutine may call
 // it.
 func (c *Conn) Interrupt() {
@@ -633,6 +651,21 @@ func (c *Conn) take(n int) {
 	if c.window = c.window[n:]; len(c.window) == 0 {
 		c.release()
 	}
+}
+
+// takeBuffer takes up to n bytes out of the window, in a buffer of their own. If they are all
+// that the window has, that is the buffer they were read into.
+func (c *Conn) takeBuffer(n int) *sockio.Buffer {
+	if b := c.buf; b != nil && n == len(c.window) {
+		b.Consume(b.Len() - n)
+		c.buf, c.window = nil, nil
+		return b
+	}
+	b := sockio.GetBuffer(n)
+	n = copy(b.Room(), c.window[:n])
+	b.Fill(n)
+	c.take(n)
+	return b
 }
 
 // release drops the window.

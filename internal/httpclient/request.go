@@ -96,13 +96,18 @@ func (m *Message) Release() {
 // ErrBodyLength is the error of a body that is not as long as was announced.
 var ErrBodyLength = errors.New("eventloop: request body is not as long as was said")
 
-// SendBody sends what r gives until io.EOF: n bytes, or chunks if n is negative.
-// readErr is an error of r, or ErrBodyLength; writeErr one of the connection.
-func SendBody(c *Conn, r io.Reader, n int64) (readErr, writeErr error) {
+// A Trailer returns the trailer section of a request: lines that end in CRLF. It is
+// called at the end of the body.
+type Trailer func() ([]byte, error)
+
+// SendBody sends what r gives until io.EOF: n bytes, or chunks if n is negative, and
+// after those the trailer section, unless trailer is nil. readErr is an error of r or of
+// trailer, or ErrBodyLength; writeErr one of the connection.
+func SendBody(c *Conn, r io.Reader, n int64, trailer Trailer) (readErr, writeErr error) {
 	b := sockio.GetBuffer(32 << 10)
 	defer b.Release()
 	if n < 0 {
-		return sendChunks(c, r, b.Room())
+		return sendChunks(c, r, b.Room(), trailer)
 	}
 	return sendFixed(c, r, n, b.Room())
 }
@@ -140,7 +145,7 @@ const chunkBefore, chunkAfter = 10, 2
 
 // sendChunks sends each piece as soon as r has it. The size is written into buf
 // right before the piece, and so the chunk goes out in one write.
-func sendChunks(c *Conn, r io.Reader, buf []byte) (readErr, writeErr error) {
+func sendChunks(c *Conn, r io.Reader, buf []byte, trailer Trailer) (readErr, writeErr error) {
 	for {
 		if werr := c.AwaitRoom(); werr != nil {
 			return nil, werr
@@ -159,14 +164,25 @@ func sendChunks(c *Conn, r io.Reader, buf []byte) (readErr, writeErr error) {
 		}
 		if err == io.EOF {
 			end += copy(buf[end:], lastChunk)
+			return sendLast(c, buf[start:end], trailer)
 		}
-		if werr := c.Write(buf[start:end], err == io.EOF); werr != nil {
+		if werr := c.Write(buf[start:end], false); werr != nil {
 			return nil, werr
 		}
-		if err == io.EOF {
-			return nil, nil
-		}
 	}
+}
+
+// sendLast sends p, which ends with the last chunk, with the trailer section put in.
+func sendLast(c *Conn, p []byte, trailer Trailer) (readErr, writeErr error) {
+	if trailer != nil {
+		lines, err := trailer()
+		if err != nil {
+			return err, nil
+		}
+		end := len(p) - len("\r\n")
+		p = append(append(p[:end:end], lines...), "\r\n"...)
+	}
+	return nil, c.Write(p, true)
 }
 
 const lastChunk = "0\r\n\r\n"

@@ -1,6 +1,7 @@
 package httpclient
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/onloop/eventloop/internal/http1"
 	"github.com/onloop/eventloop/internal/netcore"
+	"github.com/onloop/eventloop/internal/sockio"
 )
 
 // A Response reads one response: ReadHead, then Read until io.EOF, or ReadAll.
@@ -61,6 +63,9 @@ func (r *Response) ReadHead(c *Conn, method string, max int, interim Interim) er
 // An Interim is called for each interim response.
 type Interim interface{ Interim(status int) }
 
+// Upgrade makes all that follows a response with status 101 its body.
+func (r *Response) Upgrade() { r.body.UntilClose() }
+
 // begin begins the body.
 func (r *Response) begin(maxTrailer int) {
 	r.c.slack = 0
@@ -83,29 +88,15 @@ func (r *Response) Read(p []byte) (int, error) {
 	for {
 		skip, n, err := r.body.Next(c.window)
 		c.take(skip)
-		switch {
-		case n > 0:
+		if n > 0 {
 			n = copy(p, c.window[:n])
 			c.take(n)
 			c.slack = 0
 			r.body.Consume(n)
 			return n, nil
-		case err == io.EOF:
-			return 0, io.EOF
-		case err == http1.ErrTrailerLimit, err == http1.ErrChunkLimit:
-			return 0, tooLarge(err.Error())
-		case err != http1.ErrMore:
-			return 0, malformed(err)
 		}
-		if r.body.InTrailer() {
-			c.slack = 0 // which has a bound of its own
-		}
-		if err := c.more(); err != nil {
-			if r.body.IsOpen() && c.failed == io.EOF {
-				r.body.End()
-				return 0, io.EOF
-			}
-			return 0, c.cause(err)
+		if err := r.fill(err); err != nil {
+			return 0, err
 		}
 	}
 }
@@ -127,6 +118,55 @@ func (r *Response) Excerpt(max int, d time.Duration) []byte {
 			return body[:n:n]
 		}
 	}
+}
+
+// ErrWait is returned by ReadBuffer if it would have to wait.
+var ErrWait = errors.New("httpclient: nothing is there yet")
+
+// ReadBuffer is Read into a buffer that the caller owns. It waits only if wait is set.
+func (r *Response) ReadBuffer(wait bool) (*sockio.Buffer, error) {
+	c := r.c
+	for {
+		skip, n, err := r.body.Next(c.window)
+		c.take(skip)
+		switch {
+		case n > 0:
+			c.slack = 0
+			b := c.takeBuffer(n)
+			r.body.Consume(b.Len())
+			return b, nil
+		case err != http1.ErrMore || wait:
+			if err = r.fill(err); err != nil {
+				return nil, err
+			}
+		default:
+			return nil, ErrWait
+		}
+	}
+}
+
+// fill reads more input. err is why the body wants it.
+func (r *Response) fill(err error) error {
+	c := r.c
+	switch {
+	case err == io.EOF:
+		return io.EOF
+	case err == http1.ErrTrailerLimit, err == http1.ErrChunkLimit:
+		return tooLarge(err.Error())
+	case err != http1.ErrMore:
+		return malformed(err)
+	}
+	if r.body.InTrailer() {
+		c.slack = 0 // which has a bound of its own
+	}
+	if err := c.more(); err != nil {
+		if r.body.IsOpen() && c.failed == io.EOF {
+			r.body.End()
+			return io.EOF
+		}
+		return c.cause(err)
+	}
+	return nil
 }
 
 const maxInt = int(^uint(0) >> 1)

@@ -50,6 +50,9 @@ func (b *Buffer) Release() {
 // Bytes returns the bytes of the buffer, which are valid until Release.
 func (b *Buffer) Bytes() []byte { return b.data[b.r:b.w] }
 
+// Size returns how many bytes the buffer has room for when it is empty.
+func (b *Buffer) Size() int { return len(b.data) }
+
 // Len returns the number of bytes in the buffer.
 func (b *Buffer) Len() int { return b.w - b.r }
 

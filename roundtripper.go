@@ -1,0 +1,465 @@
+package eventloop
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/onloop/eventloop/internal/http1"
+	"github.com/onloop/eventloop/internal/httpclient"
+)
+
+// RoundTripper returns the client as an [http.RoundTripper], for the Transport of an
+// http.Client and for libraries that take one. Requests through it use the settings,
+// the connections and the statistics of c; of the settings, only MaxBodyBytes does not
+// apply, because the body is a stream. The result also has the method
+// CloseIdleConnections, which [http.Client.CloseIdleConnections] calls.
+//
+// RoundTrip may be called while the loop runs, by any goroutine and by any task of the
+// loop. On a goroutine other than the loop's it blocks. In a task it suspends the task,
+// and the loop continues. In a callback, which can do neither, it returns [ErrOnLoop] at
+// once. The same holds for Read of the response body, whatever called RoundTrip; Close
+// never waits. A library in a task works as long as it neither sleeps nor waits for
+// goroutines of its own.
+//
+// RoundTrip returns when the head of the response is there. It does what net/http asks
+// of a RoundTripper: it does not change the request, follows no redirects, neither
+// sends nor stores cookies, adds no Authorization, and always closes the body of the
+// request, if need be after it has returned. It does not ask for compression, so the
+// body is what the server sends. Request.Cancel and GetBody are
+// used. A method CONNECT is an error.
+//
+// The body of the response is read ahead by up to 256 KB; then the server has to wait.
+// An open body is a pending request: it keeps the loop alive, and the end of the
+// request's context ends it. Close before the end closes the connection, unless the rest
+// of the body is short and arrives at once. Read after Close returns
+// http.ErrBodyReadAfterClose. The body of a response with status 101 (Switching
+// Protocols) is an io.ReadWriteCloser over the connection, to which no timeout of the
+// client applies any more.
+//
+// An error is an [*OpError] as of [HTTPClient.Do]. At the end of the context it matches
+// the error of the context and its cause, and Timeout reports whether a time was over.
+// When the loop ends by force, RoundTrip and Read return [ErrLoopClosed].
+func (c *HTTPClient) RoundTripper() http.RoundTripper { return (*roundTripper)(c) }
+
+// A roundTripper is an HTTPClient as an http.RoundTripper.
+type roundTripper HTTPClient
+
+// CloseIdleConnections closes the connections that are kept for later requests.
+func (rt *roundTripper) CloseIdleConnections() { (*HTTPClient)(rt).CloseIdle() }
+
+// RoundTrip implements http.RoundTripper.
+func (rt *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
+	c := (*HTTPClient)(rt)
+	task, err := c.loop.caller()
+	if err != nil {
+		closeRequest(req)
+		return nil, err
+	}
+	t := &httpTrip{req: req}
+	t.init(c)
+	if err := c.loop.register(&t.call.handle, &t.call, kindHTTPClient, false); err != nil {
+		closeRequest(req)
+		return nil, err
+	}
+	c.loop.count.httpSent.Add(1)
+	if err := t.prepare(); err != nil {
+		t.refuse()
+		return nil, t.call.failure(err)
+	}
+	if t.mayBeEmpty() {
+		t.probe(task)
+	}
+	t.call.submit()
+	return t.await(task)
+}
+
+// closeRequest closes the body of a request that is not sent.
+func closeRequest(req *http.Request) {
+	if req.Body != nil {
+		req.Body.Close()
+	}
+}
+
+var (
+	errNoURL   = errors.New("nil Request.URL")
+	errNilBody = errors.New("Request.ContentLength without a Body")
+)
+
+// init makes t a request of c that is not prepared yet.
+func (t *httpTrip) init(c *HTTPClient) {
+	t.waiters.L = &t.mu
+	call := &t.call
+	call.client, call.ctx, call.trip = c, t.req.Context(), t
+	call.opts, call.begun = &t.opts, time.Now()
+	if body := t.req.Body; body != nil && body != http.NoBody {
+		call.body = &t.closer
+		t.closer.body = body
+	}
+}
+
+// prepare checks the request. It runs in RoundTrip.
+func (t *httpTrip) prepare() error {
+	c, req := &t.call, t.req
+	if req.URL == nil {
+		return errNoURL
+	}
+	place, err := c.client.placeOf(req.URL)
+	if err != nil {
+		return err
+	}
+	c.target, c.route = &place.target, place.route
+	c.method = cmp.Or(req.Method, "GET")
+	if t.opts.Host, err = hostOf(req); err != nil {
+		return err
+	}
+	t.opts.Headers = fieldsOf(req.Header)
+	c.length = req.ContentLength
+	switch {
+	case c.body == nil && req.Body == nil && c.length != 0:
+		return fmt.Errorf("%w: %d bytes", errNilBody, c.length)
+	case c.body == nil:
+		c.length = 0
+	case c.length <= 0 || len(req.TransferEncoding) > 0 && req.TransferEncoding[0] == "chunked":
+		c.length = -1 // not known
+	}
+	if err := t.announceTrailer(); err != nil {
+		return err
+	}
+	if err := c.check(); err != nil {
+		return err
+	}
+	c.close = c.close || req.Close
+	if c.ctx.Err() != nil {
+		return endedBy(c.ctx, c.ctx.Err())
+	}
+	if err := t.takeBody(); err != nil {
+		return fmt.Errorf("request body: %w", err)
+	}
+	c.watch()
+	if c.body != nil {
+		c.loop.usesForeign.Store(true)
+	}
+	if req.Cancel != nil {
+		t.done = make(chan struct{})
+		done := t.done
+		c.loop.wg.Go(func() { t.watchCancel(done) })
+	}
+	return nil
+}
+
+// hostOf returns the value of the field Host, if it is not that of the URL.
+func hostOf(req *http.Request) (string, error) {
+	host := req.Host
+	if host == "" || host == req.URL.Host || isASCII(host) {
+		if host == req.URL.Host {
+			host = ""
+		}
+		return host, nil
+	}
+	name, port, found := strings.Cut(host, ":")
+	name, err := asciiHost(name)
+	if found {
+		name += ":" + port
+	}
+	return name, err
+}
+
+// fieldsOf returns h in the order in which net/http sends it, without the fields that
+// are not for the caller to send.
+func fieldsOf(h http.Header) HTTPHeaders {
+	n := 0
+	for _, values := range h {
+		n += len(values)
+	}
+	if n == 0 {
+		return nil
+	}
+	fields := make(HTTPHeaders, 0, n)
+	for name, values := range h {
+		switch name {
+		case "Host", "Content-Length", "Transfer-Encoding", "Trailer":
+			continue
+		}
+		for _, value := range values {
+			fields = append(fields, HTTPHeader{name, textproto.TrimString(value)})
+		}
+	}
+	slices.SortStableFunc(fields, func(a, b HTTPHeader) int { return strings.Compare(a.Name, b.Name) })
+	return fields
+}
+
+// announceTrailer adds the field that names the trailer fields of the request.
+func (t *httpTrip) announceTrailer() error {
+	if len(t.req.Trailer) == 0 {
+		return nil
+	}
+	names := slices.Sorted(maps.Keys(t.req.Trailer))
+	for _, name := range names {
+		if !http1.IsToken(name) {
+			return fmt.Errorf("%w: trailer name %q", ErrHTTPHeader, name)
+		}
+		switch http.CanonicalHeaderKey(name) {
+		case "Transfer-Encoding", "Trailer", "Content-Length":
+			return fmt.Errorf("%w: %s in the trailer", ErrHTTPHeader, name)
+		}
+	}
+	if err := fieldsOf(t.req.Trailer).validate(); err != nil || t.call.length >= 0 {
+		return err // without chunks there is no trailer, as in net/http
+	}
+	t.opts.Headers = append(HTTPHeaders{{"Trailer", strings.Join(names, ",")}}, t.opts.Headers...)
+	return nil
+}
+
+// sentTrailer returns the trailer section of the request, whose body is at its end.
+func (t *httpTrip) sentTrailer() ([]byte, error) {
+	fields := fieldsOf(t.req.Trailer)
+	if err := fields.validate(); err != nil {
+		return nil, err
+	}
+	var lines []byte
+	for _, f := range fields {
+		lines = append(append(append(append(lines, f.Name...), ": "...), f.Value...), "\r\n"...)
+	}
+	return lines, nil
+}
+
+// saysClose reports whether "Connection: close" is to be added.
+func (t *httpTrip) saysClose() bool {
+	h := t.opts.Headers
+	return !h.hasToken("Connection", "close") && !h.hasToken("Connection", "upgrade")
+}
+
+// address returns the URL for messages, without the password.
+func (t *httpTrip) address() string {
+	if t.req.URL == nil {
+		return ""
+	}
+	return t.req.URL.Redacted()
+}
+
+// takeBody makes the body the BodyReader of the request. A short one that is in memory
+// is read at once: it is then sent together with the head, without a goroutine.
+func (t *httpTrip) takeBody() error {
+	c := &t.call
+	if c.body == nil {
+		return nil
+	}
+	body := t.req.Body
+	if c.length > 0 && httpclient.Inline(int(min(c.length, 1<<20))) && !c.expect && isInMemory(body) {
+		t.opts.Body = make([]byte, c.length)
+		if _, err := io.ReadFull(body, t.opts.Body); err == io.ErrUnexpectedEOF || err == io.EOF {
+			return ErrHTTPBodyLength
+		} else if err != nil {
+			return err
+		}
+		if n, _ := body.Read(make([]byte, 1)); n > 0 {
+			return ErrHTTPBodyLength
+		}
+		body.Close() // has no effect
+		c.body = nil
+		return nil
+	}
+	t.opts.BodyReader, t.opts.GetBody = body, t.req.GetBody
+	return nil
+}
+
+// The types of what io.NopCloser returns.
+var nopCloserTypes = [...]reflect.Type{
+	reflect.TypeOf(io.NopCloser(nil)),
+	reflect.TypeOf(io.NopCloser(struct {
+		io.Reader
+		io.WriterTo
+	}{})),
+}
+
+// isInMemory reports whether reading and closing body takes no time.
+func isInMemory(body io.Reader) bool {
+	if t := reflect.TypeOf(body); t == nopCloserTypes[0] || t == nopCloserTypes[1] {
+		body, _ = reflect.ValueOf(body).Field(0).Interface().(io.Reader)
+	}
+	switch body.(type) {
+	case *bytes.Reader, *bytes.Buffer, *strings.Reader:
+		return true
+	}
+	return false
+}
+
+// watchCancel ends the request when Request.Cancel is closed.
+func (t *httpTrip) watchCancel(done chan struct{}) {
+	select {
+	case <-t.req.Cancel:
+		t.call.abort(context.Canceled)
+	case <-done:
+	}
+}
+
+// refuse ends a request that was not sent.
+func (t *httpTrip) refuse() {
+	t.detach()
+	t.release()
+	closeRequest(t.req)
+}
+
+// release ends the handle.
+func (t *httpTrip) release() {
+	l := t.call.loop
+	l.unregister(&t.call.handle)
+	if l.ended.Load() {
+		l.wake() // closeAll waits for the last handle
+	}
+}
+
+// finish ends the request. Its body may not be closed yet; that takes as long as the
+// application likes.
+func (t *httpTrip) finish(err error) {
+	c := &t.call
+	b := c.body
+	if b == nil || b.state.Load() == bodyClosed {
+		if b != nil && b.panic != nil {
+			err = errors.Join(err, c.opError(b.panic))
+		}
+		t.release()
+		t.end(err)
+		return
+	}
+	t.end(err)
+	c.loop.wg.Go(func() {
+		defer t.release() // Close may call runtime.Goexit
+		c.closeUnused()
+	})
+}
+
+// placeOf is place for the URL of a request, which may change afterwards.
+func (c *HTTPClient) placeOf(u *url.URL) (*httpPlace, error) {
+	if p := c.lastTrip.Load(); p != nil && *p.target.u == *u {
+		return p, nil
+	}
+	own := *u
+	p := &httpPlace{}
+	var err error
+	if p.target, err = newTarget(&own); err != nil {
+		return nil, err
+	}
+	if u.Opaque != "" {
+		p.target.uri = own.RequestURI()
+		if !isURI(p.target.uri) {
+			return nil, fmt.Errorf("opaque part %q of the URL is not valid", u.Opaque)
+		}
+	}
+	if !c.ownProxy {
+		if r, err := c.route(&p.target, ""); err == nil {
+			p.route = &r
+		}
+	}
+	c.lastTrip.Store(p)
+	return p, nil
+}
+
+// isURI reports whether all bytes of s may be in a URI.
+func isURI(s string) bool {
+	for i := range len(s) {
+		if !uriByte(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// headerOf returns the fields of a response as net/http has them.
+func headerOf(fields http1.Fields) http.Header {
+	n := fields.Count()
+	h := make(http.Header, n)
+	values := make([]string, n)
+	for name, value, ok := fields.Next(); ok; name, value, ok = fields.Next() {
+		if old := h[name]; old != nil || len(values) == 0 {
+			h[name] = append(old, value)
+			continue
+		}
+		values[0] = value
+		h[name], values = values[:1:1], values[1:]
+	}
+	return h
+}
+
+// probeTime is how long the head of a request waits for the first byte of its body.
+const probeTime = 200 * time.Millisecond
+
+// mayBeEmpty reports whether the body had better be looked at before the head is sent.
+// Its length is not known, and the method usually has no body. If it is empty, the
+// server had better not see chunks. Package net/http does the same.
+func (t *httpTrip) mayBeEmpty() bool {
+	if t.call.length >= 0 || t.opts.BodyReader == nil || len(t.req.TransferEncoding) > 0 {
+		return false
+	}
+	switch t.call.method {
+	case "GET", "HEAD", "DELETE", "OPTIONS", "PROPFIND", "SEARCH":
+		return true
+	}
+	return false
+}
+
+// probe waits for the first byte of the body, or its end.
+func (t *httpTrip) probe(task *Task) {
+	c := &t.call
+	b := &probedBody{src: t.opts.BodyReader, first: looseFuture[int](c.loop)}
+	t.opts.BodyReader = b
+	c.loop.goForeign(fmt.Sprintf("Read of a request body, %T", b.src), b.probe)
+	var err error
+	if task != nil {
+		_, err = b.first.AwaitTimeout(task, probeTime)
+	} else {
+		ctx, cancel := context.WithTimeout(c.ctx, probeTime)
+		_, err = b.first.Wait(ctx)
+		cancel()
+	}
+	if err == io.EOF {
+		c.closeBody()
+		c.length, c.expect, c.body = 0, false, nil
+		t.opts.BodyReader, t.opts.GetBody = nil, nil
+	}
+}
+
+// A probedBody is a body of which a goroutine reads the first byte.
+type probedBody struct {
+	src   io.Reader
+	first *Future[int] // how many bytes that Read gave
+	byte  [1]byte
+	taken bool // by Read
+}
+
+// probe is the goroutine.
+func (b *probedBody) probe() {
+	n, err := 0, errGoexit // unless Read returns
+	defer func() {
+		if v := recover(); v != nil {
+			err = newPanicError(v)
+		}
+		b.first.finish(futureClosed, n, err)
+	}()
+	if n, err = b.src.Read(b.byte[:]); n > 0 {
+		err = nil // it comes again
+	}
+}
+
+// Read implements io.Reader.
+func (b *probedBody) Read(p []byte) (int, error) {
+	if b.taken || len(p) == 0 {
+		return b.src.Read(p)
+	}
+	<-b.first.Done()
+	b.taken = true
+	n, err := b.first.Result()
+	return copy(p, b.byte[:n]), err
+}
