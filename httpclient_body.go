@@ -112,14 +112,13 @@ func (u *httpUpload) permit() {
 // run is the goroutine. It ends when the body is sent, when the connection is
 // closed, or when the reader fails; a reader that waits is closed.
 func (u *httpUpload) run() {
-	c := u.call
 	defer close(u.done)
 	returned := false
 	defer func() {
 		if v := recover(); v != nil {
-			c.interrupt(u.conn, newPanicError(v))
+			u.fail(newPanicError(v))
 		} else if !returned {
-			c.interrupt(u.conn, fmt.Errorf("request body: %w", errGoexit))
+			u.fail(fmt.Errorf("request body: %w", errGoexit))
 		}
 	}()
 	u.send()
@@ -142,11 +141,20 @@ func (u *httpUpload) send() {
 	}
 	u.closeSent()
 	if readErr != nil {
-		// Of no effect if the response came first, and the reader was closed for that.
-		c.interrupt(u.conn, fmt.Errorf("request body: %w", readErr))
+		u.fail(fmt.Errorf("request body: %w", readErr))
 	}
 	// An error of the connection is for the reading side to find, together with the
 	// response that may have come before it.
+}
+
+// fail ends the request, unless the upload has been ended: then the response has come,
+// the reader was closed for that, and the same connection may carry the next request.
+func (u *httpUpload) fail(err error) {
+	u.body.mu.Lock()
+	defer u.body.mu.Unlock()
+	if !u.body.ended {
+		u.call.interrupt(u.conn, err)
+	}
 }
 
 // mayBegin waits until the server wants the body, or may be thought to.

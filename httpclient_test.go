@@ -746,7 +746,8 @@ func TestHTTPRequestIsSentTwiceOnlyIfThatIsSafe(t *testing.T) {
 		{"DELETE", "DELETE", nil, "", true, 2, true},
 		{"POST", "POST", nil, "", true, 1, false},
 		{"PATCH", "PATCH", nil, "", true, 1, false},
-		{"with a reader", "PUT", &eventloop.HTTPOptions{BodyReader: strings.NewReader("b")}, "", true, 1, false},
+		{"with a reader", "PUT", &eventloop.HTTPOptions{BodyReader: io.MultiReader(strings.NewReader("b"))}, "", true, 1, false},
+		{"with a reader that seeks", "PUT", &eventloop.HTTPOptions{BodyReader: strings.NewReader("b")}, "", true, 2, true},
 		{"answered by a byte", "GET", nil, "H", true, 1, false},
 		{"first on its connection", "GET", nil, "", false, 1, false},
 	} {
