@@ -20,7 +20,7 @@ type guestBody struct {
 	err       error          // of src, that follows the last piece
 	buf       *sockio.Buffer // that pieces are read into
 	interrupt func()         // makes a read return soon
-	feed      chan struct{}  // wakes the goroutine; one slot
+	feed      bell           // wakes the goroutine
 	ended     chan struct{}  // closed by it
 }
 
@@ -63,7 +63,7 @@ func (r *HTTPRequest) takeBody(src io.Reader, length int64, interrupt func()) er
 		b.buf.Release()
 		return err
 	}
-	b.feed, b.ended = make(chan struct{}, 1), make(chan struct{})
+	b.feed, b.ended = newBell(), make(chan struct{})
 	r.guest().body = b
 	return nil
 }

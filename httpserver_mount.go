@@ -24,7 +24,7 @@ import (
 // goroutine of that server waits for the answer, and takes it over.
 type guest struct {
 	loop     *Loop
-	back     chan struct{} // wakes the goroutine
+	back     bell          // wakes the goroutine
 	req      *http.Request // nil unless the server is one of net/http
 	canFlush bool          // the server can send a part of an answer
 	cfg      *HTTPServerConfig
@@ -70,15 +70,9 @@ func (g *guest) event(_ *HTTPRequest, err error) {
 }
 
 func (g *guest) wake() {
-	select {
-	case g.back <- struct{}{}:
-	default:
-	}
+	g.back.ring()
 	if b := g.body; b != nil {
-		select {
-		case b.feed <- struct{}{}:
-		default:
-		}
+		b.feed.ring()
 	}
 }
 
@@ -266,7 +260,7 @@ func guestRequest(l *Loop, method, uri string, http11 bool, fields HTTPHeaders) 
 		b.WriteString(f.Name + ": " + f.Value + "\r\n")
 	}
 	b.WriteString("\r\n")
-	g := &guest{loop: l, back: make(chan struct{}, 1)}
+	g := &guest{loop: l, back: newBell()}
 	return &HTTPRequest{
 		loop: l,
 		via:  g,

@@ -20,9 +20,8 @@ type Reader struct {
 	src    io.Reader
 	onData func(p []byte)
 	onEnd  func(err error)
-	back   chan struct{} // wakes the goroutine; one slot
-	quit   chan struct{} // closed by Stop and by the end of the loop
-	once   sync.Once     // closes src
+	gate             // of the goroutine; quit is closed by Stop and by the end of the loop
+	once   sync.Once // closes src
 
 	mu      sync.Mutex // guards the following
 	started bool       // the goroutine runs
@@ -54,8 +53,7 @@ func ReadFrom(l *Loop, r io.Reader, onData func(p []byte), onEnd func(err error)
 		panic("eventloop: ReadFrom needs a reader and a function")
 	}
 	d := &Reader{
-		src: r, onData: onData, onEnd: onEnd,
-		back: make(chan struct{}, 1), quit: make(chan struct{}),
+		src: r, onData: onData, onEnd: onEnd, gate: newGate(),
 	}
 	d.loop = l
 	if l.register(&d.handle, d, kindReader, true) != nil {
@@ -127,41 +125,25 @@ func (r *Reader) ended(err error) {
 // finish closes the source, waits until the end is delivered, and ends the handle.
 func (r *Reader) finish() {
 	r.close()
-	for {
-		r.mu.Lock()
+	r.await(&r.mu, func() bool {
 		r.closed = true
-		wait := !r.stopped && (r.holds() || r.calling)
-		r.mu.Unlock()
-		if !wait {
-			break
-		}
-		select {
-		case <-r.back:
-		case <-r.quit:
-		}
-	}
+		return r.stopped || !r.busy()
+	})
 	r.loop.send((*readerGoneTask)(r))
 }
 
 // mayRead waits until the last piece is delivered and there is no pause. It returns
 // false after Stop.
-func (r *Reader) mayRead() bool {
-	for {
-		r.mu.Lock()
-		stopped, wait := r.stopped, r.paused || r.holds() || r.calling
-		r.mu.Unlock()
-		switch {
-		case stopped:
-			return false
-		case !wait:
-			return true
-		}
-		select {
-		case <-r.back:
-		case <-r.quit:
-		}
-	}
+func (r *Reader) mayRead() (more bool) {
+	r.await(&r.mu, func() bool {
+		more = !r.stopped
+		return r.stopped || !r.paused && !r.busy()
+	})
+	return more
 }
+
+// busy reports whether the dispatcher has something to deliver. The caller holds r.mu.
+func (r *Reader) busy() bool { return r.holds() || r.calling }
 
 // holds reports whether a piece or the end is not delivered yet. The caller holds r.mu.
 func (r *Reader) holds() bool { return len(r.piece) > 0 || r.err != nil }
@@ -199,7 +181,7 @@ func (r *Reader) delivered() {
 	r.mu.Lock()
 	r.calling = false
 	r.mu.Unlock()
-	r.nudge()
+	r.ring()
 }
 
 // deliverNext calls onData or onEnd. It reports whether there is more to tell.
@@ -243,13 +225,6 @@ func (r *Reader) tellEnd(err error) {
 	}
 }
 
-func (r *Reader) nudge() {
-	select {
-	case r.back <- struct{}{}:
-	default:
-	}
-}
-
 // Pause stops the callbacks, and soon reading: at most one more piece is read. If it is
 // called on the loop, no callback comes after it.
 func (r *Reader) Pause() {
@@ -269,7 +244,7 @@ func (r *Reader) Resume() {
 	if r.holds() {
 		r.loop.Post(r.deliver)
 	}
-	r.nudge()
+	r.ring()
 }
 
 // Stop ends reading, and closes the io.Reader if it is an io.Closer. It does not wait.

@@ -17,8 +17,7 @@ type Receiver[T any] struct {
 	one  func(v T, ok bool)    // of Receive
 	many func(vs []T, ok bool) // of ReceiveBatch
 	ch   <-chan T
-	back chan struct{} // wakes the goroutine; one slot
-	quit chan struct{} // closed by Stop and by the end of the loop
+	gate               // of the goroutine; quit is closed by Stop and by the end of the loop
 	left chan struct{} // closed when the goroutine has let go of ch, after that
 
 	mu      sync.Mutex // guards the following
@@ -57,7 +56,7 @@ func ReceiveBatch[T any](l *Loop, ch <-chan T, f func(vs []T, ok bool)) *Receive
 }
 
 func (r *Receiver[T]) begin(l *Loop) *Receiver[T] {
-	r.back, r.quit, r.left = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
+	r.gate, r.left = newGate(), make(chan struct{})
 	r.loop = l
 	if l.register(&r.handle, r, kindReceiver, true) != nil {
 		r.stop()
@@ -96,23 +95,13 @@ func (r *Receiver[T]) receive() {
 
 // mayReceive waits until the last batch is delivered and there is no pause. It
 // returns false after Stop.
-func (r *Receiver[T]) mayReceive() bool {
-	for {
-		r.mu.Lock()
-		stopped, wait := r.stopped, r.paused || r.holds() || r.calling
-		r.taking = !stopped && !wait
-		r.mu.Unlock()
-		switch {
-		case stopped:
-			return false
-		case !wait:
-			return true
-		}
-		select {
-		case <-r.back:
-		case <-r.quit:
-		}
-	}
+func (r *Receiver[T]) mayReceive() (more bool) {
+	r.await(&r.mu, func() bool {
+		more = !r.stopped
+		r.taking = more && !r.paused && !r.holds() && !r.calling
+		return r.stopped || r.taking
+	})
+	return more
 }
 
 // holds reports whether something was taken from the channel that is not delivered
@@ -156,18 +145,7 @@ func (r *Receiver[T]) letGo() {
 
 // awaitDelivery waits until the last value, or the end, has been delivered.
 func (r *Receiver[T]) awaitDelivery() {
-	for {
-		r.mu.Lock()
-		over := r.stopped || !r.holds()
-		r.mu.Unlock()
-		if over {
-			return
-		}
-		select {
-		case <-r.back:
-		case <-r.quit:
-		}
-	}
+	r.await(&r.mu, func() bool { return r.stopped || !r.holds() })
 }
 
 type (
@@ -201,7 +179,7 @@ func (r *Receiver[T]) delivered() {
 	}
 	r.calling = false
 	r.mu.Unlock()
-	r.nudge()
+	r.ring()
 }
 
 // deliverNext calls the function once. It reports whether there is more to deliver,
@@ -237,13 +215,6 @@ func (r *Receiver[T]) deliverNext() (more bool) {
 	return more
 }
 
-func (r *Receiver[T]) nudge() {
-	select {
-	case r.back <- struct{}{}:
-	default:
-	}
-}
-
 // Pause stops calling the function, and soon receiving too: no more is taken from the
 // channel than in one go.
 func (r *Receiver[T]) Pause() {
@@ -263,7 +234,7 @@ func (r *Receiver[T]) Resume() {
 	if r.holds() {
 		r.loop.Post(r.deliver)
 	}
-	r.nudge()
+	r.ring()
 }
 
 // Stop ends the handle and returns the values that were taken from the channel and
