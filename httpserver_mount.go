@@ -130,10 +130,12 @@ func (g *guest) written(r *HTTPRequest) {
 	r.sent()
 }
 
-// over is called by the goroutine when it has given the answer to the server.
+// over is called by the goroutine when it has given the answer to the server, or as much
+// of it as that takes.
 func (g *guest) over(r *HTTPRequest) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.abort(r)
 	g.ended = true
 	r.endLocked(nil)
 }
