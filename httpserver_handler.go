@@ -547,7 +547,7 @@ func (r *HTTPRequest) serveFast(ctx *fasthttp.RequestCtx) {
 	if resp.Close || r.isPumping() {
 		ctx.SetConnectionClose()
 	}
-	body := &fastTrailers{resp, out, h}
+	body := &fastBodyOut{resp: resp, out: out, h: h}
 	switch stated := resp.Header.Get("Content-Length"); {
 	case r.bodyless(resp.StatusCode):
 		ctx.Response.SkipBody = true
@@ -555,7 +555,8 @@ func (r *HTTPRequest) serveFast(ctx *fasthttp.RequestCtx) {
 			h.SetContentLength(int(resp.ContentLength))
 			h.Set("Content-Length", stated)
 		}
-		body.Close()
+		io.Copy(io.Discard, out)
+		out.Close()
 	case resp.ContentLength < 0 && !r.head.HTTP11:
 		r.streamUntilClose(ctx, body)
 	default:
@@ -574,22 +575,33 @@ func readFinal(br *bufio.Reader, method string) (*http.Response, error) {
 	}
 }
 
-// A fastTrailers is the body of a response, that gives fasthttp the trailers at its end.
-type fastTrailers struct {
-	resp *http.Response
-	io.Closer
-	h *fasthttp.ResponseHeader
+// A fastBodyOut is the body of a response, that gives fasthttp the trailers at its end.
+type fastBodyOut struct {
+	resp  *http.Response
+	out   *guestReader
+	h     *fasthttp.ResponseHeader
+	whole bool
 }
 
-func (b *fastTrailers) Read(p []byte) (int, error) {
+func (b *fastBodyOut) Read(p []byte) (int, error) {
 	n, err := b.resp.Body.Read(p)
 	if err == io.EOF {
+		b.whole = true
 		for name, values := range b.resp.Trailer {
 			b.h.AddTrailer(name)
 			b.h.Set(name, strings.Join(values, ", "))
 		}
 	}
 	return n, err
+}
+
+// Close waits for the handler if it has written the whole body. Otherwise fasthttp could
+// not send it.
+func (b *fastBodyOut) Close() error {
+	if b.whole {
+		io.Copy(io.Discard, b.out)
+	}
+	return b.out.Close()
 }
 
 // A logWriter logs what net/http has to say, such as a superfluous WriteHeader.

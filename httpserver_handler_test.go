@@ -284,6 +284,7 @@ func TestServeHTTPGivesTheResponseOfNetHTTP(t *testing.T) {
 					want = loose
 				}
 				got := hc.exchange(t, addr, name != "fasthttp")
+				wantEqual(t, "AbortsTotal", l.Stats().HTTPServer.AbortsTotal, 0)
 				for i := range want {
 					if got[i] != want[i] {
 						t.Errorf("response to %q:\n%s\nwant\n%s", hc.requests[i], got[i], want[i])
