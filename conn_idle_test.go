@@ -21,6 +21,11 @@ import (
 // parks says that quiet connections wait without a goroutine here.
 const parks = runtime.GOOS == "linux"
 
+// What the poller of a loop has while connections are parked.
+const pollerFDs = 1
+
+func pollerGoroutines(procs int) int { return 1 + 4*procs }
+
 // awaitParked waits until n connections of l are parked, where they are.
 func awaitParked(t testing.TB, l *eventloop.Loop, n int) {
 	t.Helper()

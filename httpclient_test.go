@@ -1496,8 +1496,10 @@ func TestHTTPManyRequestsToSlowServersTakeLittleAndGiveItBack(t *testing.T) {
 	answered.Wait()
 	back := eventually(func() bool {
 		// With those of the server; a goroutine waits with each connection that is kept,
-		// and the loop keeps its writers.
-		return runtime.NumGoroutine() <= goroutines+2*kept+runtime.GOMAXPROCS(0) && openFDs(t) <= fds+2*kept
+		// or the poller with its workers waits for all of them, and the loop keeps its
+		// writers.
+		procs := runtime.GOMAXPROCS(0)
+		return runtime.NumGoroutine() <= goroutines+2*kept+procs+pollerGoroutines(procs) && openFDs(t) <= fds+2*kept+pollerFDs
 	})
 	if !back {
 		t.Errorf("goroutines = %d, before %d; descriptors = %d, before %d; want %d kept connections",
