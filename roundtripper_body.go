@@ -222,7 +222,9 @@ func (t *httpTrip) push(b *sockio.Buffer) {
 		t.body.Append(b.Bytes())
 		b.Release()
 	}
-	t.waiters.wake()
+	if t.ready { // else the caller is woken when it is
+		t.waiters.wake()
+	}
 }
 
 // publish lets RoundTrip return.
