@@ -265,13 +265,13 @@ func ExampleNewWorkers() {
 		}
 		eventloop.WorkOn(ctx, search, func(ctx context.Context) (string, error) {
 			return "found", nil
-		}).Then(func(v string, err error) { fmt.Println(v) })
+		}).Then(func(v string, err error) { fmt.Println(v, search.Loop() == l) })
 		fmt.Println("archive:", archive.Running(), "running,", archive.Waiting(), "waiting")
 		return nil
 	})
 	// Output:
 	// archive: 1 running, 2 waiting
-	// found
+	// found true
 	// archived
 	// archived
 	// archived

@@ -44,7 +44,8 @@ type Reader struct {
 // when it is not needed any more, on a goroutine of its own: after its end, by
 // [Reader.Stop], or at the end of the loop. That has to end a Read that waits. Otherwise
 // the loop waits for the Read at its end, for at most Config.WorkGrace, and the error of
-// Run names it (see [ErrWorkLeft]).
+// Run names it (see [ErrWorkLeft]). [Loop.Handles] shows the type of r and, if r has a method
+// Name, as an *os.File has, its name; that may be called on any goroutine.
 //
 // ReadFrom may be called before Run, and then begins with it. After the end of the loop
 // it only closes r.
@@ -265,7 +266,12 @@ func (r *Reader) Stop() {
 
 func (r *Reader) terminate() { r.Stop() }
 
-func (r *Reader) describe() string { return fmt.Sprintf("%T", r.src) }
+func (r *Reader) describe() string {
+	if named, ok := r.src.(interface{ Name() string }); ok {
+		return fmt.Sprintf("%T %s", r.src, named.Name())
+	}
+	return fmt.Sprintf("%T", r.src)
+}
 
 // abandon implements abandoner.
 func (r *Reader) abandon() {

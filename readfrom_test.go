@@ -215,7 +215,7 @@ func TestAReaderIsAHandle(t *testing.T) {
 	defer w.Close()
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		d := eventloop.ReadFrom(l, r, func([]byte) {}, nil)
-		if names := handleNames(l); !strings.HasPrefix(names, "reader *os.File") {
+		if names := handleNames(l); !strings.HasPrefix(names, "reader *os.File |0") {
 			t.Errorf("handles: %s", names)
 		}
 		wantEqual(t, "readers", l.Stats().Loop.Readers, 1)

@@ -177,6 +177,9 @@ func (w *Workers) init(l *Loop, n int, name string) {
 	w.loop, w.limit, w.name = l, n, name
 }
 
+// Loop returns the loop of the workers.
+func (w *Workers) Loop() *Loop { return w.loop }
+
 // Running returns how many functions run.
 func (w *Workers) Running() int {
 	w.mu.Lock()
