@@ -1,0 +1,100 @@
+package awsloop
+
+import (
+	"context"
+	"errors"
+	"iter"
+
+	"github.com/onloop/eventloop"
+)
+
+// Call calls an operation of a service on a goroutine of w, and returns a future of its
+// output. op is a method of a client of the SDK; the types are inferred:
+//
+//	awsloop.Call(ctx, w, s3c.ListBuckets, &s3.ListBucketsInput{}).Then(func(out *s3.ListBucketsOutput, err error) { ... })
+//
+// It also takes the methods of presigning clients, which may have to fetch credentials.
+//
+// The context of the operation ends with ctx and with the loop. The SDK repeats what its
+// Retryer allows, also while it waits between attempts the operation occupies a goroutine
+// of w. An error is that of the SDK, with service and operation: errors.As finds a
+// *smithy.OperationError, a smithy.APIError and the error types of the service. If ctx has
+// ended, the error also matches context.Cause(ctx). When the loop ends by force, the future
+// fails with [eventloop.ErrLoopClosed].
+//
+// If op is nil, the future fails. The output belongs to the caller. If it has a Body, such
+// as that of GetObject, the Body must not be read in a callback, and it must be closed;
+// package s3loop streams it to the loop.
+func Call[In, Out, Opt any](ctx context.Context, w *eventloop.Workers, op func(ctx context.Context, in *In, opts ...func(*Opt)) (*Out, error), in *In, opts ...func(*Opt)) *eventloop.Future[*Out] {
+	return eventloop.WorkOn(ctx, w, func(ctx context.Context) (*Out, error) {
+		if op == nil {
+			return nil, errNilOperation
+		}
+		out, err := op(ctx, in, opts...)
+		return out, withCause(ctx, err)
+	})
+}
+
+var errNilOperation = errors.New("awsloop: nil operation")
+
+// withCause makes err, the result of a function with the context ctx, match the cause of
+// ctx, if ctx has ended.
+func withCause(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil || errors.Is(err, context.Cause(ctx)) {
+		return err
+	}
+	return &canceledError{err, context.Cause(ctx)}
+}
+
+// A canceledError is the error of an operation whose context has ended. The SDK's error
+// matches the error of the context, but not its cause.
+type canceledError struct{ err, cause error }
+
+func (e *canceledError) Error() string   { return e.err.Error() + ": " + e.cause.Error() }
+func (e *canceledError) Unwrap() []error { return []error{e.err, e.cause} }
+
+// A Paginator is a paginator of the SDK: *s3.ListObjectsV2Paginator, for example.
+type Paginator[Out, Opt any] interface {
+	HasMorePages() bool
+	NextPage(ctx context.Context, opts ...func(*Opt)) (*Out, error)
+}
+
+// Pages calls onPage on the loop with one page after the other, as long as there are more
+// and onPage returns true. A page is requested when onPage has returned for the one before.
+// The future resolves after the last call. Its error is as that of [Call].
+//
+// The paginator must not be used by other code meanwhile. A panic in onPage is one in a
+// callback: it ends the loop, or with Config.CatchPanics it ends the pages, and the future
+// fails with the [*eventloop.PanicError].
+func Pages[Out, Opt any](ctx context.Context, w *eventloop.Workers, p Paginator[Out, Opt], onPage func(page *Out) bool, opts ...func(*Opt)) *eventloop.Future[struct{}] {
+	return eventloop.WorkOn(ctx, w, func(ctx context.Context) (struct{}, error) {
+		for p.HasMorePages() {
+			page, err := p.NextPage(ctx, opts...)
+			if err != nil {
+				return struct{}{}, withCause(ctx, err)
+			}
+			more, err := eventloop.Call(ctx, w.Loop(), func() (bool, error) { return onPage(page), nil })
+			if err != nil || !more {
+				return struct{}{}, err
+			}
+		}
+		return struct{}{}, nil
+	})
+}
+
+// AllPages returns a sequence of the pages, for a task, which waits for each of them. A
+// page is requested when the loop over the sequence asks for it. An error is the last
+// element: of a request, as of [Call], or the end of the task's context.
+func AllPages[Out, Opt any](t *eventloop.Task, w *eventloop.Workers, p Paginator[Out, Opt], opts ...func(*Opt)) iter.Seq2[*Out, error] {
+	next := func(ctx context.Context, _ *struct{}, opts ...func(*Opt)) (*Out, error) {
+		return p.NextPage(ctx, opts...)
+	}
+	return func(yield func(*Out, error) bool) {
+		for p.HasMorePages() {
+			page, err := Call(t.Context(), w, next, nil, opts...).Await(t)
+			if !yield(page, err) || err != nil {
+				return
+			}
+		}
+	}
+}
