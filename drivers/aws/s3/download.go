@@ -1,0 +1,151 @@
+package s3loop
+
+import (
+	"context"
+	"io"
+	"iter"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/onloop/eventloop"
+)
+
+// A Getter is what downloads need of an *s3.Client.
+type Getter interface {
+	GetObject(ctx context.Context, in *s3.GetObjectInput, opts ...func(*s3.Options)) (*s3.GetObjectOutput, error)
+}
+
+// DownloadOptions are for downloads. A nil pointer means the zero DownloadOptions.
+type DownloadOptions struct {
+	// OnHead is called on the loop, once, with the response without its Body, before
+	// the first onData, or before onEnd if there is no data. It is not called if the
+	// request fails. Only Download uses it.
+	OnHead func(head *s3.GetObjectOutput)
+
+	// MaxResumes is how often in a row a broken download is resumed without getting
+	// a byte. Zero: 3. Negative: none; the first break ends the download.
+	MaxResumes int
+
+	// Options are passed to each request.
+	Options []func(*s3.Options)
+}
+
+// pieceSize is how much is read at a time, as by eventloop.ReadFrom.
+const pieceSize = 64 << 10
+
+// Download calls onData on the loop with the content of an object, piece by piece, and then
+// onEnd once: with nil after the last piece, or with an [*Error]. A piece has at most 64 KB
+// and is valid until onData returns. The object is read no faster than onData takes it:
+// Pause of the Reader holds up the server, and about 300 KB are held in memory at most. The
+// other methods of the Reader, and when it keeps the loop alive, are as of
+// [eventloop.ReadFrom].
+//
+// in is as for the SDK, with a Range or a PartNumber, if need be. It is copied.
+//
+// If the connection breaks in the middle, the download goes on where it was, by a request
+// for the rest of the same version of the object. If it was replaced, the error matches
+// ErrChanged; what was delivered is then the beginning of the old object. The SDK verifies
+// the checksum of an object at its end, if there is one; it cannot after the download was
+// resumed, and then the length and the ETag are what is verified.
+//
+// A request is repeated as the Retryer of c says, too. The end of ctx ends the download;
+// the error then matches its cause. Download does not need a goroutine of Workers; it has
+// one of its own.
+//
+// Download panics if c, in, onData or onEnd is nil.
+func Download(ctx context.Context, l *eventloop.Loop, c Getter, in *s3.GetObjectInput, onData func(p []byte), onEnd func(err error), o *DownloadOptions) *eventloop.Reader {
+	if c == nil || in == nil || onData == nil || onEnd == nil {
+		panic("s3loop: Download needs a client, an input and two functions")
+	}
+	r := newObject(ctx, c, in, o)
+	tellHead := func() {
+		if onHead := r.options.OnHead; onHead != nil && r.head != nil {
+			r.options.OnHead = nil
+			head := *r.head
+			onHead(&head)
+		}
+	}
+	return eventloop.ReadFrom(l, r, func(p []byte) {
+		tellHead()
+		onData(p)
+	}, func(err error) {
+		if err == nil {
+			tellHead()
+		}
+		onEnd(err)
+	})
+}
+
+// DownloadTo writes the content of an object to dst, on a goroutine of w, and returns a
+// future of the response without its Body. It is for files and hashes, whose methods may
+// block. An error of dst is wrapped in the error of the future. What was written stays
+// written; Error.Offset is how much that is, or less. For all else see [Download].
+func DownloadTo(ctx context.Context, w *eventloop.Workers, c Getter, in *s3.GetObjectInput, dst io.Writer, o *DownloadOptions) *eventloop.Future[*s3.GetObjectOutput] {
+	return eventloop.WorkOn(ctx, w, func(ctx context.Context) (*s3.GetObjectOutput, error) {
+		switch {
+		case in == nil:
+			return nil, errNilInput
+		case c == nil:
+			return nil, errNilClient
+		}
+		r := newObject(ctx, c, in, o)
+		defer r.Close()
+		buf := make([]byte, pieceSize)
+		for written := int64(0); ; {
+			n, err := r.Read(buf)
+			if n > 0 {
+				m, werr := dst.Write(buf[:n])
+				written += int64(m)
+				if werr == nil && m < n {
+					werr = io.ErrShortWrite
+				}
+				if werr != nil {
+					return nil, newError(OpDownload, in.Bucket, in.Key, written, werr)
+				}
+			}
+			switch err {
+			case nil:
+			case io.EOF:
+				return r.head, nil
+			default:
+				return nil, err
+			}
+		}
+	})
+}
+
+// Pieces returns a sequence of the pieces of an object, for a task, which waits for each of
+// them. A piece has at most 64 KB and is valid until the next one. It is read on a goroutine
+// of w when the loop over the sequence asks for it, so the server waits meanwhile. An error
+// is the last element: an [*Error], or the end of the task's context. For all else see
+// [Download].
+func Pieces(t *eventloop.Task, w *eventloop.Workers, c Getter, in *s3.GetObjectInput, o *DownloadOptions) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		switch {
+		case in == nil:
+			yield(nil, errNilInput)
+			return
+		case c == nil:
+			yield(nil, errNilClient)
+			return
+		}
+		r := newObject(t.Context(), c, in, o)
+		defer func() { go r.Close() }() // it waits for a Read that was left
+		buf := make([]byte, pieceSize)
+		for {
+			n, err := eventloop.WorkOn(t.Context(), w, func(context.Context) (int, error) {
+				n, err := r.Read(buf)
+				if err == io.EOF {
+					return 0, nil // n is 0, too
+				}
+				return n, err
+			}).Await(t)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if n == 0 || !yield(buf[:n:n], nil) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,65 @@
+package s3loop
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+)
+
+// Errors of transfers. They are wrapped in an [*Error].
+var (
+	// ErrChanged matches the error of a download whose object was replaced in the
+	// middle, and of an upload whose file was changed while it was read.
+	ErrChanged = errors.New("s3loop: the content has changed during the transfer")
+
+	// ErrLength is the error of an upload whose body is not as long as its
+	// ContentLength says.
+	ErrLength = errors.New("s3loop: the body is not as long as ContentLength says")
+)
+
+// An Error is the error of a transfer. It wraps the error of the SDK, in which errors.As
+// finds a *smithy.OperationError, a smithy.APIError, *types.NoSuchKey and the like, or the
+// error of the body.
+type Error struct {
+	Op          string // OpUpload or OpDownload
+	Bucket, Key string
+
+	// Offset is how many bytes of the body were transferred: by a download to the
+	// application, by an upload from it.
+	Offset int64
+
+	Err error
+}
+
+// Values of Error.Op.
+const (
+	OpUpload   = "upload"
+	OpDownload = "download"
+)
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("s3loop: %s of s3://%s/%s failed at byte %d: %v", e.Op, e.Bucket, e.Key, e.Offset, e.Err)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Timeout reports whether a time was over, as in net.Error.
+func (e *Error) Timeout() bool {
+	t, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](e.Err)
+	return ok && t.Timeout()
+}
+
+func newError(op string, bucket, key *string, offset int64, err error) error {
+	return &Error{Op: op, Bucket: aws.ToString(bucket), Key: aws.ToString(key), Offset: offset, Err: err}
+}
+
+var (
+	errNilInput  = errors.New("s3loop: nil input")
+	errNilClient = errors.New("s3loop: nil client")
+	errHasBody   = errors.New("s3loop: an input of Upload with a Body; UploadFrom takes it")
+	errHasNoBody = errors.New("s3loop: an input of UploadFrom without a Body")
+)

@@ -1,0 +1,263 @@
+package s3loop
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/onloop/eventloop"
+)
+
+// A Putter is what uploads need of an *s3.Client.
+type Putter = transfermanager.S3APIClient
+
+// Types of the SDK's transfer manager.
+type (
+	UploadInput   = transfermanager.UploadObjectInput
+	UploadOutput  = transfermanager.UploadObjectOutput
+	UploadOptions = transfermanager.Options
+)
+
+// Kind is the Kind of an upload in [eventloop.Loop.Handles].
+const Kind = "s3"
+
+// Defaults of UploadOptions.
+const (
+	defaultPartSize    = 8 << 20
+	defaultConcurrency = 3
+	defaultFailTimeout = 3 * time.Second
+)
+
+// Upload uploads what the loop writes to the returned writer, up to its Close, and returns
+// a future of the result. Write never waits; NeedDrain and OnDrain of the writer are the
+// pressure back from S3. To give up, call CloseWithError: the upload then fails with that
+// error, and no object appears.
+//
+// in is as for the SDK's transfer manager, without a Body. It is copied. Short content is
+// one PutObject. Content from a part's size on is a multipart upload: parts of 8 MB, 3 at a
+// time, which takes about 50 MB of memory; opts change that. S3 allows 10,000 parts, which
+// is 80 GB: for more, set ContentLength of in, or larger parts. Content that is not as long
+// as ContentLength says fails with ErrLength.
+//
+// The upload occupies a goroutine of w until its end, also while it waits for the loop to
+// write. A failed multipart upload is aborted, within 3 s unless opts say otherwise. That
+// cannot happen when the loop ends by force, or if the server is away: have a lifecycle rule
+// for incomplete multipart uploads on the bucket.
+//
+// An error of the upload is an [*Error]; an upload that never began fails with that of
+// [eventloop.WorkOn]. If ctx ends, it matches the cause. When the upload fails, the writer is
+// closed: Write returns an error, and OnDrain is no longer called.
+func Upload(ctx context.Context, w *eventloop.Workers, c Putter, in *UploadInput, opts ...func(*UploadOptions)) (*eventloop.PipeWriter, *eventloop.Future[*UploadOutput]) {
+	u := newUpload(w, c, in, opts)
+	writer, body := eventloop.NewPipe(w.Loop(), 0)
+	u.source.r, u.writer = body, writer
+	if in != nil && in.Body != nil {
+		u.invalid = errHasBody
+	}
+	return writer, u.start(ctx)
+}
+
+// UploadFrom uploads in.Body: a file, the output of a child process, a compressor. It is
+// read on a goroutine of w. If Body is an io.Closer it is closed exactly once, after its end
+// or when the upload fails; that has to end a Read that waits.
+//
+// If Body is a regular file (an *os.File, or what has its Stat method), it must not change
+// meanwhile: if its length or its time of modification do, the upload fails with ErrChanged.
+// Then, as always when an upload fails, no object appears, and one that was there stays.
+//
+// For all else see [Upload].
+func UploadFrom(ctx context.Context, w *eventloop.Workers, c Putter, in *UploadInput, opts ...func(*UploadOptions)) *eventloop.Future[*UploadOutput] {
+	u := newUpload(w, c, in, opts)
+	u.source.r = u.in.Body
+	if u.in.Body == nil && u.invalid == nil {
+		u.invalid = errHasNoBody
+	}
+	return u.start(ctx)
+}
+
+// An upload is an Upload or UploadFrom.
+type upload struct {
+	eventloop.Promise[*UploadOutput]
+	owner   *eventloop.Owner
+	workers *eventloop.Workers
+	c       Putter
+	in      UploadInput
+	opts    []func(*UploadOptions)
+	invalid error // the arguments
+	source  source
+	writer  *eventloop.PipeWriter // of Upload
+	once    sync.Once             // closes the body
+}
+
+func newUpload(w *eventloop.Workers, c Putter, in *UploadInput, opts []func(*UploadOptions)) *upload {
+	u := &upload{workers: w, c: c, opts: opts}
+	switch {
+	case in == nil:
+		u.invalid = errNilInput
+	case c == nil:
+		u.invalid = errNilClient
+	default:
+		u.in = *in
+	}
+	return u
+}
+
+// start starts the upload. Its own promise, rather than the future of WorkOn, is the
+// result, because the body must be closed even if the upload never begins.
+func (u *upload) start(ctx context.Context) *eventloop.Future[*UploadOutput] {
+	l := u.workers.Loop()
+	name := fmt.Sprintf("upload of s3://%s/%s", aws.ToString(u.in.Bucket), aws.ToString(u.in.Key))
+	owner, err := eventloop.NewOwner(l, Kind, name, func(error) { go u.closeBody() })
+	if err != nil {
+		u.closeBody()
+		f, _ := eventloop.NewFuture[*UploadOutput](l) // has failed with the same error
+		return f
+	}
+	u.owner = owner
+	u.Init(owner)
+	eventloop.WorkOn(ctx, u.workers, u.run).Then(u.done)
+	return &u.Future
+}
+
+// done is called on the loop, unless that ends by force.
+func (u *upload) done(out *UploadOutput, err error) {
+	if err != nil {
+		go u.closeBody() // if run was not called
+		if u.writer != nil {
+			u.writer.CloseWithError(err)
+		}
+	}
+	u.Resolve(out, err)
+	u.owner.Close()
+}
+
+func (u *upload) closeBody() {
+	u.once.Do(func() {
+		if c, ok := u.source.r.(io.Closer); ok {
+			c.Close()
+		}
+	})
+}
+
+// run runs on a goroutine of the workers.
+func (u *upload) run(ctx context.Context) (*UploadOutput, error) {
+	defer u.closeBody()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(ctx, u.closeBody)() // ends a Read that waits
+	out, err := u.transfer(ctx, cancel)
+	if err != nil {
+		err = newError(OpUpload, u.in.Bucket, u.in.Key, u.source.offset.Load(), withCause(ctx, err))
+	}
+	return out, err
+}
+
+func (u *upload) transfer(ctx context.Context, cancel context.CancelCauseFunc) (*UploadOutput, error) {
+	if u.invalid != nil {
+		return nil, u.invalid
+	}
+	u.source.ctx = ctx
+	if err := u.source.begin(&u.in); err != nil {
+		return nil, err
+	}
+	u.in.Body = &u.source
+	opts := []func(*UploadOptions){func(o *UploadOptions) {
+		o.PartSizeBytes, o.MultipartUploadThreshold = defaultPartSize, defaultPartSize
+		o.Concurrency, o.FailTimeout = defaultConcurrency, defaultFailTimeout
+	}}
+	opts = append(opts, u.opts...)
+	opts = append(opts, func(o *UploadOptions) { o.S3 = &failFast{o.S3, cancel} })
+	return transfermanager.New(u.c, opts...).UploadObject(ctx, &u.in)
+}
+
+// A failFast ends an upload with the first part that fails. The transfer manager itself
+// notices that when it has read the next part, for which the loop may never write enough.
+type failFast struct {
+	Putter
+	cancel context.CancelCauseFunc
+}
+
+func (c *failFast) UploadPart(ctx context.Context, in *s3.UploadPartInput, opts ...func(*s3.Options)) (*s3.UploadPartOutput, error) {
+	out, err := c.Putter.UploadPart(ctx, in, opts...)
+	if err != nil {
+		c.cancel(err)
+	}
+	return out, err
+}
+
+// A source is the body of an upload. It verifies at the end of the content what was known
+// about it in the beginning. The transfer manager then has not completed anything.
+type source struct {
+	r      io.Reader
+	ctx    context.Context
+	offset atomic.Int64
+	length int64 // expected; -1 if not known
+	wrong  error // what another length means
+	file   statter
+	before fs.FileInfo // of file
+}
+
+type statter interface{ Stat() (fs.FileInfo, error) }
+
+// begin notes what is known. It sets the length of the input, which decides the size of the
+// parts.
+func (s *source) begin(in *UploadInput) error {
+	s.length = -1
+	if f, ok := s.r.(statter); ok {
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		if info.Mode().IsRegular() {
+			s.file, s.before = f, info
+		}
+	}
+	switch {
+	case in.ContentLength != nil:
+		s.length, s.wrong = *in.ContentLength, ErrLength
+	case s.file != nil:
+		s.length, s.wrong = s.before.Size(), ErrChanged
+		if k, ok := s.r.(io.Seeker); ok {
+			at, err := k.Seek(0, io.SeekCurrent)
+			if err != nil {
+				return err
+			}
+			s.length = max(s.length-at, 0)
+		}
+		in.ContentLength = &s.length
+	}
+	return nil
+}
+
+// Read implements io.Reader. If the context has ended, its error says so: the transfer
+// manager prefers any other to it.
+func (s *source) Read(p []byte) (int, error) {
+	if err := s.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := s.r.Read(p)
+	if ctxErr := s.ctx.Err(); err != nil && err != io.EOF && ctxErr != nil {
+		return 0, ctxErr
+	}
+	at := s.offset.Add(int64(n))
+	switch {
+	case s.length >= 0 && (at > s.length || err == io.EOF && at < s.length):
+		return 0, s.wrong
+	case err == io.EOF && s.file != nil:
+		after, statErr := s.file.Stat()
+		if statErr != nil {
+			return 0, statErr
+		}
+		if after.Size() != s.before.Size() || !after.ModTime().Equal(s.before.ModTime()) {
+			return 0, ErrChanged
+		}
+	}
+	return n, err
+}
