@@ -13,8 +13,7 @@ import (
 // A Mail is a message and its envelope.
 type Mail struct {
 	// From is the address of the sender, to which failures are reported: "a@example.com",
-	// without a name and without angle brackets. It may be empty, as that of a
-	// notification is.
+	// or "<a@example.com>", without a name. It may be empty, as that of a notification is.
 	From string
 
 	// To are the addresses of the recipients, at least one. They alone decide where the
@@ -106,10 +105,18 @@ func newRejection(to string, r *smtpwire.Reply) Rejection {
 	return Rejection{To: to, Code: r.Code, Enhanced: r.Enhanced.String(), Text: r.Text()}
 }
 
+// bare returns an address without the angle brackets that it may be in.
+func bare(addr string) string {
+	if inner, ok := strings.CutPrefix(addr, "<"); ok && strings.HasSuffix(inner, ">") {
+		return strings.TrimSuffix(inner, ">")
+	}
+	return addr
+}
+
 // check returns why the mail cannot be sent to any server, or nil.
 func (m *Mail) check() error {
-	if m.From != "" {
-		if err := smtpwire.CheckAddress(m.From); err != nil {
+	if from := bare(m.From); from != "" {
+		if err := smtpwire.CheckAddress(from); err != nil {
 			return fmt.Errorf("smtp: sender: %w", err)
 		}
 	}
@@ -117,7 +124,7 @@ func (m *Mail) check() error {
 		return errors.New("smtp: no recipient")
 	}
 	for _, to := range m.To {
-		if err := smtpwire.CheckAddress(to); err != nil {
+		if err := smtpwire.CheckAddress(bare(to)); err != nil {
 			return fmt.Errorf("smtp: recipient: %w", err)
 		}
 	}

@@ -213,6 +213,8 @@ func TestExtensionsAreUsedIfTheServerOffersThem(t *testing.T) {
 	}{
 		{"SIZE", "SIZE", Mail{From: "a@x", To: []string{"b@y"}, Body: []byte(".\nb")}, "MAIL FROM:<a@x> SIZE=6", "RCPT TO:<b@y>"},
 		{"a null sender", "SIZE", Mail{To: []string{"b@y"}, Body: []byte("")}, "MAIL FROM:<>", "RCPT TO:<b@y>"},
+		{"angle brackets", "SIZE", Mail{From: "<a@x>", To: []string{"<b@y>"}, Body: []byte("")}, "MAIL FROM:<a@x>", "RCPT TO:<b@y>"},
+		{"a null sender in angle brackets", "SIZE", Mail{From: "<>", To: []string{"b@y"}, Body: []byte("")}, "MAIL FROM:<>", "RCPT TO:<b@y>"},
 		{"8BITMIME", "8BITMIME", eight, "MAIL FROM:<a@x> BODY=8BITMIME", "RCPT TO:<b@y>"},
 		{"8BITMIME is not needed", "8BITMIME", Mail{From: "a@x", To: []string{"b@y"}, Body: []byte("x")}, "MAIL FROM:<a@x>", "RCPT TO:<b@y>"},
 		{"no 8BITMIME", "SIZE", eight, "", ""},
@@ -276,6 +278,9 @@ func TestInvalidMailsFailAtOnce(t *testing.T) {
 			"a parameter in the sender":   {From: "a@x> SIZE=1", To: []string{"b@y"}, Body: body},
 			"a long recipient":            {From: "a@x", To: []string{strings.Repeat("b", 300) + "@y"}, Body: body},
 			"a name in the sender":        {From: "A <a@x>", To: []string{"b@y"}, Body: body},
+			"brackets in brackets":        {From: "<<a@x>>", To: []string{"b@y"}, Body: body},
+			"half a pair of brackets":     {From: "<a@x", To: []string{"b@y"}, Body: body},
+			"an empty path":               {From: "a@x", To: []string{"<>"}, Body: body},
 			"no recipient":                {From: "a@x", Body: body},
 			"an empty recipient":          {From: "a@x", To: []string{""}, Body: body},
 			"no body":                     {From: "a@x", To: []string{"b@y"}},

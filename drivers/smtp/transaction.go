@@ -189,16 +189,16 @@ func (tx *transaction) appendCommand(dst []byte, i int) []byte {
 	case i == -2:
 		return append(dst, "RSET\r\n"...)
 	case i == -1:
-		return smtpwire.AppendMail(dst, m.From, tx.mailParams())
+		return smtpwire.AppendMail(dst, bare(m.From), tx.mailParams())
 	case i == len(m.To):
 		return append(dst, "DATA\r\n"...)
 	}
 	var p smtpwire.RcptParams
 	if m.DSN != nil {
 		p.Notify = strings.Join(m.DSN.Notify, ",")
-		p.Original = m.To[i]
+		p.Original = bare(m.To[i])
 	}
-	return smtpwire.AppendRcpt(dst, m.To[i], p)
+	return smtpwire.AppendRcpt(dst, bare(m.To[i]), p)
 }
 
 func (tx *transaction) mailParams() (p smtpwire.MailParams) {
