@@ -1,0 +1,17 @@
+package main
+
+import (
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// The test binary is also the server that the tests of faults kill: see child_test.go.
+func TestMain(m *testing.M) {
+	if addr := os.Getenv(childAddr); addr != "" {
+		serveAsChild(addr, os.Getenv(childFile))
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
