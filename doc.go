@@ -113,9 +113,9 @@
 // Config.WorkGrace, and then names them in an error that matches [ErrWorkLeft].
 //
 // A loop runs once. Before Run, a Loop accepts Post, Hold, OnExit, OnShutdown,
-// AfterFunc, Every and NewFuture; they take effect when Run starts. Whatever needs a
-// socket, a signal or a goroutine returns [ErrNotRunning]. After the end every call
-// returns [ErrLoopClosed]. Any number of loops may run in one process. They share
+// AfterFunc, Every, NewFuture and NewOwner; they take effect when Run starts. Whatever
+// needs a socket, a signal or a goroutine returns [ErrNotRunning]. After the end every
+// call returns [ErrLoopClosed]. Any number of loops may run in one process. They share
 // nothing except the signals of the process.
 //
 // The callbacks of a connection come in this order: OnConnect; then OnData,

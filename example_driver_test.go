@@ -41,16 +41,18 @@ func (c *clock) Ask(question string) *eventloop.Future[string] {
 
 // reply is called when a reply has arrived.
 func (c *clock) reply() {
+	if len(c.queue) == 0 {
+		return // the clock is closed
+	}
 	r := c.queue[0]
 	c.queue = c.queue[1:]
 	r.Resolve(r.question+"? twelve", nil)
 }
 
-// ended is called when the loop ends: the promises have failed, and their records are
-// not needed any more.
+// ended is called when the loop ends. The promises have failed already.
 func (c *clock) ended(err error) {
 	c.queue = nil
-	fmt.Println(err)
+	fmt.Println("the clock ends:", err)
 }
 
 // A driver in its smallest form. While a request is pending it keeps the loop alive; the
@@ -74,10 +76,10 @@ func ExampleNewOwner() {
 	// tower:12, 2 pending
 	// what time? twelve <nil>
 	// sure? twelve <nil>
-	// eventloop: loop closed
+	// the clock ends: eventloop: loop closed
 }
 
-// A client that is closed while requests are pending, and asked again.
+// Close fails the promises that are pending, and those of later requests.
 func ExampleOwner_Close() {
 	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
 		c, err := newClock(l, "tower:12")
@@ -90,11 +92,12 @@ func ExampleOwner_Close() {
 		c.owner.Close()
 		c.queue = nil
 		c.Ask("sure").Then(show)
-		l.Stop()
 		return nil
 	})
 	// Output:
 	// 1 pending
+	// use of closed network connection
+	// use of closed network connection
 }
 
 // A subscription goes on until it is closed, so it ends when a Shutdown begins. The
