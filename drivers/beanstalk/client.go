@@ -1,0 +1,422 @@
+package beanstalk
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/onloop/eventloop"
+)
+
+// A Client is a client of one server, for one loop. All commands share one connection,
+// which is opened for the first of them. Each consumer has connections of its own, see
+// [Client.Consume].
+//
+// An idle client does not keep the loop alive. A pending command does, and so do a
+// consumer and a job that is not settled.
+//
+// If the connection is lost, commands that were sent fail with an error that matches
+// [ErrUncertain], and those that were not sent wait for the next connection, within
+// their timeouts. The client reconnects when there is a command to send.
+//
+// All methods may be called from any goroutine and from any callback, and none of them
+// blocks. Commands of one goroutine are sent in order.
+type Client struct {
+	l     *eventloop.Loop
+	o     *Options
+	owner *eventloop.Owner
+
+	mu        sync.Mutex                   // guards the following
+	closing   error                        // of later commands; nil while the client is open
+	added     []*request                   // not yet seen by the loop
+	posted    bool                         // flush is queued
+	pending   int                          // requests that are not over
+	bytes     int                          // of the pending requests
+	consumers map[*Consumer]struct{}       // that have not ended
+	closed    *eventloop.Promise[struct{}] // of Close; nil before
+
+	// Only on the loop.
+	waiting []*request // for a connection
+	link    *link      // nil if there is none
+	lost    error      // why there is none
+	backoff backoff
+	retryAt time.Time        // no attempt to connect before
+	retry   *eventloop.Timer // for that; nil if not armed
+	timer   *eventloop.Timer // for the first waiting request; nil if not armed
+	drained *eventloop.Promise[struct{}]
+	over    bool
+}
+
+// New returns a client. It may be called before the loop runs. It fails if an option is
+// invalid, and with [eventloop.ErrLoopClosed] after the end of the loop.
+func New(l *eventloop.Loop, o *Options) (*Client, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{l: l, o: o, consumers: make(map[*Consumer]struct{})}
+	c.backoff = backoff{min: o.MinBackoff, max: o.MaxBackoff}
+	c.owner, err = eventloop.NewOwner(l, "beanstalk", o.Addr, func(err error) { c.refuse(err) })
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Loop returns the loop of the client.
+func (c *Client) Loop() *eventloop.Loop { return c.l }
+
+// Addr returns the address of the server.
+func (c *Client) Addr() string { return c.o.Addr }
+
+// refuse makes later commands fail with err. The first call counts.
+func (c *Client) refuse(err error) (first bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing != nil {
+		return false
+	}
+	c.closing = err
+	return true
+}
+
+// count counts a request as pending, if the bounds permit it. The caller holds c.mu.
+func (c *Client) count(r *request) error {
+	if c.pending >= c.o.MaxPending || r.size > c.o.MaxPendingBytes-c.bytes {
+		return eventloop.ErrBufferFull
+	}
+	c.pending++
+	c.bytes += r.size
+	if r.timeout > 0 {
+		r.due = time.Now().Add(r.timeout)
+	}
+	return nil
+}
+
+// add adds a request to be sent. After an error, its waiter is not called.
+func (c *Client) add(r *request) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing != nil {
+		return c.closing
+	}
+	if r.state == canceled {
+		return nil
+	}
+	if err := c.count(r); err != nil {
+		return err
+	}
+	c.added = append(c.added, r)
+	c.postFlush()
+	return nil
+}
+
+// postFlush has flush run once for all that this turn adds. The caller holds c.mu. If the
+// loop has ended, the promises of the owner fail.
+func (c *Client) postFlush() {
+	if !c.posted {
+		c.posted = true
+		c.l.Post(c.flush)
+	}
+}
+
+// cancel calls fail for a request whose context has ended with cause. If the request was
+// sent, its reply is dropped when it comes; other replies do not shift.
+func (c *Client) cancel(r *request, cause error, fail func(err error)) {
+	err := c.o.opError(cause)
+	c.mu.Lock()
+	if r.state == sent {
+		err = uncertain(err)
+	} else {
+		c.postFlush() // drops it
+	}
+	r.state = canceled
+	c.mu.Unlock()
+	fail(err)
+}
+
+// done implements linkHost.
+func (c *Client) done(r *request) {
+	if r.size == 0 {
+		return // a command of the driver itself
+	}
+	c.mu.Lock()
+	c.pending--
+	c.bytes -= r.size
+	empty := c.pending == 0
+	c.mu.Unlock()
+	if empty && c.drained != nil {
+		c.drained.Resolve(struct{}{}, nil)
+	}
+}
+
+// flush sends what was added, or connects.
+func (c *Client) flush() {
+	c.mu.Lock()
+	c.posted = false
+	c.waiting = append(c.waiting, c.added...)
+	clear(c.added)
+	c.added = c.added[:0]
+	c.mu.Unlock()
+	c.dropCanceled()
+	switch {
+	case len(c.waiting) == 0:
+	case c.link == nil:
+		c.connect()
+	case c.link.up:
+		c.send()
+	}
+	c.armTimer()
+}
+
+// remove removes the waiting requests that match. match is called with c.mu held.
+func (c *Client) remove(match func(r *request) bool) (removed []*request) {
+	c.mu.Lock()
+	c.waiting = slices.DeleteFunc(c.waiting, func(r *request) bool {
+		if !match(r) {
+			return false
+		}
+		removed = append(removed, r)
+		return true
+	})
+	c.mu.Unlock()
+	for _, r := range removed {
+		c.done(r)
+	}
+	return removed
+}
+
+func (c *Client) dropCanceled() {
+	c.remove(func(r *request) bool { return r.state == canceled })
+}
+
+// failWaiting fails the waiting requests that match.
+func (c *Client) failWaiting(err error, match func(r *request) bool) {
+	for _, r := range c.remove(match) {
+		r.waiter.fail(err)
+	}
+}
+
+func all(*request) bool { return true }
+
+// send sends what waits.
+func (c *Client) send() {
+	// One critical section decides for each request whether it is canceled or sent.
+	c.remove(func(r *request) bool {
+		if r.state == canceled {
+			return true
+		}
+		r.state = sent
+		return false
+	})
+	if len(c.waiting) == 0 {
+		return
+	}
+	err := c.link.send(c.waiting...)
+	if err == nil {
+		c.waiting = nil
+		return
+	}
+	c.unmark()
+	if errors.Is(err, eventloop.ErrBufferFull) { // of all connections of the loop
+		c.retryIn(10 * time.Millisecond)
+	} // any other error is the end of the connection, which linkDown reports
+}
+
+// unmark undoes what send has marked.
+func (c *Client) unmark() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range c.waiting {
+		if r.state == sent {
+			r.state = waiting
+		}
+	}
+}
+
+// retryIn calls flush after d.
+func (c *Client) retryIn(d time.Duration) {
+	if c.retry != nil {
+		return
+	}
+	c.retry = c.l.AfterFunc(d, func() { c.retry = nil; c.flush() })
+	c.retry.Unref()
+}
+
+func (c *Client) connect() {
+	if left := time.Until(c.retryAt); left > 0 {
+		c.retryIn(left)
+		return
+	}
+	link, err := dialLink(c.l, c.o, c)
+	if err != nil { // the address is malformed, or the loop has ended
+		c.failWaiting(err, all)
+		return
+	}
+	c.link = link
+}
+
+// linkUp implements linkHost.
+func (c *Client) linkUp() {
+	c.owner.SetName(c.o.Addr)
+	c.report(true, nil)
+	c.flush()
+}
+
+// linkDown implements linkHost.
+func (c *Client) linkDown(err error) {
+	if errors.Is(err, net.ErrClosed) && c.link == nil {
+		return // Abort
+	}
+	if c.link != nil && c.link.answered { // connecting alone says little about a server
+		c.backoff.reset()
+	}
+	c.link, c.lost = nil, err
+	if c.over || err == eventloop.ErrLoopClosed {
+		return
+	}
+	c.owner.SetName(fmt.Sprintf("%s, not connected: %v", c.o.Addr, err))
+	c.retryAt = time.Now().Add(c.backoff.delay())
+	c.report(false, err)
+	c.flush()
+}
+
+// report calls Options.OnState in a later turn.
+func (c *Client) report(up bool, err error) {
+	if f := c.o.OnState; f != nil {
+		c.l.Post(func() { f(up, err) })
+	}
+}
+
+// armTimer arranges for the first waiting request to time out.
+func (c *Client) armTimer() {
+	if c.timer != nil || c.over || len(c.waiting) == 0 || c.waiting[0].due.IsZero() {
+		return
+	}
+	c.timer = c.l.AfterFunc(time.Until(c.waiting[0].due), func() {
+		c.timer = nil
+		now := time.Now()
+		c.failWaiting(c.o.opError(&notSentError{c.lost}), func(r *request) bool {
+			return !r.due.IsZero() && !now.Before(r.due)
+		})
+		c.armTimer()
+	})
+	c.timer.Unref()
+}
+
+// A notSentError is the timeout of a command that was not sent.
+type notSentError struct{ lost error }
+
+func (e *notSentError) Error() string {
+	if e.lost == nil {
+		return "timeout, not sent: no connection yet"
+	}
+	return fmt.Sprintf("timeout, not sent: %v", e.lost)
+}
+func (e *notSentError) Timeout() bool   { return true }
+func (e *notSentError) Unwrap() []error { return []error{os.ErrDeadlineExceeded, e.lost} }
+
+// Close ends the client when the pending commands have their replies and its consumers
+// are closed, see [Consumer.Close]; a job of ReserveJob goes back to the server. Later commands fail with net.ErrClosed. The future
+// succeeds when the client has ended, by Abort too; after a second call it fails with
+// net.ErrClosed.
+func (c *Client) Close() *eventloop.Future[struct{}] {
+	if !c.refuse(net.ErrClosed) {
+		return failed[struct{}](c, net.ErrClosed)
+	}
+	closed := &eventloop.Promise[struct{}]{}
+	if closed.Init(c.owner) != nil {
+		return &closed.Future
+	}
+	closed.Ignore()
+	c.mu.Lock()
+	c.closed = closed
+	consumers := c.openConsumers()
+	c.mu.Unlock()
+	left := 1 + len(consumers)
+	part := func(struct{}, error) {
+		if left--; left == 0 {
+			c.finish()
+		}
+	}
+	for _, k := range consumers {
+		k.Close().Then(part)
+	}
+	c.l.Post(func() { c.drain(part) })
+	return &closed.Future
+}
+
+// drain calls f when no command is pending.
+func (c *Client) drain(f func(struct{}, error)) {
+	c.drained = &eventloop.Promise[struct{}]{}
+	if c.drained.Init(c.owner) != nil {
+		return
+	}
+	c.drained.Then(f)
+	c.mu.Lock()
+	empty := c.pending == 0
+	c.mu.Unlock()
+	if empty {
+		c.drained.Resolve(struct{}{}, nil)
+	}
+}
+
+// openConsumers returns the consumers that have not ended. The caller holds c.mu.
+func (c *Client) openConsumers() []*Consumer { return slices.Collect(maps.Keys(c.consumers)) }
+
+// finish ends the client when nothing is pending.
+func (c *Client) finish() {
+	if c.over {
+		return
+	}
+	c.over = true
+	for _, t := range []*eventloop.Timer{c.timer, c.retry} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+	if c.link != nil {
+		c.link.close(net.ErrClosed)
+		c.link = nil
+	}
+	c.mu.Lock()
+	closed := c.closed
+	c.mu.Unlock()
+	if closed != nil {
+		closed.Resolve(struct{}{}, nil)
+	}
+	c.owner.Close()
+}
+
+// Abort ends the client at once. Pending commands fail with net.ErrClosed, and the errors
+// of those that were sent match [ErrUncertain], too. Consumers end as by
+// [Consumer.Abort]. Abort cuts a Close short.
+func (c *Client) Abort() {
+	c.refuse(net.ErrClosed)
+	c.mu.Lock()
+	consumers := c.openConsumers()
+	c.mu.Unlock()
+	for _, k := range consumers {
+		k.Abort()
+	}
+	c.l.Post(func() {
+		if c.over {
+			return
+		}
+		c.mu.Lock()
+		c.waiting = append(c.waiting, c.added...)
+		c.added = nil
+		c.mu.Unlock()
+		c.failWaiting(net.ErrClosed, all)
+		if link := c.link; link != nil {
+			c.link = nil
+			link.end(net.ErrClosed)
+		}
+		c.finish()
+	})
+}

@@ -1,0 +1,373 @@
+package beanstalk
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/drivers/beanstalk/internal/wire"
+)
+
+// ConsumeOptions are the settings of a [Consumer].
+type ConsumeOptions struct {
+	// Tubes are the tubes whose jobs are consumed. None: "default".
+	Tubes []string
+
+	// Parallel is how many jobs the application has at a time. Each needs a connection,
+	// because a connection that waits for a job answers nothing else. Zero: 1.
+	Parallel int
+
+	// OnJob is called on the loop with each job. The application settles the job, in
+	// OnJob or at any time later; then it gets the next one. It must not be nil.
+	OnJob func(j *Job)
+
+	// OnLost, if not nil, is called on the loop when a job that is not settled is lost:
+	// its connection has ended, or its time to run was over. The server has made it
+	// ready for another consumer.
+	OnLost func(j *Job, err error)
+
+	// OnError, if not nil, is called on the loop when a connection is lost or an attempt
+	// to connect has failed. The consumer connects again.
+	OnError func(err error)
+
+	// ManualTouch leaves the time to run of jobs to the application, see [Job.Touch].
+	ManualTouch bool
+}
+
+// heartbeat bounds each wait for a job. After it the server says that there was none,
+// which shows that it is there.
+const heartbeat = 30 * time.Second
+
+// A Consumer gets jobs from a server, see [Client.Consume]. It keeps the loop alive until
+// it is closed, unless it is unref'd; [eventloop.Loop.Shutdown] closes it. All methods may
+// be called from any goroutine and from any callback.
+type Consumer struct {
+	c     *Client
+	o     ConsumeOptions
+	owner *eventloop.Owner
+	done  eventloop.Promise[struct{}] // resolved when it has ended
+	slots []*slot
+
+	mu      sync.Mutex // guards the following
+	paused  bool
+	closing bool
+	aborted bool
+	unref   bool
+
+	open int // slots that have not ended; only on the loop
+}
+
+// Consume reserves jobs and calls o.OnJob with them. It may be called before the loop
+// runs. It fails if an option is invalid or the client is closed.
+func (c *Client) Consume(o ConsumeOptions) (*Consumer, error) {
+	if o.OnJob == nil {
+		return nil, errors.New("beanstalk: Consume without OnJob")
+	}
+	if len(o.Tubes) == 0 {
+		o.Tubes = []string{"default"}
+	}
+	for _, tube := range o.Tubes {
+		if err := checkTube(tube); err != nil {
+			return nil, err
+		}
+	}
+	if o.Parallel == 0 {
+		o.Parallel = 1
+	}
+	if o.Parallel < 0 || o.Parallel > math.MaxUint16 {
+		return nil, fmt.Errorf("beanstalk: Parallel %d", o.Parallel)
+	}
+	o.Tubes = append([]string(nil), o.Tubes...)
+	k := &Consumer{c: c, o: o, open: o.Parallel}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing != nil {
+		return nil, c.closing
+	}
+	name := c.o.Addr + " " + strings.Join(o.Tubes, " ")
+	owner, err := eventloop.NewOwner(c.l, "beanstalk consumer", name, nil)
+	if err != nil {
+		return nil, err
+	}
+	k.owner = owner
+	if err := k.done.Init(owner); err != nil {
+		return nil, err
+	}
+	k.done.Ignore()
+	c.consumers[k] = struct{}{}
+	for range o.Parallel {
+		s := &slot{k: k, backoff: backoff{min: c.o.MinBackoff, max: c.o.MaxBackoff}}
+		k.slots = append(k.slots, s)
+		c.l.Post(s.proceed)
+	}
+	owner.OnShutdown(func() { k.Close() })
+	return k, nil
+}
+
+// Pause stops the consumer from getting jobs. Jobs that the application has are not
+// concerned. If Pause is called on the loop, OnJob is not called after it, until Resume.
+func (k *Consumer) Pause() { k.set(&k.paused, true) }
+
+// Resume undoes Pause.
+func (k *Consumer) Resume() { k.set(&k.paused, false) }
+
+// Close ends the consumer when the jobs that the application has are settled. No other
+// job comes. If Close is called on the loop, OnJob is not called after it. The future
+// succeeds when the consumer has ended.
+func (k *Consumer) Close() *eventloop.Future[struct{}] {
+	k.set(&k.closing, true)
+	return &k.done.Future
+}
+
+// Abort ends the consumer at once. The server makes the jobs that are not settled ready
+// for other consumers; OnLost is not called for them.
+func (k *Consumer) Abort() {
+	k.mu.Lock()
+	k.closing = true
+	k.mu.Unlock()
+	k.set(&k.aborted, true)
+}
+
+// Ref makes the consumer keep the loop alive. This is the default.
+func (k *Consumer) Ref() { k.setUnref(false) }
+
+// Unref lets the loop end although the consumer is open, and although it has jobs: those
+// that it gets later.
+func (k *Consumer) Unref() { k.setUnref(true) }
+
+func (k *Consumer) setUnref(unref bool) {
+	k.mu.Lock()
+	k.unref = unref
+	k.mu.Unlock()
+	if unref {
+		k.owner.Unref()
+	} else {
+		k.owner.Ref()
+	}
+}
+
+// set changes what the consumer is to do, and has its slots do it.
+func (k *Consumer) set(flag *bool, v bool) {
+	k.mu.Lock()
+	changed := *flag != v
+	*flag = v
+	k.mu.Unlock()
+	if changed {
+		k.c.l.Post(func() {
+			for _, s := range k.slots {
+				s.proceed()
+			}
+		})
+	}
+}
+
+// wants reports what the consumer is to do.
+func (k *Consumer) wants() (jobs, end, abort bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return !k.paused && !k.closing, k.closing, k.aborted
+}
+
+// ended counts a slot that has ended.
+func (k *Consumer) ended() {
+	if k.open--; k.open > 0 {
+		return
+	}
+	k.c.mu.Lock()
+	delete(k.c.consumers, k)
+	k.c.mu.Unlock()
+	k.done.Resolve(struct{}{}, nil)
+	k.owner.Close()
+}
+
+// A slot gets one job at a time, over a connection of its own. All of it is on the loop.
+type slot struct {
+	k         *Consumer
+	link      *link
+	job       *Job // that the application has; nil if it has none
+	reserving bool // a reserve is in flight
+	backoff   backoff
+	retry     *eventloop.Timer // to connect; nil if not armed
+	over      bool
+}
+
+// proceed does what the consumer wants in the state in which the slot is. It is the only
+// place that decides this; events change the state and call it.
+func (s *slot) proceed() {
+	jobs, end, abort := s.k.wants()
+	switch {
+	case s.over:
+	case abort, end && s.isIdle():
+		s.over = true
+		s.leave()
+		s.k.ended()
+	case !jobs && s.isIdle():
+		s.leave()
+	case !jobs || s.job != nil || s.reserving:
+	case s.link == nil && s.retry == nil:
+		s.connect()
+	case s.link != nil && s.link.up:
+		s.reserve()
+	}
+}
+
+// isIdle reports whether the slot can be left without a loss: a job that the server has
+// just reserved for it becomes ready again.
+func (s *slot) isIdle() bool {
+	if s.job != nil || s.link == nil {
+		return s.job == nil
+	}
+	return len(s.link.inFlight) == 0 || s.reserving && len(s.link.inFlight) == 1
+}
+
+// leave closes the connection, and ends waiting for one.
+func (s *slot) leave() {
+	if s.retry != nil {
+		s.retry.Stop()
+		s.retry = nil
+	}
+	if s.link != nil {
+		link := s.link
+		s.link, s.reserving, s.job = nil, false, nil
+		link.close(s.k.c.o.opError(net.ErrClosed))
+	}
+}
+
+func (s *slot) connect() {
+	link, err := dialLink(s.k.c.l, s.k.c.o, s)
+	if err != nil {
+		s.linkDown(err)
+		return
+	}
+	s.link = link
+}
+
+// linkUp implements linkHost.
+func (s *slot) linkUp() {
+	s.k.owner.SetName(s.k.name(nil))
+	var requests []*request
+	needless := true
+	for _, tube := range s.k.o.Tubes {
+		needless = needless && tube != "default"
+		requests = append(requests, s.own(wire.AppendTube(nil, "watch", tube), 0, expect(wire.Watching)))
+	}
+	if needless {
+		requests = append(requests, s.own(wire.AppendTube(nil, "ignore", "default"), 0, expect(wire.Watching)))
+	}
+	if err := s.link.send(requests...); err != nil {
+		s.link.end(err)
+		return
+	}
+	s.proceed()
+}
+
+func (k *Consumer) name(err error) string {
+	name := k.c.o.Addr + " " + strings.Join(k.o.Tubes, " ")
+	if err != nil {
+		name += ", not connected: " + err.Error()
+	}
+	return name
+}
+
+// linkDown implements linkHost.
+func (s *slot) linkDown(err error) {
+	if s.link != nil && s.link.answered {
+		s.backoff.reset()
+	}
+	s.link, s.reserving, s.job = nil, false, nil
+	if err == eventloop.ErrLoopClosed {
+		return
+	}
+	s.k.owner.SetName(s.k.name(err))
+	if f := s.k.o.OnError; f != nil {
+		s.k.c.l.Post(func() { f(err) })
+	}
+	s.retry = s.k.c.l.AfterFunc(s.backoff.delay(), func() { s.retry = nil; s.proceed() })
+	s.retry.Unref()
+	s.proceed()
+}
+
+// done implements linkHost.
+func (s *slot) done(r *request) {
+	s.k.c.done(r)
+	if jobs, _, _ := s.k.wants(); !jobs {
+		s.k.c.l.Post(s.proceed) // when the reply is handled
+	}
+}
+
+// own returns a command of the slot itself, whose reply may take up to wait longer.
+func (s *slot) own(command []byte, wait time.Duration, answer answerFunc) *request {
+	r := &request{command: command, waiter: answer}
+	if t := s.k.c.o.Timeout; t > 0 {
+		r.due = time.Now().Add(t + wait)
+	}
+	return r
+}
+
+// reserve asks for the next job.
+func (s *slot) reserve() {
+	s.reserving = true
+	if err := s.link.send(s.reserveRequest()); err != nil {
+		s.link.end(err)
+	}
+}
+
+func (s *slot) reserveRequest() *request {
+	return s.own(wire.Append(nil, "reserve-with-timeout", uint64(heartbeat/time.Second)), heartbeat, s.reserved)
+}
+
+// andReserve adds the command for the next job to the one that settles the last.
+func (s *slot) andReserve(requests []*request) []*request {
+	if jobs, _, _ := s.k.wants(); !jobs {
+		return requests
+	}
+	s.reserving = true
+	return append(requests, s.reserveRequest())
+}
+
+// settled is called when the command that settles the job has been sent.
+func (s *slot) settled() {
+	s.job = nil
+	s.proceed()
+}
+
+// reserved takes the reply to a reserve.
+func (s *slot) reserved(r wire.Reply) error {
+	s.reserving = false
+	jobs, _, _ := s.k.wants()
+	switch {
+	case r.Kind == wire.TimedOut, r.Kind == wire.DeadlineSoon: // there was none
+		s.proceed()
+		return nil
+	case r.Kind != wire.Reserved:
+		if err := refusals[r.Kind]; err != nil {
+			return err // the server is in trouble: connect again later
+		}
+		return unexpected(r.Kind)
+	case !jobs:
+		s.leave() // Pause or Close was called meanwhile; the server gets the job back
+		s.proceed()
+		return nil
+	}
+	k := s.k
+	j := &Job{ID: r.ID, Body: r.Body, c: k.c, link: s.link, slot: s}
+	if k.o.OnLost != nil {
+		j.lost = func(j *Job, err error) {
+			if _, _, abort := k.wants(); !abort {
+				k.o.OnLost(j, err)
+			}
+		}
+	}
+	k.mu.Lock()
+	unref := k.unref
+	k.mu.Unlock()
+	s.job = j
+	j.hold(unref, k.o.ManualTouch)
+	k.o.OnJob(j)
+	return nil
+}

@@ -1,0 +1,154 @@
+package beanstalk
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/drivers/beanstalk/internal/wire"
+)
+
+// Errors of commands. Errors of a connection are an [*eventloop.OpError] whose Op is
+// OpBeanstalk and match the sentinels of package eventloop, too, such as
+// [eventloop.ErrTimeout]. A command beyond the bound of pending commands fails with
+// [eventloop.ErrBufferFull], a command of a closed client with net.ErrClosed, and the end
+// of the loop is [eventloop.ErrLoopClosed].
+var (
+	// ErrNotFound is the error of a command about a job or a tube that does not exist, or
+	// about a job that is not in the state that the command needs. For a Delete, Release,
+	// Bury or Touch of a reserved job it means that the time to run was over: the server
+	// has made the job ready for another consumer.
+	ErrNotFound = errors.New("beanstalk: not found")
+
+	// ErrUncertain matches the error of a command that was sent and has no reply: the
+	// server may have executed it. Such a command is never repeated. After any other
+	// error the command was not executed.
+	ErrUncertain = errors.New("beanstalk: the command may have been executed")
+
+	// ErrJobLost matches the error of a command about a reserved job whose connection is
+	// lost. The server has made the job ready again, and it will run a second time.
+	ErrJobLost = errors.New("beanstalk: the connection that reserved the job is lost")
+
+	// ErrSettled is the error of a command about a job that was deleted, released or
+	// buried before.
+	ErrSettled = errors.New("beanstalk: the job is settled")
+
+	// ErrBuried is the error of a Put or a Release that the server could carry out only
+	// in part, because it is out of memory: the job exists, and is buried.
+	ErrBuried = errors.New("beanstalk: the server is out of memory, and the job is buried")
+
+	// ErrDraining is the error of a Put to a server that accepts no more jobs.
+	ErrDraining = errors.New("beanstalk: the server is draining")
+
+	// ErrJobTooBig is the error of a Put with a body larger than the server accepts. The
+	// limit is the value max-job-size of Client.Stats, 64 KB by default.
+	ErrJobTooBig = errors.New("beanstalk: job too big")
+
+	// ErrOutOfMemory is a reply of the server.
+	ErrOutOfMemory = errors.New("beanstalk: the server is out of memory")
+
+	// ErrInternal is the reply of a server that has found a mistake in itself.
+	ErrInternal = errors.New("beanstalk: internal error of the server")
+
+	// ErrUnknownCommand is the reply of a server that is older than the command.
+	ErrUnknownCommand = errors.New("beanstalk: the server does not know the command")
+
+	// ErrMalformed matches the end of a connection that sent something other than the
+	// replies to its commands.
+	ErrMalformed = errors.New("beanstalk: malformed reply")
+
+	// ErrTooLarge matches the end of a connection that sent a body larger than
+	// Options.MaxBodyBytes.
+	ErrTooLarge = errors.New("beanstalk: reply larger than MaxBodyBytes")
+
+	// ErrTube matches the error of a command with an invalid name of a tube. A name has 1
+	// to 200 bytes: letters, digits and any of -+/;.$_(), without a hyphen at the
+	// beginning.
+	ErrTube = errors.New("beanstalk: invalid name of a tube")
+)
+
+// OpBeanstalk is the Op of an [*eventloop.OpError] of this package.
+const OpBeanstalk = "beanstalk"
+
+// refusals are the error replies that concern one command only.
+var refusals = map[wire.Kind]error{
+	wire.NotFound:       ErrNotFound,
+	wire.Draining:       ErrDraining,
+	wire.JobTooBig:      ErrJobTooBig,
+	wire.OutOfMemory:    ErrOutOfMemory,
+	wire.InternalError:  ErrInternal,
+	wire.UnknownCommand: ErrUnknownCommand,
+}
+
+func checkTube(name string) error {
+	if !wire.ValidTube(name) {
+		return fmt.Errorf("%w: %.210q", ErrTube, name)
+	}
+	return nil
+}
+
+// A causeError is a cause that matches a sentinel of this package, too.
+type causeError struct {
+	kind  error
+	cause error
+}
+
+func (e *causeError) Error() string        { return e.cause.Error() }
+func (e *causeError) Unwrap() error        { return e.cause }
+func (e *causeError) Is(target error) bool { return target == e.kind }
+
+// uncertain returns the error of a command that was sent, for err, which ended its
+// connection or the wait for its reply.
+func uncertain(err error) error {
+	if err == eventloop.ErrLoopClosed {
+		return err
+	}
+	return withKind(ErrUncertain, err, "the command may have been executed: %w")
+}
+
+// withKind returns err so that it matches kind, too.
+func withKind(kind, err error, format string) error {
+	cause := err
+	op, ok := err.(*eventloop.OpError)
+	if ok {
+		cause = op.Err
+	}
+	cause = &causeError{kind, fmt.Errorf(format, cause)}
+	if !ok {
+		return cause
+	}
+	o := *op
+	o.Err = cause
+	return &o
+}
+
+// opError returns err as the error of a connection.
+func (o *Options) opError(err error) error {
+	if err == eventloop.ErrLoopClosed {
+		return err
+	}
+	if op, ok := err.(*eventloop.OpError); ok {
+		if op.Op == OpBeanstalk || op.Op == eventloop.OpDial {
+			return err
+		}
+		err = op.Err
+	}
+	if err == io.EOF {
+		err = fmt.Errorf("the server closed the connection: %w", io.EOF)
+	}
+	return &eventloop.OpError{Op: OpBeanstalk, Net: o.Network, Addr: o.Addr, Err: err}
+}
+
+// unexpected is the error of a connection with a reply that does not fit its command.
+func unexpected(k wire.Kind) error {
+	return &causeError{ErrMalformed, fmt.Errorf("unexpected reply %v", k)}
+}
+
+// parseError returns the error of a connection for one of the parser.
+func parseError(err error) error {
+	if err == wire.ErrTooLarge {
+		return &causeError{ErrTooLarge, err}
+	}
+	return &causeError{ErrMalformed, err}
+}

@@ -1,0 +1,193 @@
+package beanstalk
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/drivers/beanstalk/internal/wire"
+)
+
+// A link is one connection to the server, from the dial to its end. All of it runs on the
+// loop.
+type link struct {
+	l    *eventloop.Loop
+	o    *Options
+	host linkHost
+
+	conn     *eventloop.Conn
+	parser   wire.Parser
+	inFlight []*request // sent, without a reply, in order
+	jobs     []*Job     // reserved by the connection
+	using    string     // the tube of put, kick and so on
+	timer    *eventloop.Timer
+	up       bool
+	answered bool // a reply has come
+	over     bool
+}
+
+// A linkHost is what a link belongs to.
+type linkHost interface {
+	// linkUp says that the link is connected.
+	linkUp()
+
+	// linkDown says that the link has ended because of err. It is called once, last, and
+	// not after link.close.
+	linkDown(err error)
+
+	// done says that a request is over. It is called before the waiter of the request.
+	done(r *request)
+}
+
+// dialLink begins to connect.
+func dialLink(l *eventloop.Loop, o *Options, host linkHost) (*link, error) {
+	k := &link{l: l, o: o, host: host, using: "default"}
+	k.parser.Limit = o.MaxBodyBytes
+	timeout := o.ConnectTimeout
+	if timeout == 0 {
+		timeout = -1
+	}
+	conn, err := l.Dial(context.Background(), o.Network, o.Addr, &eventloop.ConnConfig{
+		OnConnect:      func(*eventloop.Conn) { k.connected() },
+		OnData:         k.onData,
+		OnEvent:        func(_ *eventloop.Conn, err error) { k.end(err) },
+		OnClose:        func(*eventloop.Conn) { k.end(eventloop.ErrLoopClosed) }, // unless it has ended
+		Dial:           o.Dial,
+		ConnectTimeout: timeout,
+		HighWater:      -1, // replies are read, whatever is to be sent
+		MaxBuffered:    -1, // the client has a bound
+	})
+	if err != nil {
+		return nil, err
+	}
+	conn.Unref() // the owner keeps the loop alive while a command is pending
+	k.conn = conn
+	return k, nil
+}
+
+func (k *link) connected() {
+	if !k.over {
+		k.up = true
+		k.host.linkUp()
+	}
+}
+
+// send writes requests. After an error it has taken none of them.
+func (k *link) send(requests ...*request) error {
+	if k.over || !k.up {
+		return errNoLink
+	}
+	var out []byte
+	using, inFlight := k.using, k.inFlight
+	for _, r := range requests {
+		if r.tube != "" && r.tube != using {
+			using = r.tube
+			out = wire.AppendTube(out, "use", using)
+			inFlight = append(inFlight, &request{waiter: expect(wire.Using), due: r.due})
+		}
+		if out == nil && len(requests) == 1 {
+			out = r.command
+		} else {
+			out = append(out, r.command...)
+		}
+		inFlight = append(inFlight, r)
+	}
+	if _, err := k.conn.Write(out); err != nil {
+		return err
+	}
+	for _, r := range requests {
+		r.command = nil
+	}
+	k.using, k.inFlight = using, inFlight
+	k.armTimer()
+	return nil
+}
+
+var errNoLink = errors.New("beanstalk: not connected")
+
+// onData decodes replies and passes them to the requests.
+func (k *link) onData(_ *eventloop.Conn, data []byte) {
+	for len(data) > 0 && !k.over {
+		r, n, ok, err := k.parser.Next(data)
+		data = data[n:]
+		switch {
+		case err != nil:
+			k.end(parseError(err))
+		case ok && len(k.inFlight) == 0:
+			k.end(unexpected(r.Kind))
+		case ok:
+			k.answered = true
+			first := k.inFlight[0]
+			k.inFlight[0] = nil
+			if k.inFlight = k.inFlight[1:]; len(k.inFlight) == 0 {
+				k.inFlight = nil
+			}
+			k.host.done(first)
+			if err := first.waiter.answer(r); err != nil {
+				err = k.o.opError(err)
+				first.waiter.fail(uncertain(err))
+				k.end(err)
+			}
+		}
+	}
+}
+
+// armTimer starts the timer for the first request, if it does not run.
+func (k *link) armTimer() {
+	if len(k.inFlight) == 0 || k.inFlight[0].due.IsZero() || k.timer != nil {
+		return
+	}
+	k.timer = k.l.AfterFunc(time.Until(k.inFlight[0].due), func() {
+		k.timer = nil
+		if len(k.inFlight) > 0 && !k.over && !k.inFlight[0].due.IsZero() && !time.Now().Before(k.inFlight[0].due) {
+			k.end(errOverdue)
+			return
+		}
+		k.armTimer()
+	})
+	k.timer.Unref()
+}
+
+// errOverdue ends a connection whose server does not reply. Requests whose own timeout is
+// not over fail with it, too: no reply can come before that of the first.
+var errOverdue error = &overdueError{}
+
+type overdueError struct{}
+
+func (*overdueError) Error() string { return "a reply is overdue" }
+func (*overdueError) Timeout() bool { return true }
+func (*overdueError) Unwrap() error { return os.ErrDeadlineExceeded }
+
+// end ends the connection because of err.
+func (k *link) end(err error) {
+	if !k.over {
+		err = k.o.opError(err)
+		k.close(err)
+		k.host.linkDown(err)
+	}
+}
+
+// close is end without a word to the host. The requests in flight fail, and the jobs of
+// the connection are lost.
+func (k *link) close(err error) {
+	if k.over {
+		return
+	}
+	k.over, k.up = true, false
+	k.conn.Abort()
+	if k.timer != nil {
+		k.timer.Stop()
+	}
+	for _, j := range slices.Clone(k.jobs) {
+		j.lose(err)
+	}
+	inFlight := k.inFlight
+	k.inFlight = nil
+	for _, r := range inFlight {
+		k.host.done(r)
+		r.waiter.fail(uncertain(err))
+	}
+}
