@@ -227,7 +227,8 @@ func (r *HTTPRequest) Loop() *Loop { return r.loop }
 
 // Context returns a context that ends when the response has been written, when the
 // client closes or resets the connection, and when the loop ends. In the handler of
-// [TaskHandler] it ends with the task instead of with the response.
+// [TaskHandler] it ends with the task instead of with the response, and for a handler of
+// [HTTPRequest.ServeHTTP] when that returns.
 //
 // A client that has closed its connection cannot be told from one that has only
 // ended its own side and waits for the response. As in net/http, both end the

@@ -16,7 +16,7 @@ import (
 )
 
 // website is an HTTP server with requests of every kind: answered at once, by a timer,
-// by Work, by a task, with a body that streams in or out. Its clients are scripted.
+// by Work, by a task, by a handler of net/http, with a body that streams in or out. Its clients are scripted.
 func website(clients int) func(t *testing.T, l *eventloop.Loop) error {
 	return func(t *testing.T, l *eventloop.Loop) error {
 		n := looptest.NewNet(t)
@@ -41,6 +41,11 @@ func website(clients int) func(t *testing.T, l *eventloop.Loop) error {
 					}
 					return r.RespondText(200, "task")
 				})
+			case "/mux":
+				r.ServeHTTP(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+					eventloop.Call(req.Context(), l, func() (int, error) { visits++; return 0, nil })
+					io.Copy(w, req.Body)
+				}))
 			case "/body":
 				size := 0
 				r.OnBody(func(p []byte) { size += len(p) }, func(err error) {
@@ -66,10 +71,12 @@ func website(clients int) func(t *testing.T, l *eventloop.Loop) error {
 				looptest.Delay(time.Millisecond),
 				looptest.Request("POST", "/body", fmt.Sprintf("%0100d", i)),
 				looptest.ExpectResponse(200, "100"),
+				looptest.Request("POST", "/mux", fmt.Sprintf("%020d", i)),
+				looptest.ExpectResponse(200, fmt.Sprintf("%020d", i)),
 			)
 		}
 		l.AfterFunc(time.Second, func() {
-			if visits != 4*clients {
+			if visits != 6*clients {
 				t.Errorf("%d visits", visits)
 			}
 			s.Close()
