@@ -273,7 +273,9 @@ func (s *servedResponse) fill() (more bool, err error) {
 	case !st.reads():
 		s.bodyRead, piece = true, r.body
 	case st.held:
-		piece, st.held = st.piece, false
+		// The next piece is not read until it is wanted, so that ReadTimeout bounds only
+		// waits of the handler.
+		piece, st.held, st.paused = st.piece, false, true
 		r.via.wake()
 	case st.err != nil:
 		return false, st.err

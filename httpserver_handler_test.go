@@ -20,6 +20,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/onloop/eventloop"
@@ -673,6 +674,44 @@ func TestServeHTTPObeysDeadlines(t *testing.T) {
 			t.Errorf("%s: %v, want os.ErrDeadlineExceeded", what, err)
 		}
 	}
+}
+
+// ReadTimeout bounds each wait of the handler for more of the body, and not the time
+// between them.
+func TestServeHTTPReadTimeoutBoundsTheWaitsOfTheHandler(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln := newPipeListener()
+		got := make(chan string, 3)
+		err := eventloop.Run(t.Context(), quiet(), func(l *eventloop.Loop) error {
+			s, err := l.ServeHTTP(ln, func(r *eventloop.HTTPRequest) {
+				r.ServeHTTP(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+					buf := make([]byte, 10)
+					for {
+						began := time.Now()
+						n, err := req.Body.Read(buf)
+						got <- fmt.Sprint(string(buf[:n]), errors.Is(err, eventloop.ErrTimeout) || errors.Is(err, os.ErrDeadlineExceeded), time.Since(began))
+						if err != nil {
+							return
+						}
+						time.Sleep(time.Hour)
+					}
+				}))
+			}, &eventloop.HTTPServerConfig{MaxInlineBody: 1, ReadTimeout: time.Minute})
+			go func() {
+				c := newRawClient(t, ln.dial())
+				c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc")
+				time.Sleep(30 * time.Minute)
+				c.send("def")
+				io.Copy(io.Discard, c)
+				s.Close()
+			}()
+			return err
+		})
+		wantEqual(t, "error of Run", err, nil)
+		for _, want := range []string{"abcfalse 0s", "deffalse 0s", "true 1m0s"} {
+			wantEqual(t, "Read", <-got, want)
+		}
+	})
 }
 
 func TestServeHTTPEndsWithTheLoop(t *testing.T) {
