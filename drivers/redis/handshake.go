@@ -1,6 +1,9 @@
 package redis
 
 import (
+	"crypto/tls"
+	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/onloop/eventloop/drivers/redis/internal/resp"
@@ -86,6 +89,10 @@ func (h *handshake) add(out []byte, s step, args ...any) []byte {
 func (s step) answer(v resp.Value) {
 	h := s.handshake
 	h.missing--
+	if want := s.wants(); v.Kind != resp.Error && v.Kind != want {
+		h.link.end(&badReply{fmt.Errorf("a reply of type %v in the handshake, not %v", Kind(v.Kind), Kind(want)), ErrMalformed})
+		return
+	}
 	if v.Kind == resp.Error {
 		err := &Error{v.Str}
 		switch {
@@ -109,6 +116,15 @@ func (s step) answer(v resp.Value) {
 
 func (s step) fail(error) {}
 
+// wants returns the type of the reply. Something that sends back what it gets, such as a
+// connection to itself, does not pass for a server.
+func (s step) wants() resp.Kind {
+	if s.hello {
+		return resp.Map
+	}
+	return resp.Simple
+}
+
 // knowsNoHello reports whether err is the reply to HELLO 3 of a server that has version
 // 2 of the protocol only.
 func knowsNoHello(err *Error) bool {
@@ -121,12 +137,19 @@ type refusal struct{ reply *Error }
 func (e *refusal) Error() string { return "the server refuses the connection: " + e.reply.Text }
 func (e *refusal) Unwrap() error { return e.reply }
 
-// isPermanent reports whether it is no use to try again: something is wrong with the
-// options, rather than with the state of the server.
-func (e *refusal) isPermanent() bool {
-	switch e.reply.Code() {
+// isPermanent reports whether it is no use to connect again after err: something is wrong
+// with the options, rather than with the network or the state of the server.
+func isPermanent(err error) bool {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return true
+	}
+	r, ok := errors.AsType[*refusal](err)
+	if !ok {
+		return false
+	}
+	switch r.reply.Code() {
 	case "LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN":
 		return false
 	}
-	return !strings.Contains(e.reply.Text, "max number of clients")
+	return !strings.Contains(r.reply.Text, "max number of clients")
 }

@@ -573,6 +573,48 @@ func TestD8ReconnectingBacksOffWithJitter(t *testing.T) {
 	})
 }
 
+func TestD8BackoffBeginsAnewAfterAReplyAndNotAfterAHandshake(t *testing.T) {
+	var replies bool // whether the server answers before it hangs up
+	server := func() *fake {
+		replies = false
+		return &fake{command: func(p *peer, args []string) (string, bool) {
+			if args[0] == "DIE" || !replies {
+				return hangUp, true
+			}
+			return "", false
+		}}
+	}
+	o := redis.Options{MinBackoff: time.Second, MaxBackoff: time.Hour, Timeout: -1}
+	law(t, server, o, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+		var took []time.Duration // from the loss of a connection to that of the next
+		last := time.Now()
+		var die func()
+		die = func() {
+			c.Do(background(), "DIE").Then(func(redis.Reply, error) {
+				took = append(took, time.Since(last).Round(time.Second/2))
+				last = time.Now()
+				switch len(took) {
+				case 5:
+					replies = true
+					c.Do(background(), "ECHO", "x").Then(func(redis.Reply, error) { last = time.Now() })
+					die()
+				case 8:
+				default:
+					die()
+				}
+			})
+		}
+		die()
+		l.OnExit(func() {
+			for i, most := range []time.Duration{0, 1, 2, 4, 8, 0, 1, 2} {
+				if most *= time.Second; took[i] < most/2 || took[i] > most {
+					t.Errorf("took %v", took)
+				}
+			}
+		})
+	})
+}
+
 func TestD9GarbageAndOversizeEndTheConnectionAndNotTheLoop(t *testing.T) {
 	for _, tt := range []struct {
 		reply string

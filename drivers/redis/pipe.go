@@ -128,7 +128,6 @@ func (p *pipe) linkDown(err error) {
 	if f := p.events.state; f != nil && err != eventloop.ErrLoopClosed {
 		p.l.Post(func() { f(false, err) })
 	}
-	r, refused := errors.AsType[*refusal](err)
 	switch {
 	case p.single:
 		p.close(err)
@@ -136,7 +135,7 @@ func (p *pipe) linkDown(err error) {
 		if p.events.gone != nil {
 			p.events.gone(err)
 		}
-	case refused && r.isPermanent():
+	case isPermanent(err):
 		p.failAll(err)
 	default:
 		p.flush()

@@ -296,7 +296,7 @@ func (s *Subscription) linkDown(err error) {
 		}
 	}
 	s.restoring = nil
-	if r, ok := errors.AsType[*refusal](err); ok && r.isPermanent() || errors.Is(err, eventloop.ErrLoopClosed) {
+	if isPermanent(err) || errors.Is(err, eventloop.ErrLoopClosed) {
 		s.end(err)
 		return
 	}
