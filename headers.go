@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/onloop/eventloop/internal/http1"
 )
@@ -74,6 +75,17 @@ func (h *HTTPHeaders) Set(name, value string) {
 // Del removes all fields with that name.
 func (h *HTTPHeaders) Del(name string) {
 	*h = slices.DeleteFunc(*h, func(f HTTPHeader) bool { return http1.EqualFold(f.Name, name) })
+}
+
+// names returns the names of the fields, each once, as a list.
+func (h HTTPHeaders) names() string {
+	var names []string
+	for i, f := range h {
+		if _, before := h[:i].lookup(f.Name); !before {
+			names = append(names, f.Name)
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // validate returns an error that matches ErrHTTPHeader for the first field that must

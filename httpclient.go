@@ -286,6 +286,13 @@ type HTTPOptions struct {
 	// server never gets the whole of it.
 	ContentLength int64
 
+	// Trailers are fields that follow the body, which is then sent in chunks; their
+	// names are announced in the field Trailer. The values may be set until BodyReader
+	// returns io.EOF, by its Read or before: that is how a checksum of the body is
+	// sent. Fields that must not come after the body (RFC 9110 section 6.5.1), and
+	// Trailers together with a ContentLength, are errors. Servers may ignore them.
+	Trailers HTTPHeaders
+
 	// Timeout bounds the request from the call to the last byte of the answer:
 	// waiting for a connection, name lookup, connecting, TLS, redirects. Zero:
 	// HTTPClientConfig.Timeout. Negative: none.

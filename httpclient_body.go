@@ -24,9 +24,10 @@ type httpUpload struct {
 	getBody func() (io.ReadCloser, error)
 	done    chan struct{}
 	length  int64
-	wait    chan struct{} // closed when the server wants the body; nil: at once
-	once    sync.Once     // closes wait
-	over    chan struct{} // closed when the exchange has ended
+	trailer httpclient.Trailer // of the body; or nil
+	wait    chan struct{}      // closed when the server wants the body; nil: at once
+	once    sync.Once          // closes wait
+	over    chan struct{}      // closed when the exchange has ended
 }
 
 // expectTimeout is how long the body waits for "100 Continue". Servers that do not
@@ -37,6 +38,11 @@ func newHTTPUpload(c *httpCall, conn *httpclient.Conn) *httpUpload {
 	u := &httpUpload{call: c, conn: conn, length: c.length, over: make(chan struct{}), done: make(chan struct{})}
 	if c.expect {
 		u.wait = make(chan struct{})
+	}
+	if c.trip != nil {
+		u.trailer = c.trip.sentTrailer
+	} else if fields := c.opts.Trailers; len(fields) > 0 {
+		u.trailer = func() ([]byte, error) { return trailerLines(fields) }
 	}
 	u.body = &uploadBody{src: c.opts.BodyReader}
 	if u.body.src == nil {
@@ -127,17 +133,12 @@ func (u *httpUpload) run() {
 
 // send sends the body when it is time to.
 func (u *httpUpload) send() {
-	c := u.call
 	if u.conn.AwaitBegun() != nil || !u.mayBegin() {
 		return
 	}
 	readErr := u.prepare()
 	if readErr == nil {
-		var trailer httpclient.Trailer
-		if c.trip != nil {
-			trailer = c.trip.sentTrailer
-		}
-		readErr, _ = httpclient.SendBody(u.conn, u.body, u.length, trailer)
+		readErr, _ = httpclient.SendBody(u.conn, u.body, u.length, u.trailer)
 	}
 	u.closeSent()
 	if readErr != nil {

@@ -111,6 +111,7 @@ var (
 	errTwoBodies   = errors.New("both Body and BodyReader are set")
 	errShortLength = errors.New("negative ContentLength")
 	errOnlyGetBody = errors.New("GetBody without BodyReader")
+	errTwoFramings = errors.New("both Trailers and ContentLength are set")
 )
 
 // prepare checks what was asked for. It runs in Do.
@@ -138,6 +139,15 @@ func (c *httpCall) prepare(method string) error {
 		return errOnlyGetBody
 	}
 	c.length = c.bodyLength()
+	if len(o.Trailers) > 0 {
+		if o.ContentLength > 0 {
+			return errTwoFramings
+		}
+		if _, err := trailerLines(o.Trailers); err != nil {
+			return err
+		}
+		c.length = -1
+	}
 	if err := c.check(); err != nil {
 		return err
 	}
@@ -470,7 +480,7 @@ func (c *httpCall) follow(res *HTTPResponse, next *httpTarget) {
 // dropBody makes it a request without a body.
 func (c *httpCall) dropBody() {
 	c.closeBody()
-	c.opts.Body, c.opts.BodyReader = nil, nil
+	c.opts.Body, c.opts.BodyReader, c.opts.Trailers = nil, nil, nil
 	c.length, c.expect = 0, false
 	c.opts.Headers = slices.DeleteFunc(slices.Clone(c.opts.Headers), func(h HTTPHeader) bool {
 		return len(h.Name) > len("Content-") && http1.EqualFold(h.Name[:len("Content-")], "Content-") ||
@@ -538,6 +548,9 @@ func (c *httpCall) addOwn(h *httpclient.Head, route *httpRoute) {
 	switch {
 	case c.length < 0:
 		h.Add("Transfer-Encoding", "chunked")
+		if len(c.opts.Trailers) > 0 && !has("Trailer") {
+			h.Add("Trailer", c.opts.Trailers.names())
+		}
 	case c.length > 0 || hasBody(c.method):
 		h.Add("Content-Length", strconv.FormatInt(c.length, 10))
 	}

@@ -318,7 +318,7 @@ func idempotent(method string) bool {
 
 // uploads reports whether the body is sent by a goroutine of its own.
 func (c *httpCall) uploads() bool {
-	return c.opts.BodyReader != nil || !httpclient.Inline(len(c.opts.Body)) || c.expect
+	return c.opts.BodyReader != nil || !httpclient.Inline(len(c.opts.Body)) || c.expect || c.length < 0
 }
 
 // send sends the request, or begins to.

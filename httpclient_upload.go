@@ -3,10 +3,13 @@ package eventloop
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"strings"
 
+	"github.com/onloop/eventloop/internal/http1"
 	"github.com/onloop/eventloop/internal/httpclient"
 )
 
@@ -73,6 +76,21 @@ func fileLength(f *os.File) int64 {
 	return 0
 }
 
+// trailerLines returns the trailer section with these fields.
+func trailerLines(fields HTTPHeaders) ([]byte, error) {
+	if err := fields.validate(); err != nil {
+		return nil, err
+	}
+	var lines []byte
+	for _, f := range fields {
+		if http1.IsForbiddenTrailer(http.CanonicalHeaderKey(f.Name)) {
+			return nil, fmt.Errorf("%w: %s in the trailer", ErrHTTPHeader, f.Name)
+		}
+		lines = append(append(append(append(lines, f.Name...), ": "...), f.Value...), "\r\n"...)
+	}
+	return lines, nil
+}
+
 // canSendAgain reports whether the body can be sent a second time. If it can because
 // nothing of it was read, nothing is from here on, until the next upload.
 func (c *httpCall) canSendAgain() bool {
@@ -106,7 +124,7 @@ func (u *httpUpload) prepare() error {
 		err = u.seek()
 	}
 	u.before = nil
-	if err == nil && b.from.file {
+	if err == nil && b.from.file && u.length >= 0 {
 		b.src = &fileBody{r: b.src, left: u.length}
 	}
 	return err

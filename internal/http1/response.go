@@ -281,6 +281,10 @@ func canonicalName(name []byte) {
 	}
 }
 
+// IsForbiddenTrailer reports whether a field with that name, which must be canonical,
+// is not allowed after the body.
+func IsForbiddenTrailer(name string) bool { return forbiddenTrailer(name) }
+
 // forbiddenTrailer reports whether a field is not allowed after the body and is
 // dropped there: it affects framing or routing, authenticates a party, or says how
 // to process content that has already been processed (RFC 9110 section 6.5.1). The
