@@ -2,7 +2,6 @@ package eventloop
 
 import (
 	"crypto/tls"
-	"io"
 	"net"
 	"time"
 
@@ -291,29 +290,6 @@ func (c *httpCall) exchangeHeads(conn *httpclient.Conn, resp *httpclient.Respons
 		}
 	}
 	return err
-}
-
-// shouldRetry reports whether the request may be sent again after err: it was never
-// sent, or it is idempotent and the server has ended a connection that was kept
-// without a byte of a response.
-func (c *httpCall) shouldRetry(conn *httpclient.Conn, err error) bool {
-	switch {
-	case c.isAborted():
-		return false
-	case err == httpclient.ErrStale:
-		return true
-	}
-	return !c.retried && conn.Reused() && !conn.Answered() && idempotent(c.method) &&
-		(err == io.EOF || isReset(err)) && c.canSendAgain()
-}
-
-// idempotent reports whether a method is, by RFC 9110 section 9.2.2.
-func idempotent(method string) bool {
-	switch method {
-	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
-		return true
-	}
-	return false
 }
 
 // uploads reports whether the body is sent by a goroutine of its own.
