@@ -61,6 +61,12 @@ func (b *body) begin(t *eventloop.Task) error {
 	return nil
 }
 
+// prompt reports whether begin returns at once.
+func (b *body) prompt() bool {
+	p, ok := b.src.([]byte)
+	return b.whole || ok && len(p) <= chunkSize
+}
+
 // load gets the first chunk and measures it.
 func (b *body) load(t *eventloop.Task) error {
 	b.meter = smtpwire.Meter{}

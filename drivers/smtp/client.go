@@ -79,7 +79,7 @@ type job struct {
 	// Guarded by c.mu.
 	until   time.Time // when waiting for a session ends; zero: never
 	state   jobState
-	session *session // that sends it
+	session *session // that sends it; giving up the mail closes its connection
 }
 
 // jobState is how far a mail has come.
@@ -183,17 +183,28 @@ func (c *Client) wakeLocked() {
 	}
 }
 
-// take gives the next mail to s, or returns nil if there is none.
-func (c *Client) take(s *session) *job {
+// take takes the next mail from the queue, if there is one that ok permits.
+func (c *Client) take(ok func(j *job) bool) *job {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.queue) == 0 {
+	if len(c.queue) == 0 || !ok(c.queue[0]) {
 		return nil
 	}
 	j := c.queue[0]
 	c.removeLocked(j)
-	j.state, j.session = jobSending, s
+	j.state = jobSending
 	return j
+}
+
+// attach says that s sends the mail. It returns false if the mail is settled.
+func (j *job) attach(s *session) bool {
+	j.c.mu.Lock()
+	defer j.c.mu.Unlock()
+	if j.state == jobSettled {
+		return false
+	}
+	j.session = s
+	return true
 }
 
 // removeLocked removes j from the queue. The caller holds the lock.

@@ -28,7 +28,10 @@
 // sessions. A session sends one mail at a time, and ends with QUIT after MaxMessages
 // mails, or when it was idle for IdleTimeout. With PIPELINING (RFC 2920) the commands of
 // a mail leave in one write, so a mail takes two round trips, however many recipients it
-// has. Otherwise each command waits for the reply to the one before.
+// has. While more mails wait than there are sessions, the commands of the next mail leave
+// together with the end of the one before, and a mail takes one round trip, if its body
+// is a []byte of at most 64 KB. Without PIPELINING each command waits for the reply to
+// the one before.
 //
 // Pending mails keep the loop alive. Idle sessions do not: when a program has nothing
 // else to do, it ends, and its sessions with it, without QUIT. [Client.Close] and

@@ -46,7 +46,7 @@ func (p *pool) pump() {
 	p.expire()
 	for len(p.idle) > 0 {
 		s := p.idle[len(p.idle)-1]
-		j := p.next(s)
+		j := p.next()
 		if j == nil {
 			break
 		}
@@ -61,13 +61,16 @@ func (p *pool) pump() {
 	}
 }
 
-// next gives s the next mail, unless there is none or it must not begin yet.
-func (p *pool) next(s *session) *job {
+// next returns the next mail, unless there is none or it must not begin yet.
+func (p *pool) next() *job { return p.nextIf(func(*job) bool { return true }) }
+
+// nextIf is next for a mail that ok permits.
+func (p *pool) nextIf(ok func(j *job) bool) *job {
 	now := time.Now()
 	if now.Before(p.nextAt) {
 		return nil
 	}
-	j := p.c.take(s)
+	j := p.c.take(ok)
 	if rate := p.c.opts.Rate; j != nil && rate > 0 {
 		p.nextAt = now.Add(time.Duration(float64(time.Second) / rate))
 	}
@@ -250,8 +253,10 @@ func (p *pool) abort() {
 		j.giveUp(net.ErrClosed)
 	}
 	for _, s := range slices.Clone(p.sessions) {
-		if j := s.job; j != nil {
-			j.giveUp(net.ErrClosed)
+		for _, j := range []*job{s.job, s.ahead} {
+			if j != nil {
+				j.giveUp(net.ErrClosed)
+			}
 		}
 		s.drop()
 		s.conn.Abort() // also one that is waiting for the end of its QUIT

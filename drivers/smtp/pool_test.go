@@ -43,14 +43,20 @@ func (f *fakeServer) serve(c net.Conn, in *bufio.Reader) error {
 		f.open--
 		f.mu.Unlock()
 	}()
-	say := func(s string) { time.Sleep(f.delay); fmt.Fprintf(c, "%s\r\n", s) }
+	var broken error // of a write
+	say := func(s string) {
+		time.Sleep(f.delay)
+		if _, err := fmt.Fprintf(c, "%s\r\n", s); err != nil {
+			broken = err
+		}
+	}
 	if refused {
 		say("421 4.7.0 too many connections")
 		return nil
 	}
 	say("220 hi")
 	var from string
-	for {
+	for broken == nil {
 		line, err := in.ReadString('\n')
 		if err != nil {
 			return nil
@@ -62,7 +68,9 @@ func (f *fakeServer) serve(c net.Conn, in *bufio.Reader) error {
 			from, _, _ = strings.Cut(strings.TrimPrefix(line, "MAIL FROM:<"), ">")
 			say("250 ok")
 		case "DATA":
-			say("354 go")
+			if say("354 go"); broken != nil {
+				return nil
+			}
 			for line != ".\r\n" && err == nil {
 				line, err = in.ReadString('\n')
 			}
@@ -80,9 +88,10 @@ func (f *fakeServer) serve(c net.Conn, in *bufio.Reader) error {
 			say("221 bye")
 			return nil
 		default:
-			fmt.Fprintf(c, "250 ok\r\n")
+			_, broken = fmt.Fprintf(c, "250 ok\r\n")
 		}
 	}
+	return nil
 }
 
 // from returns a mail of a sender of its own.

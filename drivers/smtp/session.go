@@ -24,6 +24,7 @@ type session struct {
 	conn  *eventloop.Conn
 	state sessionState
 	job   *job // that it sends
+	ahead *job // that is next, and whose envelope was sent with the end of job
 	timer *eventloop.Timer
 
 	t   *eventloop.Task // that runs; nil while the session is idle
@@ -97,19 +98,23 @@ func (s *session) run(t *eventloop.Task) error {
 		}
 		s.state = sessionBusy
 		s.pool.opened()
-		s.job = s.pool.next(s)
+		s.job = s.pool.next()
 	} else {
 		s.nc = s.conn.NetConn(t)
 	}
-	for s.job != nil {
-		if s.mails++; !s.serve(s.job) {
+	for sent := false; s.job != nil; {
+		if s.mails++; !s.serve(s.job, sent) {
 			return nil
+		}
+		if sent = s.ahead != nil; sent {
+			s.job, s.ahead = s.ahead, nil
+			continue
 		}
 		if s.mails == s.c.opts.MaxMessages {
 			s.quit()
 			return nil
 		}
-		s.job = s.pool.next(s)
+		s.job = s.pool.next()
 	}
 	if s.pool.shutting {
 		s.quit()
@@ -125,10 +130,12 @@ func (s *session) leave() {
 	if s.state == sessionOpening {
 		s.openFailed(errTaskEnded)
 	}
-	if j := s.job; j != nil {
-		s.job = nil
-		j.giveUp(errTaskEnded)
+	for _, j := range []*job{s.job, s.ahead} {
+		if j != nil {
+			j.giveUp(errTaskEnded)
+		}
 	}
+	s.job, s.ahead = nil, nil
 	if s.state != sessionIdle {
 		s.drop()
 		if s.nc != nil {
