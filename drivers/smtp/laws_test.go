@@ -72,14 +72,15 @@ func (f writerToFunc) WriteTo(w io.Writer) (int64, error) { return f(w) }
 // The other tests have each of these ends by itself; here they come at any moment.
 func TestD2EveryFutureSettlesExactlyOnce(t *testing.T) {
 	for name, end := range map[string]func(l *eventloop.Loop, n *looptest.Net, c *Client, cancel func()){
-		"reply":           func(*eventloop.Loop, *looptest.Net, *Client, func()) {},
-		"cancel":          func(_ *eventloop.Loop, _ *looptest.Net, _ *Client, cancel func()) { cancel() },
-		"close":           func(_ *eventloop.Loop, _ *looptest.Net, c *Client, _ func()) { c.Close() },
-		"abort":           func(_ *eventloop.Loop, _ *looptest.Net, c *Client, _ func()) { c.Abort() },
-		"close and abort": func(_ *eventloop.Loop, _ *looptest.Net, c *Client, _ func()) { c.Close().Ignore(); c.Abort() },
-		"crash":           func(_ *eventloop.Loop, n *looptest.Net, _ *Client, _ func()) { n.Crash("mail.example") },
-		"cut":             func(_ *eventloop.Loop, n *looptest.Net, _ *Client, _ func()) { n.Cut("client", "mail.example") },
-		"stop":            func(l *eventloop.Loop, _ *looptest.Net, _ *Client, _ func()) { l.Stop() },
+		"reply":            func(*eventloop.Loop, *looptest.Net, *Client, func()) {},
+		"cancel":           func(_ *eventloop.Loop, _ *looptest.Net, _ *Client, cancel func()) { cancel() },
+		"close":            func(_ *eventloop.Loop, _ *looptest.Net, c *Client, _ func()) { c.Close() },
+		"abort":            func(_ *eventloop.Loop, _ *looptest.Net, c *Client, _ func()) { c.Abort() },
+		"close and abort":  func(_ *eventloop.Loop, _ *looptest.Net, c *Client, _ func()) { c.Close().Ignore(); c.Abort() },
+		"cancel and abort": func(_ *eventloop.Loop, _ *looptest.Net, c *Client, cancel func()) { cancel(); c.Abort() },
+		"crash":            func(_ *eventloop.Loop, n *looptest.Net, _ *Client, _ func()) { n.Crash("mail.example") },
+		"cut":              func(_ *eventloop.Loop, n *looptest.Net, _ *Client, _ func()) { n.Cut("client", "mail.example") },
+		"stop":             func(l *eventloop.Loop, _ *looptest.Net, _ *Client, _ func()) { l.Stop() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			protocolTest(t, func(t *testing.T, l *eventloop.Loop, n *looptest.Net) error {
@@ -90,7 +91,11 @@ func TestD2EveryFutureSettlesExactlyOnce(t *testing.T) {
 				var fs []*eventloop.Future[Receipt]
 				calls := make([]int, mails)
 				for i := range mails {
-					f := c.Send(ctx, from(i))
+					sendCtx := ctx
+					if i%2 == 1 && name == "cancel and abort" {
+						sendCtx = t.Context()
+					}
+					f := c.Send(sendCtx, from(i))
 					f.Then(func(Receipt, error) {
 						calls[i]++
 						if c.Pending() == 0 {

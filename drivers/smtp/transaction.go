@@ -100,8 +100,9 @@ func (s *session) lookAhead() {
 // returnAhead puts the next mail back into the queue, because the session has ended.
 func (s *session) returnAhead() {
 	if j := s.ahead; j != nil {
-		s.ahead = nil
-		s.c.requeue(j)
+		if s.ahead = nil; !s.c.requeue(j) {
+			j.giveUp(net.ErrClosed) // the client was aborted
+		}
 	}
 }
 
