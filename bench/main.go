@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/onloop/eventloop/bench/internal/load"
@@ -31,6 +32,7 @@ func main() {
 type flags struct {
 	quick    bool
 	only     string
+	against  string
 	out      string
 	rounds   int
 	profiles string
@@ -51,6 +53,7 @@ func parseFlags() *flags {
 	flag.BoolVar(&f.quick, "quick", false, "a few minutes instead of half an hour")
 	flag.BoolVar(&f.goals, "goals", false, "only the workloads that goals are set for, nine rounds of them, with the opponents of the goals")
 	flag.StringVar(&f.only, "run", "", "run only the workloads whose name matches this regular `expression`")
+	flag.StringVar(&f.against, "against", "", "run only the opponents whose name matches this regular `expression`")
 	flag.StringVar(&f.out, "out", "results", "`directory` for the table, the figures as JSON, and the plots")
 	flag.IntVar(&f.rounds, "rounds", 0, "how often each opponent runs; 0: as the plan says")
 	flag.StringVar(&f.profiles, "pprof", "", "write CPU profiles of the library's servers to this `directory`")
@@ -109,7 +112,7 @@ func compare(f *flags) error {
 	case f.quick:
 		p = quickPlan(proc.Limit())
 	}
-	todo, err := p.chosen(f.only, f.rounds)
+	todo, err := p.chosen(f.only, f.against, f.rounds)
 	if err != nil {
 		return err
 	}
@@ -140,9 +143,13 @@ func compare(f *flags) error {
 	return nil
 }
 
-// chosen returns the workloads whose names match.
-func (p *plan) chosen(only string, rounds int) ([]*workload, error) {
+// chosen returns the workloads whose names match, with the opponents whose names match.
+func (p *plan) chosen(only, against string, rounds int) ([]*workload, error) {
 	re, err := regexp.Compile(only)
+	if err != nil {
+		return nil, err
+	}
+	opponents, err := regexp.Compile(against)
 	if err != nil {
 		return nil, err
 	}
@@ -154,6 +161,9 @@ func (p *plan) chosen(only string, rounds int) ([]*workload, error) {
 		if rounds > 0 {
 			w.with.rounds = rounds
 		}
+		w.who = slices.DeleteFunc(slices.Clone(w.who), func(name string) bool {
+			return name != ours && !opponents.MatchString(name)
+		})
 		chosen = append(chosen, w)
 	}
 	return chosen, nil
