@@ -229,9 +229,11 @@ func TestParkedConnectionsSurviveChaos(t *testing.T) {
 	if os.Getenv("EVENTLOOP_CHAOS") != "" {
 		pairs = min(10_000, (descriptorLimit()-1000)/2)
 	}
-	until := time.Now().Add(chaosTime(t))
+	long := chaosTime(t)
+	until := time.Now().Add(long)
 	var st idleStats
-	mustRun(t, &eventloop.Config{EventHandler: func(error) {}}, func(l *eventloop.Loop) {
+	// To open and to end so many connections takes time, too.
+	err := runLoopFor(t, long+time.Duration(pairs)*10*time.Millisecond, &eventloop.Config{EventHandler: func(error) {}}, func(l *eventloop.Loop) {
 		l.Listen("tcp", "127.0.0.1:0", nil)
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -246,6 +248,9 @@ func TestParkedConnectionsSurviveChaos(t *testing.T) {
 			st.run(t, l, ln, pairs, until)
 		}()
 	})
+	if err != nil {
+		t.Errorf("Run returned %v, want nil", err)
+	}
 	t.Logf("%d connections, %d messages, %d bytes, %d upgrades; %d were parked at a time", 2*st.pairs.Load(), st.messages.Load(), st.bytes.Load(), st.upgrades.Load(), st.parked.Load())
 }
 

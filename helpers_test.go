@@ -27,9 +27,15 @@ const watchdogTime = 30 * time.Second
 // hangs and goroutines itself, and there the watchdog would bark at virtual time.
 func runLoop(t testing.TB, cfg *eventloop.Config, start func(l *eventloop.Loop)) error {
 	t.Helper()
+	return runLoopFor(t, 0, cfg, start)
+}
+
+// runLoopFor is runLoop for a loop that has much to do, for so long.
+func runLoopFor(t testing.TB, d time.Duration, cfg *eventloop.Config, start func(l *eventloop.Loop)) error {
+	t.Helper()
 	checkLeaks(t)
 	return eventloop.Run(context.Background(), logged(t, cfg), func(l *eventloop.Loop) error {
-		watch(t, l)
+		watchFor(t, l, d+watchdogTime)
 		start(l)
 		return nil
 	})
@@ -85,9 +91,12 @@ func startLoop(t testing.TB, cfg *eventloop.Config) (l *eventloop.Loop, end func
 
 // watch fails the test and stops l if l has not ended after watchdogTime. If not
 // even that ends it, it panics, which shows where every goroutine is.
-func watch(t testing.TB, l *eventloop.Loop) {
-	dog := time.AfterFunc(watchdogTime, func() {
-		t.Errorf("the loop still runs after %v; it has open:\n%s", watchdogTime, handleNames(l))
+func watch(t testing.TB, l *eventloop.Loop) { watchFor(t, l, watchdogTime) }
+
+// watchFor is watch for another time.
+func watchFor(t testing.TB, l *eventloop.Loop, d time.Duration) {
+	dog := time.AfterFunc(d, func() {
+		t.Errorf("the loop still runs after %v; it has open:\n%s", d, handleNames(l))
 		l.Stop()
 		select {
 		case <-l.Done():
