@@ -1,0 +1,146 @@
+package mongoloop
+
+import (
+	"context"
+
+	"github.com/onloop/eventloop"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+)
+
+// A Collection is a collection whose documents are values of T: a struct with bson tags,
+// bson.M, bson.Raw, or what else package bson of the official client encodes and decodes.
+//
+// The methods are those of the official client, with its filters, updates, options and
+// results. Each returns at once. They encode and decode on another goroutine: a filter, an
+// update or a document must not be changed before the future has its result. An error is an
+// [*Error].
+type Collection[T any] struct {
+	client *Client
+	coll   *mongo.Collection
+}
+
+// In returns the collection with a name in a database. Neither has to exist.
+func In[T any](c *Client, database, name string, opts ...options.Lister[options.CollectionOptions]) *Collection[T] {
+	return &Collection[T]{c, c.mongo.Database(database).Collection(name, opts...)}
+}
+
+// Mongo returns the collection of the official client, whose methods block. See [Client.Mongo].
+func (c *Collection[T]) Mongo() *mongo.Collection { return c.coll }
+
+func (c *Collection[T]) name() string { return c.coll.Database().Name() + "." + c.coll.Name() }
+
+// fail returns err as the error of an operation with the context ctx.
+func (c *Collection[T]) fail(ctx context.Context, op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &Error{op, c.name(), withCause(ctx, err)}
+}
+
+// do runs an operation on a goroutine of the client.
+func do[T, R any](ctx context.Context, c *Collection[T], op string, f func(ctx context.Context) (R, error)) *eventloop.Future[R] {
+	return eventloop.WorkOn(ctx, c.client.workers, func(ctx context.Context) (R, error) {
+		v, err := f(ctx)
+		return v, c.fail(ctx, op, err)
+	})
+}
+
+// single decodes the document of a result. T may have been filled in part before an error,
+// so that it is not returned with it.
+func single[T any](r *mongo.SingleResult) (v T, err error) {
+	raw, err := r.Raw()
+	if err != nil {
+		return v, err
+	}
+	if err := r.Decode(&v); err != nil {
+		return *new(T), &DecodeError{raw, err}
+	}
+	return v, nil
+}
+
+// FindOne returns a document that matches the filter. Without one, the error matches
+// mongo.ErrNoDocuments. A document that is not a T is a [*DecodeError].
+func (c *Collection[T]) FindOne(ctx context.Context, filter any, opts ...options.Lister[options.FindOneOptions]) *eventloop.Future[T] {
+	return do(ctx, c, "FindOne", func(ctx context.Context) (T, error) { return single[T](c.coll.FindOne(ctx, filter, opts...)) })
+}
+
+// FindOneAndUpdate updates a document and returns it: as it was before, unless the options
+// say otherwise. See FindOne for errors.
+func (c *Collection[T]) FindOneAndUpdate(ctx context.Context, filter, update any, opts ...options.Lister[options.FindOneAndUpdateOptions]) *eventloop.Future[T] {
+	return do(ctx, c, "FindOneAndUpdate", func(ctx context.Context) (T, error) {
+		return single[T](c.coll.FindOneAndUpdate(ctx, filter, update, opts...))
+	})
+}
+
+// FindOneAndReplace replaces a document and returns it: as it was before, unless the options
+// say otherwise. See FindOne for errors.
+func (c *Collection[T]) FindOneAndReplace(ctx context.Context, filter any, replacement T, opts ...options.Lister[options.FindOneAndReplaceOptions]) *eventloop.Future[T] {
+	return do(ctx, c, "FindOneAndReplace", func(ctx context.Context) (T, error) {
+		return single[T](c.coll.FindOneAndReplace(ctx, filter, replacement, opts...))
+	})
+}
+
+// FindOneAndDelete deletes a document and returns it. See FindOne for errors.
+func (c *Collection[T]) FindOneAndDelete(ctx context.Context, filter any, opts ...options.Lister[options.FindOneAndDeleteOptions]) *eventloop.Future[T] {
+	return do(ctx, c, "FindOneAndDelete", func(ctx context.Context) (T, error) {
+		return single[T](c.coll.FindOneAndDelete(ctx, filter, opts...))
+	})
+}
+
+// InsertOne inserts a document.
+func (c *Collection[T]) InsertOne(ctx context.Context, document T, opts ...options.Lister[options.InsertOneOptions]) *eventloop.Future[*mongo.InsertOneResult] {
+	return do(ctx, c, "InsertOne", func(ctx context.Context) (*mongo.InsertOneResult, error) {
+		return c.coll.InsertOne(ctx, document, opts...)
+	})
+}
+
+// InsertMany inserts documents. If some of them are refused, the error wraps a
+// mongo.BulkWriteException, and the result says which were inserted.
+func (c *Collection[T]) InsertMany(ctx context.Context, documents []T, opts ...options.Lister[options.InsertManyOptions]) *eventloop.Future[*mongo.InsertManyResult] {
+	return do(ctx, c, "InsertMany", func(ctx context.Context) (*mongo.InsertManyResult, error) {
+		return c.coll.InsertMany(ctx, documents, opts...)
+	})
+}
+
+// UpdateOne updates a document.
+func (c *Collection[T]) UpdateOne(ctx context.Context, filter, update any, opts ...options.Lister[options.UpdateOneOptions]) *eventloop.Future[*mongo.UpdateResult] {
+	return do(ctx, c, "UpdateOne", func(ctx context.Context) (*mongo.UpdateResult, error) {
+		return c.coll.UpdateOne(ctx, filter, update, opts...)
+	})
+}
+
+// UpdateMany updates all documents that match the filter.
+func (c *Collection[T]) UpdateMany(ctx context.Context, filter, update any, opts ...options.Lister[options.UpdateManyOptions]) *eventloop.Future[*mongo.UpdateResult] {
+	return do(ctx, c, "UpdateMany", func(ctx context.Context) (*mongo.UpdateResult, error) {
+		return c.coll.UpdateMany(ctx, filter, update, opts...)
+	})
+}
+
+// ReplaceOne replaces a document.
+func (c *Collection[T]) ReplaceOne(ctx context.Context, filter any, replacement T, opts ...options.Lister[options.ReplaceOptions]) *eventloop.Future[*mongo.UpdateResult] {
+	return do(ctx, c, "ReplaceOne", func(ctx context.Context) (*mongo.UpdateResult, error) {
+		return c.coll.ReplaceOne(ctx, filter, replacement, opts...)
+	})
+}
+
+// DeleteOne deletes a document.
+func (c *Collection[T]) DeleteOne(ctx context.Context, filter any, opts ...options.Lister[options.DeleteOneOptions]) *eventloop.Future[*mongo.DeleteResult] {
+	return do(ctx, c, "DeleteOne", func(ctx context.Context) (*mongo.DeleteResult, error) {
+		return c.coll.DeleteOne(ctx, filter, opts...)
+	})
+}
+
+// DeleteMany deletes all documents that match the filter.
+func (c *Collection[T]) DeleteMany(ctx context.Context, filter any, opts ...options.Lister[options.DeleteManyOptions]) *eventloop.Future[*mongo.DeleteResult] {
+	return do(ctx, c, "DeleteMany", func(ctx context.Context) (*mongo.DeleteResult, error) {
+		return c.coll.DeleteMany(ctx, filter, opts...)
+	})
+}
+
+// CountDocuments counts the documents that match the filter.
+func (c *Collection[T]) CountDocuments(ctx context.Context, filter any, opts ...options.Lister[options.CountOptions]) *eventloop.Future[int64] {
+	return do(ctx, c, "CountDocuments", func(ctx context.Context) (int64, error) {
+		return c.coll.CountDocuments(ctx, filter, opts...)
+	})
+}
