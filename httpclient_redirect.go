@@ -74,8 +74,12 @@ type httpCallback struct {
 func (c *httpCall) callOnLoop(what string, f func()) error {
 	cb := &httpCallback{call: c, what: what, f: f, err: errOver, done: make(chan struct{})}
 	c.client.loop.send(cb)
-	<-cb.done // the loop runs all tasks while there is a request
-	return cb.err
+	select {
+	case <-cb.done: // the loop runs all tasks while there is a request
+		return cb.err
+	case <-c.client.loop.done: // and gave this one up, because of foreign code
+		return errOver
+	}
 }
 
 // run calls the callback. On the loop.
