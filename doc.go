@@ -270,6 +270,8 @@
 // response with any status is a result. An error, which matches [ErrHTTP] and its
 // cause, means that there was no response. A request ends at once when its context
 // does. Idle connections are reused, and a request is retried only where that is safe.
+// [HTTPClient.RoundTripper] makes the client the transport of an http.Client, so that
+// libraries of net/http work in goroutines and in tasks.
 //
 // [TaskHandler] makes a handler of a function that runs as a task for each request.
 // [HTTPHandler] and [FastHTTPHandler] let servers of net/http and fasthttp hand

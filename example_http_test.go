@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -271,6 +272,32 @@ func ExampleHTTPClient_RoundTripper() {
 	// Output:
 	// /hello <nil>
 }
+
+// A transport that needs no network makes a test of code that uses the client.
+func ExampleHTTPClientConfig_transport() {
+	transport := roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		body := "hello from " + req.URL.Host
+		return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(body))}, nil
+	})
+	err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Transport: transport})
+		client.Get(context.Background(), "http://example.org/").Then(func(res *eventloop.HTTPResponse, err error) {
+			if err == nil {
+				fmt.Printf("%d %s\n", res.Status, res.Body)
+			}
+		})
+		return nil
+	})
+	if err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// 200 hello from example.org
+}
+
+type roundTripFunc func(req *http.Request) (*http.Response, error)
+
+func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
 // A response is judged by its head: what is too long is not read.
 func ExampleHTTPOptions_onResponse() {

@@ -173,6 +173,7 @@ func (c *httpCall) abandon() {
 	switch {
 	case c.body != nil && c.body.state.Load() == bodyClosing:
 		c.loop.gaveUp("Close of the body of the request " + c.describe())
+	case c.client.cfg.Transport != nil: // which goForeign names
 	case c.client.cfg.Dial != nil:
 		c.loop.gaveUp("a connection of HTTPClientConfig.Dial of " + c.describe())
 	default:

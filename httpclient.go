@@ -94,6 +94,25 @@ type HTTPClientConfig struct {
 	// UserAgent is sent unless the request has the field. Empty: "eventloop".
 	UserAgent string
 
+	// Transport carries the requests instead of the client itself: one that speaks
+	// HTTP/2, is instrumented, or is a double in a test. The rest is as without it:
+	// futures and callbacks, streams, Timeout, MaxBodyBytes, redirects, which the
+	// client follows, cookies, decompression. RoundTrip and Read of the body are called
+	// on a goroutine of the request. They must return when the context of the
+	// http.Request ends; otherwise the end of the loop waits for them, for
+	// Config.WorkGrace at most. A panic in them fails the request; without
+	// Config.CatchPanics it also ends the loop and leaves Run. The transport belongs to
+	// the application, which closes its connections.
+	//
+	// A setting that would have no effect is an error of each request: TLS,
+	// ConnectTimeout, InactivityTimeout, IdleTimeout, MaxConnsPerHost, MaxIdlePerHost,
+	// MaxIdle, MaxHeaderBytes, DisableKeepAlives, Proxy and Dial, and of HTTPOptions
+	// UnixSocket and Upgrade. HTTPResponse.Reused, RemoteAddr and most of Timing are
+	// zero, and Headers are sorted by name. After a redirect a BodyReader is sent again
+	// only by GetBody. If the request asks for no compression, http.Transport may ask
+	// for it, and undo it.
+	Transport http.RoundTripper
+
 	// Jar has the cookies of the client, as in net/http: those that it has for a URL
 	// are sent, also after a redirect, and it is given those that a response sets,
 	// also one that redirects. Cookies of the user, in a Cookie field of
@@ -202,6 +221,7 @@ type HTTPClient struct {
 	cfg      HTTPClientConfig
 	pool     *httpclient.Pool
 	ownProxy bool                      // cfg.Proxy is the application's
+	conflict error                     // of the settings with cfg.Transport
 	open     handle                    // of the pool: registered while there are connections, unref'd
 	last     atomic.Pointer[httpPlace] // of the last request: see place
 	lastTrip atomic.Pointer[httpPlace] // of the last one of a RoundTripper
@@ -225,8 +245,10 @@ func NewHTTPClient(l *Loop, config *HTTPClientConfig) *HTTPClient {
 		cfg = *config
 	}
 	ownProxy := cfg.Proxy != nil && !isNoProxy(cfg.Proxy)
+	conflict := cfg.transportConflict()
 	cfg = cfg.withDefaults()
 	return &HTTPClient{
+		conflict: conflict,
 		loop:     l,
 		cfg:      cfg,
 		ownProxy: ownProxy,
@@ -475,8 +497,15 @@ func (c *HTTPClient) do(ctx context.Context, method, url string, opts *HTTPOptio
 	return &call.future
 }
 
-// CloseIdle closes the connections that are kept for later requests.
-func (c *HTTPClient) CloseIdle() { c.pool.CloseIdle() }
+// CloseIdle closes the connections that are kept for later requests. With
+// HTTPClientConfig.Transport it calls CloseIdleConnections of that, if it has such a
+// method.
+func (c *HTTPClient) CloseIdle() {
+	c.pool.CloseIdle()
+	if t, ok := c.cfg.Transport.(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
+	}
+}
 
 // goroutineBegun counts a connection in, or a goroutine that writes for one. With the first the client registers
 // with the loop, so that the loop's end is its own.

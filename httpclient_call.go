@@ -158,6 +158,9 @@ func (c *httpCall) prepare(method string) error {
 // check checks what is to be sent.
 func (c *httpCall) check() error {
 	o := c.opts
+	if err := c.checkTransport(); err != nil {
+		return err
+	}
 	switch {
 	case !http1.IsToken(c.method):
 		return fmt.Errorf("%w: %q", errNoMethod, c.method)
@@ -495,6 +498,12 @@ func (c *httpCall) head(route *httpRoute) *httpclient.Head {
 		target = "http://" + c.target.host + target
 	}
 	h := httpclient.GetHead(c.method, target)
+	c.addFields(h, route)
+	return h
+}
+
+// addFields adds the fields of the request on the way that route is.
+func (c *httpCall) addFields(h fieldAdder, route *httpRoute) {
 	h.Add("Host", c.hostField())
 	if value, named := c.opts.Headers.lookup("User-Agent"); !named {
 		h.Add("User-Agent", c.client.cfg.UserAgent)
@@ -511,7 +520,6 @@ func (c *httpCall) head(route *httpRoute) *httpclient.Head {
 			h.Add(f.Name, f.Value)
 		}
 	}
-	return h
 }
 
 // sends reports whether a field of the caller is sent.
@@ -543,7 +551,7 @@ func (c *httpCall) hostField() string {
 }
 
 // addOwn adds the fields that the request needs and the caller did not give.
-func (c *httpCall) addOwn(h *httpclient.Head, route *httpRoute) {
+func (c *httpCall) addOwn(h fieldAdder, route *httpRoute) {
 	has := func(name string) bool { _, ok := c.opts.Headers.lookup(name); return ok }
 	switch {
 	case c.length < 0:

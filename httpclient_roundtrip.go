@@ -2,6 +2,7 @@ package eventloop
 
 import (
 	"crypto/tls"
+	"fmt"
 	"net"
 	"time"
 
@@ -27,6 +28,10 @@ type requestEnd struct {
 // once, or one that is dialed. Or the request waits until one is free.
 func (c *httpCall) submit() {
 	client := c.client
+	if client.cfg.Transport != nil {
+		client.loop.goForeign(fmt.Sprintf("RoundTrip of %T", client.cfg.Transport), c.carry)
+		return
+	}
 	if c.jar() != nil || c.route == nil && client.ownProxy && c.opts.UnixSocket == "" {
 		client.loop.wg.Go(func() { // Jar and Proxy are of the application
 			client.loop.worksFor(&c.handle)

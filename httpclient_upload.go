@@ -97,6 +97,9 @@ func (c *httpCall) canSendAgain() bool {
 	if c.opts.BodyReader == nil || c.opts.GetBody != nil {
 		return true
 	}
+	if c.client.cfg.Transport != nil {
+		return false
+	}
 	u := c.more().upload
 	if u == nil {
 		return true

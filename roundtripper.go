@@ -22,8 +22,10 @@ import (
 
 // RoundTripper returns the client as an [http.RoundTripper], for the Transport of an
 // http.Client and for libraries that take one. Requests through it use the settings,
-// the connections and the statistics of c; of the settings, only MaxBodyBytes does not
-// apply, because the body is a stream. The result also has the method
+// the connections and the statistics of c; of the settings, only MaxBodyBytes and Jar do
+// not apply. Timeout bounds a request until its body is read, and InactivityTimeout also
+// the silence within a body: unlike with http.Transport, a stream of events that is
+// silent for a minute ends, unless that is set. The result also has the method
 // CloseIdleConnections, which [http.Client.CloseIdleConnections] calls.
 //
 // RoundTrip may be called while the loop runs, by any goroutine and by any task of the

@@ -30,19 +30,20 @@ type httpTrip struct {
 	cut    chan struct{}    // closed when the connection is interrupted after that. Guarded by call.mu
 	done   chan struct{}    // closed at the end; nil unless Request.Cancel is watched
 
-	mu      sync.Mutex  // guards the following
-	waiters tripWaiters // in RoundTrip or in Read
-	res     *http.Response
-	ready   bool          // RoundTrip may return res
-	err     error         // how the response ended, io.EOF if it is whole; nil: not yet
-	over    bool          // the request has ended
-	closed  bool          // Close was called
-	paused  bool          // the goroutine of the connection waits for room
-	room    chan struct{} // ends that; one slot
-	body    sockio.Queue
-	drained int   // bytes of the body after Close
-	left    int64 // bytes of the body that were not read from the connection; -1: not known
-	trailer http1.Fields
+	mu       sync.Mutex  // guards the following
+	waiters  tripWaiters // in RoundTrip or in Read
+	res      *http.Response
+	ready    bool          // RoundTrip may return res
+	err      error         // how the response ended, io.EOF if it is whole; nil: not yet
+	over     bool          // the request has ended
+	closed   bool          // Close was called
+	paused   bool          // the goroutine of the connection waits for room
+	room     chan struct{} // ends that; one slot
+	body     sockio.Queue
+	drained  int   // bytes of the body after Close
+	left     int64 // bytes of the body that were not read from the connection; -1: not known
+	trailer  http1.Fields
+	trailers http.Header // of HTTPClientConfig.Transport
 }
 
 // tripAhead is how much of a body is read before it is asked for.
@@ -376,11 +377,14 @@ func (t *httpTrip) take(p []byte) (n int) {
 
 // mergeTrailer adds the trailer fields to the response. The caller holds the lock.
 func (t *httpTrip) mergeTrailer() {
-	if t.err != io.EOF || t.trailer == (http1.Fields{}) {
+	fields := t.trailers
+	if t.trailer != (http1.Fields{}) {
+		fields = headerOf(t.trailer)
+	}
+	if t.err != io.EOF || len(fields) == 0 {
 		return
 	}
-	fields := headerOf(t.trailer)
-	t.trailer = http1.Fields{}
+	t.trailer, t.trailers = http1.Fields{}, nil
 	if t.res.Trailer == nil {
 		t.res.Trailer = fields
 		return

@@ -23,7 +23,8 @@ type Response struct {
 	http1.Response
 
 	c    *Conn
-	raw  string // the head
+	raw  string    // the head
+	src  io.Reader // gives the body, if it is not the connection; or nil
 	body http1.Body
 }
 
@@ -84,6 +85,9 @@ func (r *Response) begin(maxTrailer int) {
 
 // Read reads from the body. Any end but its own is an error.
 func (r *Response) Read(p []byte) (int, error) {
+	if r.src != nil && !r.body.Over() {
+		return r.readSource(p)
+	}
 	c := r.c
 	for {
 		skip, n, err := r.body.Next(c.window)
@@ -120,11 +124,40 @@ func (r *Response) Excerpt(max int, d time.Duration) []byte {
 	}
 }
 
+// FromReader returns a Conn that has a response, to a request with that method, and no
+// connection. The names of the fields in head must be canonical. src gives the body.
+func FromReader(head, method string, src io.Reader) (*Conn, error) {
+	r := &Response{}
+	c := &Conn{firstAt: time.Now(), resp: r}
+	var err error
+	if r.Response, err = http1.ParseResponse(head, method); err != nil {
+		return nil, malformed(err)
+	}
+	r.c, r.raw = c, head
+	r.Length, r.KeepAlive = http1.LengthOpen, true
+	if r.begin(0); !r.NoBody {
+		r.src = src
+	}
+	return c, nil
+}
+
+// readSource reads from src.
+func (r *Response) readSource(p []byte) (int, error) {
+	n, err := readSome(r.src, p)
+	if err == io.EOF {
+		r.body.End()
+	}
+	return n, err
+}
+
 // ErrWait is returned by ReadBuffer if it would have to wait.
 var ErrWait = errors.New("httpclient: nothing is there yet")
 
 // ReadBuffer is Read into a buffer that the caller owns. It waits only if wait is set.
 func (r *Response) ReadBuffer(wait bool) (*sockio.Buffer, error) {
+	if r.src != nil && !r.body.Over() {
+		return r.bufferSource(wait)
+	}
 	c := r.c
 	for {
 		skip, n, err := r.body.Next(c.window)
@@ -143,6 +176,20 @@ func (r *Response) ReadBuffer(wait bool) (*sockio.Buffer, error) {
 			return nil, ErrWait
 		}
 	}
+}
+
+// bufferSource is ReadBuffer for src.
+func (r *Response) bufferSource(wait bool) (*sockio.Buffer, error) {
+	if !wait {
+		return nil, ErrWait
+	}
+	b := sockio.GetBuffer(sockio.MaxBuffer / 4)
+	n, err := r.readSource(b.Room())
+	if b.Fill(n); n > 0 {
+		return b, nil // the error comes again
+	}
+	b.Release()
+	return nil, err
 }
 
 // fill reads more input. err is why the body wants it.

@@ -1,0 +1,358 @@
+package eventloop_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/url"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/onloop/eventloop"
+)
+
+// A tripFunc is a transport.
+type tripFunc func(req *http.Request) (*http.Response, error)
+
+func (f tripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// doubled returns a transport that answers by h, without a network.
+func doubled(h http.HandlerFunc) tripFunc {
+	return func(req *http.Request) (*http.Response, error) {
+		w := httptest.NewRecorder()
+		own := *req
+		if own.Body == nil {
+			own.Body = http.NoBody
+		}
+		h(w, &own)
+		if req.Body != nil {
+			req.Body.Close()
+		}
+		return w.Result(), nil
+	}
+}
+
+// doOver sends a request over a transport.
+func doOver(t testing.TB, transport http.RoundTripper, method, url string, opts *eventloop.HTTPOptions) (*eventloop.HTTPResponse, error) {
+	t.Helper()
+	var res *eventloop.HTTPResponse
+	var err error
+	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
+		c := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Transport: transport, MaxBodyBytes: 1 << 20})
+		c.Do(bg, method, url, opts).Then(func(r *eventloop.HTTPResponse, e error) { res, err = r, e })
+	})
+	return res, err
+}
+
+func TestATransportCarriesTheRequestsOfTheClient(t *testing.T) {
+	transport := doubled(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Add("X", "1")
+		w.Header().Add("X", "2")
+		w.WriteHeader(203)
+		io.WriteString(w, echoed(r))
+	})
+	res, err := doOver(t, transport, "PUT", "https://user:pass@example.org/a%2Fb?c#d", &eventloop.HTTPOptions{
+		Headers: eventloop.HTTPHeaders{{"a", "1"}, {"A", "2"}, {"Connection", "close"}, {"Content-Length", "9"}},
+		Body:    []byte("hello"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantEqual(t, "status", res.Status, 203)
+	wantEqual(t, "reason", res.Reason, "Non-Authoritative Information")
+	wantEqual(t, "URL", res.URL, "https://example.org/a%2Fb?c#d")
+	wantSlice(t, "fields", res.Headers.Values("X"), []string{"1", "2"})
+	wantEqual(t, "request", string(res.Body), `PUT  HTTP/1.1 host=example.org length=5 coding=[] close=true
+A: ["1" "2"]
+Authorization: ["Basic dXNlcjpwYXNz"]
+User-Agent: ["eventloop"]
+"hello" <nil> trailer=map[]`)
+	if res.Timing.FirstByte == 0 || res.Timing.Total < res.Timing.FirstByte {
+		t.Errorf("timing %+v", res.Timing)
+	}
+}
+
+func TestATransportSendsTrailers(t *testing.T) {
+	s, _ := serveHandler(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, echoed(r)) })
+	transport := &http.Transport{}
+	for name, opts := range map[string]*eventloop.HTTPOptions{
+		"Body":       {Body: []byte("hello")},
+		"BodyReader": {BodyReader: io.MultiReader(strings.NewReader("hello"))},
+	} {
+		opts.Trailers = eventloop.HTTPHeaders{{"A", "1"}, {"a", "2"}}
+		res, err := doOver(t, transport, "POST", s.URL, opts)
+		if err != nil || !strings.HasSuffix(string(res.Body), `"hello" <nil> trailer=map[A:[1 2]]`) {
+			t.Errorf("%s: %s, %v", name, res.Body, err)
+		}
+	}
+	transport.CloseIdleConnections()
+}
+
+func TestATransportMayStreamBothWays(t *testing.T) {
+	const size = 2 << 20
+	s, _ := serveHandler(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "Sum")
+		http.NewResponseController(w).EnableFullDuplex()
+		n, _ := io.Copy(w, r.Body)
+		w.Header().Set("Sum", fmt.Sprint(n))
+	})
+	transport := &http.Transport{}
+	var order []string
+	got := 0
+	body := &closeCounter{Reader: io.LimitReader(readerFunc(func(p []byte) (int, error) { return len(p), nil }), size)}
+	res, err := doOver(t, transport, "POST", s.URL, &eventloop.HTTPOptions{
+		BodyReader: body,
+		OnResponse: func(res *eventloop.HTTPResponse) { order = append(order, "head") },
+		OnBody: func(res *eventloop.HTTPResponse, data []byte) {
+			if got += len(data); len(order) == 1 {
+				order = append(order, "body")
+			}
+		},
+	})
+	if err != nil || got != size || res.Trailers.Get("Sum") != fmt.Sprint(size) {
+		t.Errorf("%d bytes, %+v, %v", got, res, err)
+	}
+	wantSlice(t, "callbacks", order, []string{"head", "body"})
+	wantEqual(t, "Close", body.closed.Load(), 1)
+	transport.CloseIdleConnections()
+}
+
+func TestRedirectsCookiesAndCodingsWorkOverATransport(t *testing.T) {
+	jar, _ := cookiejar.New(nil)
+	transport := doubled(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/" {
+			http.SetCookie(w, &http.Cookie{Name: "a", Value: "b"})
+			http.Redirect(w, r, "/next", 307)
+			return
+		}
+		body, _ := io.ReadAll(r.Body)
+		w.Header().Set("Content-Encoding", r.Header.Get("Accept-Encoding")[:len("gzip")])
+		io.WriteString(w, gzipped(fmt.Sprintf("%s %s %s", r.Method, r.Header.Get("Cookie"), body)))
+	})
+	for name, opts := range map[string]eventloop.HTTPOptions{
+		"Body":    {Body: []byte("hello")},
+		"GetBody": {BodyReader: strings.NewReader("hello"), GetBody: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("hello")), nil }},
+	} {
+		opts.MaxRedirects, opts.Decompress, opts.Jar = 1, true, jar
+		res, err := doOver(t, transport, "POST", "http://example.org/", &opts)
+		if err != nil || string(res.Body) != "POST a=b hello" || res.Redirects != 1 {
+			t.Errorf("%s: %+v, %v", name, res, err)
+		}
+	}
+	res, err := doOver(t, transport, "POST", "http://example.org/", &eventloop.HTTPOptions{MaxRedirects: 1, BodyReader: strings.NewReader("x")})
+	if err != nil || res.Status != 307 {
+		t.Errorf("a reader that cannot be read again: %+v, %v", res, err)
+	}
+	_, err = doOver(t, transport, "GET", "http://example.org/", &eventloop.HTTPOptions{MaxRedirects: 1, CheckRedirect: func(*eventloop.HTTPResponse, *url.URL) error { return io.ErrNoProgress }})
+	if !errors.Is(err, io.ErrNoProgress) {
+		t.Errorf("CheckRedirect: %v", err)
+	}
+}
+
+func TestAResponseOfATransportIsBounded(t *testing.T) {
+	transport := doubled(func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, 1<<20+1)) })
+	_, err := doOver(t, transport, "GET", "http://example.org/", nil)
+	if !errors.Is(err, eventloop.ErrHTTPTooLarge) {
+		t.Error(err)
+	}
+}
+
+func TestAFailureOfATransportIsTheErrorOfTheRequest(t *testing.T) {
+	failure := errors.New("failure")
+	for name, test := range map[string]struct {
+		transport tripFunc
+		is        error
+		text      string
+	}{
+		"an error":       {func(*http.Request) (*http.Response, error) { return nil, failure }, failure, ""},
+		"nothing":        {func(*http.Request) (*http.Response, error) { return nil, nil }, nil, "neither a response nor an error"},
+		"a wrong status": {func(*http.Request) (*http.Response, error) { return &http.Response{StatusCode: 7}, nil }, eventloop.ErrHTTPMalformed, ""},
+		"a wrong field": {func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Header: http.Header{"A": {"b\nc"}}}, nil
+		}, eventloop.ErrHTTPMalformed, ""},
+		"a body that fails": {func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Body: io.NopCloser(readerFunc(func([]byte) (int, error) { return 0, failure }))}, nil
+		}, failure, ""},
+		"Goexit": {func(*http.Request) (*http.Response, error) { runtime.Goexit(); return nil, nil }, nil, "Goexit"},
+	} {
+		body := &closeCounter{Reader: strings.NewReader("x")}
+		res, err := doOver(t, test.transport, "POST", "http://example.org/", &eventloop.HTTPOptions{BodyReader: body})
+		if res != nil || !errors.Is(err, eventloop.ErrHTTP) || test.is != nil && !errors.Is(err, test.is) || !strings.Contains(err.Error(), test.text) {
+			t.Errorf("%s: %v, %v", name, res, err)
+		}
+		wantEqual(t, name+": Close", body.closed.Load(), 1)
+	}
+	panics := tripFunc(func(*http.Request) (*http.Response, error) { panic("transport") })
+	runHTTPLoop(t, &eventloop.Config{CatchPanics: true}, func(l *eventloop.Loop) {
+		eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Transport: panics}).Get(bg, "http://h").Then(func(_ *eventloop.HTTPResponse, err error) {
+			if pe := new(eventloop.PanicError); !errors.As(err, &pe) || pe.Value != "transport" {
+				t.Error(err)
+			}
+		})
+	})
+	defer func() {
+		if pe, ok := recover().(*eventloop.PanicError); !ok || pe.Value != "transport" {
+			t.Errorf("Run panicked with %v", pe)
+		}
+	}()
+	eventloop.Run(bg, nil, func(l *eventloop.Loop) error {
+		eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Transport: panics}).Get(bg, "http://h").Ignore()
+		return nil
+	})
+}
+
+func TestSettingsThatHaveNoEffectWithATransportAreErrors(t *testing.T) {
+	transport := doubled(func(http.ResponseWriter, *http.Request) {})
+	for name, cfg := range map[string]*eventloop.HTTPClientConfig{
+		"ConnectTimeout":    {ConnectTimeout: 1},
+		"InactivityTimeout": {InactivityTimeout: -1},
+		"IdleTimeout":       {IdleTimeout: 1},
+		"MaxConnsPerHost":   {MaxConnsPerHost: 1},
+		"MaxIdlePerHost":    {MaxIdlePerHost: 1},
+		"MaxIdle":           {MaxIdle: 1},
+		"MaxHeaderBytes":    {MaxHeaderBytes: 1},
+		"DisableKeepAlives": {DisableKeepAlives: true},
+		"Proxy":             {Proxy: eventloop.NoProxy},
+		"Dial":              {Dial: func(context.Context, string, string) (net.Conn, error) { return nil, nil }},
+		"TLS":               {TLS: clientConf},
+	} {
+		cfg.Transport = transport
+		runHTTPLoop(t, nil, func(l *eventloop.Loop) {
+			eventloop.NewHTTPClient(l, cfg).Get(bg, "http://h").Then(func(_ *eventloop.HTTPResponse, err error) {
+				if err == nil || !strings.Contains(err.Error(), "HTTPClientConfig."+name+" has no effect") {
+					t.Errorf("%s: %v", name, err)
+				}
+			})
+		})
+	}
+	for name, opts := range map[string]*eventloop.HTTPOptions{
+		"UnixSocket": {UnixSocket: "/s"},
+		"Upgrade":    {Upgrade: &eventloop.ConnConfig{}, Headers: eventloop.HTTPHeaders{{"Upgrade", "x"}}},
+	} {
+		_, err := doOver(t, transport, "GET", "http://h", opts)
+		if err == nil || !strings.Contains(err.Error(), "HTTPOptions."+name+" has no effect") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestTheEndOfARequestIsThatOfItsTransport(t *testing.T) {
+	for _, where := range []string{"RoundTrip", "Read", "paused"} {
+		for _, how := range []string{"cancel", "timeout", "stop"} {
+			t.Run(where+"/"+how, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					reason := errors.New("reason")
+					transport := tripFunc(func(req *http.Request) (*http.Response, error) {
+						wait := readerFunc(func(p []byte) (int, error) { <-req.Context().Done(); return 0, req.Context().Err() })
+						switch where {
+						case "RoundTrip":
+							_, err := wait(nil)
+							return nil, err
+						case "Read":
+							return &http.Response{StatusCode: 200, Body: io.NopCloser(wait)}, nil
+						}
+						return &http.Response{StatusCode: 200, Body: io.NopCloser(bytes.NewReader(make([]byte, 1<<20)))}, nil
+					})
+					began := time.Now()
+					var failure error
+					ctx, cancel := context.WithCancelCause(bg)
+					defer cancel(nil)
+					runHTTPLoop(t, nil, func(l *eventloop.Loop) {
+						opts := &eventloop.HTTPOptions{OnBody: func(res *eventloop.HTTPResponse, _ []byte) { res.PauseReading() }}
+						switch how {
+						case "cancel":
+							l.AfterFunc(time.Second, func() { cancel(reason) })
+						case "timeout":
+							opts.Timeout = time.Second
+						default:
+							l.AfterFunc(time.Second, l.Stop)
+						}
+						f := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Transport: transport}).Do(ctx, "GET", "http://h", opts)
+						l.OnExit(func() { _, failure = f.Result() })
+					})
+					wantEqual(t, "duration", time.Since(began), time.Second)
+					want := map[string]error{"cancel": reason, "timeout": eventloop.ErrTimeout, "stop": eventloop.ErrLoopClosed}[how]
+					if !errors.Is(failure, want) {
+						t.Errorf("error = %v, want %v", failure, want)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestATransportThatDoesNotReturnIsNamed(t *testing.T) {
+	unblock, gone := make(chan struct{}), make(chan struct{})
+	transport := tripFunc(func(*http.Request) (*http.Response, error) {
+		defer close(gone)
+		<-unblock
+		return nil, io.EOF
+	})
+	err := eventloop.Run(bg, logged(t, &eventloop.Config{WorkGrace: -1}), func(l *eventloop.Loop) error {
+		eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Transport: transport}).Get(bg, "http://h").Ignore()
+		l.AfterFunc(10*time.Millisecond, l.Stop)
+		return nil
+	})
+	if !errors.Is(err, eventloop.ErrWorkLeft) || !strings.Contains(err.Error(), "RoundTrip of eventloop_test.tripFunc") {
+		t.Errorf("Run = %v", err)
+	}
+	close(unblock)
+	<-gone
+}
+
+func TestTheRoundTripperOfAClientWithATransportUsesIt(t *testing.T) {
+	var closed atomic.Int32
+	transport := doubled(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(w, r.Body)
+		w.Write(make([]byte, 1<<20))
+	})
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		c := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Transport: idleCloser{transport, &closed}})
+		l.Go(bg, func(*eventloop.Task) error {
+			client := &http.Client{Transport: c.RoundTripper()}
+			res, err := client.Post("http://h/", "text/plain", io.MultiReader(strings.NewReader("hello")))
+			if err != nil {
+				t.Error(err)
+				return nil
+			}
+			body, err := io.ReadAll(res.Body)
+			if len(body) != len("hello")+1<<20 || err != nil {
+				t.Errorf("%d bytes, %v", len(body), err)
+			}
+			res.Body.Close()
+			client.CloseIdleConnections()
+			return nil
+		})
+	})
+	wantEqual(t, "CloseIdleConnections", closed.Load(), 1)
+}
+
+type idleCloser struct {
+	tripFunc
+	closed *atomic.Int32
+}
+
+func (c idleCloser) CloseIdleConnections() { c.closed.Add(1) }
+
+func TestHTTP2OfNetHTTPWorksUnderTheClient(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) }))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	defer s.Close()
+	transport := s.Client().Transport.(*http.Transport)
+	defer transport.CloseIdleConnections()
+	res, err := doOver(t, transport, "GET", s.URL, nil)
+	if err != nil || res.Proto != "HTTP/2.0" || string(res.Body) != "HTTP/2.0" || res.TLS == nil {
+		t.Errorf("%+v, %v", res, err)
+	}
+}
