@@ -255,7 +255,7 @@ func (l *Loop) runDue() {
 
 func (l *Loop) runPosts() {
 	for n := 0; l.batch.Len() > 0 && n < maxPerTurn && !l.ended.Load(); n++ {
-		l.callPosted(l.batch.Pop())
+		l.callPost()
 		l.ran(false)
 	}
 }

@@ -302,22 +302,17 @@ func (l *Loop) postFor(f func(), what any) error {
 	if f == nil {
 		return errNilFunc
 	}
-	return l.postCallback(funcqueue.Func(f), what)
-}
-
-// postCallback is postFor for a callback that need not be a function.
-func (l *Loop) postCallback(c funcqueue.Callback, what any) error {
 	var name string
 	if l.ordered != nil {
-		name = l.ordered.postName(l, c, what)
+		name = l.ordered.postName(l, f, what)
 	}
 	l.lockSoon()
 	if err := l.usable(true); err != nil {
 		l.mu.Unlock()
 		return err
 	}
-	if l.ordered == nil || !l.ordered.takePost(l, c, name) {
-		l.posts.Push(c)
+	if l.ordered == nil || !l.ordered.takePost(l, f, name) {
+		l.posts.Push(f)
 	}
 	if !l.sleeping {
 		l.mu.Unlock()
@@ -326,6 +321,26 @@ func (l *Loop) postCallback(c funcqueue.Callback, what any) error {
 	l.sleeping = false
 	l.mu.Unlock()
 	l.wake()
+	return nil
+}
+
+// postCallback is postFor for an object that has a callback. It needs no closure.
+func (l *Loop) postCallback(c funcqueue.Callback, what any) error {
+	if l.ordered != nil {
+		return l.postFor(c.Call, what)
+	}
+	l.lockSoon()
+	if err := l.usable(true); err != nil {
+		l.mu.Unlock()
+		return err
+	}
+	l.posts.PushCallback(c)
+	sleeping := l.sleeping
+	l.sleeping = false
+	l.mu.Unlock()
+	if sleeping {
+		l.wake()
+	}
 	return nil
 }
 

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"unicode"
-
-	"github.com/onloop/eventloop/internal/funcqueue"
 )
 
 // Errors of the loop itself. Calls return them; they are never delivered to an event
@@ -381,10 +379,13 @@ func (l *Loop) call(f func()) {
 	f()
 }
 
-// callPosted is call for a callback from the queue of posts.
-func (l *Loop) callPosted(c funcqueue.Callback) {
-	defer l.caught(nil)
-	c.Call()
+// callPost calls the first post that was taken from the queue.
+func (l *Loop) callPost() {
+	if f := l.batch.Pop(); f != nil {
+		l.call(f)
+	} else {
+		l.call(l.batch.PopCallback().Call)
+	}
 }
 
 // callEvent runs the event callback f. A panic in f always ends the loop: the event

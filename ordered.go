@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/onloop/eventloop/internal/funcqueue"
 	"github.com/onloop/eventloop/internal/goid"
 	"github.com/onloop/eventloop/internal/ordering"
 )
@@ -87,8 +86,8 @@ type source struct {
 type label struct{ label, name string }
 
 type namedPost struct {
-	callback funcqueue.Callback
-	name     string
+	f    func()
+	name string
 }
 
 type sentTask struct {
@@ -120,7 +119,7 @@ func init() {
 			l.mu.Lock()
 			o.queued = o.queued[1:]
 			l.mu.Unlock()
-			l.callPosted(l.batch.Pop())
+			l.callPost()
 		}}
 		l.ordered = o
 	}
@@ -177,7 +176,7 @@ func (o *ordered) number(kind string) string {
 
 // takePost queues a post from another goroutine, and reports whether it did. The caller
 // holds l.mu.
-func (o *ordered) takePost(l *Loop, c funcqueue.Callback, name string) bool {
+func (o *ordered) takePost(l *Loop, f func(), name string) bool {
 	if l.state == stateNew || l.onLoop() {
 		o.queued = append(o.queued, name)
 		return false
@@ -189,17 +188,17 @@ func (o *ordered) takePost(l *Loop, c funcqueue.Callback, name string) bool {
 		lane = &source{owner: cmp.Or(key.owner, "a goroutine"), names: make(map[string]label)}
 		lane.run = func() {
 			l.mu.Lock()
-			c := lane.posts[0].callback
+			f := lane.posts[0].f
 			lane.posts = lane.posts[1:]
 			if len(lane.posts) > 0 {
 				o.posted = append(o.posted, lane)
 			}
 			l.mu.Unlock()
-			l.callPosted(c)
+			l.call(f)
 		}
 		o.lanes[key] = lane
 	}
-	if lane.posts = append(lane.posts, namedPost{c, name}); len(lane.posts) == 1 {
+	if lane.posts = append(lane.posts, namedPost{f, name}); len(lane.posts) == 1 {
 		o.posted = append(o.posted, lane)
 	}
 	return true
@@ -475,10 +474,10 @@ func (o *ordered) timerName(t *Timer) string {
 }
 
 // postName names a post after what it is for, see postFor.
-func (o *ordered) postName(l *Loop, c funcqueue.Callback, what any) string {
+func (o *ordered) postName(l *Loop, f func(), what any) string {
 	switch what := what.(type) {
 	case nil:
-		return strings.TrimPrefix(place(c), library)
+		return strings.TrimPrefix(place(f), library)
 	case *Task:
 		does := " goes on"
 		if what.co == nil {

@@ -8,7 +8,7 @@ import (
 
 // The numbers lie on both sides of the size of a chunk and of the number of spare chunks,
 // and a run must cross both.
-func TestCallbacksComeOutInOrderWhateverTheSizesOfTheBatches(t *testing.T) {
+func TestFunctionsAndCallbacksComeOutInOrderWhateverTheSizesOfTheBatches(t *testing.T) {
 	var reused, dropped bool
 	some := rapid.OneOf(
 		rapid.IntRange(1, 3),
@@ -22,7 +22,7 @@ func TestCallbacksComeOutInOrderWhateverTheSizesOfTheBatches(t *testing.T) {
 		pushed, popped, got := 0, 0, -1
 		pop := func(t *rapid.T, n int) {
 			for range n {
-				b.Pop().Call()
+				callFirst(&b)
 				if got != popped {
 					t.Fatalf("popped %d, want %d", got, popped)
 				}
@@ -32,10 +32,15 @@ func TestCallbacksComeOutInOrderWhateverTheSizesOfTheBatches(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"push": func(t *rapid.T) {
 				spares := q.spares
+				every := rapid.IntRange(1, 4).Draw(t, "a callback for each")
 				for range some.Draw(t, "n") {
 					id := pushed
 					pushed++
-					q.Push(Func(func() { got = id }))
+					if f := func() { got = id }; id%every == 0 {
+						q.PushCallback(callback(f))
+					} else {
+						q.Push(f)
+					}
 				}
 				reused = reused || q.spares < spares
 			},
@@ -57,6 +62,9 @@ func TestCallbacksComeOutInOrderWhateverTheSizesOfTheBatches(t *testing.T) {
 				if got, want := q.Len()+b.Len(), pushed-popped; got != want {
 					t.Fatalf("length = %d, want %d", got, want)
 				}
+				if n := cap(q.callbacks); q.Len() == 0 && n > maxCallbacks {
+					t.Fatalf("an empty queue keeps room for %d callbacks, want at most %d", n, maxCallbacks)
+				}
 				if n := length(q.spare); n != q.spares || n > maxSpare {
 					t.Fatalf("spare chunks = %d, counted as %d, want at most %d", n, q.spares, maxSpare)
 				}
@@ -65,6 +73,19 @@ func TestCallbacksComeOutInOrderWhateverTheSizesOfTheBatches(t *testing.T) {
 	})
 	if !reused || !dropped {
 		t.Errorf("chunks were reused: %v, and dropped: %v, want both", reused, dropped)
+	}
+}
+
+type callback func()
+
+func (c callback) Call() { c() }
+
+// callFirst calls the first element of b.
+func callFirst(b *Batch) {
+	if f := b.Pop(); f != nil {
+		f()
+	} else {
+		b.PopCallback().Call()
 	}
 }
 
@@ -79,14 +100,16 @@ func length(c *chunk) (n int) {
 func TestAQueueThatIsEmptiedInTimeAllocatesNothing(t *testing.T) {
 	var q Queue
 	var b Batch
-	f := Func(func() {})
+	f := func() {}
+	c := Callback(callback(f))
 	round := func() {
-		for range 10 * chunkSize {
+		for range 5 * chunkSize {
 			q.Push(f)
+			q.PushCallback(c)
 		}
 		b.Take(&q)
 		for b.Len() > 0 {
-			b.Pop()
+			callFirst(&b)
 		}
 	}
 	round()
@@ -99,7 +122,7 @@ func TestABurstLeavesABoundedNumberOfChunks(t *testing.T) {
 	var q Queue
 	var b Batch
 	for range 1000 * chunkSize {
-		q.Push(Func(func() {}))
+		q.Push(func() {})
 	}
 	b.Take(&q)
 	for b.Len() > 0 {
@@ -112,7 +135,7 @@ func TestABurstLeavesABoundedNumberOfChunks(t *testing.T) {
 	n := 0
 	for c := q.spare; c != nil; c = c.next {
 		n++
-		for i, f := range c.callbacks {
+		for i, f := range c.funcs {
 			if f != nil {
 				t.Fatalf("a spare chunk refers to a function at %d", i)
 			}
