@@ -24,6 +24,7 @@ import (
 
 	"github.com/onloop/eventloop"
 	"github.com/onloop/eventloop/drivers/redis"
+	"github.com/onloop/eventloop/drivers/redis/internal/redistest"
 )
 
 func TestAServerWithoutVersion3IsUsedWithVersion2(t *testing.T) {
@@ -126,14 +127,14 @@ func TestStatesAndFailuresOfSendAreTold(t *testing.T) {
 }
 
 func TestTheServerAsksForAPassword(t *testing.T) {
-	s := startServer(t, "--requirepass", "secret")
+	s := redistest.Start(t, "--requirepass", "secret")
 	checkDescriptors(t)
 	for _, v2 := range []bool{false, true} {
 		for _, tt := range []struct{ user, password, code string }{
 			{"", "secret", ""}, {"default", "secret", ""}, {"", "wrong", "WRONGPASS"}, {"", "", "NOAUTH"},
 		} {
 			runTask(t, func(task *eventloop.Task) {
-				c, err := redis.New(task.Loop(), &redis.Options{Addr: s.path, Username: tt.user, Password: tt.password, RESP2: v2})
+				c, err := redis.New(task.Loop(), &redis.Options{Addr: s.Path, Username: tt.user, Password: tt.password, RESP2: v2})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -148,7 +149,7 @@ func TestTheServerAsksForAPassword(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
-	needServer(t)
+	redistest.Need(t)
 	dir := t.TempDir()
 	pool := makeCertificate(t, dir)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -159,7 +160,7 @@ func TestTLS(t *testing.T) {
 	ln.Close()
 	_, port, _ := net.SplitHostPort(addr)
 	file := func(name string) string { return filepath.Join(dir, name) }
-	startServer(t, "--tls-port", port, "--tls-cert-file", file("cert"), "--tls-key-file", file("key"), "--tls-ca-cert-file", file("cert"), "--tls-auth-clients", "no")
+	redistest.Start(t, "--tls-port", port, "--tls-cert-file", file("cert"), "--tls-key-file", file("key"), "--tls-ca-cert-file", file("cert"), "--tls-auth-clients", "no")
 	checkDescriptors(t)
 	runTask(t, func(task *eventloop.Task) {
 		c, err := redis.New(task.Loop(), &redis.Options{Addr: addr, TLS: &tls.Config{RootCAs: pool}})
@@ -294,7 +295,7 @@ func TestACommandAllocatesTwice(t *testing.T) {
 }
 
 func BenchmarkGet(b *testing.B) {
-	needServer(b)
+	redistest.Need(b)
 	s, err := sharedServer()
 	if err != nil {
 		b.Fatal(err)
@@ -303,7 +304,7 @@ func BenchmarkGet(b *testing.B) {
 		b.Run(fmt.Sprint(outstanding), func(b *testing.B) {
 			b.ReportAllocs()
 			err := eventloop.Run(b.Context(), nil, func(l *eventloop.Loop) error {
-				c, err := redis.New(l, &redis.Options{Addr: s.path})
+				c, err := redis.New(l, &redis.Options{Addr: s.Path})
 				if err != nil {
 					return err
 				}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/onloop/eventloop"
 	"github.com/onloop/eventloop/drivers/redis"
+	"github.com/onloop/eventloop/drivers/redis/internal/redistest"
 )
 
 func TestAConsumerDeliversWhatIsNotAcknowledgedAgain(t *testing.T) {
@@ -106,10 +107,10 @@ func TestAConsumerTakesOverFromOthers(t *testing.T) {
 }
 
 func TestAConsumerGoesOnAfterALostConnection(t *testing.T) {
-	s := startServer(t)
+	s := redistest.Start(t)
 	checkDescriptors(t)
 	runTask(t, func(task *eventloop.Task) {
-		c, err := redis.New(task.Loop(), &redis.Options{Addr: s.addr})
+		c, err := redis.New(task.Loop(), &redis.Options{Addr: s.Addr})
 		if err != nil {
 			t.Fatal(err)
 		}

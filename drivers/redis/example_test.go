@@ -19,7 +19,7 @@ func onRedis(f func(l *eventloop.Loop, c *redis.Client)) {
 		log.Fatal(err)
 	}
 	err = eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
-		c, err := redis.New(l, &redis.Options{Addr: s.path})
+		c, err := redis.New(l, &redis.Options{Addr: s.Path})
 		if err != nil {
 			return err
 		}
@@ -60,7 +60,7 @@ func Example() {
 	}
 	ctx := context.Background()
 	err = eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
-		c, err := redis.New(l, &redis.Options{Addr: server.path})
+		c, err := redis.New(l, &redis.Options{Addr: server.Path})
 		if err != nil {
 			return err
 		}
@@ -84,7 +84,7 @@ func ExampleNew() {
 	ctx := context.Background()
 	err = eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
 		c, err := redis.New(l, &redis.Options{
-			Addr:    server.addr,
+			Addr:    server.Addr,
 			DB:      1,
 			Timeout: time.Second,
 			OnState: func(up bool, err error) { fmt.Println("connected:", up) },
@@ -94,7 +94,7 @@ func ExampleNew() {
 		}
 		c.Ping(ctx).Then(func(v string, err error) {
 			fmt.Println(v, err)
-			c.Close().Then(func(struct{}, error) { fmt.Println("closed", c.Addr() == server.addr, c.Loop() == l) })
+			c.Close().Then(func(struct{}, error) { fmt.Println("closed", c.Addr() == server.Addr, c.Loop() == l) })
 		})
 		return nil
 	})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/onloop/eventloop"
 	"github.com/onloop/eventloop/drivers/redis"
+	"github.com/onloop/eventloop/drivers/redis/internal/redistest"
 	"github.com/onloop/eventloop/looptest"
 )
 
@@ -102,12 +103,12 @@ func waitFor(t *testing.T, task *eventloop.Task, what string, ok func() bool) {
 }
 
 // underFault runs f with a load on a server of its own.
-func underFault(t *testing.T, o redis.Options, f func(task *eventloop.Task, s *realServer, ld *load)) {
+func underFault(t *testing.T, o redis.Options, f func(task *eventloop.Task, s *redistest.Server, ld *load)) {
 	t.Helper()
-	s := startServer(t)
+	s := redistest.Start(t)
 	checkDescriptors(t)
 	runTask(t, func(task *eventloop.Task) {
-		o.Addr = s.addr
+		o.Addr = s.Addr
 		o.MinBackoff, o.MaxBackoff = time.Millisecond, 20*time.Millisecond
 		var ld *load
 		o.OnState = func(up bool, err error) { ld.lost = ld.lost || !up }
@@ -126,14 +127,14 @@ func underFault(t *testing.T, o redis.Options, f func(task *eventloop.Task, s *r
 }
 
 func TestFaultServerIsKilledUnderLoad(t *testing.T) {
-	underFault(t, redis.Options{}, func(task *eventloop.Task, s *realServer, ld *load) {
+	underFault(t, redis.Options{}, func(task *eventloop.Task, s *redistest.Server, ld *load) {
 		for range 3 {
 			before := ld.failures()
-			s.kill()
+			s.Kill()
 			// The commands were in flight, or on their way to be sent: these wait.
 			waitFor(t, task, "the end of the connection", func() bool { return ld.lost || ld.failures() > before })
 			ld.lost = false
-			if err := s.start(); err != nil {
+			if err := s.Restart(); err != nil {
 				t.Fatal(err)
 			}
 			ok := ld.ok
@@ -149,36 +150,36 @@ func TestFaultServerIsKilledUnderLoad(t *testing.T) {
 }
 
 func TestFaultServerStaysAway(t *testing.T) {
-	underFault(t, redis.Options{Timeout: 200 * time.Millisecond}, func(task *eventloop.Task, s *realServer, ld *load) {
-		s.kill()
+	underFault(t, redis.Options{Timeout: 200 * time.Millisecond}, func(task *eventloop.Task, s *redistest.Server, ld *load) {
+		s.Kill()
 		waitFor(t, task, "timeouts of commands that were not sent", func() bool { return ld.bad["not sent"] >= 300 })
 		if ld.bad["overdue"] > 0 || ld.bad["certain"] > 0 || ld.bad["uncertain"] > 100 {
 			t.Errorf("failures: %v", ld.bad)
 		}
-		if err := s.start(); err != nil {
+		if err := s.Restart(); err != nil {
 			t.Fatal(err)
 		}
 	})
 }
 
 func TestFaultServerShutsDownInOrder(t *testing.T) {
-	underFault(t, redis.Options{}, func(task *eventloop.Task, s *realServer, ld *load) {
-		s.signal(syscall.SIGTERM)
-		s.cmd.Wait()
+	underFault(t, redis.Options{}, func(task *eventloop.Task, s *redistest.Server, ld *load) {
+		s.Cmd.Process.Signal(syscall.SIGTERM)
+		s.Cmd.Wait()
 		waitFor(t, task, "the end of the connection", func() bool { return ld.lost })
-		if err := s.start(); err != nil {
+		if err := s.Restart(); err != nil {
 			t.Fatal(err)
 		}
 	})
 }
 
 func TestFaultServerStopsForLongerThanTheTimeouts(t *testing.T) {
-	underFault(t, redis.Options{Timeout: 150 * time.Millisecond, ConnectTimeout: 150 * time.Millisecond}, func(task *eventloop.Task, s *realServer, ld *load) {
-		s.signal(syscall.SIGSTOP)
+	underFault(t, redis.Options{Timeout: 150 * time.Millisecond, ConnectTimeout: 150 * time.Millisecond}, func(task *eventloop.Task, s *redistest.Server, ld *load) {
+		s.Cmd.Process.Signal(syscall.SIGSTOP)
 		// First those that were sent, then those that wait for a connection.
 		waitFor(t, task, "overdue replies", func() bool { return ld.bad["overdue"] > 0 })
 		waitFor(t, task, "timeouts", func() bool { return ld.bad["not sent"] >= 200 })
-		s.signal(syscall.SIGCONT)
+		s.Cmd.Process.Signal(syscall.SIGCONT)
 		if ld.bad["certain"] > 0 {
 			t.Errorf("failures: %v", ld.bad)
 		}
@@ -186,8 +187,8 @@ func TestFaultServerStopsForLongerThanTheTimeouts(t *testing.T) {
 }
 
 func TestFaultServerClosesConnections(t *testing.T) {
-	underFault(t, redis.Options{}, func(task *eventloop.Task, s *realServer, ld *load) {
-		admin, err := redis.New(task.Loop(), &redis.Options{Addr: s.path})
+	underFault(t, redis.Options{}, func(task *eventloop.Task, s *redistest.Server, ld *load) {
+		admin, err := redis.New(task.Loop(), &redis.Options{Addr: s.Path})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/onloop/eventloop/drivers/redis/internal/redistest"
 	"go.uber.org/goleak"
 )
 
@@ -13,8 +14,8 @@ import (
 // skipped.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if run := flag.Lookup("test.run"); findServer() == "" && os.Getenv("CI") != "1" && run.Value.String() == "" {
-		fmt.Println("examples are skipped:", noServer)
+	if run := flag.Lookup("test.run"); redistest.Find() == "" && os.Getenv("CI") != "1" && run.Value.String() == "" {
+		fmt.Println("examples are skipped:", redistest.Missing)
 		flag.Set("test.run", "^(Test|Fuzz)")
 	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {

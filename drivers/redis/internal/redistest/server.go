@@ -1,0 +1,119 @@
+// Package redistest runs redis-server as a child process, for tests.
+package redistest
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// Missing says that there is no redis-server.
+const Missing = "redis-server is not installed (apt-get install redis-server, or set REDIS_SERVER)"
+
+// Find returns the path of redis-server, or "".
+func Find() string {
+	if path := os.Getenv("REDIS_SERVER"); path != "" {
+		return path
+	}
+	path, err := exec.LookPath("redis-server")
+	if err != nil {
+		return ""
+	}
+	return path
+}
+
+// Need skips the test where there is no redis-server. With CI=1 it fails.
+func Need(t testing.TB) {
+	t.Helper()
+	if Find() != "" {
+		return
+	}
+	if os.Getenv("CI") == "1" {
+		t.Fatal(Missing)
+	}
+	t.Skip(Missing)
+}
+
+// A Server is a child process with redis-server.
+type Server struct {
+	Path string // of its unix socket
+	Addr string // of its port, on 127.0.0.1
+	Cmd  *exec.Cmd
+
+	args []string
+	log  *os.File
+}
+
+// Start starts a server for a test, with additional arguments. It ends with the test.
+func Start(t testing.TB, args ...string) *Server {
+	t.Helper()
+	Need(t)
+	s, err := New(args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	return s
+}
+
+// New starts a server that ends with Stop.
+func New(args ...string) (*Server, error) {
+	dir, err := os.MkdirTemp("", "redis") // the path of a unix socket has to be short
+	if err != nil {
+		return nil, err
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{Path: filepath.Join(dir, "sock"), Addr: ln.Addr().String()}
+	ln.Close()
+	_, port, _ := net.SplitHostPort(s.Addr)
+	s.args = append([]string{"--port", port, "--bind", "127.0.0.1", "--unixsocket", s.Path, "--dir", dir, "--save", "", "--appendonly", "no"}, args...)
+	s.log, err = os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		return nil, err
+	}
+	return s, s.Restart()
+}
+
+// patience is how long a server may take to listen.
+const patience = 30 * time.Second
+
+// Restart starts the process and waits until it listens.
+func (s *Server) Restart() error {
+	s.Cmd = exec.Command(Find(), s.args...)
+	s.Cmd.Stdout, s.Cmd.Stderr = s.log, s.log
+	if err := s.Cmd.Start(); err != nil {
+		return err
+	}
+	for end := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
+		c, err := net.Dial("unix", s.Path)
+		if err == nil {
+			c.Close()
+			return nil
+		}
+		if time.Now().After(end) {
+			s.Kill()
+			log, _ := os.ReadFile(s.log.Name())
+			return fmt.Errorf("redis-server does not listen: %w\n%s", err, log)
+		}
+	}
+}
+
+// Kill ends the process by SIGKILL.
+func (s *Server) Kill() {
+	s.Cmd.Process.Kill()
+	s.Cmd.Wait()
+}
+
+// Stop ends the server and removes its files.
+func (s *Server) Stop() {
+	s.Kill()
+	s.log.Close()
+	os.RemoveAll(filepath.Dir(s.Path))
+}
