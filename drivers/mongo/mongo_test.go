@@ -146,6 +146,30 @@ func TestAnIdleClientHoldsNothing(t *testing.T) {
 	on(t, newFake(), func(*eventloop.Loop, *mongoloop.Client, *mongoloop.Collection[user]) {})
 }
 
+func TestAClientConnectsBeforeRun(t *testing.T) {
+	s := newFake(users(1)...)
+	defer s.close()
+	l := eventloop.New(nil)
+	c, err := mongoloop.Connect(l, s.clientOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := 0
+	l.Post(func() {
+		mongoloop.In[user](c, "app", "users").FindOne(background(), id(0)).Then(func(u user, err error) {
+			if got++; err != nil || u.Name != "user0" {
+				t.Errorf("%v, %v", u, err)
+			}
+		})
+	})
+	if err := l.Run(t.Context()); err != nil || got != 1 {
+		t.Errorf("%v, %d results", err, got)
+	}
+	if _, err := mongoloop.Connect(l, s.clientOptions()); !errors.Is(err, eventloop.ErrLoopClosed) {
+		t.Errorf("after the end: %v, want ErrLoopClosed", err)
+	}
+}
+
 func TestCloseDisconnects(t *testing.T) {
 	inTask(t, newFake(), func(task *eventloop.Task, c *mongoloop.Client, coll *mongoloop.Collection[user]) {
 		if _, err := c.Ping(task.Context()).Await(task); err != nil {
@@ -172,7 +196,7 @@ func TestWrongOptionsAreAnError(t *testing.T) {
 	})
 }
 
-func TestADocumentedCursorGivesAllDocuments(t *testing.T) {
+func TestACursorGivesAllDocuments(t *testing.T) {
 	for _, n := range []int{0, 1, 9, 10, 11, 100} {
 		var ids []int
 		ends := 0
