@@ -377,8 +377,8 @@ type HTTPOptions struct {
 	// Upgrade, if it is not nil, asks the server for another protocol. The request must
 	// have the field Upgrade, which names it; "Connection: Upgrade" is added. If the
 	// response is 101 the connection becomes HTTPResponse.Conn, with the callbacks and
-	// settings of Upgrade. Any other response is a result like others. See also
-	// [HTTPClient.Upgrade].
+	// settings of Upgrade. Any other response is a result like others. The schemes ws
+	// and wss mean http and https. See also [HTTPClient.Upgrade].
 	Upgrade *ConnConfig
 
 	// UnixSocket is the path of a unix socket to connect to, whatever the host
@@ -474,6 +474,9 @@ func (c *HTTPClient) do(ctx context.Context, method, url string, opts *HTTPOptio
 	if opts != nil {
 		own := *opts
 		call.opts = &own
+		if own.Upgrade != nil {
+			call.asked = httpScheme(url)
+		}
 		if own.BodyReader == http.NoBody {
 			own.BodyReader, own.GetBody = nil, nil
 		}

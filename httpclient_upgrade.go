@@ -78,7 +78,7 @@ func (c *HTTPClient) Upgrade(ctx context.Context, url string, headers HTTPHeader
 	}
 	f := newFuture[*Conn](c.loop, kindFuture)
 	opts := &HTTPOptions{Headers: headers, Upgrade: cfg, mustUpgrade: true}
-	c.do(ctx, "GET", httpScheme(url), opts, at).observe(func(res *HTTPResponse, err error) {
+	c.do(ctx, "GET", url, opts, at).observe(func(res *HTTPResponse, err error) {
 		switch {
 		case err == ErrLoopClosed:
 			f.fail(err)

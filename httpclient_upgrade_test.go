@@ -381,7 +381,7 @@ func TestHTTPUpgradeAtTheEndOfTheLoop(t *testing.T) {
 					}
 					if at == "OnResponse" {
 						opts := &eventloop.HTTPOptions{Headers: echoProtocol, Upgrade: cfg, OnResponse: func(*eventloop.HTTPResponse) { stop(at) }}
-						l.HTTP().Do(bg, "GET", "http"+url[2:], opts).Then(func(*eventloop.HTTPResponse, error) { stop("future") })
+						l.HTTP().Do(bg, "GET", url, opts).Then(func(*eventloop.HTTPResponse, error) { stop("future") })
 					} else {
 						l.HTTP().Upgrade(bg, url, echoProtocol, cfg).Then(func(*eventloop.Conn, error) { stop("future") })
 					}

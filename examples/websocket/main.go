@@ -3,7 +3,10 @@
 //
 //	go run . -addr 127.0.0.1:8080
 //
-// Then open http://127.0.0.1:8080/ in two windows.
+// Then open http://127.0.0.1:8080/ in two windows, or be a member in a terminal
+// (client.go), where each line of the input is said:
+//
+//	go run . -join 'ws://127.0.0.1:8080/chat?name=ann'
 //
 // The room and its members are used by callbacks of one loop, so there is no lock
 // in it, and no goroutine for a member. This file is the room; websocket.go is the
@@ -47,7 +50,14 @@ type room struct {
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "address to listen on")
+	url := flag.String("join", "", "URL of a room to be a member of, instead of being one")
 	flag.Parse()
+	if *url != "" {
+		if err := member(*url, os.Stdin, os.Stdout); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
 		m := newRoom(l)
 		s, err := l.ListenHTTP(*addr, m.handle, nil)

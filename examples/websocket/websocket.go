@@ -23,8 +23,9 @@ const (
 	closeTimeout = 5 * time.Second  // for the client's answer to our close frame
 )
 
-// A socket is the server's end of a WebSocket (RFC 6455) on a connection of the
-// loop. It is used on the loop only, where its callbacks run too.
+// A socket is an end of a WebSocket (RFC 6455) on a connection of the loop: upgrade
+// makes the server's, connect the client's. It is used on the loop only, where its
+// callbacks run too.
 //
 // The codec is github.com/gobwas/ws, because it is nothing else: it knows frames
 // and their rules, reads from any io.Reader and leaves waiting to its caller.
@@ -66,22 +67,32 @@ func upgrade(r *eventloop.HTTPRequest) *socket {
 		return nil
 	}
 	s := &socket{state: ws.StateServerSide}
-	accept := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	s.conn, err = r.Upgrade(eventloop.HTTPHeaders{
 		{Name: "Upgrade", Value: "websocket"},
-		{Name: "Sec-WebSocket-Accept", Value: base64.StdEncoding.EncodeToString(accept[:])},
-	}, &eventloop.ConnConfig{
-		OnData:       func(_ *eventloop.Conn, data []byte) { s.received(data) },
-		OnClose:      func(*eventloop.Conn) { s.closed() },
-		ReadTimeout:  silence,
-		WriteTimeout: takeTimeout,
-		MaxBuffered:  maxPending,
-	})
+		{Name: "Sec-WebSocket-Accept", Value: acceptOf(key)},
+	}, s.config())
 	if err != nil { // HTTP/1.0, or no "Connection: Upgrade"
 		refuse(r, 400, err.Error())
 		return nil
 	}
 	return s
+}
+
+// acceptOf returns the proof that a server has understood the handshake with that key.
+func acceptOf(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// config returns what the connection of s is to do.
+func (s *socket) config() *eventloop.ConnConfig {
+	return &eventloop.ConnConfig{
+		OnData:       func(_ *eventloop.Conn, data []byte) { s.received(data) },
+		OnClose:      func(*eventloop.Conn) { s.closed() },
+		ReadTimeout:  silence,
+		WriteTimeout: takeTimeout,
+		MaxBuffered:  maxPending,
+	}
 }
 
 func refuse(r *eventloop.HTTPRequest, status int, why string, headers ...eventloop.HTTPHeader) {
@@ -111,6 +122,14 @@ func (s *socket) send(frame []byte) {
 	} // after any other error onClose is on its way
 }
 
+// sendFrame sends a frame, which a client has to mask (RFC 6455 section 5.3).
+func (s *socket) sendFrame(f ws.Frame) {
+	if s.state.ClientSide() {
+		f = ws.MaskFrame(f)
+	}
+	s.send(ws.MustCompileFrame(f))
+}
+
 // textFrame returns a message that can be sent to any number of sockets.
 func textFrame(text string) []byte { return ws.MustCompileFrame(ws.NewTextFrame([]byte(text))) }
 
@@ -131,7 +150,7 @@ func (s *socket) fail(code ws.StatusCode, reason string) {
 }
 
 func (s *socket) sendClose(body []byte) {
-	s.send(ws.MustCompileFrame(ws.NewCloseFrame(body)))
+	s.sendFrame(ws.NewCloseFrame(body))
 	s.ending = true
 }
 
@@ -213,7 +232,7 @@ func (s *socket) frame(h ws.Header, payload []byte) {
 		s.closeFrame(payload)
 	case h.OpCode == ws.OpPong: // that it came was enough: see silence
 	case h.OpCode == ws.OpPing:
-		s.send(ws.MustCompileFrame(ws.NewPongFrame(payload)))
+		s.sendFrame(ws.NewPongFrame(payload))
 	case h.OpCode == ws.OpBinary:
 		s.fail(ws.StatusUnsupportedData, "only text is spoken here")
 	case !h.Fin:
