@@ -388,7 +388,8 @@ func (c *Conn) putBack(p []byte) {
 }
 
 // giveBack is Unread without a bound, for what HTTP has read beyond its last message.
-func (c *Conn) giveBack(p []byte) {
+func (cr *connReader) giveBack(p []byte) {
+	c := (*Conn)(cr)
 	if len(p) > 0 {
 		c.core.Lock()
 		defer c.core.Unlock()

@@ -122,7 +122,7 @@ func (l *Loop) gaveUp(what string) {
 
 func (c *Conn) abandon() {
 	c.core.Lock()
-	what := c.foreignCode()
+	what := c.x.Load().foreignCode()
 	c.core.Unlock()
 	if what == "" {
 		return
@@ -137,8 +137,8 @@ func (c *Conn) abandon() {
 
 // foreignCode returns what foreign code the connection has, or "". The caller holds
 // the lock.
-func (c *Conn) foreignCode() string {
-	if x := c.x.Load(); x != nil && x.foreign != nil {
+func (x *connExtra) foreignCode() string {
+	if x != nil && x.foreign != nil {
 		return fmt.Sprintf("%T", x.foreign)
 	}
 	return ""

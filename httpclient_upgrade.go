@@ -139,7 +139,7 @@ func (c *httpCall) switchProtocols(conn *httpclient.Conn, end *requestEnd) error
 	if isForeign(nc) {
 		to.readerSide().setAddrs(nc.LocalAddr(), conn.RemoteAddr())
 	}
-	to.giveBack(rest)
+	to.readerSide().giveBack(rest)
 	end.res.Conn = to
 	end.switched = &switched{to: to, nc: nc, ours: c.client.cfg.Dial == nil}
 	return nil

@@ -343,7 +343,7 @@ func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
 	if isForeign(nc) {
 		to.readerSide().setAddrs(nc.LocalAddr(), c.remote)
 	}
-	to.giveBack(rest)
+	to.readerSide().giveBack(rest)
 	c.s.loop.wg.Add(1)
 	to.readerSide().adopted(nc, nil, false, true)
 }
