@@ -80,7 +80,7 @@ func TestWorkRunsAtMostMaxWorkFunctionsAtATimeInOrder(t *testing.T) {
 	}
 }
 
-func TestWorkThatIsCancelledBeforeItStartsNeverRuns(t *testing.T) {
+func TestWorkThatIsCanceledBeforeItStartsNeverRuns(t *testing.T) {
 	why := errors.New("enough")
 	err := virtually(t, &eventloop.Config{MaxWork: 1}, func(l *eventloop.Loop) {
 		ctx, cancel := context.WithCancelCause(context.Background())
@@ -92,7 +92,7 @@ func TestWorkThatIsCancelledBeforeItStartsNeverRuns(t *testing.T) {
 		results := 0
 		for range 100 {
 			eventloop.Work(ctx, l, func(context.Context) (int, error) {
-				t.Error("cancelled work ran")
+				t.Error("canceled work ran")
 				return 0, nil
 			}).Then(func(_ int, err error) {
 				results++
@@ -119,7 +119,7 @@ func TestWorkWithAContextThatHasEndedNeverRuns(t *testing.T) {
 		mustRun(t, &eventloop.Config{MaxWork: max}, func(l *eventloop.Loop) {
 			eventloop.Work(context.Background(), l, func(context.Context) (int, error) { return 0, nil })
 			eventloop.Work(ctx, l, func(context.Context) (int, error) {
-				t.Error("cancelled work ran")
+				t.Error("canceled work ran")
 				return 0, nil
 			}).Then(func(_ int, err error) { wantEqual(t, "error", err, why) })
 		})
@@ -250,7 +250,7 @@ func TestRunNamesTheWorkThatDoesNotReturn(t *testing.T) {
 					t.Errorf("Run returned %v, want the name of the function", err)
 				}
 				wantEqual(t, "time", time.Since(began), c.want)
-				release <- 0 // and nobody is there to hear of it
+				release <- 0 // after the loop has ended
 			})
 			if n := strings.Count(book.String(), "stubborn"); n != 1 {
 				t.Errorf("the log names the function %d times:\n%s", n, book)
@@ -871,7 +871,7 @@ func TestSendOnAClosedChannelIsAnError(t *testing.T) {
 		wantErr(t, "Send", err, eventloop.ErrChannelClosed)
 
 		if raceEnabled {
-			return // it reports the close of a channel that somebody sends to
+			return // it reports the close of a channel that another goroutine sends to
 		}
 		ch := make(chan int)
 		s := eventloop.SendTo(l, ch)
