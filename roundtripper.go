@@ -39,8 +39,8 @@ import (
 // of a RoundTripper: it does not change the request, follows no redirects, neither
 // sends nor stores cookies, adds no Authorization, and always closes the body of the
 // request, if need be after it has returned. It does not ask for compression, so the
-// body is what the server sends. Request.Cancel and GetBody are
-// used. A method CONNECT is an error.
+// body is what the server sends. Request.Cancel and GetBody are used, and a body that is
+// an io.Seeker can be sent again, too. A method CONNECT is an error.
 //
 // The body of the response is read ahead by up to 256 KB; then the server has to wait.
 // An open body is a pending request: it keeps the loop alive, and the end of the

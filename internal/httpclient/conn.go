@@ -202,7 +202,7 @@ func (c *Conn) assign(r Request, m *Message, deadline time.Time, silence time.Du
 		c.core.Wake()
 		return
 	}
-	c.core.Nudge()
+	c.core.WakeForDeadline()
 	c.queued = true
 	c.core.Unasked()
 	c.queue(m)

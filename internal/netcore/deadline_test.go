@@ -80,7 +80,7 @@ func TestAWaitThatMayBeParkedEndsAtItsDeadline(t *testing.T) {
 				// The wait may end by the old deadline until the new one is set.
 				next := time.Now().Add(s.until)
 				c.SetReadDeadline(next)
-				c.Nudge()
+				c.WakeForDeadline()
 				if next.Before(at) || time.Now().Before(at) {
 					at = next
 				}

@@ -58,10 +58,11 @@ func (c *Conn) mayPark(r *runner) {
 	}
 }
 
-// Nudge has the goroutine, which is in ReadOrPark or on its way, see the deadline that
-// was just set by another one. If it waits there it does; but not if it is parked, or
-// is being parked.
-func (c *Conn) Nudge() {
+// WakeForDeadline makes a deadline effective that another goroutine has just set for
+// the connection's goroutine, which is in ReadOrPark or about to enter it. A goroutine
+// that waits there sees the deadline by itself. One that is parked, or is being parked,
+// has to be woken.
+func (c *Conn) WakeForDeadline() {
 	if place := c.place.Load(); place&placeMask != placeRead || place&bitAsked != 0 {
 		c.Wake()
 	}
