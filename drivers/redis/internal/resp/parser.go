@@ -29,8 +29,9 @@ type Parser struct {
 	state state
 	line  []byte // the beginning of a line whose end has not arrived
 	bulk  partialBulk
-	stack []frame // the containers that are incomplete, outermost first
-	left  int     // of the limit
+	stack []frame   // the containers that are incomplete, outermost first
+	left  int       // of the limit
+	names [2]string // the first elements of the last push
 	err   error
 }
 
@@ -226,13 +227,30 @@ func (p *Parser) beginBulk(t byte, text, data []byte, pos *int) (v Value, ok boo
 			return v, false, errBulkEnd
 		}
 		*pos += size + 2
-		return bulkValue(t, string(rest[:size]))
+		return bulkValue(t, p.text(rest[:size]))
 	}
 	p.state = stateBulk
 	p.bulk = partialBulk{kind: t, size: size}
 	p.bulk.buf.Grow(min(size, maxBytesAhead))
 	return p.continueBulk(data, pos)
 }
+
+// text returns b as a string. A push begins with its kind and its channel, which are
+// often those of the one before: then they are not allocated again.
+func (p *Parser) text(b []byte) string {
+	if len(p.stack) == 1 && p.stack[0].kind == Push && len(b) <= maxNameKept {
+		if i := len(p.stack[0].elems); i < len(p.names) {
+			if p.names[i] != string(b) {
+				p.names[i] = string(b)
+			}
+			return p.names[i]
+		}
+	}
+	return string(b)
+}
+
+// maxNameKept is the length of strings that text keeps.
+const maxNameKept = 128
 
 var errBulkEnd = malformed("no end of line after a string")
 

@@ -343,3 +343,20 @@ func BenchmarkParser(b *testing.B) {
 		})
 	}
 }
+
+func TestPushesKeepTheirNamesWhenOthersFollow(t *testing.T) {
+	var stream []byte
+	var want []Value
+	for _, names := range [][2]string{{"message", "a"}, {"message", "a"}, {"pmessage", "b"}, {"message", "a"}, {"message", strings.Repeat("n", maxNameKept+1)}, {"message", "c"}} {
+		v := Value{Kind: Push, Elems: []Value{text(names[0]), text(names[1]), text("payload")}}
+		want = append(want, v)
+		stream = encode(stream, v)
+	}
+	for _, pieces := range [][][]byte{{bytes.Clone(stream)}, bytewise(string(stream))} {
+		got, err := parseAll(&Parser{}, pieces...)
+		clear(pieces[0])
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, %v", got, err)
+		}
+	}
+}
