@@ -294,6 +294,31 @@ func TestACommandAllocatesTwice(t *testing.T) {
 	})
 }
 
+// One turn has the reply, and one the callback and the next command.
+func TestACommandAtATimeTakesTwoTurns(t *testing.T) {
+	onServer(t, redis.Options{}, func(task *eventloop.Task, c *redis.Client) {
+		const commands = 2000
+		left := commands
+		var got func(string, error)
+		got = func(string, error) {
+			if left--; left > 0 {
+				c.Ping(background()).Then(got)
+			}
+		}
+		c.Ping(task.Context()).Await(task)
+		before := c.Loop().Stats().Loop.IterationsTotal
+		over := c.Loop().Hold()
+		c.Ping(background()).Then(got)
+		for left > 0 {
+			task.Sleep(10 * time.Millisecond)
+		}
+		over()
+		if n := c.Loop().Stats().Loop.IterationsTotal - before; float64(n) > 2.5*commands { // some are those of this task
+			t.Errorf("%d turns for %d commands", n, commands)
+		}
+	})
+}
+
 func BenchmarkGet(b *testing.B) {
 	redistest.Need(b)
 	s, err := sharedServer()

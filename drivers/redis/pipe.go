@@ -145,6 +145,9 @@ func (p *pipe) linkDown(err error) {
 func (p *pipe) answered(over tally) {
 	p.backoff.reset() // not after a handshake: the server may end all connections after it
 	p.done(over)
+	if p.expectMore() {
+		p.postFlush()
+	}
 }
 
 func (p *pipe) dropped(over tally) { p.done(over) }

@@ -261,6 +261,20 @@ func (q *queue) writeTo(lk *link) error {
 	return nil
 }
 
+// expectMore reports whether to post a flush although nothing has been added. Callbacks
+// that were posted with replies often ask for more. A flush that is posted now runs right
+// after them, in their turn. If they had to post it, it would have a turn of its own,
+// which with one command at a time costs the dispatcher its direct wait for the reply.
+func (q *queue) expectMore() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.posted || q.err != nil {
+		return false
+	}
+	q.posted = true
+	return true
+}
+
 // flushing says that the flush that was posted runs.
 func (q *queue) flushing() {
 	q.mu.Lock()
