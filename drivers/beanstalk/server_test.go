@@ -43,6 +43,7 @@ const noServer = "there is no beanstalkd in PATH, and BEANSTALKD is not set"
 // TestMain runs the examples only where there is a beanstalkd: an example cannot be
 // skipped.
 func TestMain(m *testing.M) {
+	panicIfAsked()
 	flag.Parse()
 	var shared *server
 	if findServer() != "" {
@@ -82,6 +83,7 @@ func startServer(addr string, args ...string) (*server, error) {
 	}
 	host, port, _ := net.SplitHostPort(addr)
 	s := &server{addr: addr, cmd: exec.Command(findServer(), append([]string{"-l", host, "-p", port}, args...)...)}
+	s.cmd.SysProcAttr = endWithParent()
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,10 @@
+//go:build !linux
+
+package beanstalk_test
+
+import "syscall"
+
+// endWithParent does nothing: only Linux ends a child process with its parent.
+func endWithParent() *syscall.SysProcAttr { return nil }
+
+func panicIfAsked() {}
