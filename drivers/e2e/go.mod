@@ -4,6 +4,8 @@ go 1.26.0
 
 replace github.com/onloop/eventloop => ../..
 
+replace github.com/onloop/eventloop/drivers/beanstalk => ../beanstalk
+
 replace github.com/onloop/eventloop/drivers/redis => ../redis
 
 replace github.com/onloop/eventloop/drivers/smtp => ../smtp
@@ -13,6 +15,7 @@ require (
 	github.com/aws/aws-sdk-go-v2/credentials v1.21.0
 	github.com/aws/aws-sdk-go-v2/service/s3 v1.114.10
 	github.com/aws/smithy-go v1.28.9
+	github.com/beanstalkd/go-beanstalk v0.2.0
 	github.com/coder/websocket v1.8.15
 	github.com/emersion/go-sasl v0.0.0-20241020182733-b788ff22d5a6
 	github.com/emersion/go-smtp v0.25.1
@@ -22,6 +25,7 @@ require (
 	github.com/onloop/eventloop v0.0.0
 	github.com/onloop/eventloop/drivers/aws v0.0.0-00010101000000-000000000000
 	github.com/onloop/eventloop/drivers/aws/s3 v0.0.0-00010101000000-000000000000
+	github.com/onloop/eventloop/drivers/beanstalk v0.0.0-00010101000000-000000000000
 	github.com/onloop/eventloop/drivers/redis v0.0.0-00010101000000-000000000000
 	github.com/onloop/eventloop/drivers/smtp v0.0.0-00010101000000-000000000000
 	github.com/redis/go-redis/v9 v9.23.0
