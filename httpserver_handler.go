@@ -67,6 +67,13 @@ func (r *HTTPRequest) ServeHTTP(h http.Handler) error {
 	if err := r.begin(); err != nil {
 		return err
 	}
+	// The request has its place among the handles, and its name in an ordered loop, before
+	// the goroutine of the handler exists.
+	if !r.delayed {
+		if r.delay(); r.over() {
+			return ErrLoopClosed
+		}
+	}
 	x := r.extra()
 	x.ctxLasts = true
 	x.served = &servedResponse{r: r, h: h}

@@ -489,7 +489,11 @@ func (r *HTTPRequest) handled() {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.over() {
+	switch {
+	case r.over():
+	case r.delayed: // by ServeHTTP
+		r.via.flush()
+	default:
 		r.delay()
 	}
 }
