@@ -1,0 +1,372 @@
+package drakma
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/onloop/eventloop"
+)
+
+// ErrFileChanged matches the error of a request whose file changed while it was sent.
+var ErrFileChanged = errors.New("the file has changed")
+
+// A body is the body of a request. apply and the others are called for one attempt at a time.
+type body interface {
+	contentType() string
+	// prepare learns the length. It may block, and is called once, if blocks reports true.
+	prepare() error
+	blocks() bool
+	// apply puts the body into the options of an attempt.
+	apply(opts *eventloop.HTTPOptions)
+	// again reports whether apply may be called once more.
+	again() bool
+}
+
+// memory is a body in memory. prepare has nothing to do.
+type memory struct {
+	mediaType string
+	p         []byte
+}
+
+func bytesBody(mediaType string, p []byte) *memory { return &memory{mediaType, p} }
+
+func (b *memory) contentType() string               { return b.mediaType }
+func (b *memory) prepare() error                    { return nil }
+func (b *memory) blocks() bool                      { return false }
+func (b *memory) again() bool                       { return true }
+func (b *memory) apply(opts *eventloop.HTTPOptions) { opts.Body = b.p }
+
+// readerBody is a reader of the application.
+type readerBody struct {
+	mediaType string
+	r         io.Reader
+	used      bool
+}
+
+func (b *readerBody) contentType() string { return b.mediaType }
+func (b *readerBody) prepare() error      { return nil }
+func (b *readerBody) blocks() bool        { return false }
+func (b *readerBody) again() bool         { return !b.used }
+func (b *readerBody) apply(opts *eventloop.HTTPOptions) {
+	b.used = true
+	opts.BodyReader = b.r
+}
+
+// fileBody is a file.
+type fileBody struct {
+	mediaType string
+	file      Part
+}
+
+func (b *fileBody) contentType() string { return b.mediaType }
+func (b *fileBody) prepare() error      { return b.file.stat() }
+func (b *fileBody) blocks() bool        { return true }
+func (b *fileBody) again() bool         { return true }
+func (b *fileBody) apply(opts *eventloop.HTTPOptions) {
+	setReader(opts, b.file.size, func() io.ReadCloser { return b.file.open() })
+}
+
+// setReader sets a reader with a length, which the HTTP client can open again.
+func setReader(opts *eventloop.HTTPOptions, size int64, open func() io.ReadCloser) {
+	if size == 0 {
+		return // a ContentLength of 0 would mean that it is not known
+	}
+	opts.BodyReader = open()
+	opts.ContentLength = max(size, 0)
+	if size > 0 {
+		opts.GetBody = func() (io.ReadCloser, error) { return open(), nil }
+	}
+}
+
+// A Part is a part of a form of [Request.Multipart]. It is made by [Field], [File], [Data]
+// or [Reader].
+type Part struct {
+	name      string
+	fileName  string // "": it is a field
+	mediaType string
+	data      []byte
+	path      string    // of a file
+	r         io.Reader // of Reader
+	size      int64     // -1 if it is not known
+	modTime   time.Time
+}
+
+// Field is a part with a value.
+func Field(name, value string) Part {
+	return Part{name: name, data: []byte(value), size: int64(len(value))}
+}
+
+// File is a part with the contents of a file, which is read while it is sent: see
+// [Request.BodyFile]. The server is told the last element of path, and a media type by its
+// extension.
+func File(name, path string) Part {
+	return Part{name: name, fileName: filepath.Base(path), path: path, mediaType: mediaTypeOf(path)}
+}
+
+// Data is a part that the server sees as a file with this name and media type. If mediaType
+// is empty, the extension of fileName decides. p must not change until the request has ended.
+func Data(name, fileName, mediaType string, p []byte) Part {
+	if mediaType == "" {
+		mediaType = mediaTypeOf(fileName)
+	}
+	return Part{name: name, fileName: fileName, mediaType: mediaType, data: p, size: int64(len(p))}
+}
+
+// Reader is Data with what r gives. Its length is not known, so the request is sent in
+// chunks; and it can be sent only once: see [Request.Body].
+func Reader(name, fileName, mediaType string, r io.Reader) Part {
+	p := Data(name, fileName, mediaType, nil)
+	p.r, p.size = r, -1
+	return p
+}
+
+func mediaTypeOf(name string) string {
+	if t := mime.TypeByExtension(filepath.Ext(name)); t != "" {
+		return t
+	}
+	return "application/octet-stream"
+}
+
+// stat learns the size of a file.
+func (p *Part) stat() error {
+	if p.path == "" {
+		return nil
+	}
+	info, err := os.Stat(p.path)
+	if err != nil {
+		return fmt.Errorf("drakma: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("drakma: %s is not a regular file", p.path)
+	}
+	p.size, p.modTime = info.Size(), info.ModTime()
+	return nil
+}
+
+// open returns the contents. It does not block: a file is opened by the first Read.
+func (p *Part) open() io.ReadCloser {
+	switch {
+	case p.path != "":
+		return &fileReader{path: p.path, left: p.size, size: p.size, modTime: p.modTime}
+	case p.r != nil:
+		if c, ok := p.r.(io.ReadCloser); ok {
+			return c
+		}
+		return io.NopCloser(p.r)
+	}
+	return io.NopCloser(bytes.NewReader(p.data))
+}
+
+// A fileReader reads a file, and fails if the file is not what stat has seen.
+type fileReader struct {
+	path    string
+	f       *os.File // nil before the first Read
+	left    int64
+	size    int64
+	modTime time.Time
+}
+
+func (r *fileReader) Read(b []byte) (int, error) {
+	if r.f == nil {
+		f, err := os.Open(r.path)
+		if err != nil {
+			return 0, err
+		}
+		r.f = f
+		if err := r.unchanged(); err != nil {
+			return 0, err
+		}
+	}
+	if r.left == 0 {
+		return 0, io.EOF
+	}
+	n, err := r.f.Read(b[:min(int64(len(b)), r.left)])
+	r.left -= int64(n)
+	switch {
+	case err == io.EOF:
+		return n, fmt.Errorf("%s: %w", r.path, ErrFileChanged)
+	case err != nil:
+		return n, err
+	case r.left == 0:
+		// The last bytes are kept back if the file is not what it was: the server must
+		// not take the request for whole.
+		if err := r.unchanged(); err != nil {
+			return 0, err
+		}
+	}
+	return n, nil
+}
+
+func (r *fileReader) unchanged() error {
+	info, err := r.f.Stat()
+	if err == nil && (info.Size() != r.size || !info.ModTime().Equal(r.modTime)) {
+		err = fmt.Errorf("%s: %w", r.path, ErrFileChanged)
+	}
+	return err
+}
+
+func (r *fileReader) Close() error {
+	if r.f == nil {
+		return nil
+	}
+	return r.f.Close()
+}
+
+// A multipart is a form of parts.
+type multipart struct {
+	parts    []Part
+	boundary string
+	used     bool
+}
+
+func newMultipart(parts []Part) *multipart {
+	var b [16]byte
+	rand.Read(b[:])
+	return &multipart{parts: append([]Part(nil), parts...), boundary: hex.EncodeToString(b[:])}
+}
+
+func (m *multipart) contentType() string { return "multipart/form-data; boundary=" + m.boundary }
+
+func (m *multipart) blocks() bool {
+	for i := range m.parts {
+		if m.parts[i].path != "" {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *multipart) prepare() error {
+	for i := range m.parts {
+		if err := m.parts[i].stat(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *multipart) again() bool {
+	for i := range m.parts {
+		if m.parts[i].r != nil {
+			return !m.used
+		}
+	}
+	return true
+}
+
+// head returns what comes before the contents of a part.
+func (m *multipart) head(i int) string {
+	p := &m.parts[i]
+	var b strings.Builder
+	if i > 0 {
+		b.WriteString("\r\n")
+	}
+	b.WriteString("--" + m.boundary + "\r\nContent-Disposition: form-data; name=\"" + escapeName(p.name) + `"`)
+	if p.fileName != "" {
+		b.WriteString(`; filename="` + escapeName(p.fileName) + `"`)
+	}
+	b.WriteString("\r\n")
+	if p.mediaType != "" {
+		b.WriteString("Content-Type: " + escapeName(p.mediaType) + "\r\n")
+	}
+	b.WriteString("\r\n")
+	return b.String()
+}
+
+var nameEscapes = strings.NewReplacer("\r", "%0D", "\n", "%0A", `"`, "%22")
+
+// escapeName escapes what would end a name, as the HTML standard has it.
+func escapeName(s string) string { return nameEscapes.Replace(s) }
+
+func (m *multipart) tail() string {
+	if len(m.parts) == 0 {
+		return "--" + m.boundary + "--\r\n"
+	}
+	return "\r\n--" + m.boundary + "--\r\n"
+}
+
+func (m *multipart) apply(opts *eventloop.HTTPOptions) {
+	m.used = true
+	size := int64(len(m.tail()))
+	for i := range m.parts {
+		if m.parts[i].size < 0 {
+			size = -1
+			break
+		}
+		size += int64(len(m.head(i))) + m.parts[i].size
+	}
+	setReader(opts, size, func() io.ReadCloser {
+		var list []io.ReadCloser
+		for i := range m.parts {
+			list = append(list, io.NopCloser(strings.NewReader(m.head(i))), m.parts[i].open())
+		}
+		return &readers{append(list, io.NopCloser(strings.NewReader(m.tail())))}
+	})
+}
+
+// readers read one after the other, and close each when it is at its end.
+type readers struct{ list []io.ReadCloser }
+
+func (r *readers) Read(b []byte) (int, error) {
+	for len(r.list) > 0 {
+		n, err := r.list[0].Read(b)
+		if err == io.EOF {
+			err = r.list[0].Close()
+			r.list = r.list[1:]
+		}
+		if n > 0 || err != nil {
+			return n, err
+		}
+		if len(b) == 0 {
+			return 0, nil
+		}
+	}
+	return 0, io.EOF
+}
+
+func (r *readers) Close() error {
+	var errs []error
+	for _, c := range r.list {
+		errs = append(errs, c.Close())
+	}
+	r.list = nil
+	return errors.Join(errs...)
+}
+
+// prepared calls f when the body is prepared, on the loop or at once.
+func prepared(ctx context.Context, l *eventloop.Loop, b body, f func(err error)) {
+	if b == nil || !b.blocks() {
+		f(nil)
+		return
+	}
+	eventloop.Work(ctx, l, func(context.Context) (struct{}, error) { return struct{}{}, b.prepare() }).
+		Then(func(_ struct{}, err error) { f(err) })
+}
+
+// closeUnsent closes the readers of a body that is not sent.
+func closeUnsent(b body) {
+	var list []io.Reader
+	switch b := b.(type) {
+	case *readerBody:
+		list = append(list, b.r)
+	case *multipart:
+		for i := range b.parts {
+			list = append(list, b.parts[i].r)
+		}
+	}
+	for _, r := range list {
+		if c, ok := r.(io.Closer); ok {
+			c.Close()
+		}
+	}
+}

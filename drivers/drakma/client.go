@@ -1,0 +1,138 @@
+package drakma
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/onloop/eventloop"
+	"golang.org/x/net/publicsuffix"
+)
+
+// defaultRedirects is the limit of redirects if Request.Redirects is not called.
+const defaultRedirects = 10
+
+// Options are the settings of a [Client]. The zero Options mean the defaults.
+type Options struct {
+	// Client sends the requests: its connections, proxy, TLS settings, limits and
+	// timeouts apply. Nil: [eventloop.Loop.HTTP].
+	Client *eventloop.HTTPClient
+
+	// BaseURL is what the URLs of requests are relative to, by the rules for links
+	// (RFC 3986): a BaseURL whose path is to be kept ends with a slash.
+	BaseURL string
+
+	// Headers are sent with each request that has no field of that name. They go to
+	// every server that the client is used for, also after a redirect, except
+	// Authorization and Cookie, which are not sent to another scheme, host or port.
+	Headers eventloop.HTTPHeaders
+
+	// Jar has the cookies, such as one of NewJar. Nil: the jar of Client, if it has one.
+	Jar http.CookieJar
+
+	// Retry says whether and how failed requests are repeated.
+	Retry Retry
+
+	// Timeout bounds each request, with all that belongs to it: redirects, retries and
+	// the time between them. Zero: none, except those of Client. See Request.Timeout.
+	Timeout time.Duration
+
+	// Log gets the head of each request and of each response, with one call of Write for
+	// each, as they are sent and arrive: those of redirects and retries, too. Passwords,
+	// tokens and cookies are replaced by "***"; the query of a URL is not. Fields that
+	// Client adds (User-Agent, Content-Length, cookies of the jar) are not shown. Write is
+	// called on the loop and by the functions that send, one call at a time, and must
+	// not block for long; a [eventloop.PipeWriter] never does. Its errors are ignored.
+	Log io.Writer
+}
+
+// A Client sends requests. It needs no closing: what is open belongs to the HTTP client
+// of the loop. All methods may be called from any goroutine and from any callback, while
+// the loop runs and before it runs.
+type Client struct {
+	loop    *eventloop.Loop
+	http    *eventloop.HTTPClient
+	opts    Options
+	base    *url.URL // nil if there is no BaseURL
+	err     error    // of the options; the error of each request
+	digests digestCache
+	logMu   sync.Mutex // serializes the writes to opts.Log
+}
+
+// New returns a client. A BaseURL that is not valid is the error of each request.
+func New(l *eventloop.Loop, opts Options) *Client {
+	c := &Client{loop: l, http: opts.Client, opts: opts}
+	c.opts.Headers = append(eventloop.HTTPHeaders(nil), opts.Headers...)
+	if c.http == nil {
+		c.http = l.HTTP()
+	}
+	if opts.BaseURL != "" {
+		if c.base, c.err = url.Parse(opts.BaseURL); c.err == nil && !isHTTP(c.base) {
+			c.err = fmt.Errorf("drakma: the BaseURL %q is not an absolute http or https URL", opts.BaseURL)
+		}
+	}
+	return c
+}
+
+func isHTTP(u *url.URL) bool {
+	return (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
+}
+
+// NewJar returns an empty jar for cookies. It knows the public suffixes, so that a server
+// cannot set cookies for "com" or "co.uk", or for a domain that is not its own. It may be
+// used by several clients.
+func NewJar() http.CookieJar {
+	jar, err := cookiejar.New(&cookiejar.Options{PublicSuffixList: publicsuffix.List})
+	if err != nil {
+		panic(err) // it never returns one
+	}
+	return jar
+}
+
+// Get begins a GET request.
+func (c *Client) Get(ctx context.Context, url string) *Request {
+	return c.Request(ctx, http.MethodGet, url)
+}
+
+// Head begins a HEAD request.
+func (c *Client) Head(ctx context.Context, url string) *Request {
+	return c.Request(ctx, http.MethodHead, url)
+}
+
+// Post begins a POST request.
+func (c *Client) Post(ctx context.Context, url string) *Request {
+	return c.Request(ctx, http.MethodPost, url)
+}
+
+// Put begins a PUT request.
+func (c *Client) Put(ctx context.Context, url string) *Request {
+	return c.Request(ctx, http.MethodPut, url)
+}
+
+// Patch begins a PATCH request.
+func (c *Client) Patch(ctx context.Context, url string) *Request {
+	return c.Request(ctx, http.MethodPatch, url)
+}
+
+// Delete begins a DELETE request.
+func (c *Client) Delete(ctx context.Context, url string) *Request {
+	return c.Request(ctx, http.MethodDelete, url)
+}
+
+// Request begins a request with any method, such as PROPFIND of WebDAV. The request is
+// sent by [Request.Do], [Request.Text], [Request.Bytes], [Request.Into], [Request.Save] or
+// [Request.Stream]. When ctx ends the request ends at once, and its future fails with an
+// error that matches the cause of ctx.
+func (c *Client) Request(ctx context.Context, method, url string) *Request {
+	if ctx == nil {
+		panic("drakma: nil context")
+	}
+	r := &Request{client: c, ctx: ctx, method: method, url: url, err: c.err}
+	r.maxRedirects, r.retry, r.timeout, r.decompress = defaultRedirects, c.opts.Retry, c.opts.Timeout, true
+	return r
+}

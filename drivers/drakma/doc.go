@@ -1,0 +1,51 @@
+// Package drakma sends HTTP requests in the manner of Drakma, the HTTP client of Common Lisp:
+// requests with everything that applications want, over the HTTP client of an event loop.
+//
+//	d := drakma.New(l, drakma.Options{Jar: drakma.NewJar(), Retry: drakma.Retry{Max: 3}})
+//	d.Get(ctx, "https://example.org/search").Query("q", "x").Text().Then(func(text string, err error) {
+//		fmt.Println(text, err)
+//	})
+//
+// A method of [Client] begins a request, methods of [Request] add to it, and one of them
+// sends it and returns a future: [Request.Do] of the response, [Request.Text] of its text in
+// UTF-8, [Request.Bytes] of its bytes, [Request.Into] of a decoded JSON document,
+// [Request.Save] when the body is in a file, [Request.Stream] when a callback has got all of it.
+//
+// # Where code runs
+//
+// All methods may be called from any goroutine and from any callback. None of them blocks,
+// except that [Request.JSON] encodes at once. Futures call back on the loop, as all futures of
+// the loop do. Files are read and written on other goroutines, and large documents are
+// decoded there. One [Request] is for one goroutine at a time.
+//
+// # Errors
+//
+// Each failure is reported once, by the future: mistakes in the request ([ErrSent], invalid
+// URLs and fields), errors of the connection and of HTTP ([*eventloop.OpError], see
+// [eventloop.HTTPClient.Do]), [*StatusError], [*CharsetError], [*DecodeError],
+// [*ChallengeError], [ErrFileChanged], errors of files, [eventloop.ErrHTTPRedirects], the
+// cause of the context. The errors that concern a response contain it, with its body.
+//
+// # Redirects, retries and authorization
+//
+// One request of the application may become several on the network: see
+// [Response.Attempts]. Each is a request of its own for the HTTP client of the loop: it uses
+// kept connections, and cookies of the jar are stored after each. Only bodies that can be sent
+// again are: all but those of [Request.Body] and [Reader].
+//
+// Credentials, that is Authorization and Cookie fields and the answers to challenges, go to
+// the scheme, host and port of the request's URL alone, wherever a redirect leads. Cookies of
+// a jar go where the jar says.
+//
+// # Lifetime
+//
+// A pending request keeps the loop alive, also while it waits for a retry. When the loop ends
+// by force its future fails with [eventloop.ErrLoopClosed], and a temporary file of
+// [Request.Save] is removed. An idle client holds nothing.
+//
+// # What is left out
+//
+// HTTP/2 (set [eventloop.HTTPClientConfig].Transport of the Client), caching, resuming a
+// download in a later request (use [Request.Range]), answering challenges of proxies, and
+// checking the field rspauth of digest authorization.
+package drakma

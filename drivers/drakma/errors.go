@@ -1,0 +1,53 @@
+package drakma
+
+import (
+	"fmt"
+)
+
+// A StatusError says that the status of a response is 400 or more: see [Request.Check].
+type StatusError struct {
+	// Response is the response. Its Body is whole; after Save and Stream it is the
+	// beginning, at most 64 KB.
+	Response *Response
+}
+
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("drakma: %s: status %d %s", e.Response.URL, e.Response.Status, e.Response.Reason)
+}
+
+// A CharsetError says that a text could not be converted: its encoding is unknown, or it
+// is not in the encoding that the response says, or an encoding does not have the
+// characters of a parameter.
+type CharsetError struct {
+	Charset  string // as the response or the caller says
+	Reason   string
+	Response *Response // with its Body; nil if the error concerns the request
+}
+
+func (e *CharsetError) Error() string {
+	return fmt.Sprintf("drakma: charset %q: %s", e.Charset, e.Reason)
+}
+
+// A DecodeError says that the body of a response could not be decoded as JSON.
+type DecodeError struct {
+	Err      error // of encoding/json
+	Response *Response
+}
+
+func (e *DecodeError) Error() string {
+	return fmt.Sprintf("drakma: %s: %v", e.Response.URL, e.Err)
+}
+
+func (e *DecodeError) Unwrap() error { return e.Err }
+
+// A ChallengeError says that the server asked for digest authorization in a way that cannot
+// be answered: malformed, by an unknown algorithm, or with auth-int for a body that is not
+// in memory.
+type ChallengeError struct {
+	Reason   string
+	Response *Response // with status 401
+}
+
+func (e *ChallengeError) Error() string {
+	return fmt.Sprintf("drakma: %s: digest authorization: %s", e.Response.URL, e.Reason)
+}

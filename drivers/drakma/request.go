@@ -1,0 +1,330 @@
+package drakma
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/onloop/eventloop"
+	"golang.org/x/net/html/charset"
+)
+
+// ErrSent is the error of a [Request] that is sent a second time.
+var ErrSent = errors.New("drakma: the request was sent before")
+
+// A Request is a request in preparation. Its methods add to it and return it, so that calls
+// can be chained; something that is not valid is the error of the future. The methods
+// that return a future send it, and only one of them may be called, once. A Request must
+// not be used by two goroutines at a time.
+type Request struct {
+	client *Client
+	ctx    context.Context
+	method string
+	url    string
+	err    error // the first mistake
+	sent   bool
+
+	query        []param
+	form         url.Values // nil: none
+	encoding     string     // of query and form; "" is UTF-8
+	headers      eventloop.HTTPHeaders
+	body         body
+	user         string
+	password     string
+	digest       bool
+	charset      string // of the response; "" is detected
+	host         string
+	maxRedirects int
+	autoReferer  bool
+	decompress   bool
+	check        bool
+	retry        Retry
+	timeout      time.Duration
+}
+
+type param struct{ name, value string }
+
+// mistake notes the first error.
+func (r *Request) mistake(format string, args ...any) {
+	if r.err == nil {
+		r.err = fmt.Errorf("drakma: "+format, args...)
+	}
+}
+
+// Query adds a parameter to the query of the URL. Parameters are sent in the order of the
+// calls, after those that the URL has already.
+func (r *Request) Query(name, value string) *Request {
+	r.query = append(r.query, param{name, value})
+	return r
+}
+
+// Form makes the body a form with these values (application/x-www-form-urlencoded), sorted
+// by name. Of the methods that set a body, the last one that is called counts.
+func (r *Request) Form(values url.Values) *Request {
+	r.body, r.form = nil, url.Values{}
+	for name, vs := range values {
+		r.form[name] = slices.Clone(vs)
+	}
+	return r
+}
+
+// Encoding sets the character encoding of the parameters of Query and Form, by its name
+// in the WHATWG registry, such as "iso-8859-1". The default is UTF-8. A character that the
+// encoding does not have is an error.
+func (r *Request) Encoding(name string) *Request {
+	r.encoding = name
+	return r
+}
+
+// Header sets a field, instead of one of that name in [Options.Headers].
+func (r *Request) Header(name, value string) *Request {
+	r.headers.Set(name, value)
+	return r
+}
+
+// Accept sets the field Accept.
+func (r *Request) Accept(mediaTypes string) *Request { return r.Header("Accept", mediaTypes) }
+
+// UserAgent sets the field User-Agent.
+func (r *Request) UserAgent(name string) *Request { return r.Header("User-Agent", name) }
+
+// Host sends another host than that of the URL in the field Host. The connection is to the
+// host of the URL. It is not sent after a redirect to another host.
+func (r *Request) Host(host string) *Request {
+	r.host = host
+	return r
+}
+
+// BasicAuth authorizes the request with a user and a password (RFC 7617). Like all
+// authorization it is not sent to another scheme, host or port after a redirect.
+func (r *Request) BasicAuth(user, password string) *Request {
+	if strings.Contains(user, ":") {
+		r.mistake("the user %q of basic authorization contains a colon", user)
+	}
+	return r.Header("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user+":"+password)))
+}
+
+// Bearer authorizes the request with a token (RFC 6750).
+func (r *Request) Bearer(token string) *Request {
+	return r.Header("Authorization", "Bearer "+token)
+}
+
+// DigestAuth authorizes the request with a user and a password by the scheme Digest (RFC
+// 7616), with MD5, SHA-256 or SHA-512-256, their -sess variants, and the qualities of
+// protection auth and auth-int, or none, as older servers have it. The request is sent
+// once to get the challenge of the server, unless the client has one of an earlier request
+// to the server, and once more to answer it. A nonce that the server calls stale is
+// replaced.
+//
+// A challenge that cannot be answered is a [*ChallengeError]. If the server
+// refuses the answer, its response, with status 401, is the result, and so it is if the
+// body cannot be sent twice: see [Request.Body].
+func (r *Request) DigestAuth(user, password string) *Request {
+	r.user, r.password, r.digest = user, password, true
+	return r
+}
+
+// Range asks for the bytes from first to last, both included; with a negative last, for
+// those from first to the end; with a negative first, for as many at the end. The response
+// has status 206 if the server takes part, and 200 and everything if it does not.
+func (r *Request) Range(first, last int64) *Request {
+	switch {
+	case first < 0:
+		return r.Header("Range", "bytes="+strconv.FormatInt(first, 10))
+	case last < 0:
+		return r.Header("Range", fmt.Sprintf("bytes=%d-", first))
+	case last < first:
+		r.mistake("the range %d-%d is empty", first, last)
+	}
+	return r.Header("Range", fmt.Sprintf("bytes=%d-%d", first, last))
+}
+
+// JSON makes the body the JSON encoding of v, which is encoded at once.
+func (r *Request) JSON(v any) *Request {
+	p, err := json.Marshal(v)
+	if err != nil {
+		r.mistake("%w", err)
+	}
+	return r.setBody(bytesBody("application/json", p))
+}
+
+// Data makes p the body, with this media type. p must not change until the request has
+// ended.
+func (r *Request) Data(mediaType string, p []byte) *Request {
+	return r.setBody(bytesBody(mediaType, p))
+}
+
+// Body sends what b gives, with this media type. b is read as
+// [eventloop.HTTPOptions.BodyReader] is: by a goroutine of the request, in chunks, and it
+// is closed if it is an io.Closer. To send what the loop produces piece by piece, use the
+// reader of [eventloop.NewPipe].
+//
+// Such a body can be sent once only: no retry, no redirect with status 307 or 308 and no
+// challenge is answered. A *bytes.Reader, *bytes.Buffer or *strings.Reader is read at once,
+// and can be sent again.
+func (r *Request) Body(mediaType string, b io.Reader) *Request {
+	switch b := b.(type) {
+	case *bytes.Reader, *bytes.Buffer, *strings.Reader:
+		p, err := io.ReadAll(b)
+		if err != nil {
+			r.mistake("%w", err)
+		}
+		return r.setBody(bytesBody(mediaType, p))
+	case nil:
+		r.mistake("the body is nil")
+		return r
+	default:
+		return r.setBody(&readerBody{mediaType: mediaType, r: b})
+	}
+}
+
+// BodyFile sends the contents of a file, with this media type. The file is read by a
+// goroutine of the request. One that changes meanwhile is an error that matches
+// [ErrFileChanged]; the server never gets the whole request then.
+func (r *Request) BodyFile(mediaType, path string) *Request {
+	return r.setBody(&fileBody{mediaType: mediaType, file: File("", path)})
+}
+
+// Multipart makes the body a form of these parts (multipart/form-data), in their order. If
+// the length of each is known, which is not so with [Reader], the server is told the length of
+// the whole.
+func (r *Request) Multipart(parts ...Part) *Request {
+	return r.setBody(newMultipart(parts))
+}
+
+func (r *Request) setBody(b body) *Request {
+	r.body, r.form = b, nil
+	return r
+}
+
+// Charset says what encoding the text of the response has, whatever the response says: a
+// name in the WHATWG registry. It concerns [Request.Text] and [Response.Text].
+func (r *Request) Charset(name string) *Request {
+	r.charset = name
+	return r
+}
+
+// Timeout bounds the request with all that belongs to it: redirects, retries and the time
+// between them, authorization. It is an error that matches [eventloop.ErrTimeout]. If a
+// retry would come too late, the last response or error is the result at once. Zero or
+// negative: none, except those of [Options.Client].
+func (r *Request) Timeout(d time.Duration) *Request {
+	r.timeout = d
+	return r
+}
+
+// Redirects sets how many redirects are followed: 10 by default. One more is an error that
+// matches [eventloop.ErrHTTPRedirects]. With 0 the response that redirects is the
+// result. 301, 302 and 303 turn methods other than HEAD into GET, without a body; 307 and
+// 308 send the same again. A redirect without a valid Location, or to a scheme other than
+// http and https, is the result.
+func (r *Request) Redirects(n int) *Request {
+	r.maxRedirects = max(n, 0)
+	return r
+}
+
+// AutoReferer sends, after a redirect, the URL that redirected in the field Referer:
+// without user and password, and not from https to http.
+func (r *Request) AutoReferer() *Request {
+	r.autoReferer = true
+	return r
+}
+
+// Decompress says whether the server may compress the response, which is then decompressed.
+// The default is true.
+func (r *Request) Decompress(on bool) *Request {
+	r.decompress = on
+	return r
+}
+
+// Check makes a status of 400 or more a [*StatusError]. It is implied by Text, Bytes, Into
+// and Save.
+func (r *Request) Check() *Request {
+	r.check = true
+	return r
+}
+
+// Retry sets how this request is repeated, instead of [Options.Retry].
+func (r *Request) Retry(retry Retry) *Request {
+	r.retry = retry
+	return r
+}
+
+// target returns the URL with the query.
+func (r *Request) target() (*url.URL, error) {
+	u, err := url.Parse(r.url)
+	if err != nil {
+		return nil, fmt.Errorf("drakma: %w", err)
+	}
+	if r.client.base != nil {
+		u = r.client.base.ResolveReference(u)
+	}
+	if !isHTTP(u) {
+		return nil, fmt.Errorf("drakma: %q is not an absolute http or https URL", u.Redacted())
+	}
+	if len(r.query) == 0 {
+		return u, nil
+	}
+	encoded := make([]string, 0, len(r.query)+1)
+	if u.RawQuery != "" {
+		encoded = append(encoded, u.RawQuery)
+	}
+	for _, q := range r.query {
+		s, err := encodeParam(r.encoding, q)
+		if err != nil {
+			return nil, err
+		}
+		encoded = append(encoded, s)
+	}
+	u.RawQuery = strings.Join(encoded, "&")
+	return u, nil
+}
+
+// formBody returns the body of Form.
+func (r *Request) formBody() (body, error) {
+	var pairs []string
+	names := make([]string, 0, len(r.form))
+	for name := range r.form {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		for _, value := range r.form[name] {
+			s, err := encodeParam(r.encoding, param{name, value})
+			if err != nil {
+				return nil, err
+			}
+			pairs = append(pairs, s)
+		}
+	}
+	return bytesBody("application/x-www-form-urlencoded", []byte(strings.Join(pairs, "&"))), nil
+}
+
+// encodeParam returns a parameter as it is sent.
+func encodeParam(encoding string, p param) (string, error) {
+	if encoding == "" {
+		return url.QueryEscape(p.name) + "=" + url.QueryEscape(p.value), nil
+	}
+	enc, _ := charset.Lookup(encoding)
+	if enc == nil {
+		return "", &CharsetError{Charset: encoding, Reason: "unknown"}
+	}
+	var out [2]string
+	for i, s := range []string{p.name, p.value} {
+		b, err := enc.NewEncoder().String(s)
+		if err != nil {
+			return "", &CharsetError{Charset: encoding, Reason: fmt.Sprintf("cannot encode %q", s)}
+		}
+		out[i] = url.QueryEscape(b)
+	}
+	return out[0] + "=" + out[1], nil
+}

@@ -1,0 +1,52 @@
+package drakma
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"github.com/onloop/eventloop"
+)
+
+// A Response is a response, with what it took to get it.
+type Response struct {
+	// The response of the HTTP client. Redirects counts all that were followed.
+	*eventloop.HTTPResponse
+
+	// Attempts is how many requests were sent: 1, and one more for each redirect, each
+	// retry and each challenge that was answered.
+	Attempts int
+
+	charset string // of Request.Charset
+}
+
+// Text returns the body as UTF-8. Its encoding is that of, in this order: Request.Charset,
+// a byte order mark, the field Content-Type, the meta element of HTML or the declaration of
+// XML; else UTF-8, if the text is valid as that, and windows-1252 if it is not. A text that
+// is not in the encoding that was found is a [*CharsetError].
+//
+// Text converts the whole body. [Request.Text] does so on another goroutine if the body
+// is large.
+func (r *Response) Text() (string, error) {
+	s, err := decodeText(r.Body, r.Header("Content-Type"), r.charset)
+	if e, ok := errors.AsType[*CharsetError](err); ok {
+		e.Response = r
+	}
+	return s, err
+}
+
+// JSON decodes the body into v, as [json.Unmarshal] does, whatever Content-Type says. Its
+// error is a [*DecodeError].
+func (r *Response) JSON(v any) error {
+	if err := json.Unmarshal(bytes.TrimPrefix(r.Body, []byte("\xEF\xBB\xBF")), v); err != nil {
+		return &DecodeError{err, r}
+	}
+	return nil
+}
+
+// Cookies returns the cookies that the response sets, without those that are malformed.
+func (r *Response) Cookies() []*http.Cookie {
+	h := http.Response{Header: http.Header{"Set-Cookie": r.Headers.Values("Set-Cookie")}}
+	return h.Cookies()
+}

@@ -1,0 +1,109 @@
+package drakma
+
+import (
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/onloop/eventloop"
+)
+
+const (
+	defaultMinWait = 100 * time.Millisecond
+	defaultMaxWait = 30 * time.Second
+)
+
+// Retry says how a request is repeated. The zero Retry means that it is not, except as the
+// HTTP client of the loop does: see [eventloop.HTTPClient.Do].
+//
+// A request is repeated if its method is idempotent (RFC 9110 section 9.2.2) or it has the
+// field Idempotency-Key, and its body can be sent again; and if the response has status 429
+// or 503, or the request failed because the server could not be reached (a failed lookup,
+// [eventloop.ErrRefused], [eventloop.ErrReset], [eventloop.ErrTimeout] of the client's
+// settings) or ended the connection too early. It is not repeated when [Request.Stream]
+// has delivered data.
+type Retry struct {
+	// Max is how often a request is repeated at most.
+	Max int
+
+	// MinWait is the time before the first repetition, doubled for each further one, up
+	// to MaxWait; half of the time is random. Zero: 100 ms.
+	MinWait time.Duration
+
+	// MaxWait bounds the time before a repetition. If the field Retry-After of a response
+	// asks for more time than that, the response is the result at once; if it asks for
+	// less, the request is repeated after exactly that time. Zero: 30 s.
+	MaxWait time.Duration
+}
+
+// backoff returns the time before repetition n, which counts from 0.
+func (r Retry) backoff(n int) time.Duration {
+	wait, limit := r.MinWait, r.MaxWait
+	if wait <= 0 {
+		wait = defaultMinWait
+	}
+	if limit <= 0 {
+		limit = defaultMaxWait
+	}
+	for ; n > 0 && wait < limit; n-- {
+		wait *= 2
+	}
+	wait = min(wait, limit)
+	return wait/2 + rand.N(wait/2+1)
+}
+
+// after returns the time that a response asks for, or the backoff if it asks for none; and
+// whether that is allowed.
+func (r Retry) after(value string, n int, now time.Time) (time.Duration, bool) {
+	wait, ok := retryAfter(value, now)
+	if !ok {
+		return r.backoff(n), true
+	}
+	limit := r.MaxWait
+	if limit <= 0 {
+		limit = defaultMaxWait
+	}
+	return wait, wait <= limit
+}
+
+// retryAfter parses the field Retry-After: seconds or a date.
+func retryAfter(value string, now time.Time) (time.Duration, bool) {
+	if value == "" {
+		return 0, false
+	}
+	if strings.Trim(value, "0123456789") == "" {
+		seconds, err := strconv.ParseUint(value, 10, 31)
+		if err != nil {
+			seconds = 1<<31 - 1 // longer than any limit
+		}
+		return time.Duration(seconds) * time.Second, true
+	}
+	date, err := http.ParseTime(value)
+	if err != nil {
+		return 0, false
+	}
+	return max(date.Sub(now), 0), true
+}
+
+// isTransient reports whether another attempt may succeed.
+func isTransient(err error) bool {
+	for _, e := range []error{eventloop.ErrTimeout, eventloop.ErrRefused, eventloop.ErrReset, eventloop.ErrDNS, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// isIdempotent reports whether a request may be sent twice.
+func isIdempotent(method string, headers eventloop.HTTPHeaders) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete, http.MethodOptions, http.MethodTrace, "PROPFIND", "SEARCH", "REPORT":
+		return true
+	}
+	return headers.Get("Idempotency-Key") != ""
+}
