@@ -72,9 +72,14 @@ func New(l *eventloop.Loop, opts Options) *Client {
 		c.http = l.HTTP()
 	}
 	if opts.BaseURL != "" {
-		if c.base, c.err = url.Parse(opts.BaseURL); c.err == nil && !isHTTP(c.base) {
-			c.err = fmt.Errorf("drakma: the BaseURL %q is not an absolute http or https URL", opts.BaseURL)
+		base, err := url.Parse(opts.BaseURL)
+		switch {
+		case err != nil:
+			c.err = invalidURL(err)
+		case !isHTTP(base):
+			c.err = fmt.Errorf("drakma: the BaseURL %q is not an absolute http or https URL", base.Redacted())
 		}
+		c.base = base
 	}
 	return c
 }

@@ -263,7 +263,7 @@ func (r *Request) Retry(retry Retry) *Request {
 func (r *Request) target() (*url.URL, error) {
 	u, err := url.Parse(r.url)
 	if err != nil {
-		return nil, fmt.Errorf("drakma: %w", err)
+		return nil, invalidURL(err)
 	}
 	if r.client.base != nil {
 		u = r.client.base.ResolveReference(u)
@@ -287,6 +287,14 @@ func (r *Request) target() (*url.URL, error) {
 	}
 	u.RawQuery = strings.Join(encoded, "&")
 	return u, nil
+}
+
+// invalidURL returns an error of url.Parse without the URL, which may have a password.
+func invalidURL(err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err
+	}
+	return fmt.Errorf("drakma: the URL is not valid: %w", err)
 }
 
 // formBody returns the body of Form.

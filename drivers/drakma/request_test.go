@@ -48,6 +48,8 @@ func TestFormEncodes(t *testing.T) {
 func TestMistakesAreTheErrorOfTheFuture(t *testing.T) {
 	for name, f := range map[string]func(ctx context.Context, d *Client) *Request{
 		"url":      func(ctx context.Context, d *Client) *Request { return d.Get(ctx, "http://%zz/") },
+		"password": func(ctx context.Context, d *Client) *Request { return d.Get(ctx, "ftp://u:secret@x/") },
+		"control":  func(ctx context.Context, d *Client) *Request { return d.Get(ctx, "http://u:secret@x/\x01") },
 		"relative": func(ctx context.Context, d *Client) *Request { return d.Get(ctx, "/x") },
 		"scheme":   func(ctx context.Context, d *Client) *Request { return d.Get(ctx, "ftp://x/") },
 		"field":    func(ctx context.Context, d *Client) *Request { return d.Get(ctx, "http://x/").Header("A B", "c") },
@@ -70,13 +72,15 @@ func TestMistakesAreTheErrorOfTheFuture(t *testing.T) {
 		},
 	} {
 		_, err := result(t, Options{}, func(ctx context.Context, d *Client) *eventloop.Future[*Response] { return f(ctx, d).Do() })
-		if err == nil {
-			t.Errorf("%s: no error", name)
+		if err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: the error is %v", name, err)
 		}
 	}
-	_, err := result(t, Options{BaseURL: "example.com"}, func(ctx context.Context, d *Client) *eventloop.Future[*Response] { return d.Get(ctx, "/").Do() })
-	if err == nil {
-		t.Error("BaseURL: no error")
+	for _, base := range []string{"example.com", "ftp://u:secret@x", "http://u:secret@x/\x01"} {
+		_, err := result(t, Options{BaseURL: base}, func(ctx context.Context, d *Client) *eventloop.Future[*Response] { return d.Get(ctx, "/").Do() })
+		if err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("BaseURL %s: the error is %v", base, err)
+		}
 	}
 }
 
