@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -82,6 +83,7 @@ const (
 // begin returns the call of a request. A request has one call at most.
 func (r *Request) begin(s sink) *call {
 	c := &call{Request: *r, sink: s}
+	c.headers = slices.Clone(r.headers) // Header changes them in place
 	if r.sent {
 		c.err = ErrSent
 	}

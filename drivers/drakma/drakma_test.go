@@ -22,7 +22,7 @@ func TestLogHeadersToAStream(t *testing.T) {
 		w.Header().Set("X-Test", "yes")
 		w.WriteHeader(http.StatusNoContent)
 	})
-	var b logBuffer
+	var b bytes.Buffer
 	must(t, Options{Log: &b}, func(ctx context.Context, d *Client) *eventloop.Future[*Response] {
 		return d.Get(ctx, s.URL+"/a?b=c").BasicAuth("nanook", "igloo").Header("Cookie", "x=secret").Header("X-Auth-Token", "secret").Accept("*/*").Do()
 	})

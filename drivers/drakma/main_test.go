@@ -1,7 +1,6 @@
 package drakma
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"net/http"
@@ -70,5 +69,3 @@ func equal[T comparable](t *testing.T, what string, got, want T) {
 		t.Errorf("%s is %v, want %v", what, got, want)
 	}
 }
-
-type logBuffer = bytes.Buffer

@@ -112,6 +112,7 @@ func TestARequestIsSentOnce(t *testing.T) {
 		r := New(l, Options{}).Get(ctx, s.URL)
 		r.Do().Then(func(_ *Response, err error) { equal(t, "the error", err, nil) })
 		r.Text().Then(func(_ string, err error) { equal(t, "the error", err, ErrSent) })
+		r.Into(new(int)).Then(func(_ *Response, err error) { equal(t, "the error", err, ErrSent) })
 	})
 }
 
