@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -758,4 +759,23 @@ func TestHTTPRequestEndsThoughItsBodyCallsGoexitInClose(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantEqual(t, "body", string(res.Body), "ok")
+}
+
+// A nil pointer as a body is an error of the request, which ends.
+func TestHTTPABodyThatIsANilPointerIsAnError(t *testing.T) {
+	err := runLoop(t, nil, func(l *eventloop.Loop) {
+		for name, body := range map[string]io.Reader{
+			"buffer": (*bytes.Buffer)(nil), "bytes": (*bytes.Reader)(nil), "string": (*strings.Reader)(nil), "file": (*os.File)(nil),
+		} {
+			l.HTTP().Do(context.Background(), "POST", "http://127.0.0.1:1/", &eventloop.HTTPOptions{BodyReader: body}).Then(
+				func(_ *eventloop.HTTPResponse, err error) {
+					if err == nil {
+						t.Errorf("%s: no error", name)
+					}
+				})
+		}
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }

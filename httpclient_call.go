@@ -108,6 +108,7 @@ func (c *httpCall) describe() string {
 var (
 	errNoMethod    = errors.New("method is not valid")
 	errConnect     = errors.New("method CONNECT is for proxies")
+	errNilReader   = errors.New("BodyReader is a nil pointer")
 	errTwoBodies   = errors.New("both Body and BodyReader are set")
 	errShortLength = errors.New("negative ContentLength")
 	errOnlyGetBody = errors.New("GetBody without BodyReader")
@@ -131,6 +132,8 @@ func (c *httpCall) prepare(method string) error {
 	switch {
 	case err != nil:
 		return err
+	case isNilBody(o.BodyReader):
+		return errNilReader
 	case o.BodyReader != nil && o.Body != nil:
 		return errTwoBodies
 	case o.ContentLength < 0:

@@ -26,6 +26,20 @@ type uploadSource struct {
 	file  bool  // the length is that of a file, which may change
 }
 
+// isNilBody reports whether r is a nil pointer of one of the types whose length is asked
+// for: that would be a panic.
+func isNilBody(r io.Reader) bool {
+	switch r := r.(type) {
+	case *bytes.Buffer:
+		return r == nil
+	case *bytes.Reader:
+		return r == nil
+	case *strings.Reader:
+		return r == nil
+	}
+	return false
+}
+
 // bodyLength returns the length of the body, -1 if it is not known.
 func (c *httpCall) bodyLength() int64 {
 	o := c.opts

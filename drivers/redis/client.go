@@ -67,10 +67,9 @@ func New(l *eventloop.Loop, o *Options) (*Client, error) {
 // commands are pending, or the client is closed. The arguments are those of [Do], and
 // blocking commands are refused as well.
 func (c *Client) Send(args ...any) error {
-	if len(args) > 0 {
-		if s := specialOf(args[0]); s.kind == blocks || s.refused(&c.Commands, args) {
-			return s.refusal(args)
-		}
+	s, args := specialOf(args)
+	if s.kind == blocks || s.refused(&c.Commands, args) {
+		return s.refusal(args)
 	}
 	return c.pipe.send(nil, nil, args...)
 }

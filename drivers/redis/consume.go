@@ -165,7 +165,7 @@ func (s *Consumer) got(entries []Entry, err error) {
 	switch {
 	case s.over:
 		return
-	case isCode(err, "NOGROUP"):
+	case isCode(err, "NOGROUP"), isCode(err, "WRONGTYPE"): // another attempt would fail as well
 		s.end(err)
 		return
 	case err == ErrNil: // nothing has come for a while
@@ -205,11 +205,23 @@ func (s *Consumer) deliver(entries []Entry) {
 			s.hand[e.ID] = d
 			s.c.l.Post(func() {
 				if !s.over && !s.closed.Load() {
-					s.o.OnEntry(d)
+					s.call(d)
 				}
 			})
 		}
 	}
+}
+
+// call calls OnEntry. After a panic the entry stays pending, and makes room for another.
+func (s *Consumer) call(d *Delivery) {
+	returned := false
+	defer func() {
+		if !returned {
+			d.Release()
+		}
+	}()
+	s.o.OnEntry(d)
+	returned = true
 }
 
 // claim takes over entries of other consumers, from time to time.

@@ -162,3 +162,37 @@ func TestAConsumerNeedsNames(t *testing.T) {
 		}
 	})
 }
+
+// With CatchPanics, a panic in OnEntry leaves its entry pending and takes no place from
+// the others.
+func TestAConsumerGoesOnAfterAPanic(t *testing.T) {
+	server := redistest.Start(t)
+	var panics, entries int
+	cfg := &eventloop.Config{CatchPanics: true, EventHandler: func(err error) {
+		if _, ok := errors.AsType[*eventloop.PanicError](err); ok {
+			panics++
+		}
+	}}
+	err := eventloop.Run(t.Context(), cfg, func(l *eventloop.Loop) error {
+		c, err := redis.New(l, &redis.Options{Addr: server.Addr})
+		if err != nil {
+			return err
+		}
+		ctx := t.Context()
+		c.XGroupCreate(ctx, "panics", "g", "0").Ignore()
+		for i := range 5 {
+			c.XAdd(ctx, "panics", "n", i).Ignore()
+		}
+		var s *redis.Consumer
+		s, err = c.Consume(redis.ConsumeOptions{Stream: "panics", Group: "g", Consumer: "me", Parallel: 1, OnEntry: func(d *redis.Delivery) {
+			if entries++; entries == 5 {
+				s.Close()
+			}
+			panic("not this one")
+		}})
+		return err
+	})
+	if err != nil || entries != 5 || panics != 5 {
+		t.Errorf("%v, %d entries, %d panics, want 5 of each", err, entries, panics)
+	}
+}

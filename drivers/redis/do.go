@@ -49,10 +49,7 @@ func Do[T any](ctx context.Context, x Runner, args ...any) *eventloop.Future[T] 
 }
 
 func do[T any](ctx context.Context, x *Commands, decode func(v resp.Value) (T, error), args ...any) *eventloop.Future[T] {
-	var s special
-	if len(args) > 0 {
-		s = specialOf(args[0])
-	}
+	s, args := specialOf(args)
 	switch {
 	case s.kind == 0:
 	case s.refused(x, args):

@@ -28,6 +28,7 @@ type pipe struct {
 	retryAt int64 // before it there is no attempt to connect, see queue.clock
 	retry   *eventloop.Timer
 	timer   *eventloop.Timer // for the oldest request
+	waiting bool             // the timer was late; see waitsForLoop
 	armed   bool
 	lost    error // why there is no connection
 }
@@ -201,6 +202,9 @@ func (p *pipe) timedOut() {
 	p.armed = false
 	now := p.clock()
 	if due := p.oldestDue(); due > 0 && due <= now {
+		if p.waitsForLoop(time.Duration(now - due)) {
+			return
+		}
 		if p.link != nil && p.link.up && p.link.inFlight.len > 0 {
 			p.link.endOverdue(errGivenUp, now)
 		}
@@ -208,6 +212,23 @@ func (p *pipe) timedOut() {
 	}
 	p.armTimer()
 }
+
+// waitsForLoop gives replies that have arrived time to be read, if the timer is late: the
+// callback that has held up the loop has held up reading as well. It reports whether the
+// timer is armed again.
+func (p *pipe) waitsForLoop(late time.Duration) bool {
+	if p.waiting = !p.waiting && late > lateTimer; !p.waiting {
+		return false
+	}
+	p.armed = true
+	p.timer.Reset(lateGrace)
+	return true
+}
+
+const (
+	lateTimer = 10 * time.Millisecond // that late the timer is only if a callback is slow
+	lateGrace = 50 * time.Millisecond
+)
 
 // notSent is the error of commands that time out before they are sent.
 func (p *pipe) notSent() error {

@@ -3,6 +3,7 @@ package redis
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -57,8 +58,55 @@ var specials = map[string]special{
 	"waitaof": {kind: private, hint: "Client.Session, because it waits for writes of its own connection"},
 }
 
-// specialOf returns what is special about the command name, if anything.
-func specialOf(name any) special {
+// specialOf returns what is special about a command, if anything, and its arguments. If
+// it is special, or begins with a slice, each argument is one word: what is refused as
+// separate words must not pass in a slice.
+func specialOf(args []any) (special, []any) {
+	if len(args) > 0 && isSlice(args[0]) {
+		args = flatten(nil, args)
+	}
+	if len(args) == 0 {
+		return special{}, args
+	}
+	s := specialName(args[0])
+	if s.kind != 0 && slices.ContainsFunc(args, isSlice) {
+		args = flatten(nil, args)
+	}
+	return s, args
+}
+
+// isSlice reports whether an argument is as many words as it has elements.
+func isSlice(a any) bool {
+	switch a.(type) {
+	case []string, [][]byte, []any:
+		return true
+	}
+	return false
+}
+
+// flatten adds the words of args to dst.
+func flatten(dst, args []any) []any {
+	for _, a := range args {
+		switch a := a.(type) {
+		case []string:
+			for _, s := range a {
+				dst = append(dst, s)
+			}
+		case [][]byte:
+			for _, p := range a {
+				dst = append(dst, p)
+			}
+		case []any:
+			dst = flatten(dst, a)
+		default:
+			dst = append(dst, a)
+		}
+	}
+	return dst
+}
+
+// specialName returns what is special about the command name, if anything.
+func specialName(name any) special {
 	var buf [16]byte // longer names are not special
 	n := 0
 	switch name := name.(type) {

@@ -13,7 +13,8 @@ import (
 // A Tx is a transaction. Its methods collect commands, and [Tx.Exec] sends all of them,
 // between MULTI and EXEC, so that the server executes them without others in between.
 // The futures of the commands have results when the transaction was executed. A failure
-// of the transaction is reported by the future of Exec.
+// of the transaction is reported by the future of Exec. A transaction that has commands
+// keeps the loop alive until Exec or [Tx.Discard].
 type Tx struct {
 	Commands
 

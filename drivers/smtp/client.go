@@ -122,6 +122,9 @@ const (
 // followed by further attempts, while the mails wait. Any other, such as wrong
 // credentials, is the error of all mails that wait, if there is no other session.
 func (c *Client) Send(ctx context.Context, m Mail) *eventloop.Future[Receipt] {
+	if ctx == nil {
+		panic("smtp: nil context")
+	}
 	j := &job{c: c, mail: m}
 	if j.Init(c.owner) != nil {
 		return &j.Future // it has failed

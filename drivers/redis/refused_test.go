@@ -1,0 +1,83 @@
+package redis_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/drivers/redis"
+)
+
+// What is refused as separate words is refused in slices as well, however they are
+// nested: it would change the connection that all commands share.
+func TestWhatIsRefusedIsRefusedInSlicesToo(t *testing.T) {
+	law(t, anyServer, redis.Options{}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+		for _, args := range [][]any{
+			{"SELECT", "2"},
+			{[]string{"SELECT", "2"}},
+			{[]string{"subscribe", "x"}},
+			{[]string{}, "MULTI"},
+			{[]any{[]string{"QUIT"}}},
+			{[][]byte{[]byte("MONITOR")}},
+			{"CLIENT", []string{"REPLY", "OFF"}},
+			{"CLIENT", []string{}, []any{"reply"}, "SKIP"},
+		} {
+			c.Do(background(), args...).Then(func(_ redis.Reply, err error) {
+				if err == nil || !strings.Contains(err.Error(), "cannot be sent by Do") {
+					t.Errorf("Do(%q): %v", args, err)
+				}
+			})
+			if err := c.Send(args...); err == nil || !strings.Contains(err.Error(), "cannot be sent by Do") {
+				t.Errorf("Send(%q): %v", args, err)
+			}
+		}
+		if err := c.Send([]string{"BLPOP", "key", "1"}); err == nil {
+			t.Error("Send of a blocking command succeeded")
+		}
+		c.Do(background(), []string{"ECHO", "x"}).Then(func(r redis.Reply, err error) {
+			if r.String() != `"x"` || err != nil {
+				t.Errorf("ECHO in a slice: %v, %v", r, err)
+			}
+		})
+	})
+}
+
+// A callback that is slower than the timeout does not lose the replies that have come
+// meanwhile.
+func TestASlowCallbackDoesNotMakeRepliesOverdue(t *testing.T) {
+	law(t, anyServer, redis.Options{Timeout: 300 * time.Millisecond}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+		c.Do(background(), "ECHO", "first").Then(func(redis.Reply, error) {
+			results := 0
+			for range 20 {
+				c.Do(background(), "ECHO", "x").Then(func(_ redis.Reply, err error) {
+					if results++; err != nil {
+						t.Errorf("result %d: %v", results, err)
+					}
+				})
+			}
+			// The commands have left, and their replies come during the callback.
+			l.AfterFunc(0, func() { time.Sleep(400 * time.Millisecond) })
+			l.OnExit(func() {
+				if results != 20 {
+					t.Errorf("%d results, want 20", results)
+				}
+			})
+		})
+	})
+}
+
+func TestACommandIsOverdueOnlyAfterItsTimeout(t *testing.T) {
+	silent := func() *fake {
+		return &fake{command: func(*peer, []string) (string, bool) { return silence, true }}
+	}
+	law(t, silent, redis.Options{Timeout: time.Second}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+		began := time.Now()
+		c.Do(background(), "ECHO", "x").Then(func(_ redis.Reply, err error) {
+			if d := time.Since(began); d != time.Second || !errors.Is(err, eventloop.ErrTimeout) {
+				t.Errorf("%v after %v, want a timeout after 1s", err, d)
+			}
+		})
+	})
+}
