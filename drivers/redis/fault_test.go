@@ -173,19 +173,6 @@ func TestFaultServerShutsDownInOrder(t *testing.T) {
 	})
 }
 
-func TestFaultServerStopsForLongerThanTheTimeouts(t *testing.T) {
-	underFault(t, redis.Options{Timeout: 150 * time.Millisecond, ConnectTimeout: 150 * time.Millisecond}, func(task *eventloop.Task, s *redistest.Server, ld *load) {
-		s.Cmd.Process.Signal(syscall.SIGSTOP)
-		// First those that were sent, then those that wait for a connection.
-		waitFor(t, task, "overdue replies", func() bool { return ld.bad["overdue"] > 0 })
-		waitFor(t, task, "timeouts", func() bool { return ld.bad["not sent"] >= 200 })
-		s.Cmd.Process.Signal(syscall.SIGCONT)
-		if ld.bad["certain"] > 0 {
-			t.Errorf("failures: %v", ld.bad)
-		}
-	})
-}
-
 func TestFaultServerClosesConnections(t *testing.T) {
 	underFault(t, redis.Options{}, func(task *eventloop.Task, s *redistest.Server, ld *load) {
 		admin, err := redis.New(task.Loop(), &redis.Options{Addr: s.Path})

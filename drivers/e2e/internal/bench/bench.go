@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"text/tabwriter"
 	"time"
 )
@@ -196,11 +195,9 @@ type state struct {
 }
 
 func look(c *Counter) state {
-	var u syscall.Rusage
-	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return state{time.Now(), c.Sum(), u.Utime.Nano() + u.Stime.Nano(), m.Mallocs}
+	return state{time.Now(), c.Sum(), cpuTime(), m.Mallocs}
 }
 
 // resident returns the resident memory of the process in MB, on Linux.
