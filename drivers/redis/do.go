@@ -15,7 +15,8 @@ import (
 // loop asks for leaves in one write.
 //
 // When the context of a command ends, its future fails at once with the cause of the
-// context; if the command was sent, the error matches [ErrUncertain], too. Commands of a
+// context; if the command was sent, the error matches [ErrUncertain], too. The context of
+// a task ends with the task, and cancels what the task did not wait for. Commands of a
 // [Tx] do not use their contexts.
 type Commands struct {
 	p  *pipe

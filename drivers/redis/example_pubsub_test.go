@@ -100,8 +100,8 @@ func ExampleSubscription_Pause() {
 			})
 		}})
 		s.Ready().Await(t)
-		c.Publish(t.Context(), "c", 1).Ignore()
-		c.Publish(t.Context(), "c", 2).Ignore()
+		c.Publish(context.Background(), "c", 1).Ignore() // the context of the task ends with it
+		c.Publish(context.Background(), "c", 2).Ignore()
 		return nil
 	})
 	// Output:
