@@ -249,7 +249,7 @@ func ExampleClient_Tx() {
 
 func ExampleClient_Watch() {
 	inTask(func(t *eventloop.Task, c *redis.Client) error {
-		c.Set(t.Context(), "stock", 3).Ignore()
+		c.Set(t.Context(), "stock", 3).Await(t) // Watch has a connection of its own
 		// Take two, if there are two; again, if another client takes some meanwhile.
 		err := c.Watch(t, []string{"stock"}, func(s *redis.Session, tx *redis.Tx) error {
 			n, err := redis.Do[int](t.Context(), s, "GET", "stock").Await(t)
