@@ -2,6 +2,7 @@ package beanstalk_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -420,4 +421,38 @@ func TestAReserveJobThatIsCanceledIsReleasedWithItsPriority(t *testing.T) {
 		equal(t, "commands", strings.Join(s.got(), ";"), "reserve-job 7;delete 7;reserve-job 7;stats-job 7;release 7 9 0")
 		return nil
 	})
+}
+
+// After Close a job of ReserveJob is not settled any more: its connection is about to be
+// closed. Before Close it is.
+func TestAReservedJobIsNotSettledAfterClose(t *testing.T) {
+	for _, first := range []string{"close", "delete"} {
+		s := &script{}
+		s.more = func(command string) (string, bool) {
+			return "RESERVED 7 1\r\nx", command == "reserve-job 7"
+		}
+		virtually(t, nil, s.serve, func(k *eventloop.Task, c *beanstalk.Client) error {
+			j, err := c.ReserveJob(bg, 7).Await(k)
+			if err != nil {
+				return err
+			}
+			if first == "delete" {
+				deleted := j.Delete()
+				c.Close()
+				_, err := deleted.Await(k)
+				return err
+			}
+			c.Close()
+			_, err = j.Delete().Await(k)
+			wantErr(t, "Delete", err, net.ErrClosed)
+			if errors.Is(err, beanstalk.ErrUncertain) {
+				t.Errorf("Delete: %v, but it was not sent", err)
+			}
+			_, err = j.Touch().Await(k)
+			wantErr(t, "Touch", err, net.ErrClosed)
+			k.Sleep(time.Minute)
+			equal(t, "commands", strings.Join(s.got(), ";"), "reserve-job 7")
+			return nil
+		})
+	}
 }

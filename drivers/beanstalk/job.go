@@ -97,15 +97,33 @@ func (j *Job) Bury(priority uint32) *eventloop.Future[struct{}] {
 
 // Touch gives the job its whole time to run from now on.
 func (j *Job) Touch() *eventloop.Future[struct{}] {
+	if err := j.refused(); err != nil {
+		return failed[struct{}](j.c, err)
+	}
 	x := j.call(wire.Append(nil, "touch", j.ID), kind(wire.Touched))
 	j.c.l.Post(func() { j.send(x, false) })
 	return &x.Future
 }
 
 func (j *Job) settle(command []byte, decode func(r wire.Reply) (struct{}, error, bool)) *eventloop.Future[struct{}] {
+	if err := j.refused(); err != nil {
+		return failed[struct{}](j.c, err)
+	}
 	x := j.call(command, decode)
 	j.c.l.Post(func() { j.send(x, true) })
 	return &x.Future
+}
+
+// refused returns why the client takes no command about the job any more. Close of the
+// client waits for the jobs of consumers, but not for those of ReserveJob: the connection
+// would be closed behind the command, whose outcome would then be uncertain.
+func (j *Job) refused() error {
+	if j.slot != nil {
+		return nil
+	}
+	j.c.mu.Lock()
+	defer j.c.mu.Unlock()
+	return j.c.closing
 }
 
 // call makes a command about the job. Its owner is the client's, because the command may
