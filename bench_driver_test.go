@@ -60,20 +60,20 @@ func BenchmarkRequest(b *testing.B) {
 // bareRequest, promisedRequest and futureRequest have room for what a driver notes about
 // a request.
 type bareRequest struct {
-	cb    func(string, error)
-	notes [3]uint64
+	cb func(string, error)
+	_  [3]uint64
 }
 
 func newBareRequest(cb func(string, error)) *bareRequest { return &bareRequest{cb: cb} }
 
 type promisedRequest struct {
 	eventloop.Promise[string]
-	notes [3]uint64
+	_ [3]uint64
 }
 
 type futureRequest struct {
 	resolve func(string, error)
-	notes   [3]uint64
+	_       [3]uint64
 }
 
 // benchRequests makes b.N requests, n at a time.

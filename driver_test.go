@@ -462,7 +462,7 @@ func TestARequestOfADriverIsOneAllocation(t *testing.T) {
 	}
 	type record struct {
 		eventloop.Promise[string]
-		args [3]string
+		_ [3]string
 	}
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		o := newOwner(t, l)

@@ -132,7 +132,7 @@ func TestRedirectsCookiesAndCodingsWorkOverATransport(t *testing.T) {
 	transport := doubled(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/" {
 			http.SetCookie(w, &http.Cookie{Name: "a", Value: "b"})
-			http.Redirect(w, r, "/next", 307)
+			http.Redirect(w, r, "/next", http.StatusTemporaryRedirect)
 			return
 		}
 		body, _ := io.ReadAll(r.Body)

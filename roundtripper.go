@@ -153,6 +153,7 @@ func (t *httpTrip) prepare() error {
 	if c.body != nil {
 		c.loop.usesForeign.Store(true)
 	}
+	//lint:ignore SA1019 net/http obeys Cancel, and so does every RoundTripper
 	if req.Cancel != nil {
 		t.done = make(chan struct{})
 		done := t.done
@@ -301,6 +302,7 @@ func isInMemory(body io.Reader) bool {
 // watchCancel ends the request when Request.Cancel is closed.
 func (t *httpTrip) watchCancel(done chan struct{}) {
 	select {
+	//lint:ignore SA1019 net/http obeys Cancel, and so does every RoundTripper
 	case <-t.req.Cancel:
 		t.call.abort(context.Canceled)
 	case <-done:

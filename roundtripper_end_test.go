@@ -126,6 +126,7 @@ func testTripEnd(t *testing.T, phase httpPhase, how, where string) {
 		}
 		req := newRequest(t, method, phase.url, body)
 		req = req.WithContext(ctx)
+		//lint:ignore SA1019 net/http obeys Cancel, and so does every RoundTripper
 		req.Cancel = abort
 		for _, h := range opts.Headers {
 			req.Header.Set(h.Name, h.Value)
