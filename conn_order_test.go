@@ -231,6 +231,7 @@ func TestUnreadIsBoundedCopiesAndEndsWithTheConnection(t *testing.T) {
 	r, cfg := newTape(&eventloop.ConnConfig{MaxBuffered: 10})
 	c, peer := adopt(t, l, cfg)
 	await(t, c.Connected())
+	onLoop(t, l, func() {}) // the callbacks of being connected are over: they deliver what is unread
 	p := []byte("def")
 	wantEqual(t, "Unread", c.Unread(p), nil)
 	copy(p, "xyz")

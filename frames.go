@@ -161,7 +161,8 @@ func (cl *connLoop) takesFrames(cfg *ConnConfig) bool {
 // without copying: copying a large frame once per chunk would take quadratic time.
 func (cl *connLoop) keepPart(part []byte, all bool) {
 	c := (*Conn)(cl)
-	inChunk := c.chunk != nil && c.chunk.Len() > 0 && &c.chunk.Bytes()[0] == &part[0]
+	// Without holding, the chunk is the connection's goroutine's, which may be taking one.
+	inChunk := c.holding.Load() && c.chunk != nil && c.chunk.Len() > 0 && &c.chunk.Bytes()[0] == &part[0]
 	if !all || inChunk || poisons {
 		part = slices.Clone(part)
 	}
