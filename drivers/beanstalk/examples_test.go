@@ -1,56 +1,11 @@
 package beanstalk_test
 
 import (
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"path/filepath"
-	"strings"
 	"testing"
+
+	"github.com/onloop/eventloop/internal/exampletest"
 )
 
-// needsNoExample has methods that complete an interface, or are the same everywhere.
-var needsNoExample = map[string]bool{"Error": true, "Is": true, "Unwrap": true, "Timeout": true, "String": true, "Ref": true, "Unref": true}
-
-// Every exported function has an example, and every exported method is called by one.
 func TestEveryEntryPointHasAnExample(t *testing.T) {
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	examples, calls := make(map[string]bool), make(map[string]bool)
-	var entries []*ast.FuncDecl
-	for _, name := range files {
-		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments|parser.SkipObjectResolution)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, d := range f.Decls {
-			fn, ok := d.(*ast.FuncDecl)
-			switch {
-			case !ok:
-			case !strings.HasSuffix(name, "_test.go"):
-				if fn.Name.IsExported() && !needsNoExample[fn.Name.Name] {
-					entries = append(entries, fn)
-				}
-			case strings.HasPrefix(fn.Name.Name, "Example"):
-				examples[strings.TrimPrefix(fn.Name.Name, "Example")] = true
-				ast.Inspect(fn, func(n ast.Node) bool {
-					if s, ok := n.(*ast.SelectorExpr); ok {
-						calls[s.Sel.Name] = true
-					}
-					return true
-				})
-			}
-		}
-	}
-	for _, fn := range entries {
-		name := fn.Name.Name
-		if fn.Recv == nil && !examples[name] {
-			t.Errorf("%s has no example", name)
-		}
-		if fn.Recv != nil && !calls[name] {
-			t.Errorf("no example calls the method %s", name)
-		}
-	}
+	exampletest.Check(t, exampletest.Rules{})
 }

@@ -53,7 +53,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		shared, addr = s, s.addr
-	} else if run := flag.Lookup("test.run"); os.Getenv("CI") != "1" && run.Value.String() == "" {
+	} else if run := flag.Lookup("test.run"); os.Getenv("CI") == "" && run.Value.String() == "" {
 		fmt.Println("examples are skipped:", noServer)
 		flag.Set("test.run", "^(Test|Fuzz)")
 	}
@@ -115,7 +115,7 @@ func (s *server) signal(t *testing.T, sig syscall.Signal) {
 func real(t *testing.T, args ...string) *server {
 	t.Helper()
 	if findServer() == "" {
-		if os.Getenv("CI") == "1" {
+		if os.Getenv("CI") != "" {
 			t.Fatal(noServer)
 		}
 		t.Skip(noServer)

@@ -18,7 +18,7 @@ func TestMain(m *testing.M) {
 
 func TestEveryRivalWorks(t *testing.T) {
 	if _, err := findServer(); err != nil {
-		if os.Getenv("CI") == "1" {
+		if os.Getenv("CI") != "" {
 			t.Fatal(err)
 		}
 		t.Skip(err)
