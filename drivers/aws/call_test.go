@@ -249,30 +249,3 @@ func TestTheEndOfTheLoopEndsCalls(t *testing.T) {
 		})
 	}
 }
-
-func TestRedirectsAreThoseOfTheSDKsOwnClient(t *testing.T) {
-	for _, status := range []int{301, 302, 303, 307, 308} {
-		target := record(xmlAnswer(200, `<Distribution><Id>E1</Id></Distribution>`))
-		s := record(func(n int, w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Location", target.URL+"/elsewhere")
-			w.WriteHeader(status)
-		})
-		follow, calls := status >= 307, 0
-		onLoop(t, s, func(l *eventloop.Loop, w *eventloop.Workers, c *cloudfront.Client) {
-			awsloop.Call(background(), w, c.GetDistribution, &cloudfront.GetDistributionInput{Id: aws.String("E1")}).Then(func(_ *cloudfront.GetDistributionOutput, err error) {
-				if calls++; (err == nil) != follow {
-					t.Errorf("%d: %v", status, err)
-				}
-			})
-		})
-		target.Close()
-		switch reqs := target.requests(); {
-		case calls != 1 || len(s.requests()) != 1:
-			t.Errorf("%d: %d results of %d requests", status, calls, len(s.requests()))
-		case !follow && len(reqs) != 0, follow && len(reqs) != 1:
-			t.Errorf("%d: %d requests to the other server", status, len(reqs))
-		case follow && reqs[0].header.Get("X-Amz-Security-Token") != "":
-			t.Errorf("%d: the session token went to another host", status)
-		}
-	}
-}
