@@ -1,10 +1,13 @@
 package s3loop
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,7 +54,8 @@ const (
 // cannot happen when the loop ends by force, or if the server is away: have a lifecycle rule
 // for incomplete multipart uploads on the bucket.
 //
-// An error of the upload is an [*Error]; an upload that never began fails with that of
+// An error of the upload is an [*Error], also if the body or the client panics: it then wraps
+// an [*eventloop.PanicError]. An upload that never began fails with the error of
 // [eventloop.WorkOn]. If ctx ends, it matches the cause. When the upload fails, the writer is
 // closed: Write returns an error, and OnDrain is no longer called.
 func Upload(ctx context.Context, w *eventloop.Workers, c Putter, in *UploadInput, opts ...func(*UploadOptions)) (*eventloop.PipeWriter, *eventloop.Future[*UploadOutput]) {
@@ -174,7 +178,34 @@ func (u *upload) transfer(ctx context.Context, cancel context.CancelCauseFunc) (
 	}}
 	opts = append(opts, u.opts...)
 	opts = append(opts, func(o *UploadOptions) { o.S3 = &failFast{o.S3, cancel} })
-	return transfermanager.New(u.c, opts...).UploadObject(ctx, &u.in)
+	out, err := transfermanager.New(u.c, opts...).UploadObject(ctx, &u.in)
+	if p := u.source.panicked; p != nil && !errors.Is(err, p) {
+		err = errors.Join(err, p) // another failure was first
+	}
+	return out, err
+}
+
+// guard calls f, which is code of the application, and returns a panic in it as a
+// [*eventloop.PanicError]. The transfer manager must not see panics: it would neither end its
+// goroutines nor abort the upload, and in those goroutines nothing would recover.
+func guard[T any](f func() (T, error)) (v T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = newPanicError(p)
+		}
+	}()
+	return f()
+}
+
+// newPanicError is called by the deferred function that recovered. The stack begins with
+// the panic.
+func newPanicError(value any) *eventloop.PanicError {
+	stack := debug.Stack()
+	if i := bytes.Index(stack, []byte("\npanic(")); i >= 0 {
+		head, _, _ := bytes.Cut(stack, []byte("\n"))
+		stack = append(head, stack[i:]...) // i is not before the end of head
+	}
+	return &eventloop.PanicError{Value: value, Stack: stack}
 }
 
 // A failFast ends an upload with the first part that fails. The transfer manager itself
@@ -185,11 +216,17 @@ type failFast struct {
 }
 
 func (c *failFast) UploadPart(ctx context.Context, in *s3.UploadPartInput, opts ...func(*s3.Options)) (*s3.UploadPartOutput, error) {
-	out, err := c.Putter.UploadPart(ctx, in, opts...)
+	out, err := guard(func() (*s3.UploadPartOutput, error) { return c.Putter.UploadPart(ctx, in, opts...) })
 	if err != nil {
 		c.cancel(err)
 	}
 	return out, err
+}
+
+func (c *failFast) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMultipartUploadInput, opts ...func(*s3.Options)) (*s3.CompleteMultipartUploadOutput, error) {
+	return guard(func() (*s3.CompleteMultipartUploadOutput, error) {
+		return c.Putter.CompleteMultipartUpload(ctx, in, opts...)
+	})
 }
 
 // A source is the body of an upload. It verifies at the end of the content what was known
@@ -202,6 +239,8 @@ type source struct {
 	wrong  error // what another length means
 	file   statter
 	before fs.FileInfo // of file
+
+	panicked error // a *eventloop.PanicError; set by Read, which the upload's goroutine calls
 }
 
 type statter interface{ Stat() (fs.FileInfo, error) }
@@ -236,9 +275,21 @@ func (s *source) begin(in *UploadInput) error {
 	return nil
 }
 
-// Read implements io.Reader. If the context has ended, its error says so: the transfer
-// manager prefers any other to it.
+// Read implements io.Reader. A panic in the body is an error.
 func (s *source) Read(p []byte) (int, error) {
+	if s.panicked != nil {
+		return 0, s.panicked
+	}
+	n, err := guard(func() (int, error) { return s.read(p) })
+	if _, ok := err.(*eventloop.PanicError); ok {
+		s.panicked = err
+	}
+	return n, err
+}
+
+// read reads and verifies. If the context has ended, its error says so: the transfer manager
+// prefers any other to it.
+func (s *source) read(p []byte) (int, error) {
 	if err := s.ctx.Err(); err != nil {
 		return 0, err
 	}

@@ -437,6 +437,136 @@ func TestABodyOfAnotherLengthIsNotUploaded(t *testing.T) {
 	}
 }
 
+// A panicOf is a reader that panics after some bytes, and a file whose second Stat panics
+// if it is at its end before.
+type panicOf struct {
+	io.Reader
+	value any
+}
+
+func (p *panicOf) Read(b []byte) (int, error) {
+	n, err := p.Reader.Read(b)
+	if err == io.EOF {
+		panic(p.value)
+	}
+	return n, err
+}
+
+type panicInStat struct {
+	*os.File
+	value any
+	stats int
+}
+
+func (p *panicInStat) Stat() (os.FileInfo, error) {
+	if p.stats++; p.stats == 2 {
+		panic(p.value)
+	}
+	return p.File.Stat()
+}
+
+func TestAPanicInTheBodyAbortsTheUpload(t *testing.T) {
+	oops := errors.New("oops")
+	for _, n := range []int{0, partSize - 1, partSize, partSize + 1, 4*partSize + 1} {
+		for what, body := range map[string]io.Reader{
+			"Read": &panicOf{bytes.NewReader(randomBytes(n)), oops},
+			"Stat": &panicInStat{File: tempFile(t, randomBytes(n)), value: oops},
+		} {
+			results := 0
+			onLoop(t, func(l *eventloop.Loop, w *eventloop.Workers, c *s3.Client, s *server) {
+				p := &spy{Putter: c}
+				in := target("a")
+				in.Body = body
+				s3loop.UploadFrom(background(), w, p, in, smallParts).Then(outcome(&results, func(err error) {
+					e, typed := errors.AsType[*s3loop.Error](err)
+					if !typed || e.Op != s3loop.OpUpload || e.Offset != int64(n) || !errors.Is(err, oops) {
+						t.Errorf("%s after %d bytes: %v", what, n, err)
+					}
+					pe, ok := errors.AsType[*eventloop.PanicError](err)
+					if !ok || pe.Value != oops || !strings.Contains(pe.Error(), what) || strings.Contains(string(pe.Stack), "recover") {
+						t.Errorf("%s after %d bytes: not the panic: %v", what, n, err)
+					}
+					if aborts := p.count("abort"); (n >= partSize) != (aborts == 1) || s.get("a") != nil {
+						t.Errorf("%s after %d bytes: %d aborts", what, n, aborts)
+					}
+				}))
+			})
+			if results != 1 {
+				t.Errorf("%s after %d bytes: %d results", what, n, results)
+			}
+		}
+	}
+}
+
+// A panicking is a client with a fault: middleware, or a provider of credentials.
+type panicking struct {
+	*spy
+	op    string
+	value any
+}
+
+func (p *panicking) UploadPart(ctx context.Context, in *s3.UploadPartInput, o ...func(*s3.Options)) (*s3.UploadPartOutput, error) {
+	if p.op == "part" {
+		panic(p.value)
+	}
+	return p.spy.UploadPart(ctx, in, o...)
+}
+
+func (p *panicking) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMultipartUploadInput, o ...func(*s3.Options)) (*s3.CompleteMultipartUploadOutput, error) {
+	if p.op == "complete" {
+		panic(p.value)
+	}
+	return p.spy.CompleteMultipartUpload(ctx, in, o...)
+}
+
+func TestAPanicInTheClientAbortsTheUpload(t *testing.T) {
+	oops := errors.New("oops")
+	for _, op := range []string{"part", "complete"} {
+		results := 0
+		onLoop(t, func(l *eventloop.Loop, w *eventloop.Workers, c *s3.Client, s *server) {
+			p := &panicking{&spy{Putter: c}, op, oops}
+			writer, f := s3loop.Upload(background(), w, p, target("a"), smallParts)
+			writer.Write(randomBytes(3 * partSize))
+			writer.Close()
+			f.Then(outcome(&results, func(err error) {
+				_, typed := errors.AsType[*s3loop.Error](err)
+				pe, ok := errors.AsType[*eventloop.PanicError](err)
+				if !typed || !ok || pe.Value != oops || p.count("abort") != 1 || s.get("a") != nil {
+					t.Errorf("%s: %v; %d aborts", op, err, p.count("abort"))
+				}
+			}))
+		})
+		if results != 1 {
+			t.Errorf("%s: %d results", op, results)
+		}
+	}
+}
+
+// The part fails first. That closes the body, whose Read panics because of it.
+func TestAPanicAfterAFailureIsNotLost(t *testing.T) {
+	broken, results := errors.New("broken"), 0
+	onLoop(t, func(l *eventloop.Loop, w *eventloop.Workers, c *s3.Client, s *server) {
+		body := &countingBody{}
+		body.Reader = io.MultiReader(bytes.NewReader(randomBytes(partSize)), readerFunc(func([]byte) (int, error) {
+			for body.closes.Load() == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			panic("oops")
+		}))
+		in := target("a")
+		in.Body = body
+		p := &spy{Putter: c, fail: map[string]error{"part": broken}}
+		s3loop.UploadFrom(background(), w, p, in, smallParts).Then(outcome(&results, func(err error) {
+			if pe, ok := errors.AsType[*eventloop.PanicError](err); !ok || pe.Value != "oops" || !is(broken)(err) || p.count("abort") != 1 {
+				t.Errorf("%v; %d aborts", err, p.count("abort"))
+			}
+		}))
+	})
+	if results != 1 {
+		t.Errorf("%d results", results)
+	}
+}
+
 func TestTheEndOfTheLoopEndsAnUpload(t *testing.T) {
 	for _, n := range []int{0, partSize + 1} {
 		var f *eventloop.Future[*s3loop.UploadOutput]
