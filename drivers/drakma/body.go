@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/onloop/eventloop"
@@ -167,30 +168,28 @@ func (p *Part) open() io.ReadCloser {
 	return io.NopCloser(bytes.NewReader(p.data))
 }
 
-// A fileReader reads a file, and fails if the file is not what stat has seen.
+// A fileReader reads a file, and fails if the file is not what stat has seen. One goroutine
+// calls Read, and any may call Close meanwhile.
 type fileReader struct {
 	path    string
-	f       *os.File // nil before the first Read
-	left    int64
 	size    int64
 	modTime time.Time
+	left    int64 // of the goroutine that reads
+
+	mu     sync.Mutex // guards the following; not held while the file system is waited for
+	f      *os.File   // nil before the first Read
+	closed bool
 }
 
 func (r *fileReader) Read(b []byte) (int, error) {
-	if r.f == nil {
-		f, err := os.Open(r.path)
-		if err != nil {
-			return 0, err
-		}
-		r.f = f
-		if err := r.unchanged(); err != nil {
-			return 0, err
-		}
+	f, err := r.file()
+	if err != nil {
+		return 0, err
 	}
 	if r.left == 0 {
 		return 0, io.EOF
 	}
-	n, err := r.f.Read(b[:min(int64(len(b)), r.left)])
+	n, err := f.Read(b[:min(int64(len(b)), r.left)])
 	r.left -= int64(n)
 	switch {
 	case err == io.EOF:
@@ -200,15 +199,44 @@ func (r *fileReader) Read(b []byte) (int, error) {
 	case r.left == 0:
 		// The last bytes are kept back if the file is not what it was: the server must
 		// not take the request for whole.
-		if err := r.unchanged(); err != nil {
+		if err := r.unchanged(f); err != nil {
 			return 0, err
 		}
 	}
 	return n, nil
 }
 
-func (r *fileReader) unchanged() error {
-	info, err := r.f.Stat()
+// file returns the file. The first call opens it.
+func (r *fileReader) file() (*os.File, error) {
+	if f, err := r.opened(nil); f != nil || err != nil {
+		return f, err
+	}
+	f, err := os.Open(r.path)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := r.opened(f); err != nil {
+		f.Close() // Close came first
+		return nil, err
+	}
+	return f, r.unchanged(f)
+}
+
+// opened returns the file if it is open, after it has set it to f if that is not nil.
+func (r *fileReader) opened(f *os.File) (*os.File, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, os.ErrClosed
+	}
+	if f != nil {
+		r.f = f
+	}
+	return r.f, nil
+}
+
+func (r *fileReader) unchanged(f *os.File) error {
+	info, err := f.Stat()
 	if err == nil && (info.Size() != r.size || !info.ModTime().Equal(r.modTime)) {
 		err = fmt.Errorf("%s: %w", r.path, ErrFileChanged)
 	}
@@ -216,10 +244,14 @@ func (r *fileReader) unchanged() error {
 }
 
 func (r *fileReader) Close() error {
-	if r.f == nil {
+	r.mu.Lock()
+	f := r.f
+	r.f, r.closed = nil, true
+	r.mu.Unlock()
+	if f == nil {
 		return nil
 	}
-	return r.f.Close()
+	return f.Close()
 }
 
 // A multipart is a form of parts.
@@ -305,42 +337,78 @@ func (m *multipart) apply(opts *eventloop.HTTPOptions) {
 		}
 		size += int64(len(m.head(i))) + m.parts[i].size
 	}
-	setReader(opts, size, func() io.ReadCloser {
-		var list []io.ReadCloser
-		for i := range m.parts {
-			list = append(list, io.NopCloser(strings.NewReader(m.head(i))), m.parts[i].open())
-		}
-		return &readers{append(list, io.NopCloser(strings.NewReader(m.tail())))}
-	})
+	setReader(opts, size, m.open)
 }
 
-// readers read one after the other, and close each when it is at its end.
-type readers struct{ list []io.ReadCloser }
+// open returns the form.
+func (m *multipart) open() io.ReadCloser {
+	var list []io.ReadCloser
+	for i := range m.parts {
+		list = append(list, io.NopCloser(strings.NewReader(m.head(i))), m.parts[i].open())
+	}
+	return &readers{list: append(list, io.NopCloser(strings.NewReader(m.tail())))}
+}
+
+// readers read one after the other, and close each when it is at its end. One goroutine calls
+// Read, and any may call Close meanwhile, which closes the reader that is being read, so that
+// a Read that waits returns.
+type readers struct {
+	mu     sync.Mutex      // guards the following; not held during a call of a reader
+	list   []io.ReadCloser // those that are not closed yet
+	closed bool
+}
 
 func (r *readers) Read(b []byte) (int, error) {
-	for len(r.list) > 0 {
-		n, err := r.list[0].Read(b)
-		if err == io.EOF {
-			err = r.list[0].Close()
-			r.list = r.list[1:]
+	for {
+		first, err := r.first()
+		if err != nil {
+			return 0, err
 		}
-		if n > 0 || err != nil {
+		n, err := first.Read(b)
+		if err == io.EOF {
+			err = r.closeFirst()
+		}
+		if n > 0 || err != nil || len(b) == 0 {
 			return n, err
 		}
-		if len(b) == 0 {
-			return 0, nil
-		}
 	}
-	return 0, io.EOF
 }
 
-func (r *readers) Close() error {
-	var errs []error
-	for _, c := range r.list {
-		errs = append(errs, c.Close())
+// first returns the reader that is to be read.
+func (r *readers) first() (io.Reader, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.closed:
+		return nil, os.ErrClosed
+	case len(r.list) == 0:
+		return nil, io.EOF
 	}
-	r.list = nil
-	return errors.Join(errs...)
+	return r.list[0], nil
+}
+
+// closeFirst closes the first reader, unless Close does.
+func (r *readers) closeFirst() error {
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return os.ErrClosed
+	}
+	first := r.list[0]
+	r.list = r.list[1:]
+	r.mu.Unlock()
+	return first.Close()
+}
+
+func (r *readers) Close() (err error) {
+	r.mu.Lock()
+	list := r.list
+	r.list, r.closed = nil, true
+	r.mu.Unlock()
+	for _, c := range list {
+		defer func() { err = errors.Join(err, c.Close()) }() // also after a panic in another one
+	}
+	return nil
 }
 
 // prepared calls f when the body is prepared, on the loop or at once.
