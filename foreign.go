@@ -180,7 +180,7 @@ func (c *httpCall) abandon() {
 		return
 	}
 	if c.trip != nil {
-		c.trip.end(ErrLoopClosed)
+		c.trip.end(ErrLoopClosed, nil)
 	} else {
 		c.future.fail(ErrLoopClosed)
 	}

@@ -38,9 +38,11 @@ import (
 // RoundTrip returns when the head of the response is there. It does what net/http asks
 // of a RoundTripper: it does not change the request, follows no redirects, neither
 // sends nor stores cookies, adds no Authorization, and always closes the body of the
-// request, if need be after it has returned. It does not ask for compression, so the
-// body is what the server sends. Request.Cancel and GetBody are used, and a body that is
-// an io.Seeker can be sent again, too. A method CONNECT is an error.
+// request, if need be after it has returned, and never on the loop. It does not ask for
+// compression, so the body is what the server sends. Request.Cancel and GetBody are used,
+// and a body that is an io.Seeker can be sent again, too. A method CONNECT is an error.
+// The hooks of package net/http/httptrace are not called: a net/http/httptrace.ClientTrace
+// in the request's context has no effect.
 //
 // The body of the response is read ahead by up to 256 KB; then the server has to wait.
 // An open body is a pending request: it keeps the loop alive, and the end of the
@@ -49,6 +51,10 @@ import (
 // http.ErrBodyReadAfterClose. The body of a response with status 101 (Switching
 // Protocols) is an io.ReadWriteCloser over the connection, to which no timeout of the
 // client applies any more.
+//
+// A panic in Read or Close of the request's body is an error of RoundTrip. If there is a
+// response, a panic in Read before its end is the error of its body, and a panic in Close
+// is reported like one in a callback: see [Config].CatchPanics.
 //
 // An error is an [*OpError] as of [HTTPClient.Do]. At the end of the context it matches
 // the error of the context and its cause, and Timeout reports whether a time was over.
@@ -64,39 +70,70 @@ func (rt *roundTripper) CloseIdleConnections() { (*HTTPClient)(rt).CloseIdle() }
 // RoundTrip implements http.RoundTripper.
 func (rt *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	c := (*HTTPClient)(rt)
-	task, err := c.loop.caller()
-	if err != nil {
-		closeRequest(req)
-		return nil, err
-	}
 	t := &httpTrip{req: req}
 	t.init(c)
-	if err := c.loop.register(&t.call.handle, &t.call, kindHTTPClient, false); err != nil {
-		closeRequest(req)
+	task, err := c.loop.caller()
+	onLoop := task != nil || err != nil
+	if rerr := c.loop.register(&t.call.handle, &t.call, kindHTTPClient, false); rerr != nil {
+		t.discard(onLoop)
+		return nil, cmp.Or(err, rerr)
+	}
+	if err != nil {
+		t.refuse(err, false)
 		return nil, err
 	}
 	c.loop.count.httpSent.Add(1)
-	if err := t.prepare(); err != nil {
-		t.refuse()
-		return nil, t.call.failure(err)
-	}
-	if t.mayBeEmpty() {
-		t.probe(task)
-	}
-	t.call.submit()
+	t.send(task)
 	return t.await(task)
 }
 
-// closeRequest closes the body of a request that is not sent.
-func closeRequest(req *http.Request) {
-	if req.Body != nil {
-		req.Body.Close()
+// send sends the request, or ends it with an error.
+func (t *httpTrip) send(task *Task) {
+	err := errGoexit // unless the methods of the context return
+	sent, wait := false, task == nil
+	defer func() {
+		if !sent {
+			t.refuse(err, wait)
+		}
+	}()
+	if err = t.prepare(); err != nil {
+		return
+	}
+	wait = false // from here on RoundTrip returns when the context ends
+	if t.mayBeEmpty() {
+		if err = t.probe(task); err != nil {
+			return
+		}
+	}
+	sent = true
+	t.call.submit()
+}
+
+// refuse ends a request that is not sent. If wait is set, the body is closed when it
+// returns. That may take any time, so wait must not be set on the loop.
+func (t *httpTrip) refuse(err error, wait bool) {
+	defer t.call.finish(nil, err) // Close may call runtime.Goexit
+	if wait {
+		t.call.closeBody()
+	}
+}
+
+// discard closes the body of a request that the loop did not accept. Off the loop a
+// panic in Close is the caller's: the loop may not report it any more.
+func (t *httpTrip) discard(onLoop bool) {
+	switch body := t.req.Body; {
+	case body == nil:
+	case !onLoop:
+		body.Close()
+	case t.call.body != nil:
+		go t.call.closeUnused()
 	}
 }
 
 var (
 	errNoURL   = errors.New("nil Request.URL")
-	errNilBody = errors.New("Request.ContentLength without a Body")
+	errNilBody = errors.New("nil Request.Body")
+	errNilData = errors.New("nil pointer")
 )
 
 // init makes t a request of c that is not prepared yet.
@@ -129,8 +166,8 @@ func (t *httpTrip) prepare() error {
 	t.opts.Headers = fieldsOf(req.Header)
 	c.length = req.ContentLength
 	switch {
-	case c.body == nil && req.Body == nil && c.length != 0:
-		return fmt.Errorf("%w: %d bytes", errNilBody, c.length)
+	case req.Body == nil && c.length != 0:
+		return fmt.Errorf("Request.ContentLength=%d with %w", c.length, errNilBody)
 	case c.body == nil:
 		c.length = 0
 	case c.length <= 0 || len(req.TransferEncoding) > 0 && req.TransferEncoding[0] == "chunked":
@@ -260,6 +297,9 @@ func (t *httpTrip) takeBody() error {
 		return nil
 	}
 	body := t.req.Body
+	if isNilBody(unwrapped(body)) {
+		return errNilData
+	}
 	if c.length > 0 && httpclient.Inline(int(min(c.length, 1<<20))) && !c.expect && isInMemory(body) {
 		t.opts.Body = make([]byte, c.length)
 		if _, err := io.ReadFull(body, t.opts.Body); err == io.ErrUnexpectedEOF || err == io.EOF {
@@ -287,12 +327,17 @@ var nopCloserTypes = [...]reflect.Type{
 	}{})),
 }
 
-// isInMemory reports whether reading and closing body takes no time.
-func isInMemory(body io.Reader) bool {
+// unwrapped returns the reader in what io.NopCloser has returned.
+func unwrapped(body io.Reader) io.Reader {
 	if t := reflect.TypeOf(body); t == nopCloserTypes[0] || t == nopCloserTypes[1] {
 		body, _ = reflect.ValueOf(body).Field(0).Interface().(io.Reader)
 	}
-	switch body.(type) {
+	return body
+}
+
+// isInMemory reports whether reading and closing body takes no time.
+func isInMemory(body io.Reader) bool {
+	switch unwrapped(body).(type) {
 	case *bytes.Reader, *bytes.Buffer, *strings.Reader:
 		return true
 	}
@@ -309,13 +354,6 @@ func (t *httpTrip) watchCancel(done chan struct{}) {
 	}
 }
 
-// refuse ends a request that was not sent.
-func (t *httpTrip) refuse() {
-	t.detach()
-	t.release()
-	closeRequest(t.req)
-}
-
 // release ends the handle.
 func (t *httpTrip) release() {
 	l := t.call.loop
@@ -330,19 +368,21 @@ func (t *httpTrip) release() {
 func (t *httpTrip) finish(err error) {
 	c := &t.call
 	b := c.body
-	if b == nil || b.state.Load() == bodyClosed {
-		if b != nil && b.panic != nil {
-			err = errors.Join(err, c.opError(b.panic))
-		}
-		t.release()
-		t.end(err)
+	if b != nil && b.state.Load() != bodyClosed {
+		t.end(err, nil)
+		c.loop.usesForeign.Store(true)
+		c.loop.wg.Go(func() {
+			defer t.release() // Close may call runtime.Goexit
+			c.closeUnused()
+		})
 		return
 	}
-	t.end(err)
-	c.loop.wg.Go(func() {
-		defer t.release() // Close may call runtime.Goexit
-		c.closeUnused()
-	})
+	var pe *PanicError
+	if b != nil {
+		pe = b.panic
+	}
+	t.release()
+	t.end(err, pe)
 }
 
 // placeOf is place for the URL of a request, which may change afterwards.
@@ -414,37 +454,54 @@ func (t *httpTrip) mayBeEmpty() bool {
 	return false
 }
 
-// probe waits for the first byte of the body, or its end.
-func (t *httpTrip) probe(task *Task) {
+// probe waits for the first byte of the body, or its end. It returns an error if the
+// request ends meanwhile.
+func (t *httpTrip) probe(task *Task) error {
 	c := &t.call
-	b := &probedBody{src: t.opts.BodyReader, first: looseFuture[int](c.loop)}
+	b := &probedBody{call: c, src: t.opts.BodyReader, first: looseFuture[int](c.loop)}
 	t.opts.BodyReader = b
 	c.loop.goForeign(fmt.Sprintf("Read of a request body, %T", b.src), b.probe)
+	ctx := c.waitContext()
+	stop := context.AfterFunc(ctx, func() { b.first.finish(futureClosed, 0, errOver) })
+	defer stop()
 	var err error
 	if task != nil {
 		_, err = b.first.AwaitTimeout(task, probeTime)
 	} else {
-		ctx, cancel := context.WithTimeout(c.ctx, probeTime)
-		_, err = b.first.Wait(ctx)
+		patience, cancel := context.WithTimeout(ctx, probeTime)
+		_, err = b.first.Wait(patience)
 		cancel()
 	}
 	if err == io.EOF {
-		c.closeBody()
-		c.length, c.expect, c.body = 0, false, nil
+		c.length, c.expect = 0, false
 		t.opts.BodyReader, t.opts.GetBody = nil, nil
 	}
+	if ctx.Err() != nil {
+		return contextError(ctx)
+	}
+	return nil
 }
 
 // A probedBody is a body of which a goroutine reads the first byte.
 type probedBody struct {
+	call  *httpCall
 	src   io.Reader
 	first *Future[int] // how many bytes that Read gave
 	byte  [1]byte
 	taken bool // by Read
 }
 
-// probe is the goroutine.
+// probe is the goroutine. It closes an empty body, since Close is code of the
+// application, too, and must not run on the goroutine of RoundTrip, which may be the
+// loop's.
 func (b *probedBody) probe() {
+	if b.look() == io.EOF {
+		b.call.closeBody()
+	}
+}
+
+// look reads the first byte. It returns the error of that Read if there was no byte.
+func (b *probedBody) look() (err error) {
 	n, err := 0, errGoexit // unless Read returns
 	defer func() {
 		if v := recover(); v != nil {
@@ -455,6 +512,7 @@ func (b *probedBody) probe() {
 	if n, err = b.src.Read(b.byte[:]); n > 0 {
 		err = nil // it comes again
 	}
+	return err
 }
 
 // Read implements io.Reader.

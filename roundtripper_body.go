@@ -3,6 +3,7 @@ package eventloop
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -84,26 +85,26 @@ func (w *tripWaiters) wake() {
 
 // await waits for the head of the response.
 func (t *httpTrip) await(task *Task) (*http.Response, error) {
-	if err := t.awaitHead(task); err != nil {
-		t.call.abort(err)
-		return nil, err
+	res, err := t.awaitHead(task)
+	if err != nil {
+		t.call.abort(err) // has no effect if it has ended
 	}
-	if t.res == nil {
-		return nil, t.err // both are set for good
-	}
-	return t.res, nil
+	return res, err
 }
 
-func (t *httpTrip) awaitHead(task *Task) error {
+func (t *httpTrip) awaitHead(task *Task) (*http.Response, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for !t.ready && t.err == nil {
-		if err := t.waiters.wait(task); err != nil {
+		if err := t.waiters.wait(task); err != nil && t.err == nil {
 			t.closed = true
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	if t.res == nil {
+		return nil, t.err
+	}
+	return t.res, nil
 }
 
 // receive reads the response. On the goroutine of the connection. A response that is
@@ -316,10 +317,21 @@ func (t *httpTrip) unwatch() {
 	}
 }
 
-// end tells how the request has ended. It has no effect on the loop any more.
-func (t *httpTrip) end(err error) {
+// end tells how the request has ended. It has no effect on the loop any more, except
+// that it reports pe, a panic in Close of the body of the request. That is an error of
+// RoundTrip if it has to return one anyway. The response says nothing of it: its body
+// may be empty, or closed before its end.
+func (t *httpTrip) end(err error, pe *PanicError) {
+	c := &t.call
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if pe != nil {
+		if t.over || t.closed || t.res != nil || err == ErrLoopClosed {
+			c.client.loop.strayEvent(pe)
+		} else {
+			err = errors.Join(err, c.opError(pe))
+		}
+	}
 	if t.over {
 		return
 	}

@@ -49,15 +49,17 @@ func TestRoundTripEndsAtOnceInEveryPhase(t *testing.T) {
 					continue
 				}
 				t.Run(phase.name+"/"+how+"/"+where, func(t *testing.T) {
-					synctest.Test(t, func(t *testing.T) { testTripEnd(t, phase, how, where) })
+					synctest.Test(t, func(t *testing.T) { testTripEnd(t, phase, how, where, 700*time.Millisecond) })
+					if strings.HasPrefix(phase.name, "looking") { // RoundTrip does not wait longer for the body
+						synctest.Test(t, func(t *testing.T) { testTripEnd(t, phase, how, where, 100*time.Millisecond) })
+					}
 				})
 			}
 		}
 	}
 }
 
-func testTripEnd(t *testing.T, phase httpPhase, how, where string) {
-	const when = 700 * time.Millisecond
+func testTripEnd(t *testing.T, phase httpPhase, how, where string, when time.Duration) {
 	cfg := eventloop.HTTPClientConfig{}
 	peer, pipe := newHTTPPipe(phase.peer)
 	if cfg.Dial = pipe; phase.peer == nil {
@@ -536,25 +538,181 @@ func TestRoundTripWithABodyThatFails(t *testing.T) {
 	}
 }
 
-// A panic in Close cannot be the error of a request that is over.
+// A panic in Close is reported once: by RoundTrip if that returns an error, and else as
+// an event. The response cannot tell, since its body may be empty, or not be read.
 func TestRoundTripWithABodyWhoseClosePanics(t *testing.T) {
-	s, _ := serveHandler(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+	s, _ := serveHandler(t, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		if r.URL.Path == "/body" {
+			io.WriteString(w, "hi")
+		}
+	})
+	refused := newHTTPPeer(t, func(c net.Conn) { readHTTPHead(bufio.NewReader(c)) })
+	for name, url := range map[string]string{"no body": s.URL, "body": s.URL + "/body", "no response": "http://" + refused.addr, "not sent": "ftp://h"} {
+		for _, method := range []string{"GET", "POST"} {
+			for _, content := range []string{"", "x"} {
+				for _, read := range []bool{false, true} {
+					for _, where := range []string{"goroutine", "task"} {
+						t.Run(fmt.Sprintf("%s/%s %q/read %v/%s", name, method, content, read, where), func(t *testing.T) {
+							testPanicInClose(t, url, method, content, read, where)
+						})
+					}
+				}
+			}
+		}
+	}
+}
+
+func testPanicInClose(t *testing.T, url, method, content string, read bool, where string) {
+	checkLeaks(t)
 	var events []error
+	var failure error
 	cfg := &eventloop.Config{CatchPanics: true, EventHandler: func(err error) { events = append(events, err) }}
 	mustRun(t, cfg, func(l *eventloop.Loop) {
-		l.Go(bg, func(*eventloop.Task) error {
-			res, err := l.HTTP().RoundTripper().RoundTrip(newRequest(t, "POST", s.URL, panicsInClose{io.MultiReader(strings.NewReader("x"))}))
-			if err == nil {
-				_, err = io.ReadAll(res.Body)
+		tripIn(l, where, func() {
+			res, err := l.HTTP().RoundTripper().RoundTrip(newRequest(t, method, url, panicsInClose{io.MultiReader(strings.NewReader(content))}))
+			if err != nil {
+				failure = err
+				return
 			}
-			if pe := new(eventloop.PanicError); errors.As(err, &pe) {
-				events = append(events, err)
+			if read {
+				if _, err := io.ReadAll(res.Body); err != nil {
+					t.Errorf("Read = %v", err)
+				}
 			}
-			return nil
+			res.Body.Close()
 		})
 	})
-	if len(events) != 1 {
-		t.Errorf("events = %v", events)
+	reports := 0
+	for _, err := range append(events, failure) {
+		if pe := new(eventloop.PanicError); errors.As(err, &pe) && pe.Value == "close" {
+			reports++
+		}
+	}
+	if reports != 1 {
+		t.Errorf("reported %d times, in the events %v and the error %v", reports, events, failure)
+	}
+}
+
+// tripIn calls f on a goroutine, or in a task, and keeps the loop alive meanwhile. f may
+// panic or call runtime.Goexit.
+func tripIn(l *eventloop.Loop, where string, f func()) {
+	if where == "task" {
+		l.Go(bg, func(*eventloop.Task) error { f(); return nil }).Ignore()
+		return
+	}
+	release := l.Hold()
+	go func() {
+		defer release()
+		defer func() { recover() }()
+		f()
+	}()
+}
+
+// A badContext is a context with a method that does not return.
+type badContext struct {
+	context.Context
+	done func()
+}
+
+func (c badContext) Done() <-chan struct{} { c.done(); return nil }
+
+// Whatever the code of the application does, the loop ends when its work is done.
+func TestARequestThatDoesNotReachTheConnectionLeavesNothing(t *testing.T) {
+	s, _ := serveHandler(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+	const goes, fails, leaves = "goes", "fails", "leaves"
+	for name, test := range map[string]struct {
+		change func(r *http.Request)
+		how    string
+	}{
+		"Read of a short body that is nil": {func(r *http.Request) { r.Body, r.ContentLength = io.NopCloser((*bytes.Reader)(nil)), 5 }, fails},
+		"Read of a long body that is nil":  {func(r *http.Request) { r.Body, r.ContentLength = io.NopCloser((*strings.Reader)(nil)), 1<<20 }, fails},
+		"Read of a buffer that is nil":     {func(r *http.Request) { r.Body = io.NopCloser((*bytes.Buffer)(nil)) }, fails},
+		"Close of an empty body, Goexit":   {func(r *http.Request) { r.Method, r.Body = "GET", closes{strings.NewReader(""), runtime.Goexit} }, goes},
+		"Close of a body, Goexit":          {func(r *http.Request) { r.Body = closes{strings.NewReader("x"), runtime.Goexit} }, ""}, // which comes first
+		"Close of a refused body, Goexit":  {func(r *http.Request) { r.URL.Scheme = "ftp"; r.Body = closes{strings.NewReader("x"), runtime.Goexit} }, ""},
+		"Done of the context, Goexit":      {func(r *http.Request) { *r = *r.WithContext(badContext{bg, runtime.Goexit}) }, leaves},
+		"Done of the context, panic":       {func(r *http.Request) { *r = *r.WithContext(badContext{bg, func() { panic("done") }}) }, leaves},
+	} {
+		for _, where := range []string{"goroutine", "task"} {
+			if where == "task" && name == "Done of the context, Goexit" {
+				continue // the goroutine that ends is the loop's
+			}
+			t.Run(name+"/"+where, func(t *testing.T) {
+				checkLeaks(t)
+				how := leaves
+				mustRun(t, &eventloop.Config{CatchPanics: true, EventHandler: func(error) {}}, func(l *eventloop.Loop) {
+					req := newRequest(t, "POST", s.URL, io.MultiReader(strings.NewReader("hello")))
+					test.change(req)
+					tripIn(l, where, func() {
+						res, err := l.HTTP().RoundTripper().RoundTrip(req)
+						if how = fails; err == nil {
+							how = goes
+							res.Body.Close()
+						} else if !errors.Is(err, eventloop.ErrHTTP) {
+							t.Errorf("error = %v", err)
+						}
+					})
+				})
+				if test.how != "" {
+					wantEqual(t, "RoundTrip", how, test.how)
+				}
+			})
+		}
+	}
+}
+
+// A closes is a body whose Close is a function.
+type closes struct {
+	io.Reader
+	f func()
+}
+
+func (c closes) Close() error { c.f(); return nil }
+
+// Close of the request body may take any time, so it never runs on the loop.
+func TestCloseOfTheRequestBodyDoesNotHoldUpTheLoop(t *testing.T) {
+	s, _ := serveHandler(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+	for name, test := range map[string]struct{ method, url, content, where string }{
+		"sent":               {"POST", s.URL, "x", "task"},
+		"empty":              {"GET", s.URL, "", "task"},
+		"refused":            {"POST", "ftp://h", "x", "task"},
+		"too late":           {"POST", s.URL, "x", "task that has ended"},
+		"in a callback":      {"POST", s.URL, "x", "callback"},
+		"at the end of loop": {"POST", s.URL, "x", "exit"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			checkLeaks(t)
+			closed := make(chan struct{})
+			mustRun(t, nil, func(l *eventloop.Loop) {
+				do := func() {
+					body := closes{io.MultiReader(strings.NewReader(test.content)), func() {
+						turned := make(chan struct{})
+						if l.Post(func() { close(turned) }) == nil {
+							<-turned
+						}
+						close(closed)
+					}}
+					res, err := l.HTTP().RoundTripper().RoundTrip(newRequest(t, test.method, test.url, body))
+					if err == nil {
+						res.Body.Close()
+					}
+				}
+				ctx, cancel := context.WithCancel(bg)
+				switch test.where {
+				case "callback":
+					do()
+				case "exit":
+					l.OnExit(do)
+				case "task that has ended":
+					l.Go(ctx, func(*eventloop.Task) error { cancel(); do(); return nil }).Ignore()
+				default:
+					l.Go(ctx, func(*eventloop.Task) error { do(); return nil }).Ignore()
+				}
+				l.OnExit(cancel)
+			})
+			wait(t, closed, "Close")
+		})
 	}
 }
 
