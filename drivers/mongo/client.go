@@ -56,10 +56,10 @@ func Connect(l *eventloop.Loop, opts ...*options.ClientOptions) (*Client, error)
 		n = int(*o.MaxPoolSize)
 	}
 	c := &Client{loop: l, mongo: mc, workers: eventloop.NewWorkers(l, n, Kind)}
-	// Not in the end function of the owner: the operations that run must end first, by the
-	// end of their contexts. Disconnecting would wait for them, and then break them.
-	l.OnExit(func() { c.disconnect() })
-	c.owner, err = eventloop.NewOwner(l, Kind, "client", nil)
+	// The end of the loop disconnects in an exit callback, when the operations that run have
+	// ended by the end of their contexts: Disconnect would wait for them. The callback is not
+	// registered before, because the loop would keep it, and c, after Close.
+	c.owner, err = eventloop.NewOwner(l, Kind, "client", func(error) { l.OnExit(func() { c.disconnect() }) })
 	if err != nil {
 		c.disconnect()
 		return nil, err
@@ -91,12 +91,25 @@ func (c *Client) Ping(ctx context.Context) *eventloop.Future[struct{}] {
 // for a second, and closes them. Operations that are not over then fail, and later ones fail
 // with an error that matches mongo.ErrClientDisconnected. Close of a client that is closed
 // has that error.
+//
+// Before Run, the future has its result at once. When the loop ends before the result is
+// there, the future fails with [eventloop.ErrLoopClosed], and the end of the loop disconnects
+// the client.
 func (c *Client) Close() *eventloop.Future[struct{}] {
-	return eventloop.Work(context.Background(), c.loop, func(context.Context) (struct{}, error) {
-		err := c.disconnect()
-		c.owner.Close()
-		return struct{}{}, err
-	})
+	f, resolve := eventloop.NewFuture[struct{}](c.loop)
+	work := eventloop.Work(context.Background(), c.loop, func(context.Context) (struct{}, error) { return struct{}{}, c.close() })
+	if _, err := work.Result(); errors.Is(err, eventloop.ErrNotRunning) {
+		resolve(struct{}{}, c.close()) // no operation can have begun for which it would wait
+		return f
+	}
+	work.Then(resolve)
+	return f
+}
+
+func (c *Client) close() error {
+	err := c.disconnect()
+	c.owner.Close()
+	return err
 }
 
 // Do calls f with the official client on a goroutine of c, and returns a future of its

@@ -13,8 +13,9 @@ import (
 //
 // The methods are those of the official client, with its filters, updates, options and
 // results. Each returns at once. They encode and decode on another goroutine: a filter, an
-// update or a document must not be changed before the future has its result. An error is an
-// [*Error].
+// update or a document must not be changed before the future has its result. The error of an
+// operation is an [*Error]; one that has not begun, and one whose code to encode or decode
+// panics, fail as [eventloop.WorkOn] says.
 type Collection[T any] struct {
 	client *Client
 	coll   *mongo.Collection

@@ -30,14 +30,21 @@ func (e *DecodeError) Unwrap() error { return e.Err }
 // last one; options.Find().SetBatchSize says how large they are.
 //
 // A document that is not a T ends the cursor with a [*DecodeError], after the documents
-// before it. The end of ctx ends it, too. Find panics if onDocument or onEnd is nil.
+// before it. The end of ctx ends it, too. A panic in onDocument is one in a callback; with
+// Config.CatchPanics the next document follows, or onEnd. A panic in code that decodes ends
+// the cursor with an error that wraps the [*eventloop.PanicError], without the documents of
+// the same batch.
+//
+// After [Cursor.Close] neither function is called, nor when the loop has ended, nor when it
+// ends by force before. Find may be called before Run, and then begins with it. Find panics if
+// onDocument or onEnd is nil.
 func (c *Collection[T]) Find(ctx context.Context, filter any, onDocument func(v T), onEnd func(err error), opts ...options.Lister[options.FindOptions]) *Cursor {
 	return start(ctx, c, "Find", c.find(filter, opts), onDocument, onEnd)
 }
 
 // All returns a sequence of the documents that match the filter, for a task, which waits for
-// each batch. An error is the last element: an [*Error] as of Find, or the end of the task's
-// context.
+// each batch. An error is the last element: an [*Error] as of Find, the end of the task's
+// context, or the [*eventloop.PanicError] of code that decodes.
 func (c *Collection[T]) All(t *eventloop.Task, filter any, opts ...options.Lister[options.FindOptions]) iter.Seq2[T, error] {
 	return all[T](t, c, "All", c.find(filter, opts))
 }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"testing"
+	"time"
+	"weak"
 
 	"github.com/onloop/eventloop"
 	mongoloop "github.com/onloop/eventloop/drivers/mongo"
@@ -187,6 +190,104 @@ func TestCloseDisconnects(t *testing.T) {
 	})
 }
 
+func TestAFailedCloseThatNothingHandlesIsReported(t *testing.T) {
+	s := newFake()
+	defer s.close()
+	var events []error
+	cfg := &eventloop.Config{EventHandler: func(err error) { events = append(events, err) }}
+	err := eventloop.Run(t.Context(), cfg, func(l *eventloop.Loop) error {
+		c, err := mongoloop.Connect(l, s.clientOptions())
+		if err != nil {
+			return err
+		}
+		c.Close().Then(func(struct{}, error) { c.Close() })
+		return nil
+	})
+	if err != nil || len(events) != 1 || !errors.Is(events[0], mongo.ErrClientDisconnected) {
+		t.Errorf("%v, events: %v", err, events)
+	}
+}
+
+// A loop that goes on, with clients that come and go.
+func TestAClosedClientIsForgotten(t *testing.T) {
+	s := newFake()
+	inTask(t, s, func(task *eventloop.Task, _ *mongoloop.Client, _ *mongoloop.Collection[user]) {
+		var clients []weak.Pointer[mongoloop.Client]
+		for range 10 {
+			c, err := mongoloop.Connect(task.Loop(), s.clientOptions())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if _, err := c.Ping(task.Context()).Await(task); err != nil {
+				t.Error(err)
+			}
+			if _, err := c.Close().Await(task); err != nil {
+				t.Error(err)
+			}
+			clients = append(clients, weak.Make(c))
+		}
+		left := func() (n int) {
+			runtime.GC()
+			for _, p := range clients {
+				if p.Value() != nil {
+					n++
+				}
+			}
+			return n
+		}
+		for end := time.Now().Add(watchdogTime); left() > 0; task.Sleep(10 * time.Millisecond) { // workers stay for a moment
+			if time.Now().After(end) {
+				t.Errorf("%d of %d clients are left", left(), len(clients))
+				return
+			}
+		}
+	})
+}
+
+func TestCloseBeforeRunDisconnects(t *testing.T) {
+	s := newFake()
+	defer s.close()
+	l := eventloop.New(nil)
+	c, err := mongoloop.Connect(l, s.clientOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Close().Result(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	if _, err := c.Close().Result(); !errors.Is(err, mongo.ErrClientDisconnected) {
+		t.Errorf("second Close: %v", err)
+	}
+	for h := range l.Handles() {
+		t.Errorf("%v is left", h)
+	}
+	// The loop never runs: that nothing else is left is what goleak checks.
+}
+
+func TestCloseAtTheEndOfTheLoop(t *testing.T) {
+	for _, what := range []string{"Stop before", "Stop after", "in an exit callback"} {
+		var f *eventloop.Future[struct{}]
+		on(t, newFake(), func(l *eventloop.Loop, c *mongoloop.Client, _ *mongoloop.Collection[user]) {
+			c.Ping(background()).Then(func(struct{}, error) {
+				switch what {
+				case "Stop before":
+					l.Stop()
+					f = c.Close()
+				case "Stop after":
+					f = c.Close()
+					l.Stop()
+				default:
+					l.OnExit(func() { f = c.Close() })
+				}
+			})
+		})
+		if _, err := f.Result(); !errors.Is(err, eventloop.ErrLoopClosed) {
+			t.Errorf("%s: %v, want ErrLoopClosed", what, err)
+		}
+	}
+}
+
 func TestWrongOptionsAreAnError(t *testing.T) {
 	eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
 		if _, err := mongoloop.Connect(l, options.Client().ApplyURI("mongo://x")); err == nil {
@@ -303,6 +404,125 @@ func TestWhatEndsACursor(t *testing.T) {
 		if got != want || !good {
 			t.Errorf("%s: %d documents, ended with %v", what, got, ends)
 		}
+	}
+}
+
+func TestFindBeforeRunBeginsWithIt(t *testing.T) {
+	s := newFake(users(3)...)
+	defer s.close()
+	l := eventloop.New(nil)
+	c, err := mongoloop.Connect(l, s.clientOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, ends := 0, 0
+	mongoloop.In[user](c, "app", "users").Find(background(), bson.M{}, func(user) { got++ }, func(err error) {
+		if ends++; err != nil {
+			t.Error(err)
+		}
+	})
+	if err := l.Run(t.Context()); err != nil || got != 3 || ends != 1 {
+		t.Errorf("%v; %d documents, ended %d times", err, got, ends)
+	}
+}
+
+func TestFindAfterTheEndOfTheLoopCallsNothing(t *testing.T) {
+	for _, when := range []string{"exit callback", "after Run"} {
+		s := newFake(users(3)...)
+		calls := 0
+		find := func(coll *mongoloop.Collection[user]) {
+			cur := coll.Find(background(), bson.M{}, func(user) { calls++ }, func(error) { calls++ })
+			cur.Pause()
+			cur.Resume()
+			cur.Ref()
+			cur.Unref()
+			cur.Close()
+		}
+		var coll *mongoloop.Collection[user]
+		on(t, s, func(l *eventloop.Loop, _ *mongoloop.Client, c *mongoloop.Collection[user]) {
+			coll = c
+			if when == "exit callback" {
+				l.OnExit(func() { find(c) })
+			}
+		})
+		if when == "after Run" {
+			find(coll)
+		}
+		if calls != 0 || len(s.commands()) != 0 {
+			t.Errorf("%s: %d calls, %v", when, calls, s.commands())
+		}
+	}
+}
+
+func TestAPanicInACallbackDoesNotEndACursor(t *testing.T) {
+	s := newFake(users(25)...)
+	defer s.close()
+	got, panics, events := 0, 0, 0
+	var ends []error
+	cfg := &eventloop.Config{CatchPanics: true, EventHandler: func(err error) {
+		if events++; errors.As(err, new(*eventloop.PanicError)) {
+			panics++
+		}
+	}}
+	err := eventloop.Run(t.Context(), cfg, func(l *eventloop.Loop) error {
+		c, err := mongoloop.Connect(l, s.clientOptions())
+		if err != nil {
+			return err
+		}
+		mongoloop.In[user](c, "app", "users").Find(background(), bson.M{}, func(user) {
+			got++
+			panic("in onDocument")
+		}, func(err error) {
+			ends = append(ends, err)
+			panic("in onEnd")
+		}, options.Find().SetBatchSize(10))
+		return nil
+	})
+	if err != nil || got != 25 || len(ends) != 1 || ends[0] != nil || panics != 26 || events != 26 {
+		t.Errorf("%v; %d documents, ended with %v, %d panics in %d events", err, got, ends, panics, events)
+	}
+}
+
+// A bomb is a document whose number 14 panics when it is decoded.
+type bomb struct{ ID int }
+
+func (b *bomb) UnmarshalBSON(doc []byte) error {
+	if b.ID = int(bson.Raw(doc).Lookup("_id").AsInt64()); b.ID == 14 {
+		panic("boom")
+	}
+	return nil
+}
+
+func TestAPanicInDecodingEndsACursor(t *testing.T) {
+	s := newFake(users(25)...)
+	inTask(t, s, func(task *eventloop.Task, c *mongoloop.Client, _ *mongoloop.Collection[user]) {
+		coll := mongoloop.In[bomb](c, "app", "users")
+		isPanic := func(err error) bool {
+			pe, ok := errors.AsType[*eventloop.PanicError](err)
+			return ok && pe.Value == "boom"
+		}
+		got := 0
+		f, resolve := eventloop.NewFuture[int](task.Loop())
+		coll.Find(background(), bson.M{}, func(b bomb) { got++ }, func(err error) { resolve(got, err) }, options.Find().SetBatchSize(10))
+		if _, err := f.Await(task); !isPanic(err) || !errors.As(err, new(*mongoloop.Error)) || got != 10 {
+			t.Errorf("Find: %d documents, %v", got, err)
+		}
+		got = 0
+		var last error
+		for _, err := range coll.All(task, bson.M{}, options.Find().SetBatchSize(10)) {
+			if last = err; err == nil {
+				got++
+			}
+		}
+		if !isPanic(last) || got != 10 {
+			t.Errorf("All: %d documents, %v", got, last)
+		}
+		if _, err := coll.FindOne(task.Context(), id(14)).Await(task); !isPanic(err) {
+			t.Errorf("FindOne: %v", err)
+		}
+	})
+	if s.openCursors() != 0 {
+		t.Errorf("%d cursors are left", s.openCursors())
 	}
 }
 
