@@ -39,7 +39,7 @@ func block[T any](ctx context.Context, c *Client, decode func(v resp.Value) (T, 
 	encoded, bad := resp.AppendCommand(nil, args...)
 	switch {
 	case bad >= 0:
-		call.fail(errBadArg(bad, typeOf(args[bad])))
+		call.fail(errBadArg(bad, args[bad]))
 		return &call.Future
 	case ctx.Err() != nil:
 		call.fail(c.pipe.canceledBy(ctx))

@@ -33,7 +33,8 @@ func (x *Commands) Rename(ctx context.Context, key, name string) *eventloop.Futu
 	return run(ctx, x, toNothing, "RENAME", key, name)
 }
 
-// Expire makes a key expire after d. The result is false if the key does not exist.
+// Expire makes a key expire after d; if d is zero or negative, at once. The result is
+// false if the key does not exist.
 func (x *Commands) Expire(ctx context.Context, key string, d time.Duration) *eventloop.Future[bool] {
 	return run(ctx, x, toBool, "PEXPIRE", key, milliseconds(d))
 }

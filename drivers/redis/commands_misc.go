@@ -49,6 +49,9 @@ func (x *Commands) GeoDist(ctx context.Context, key, a, b string) *eventloop.Fut
 // GeoSearch returns the places within radius meters of a position, nearest first, and at
 // most limit of them; all, if limit is 0.
 func (x *Commands) GeoSearch(ctx context.Context, key string, longitude, latitude, radius float64, limit int) *eventloop.Future[[]Place] {
+	if limit < 0 {
+		return invalid[[]Place](x, errNegative("GeoSearch", limit))
+	}
 	args := []any{"GEOSEARCH", key, "FROMLONLAT", longitude, latitude, "BYRADIUS", radius, "m", "ASC"}
 	if limit > 0 {
 		args = append(args, "COUNT", limit)

@@ -68,6 +68,9 @@ func (x *Commands) ZRevRange(ctx context.Context, key string, start, stop int64)
 // ZRangeByScore returns the members with scores from min to max, both included, and at
 // most limit of them; all, if limit is 0. The bounds may be infinite.
 func (x *Commands) ZRangeByScore(ctx context.Context, key string, min, max float64, limit int) *eventloop.Future[[]Scored] {
+	if limit < 0 {
+		return invalid[[]Scored](x, errNegative("ZRangeByScore", limit))
+	}
 	if limit > 0 {
 		return run(ctx, x, toScored, "ZRANGE", key, min, max, "BYSCORE", "LIMIT", 0, limit, "WITHSCORES")
 	}

@@ -52,6 +52,9 @@ func (x *Commands) XDel(ctx context.Context, stream string, ids ...string) *even
 // count of them; all, if count is 0. The first possible ID is "-", the last is "+", and
 // "(" in front of an ID excludes it.
 func (x *Commands) XRange(ctx context.Context, stream, start, end string, count int) *eventloop.Future[[]Entry] {
+	if count < 0 {
+		return invalid[[]Entry](x, errNegative("XRange", count))
+	}
 	if count > 0 {
 		return run(ctx, x, toEntries, "XRANGE", stream, start, end, "COUNT", count)
 	}

@@ -2,6 +2,8 @@ package redis
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/onloop/eventloop"
@@ -17,8 +19,12 @@ func (x *Commands) GetDel(ctx context.Context, key string) *eventloop.Future[str
 	return run(ctx, x, toString, "GETDEL", key)
 }
 
-// GetEx is Get, and makes the key expire after d; with d of zero, never.
+// GetEx is Get, and makes the key expire after d; with d of zero, never. A negative d is
+// an error.
 func (x *Commands) GetEx(ctx context.Context, key string, d time.Duration) *eventloop.Future[string] {
+	if d < 0 {
+		return invalid[string](x, fmt.Errorf("redis: GetEx with the time %v", d))
+	}
 	if d == 0 {
 		return run(ctx, x, toString, "GETEX", key, "PERSIST")
 	}
@@ -27,7 +33,11 @@ func (x *Commands) GetEx(ctx context.Context, key string, d time.Duration) *even
 
 // milliseconds rounds up, so that what is to live for a while does not die at once.
 func milliseconds(d time.Duration) int64 {
-	return int64((d + time.Millisecond - 1) / time.Millisecond)
+	ms := int64(d / time.Millisecond)
+	if d%time.Millisecond > 0 {
+		ms++
+	}
+	return ms
 }
 
 // Set sets the value of a key, which does not expire. For conditions and expiry see
@@ -36,24 +46,42 @@ func (x *Commands) Set(ctx context.Context, key string, value any) *eventloop.Fu
 	return run(ctx, x, toNothing, "SET", key, value)
 }
 
-// SetOptions are conditions of SetWith, and what else it does.
+// SetOptions are conditions of SetWith, and what else it does. At most one of TTL, At and
+// KeepTTL may be set; without them the key does not expire.
 type SetOptions struct {
-	// TTL is the time after which the key expires. Zero: never.
+	// TTL is the time after which the key expires. It must not be negative.
 	TTL time.Duration
 
-	// At is the time at which the key expires, if TTL is zero.
+	// At is the time at which the key expires.
 	At time.Time
 
 	// KeepTTL keeps the time at which the key expires.
 	KeepTTL bool
 
-	// IfMissing and IfExists set the key only if it does not exist, or exists.
+	// IfMissing and IfExists set the key only if it does not exist, or exists. At most
+	// one of them may be set.
 	IfMissing, IfExists bool
 }
 
+// check returns why the options are not valid, or nil.
+func (o *SetOptions) check() error {
+	switch ttl, at := o.TTL != 0, !o.At.IsZero(); {
+	case o.TTL < 0:
+		return fmt.Errorf("redis: SetWith with the TTL %v", o.TTL)
+	case ttl && at || ttl && o.KeepTTL || at && o.KeepTTL:
+		return errors.New("redis: SetWith with more than one of TTL, At and KeepTTL")
+	case o.IfMissing && o.IfExists:
+		return errors.New("redis: SetWith with IfMissing and IfExists")
+	}
+	return nil
+}
+
 // SetWith sets the value of a key under conditions. The result is false if a condition
-// did not hold.
+// did not hold. Options that exclude each other are an error.
 func (x *Commands) SetWith(ctx context.Context, key string, value any, o SetOptions) *eventloop.Future[bool] {
+	if err := o.check(); err != nil {
+		return invalid[bool](x, err)
+	}
 	args := []any{"SET", key, value}
 	switch {
 	case o.TTL != 0:

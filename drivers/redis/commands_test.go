@@ -4,6 +4,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,6 +74,52 @@ func TestCommandsOfStrings(t *testing.T) {
 		want(t, task, c.GetDel(ctx, "a"), "41.5")
 		if _, err := c.Incr(ctx, "b").Await(task); err == nil || err.Error() != "redis: ERR value is not an integer or out of range" {
 			t.Errorf("Incr of a text: %v", err)
+		}
+	})
+}
+
+func TestOptionsThatMakeNoSenseAreRefused(t *testing.T) {
+	onServer(t, redis.Options{}, func(task *eventloop.Task, c *redis.Client) {
+		ctx := task.Context()
+		want(t, task, c.Set(ctx, "k", "before"), done)
+		at := time.Now().Add(time.Hour)
+		for _, o := range []redis.SetOptions{
+			{TTL: -1}, {TTL: time.Hour, KeepTTL: true}, {TTL: time.Hour, At: at}, {At: at, KeepTTL: true}, {IfMissing: true, IfExists: true},
+		} {
+			if ok, err := c.SetWith(ctx, "k", "after", o).Await(task); err == nil || ok {
+				t.Errorf("SetWith(%+v): %v, %v", o, ok, err)
+			}
+		}
+		if _, err := c.GetEx(ctx, "k", -1).Await(task); err == nil {
+			t.Error("GetEx with a negative time succeeds")
+		}
+		if _, err := c.XRange(ctx, "s", "-", "+", -1).Await(task); err == nil {
+			t.Error("XRange with a negative count succeeds")
+		}
+		if _, err := c.ZRangeByScore(ctx, "z", 0, 1, -1).Await(task); err == nil {
+			t.Error("ZRangeByScore with a negative limit succeeds")
+		}
+		if _, err := c.GeoSearch(ctx, "g", 0, 0, 1, -1).Await(task); err == nil {
+			t.Error("GeoSearch with a negative limit succeeds")
+		}
+		want(t, task, c.Get(ctx, "k"), "before")
+	})
+}
+
+func TestTheLongestTimeDoesNotExpireAtOnce(t *testing.T) {
+	onServer(t, redis.Options{}, func(task *eventloop.Task, c *redis.Client) {
+		ctx := task.Context()
+		want(t, task, c.Set(ctx, "k", "v"), done)
+		want(t, task, c.Expire(ctx, "k", math.MaxInt64), true)
+		want(t, task, c.Get(ctx, "k"), "v")
+	})
+}
+
+func TestAnArgumentOfAWrongTypeIsNamed(t *testing.T) {
+	onServer(t, redis.Options{}, func(task *eventloop.Task, c *redis.Client) {
+		_, err := c.LPush(task.Context(), "k", 1, []any{time.Time{}}).Await(task)
+		if err == nil || !strings.Contains(err.Error(), "time.Time") {
+			t.Errorf("got %v, want the type", err)
 		}
 	})
 }

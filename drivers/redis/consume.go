@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -22,11 +23,13 @@ type ConsumeOptions struct {
 	OnEntry func(d *Delivery)
 
 	// Parallel is how many entries may be in the hands of the application at a time.
-	// No more are read until some are acknowledged or released. Zero: 16.
+	// No more are read until some are acknowledged or released. Zero: 16. It must not be
+	// negative.
 	Parallel int
 
 	// ClaimAfter makes the consumer take over entries that other consumers of the
-	// group did not acknowledge for so long. Zero: never.
+	// group did not acknowledge for so long, which is at least a millisecond. Zero:
+	// never.
 	ClaimAfter time.Duration
 
 	// OnError, if not nil, is called on the loop with errors after which the consumer
@@ -74,16 +77,20 @@ const (
 	consumeBlock    = 5 * time.Second // of one XREADGROUP; it is repeated
 )
 
-// Consume begins to read a stream as a member of a group. It fails if a required option
-// is missing, and with net.ErrClosed if the client is closed.
+// Consume begins to read a stream as a member of a group. It fails if an option is missing
+// or not valid, and with net.ErrClosed if the client is closed.
 func (c *Client) Consume(o ConsumeOptions) (*Consumer, error) {
 	switch {
 	case o.Stream == "" || o.Group == "" || o.Consumer == "":
 		return nil, errors.New("redis: a consumer needs a stream, a group and a name")
 	case o.OnEntry == nil:
 		return nil, errors.New("redis: a consumer needs OnEntry")
+	case o.Parallel < 0:
+		return nil, fmt.Errorf("redis: a consumer with Parallel %d", o.Parallel)
+	case o.ClaimAfter < 0 || o.ClaimAfter > 0 && o.ClaimAfter < time.Millisecond:
+		return nil, fmt.Errorf("redis: a consumer with ClaimAfter %v, want at least 1ms, or 0", o.ClaimAfter)
 	}
-	o.Parallel = cmp.Or(max(o.Parallel, 0), defaultParallel)
+	o.Parallel = cmp.Or(o.Parallel, defaultParallel)
 	s := &Consumer{c: c, o: o, hand: make(map[string]*Delivery), after: "0", done: &eventloop.Promise[struct{}]{}}
 	s.backoff = backoff{min: c.o.MinBackoff, max: c.o.MaxBackoff}
 	if err := c.addPart(s); err != nil {

@@ -151,10 +151,13 @@ func TestAConsumerGoesOnAfterALostConnection(t *testing.T) {
 	})
 }
 
-func TestAConsumerNeedsNames(t *testing.T) {
+func TestAConsumerNeedsNamesAndValidOptions(t *testing.T) {
 	onServer(t, redis.Options{}, func(task *eventloop.Task, c *redis.Client) {
 		for _, o := range []redis.ConsumeOptions{
 			{}, {Stream: "s", Group: "g", Consumer: "c"}, {Stream: "s", Group: "g", OnEntry: func(*redis.Delivery) {}},
+			{Stream: "s", Group: "g", Consumer: "c", OnEntry: func(*redis.Delivery) {}, Parallel: -1},
+			{Stream: "s", Group: "g", Consumer: "c", OnEntry: func(*redis.Delivery) {}, ClaimAfter: -1},
+			{Stream: "s", Group: "g", Consumer: "c", OnEntry: func(*redis.Delivery) {}, ClaimAfter: time.Microsecond},
 		} {
 			if _, err := c.Consume(o); err == nil {
 				t.Errorf("%+v is taken", o)

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/onloop/eventloop"
@@ -54,13 +55,28 @@ func do[T any](ctx context.Context, x *Commands, decode func(v resp.Value) (T, e
 	switch {
 	case s.kind == 0:
 	case s.refused(x, args):
-		return failed[T](x.p.owner, s.refusal(args))
+		return invalid[T](x, s.refusal(args))
 	case s.kind == blocks && x.c != nil:
 		if limit, ok := s.blockTime(args); ok {
 			return block(ctx, x.c, decode, limit, args...)
 		}
 	}
 	return run(ctx, x, decode, args...)
+}
+
+// invalid returns the future of a command that cannot be sent, for a reason that the
+// application can avoid. A transaction fails as a whole.
+func invalid[T any](x *Commands, err error) *eventloop.Future[T] {
+	f := failed[T](x.p.owner, err)
+	if x.tx != nil {
+		x.tx.spoil(err)
+		f.Ignore() // the future of Exec reports it
+	}
+	return f
+}
+
+func errNegative(method string, n int) error {
+	return fmt.Errorf("redis: %s of %d elements", method, n)
 }
 
 // failed returns the future of a command that was not sent.

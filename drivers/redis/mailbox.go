@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"errors"
 	"iter"
 
 	"github.com/onloop/eventloop"
@@ -10,6 +11,7 @@ import (
 // loop.
 type mailbox struct {
 	items ring[mail]
+	taken bool // a range goes on
 	full  bool // the connection is not to be read
 	ended bool
 	err   error // why
@@ -66,10 +68,18 @@ func (b *mailbox) wake() {
 // when the subscription does, or with the cause when the context of the task ends.
 //
 // Messages that the task does not take in time are kept: 256 of them. Then nothing more
-// is read, which is the pressure back to the server. Only one task may range over the
-// messages at a time, and a later range goes on where an earlier one has stopped.
+// is read, which is the pressure back to the server.
+//
+// Each message comes once. While one range goes on, in whichever task, another one fails
+// at once and takes nothing. When it has ended, a later range goes on where it has
+// stopped. If the subscription has OnMessage, a range fails at once.
 func (s *Subscription) All(t *eventloop.Task) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
+		if err := s.box.acquire(s.onMessage != nil); err != nil {
+			yield(Message{}, err)
+			return
+		}
+		defer s.box.release()
 		for {
 			next, err := s.next(t)
 			switch {
@@ -88,6 +98,25 @@ func (s *Subscription) All(t *eventloop.Task) iter.Seq2[Message, error] {
 		}
 	}
 }
+
+var (
+	errRanged  = errors.New("redis: the messages of the subscription are in use by another range")
+	errNoRange = errors.New("redis: a range over the messages of a subscription with OnMessage")
+)
+
+// acquire begins a range, unless the messages go to a callback or to another range.
+func (b *mailbox) acquire(callback bool) error {
+	switch {
+	case callback:
+		return errNoRange
+	case b.taken:
+		return errRanged
+	}
+	b.taken = true
+	return nil
+}
+
+func (b *mailbox) release() { b.taken = false }
 
 var errEndOfMail error = &endOfMail{}
 

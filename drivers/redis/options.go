@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 )
 
@@ -24,7 +25,8 @@ type Options struct {
 	// user is "default".
 	Username, Password string
 
-	// Name names each connection, see CLIENT LIST. Empty: none.
+	// Name names each connection, see CLIENT LIST. It is printable ASCII without spaces.
+	// Empty: none.
 	Name string
 
 	// DB is the number of the database.
@@ -52,7 +54,8 @@ type Options struct {
 
 	// MinBackoff is the time between the first attempts to connect that fail. It
 	// doubles with each attempt, up to MaxBackoff, and each time is made up to a half
-	// shorter at random. Zero: 50 ms and 5 s.
+	// shorter at random. Zero: 50 ms and 5 s. Neither may be negative, nor MinBackoff
+	// more than MaxBackoff.
 	MinBackoff, MaxBackoff time.Duration
 
 	// MaxPending bounds the commands that have no reply yet, and MaxPendingBytes the
@@ -67,7 +70,7 @@ type Options struct {
 
 	// MaxBlocking bounds the connections of blocking commands such as BLPOP, each of
 	// which has one to itself while it waits. More blocking commands wait for a
-	// connection. Zero: 16.
+	// connection. Zero: 16. It must not be negative.
 	MaxBlocking int
 
 	// OnState, if not nil, is called on the loop each time that the client's
@@ -118,6 +121,10 @@ func (o *Options) withDefaults() (*Options, error) {
 		return nil, errors.New("redis: a username without a password")
 	case c.MinBackoff < 0 || c.MaxBackoff < 0 || c.MaxBlocking < 0:
 		return nil, errors.New("redis: negative backoff or MaxBlocking")
+	case c.MaxBackoff > 0 && c.MinBackoff > c.MaxBackoff:
+		return nil, fmt.Errorf("redis: MinBackoff %v is more than MaxBackoff %v", c.MinBackoff, c.MaxBackoff)
+	case strings.ContainsFunc(c.Name, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return nil, fmt.Errorf("redis: name %q of a connection, want printable ASCII without spaces", c.Name)
 	}
 	if c.Network != "unix" && c.Dial == nil {
 		if _, _, err := net.SplitHostPort(c.Addr); err != nil {

@@ -81,7 +81,7 @@ func (q *queue) add(to waiter, cancel *canceling, args ...any) (flush bool, err 
 	begin := len(q.out)
 	out, bad := resp.AppendCommand(q.out, args...)
 	if bad >= 0 {
-		return false, errBadArg(bad, typeOf(args[bad]))
+		return false, errBadArg(bad, args[bad])
 	}
 	q.out = out
 	size := len(q.out) - begin
@@ -122,11 +122,17 @@ func (q *queue) mayAdd(cancel *canceling) error {
 // errCanceled says that a command was canceled before it was added, and failed already.
 var errCanceled = errors.New("redis: canceled")
 
-// typeOf is reflect.TypeOf. Unlike fmt, it lets arguments stay on the stack.
-func typeOf(a any) reflect.Type { return reflect.TypeOf(a) }
-
-func errBadArg(i int, t reflect.Type) error {
-	return fmt.Errorf("redis: argument %d of a command has the type %v, which has no encoding", i, t)
+// errBadArg is the error of argument i, which is a. It lets a stay on the stack, unlike
+// a function that gives it to fmt.
+func errBadArg(i int, a any) error {
+	if list, ok := a.([]any); ok { // one of its elements is to blame
+		for _, e := range list {
+			if _, _, ok := resp.AppendArg(nil, e); !ok {
+				return errBadArg(i, e)
+			}
+		}
+	}
+	return fmt.Errorf("redis: argument %d of a command has the type %v, which has no encoding", i, reflect.TypeOf(a))
 }
 
 // added takes the request whose bytes were added. The caller holds the lock.

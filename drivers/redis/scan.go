@@ -1,6 +1,8 @@
 package redis
 
 import (
+	"errors"
+	"fmt"
 	"iter"
 
 	"github.com/onloop/eventloop"
@@ -16,7 +18,8 @@ type ScanOptions struct {
 	// Scan only.
 	Type string
 
-	// Count is about how many elements the server looks at in one step. Zero: 10.
+	// Count is about how many elements the server looks at in one step. Zero: 10. It
+	// must not be negative.
 	Count int
 }
 
@@ -41,6 +44,9 @@ func (o ScanOptions) args(command, key, cursor string) []any {
 // Scan returns a sequence of the keys of the database, for a task, which waits for each
 // step. Keys that exist during the whole scan are found. A key may be found more than
 // once. An error is the last element: of a command, or the end of the task's context.
+//
+// A scan cannot be a part of a transaction, because each of its steps needs the result of
+// the one before: the scans of a [Tx] fail at once.
 func (x *Commands) Scan(t *eventloop.Task, o ScanOptions) iter.Seq2[string, error] {
 	return scan(x, t, o, "SCAN", "", toStrings)
 }
@@ -68,6 +74,17 @@ func toFields(v resp.Value) (all []Field, err error) {
 	return all, err
 }
 
+// scannable returns why x cannot scan, or nil.
+func scannable(x *Commands, o ScanOptions) error {
+	switch {
+	case x.tx != nil:
+		return errors.New("redis: a scan in a transaction")
+	case o.Count < 0:
+		return fmt.Errorf("redis: a scan with the count %d", o.Count)
+	}
+	return nil
+}
+
 // A page is the reply to one step of a scan.
 type page[T any] struct {
 	cursor string
@@ -84,6 +101,10 @@ func scan[T any](x *Commands, t *eventloop.Task, o ScanOptions, command, key str
 		return p, err
 	}
 	return func(yield func(T, error) bool) {
+		if err := scannable(x, o); err != nil {
+			yield(*new(T), err)
+			return
+		}
 		for cursor := "0"; ; {
 			p, err := run(t.Context(), x, decodePage, o.args(command, key, cursor)...).Await(t)
 			if err != nil {

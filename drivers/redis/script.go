@@ -48,7 +48,7 @@ func (s *Script) run(ctx context.Context, x *Commands, byHash, bySource string, 
 	}
 	bySourceArgs, bad := resp.AppendCommand(nil, bySource, s.source, len(keys), keys, args)
 	if bad >= 0 {
-		c.fail(errBadArg(bad, typeOf(args)))
+		c.fail(errBadArg(bad, args))
 		return &c.Future
 	}
 	r := &scriptRun{call: c, p: x.p, bySource: bySourceArgs}

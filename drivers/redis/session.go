@@ -30,7 +30,7 @@ func (c *Client) Session() *Session {
 
 // Tx returns a transaction on the connection of the session. It is executed only if no
 // key has changed that the session watches.
-func (s *Session) Tx() *Tx { return newTx(s.p) }
+func (s *Session) Tx() *Tx { return newTx(s.p, false) }
 
 // Watch makes the next transaction of the session fail with [ErrConflict] if one of the
 // keys changes before it.

@@ -47,8 +47,9 @@ var specials = map[string]special{
 	"unsubscribe": subscribes, "punsubscribe": subscribes, "sunsubscribe": subscribes,
 	"multi": transacts, "exec": transacts, "discard": transacts,
 	"quit": ends, "hello": greets, "reset": greets,
-	"monitor": replicates, "sync": replicates, "psync": replicates,
+	"monitor": replicates, "sync": replicates, "psync": replicates, "replconf": replicates,
 	"client": {kind: refused, sub: []string{"reply", "tracking"}},
+	"script": {kind: refused, sub: []string{"debug"}},
 
 	"watch":   {kind: notInTx, hint: "Client.Session"},
 	"unwatch": {kind: private, hint: "Client.Session"},
@@ -135,7 +136,7 @@ func (s special) refused(x *Commands, args []any) bool {
 	case refused:
 		return s.sub == nil || s.hasSub(args)
 	case private:
-		return x.c != nil
+		return x.c != nil || x.tx != nil && x.tx.shared
 	case notInTx:
 		return x.c != nil || x.tx != nil
 	}

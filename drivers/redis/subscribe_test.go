@@ -118,6 +118,61 @@ func TestATaskRangesOverMessages(t *testing.T) {
 	})
 }
 
+func TestOneRangeAtATimeGetsTheMessages(t *testing.T) {
+	onServer(t, redis.Options{}, func(task *eventloop.Task, c *redis.Client) {
+		s := c.Subscribe(redis.SubscribeOptions{Channels: []string{"c"}})
+		want(t, task, s.Ready(), done)
+		refused := func(k *eventloop.Task, s *redis.Subscription) {
+			t.Helper()
+			n := 0
+			for m, err := range s.All(k) {
+				if n++; err == nil {
+					t.Errorf("another range got %v", m)
+				}
+			}
+			if n != 1 {
+				t.Errorf("another range got %d results, want one error", n)
+			}
+		}
+		var got []string
+		waiting := task.Loop().Go(task.Context(), func(k *eventloop.Task) error {
+			for m, err := range s.All(k) {
+				if err != nil {
+					return err
+				}
+				refused(k, s) // not even in the body of the range that goes on
+				if got = append(got, m.Payload); len(got) == 2 {
+					break
+				}
+			}
+			return nil
+		})
+		task.Sleep(time.Millisecond)
+		refused(task, s)
+		for i := range 3 {
+			c.Publish(task.Context(), "c", i).Ignore()
+		}
+		if _, err := waiting.Await(task); err != nil {
+			t.Error(err)
+		}
+		for m, err := range s.All(task) {
+			if err != nil {
+				t.Error(err)
+			}
+			got = append(got, m.Payload)
+			break
+		}
+		if !slices.Equal(got, []string{"0", "1", "2"}) {
+			t.Errorf("got %q", got)
+		}
+		s.Close()
+
+		s = c.Subscribe(redis.SubscribeOptions{Channels: []string{"c"}, OnMessage: func(redis.Message) {}})
+		refused(task, s)
+		s.Close()
+	})
+}
+
 // pubsub is a fake that confirms subscriptions, and sends a numbered message with each
 // confirmation.
 func pubsub(p *peer, args []string) (string, bool) {

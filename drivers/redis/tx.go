@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -17,19 +18,20 @@ import (
 // keeps the loop alive until Exec or [Tx.Discard].
 type Tx struct {
 	Commands
+	shared bool // its connection is that of the client
 
 	mu      sync.Mutex // guards the following
 	encoded []byte
 	calls   []waiter
 	err     error // why nothing is to be sent
-	done    bool
+	over    error // of later calls, after Exec or Discard; nil before
 }
 
 // Tx returns a transaction on the client's connection.
-func (c *Client) Tx() *Tx { return newTx(c.pipe) }
+func (c *Client) Tx() *Tx { return newTx(c.pipe, true) }
 
-func newTx(p *pipe) *Tx {
-	tx := &Tx{}
+func newTx(p *pipe, shared bool) *Tx {
+	tx := &Tx{shared: shared}
 	tx.Commands = Commands{p: p, tx: tx}
 	tx.encoded, _ = resp.AppendCommand(nil, "MULTI")
 	return tx
@@ -47,21 +49,30 @@ func (tx *Tx) add(to waiter, args ...any) {
 func (tx *Tx) mayAdd(to waiter, args ...any) error {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
-	if tx.done {
-		return errTxDone
+	if tx.over != nil {
+		return tx.over
 	}
 	if len(args) == 0 {
-		tx.err = errNoCommand
-		return tx.err
+		tx.err = cmp.Or(tx.err, errNoCommand)
+		return errNoCommand
 	}
 	encoded, bad := resp.AppendCommand(tx.encoded, args...)
 	if bad >= 0 {
-		tx.err = errBadArg(bad, typeOf(args[bad]))
-		return tx.err
+		err := errBadArg(bad, args[bad])
+		tx.err = cmp.Or(tx.err, err)
+		return err
 	}
 	tx.encoded = encoded
 	tx.calls = append(tx.calls, to)
 	return nil
+}
+
+// spoil makes Exec fail with err, because a command of the transaction is not valid:
+// the others must not be executed without it.
+func (tx *Tx) spoil(err error) {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	tx.err = cmp.Or(tx.err, err)
 }
 
 // Exec sends the transaction. The future has the replies to the commands, in order.
@@ -72,16 +83,20 @@ func (tx *Tx) mayAdd(to waiter, args ...any) error {
 // first refusal. If a watched key has changed, it is [ErrConflict]. A transaction without
 // commands succeeds, and nothing is sent.
 //
-// ctx cancels the transaction as that of a command does. A second Exec fails.
+// If a command is not valid, such as one with an argument of a wrong type, nothing is
+// sent, and the error is that of the command.
+//
+// ctx cancels the transaction as that of a command does. A second Exec fails, as does
+// Exec after Discard.
 func (tx *Tx) Exec(ctx context.Context) *eventloop.Future[[]Reply] {
 	checkContext(ctx)
 	owner := tx.p.owner
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
-	if tx.done {
-		return failed[[]Reply](owner, errTxDone)
+	if tx.over != nil {
+		return failed[[]Reply](owner, tx.over)
 	}
-	tx.done = true
+	tx.over = errTxDone
 	c, ok := newCall[[]Reply](owner, nil)
 	if !ok {
 		return &c.Future
@@ -103,14 +118,15 @@ func (tx *Tx) Exec(ctx context.Context) *eventloop.Future[[]Reply] {
 }
 
 // Discard drops the transaction: its commands fail. A transaction that is not sent
-// should be discarded, because its futures keep the loop alive.
+// should be discarded, because its futures keep the loop alive. After Exec, Discard does
+// nothing.
 func (tx *Tx) Discard() {
 	tx.mu.Lock()
-	calls := tx.calls
-	if tx.done {
-		calls = nil
+	var calls []waiter
+	if tx.over == nil {
+		calls = tx.calls
+		tx.over, tx.calls, tx.encoded = errDiscarded, nil, nil
 	}
-	tx.done, tx.calls, tx.encoded = true, nil, nil
 	tx.mu.Unlock()
 	for _, w := range calls {
 		w.fail(errDiscarded)

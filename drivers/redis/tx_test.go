@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -90,6 +91,78 @@ func TestATransactionThatTheServerRefusesIsNotExecuted(t *testing.T) {
 	})
 }
 
+func TestALaterCallSaysHowTheTransactionHasEnded(t *testing.T) {
+	onServer(t, redis.Options{}, func(task *eventloop.Task, c *redis.Client) {
+		ctx := task.Context()
+		for how, end := range map[string]func(tx *redis.Tx){
+			"discarded":    func(tx *redis.Tx) { tx.Discard() },
+			"sent already": func(tx *redis.Tx) { tx.Exec(ctx).Await(task); tx.Discard() },
+		} {
+			tx := c.Tx()
+			tx.Get(ctx, "k")
+			end(tx)
+			for range 2 {
+				_, err := tx.Exec(ctx).Await(task)
+				_, late := tx.Get(ctx, "k").Await(task)
+				for _, err := range []error{err, late} {
+					if err == nil || !strings.Contains(err.Error(), how) {
+						t.Errorf("got %v, want %q", err, how)
+					}
+				}
+			}
+		}
+	})
+}
+
+// A transaction must not be executed without one of its commands.
+func TestATransactionWithAnInvalidCommandIsNotSent(t *testing.T) {
+	law(t, anyServer, redis.Options{}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+		for name, add := range map[string]func(tx *redis.Tx){
+			"argument": func(tx *redis.Tx) { tx.Set(background(), "k", []any{1, struct{}{}}) },
+			"refused":  func(tx *redis.Tx) { tx.Do(background(), "SUBSCRIBE", "c") },
+			"options":  func(tx *redis.Tx) { tx.SetWith(background(), "k", 1, redis.SetOptions{TTL: -1}) },
+			"count":    func(tx *redis.Tx) { tx.XRange(background(), "s", "-", "+", -1) },
+		} {
+			tx := c.Tx()
+			tx.Incr(background(), "n").Then(func(_ int64, err error) {
+				if err == nil {
+					t.Errorf("%s: another command succeeds", name)
+				}
+			})
+			add(tx)
+			tx.Exec(background()).Then(func(_ []redis.Reply, err error) {
+				if err == nil {
+					t.Errorf("%s: Exec succeeds", name)
+				}
+			})
+		}
+		l.OnExit(func() {
+			if seen := s.commandsSeen(); len(seen) > 0 {
+				t.Errorf("%q was sent", seen)
+			}
+		})
+	})
+}
+
+func TestAScanInATransactionFailsAtOnce(t *testing.T) {
+	onServer(t, redis.Options{}, func(task *eventloop.Task, c *redis.Client) {
+		results := 0
+		for key, err := range c.Tx().Scan(task, redis.ScanOptions{}) {
+			if results++; err == nil {
+				t.Errorf("Scan found %q", key)
+			}
+		}
+		for key, err := range c.Scan(task, redis.ScanOptions{Count: -1}) {
+			if results++; err == nil {
+				t.Errorf("Scan with a negative count found %q", key)
+			}
+		}
+		if results != 2 {
+			t.Errorf("%d results, want 2", results)
+		}
+	})
+}
+
 func TestWatchBeginsAnewWhenAKeyHasChanged(t *testing.T) {
 	bothVersions(t, func(t *testing.T, task *eventloop.Task, c *redis.Client) {
 		ctx := task.Context()
@@ -151,6 +224,7 @@ func TestWhatWouldBreakTheSharedConnectionIsRefused(t *testing.T) {
 		for _, args := range [][]any{
 			{"SUBSCRIBE", "x"}, {"psubscribe", "x"}, {"MONITOR"}, {"MULTI"}, {"exec"}, {"HELLO", 2}, {"RESET"}, {"QUIT"}, {"SYNC"},
 			{"CLIENT", "REPLY", "OFF"}, {[]byte("Client"), []byte("tracking"), "on"},
+			{"SCRIPT", "DEBUG", "YES"}, {"REPLCONF", "ACK", 0}, // which has no reply
 		} {
 			for name, x := range map[string]redis.Runner{"client": c, "session": s, "tx": c.Tx()} {
 				if _, err := redis.Do[redis.Reply](ctx, x, args...).Await(task); err == nil {
@@ -165,7 +239,16 @@ func TestWhatWouldBreakTheSharedConnectionIsRefused(t *testing.T) {
 			if _, err := c.Do(ctx, args...).Await(task); err == nil {
 				t.Errorf("%v is sent", args)
 			}
+			tx := c.Tx()
+			if _, err := tx.Do(ctx, args...).Await(task); err == nil {
+				t.Errorf("%v is sent in a transaction on the connection that all commands share", args)
+			}
+			tx.Set(ctx, "k", "v")
+			if _, err := tx.Exec(ctx).Await(task); err == nil || !strings.Contains(err.Error(), "cannot be sent by Do") {
+				t.Errorf("Exec of a transaction with %v: %v", args, err)
+			}
 		}
+		wantNil(t, task, c.Get(ctx, "k"))
 		if err := c.Send("BLPOP", "k", 0); err == nil {
 			t.Error("BLPOP is sent by Send")
 		}

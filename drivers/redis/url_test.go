@@ -52,6 +52,7 @@ func TestBadOptionsAreRefused(t *testing.T) {
 	l := eventloop.New(nil)
 	for _, o := range []redis.Options{
 		{Network: "udp"}, {Addr: "host"}, {DB: -1}, {Username: "me"}, {MinBackoff: -1}, {MaxBackoff: -1}, {MaxBlocking: -1},
+		{MinBackoff: 2, MaxBackoff: 1}, {Name: "two words"}, {Name: "line\r\nfeed"}, {Name: "ä"},
 	} {
 		if _, err := redis.New(l, &o); err == nil {
 			t.Errorf("%+v is taken", o)
