@@ -19,7 +19,8 @@ type ConsumeOptions struct {
 	Tubes []string
 
 	// Parallel is how many jobs the application has at a time. Each needs a connection,
-	// because a connection that waits for a job answers nothing else. Zero: 1.
+	// because a connection that waits for a job answers nothing else. Zero: 1. It must
+	// not be negative, and is at most 65,535.
 	Parallel int
 
 	// OnJob is called on the loop with each job. The application settles the job, in

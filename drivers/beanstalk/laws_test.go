@@ -574,7 +574,9 @@ func TestAConnectionThatIsCutAtAnyByteFailsWhatHasNoReply(t *testing.T) {
 }
 
 func TestInvalidArgumentsFailAtOnce(t *testing.T) {
-	for _, o := range []*beanstalk.Options{{Addr: "nonsense"}, {Network: "udp"}} {
+	for _, o := range []*beanstalk.Options{
+		{Addr: "nonsense"}, {Network: "udp"}, {MinBackoff: -1}, {MaxBackoff: -1}, {MinBackoff: 2, MaxBackoff: 1},
+	} {
 		if _, err := beanstalk.New(eventloop.New(nil), o); err == nil {
 			t.Errorf("options %+v were accepted", o)
 		}

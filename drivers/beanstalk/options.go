@@ -2,6 +2,7 @@ package beanstalk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -33,7 +34,7 @@ type Options struct {
 
 	// MinBackoff is the time before the first attempt to reconnect. It doubles with
 	// each failure, up to MaxBackoff, and is shortened by up to a half at random. Zero:
-	// 50 ms and 5 s.
+	// 50 ms and 5 s. Neither may be negative, nor MinBackoff more than MaxBackoff.
 	MinBackoff, MaxBackoff time.Duration
 
 	// MaxPending bounds the commands without a reply, and MaxPendingBytes the sum of
@@ -77,9 +78,15 @@ func (o *Options) withDefaults() (*Options, error) {
 	default:
 		return nil, fmt.Errorf("beanstalk: %w", net.UnknownNetworkError(c.Network))
 	}
+	switch {
+	case c.MinBackoff < 0 || c.MaxBackoff < 0:
+		return nil, errors.New("beanstalk: negative backoff")
+	case c.MaxBackoff > 0 && c.MinBackoff > c.MaxBackoff:
+		return nil, fmt.Errorf("beanstalk: MinBackoff %v is more than MaxBackoff %v", c.MinBackoff, c.MaxBackoff)
+	}
 	c.Timeout = bound(c.Timeout, 5*time.Second, 0)
 	c.ConnectTimeout = bound(c.ConnectTimeout, 5*time.Second, 0)
-	c.MinBackoff = max(bound(c.MinBackoff, 50*time.Millisecond, 0), 0)
+	c.MinBackoff = bound(c.MinBackoff, 50*time.Millisecond, 0)
 	c.MaxBackoff = max(bound(c.MaxBackoff, 5*time.Second, 0), c.MinBackoff)
 	c.MaxPending = bound(c.MaxPending, 64<<10, math.MaxInt)
 	c.MaxPendingBytes = bound(c.MaxPendingBytes, 64<<20, math.MaxInt)
