@@ -125,11 +125,11 @@ func (c *Client) Send(ctx context.Context, m Mail) *eventloop.Future[Receipt] {
 	if ctx == nil {
 		panic("smtp: nil context")
 	}
-	j := &job{c: c, mail: m}
+	j := &job{c: c, mail: m.clone()}
 	if j.Init(c.owner) != nil {
 		return &j.Future // it has failed
 	}
-	err := m.check()
+	err := j.mail.check()
 	if err == nil {
 		err = c.enqueue(ctx, j)
 	}
@@ -153,7 +153,6 @@ func (c *Client) enqueue(ctx context.Context, j *job) error {
 	case len(c.queue) >= c.opts.MaxQueue, size > c.opts.MaxQueueBytes-c.bytes:
 		return fmt.Errorf("too many mails wait: %w", eventloop.ErrBufferFull)
 	}
-	j.mail.To = slices.Clone(j.mail.To)
 	j.setUntil()
 	j.body = newBody(c.l, j.mail.Body)
 	c.queue = append(c.queue, j)

@@ -98,6 +98,9 @@ func newError(command string, r *smtpwire.Reply) *Error {
 
 // unexpected is the error of a reply with a code that the command cannot have.
 func unexpected(command string, r *smtpwire.Reply) error {
+	if command == "" {
+		return fmt.Errorf("%w: %d as the greeting", ErrMalformed, r.Code)
+	}
 	return fmt.Errorf("%w: %d to %s", ErrMalformed, r.Code, command)
 }
 

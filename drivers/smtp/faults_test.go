@@ -214,6 +214,33 @@ func TestGarbageEndsTheConnection(t *testing.T) {
 	}
 }
 
+// A positive reply with a code that is not for the command may belong to something else.
+func TestAReplyWithACodeOfAnotherCommandEndsTheConnection(t *testing.T) {
+	for name, script := range map[string][]looptest.Step{
+		"greeting": reply("250 mail.example"),
+		"EHLO":     steps(reply("220 mail.example"), say("EHLO client.example", "220 mail.example")),
+		"HELO":     steps(reply("220 mail.example"), say("EHLO client.example", "502 what?", "HELO client.example", "220 mail.example")),
+		"STARTTLS": steps(greet("STARTTLS"), say("STARTTLS", "250 go")),
+		"AUTH":     steps(greet("AUTH PLAIN"), say("AUTH PLAIN AHUAcA==", "250 ok")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			protocolTest(t, func(t *testing.T, l *eventloop.Loop, n *looptest.Net) error {
+				c := newClient(t, l, n, func(o *Options) {
+					o.Security, o.TLS = Opportunistic, trusting()
+					o.Auth, o.PlaintextAuth = Plain("u", "p"), true
+				})
+				fails(t, c.Send(t.Context(), mail()), ErrMalformed).Then(func(_ Receipt, err error) {
+					if isTransient(err) {
+						t.Errorf("%v is transient", err)
+					}
+					c.Close()
+				})
+				return n.Script(server, append(script, drain)...)
+			})
+		})
+	}
+}
+
 func TestAReplyWithoutAnEndEndsTheConnection(t *testing.T) {
 	for place := range places {
 		for _, line := range []string{strings.Repeat("250-more\r\n", 50), strings.Repeat("250 more ", 50)} {

@@ -10,7 +10,7 @@ import (
 	"github.com/onloop/eventloop/drivers/smtp/internal/smtpwire"
 )
 
-// A Mail is a message and its envelope.
+// A Mail is a message and its envelope. [Client.Send] copies all of it but Body.
 type Mail struct {
 	// From is the address of the sender, to which failures are reported: "a@example.com",
 	// or "<a@example.com>", without a name. It may be empty, as that of a notification is.
@@ -111,6 +111,18 @@ func bare(addr string) string {
 		return strings.TrimSuffix(inner, ">")
 	}
 	return addr
+}
+
+// clone returns a copy with an envelope that the application cannot change: what was
+// checked is what is sent.
+func (m Mail) clone() Mail {
+	m.To = slices.Clone(m.To)
+	if m.DSN != nil {
+		d := *m.DSN
+		d.Notify = slices.Clone(d.Notify)
+		m.DSN = &d
+	}
+	return m
 }
 
 // check returns why the mail cannot be sent to any server, or nil.

@@ -18,7 +18,7 @@ func (s *session) open() error {
 	if err != nil {
 		return err
 	}
-	if err := positive("", &r); err != nil {
+	if err := wants(220, "", &r); err != nil {
 		return err
 	}
 	if err := s.hello(); err != nil {
@@ -30,10 +30,12 @@ func (s *session) open() error {
 	return s.auth()
 }
 
-// positive returns the error of a reply that should be positive.
-func positive(command string, r *smtpwire.Reply) error {
+// wants returns the error of a reply that should have a code. Another positive code is
+// an error, too: the reply may be to something else, and the session would go on with
+// replies that have shifted.
+func wants(code int, command string, r *smtpwire.Reply) error {
 	switch {
-	case r.Positive():
+	case r.Code == code:
 		return nil
 	case r.Negative():
 		return newError(command, r)
@@ -57,9 +59,9 @@ func (s *session) hello() error {
 		if r, err = s.command(smtpwire.AppendHello(s.out[:0], verb, s.localName())); err != nil {
 			return err
 		}
-		return positive(verb, &r)
+		return wants(250, verb, &r)
 	}
-	if err := positive(verb, &r); err != nil {
+	if err := wants(250, verb, &r); err != nil {
 		return err
 	}
 	s.ext = smtpwire.ParseExtensions(&r)
@@ -85,7 +87,7 @@ func (s *session) startTLS() error {
 	if r.Negative() && !required {
 		return nil
 	}
-	if err := positive("STARTTLS", &r); err != nil {
+	if err := wants(220, "STARTTLS", &r); err != nil {
 		return err
 	}
 	// What came in the clear after the reply would pass for what the server said over
@@ -129,7 +131,7 @@ func (s *session) auth() error {
 	if err != nil {
 		return err
 	}
-	if err := positive("AUTH", &r); err != nil {
+	if err := wants(235, "AUTH", &r); err != nil {
 		var reply *Error
 		if errors.As(err, &reply) {
 			return fmt.Errorf("%w: %w", ErrAuth, err)

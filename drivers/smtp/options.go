@@ -86,14 +86,20 @@ type Options struct {
 	MaxQueueBytes int // the bytes of the []byte bodies among them. Zero: 64 MB
 	MaxReplyBytes int // of one reply. Zero: 64 KB
 
-	// Rate is how many mails per second begin at most, evenly spaced. Zero: no limit.
+	// Rate is how many mails per second begin at most, evenly spaced, and at least one
+	// per year. Zero: no limit.
 	Rate float64
 
 	// After a failure to connect the client waits before the next attempt: MinBackoff,
 	// and twice as long after each further failure, up to MaxBackoff, with up to a half
-	// taken off at random. Zero: 500 ms and 30 s.
+	// taken off at random. Zero: 500 ms and 30 s; a default yields to the other one
+	// if that is set. Neither may be negative, nor MinBackoff more than MaxBackoff.
 	MinBackoff, MaxBackoff time.Duration
 }
+
+// minRate is one mail per year. The time between mails of a much lower rate would not be
+// a time.Duration.
+const minRate = 1.0 / (365 * 24 * 3600)
 
 // withDefaults returns a copy with the defaults set. It fails if the options are invalid.
 func (in *Options) withDefaults() (o Options, err error) {
@@ -107,6 +113,9 @@ func (in *Options) withDefaults() (o Options, err error) {
 	set(&o.ReplyTimeout, 5*time.Minute)
 	set(&o.QueueTimeout, time.Minute)
 	set(&o.IdleTimeout, 30*time.Second)
+	if o.MaxBackoff > 0 {
+		set(&o.MinBackoff, min(500*time.Millisecond, o.MaxBackoff))
+	}
 	set(&o.MinBackoff, 500*time.Millisecond)
 	set(&o.MaxBackoff, max(30*time.Second, o.MinBackoff))
 	set(&o.MaxConns, 5)
@@ -157,8 +166,14 @@ func (o *Options) check() error {
 			return fmt.Errorf("smtp: %s is negative", name)
 		}
 	}
-	if o.Rate < 0 || math.IsNaN(o.Rate) {
+	if o.MinBackoff > o.MaxBackoff {
+		return fmt.Errorf("smtp: MinBackoff %v is more than MaxBackoff %v", o.MinBackoff, o.MaxBackoff)
+	}
+	if o.Rate < 0 || math.IsNaN(o.Rate) || math.IsInf(o.Rate, 0) {
 		return fmt.Errorf("smtp: rate %v", o.Rate)
+	}
+	if o.Rate > 0 && o.Rate < minRate {
+		return fmt.Errorf("smtp: rate %v, less than one mail in a year", o.Rate)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"strings"
@@ -304,7 +305,15 @@ func TestInvalidOptionsAreRefused(t *testing.T) {
 		"negative MaxReplyBytes":  func(o *Options) { o.MaxReplyBytes = -1 },
 		"negative ReplyTimeout":   func(o *Options) { o.ReplyTimeout = -1 },
 		"negative ConnectTimeout": func(o *Options) { o.ConnectTimeout = -1 },
+		"negative IdleTimeout":    func(o *Options) { o.IdleTimeout = -1 },
+		"negative MaxQueueBytes":  func(o *Options) { o.MaxQueueBytes = -1 },
+		"negative MinBackoff":     func(o *Options) { o.MinBackoff = -1 },
+		"negative MaxBackoff":     func(o *Options) { o.MaxBackoff = -1 },
+		"backoff that shrinks":    func(o *Options) { o.MinBackoff, o.MaxBackoff = 2, 1 },
 		"negative Rate":           func(o *Options) { o.Rate = -1 },
+		"infinite Rate":           func(o *Options) { o.Rate = math.Inf(1) },
+		"Rate that is no number":  func(o *Options) { o.Rate = math.NaN() },
+		"tiny Rate":               func(o *Options) { o.Rate = 1e-11 },
 	} {
 		o := ok
 		change(&o)
@@ -312,8 +321,10 @@ func TestInvalidOptionsAreRefused(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if _, err := New(l, &ok); err != nil {
-		t.Error(err)
+	for _, o := range []Options{ok, {Addr: ok.Addr, MaxBackoff: 1}, {Addr: ok.Addr, MinBackoff: time.Hour}, {Addr: ok.Addr, Rate: 1e-7}} {
+		if _, err := New(l, &o); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

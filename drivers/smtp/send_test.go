@@ -267,6 +267,22 @@ func TestAMailLargerThanTheServerPermitsIsNotSent(t *testing.T) {
 	}
 }
 
+// What the application changes after Send neither passes unchecked nor gets into another
+// mail.
+func TestTheEnvelopeIsCopied(t *testing.T) {
+	protocolTest(t, func(t *testing.T, l *eventloop.Loop, n *looptest.Net) error {
+		c := newClient(t, l, n, nil)
+		m := mail()
+		m.DSN = &DSN{Notify: []string{"NEVER"}, Return: "HDRS", EnvelopeID: "id"}
+		sent(t, c.Send(t.Context(), m), func(Receipt) { c.Close() })
+		m.To[0] = "c@z>\r\nRSET"
+		m.DSN.Notify[0], m.DSN.Return, m.DSN.EnvelopeID = "NEVER\r\nRSET", "FULL\r\nRCPT TO:<c@z>", "other"
+		return n.Script(server, steps(greet("DSN"), say(
+			"MAIL FROM:<a@x> RET=HDRS ENVID=id", "250 ok", "RCPT TO:<b@y> NOTIFY=NEVER ORCPT=rfc822;b@y", "250 ok", "DATA", "354 go"),
+			hi, reply("250 ok"), bye)...)
+	})
+}
+
 func TestInvalidMailsFailAtOnce(t *testing.T) {
 	looptest.Run(t, func(t *testing.T, l *eventloop.Loop) error {
 		c := newClient(t, l, looptest.NewNet(t), nil)

@@ -293,7 +293,7 @@ func (tx *transaction) note(i int, r *smtpwire.Reply) error {
 	case name == "DATA" || r.Code/100 == 3:
 		return unexpected(name, r)
 	case name == "RSET":
-		if err := positive(name, r); err != nil {
+		if err := wants(250, name, r); err != nil {
 			return errLost{err} // it says nothing about the mail
 		}
 	case name == "MAIL" && r.Negative():
