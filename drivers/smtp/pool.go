@@ -18,7 +18,7 @@ type pool struct {
 	c        *Client
 	sessions []*session // all whose connection is not closed yet
 	idle     []*session // the last one was used last
-	opening  int        // sessions that are not up yet
+	opening  int        // attempts to open a session that have not ended
 
 	failures int       // attempts to connect that failed, since the last success
 	lastErr  error     // of the last attempt that failed
@@ -33,6 +33,7 @@ func (p *pool) init(c *Client) { p.c = c }
 
 // pump gives the mails that wait to sessions, opens new ones, and does what is due.
 func (p *pool) pump() {
+	now := time.Now() // before all that follows: what is refused as too early is later than now
 	c := p.c
 	c.mu.Lock()
 	c.posted = false
@@ -54,7 +55,7 @@ func (p *pool) pump() {
 		s.wake(j)
 	}
 	p.grow()
-	p.arm()
+	p.arm(now)
 	if end != nil && len(p.sessions) == 0 && pending == 0 {
 		end.resolve(struct{}{}, nil)
 		c.owner.Close()
@@ -102,26 +103,26 @@ func (p *pool) grow() {
 	}
 	for range n {
 		s, err := newSession(p)
+		p.opening++
 		if err != nil {
 			p.failed(err)
 			return
 		}
 		p.sessions = append(p.sessions, s)
-		p.opening++
 		s.start(nil)
 	}
 }
 
-// opened says that a session is up.
+// opened says that a session is up. opened or failed is called once for each attempt.
 func (p *pool) opened() {
 	p.opening--
 	p.failures, p.lastErr = 0, nil
 }
 
-// failed says that a session could not be opened. opened and failed are called once for
-// each session.
+// failed says that a session could not be opened.
 func (p *pool) failed(err error) {
 	o := &p.c.opts
+	p.opening--
 	p.lastErr = err
 	wait := o.MinBackoff << min(p.failures, 30)
 	if wait <= 0 || wait > o.MaxBackoff {
@@ -137,6 +138,7 @@ func (p *pool) failed(err error) {
 			j.giveUp(err)
 		}
 	}
+	p.wake() // the connection may have called forget long before
 }
 
 // usable returns the number of sessions that are up.
@@ -172,9 +174,8 @@ func isTransient(err error) bool {
 	return !errors.As(err, &cert) && !errors.As(err, &plain) && !errors.As(err, &alert)
 }
 
-// arm sets the timer to when pump has something to do again.
-func (p *pool) arm() {
-	now := time.Now()
+// arm sets the timer to when pump has something to do again, after now.
+func (p *pool) arm(now time.Time) {
 	_, at := p.c.overdue(now)
 	earliest := func(t time.Time) {
 		if now.Before(t) && (at.IsZero() || t.Before(at)) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -353,3 +354,31 @@ func TestAMailIsCanceledInTheQueue(t *testing.T) {
 }
 
 var errGivenUp = errors.New("given up")
+
+// With a real loop: only there does a connection that fails at once end before the task
+// of its session begins.
+func TestAttemptsThatFailAtOnceAreAllCounted(t *testing.T) {
+	const attempts = 3000
+	var dials atomic.Int32
+	err := eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+		c, err := New(l, &Options{
+			Addr: server, Security: NoTLS, MinBackoff: 1, MaxBackoff: 1, QueueTimeout: 10 * time.Second,
+			Dial: func(context.Context, string, string) (net.Conn, error) {
+				if dials.Add(1) < attempts {
+					return nil, eventloop.ErrRefused
+				}
+				return nil, ErrNoTLS // which no further attempt can change
+			},
+		})
+		if err != nil {
+			return err
+		}
+		for range 5 {
+			fails(t, c.Send(t.Context(), mail()), ErrNoTLS)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

@@ -91,13 +91,10 @@ func (s *session) run(t *eventloop.Task) error {
 	t.Unref()
 	s.t = t
 	defer s.leave()
-	if s.state == sessionOpening {
-		if err := s.open(); err != nil {
-			s.openFailed(err)
+	if s.job == nil { // a new session
+		if !s.tryOpen() {
 			return nil
 		}
-		s.state = sessionBusy
-		s.pool.opened()
 		s.job = s.pool.next()
 	} else {
 		s.nc = s.conn.NetConn(t)
@@ -127,9 +124,6 @@ func (s *session) run(t *eventloop.Task) error {
 // leave closes a session whose task ends and that is not idle: the task has closed it
 // already, or was unwound.
 func (s *session) leave() {
-	if s.state == sessionOpening {
-		s.openFailed(errTaskEnded)
-	}
 	for _, j := range []*job{s.job, s.ahead} {
 		if j != nil {
 			j.giveUp(errTaskEnded)
@@ -147,10 +141,22 @@ func (s *session) leave() {
 
 var errTaskEnded = fmt.Errorf("the task of the session has ended: %w", net.ErrClosed)
 
-func (s *session) openFailed(err error) {
-	s.over()
-	s.pool.opening--
-	s.pool.failed(err)
+// tryOpen opens the session and tells the pool, exactly once, how that ended, also if
+// the task is unwound. The state does not tell whether the pool knows: a connection that
+// fails at once ends the session before its task has begun.
+func (s *session) tryOpen() bool {
+	err := errTaskEnded
+	defer func() {
+		if err != nil {
+			s.over()
+			s.pool.failed(err)
+			return
+		}
+		s.state = sessionBusy
+		s.pool.opened()
+	}()
+	err = s.open()
+	return err == nil
 }
 
 // park makes the session idle, if the server has not said anything that it was not

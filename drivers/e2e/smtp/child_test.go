@@ -55,6 +55,7 @@ type child struct {
 func (c *child) start(t *testing.T) {
 	c.cmd = exec.Command(os.Args[0])
 	c.cmd.Env = append(os.Environ(), childAddr+"="+c.addr, childFile+"="+c.file)
+	c.cmd.Stderr = os.Stderr // why it ends by itself
 	if err := c.cmd.Start(); err != nil {
 		t.Error(err)
 	}
