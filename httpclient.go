@@ -109,8 +109,9 @@ type HTTPClientConfig struct {
 	// MaxIdle, MaxHeaderBytes, DisableKeepAlives, Proxy and Dial, and of HTTPOptions
 	// UnixSocket and Upgrade. HTTPResponse.Reused, RemoteAddr and most of Timing are
 	// zero, and Headers are sorted by name. After a redirect a BodyReader is sent again
-	// only by GetBody. If the request asks for no compression, http.Transport may ask
-	// for it, and undo it.
+	// only by HTTPOptions.GetBody. Request.GetBody is set if there is that or a Body, so
+	// that the transport can send the request again, too. If the request asks for no
+	// compression, http.Transport may ask for it, and undo it.
 	Transport http.RoundTripper
 
 	// Jar has the cookies of the client, as in net/http: those that it has for a URL
@@ -295,8 +296,9 @@ type HTTPOptions struct {
 	BodyReader io.Reader
 
 	// GetBody returns the body again, from its beginning, as in net/http. It is called
-	// on a goroutine of the request, only if BodyReader has been read. What it returns
-	// is closed exactly once. Its error is the error of the request. A *bytes.Buffer
+	// on a goroutine of the request, only if BodyReader has been read; with
+	// HTTPClientConfig.Transport after each redirect that sends the body again, and when
+	// the transport asks for the body. What it returns is closed exactly once. Its error is the error of the request. A *bytes.Buffer
 	// needs no GetBody; its bytes must not change until the request has ended.
 	GetBody func() (io.ReadCloser, error)
 

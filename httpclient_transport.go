@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/onloop/eventloop/internal/httpclient"
 )
@@ -80,9 +81,10 @@ var errNothing = errors.New("the transport returned neither a response nor an er
 
 // carryOn sends the request and receives the response.
 func (c *httpCall) carryOn(end *requestEnd) error {
-	req, body := c.netRequest()
-	if body != nil {
-		defer body.end()
+	req, bodies, err := c.netRequest()
+	defer bodies.end()
+	if err != nil {
+		return fmt.Errorf("request body: %w", err)
 	}
 	res, err := c.client.cfg.Transport.RoundTrip(req)
 	switch {
@@ -117,9 +119,8 @@ func (c *httpCall) carryOn(end *requestEnd) error {
 	return err
 }
 
-// netRequest returns the request as package net/http has it, and its body, nil if there
-// is none.
-func (c *httpCall) netRequest() (*http.Request, *carriedBody) {
+// netRequest returns the request as package net/http has it, and its bodies.
+func (c *httpCall) netRequest() (*http.Request, *carriedBodies, error) {
 	req := &http.Request{}
 	if c.trip != nil {
 		*req = *c.trip.req
@@ -127,25 +128,24 @@ func (c *httpCall) netRequest() (*http.Request, *carriedBody) {
 		c.fillRequest(req)
 	}
 	req = req.WithContext(c.waitContext())
-	b := &carriedBody{call: c}
-	switch {
-	case c.opts.BodyReader != nil:
-		b.uploadBody = uploadBody{src: c.opts.BodyReader, from: &c.more().source}
-	case len(c.opts.Body) > 0 || c.length < 0:
-		b.uploadBody = uploadBody{src: bytes.NewReader(c.opts.Body), own: true}
-	default:
-		req.Body = nil
-		return req, nil
+	req.Body, req.GetBody, req.ContentLength = nil, nil, 0
+	s := &carriedBodies{call: c, opts: *c.opts}
+	if s.opts.BodyReader == nil && len(s.opts.Body) == 0 && c.length >= 0 {
+		return req, s, nil
 	}
-	req.Body, req.ContentLength = b, c.length
-	if len(c.opts.Trailers) > 0 {
-		b.trailer = make(http.Header)
-		for _, f := range c.opts.Trailers {
-			b.trailer[http.CanonicalHeaderKey(f.Name)] = nil
-		}
-		req.Trailer = b.trailer
+	if len(s.opts.Trailers) > 0 {
+		s.trailer = make(http.Header)
+		s.fillTrailer(false)
+		req.Trailer = s.trailer
 	}
-	return req, b
+	if s.opts.BodyReader == nil || s.opts.GetBody != nil {
+		req.GetBody = s.getBody
+	}
+	req.ContentLength = c.length
+	var err error
+	// A transport may close BodyReader without having read it.
+	req.Body, err = s.open(c.redirects > 0)
+	return req, s, err
 }
 
 // fillRequest makes req the request of a Do.
@@ -165,32 +165,111 @@ func (c *httpCall) fillRequest(req *http.Request) {
 	}
 }
 
-// A carriedBody is the body of a request as a transport reads it. Close may come from
-// any goroutine, and need not come at all.
+// carriedBodies are the bodies of a request that a transport carries: the one that it is
+// given, and those that it gets by GetBody.
+type carriedBodies struct {
+	call    *httpCall
+	opts    HTTPOptions // of the request when it was given to the transport
+	trailer http.Header // of the http.Request, filled at the end of a body; or nil
+
+	mu    sync.Mutex // guards the following, and trailer
+	all   []*carriedBody
+	ended bool
+}
+
+// A carriedBody is a body as a transport reads it. Close may come from any goroutine,
+// and need not come at all.
 type carriedBody struct {
 	uploadBody
-	call    *httpCall
-	trailer http.Header // of the request, filled at the end of the body; or nil
+	of *carriedBodies
+}
+
+// open returns the body, from its beginning. If again is set it is not the first one.
+func (s *carriedBodies) open(again bool) (io.ReadCloser, error) {
+	b := &carriedBody{of: s}
+	switch {
+	case s.opts.BodyReader == nil:
+		b.src, b.own = bytes.NewReader(s.opts.Body), true
+	case !again:
+		b.src, b.from = s.opts.BodyReader, &uploadSource{}
+	default:
+		b.from = &uploadSource{}
+		if err := b.fetch(s.opts.GetBody); err != nil {
+			return nil, err
+		}
+	}
+	s.mu.Lock()
+	ended := s.ended
+	s.all = append(s.all, b)
+	s.mu.Unlock()
+	if ended {
+		b.end()
+		return nil, errOver
+	}
+	return b, nil
+}
+
+// getBody is GetBody of the http.Request.
+func (s *carriedBodies) getBody() (io.ReadCloser, error) { return s.open(true) }
+
+// end ends all bodies. It closes what the transport has left open.
+func (s *carriedBodies) end() {
+	s.mu.Lock()
+	s.ended = true
+	all := s.all
+	s.mu.Unlock()
+	for _, b := range all {
+		b.end()
+	}
+}
+
+// fillTrailer gives the http.Request its trailer, or only the names in it.
+func (s *carriedBodies) fillTrailer(values bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.opts.Trailers {
+		s.trailer[http.CanonicalHeaderKey(f.Name)] = nil
+	}
+	for _, f := range s.opts.Trailers {
+		if values {
+			s.trailer.Add(f.Name, f.Value)
+		}
+	}
 }
 
 // Read implements io.Reader.
 func (b *carriedBody) Read(p []byte) (int, error) {
 	n, err := b.uploadBody.Read(p)
-	if err == io.EOF && b.trailer != nil {
-		for _, f := range b.call.opts.Trailers {
-			b.trailer.Add(f.Name, f.Value)
-		}
-		b.trailer = nil
+	if err == io.EOF && b.of.trailer != nil {
+		b.of.fillTrailer(true)
 	}
 	return n, err
 }
 
 // Close implements io.Closer.
 func (b *carriedBody) Close() error {
-	if !b.own {
-		b.call.closeBody()
+	switch {
+	case b.own:
+	case b.fetched != nil:
+		b.fetched.close()
+	default:
+		b.of.call.closeBody()
 	}
 	return nil
+}
+
+// end ends the body. What GetBody has returned is closed then, and a panic in its Close
+// reported. BodyReader is closed with the request.
+func (b *carriedBody) end() {
+	b.uploadBody.end()
+	f := b.fetched
+	if f == nil {
+		return
+	}
+	aside(func() error { f.close(); return nil }) // it may call runtime.Goexit
+	if f.panic != nil {
+		b.of.call.client.loop.strayEvent(f.panic)
+	}
 }
 
 // headOf returns the head of res as text, for the parser. Neither the length of the body

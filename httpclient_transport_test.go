@@ -159,6 +159,180 @@ func TestRedirectsCookiesAndCodingsWorkOverATransport(t *testing.T) {
 	}
 }
 
+// A transport has read the body, or only closed it, before the redirect.
+func TestATransportIsGivenTheBodyOfGetBodyAfterARedirect(t *testing.T) {
+	s, _ := serveHandler(t, func(w http.ResponseWriter, r *http.Request) {
+		n := len(r.URL.Path)
+		if n < 3 {
+			if r.Header.Get("Expect") == "" {
+				io.Copy(io.Discard, r.Body)
+			}
+			http.Redirect(w, r, "/"+strings.Repeat("x", n), http.StatusPermanentRedirect)
+			return
+		}
+		body, err := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %q %v length=%d", r.Method, body, err, r.ContentLength)
+	})
+	transport := &http.Transport{ExpectContinueTimeout: time.Minute}
+	var got []*closeCounter
+	failure := errors.New("failure")
+	for name, test := range map[string]struct {
+		opts eventloop.HTTPOptions
+		body string // of the response
+		is   error
+	}{
+		"chunks":        {opts: eventloop.HTTPOptions{}, body: "length=-1"},
+		"a length":      {opts: eventloop.HTTPOptions{ContentLength: 5}, body: "length=5"},
+		"Expect":        {opts: eventloop.HTTPOptions{ContentLength: 5, Headers: eventloop.HTTPHeaders{{"Expect", "100-continue"}}}, body: "length=5"},
+		"*bytes.Buffer": {opts: eventloop.HTTPOptions{BodyReader: bytes.NewBufferString("hello")}, body: "length=5"},
+		"an error":      {opts: eventloop.HTTPOptions{GetBody: func() (io.ReadCloser, error) { return nil, failure }}, is: failure},
+		"nil":           {opts: eventloop.HTTPOptions{GetBody: func() (io.ReadCloser, error) { return nil, nil }}, is: eventloop.ErrHTTP},
+	} {
+		t.Run(name, func(t *testing.T) {
+			checkLeaks(t)
+			defer transport.CloseIdleConnections()
+			got = nil
+			newBody := func() (io.ReadCloser, error) {
+				got = append(got, &closeCounter{Reader: io.MultiReader(strings.NewReader("hello"))})
+				return got[len(got)-1], nil
+			}
+			calls := 0
+			if test.opts.BodyReader == nil {
+				test.opts.BodyReader, _ = newBody()
+				calls = 1
+				if test.is == nil {
+					calls, test.opts.GetBody = 3, newBody
+				}
+			}
+			test.opts.MaxRedirects = 2
+			res, err := doOver(t, transport, "POST", s.URL, &test.opts)
+			wantEqual(t, "bodies", len(got), calls)
+			for _, body := range got {
+				wantEqual(t, "Close", body.closed.Load(), 1)
+			}
+			if test.is != nil {
+				wantErr(t, "error", err, test.is)
+				return
+			}
+			if want := `POST "hello" <nil> ` + test.body; err != nil || res.Redirects != 2 || string(res.Body) != want {
+				t.Errorf("%+v, %v, want %s", res, err, want)
+			}
+		})
+	}
+}
+
+// A transport asks for the body again when it sends the request again.
+func TestATransportIsGivenGetBodyIfTheBodyCanBeReadAgain(t *testing.T) {
+	var bodies []*closeCounter
+	newBody := func() (io.ReadCloser, error) {
+		bodies = append(bodies, &closeCounter{Reader: io.MultiReader(strings.NewReader("hello"))})
+		return bodies[len(bodies)-1], nil
+	}
+	again := 0
+	transport := tripFunc(func(req *http.Request) (*http.Response, error) {
+		res := &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader("done"))}
+		if req.GetBody == nil {
+			return res, nil
+		}
+		io.ReadFull(req.Body, make([]byte, 2))
+		for i := range 3 {
+			body, err := req.GetBody()
+			if err != nil {
+				return nil, err
+			}
+			again++
+			if b, err := io.ReadAll(body); string(b) != "hello" || err != nil {
+				t.Errorf("%q, %v", b, err)
+			}
+			if len(req.Trailer) > 0 {
+				wantSlice(t, "trailer", req.Trailer["A"], []string{"1", "2"})
+			}
+			if i > 0 {
+				body.Close()
+			}
+		}
+		t.Cleanup(func() { // the request has ended
+			if body, err := req.GetBody(); body != nil || err == nil {
+				t.Errorf("GetBody = %v, %v", body, err)
+			}
+		})
+		return res, nil
+	})
+	for name, test := range map[string]struct {
+		opts   eventloop.HTTPOptions
+		bodies int // of the application
+		again  int
+	}{
+		"Body":                {eventloop.HTTPOptions{Body: []byte("hello")}, 0, 3},
+		"Body and Trailers":   {eventloop.HTTPOptions{Body: []byte("hello"), Trailers: eventloop.HTTPHeaders{{"a", "1"}, {"A", "2"}}}, 0, 3},
+		"BodyReader":          {eventloop.HTTPOptions{BodyReader: strings.NewReader("hello")}, 0, 0},
+		"GetBody":             {eventloop.HTTPOptions{GetBody: newBody}, 4, 3},
+		"GetBody with length": {eventloop.HTTPOptions{GetBody: newBody, ContentLength: 5}, 4, 3},
+		"*bytes.Buffer":       {eventloop.HTTPOptions{BodyReader: bytes.NewBufferString("hello")}, 0, 3},
+		"none":                {eventloop.HTTPOptions{}, 0, 0},
+		"an empty one":        {eventloop.HTTPOptions{BodyReader: http.NoBody, GetBody: newBody}, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			again, bodies = 0, nil
+			if test.bodies > 0 {
+				test.opts.BodyReader, _ = newBody()
+			}
+			if _, err := doOver(t, transport, "POST", "http://h", &test.opts); err != nil {
+				t.Error(err)
+			}
+			wantEqual(t, "bodies", len(bodies), test.bodies)
+			wantEqual(t, "sent again", again, test.again)
+			for _, body := range bodies {
+				wantEqual(t, "Close", body.closed.Load(), 1)
+			}
+		})
+	}
+	for name, test := range map[string]struct {
+		change func(req *http.Request)
+		bodies int
+		again  int
+	}{
+		"GetBody":         {func(*http.Request) {}, 4, 3},
+		"no GetBody":      {func(r *http.Request) { r.GetBody = nil }, 1, 0},
+		"bytes in memory": {func(r *http.Request) { r.Body, r.ContentLength = io.NopCloser(strings.NewReader("hello")), 5 }, 0, 3},
+		"none":            {func(r *http.Request) { r.Body, r.ContentLength = http.NoBody, 5 }, 0, 0},
+		"an empty one": {func(r *http.Request) {
+			r.Method, r.Body, r.ContentLength = "GET", io.NopCloser(strings.NewReader("")), -1
+		}, 0, 0},
+	} {
+		t.Run("RoundTripper, "+name, func(t *testing.T) {
+			again, bodies = 0, nil
+			runHTTPLoop(t, nil, func(l *eventloop.Loop) {
+				rt := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Transport: tripFunc(func(req *http.Request) (*http.Response, error) {
+					if req.Body == nil && req.ContentLength != 0 {
+						t.Errorf("ContentLength = %d without a body", req.ContentLength)
+					}
+					return transport(req)
+				})}).RoundTripper()
+				tripIn(l, "goroutine", func() {
+					req := newRequest(t, "POST", "http://h", nil)
+					if test.bodies > 0 {
+						req.Body, _ = newBody()
+					}
+					req.GetBody = newBody
+					test.change(req)
+					res, err := rt.RoundTrip(req)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					res.Body.Close()
+				})
+			})
+			wantEqual(t, "bodies", len(bodies), test.bodies)
+			wantEqual(t, "sent again", again, test.again)
+			for _, body := range bodies {
+				wantEqual(t, "Close", body.closed.Load(), 1)
+			}
+		})
+	}
+}
+
 func TestAResponseOfATransportIsBounded(t *testing.T) {
 	transport := doubled(func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, 1<<20+1)) })
 	_, err := doOver(t, transport, "GET", "http://example.org/", nil)
