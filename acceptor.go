@@ -54,9 +54,6 @@ func (a *acceptor) init(l *Loop, takes accepting, ln net.Listener, maxConns int)
 	a.addr, a.file, a.ours = ln.Addr(), socketFile(ln), ours(ln)
 	a.wakeCh, a.out = make(chan struct{}, 1), make(chan struct{}, 1)
 	a.gone, a.ended = make(chan struct{}), make(chan struct{})
-	if !a.ours {
-		l.usesForeign.Store(true)
-	}
 }
 
 // ours reports whether ln is of package net itself, so that only this acceptor gets its
@@ -214,7 +211,6 @@ func (a *acceptor) stop() bool {
 	}
 	if a.ours {
 		a.inKernel.Store(true)
-		a.l.usesForeign.Store(true)
 	}
 	a.l.wg.Go(a.closeListener)
 	return true

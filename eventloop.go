@@ -101,8 +101,8 @@ type Loop struct {
 	task    atomic.Pointer[Task] // the one that runs now, or nil
 	count   counters
 	names   names
-	work    Workers        // of Work
-	wg      sync.WaitGroup // network goroutines, so that Run can see the last one off
+	work    Workers // of Work
+	wg      crew    // the goroutines that Run waits for
 
 	httpOnce sync.Once
 	http     *HTTPClient // of HTTP
@@ -152,8 +152,6 @@ type Loop struct {
 	lastPanics [8]*PanicError // see tookPanic
 	abandoned  bool           // foreign code did not return, see abandonForeign
 	delivery   uint64         // of the signal whose handler runs, else 0
-
-	usesForeign atomic.Bool
 }
 
 type loopState uint8
@@ -173,6 +171,7 @@ func New(cfg *Config) *Loop {
 	l := &Loop{
 		tasks: make(chan task, maxTasksQueued),
 		done:  make(chan struct{}),
+		wg:    crew{idle: newBell()},
 	}
 	if cfg != nil {
 		l.cfg = *cfg

@@ -62,7 +62,6 @@ func (l *Loop) closeAside(nc net.Conn) {
 // goForeign calls f, which calls foreign code, on a goroutine. If f has not returned at
 // the end of the loop, the error of Run names it as what. f may call runtime.Goexit.
 func (l *Loop) goForeign(what string, f func()) {
-	l.usesForeign.Store(true)
 	call := &foreignCall{what}
 	l.mu.Lock()
 	if l.calls == nil {

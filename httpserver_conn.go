@@ -101,9 +101,7 @@ func newHTTPConn(s *HTTPServer, nc net.Conn) *httpConn {
 	}
 	c.core.SetStall(s.cfg.WriteTimeout)
 	c.core.Unlock()
-	if c.foreign = !s.ours && isForeign(nc); c.foreign {
-		s.loop.usesForeign.Store(true)
-	} else {
+	if c.foreign = !s.ours && isForeign(nc); !c.foreign {
 		c.remote = nc.RemoteAddr()
 		c.met.Store(true)
 		if !s.ours {

@@ -72,7 +72,6 @@ func (r *Reader) start() {
 	defer r.mu.Unlock()
 	if !r.started {
 		r.started = true
-		r.loop.usesForeign.Store(true)
 		r.loop.wg.Go(r.run)
 	}
 }
@@ -258,10 +257,13 @@ func (r *Reader) Stop() {
 	}
 	r.stopped = true
 	close(r.quit)
+	closed := r.closed
 	r.mu.Unlock()
 	r.Unref() // a Read that nothing ends does not keep the loop alive
-	r.loop.wg.Go(r.close)
-	r.start()
+	if !closed {
+		r.loop.wg.Go(r.close)
+		r.start()
+	}
 }
 
 func (r *Reader) terminate() { r.Stop() }

@@ -187,9 +187,6 @@ func (t *httpTrip) prepare() error {
 		return fmt.Errorf("request body: %w", err)
 	}
 	c.watch()
-	if c.body != nil {
-		c.loop.usesForeign.Store(true)
-	}
 	//lint:ignore SA1019 net/http obeys Cancel, and so does every RoundTripper
 	if req.Cancel != nil {
 		t.done = make(chan struct{})
@@ -370,7 +367,6 @@ func (t *httpTrip) finish(err error) {
 	b := c.body
 	if b != nil && b.state.Load() != bodyClosed {
 		t.end(err, nil)
-		c.loop.usesForeign.Store(true)
 		c.loop.wg.Go(func() {
 			defer t.release() // Close may call runtime.Goexit
 			c.closeUnused()

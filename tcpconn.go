@@ -600,7 +600,6 @@ func (cr *connReader) noteForeign(nc net.Conn) (asks bool) {
 		return false
 	}
 	c := (*Conn)(cr)
-	c.loop.usesForeign.Store(true)
 	c.core.Lock()
 	defer c.core.Unlock()
 	x := c.extra()

@@ -105,19 +105,9 @@ func (l *Loop) graces() (work, foreign *time.Timer) {
 // awaitGoroutines waits for the goroutines of the loop. When foreign has fired, it no
 // longer waits for those in foreign code. The others wait for nothing.
 func (l *Loop) awaitGoroutines(foreign *time.Timer) {
-	if !l.usesForeign.Load() {
-		l.wg.Wait()
-		return
-	}
-	gone := make(chan struct{})
-	go func() { // ends when the foreign code returns
-		l.wg.Wait()
-		close(gone)
-	}()
-	for {
+	for !l.wg.end() {
 		select {
-		case <-gone:
-			return
+		case <-l.wg.idle:
 		case <-foreign.C:
 			if l.abandonForeign(); l.abandoned {
 				return
