@@ -1,5 +1,6 @@
 # What a developer runs. .ci/run runs all of it, and more.
 
+root := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
 FUZZTIME ?= 2000x
 
 .PHONY: test race lint fuzz bench models
@@ -10,13 +11,14 @@ test:
 race:
 	go test -race -shuffle=on ./...
 
-# gofmt, vet, modules and staticcheck
+# gofmt, vet, modules and staticcheck, of the module in the working directory: another one
+# with make -C DIR -f PATH/Makefile lint.
 lint:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
 	go vet ./...
 	go mod tidy -diff
 	go mod verify
-	go tool -modfile=tools/go.mod staticcheck ./...
+	go tool -modfile=$(root)tools/go.mod staticcheck ./...
 
 # Each fuzz target for FUZZTIME, a number of inputs or a duration.
 fuzz:

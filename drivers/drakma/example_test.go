@@ -356,6 +356,10 @@ func ExampleResponse() {
 	}
 	withServer(server, drakma.Options{}, func(ctx context.Context, d *drakma.Client) {
 		d.Get(ctx, "/").Do().Then(func(res *drakma.Response, err error) {
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
 			text, err := res.Text()
 			fmt.Println(text, err)
 			var v string

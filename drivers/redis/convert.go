@@ -208,10 +208,7 @@ func toAny(v resp.Value) any {
 	return v.Str
 }
 
-var (
-	replyType = reflect.TypeFor[Reply]()
-	bytesType = reflect.TypeFor[[]byte]()
-)
+var replyType = reflect.TypeFor[Reply]()
 
 // convert sets to, which can be set, to v.
 func convert(v resp.Value, to reflect.Value) error {

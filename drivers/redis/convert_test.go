@@ -88,6 +88,7 @@ func TestRepliesAreConverted(t *testing.T) {
 	converts(t, "%1\r\n:7\r\n*1\r\n#t\r\n", map[int][]bool{7: {true}})
 	converts(t, "*6\r\n$4\r\nNAME\r\n$3\r\nAda\r\n$5\r\nyears\r\n$2\r\n36\r\n$4\r\nskip\r\n$1\r\nx\r\n", person{Name: "Ada", Age: ptrTo(36)})
 	converts(t, "%3\r\n+name\r\n_\r\n+size\r\n,1.5\r\n+other\r\n*0\r\n", person{Size: 1.5})
+	converts(t, "%2\r\n+note\r\n+x\r\n+name\r\n+Ada\r\n", person{Name: "Ada", note: ""}) // not exported
 	converts(t, "*0\r\n", person{})
 	converts(t, "*0\r\n", map[string]string{})
 	converts(t, "_\r\n", (*int)(nil))

@@ -93,9 +93,6 @@ func (b *body) load(t *eventloop.Task) error {
 	return nil
 }
 
-// size returns the size of the mail if it is known.
-func (b *body) size() (n int64, known bool) { return b.meter.Size, b.whole }
-
 // next returns the next chunk, and io.EOF after the last one. The chunk is valid until
 // the next call.
 func (b *body) next(t *eventloop.Task) ([]byte, error) {

@@ -17,7 +17,6 @@ type engine struct {
 	ep     int
 	base   time.Time
 	addrs  []unix.Sockaddr
-	family int
 	dialed int
 	conns  []*conn // by descriptor
 	buf    []byte
