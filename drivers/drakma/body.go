@@ -2,7 +2,6 @@ package drakma
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -31,6 +30,8 @@ type body interface {
 	apply(opts *eventloop.HTTPOptions)
 	// again reports whether apply may be called once more.
 	again() bool
+	// close closes the readers of the application, if apply was not called.
+	close()
 }
 
 // memory is a body in memory. prepare has nothing to do.
@@ -45,6 +46,7 @@ func (b *memory) contentType() string               { return b.mediaType }
 func (b *memory) prepare() error                    { return nil }
 func (b *memory) blocks() bool                      { return false }
 func (b *memory) again() bool                       { return true }
+func (b *memory) close()                            {}
 func (b *memory) apply(opts *eventloop.HTTPOptions) { opts.Body = b.p }
 
 // readerBody is a reader of the application.
@@ -58,6 +60,7 @@ func (b *readerBody) contentType() string { return b.mediaType }
 func (b *readerBody) prepare() error      { return nil }
 func (b *readerBody) blocks() bool        { return false }
 func (b *readerBody) again() bool         { return !b.used }
+func (b *readerBody) close()              { closeReader(b.r) }
 func (b *readerBody) apply(opts *eventloop.HTTPOptions) {
 	b.used = true
 	opts.BodyReader = b.r
@@ -73,6 +76,7 @@ func (b *fileBody) contentType() string { return b.mediaType }
 func (b *fileBody) prepare() error      { return b.file.stat() }
 func (b *fileBody) blocks() bool        { return true }
 func (b *fileBody) again() bool         { return true }
+func (b *fileBody) close()              {}
 func (b *fileBody) apply(opts *eventloop.HTTPOptions) {
 	setReader(opts, b.file.size, func() io.ReadCloser { return b.file.open() })
 }
@@ -296,6 +300,12 @@ func (m *multipart) again() bool {
 	return true
 }
 
+func (m *multipart) close() {
+	for i := range m.parts {
+		defer closeReader(m.parts[i].r) // also after a panic in another one
+	}
+}
+
 // head returns what comes before the contents of a part.
 func (m *multipart) head(i int) string {
 	p := &m.parts[i]
@@ -411,30 +421,8 @@ func (r *readers) Close() (err error) {
 	return nil
 }
 
-// prepared calls f when the body is prepared, on the loop or at once.
-func prepared(ctx context.Context, l *eventloop.Loop, b body, f func(err error)) {
-	if b == nil || !b.blocks() {
-		f(nil)
-		return
-	}
-	eventloop.Work(ctx, l, func(context.Context) (struct{}, error) { return struct{}{}, b.prepare() }).
-		Then(func(_ struct{}, err error) { f(err) })
-}
-
-// closeUnsent closes the readers of a body that is not sent.
-func closeUnsent(b body) {
-	var list []io.Reader
-	switch b := b.(type) {
-	case *readerBody:
-		list = append(list, b.r)
-	case *multipart:
-		for i := range b.parts {
-			list = append(list, b.parts[i].r)
-		}
-	}
-	for _, r := range list {
-		if c, ok := r.(io.Closer); ok {
-			c.Close()
-		}
+func closeReader(r io.Reader) {
+	if c, ok := r.(io.Closer); ok {
+		c.Close()
 	}
 }

@@ -1,12 +1,16 @@
 package drakma
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/url"
+	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/onloop/eventloop"
@@ -19,9 +23,12 @@ const maxInline = 64 << 10
 // maxErrorBody is how much of the body of a response that is an error is kept.
 const maxErrorBody = 64 << 10
 
-// maxUseless is after how many bytes of a body that is not delivered its connection is
-// given up. Without a sink MaxBodyBytes of the HTTP client bounds it.
-const maxUseless = 256 << 10
+// A body that is not delivered is read so that its connection can be used again. More than
+// maxUseless bytes of it, or more than maxUselessTime, would cost more than another connection.
+const (
+	maxUseless     = 256 << 10
+	maxUselessTime = time.Second
+)
 
 // maxChallenges bounds the challenges that are answered: a first one, and stale nonces.
 const maxChallenges = 3
@@ -40,19 +47,28 @@ type call struct {
 	body     body                   // nil: none, or no more after a redirect
 	referer  string                 // for the next attempt
 	try      attempt                // that runs
+	unwait   func() bool            // of the last wait for a retry; or nil
+
+	// live is the context of the attempts. It ends with ctx, with the loop, when the call has
+	// its result, and to end an attempt; then the next one needs another.
+	live   context.Context
+	cancel context.CancelCauseFunc
+
+	// handed is set when the body is given to the HTTP client, which closes it, or is closed.
+	handed atomic.Bool
 
 	attempts, redirects, retries, challenges int
 }
 
 // An attempt is one request of a call.
 type attempt struct {
-	method  string
-	res     *Response // with sink: since the head is there
-	verdict verdict   // of res
-	data    bool      // sink has got data
-	stop    func()    // with sink: ends the attempt
-	useless int       // bytes of a body that is not delivered
-	stopped bool      // after too many of them
+	method   string
+	res      *Response        // since the head is there
+	verdict  verdict          // of res
+	data     bool             // sink has got data
+	patience *eventloop.Timer // for a body that is not needed
+	useless  int              // bytes of it
+	stopped  bool             // it was too long
 }
 
 // A sink takes the body of the response that is the result, on the loop.
@@ -61,11 +77,11 @@ type sink interface {
 	data(res *Response, p []byte)
 }
 
-// A verdict is what a call does with a response.
+// A verdict is what a call does with a response. It is made when the head is there.
 type verdict struct {
 	action    action
-	next      *url.URL // of a redirect
-	wait      time.Duration
+	next      *url.URL  // of a redirect
+	at        time.Time // of a repetition
 	challenge *digest
 	err       error
 }
@@ -84,16 +100,96 @@ const (
 func (r *Request) begin(s sink) *call {
 	c := &call{Request: *r, sink: s}
 	c.headers = slices.Clone(r.headers) // Header changes them in place
+	c.live, c.cancel = context.WithCancelCause(c.ctx)
 	if r.sent {
 		c.err = ErrSent
 	}
-	r.sent = true
+	r.sent, r.body = true, nil // the body belongs to the call
 	return c
+}
+
+// launch starts a call and returns the future of p, which done resolves.
+func launch[T any](c *call, p *eventloop.Promise[T]) *eventloop.Future[T] {
+	owner, err := c.client.enter(c)
+	if err == nil {
+		err = p.Init(owner)
+	}
+	if err == nil {
+		c.start()
+		return &p.Future
+	}
+	defer c.closeUnsent() // the loop has ended
+	c.leave()
+	f, _ := eventloop.NewFuture[T](c.client.loop)
+	return f
+}
+
+// leave ends what the call holds when it has its result.
+func (c *call) leave() {
+	c.client.leave(c)
+	c.cancel(nil)
+}
+
+// abandon is leave for a call that the end of the loop has ended.
+func (c *call) abandon() {
+	if c.unwait != nil {
+		c.unwait()
+	}
+	c.cancel(eventloop.ErrLoopClosed)
+	c.closeUnsent()
+}
+
+// closeUnsent closes the body if the HTTP client does not.
+func (c *call) closeUnsent() {
+	if c.handed.CompareAndSwap(false, true) && c.Request.body != nil {
+		c.Request.body.close()
+	}
+}
+
+// refuse ends a call of which nothing more is sent.
+func (c *call) refuse(err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = errors.Join(err, panicError(v))
+		}
+		c.done(nil, err)
+	}()
+	c.closeUnsent()
+}
+
+// panicError returns the error for a panic of the application. It is called by the function
+// that recovered, so that the stack has the place.
+func panicError(v any) *eventloop.PanicError {
+	if pe, ok := v.(*eventloop.PanicError); ok {
+		return pe
+	}
+	stack := debug.Stack()
+	// Without what recovered it: the message names the first function that is not of the loop.
+	if header, _, ok := bytes.Cut(stack, []byte("\n")); ok {
+		if i := bytes.Index(stack, []byte("\npanic(")); i >= 0 {
+			stack = slices.Concat(header, stack[i:])
+		}
+	}
+	return &eventloop.PanicError{Value: v, Stack: stack}
 }
 
 // start sends the request. done gets the result on the loop, or at once if the
 // request is not valid.
 func (c *call) start() {
+	returned := false
+	defer func() {
+		if !returned { // the application's log has called Goexit
+			c.refuse(errGoexit)
+		}
+	}()
+	c.prepare()
+	returned = true
+}
+
+var errGoexit = errors.New("drakma: runtime.Goexit was called while the request was sent")
+
+// prepare finds out what is sent, and sends it.
+func (c *call) prepare() {
 	if c.err == nil {
 		c.u, c.err = c.target()
 	}
@@ -101,10 +197,7 @@ func (c *call) start() {
 		c.Request.body, c.err = c.formBody()
 	}
 	if c.err != nil {
-		if c.err != ErrSent {
-			closeUnsent(c.Request.body)
-		}
-		c.done(nil, c.err)
+		c.refuse(c.err)
 		return
 	}
 	c.first, c.body, c.try.method = c.u, c.Request.body, c.method
@@ -114,14 +207,19 @@ func (c *call) start() {
 	if c.timeout > 0 {
 		c.deadline = time.Now().Add(c.timeout)
 	}
-	prepared(c.ctx, c.client.loop, c.body, func(err error) {
-		if err != nil {
-			closeUnsent(c.body)
-			c.done(nil, err)
-			return
-		}
+	b := c.body
+	if b == nil || !b.blocks() {
 		c.send()
-	})
+		return
+	}
+	eventloop.WorkOn(c.live, c.client.files, func(context.Context) (struct{}, error) { return struct{}{}, b.prepare() }).
+		Then(func(_ struct{}, err error) {
+			if err != nil {
+				c.refuse(err)
+				return
+			}
+			c.send()
+		})
 }
 
 // origin returns what credentials belong to: scheme, host and port.
@@ -137,23 +235,26 @@ func origin(u *url.URL) string {
 func (c *call) send() {
 	c.attempts++
 	c.try = attempt{method: c.try.method}
-	opts := eventloop.HTTPOptions{Jar: c.client.opts.Jar, Decompress: c.decompress, Host: c.host}
+	opts := eventloop.HTTPOptions{Jar: c.client.opts.Jar, Decompress: c.decompress, Host: c.host, OnResponse: c.onHead}
 	if !c.deadline.IsZero() {
 		// A time that is over is a timeout of the attempt.
 		opts.Timeout = max(time.Until(c.deadline), 1)
 	}
+	opts.Headers = c.fields()
+	if c.sink != nil {
+		opts.OnBody = c.onBody
+	}
+	if err := c.client.logRequest(c.try.method, c.u, &opts); err != nil {
+		c.refuse(err)
+		return
+	}
+	if c.attempts == 1 && !c.handed.CompareAndSwap(false, true) {
+		return // the loop has ended, and the body is closed
+	}
 	if c.body != nil {
 		c.body.apply(&opts)
 	}
-	opts.Headers = c.fields()
-	ctx := c.ctx
-	if c.sink != nil {
-		ctx, c.try.stop = context.WithCancel(ctx)
-		opts.OnResponse = c.onHead
-		opts.OnBody = c.onBody
-	}
-	c.client.logRequest(c.try.method, c.u, &opts)
-	c.client.http.Do(ctx, c.try.method, c.u.String(), &opts).Then(c.onResult)
+	c.client.http.Do(c.live, c.try.method, c.u.String(), &opts).Then(c.onResult)
 }
 
 // fields returns the fields of the next attempt.
@@ -213,35 +314,59 @@ func (c *call) addDigest(h *eventloop.HTTPHeaders) {
 	}
 }
 
-// onHead is called for the head of a response if there is a sink.
+// onHead is called for the head of a response. The head decides what is done: the body of a
+// response that is not the result may be endless.
 func (c *call) onHead(res *eventloop.HTTPResponse) {
-	c.judge(res)
-	if c.try.verdict.action == deliver && !c.isError(c.try.res) {
-		c.sink.head(c.try.res)
-	}
-}
-
-// judge decides what is done with a response.
-func (c *call) judge(res *eventloop.HTTPResponse) {
-	c.client.logResponse(res)
 	res.Redirects = c.redirects
 	c.try.res = &Response{HTTPResponse: res, Attempts: c.attempts, charset: c.charset}
 	c.try.verdict = c.decide(c.try.res)
+	if err := c.client.logResponse(res); err != nil {
+		c.try.verdict = verdict{action: fail, err: err}
+	}
+	switch {
+	case c.delivers():
+		if c.sink != nil {
+			c.sink.head(c.try.res)
+		}
+	case c.try.verdict.action != deliver:
+		c.hurry()
+	}
+}
+
+// delivers reports whether the response is the result, and no error.
+func (c *call) delivers() bool { return c.try.verdict.action == deliver && !c.isError(c.try.res) }
+
+// hurry bounds the time for a body that is not needed.
+func (c *call) hurry() {
+	n, err := strconv.ParseInt(c.try.res.Header("Content-Length"), 10, 64)
+	if err == nil && n > maxUseless && c.try.method != "HEAD" {
+		c.stop()
+		return
+	}
+	c.try.patience = c.client.loop.AfterFunc(maxUselessTime, c.stop)
+}
+
+var errUseless = errors.New("drakma: the body is not needed")
+
+// stop ends the attempt, of which the head is enough.
+func (c *call) stop() {
+	if !c.try.stopped {
+		c.try.stopped = true
+		c.cancel(errUseless)
+	}
 }
 
 // onBody is called for each piece of the body if there is a sink.
 func (c *call) onBody(res *eventloop.HTTPResponse, p []byte) {
-	if c.try.verdict.action == deliver && !c.isError(c.try.res) {
+	if c.delivers() {
 		c.try.data = true
 		c.sink.data(c.try.res, p)
 		return
 	}
-	// The beginning is kept for an error. The rest is only read so that the connection can
-	// be used again.
+	// The beginning is kept for an error.
 	res.Body = append(res.Body, p[:min(len(p), maxErrorBody-len(res.Body))]...)
-	if c.try.useless += len(p); c.try.useless > maxUseless && !c.try.stopped {
-		c.try.stopped = true
-		c.try.stop()
+	if c.try.useless += len(p); c.try.useless > maxUseless {
+		c.stop()
 	}
 }
 
@@ -249,24 +374,26 @@ func (c *call) onBody(res *eventloop.HTTPResponse, p []byte) {
 func (c *call) isError(res *Response) bool { return c.check && res.Status >= 400 }
 
 // onResult is called when an attempt is over.
-func (c *call) onResult(res *eventloop.HTTPResponse, err error) {
-	if c.try.stop != nil {
-		c.try.stop()
+func (c *call) onResult(_ *eventloop.HTTPResponse, err error) {
+	if c.try.patience != nil {
+		c.try.patience.Stop()
 	}
-	switch {
-	case err != nil && c.try.stopped && c.ctx.Err() == nil:
-		res = c.try.res.HTTPResponse // its head and the beginning of its body are enough
-	case err != nil:
+	if err != nil && !c.headSuffices(err) {
 		c.onFailure(err)
 		return
-	case c.try.res == nil:
-		c.judge(res)
 	}
-	v := c.try.verdict
+	if c.try.stopped {
+		err = nil // the rest of the body was not wanted
+		c.live, c.cancel = context.WithCancelCause(c.ctx)
+	}
+	res, v := c.try.res, c.try.verdict
 	if c.digest {
 		if info := res.Header("Authentication-Info"); info != "" && origin(c.u) == origin(c.first) {
 			c.client.digests.next(c.key, info)
 		}
+	}
+	if v.action == repeat && err != nil && !c.inTime(0) {
+		v.action = deliver // there was no time for the body, and there is none to repeat
 	}
 	switch v.action {
 	case redirect:
@@ -276,16 +403,26 @@ func (c *call) onResult(res *eventloop.HTTPResponse, err error) {
 		c.client.digests.put(c.key, v.challenge)
 		c.send()
 	case repeat:
-		c.later(v.wait)
+		c.later(time.Until(v.at))
 	case fail:
 		c.done(nil, v.err)
 	default:
-		if c.isError(c.try.res) {
-			c.done(nil, &StatusError{c.try.res})
-			return
+		switch {
+		case c.isError(res):
+			c.done(nil, &StatusError{res, err})
+		case err != nil:
+			c.done(nil, err)
+		default:
+			c.done(res, nil)
 		}
-		c.done(c.try.res, nil)
 	}
+}
+
+// headSuffices reports whether the verdict stands although the attempt failed with err,
+// because only the body of a response was lost that is not the result.
+func (c *call) headSuffices(err error) bool {
+	_, panicked := errors.AsType[*eventloop.PanicError](err)
+	return c.try.res != nil && !c.delivers() && c.ctx.Err() == nil && !panicked
 }
 
 // decide returns what is done with a response.
@@ -299,7 +436,7 @@ func (c *call) decide(res *Response) verdict {
 		if c.retries < c.retry.Max && c.mayRepeat() {
 			wait, ok := c.retry.after(res.Header("Retry-After"), c.retries, time.Now())
 			if ok && c.inTime(wait) {
-				return verdict{action: repeat, wait: wait}
+				return verdict{action: repeat, at: time.Now().Add(wait)}
 			}
 		}
 	}
@@ -399,38 +536,51 @@ type restarter interface{ restart(err error) }
 // later makes the next attempt after a wait, unless the context ends first.
 func (c *call) later(wait time.Duration) {
 	c.retries++
-	var stop func() bool
 	timer := c.client.loop.AfterFunc(wait, func() {
-		if stop() {
+		if c.unwait() {
 			c.send()
 		}
 	})
-	// Stop of the timer does not tell whether the callback will run when it is called on
-	// another goroutine. Stop of the context does: exactly one of the two ends the wait.
-	stop = context.AfterFunc(c.ctx, func() {
-		timer.Stop()
-		c.done(nil, fmt.Errorf("drakma: %s %s: %w", c.try.method, c.u.Redacted(), context.Cause(c.ctx)))
+	// The context may end on another goroutine while the timer fires. Exactly one of the two
+	// ends the wait: unwait tells the timer whether it is the one.
+	c.unwait = context.AfterFunc(c.live, func() {
+		c.client.loop.Post(func() {
+			timer.Stop()
+			c.done(nil, fmt.Errorf("drakma: %s %s: %w", c.try.method, c.u.Redacted(), context.Cause(c.live)))
+		})
 	})
 }
 
 // future starts the call and returns the future of what finish makes of the response. slow
 // says that finish takes long for long bodies.
 func future[T any](c *call, slow bool, finish func(*Response) (T, error)) *eventloop.Future[T] {
-	l := c.client.loop
-	f, resolve := eventloop.NewFuture[T](l)
+	p := &eventloop.Promise[T]{}
+	settle := func(v T, err error) {
+		p.Resolve(v, err)
+		c.leave()
+	}
 	c.done = func(res *Response, err error) {
 		switch {
 		case err != nil:
-			var none T
-			resolve(none, err)
+			settle(*new(T), err)
 		case slow && len(res.Body) > maxInline:
-			eventloop.Work(c.ctx, l, func(context.Context) (T, error) { return finish(res) }).Then(resolve)
+			eventloop.Work(c.ctx, c.client.loop, func(context.Context) (T, error) { return finish(res) }).Then(settle)
 		default:
-			resolve(finish(res))
+			settle(guarded(finish, res))
 		}
 	}
-	c.start()
-	return f
+	return launch(c, p)
+}
+
+// guarded calls finish, which may run code of the application. A panic is its error, as it
+// is in Work, where the same is done with longer bodies.
+func guarded[T any](finish func(*Response) (T, error), res *Response) (v T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = panicError(p)
+		}
+	}()
+	return finish(res)
 }
 
 func same(res *Response) (*Response, error) { return res, nil }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,21 +55,29 @@ type Options struct {
 }
 
 // A Client sends requests. It needs no closing: what is open belongs to the HTTP client
-// of the loop. All methods may be called from any goroutine and from any callback, while
-// the loop runs and before it runs.
+// of the loop. All methods may be called from any goroutine and from any callback. A
+// client can be made, and requests can be prepared, before Run; one that is sent while the
+// loop does not run fails with [eventloop.ErrNotRunning] or [eventloop.ErrLoopClosed].
 type Client struct {
 	loop    *eventloop.Loop
 	http    *eventloop.HTTPClient
 	opts    Options
 	base    *url.URL // nil if there is no BaseURL
 	err     error    // of the options; the error of each request
+	files   *eventloop.Workers
 	digests digestCache
 	logMu   sync.Mutex // serializes the writes to opts.Log
+
+	mu    sync.Mutex // guards the following
+	owner *eventloop.Owner
+	calls map[*call]struct{} // that have no result yet
 }
 
 // New returns a client. A BaseURL that is not valid is the error of each request.
 func New(l *eventloop.Loop, opts Options) *Client {
-	c := &Client{loop: l, http: opts.Client, opts: opts}
+	// No limit: a Save has its worker until the server has sent everything, so downloads that
+	// stall would hold up those that do not. The connections are the limit.
+	c := &Client{loop: l, http: opts.Client, opts: opts, files: eventloop.NewWorkers(l, math.MaxInt, "drakma"), calls: make(map[*call]struct{})}
 	c.opts.Headers = append(eventloop.HTTPHeaders(nil), opts.Headers...)
 	if c.http == nil {
 		c.http = l.HTTP()
@@ -82,6 +93,49 @@ func New(l *eventloop.Loop, opts Options) *Client {
 		c.base = base
 	}
 	return c
+}
+
+// enter adds a call, and returns the owner of its promise. There is an owner only while
+// there are calls: it is a handle of the loop, and an idle client holds none.
+func (c *Client) enter(k *call) (*eventloop.Owner, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.owner == nil {
+		name := ""
+		if c.base != nil {
+			name = c.base.Host
+		}
+		o, err := eventloop.NewOwner(c.loop, "drakma", name, c.ended)
+		if err != nil {
+			return nil, err
+		}
+		c.owner = o
+	}
+	c.calls[k] = struct{}{}
+	return c.owner, nil
+}
+
+// leave removes a call that has its result. A second time does nothing.
+func (c *Client) leave(k *call) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.calls, k)
+	if len(c.calls) == 0 && c.owner != nil {
+		c.owner.Close()
+		c.owner = nil
+	}
+}
+
+// ended is called when the loop has ended by force, and the futures of the calls have failed.
+func (c *Client) ended(error) {
+	c.mu.Lock()
+	calls := slices.Collect(maps.Keys(c.calls))
+	clear(c.calls)
+	c.owner = nil
+	c.mu.Unlock()
+	for _, k := range calls {
+		defer k.abandon() // also after a panic in Close of the body of another one
+	}
 }
 
 func isHTTP(u *url.URL) bool {

@@ -15,8 +15,8 @@
 //
 // All methods may be called from any goroutine and from any callback. None of them blocks,
 // except that [Request.JSON] encodes at once. Futures call back on the loop, as all futures of
-// the loop do. Files are read and written on other goroutines, and large documents are
-// decoded there. One [Request] is for one goroutine at a time.
+// the loop do. Files are read and written on goroutines of the client's own, and large
+// documents are decoded by functions of [eventloop.Work]. One [Request] is for one goroutine at a time.
 //
 // # Errors
 //
@@ -26,12 +26,21 @@
 // [*ChallengeError], [ErrFileChanged], errors of files, [eventloop.ErrHTTPRedirects], the
 // cause of the context. The errors that concern a response contain it, with its body.
 //
+// A panic in code of the application is an error of the future too, a
+// [*eventloop.PanicError]: in UnmarshalJSON of what [Request.Into] decodes, in Write of
+// Options.Log, in Read and Close of a body. A panic in the callback of [Request.Stream] is one
+// in a callback of the loop: it leaves Run unless [eventloop.Config].CatchPanics is set.
+//
 // # Redirects, retries and authorization
 //
 // One request of the application may become several on the network: see
 // [Response.Attempts]. Each is a request of its own for the HTTP client of the loop: it uses
 // kept connections, and cookies of the jar are stored after each. Only bodies that can be sent
 // again are: all but those of [Request.Body] and [Reader].
+//
+// The head of a response decides what is done with it. The body of one that is not the result
+// is read for a second, and up to 256 KB if its length is known, so that its connection can be
+// used again; then it is given up.
 //
 // Credentials, that is Authorization and Cookie fields and the answers to challenges, go to
 // the scheme, host and port of the request's URL alone, wherever a redirect leads. Cookies of
@@ -40,8 +49,9 @@
 // # Lifetime
 //
 // A pending request keeps the loop alive, also while it waits for a retry. When the loop ends
-// by force its future fails with [eventloop.ErrLoopClosed], and a temporary file of
-// [Request.Save] is removed. An idle client holds nothing.
+// by force its future fails with [eventloop.ErrLoopClosed], a temporary file of [Request.Save] is
+// removed, and a body that was not sent is closed. A client with pending requests is a handle
+// of the loop, of the kind "drakma"; an idle client holds nothing.
 //
 // # What is left out
 //

@@ -9,11 +9,21 @@ type StatusError struct {
 	// Response is the response. Its Body is whole; after Save and Stream it is the
 	// beginning, at most 64 KB.
 	Response *Response
+
+	// Err says why the body could not be read, nil if it could. Body is then nil, or after
+	// Save and Stream what came of it.
+	Err error
 }
 
 func (e *StatusError) Error() string {
-	return fmt.Sprintf("drakma: %s: status %d %s", e.Response.URL, e.Response.Status, e.Response.Reason)
+	s := fmt.Sprintf("drakma: %s: status %d %s", e.Response.URL, e.Response.Status, e.Response.Reason)
+	if e.Err != nil {
+		s += ", body: " + e.Err.Error()
+	}
+	return s
 }
+
+func (e *StatusError) Unwrap() error { return e.Err }
 
 // A CharsetError says that a text could not be converted: its encoding is unknown, or it
 // is not in the encoding that the response says, or an encoding does not have the

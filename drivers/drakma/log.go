@@ -26,8 +26,8 @@ func redact(name, value string) string {
 	return value
 }
 
-// log writes a head to Options.Log.
-func (c *Client) log(first string, fields ...eventloop.HTTPHeaders) {
+// log writes a head to Options.Log. Its error is a panic of that.
+func (c *Client) log(first string, fields ...eventloop.HTTPHeaders) (err error) {
 	var b strings.Builder
 	b.WriteString(first + "\n")
 	for _, list := range fields {
@@ -38,23 +38,29 @@ func (c *Client) log(first string, fields ...eventloop.HTTPHeaders) {
 	b.WriteString("\n")
 	c.logMu.Lock()
 	defer c.logMu.Unlock()
+	defer func() {
+		if v := recover(); v != nil {
+			err = panicError(v)
+		}
+	}()
 	c.opts.Log.Write([]byte(b.String()))
+	return nil
 }
 
-func (c *Client) logRequest(method string, u *url.URL, opts *eventloop.HTTPOptions) {
+func (c *Client) logRequest(method string, u *url.URL, opts *eventloop.HTTPOptions) error {
 	if c.opts.Log == nil {
-		return
+		return nil
 	}
 	host := opts.Host
 	if host == "" {
 		host = u.Host
 	}
-	c.log(method+" "+u.RequestURI()+" HTTP/1.1", eventloop.HTTPHeaders{{Name: "Host", Value: host}}, opts.Headers)
+	return c.log(method+" "+u.RequestURI()+" HTTP/1.1", eventloop.HTTPHeaders{{Name: "Host", Value: host}}, opts.Headers)
 }
 
-func (c *Client) logResponse(res *eventloop.HTTPResponse) {
+func (c *Client) logResponse(res *eventloop.HTTPResponse) error {
 	if c.opts.Log == nil {
-		return
+		return nil
 	}
-	c.log(strings.TrimRight(fmt.Sprintf("%s %d %s", res.Proto, res.Status, res.Reason), " "), res.Headers)
+	return c.log(strings.TrimRight(fmt.Sprintf("%s %d %s", res.Proto, res.Status, res.Reason), " "), res.Headers)
 }

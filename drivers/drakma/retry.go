@@ -91,6 +91,9 @@ func retryAfter(value string, now time.Time) (time.Duration, bool) {
 
 // isTransient reports whether another attempt may succeed.
 func isTransient(err error) bool {
+	if _, ok := errors.AsType[*eventloop.PanicError](err); ok {
+		return false // whatever its value is
+	}
 	for _, e := range []error{eventloop.ErrTimeout, eventloop.ErrRefused, eventloop.ErrReset, eventloop.ErrDNS, io.EOF, io.ErrUnexpectedEOF} {
 		if errors.Is(err, e) {
 			return true

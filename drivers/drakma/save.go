@@ -12,7 +12,7 @@ import (
 )
 
 // Save sends the request and writes the body of the response to a file, as it arrives. It
-// is written to a temporary file in the same directory, by a function of [eventloop.Work],
+// is written to a temporary file in the same directory, by a goroutine of the client's own,
 // and the server has to wait when the disk is slow. When the body is whole, and written to
 // disk, the file is renamed to path, and replaces one that is there: so path always has
 // either the old contents or all of the new. After an error the temporary file is removed.
@@ -20,22 +20,20 @@ import (
 // The result is the response, without Body. A status of 400 or more is a [*StatusError], and
 // the file at path stays as it was.
 func (r *Request) Save(path string) *eventloop.Future[*Response] {
-	s := &saver{loop: r.client.loop, path: path}
-	c := r.begin(s)
-	c.check = true
-	c.ctx, s.cancel = context.WithCancelCause(c.ctx)
-	f, resolve := eventloop.NewFuture[*Response](s.loop)
-	c.done = func(res *Response, err error) {
+	s := &saver{client: r.client, path: path}
+	s.call = r.begin(s)
+	s.call.check = true
+	p := &eventloop.Promise[*Response]{}
+	s.call.done = func(res *Response, err error) {
 		s.finish(err, func(err error) {
-			s.cancel(nil)
 			if err != nil {
 				res = nil
 			}
-			resolve(res, err)
+			p.Resolve(res, err)
+			s.call.leave()
 		})
 	}
-	c.start()
-	return f
+	return launch(s.call, p)
 }
 
 // errDisk cancels a request whose file cannot be written. The error of the file is what the
@@ -45,8 +43,8 @@ var errDisk = errors.New("drakma: the file cannot be written")
 // A saver is the sink of Save. The loop writes to a pipe, and a function of Work copies
 // from there to the file, which it owns: so that it is removed however the loop ends.
 type saver struct {
-	loop   *eventloop.Loop
-	cancel context.CancelCauseFunc
+	client *Client
+	call   *call
 	path   string
 
 	pipe *eventloop.PipeWriter       // nil before the head of the response
@@ -54,11 +52,11 @@ type saver struct {
 }
 
 func (s *saver) head(res *Response) {
-	w, r := eventloop.NewPipe(s.loop, 0)
+	w, r := eventloop.NewPipe(s.client.loop, 0)
 	s.pipe = w
 	w.OnDrain(res.ResumeReading)
 	// No context: the function must run, to see what the pipe ends with.
-	s.file = eventloop.Work(context.Background(), s.loop, func(context.Context) (struct{}, error) {
+	s.file = eventloop.WorkOn(context.Background(), s.client.files, func(context.Context) (struct{}, error) {
 		defer r.Close()
 		return struct{}{}, saveFile(s.path, r)
 	})
@@ -66,7 +64,7 @@ func (s *saver) head(res *Response) {
 
 func (s *saver) data(res *Response, p []byte) {
 	if _, err := s.pipe.Write(p); err != nil {
-		s.cancel(errDisk) // the function has ended, and closed the pipe
+		s.call.cancel(errDisk) // the function has ended, and closed the pipe
 		return
 	}
 	if s.pipe.NeedDrain() {
