@@ -26,11 +26,13 @@ require (
 	github.com/onloop/eventloop/drivers/aws v0.0.0-00010101000000-000000000000
 	github.com/onloop/eventloop/drivers/aws/s3 v0.0.0-00010101000000-000000000000
 	github.com/onloop/eventloop/drivers/beanstalk v0.0.0-00010101000000-000000000000
+	github.com/onloop/eventloop/drivers/mongo v0.0.0-00010101000000-000000000000
 	github.com/onloop/eventloop/drivers/redis v0.0.0-00010101000000-000000000000
 	github.com/onloop/eventloop/drivers/smtp v0.0.0-00010101000000-000000000000
 	github.com/redis/go-redis/v9 v9.23.0
 	github.com/redis/rueidis v1.0.79
 	github.com/wneessen/go-mail v0.8.1
+	go.mongodb.org/mongo-driver/v2 v2.10.0
 	go.uber.org/goleak v1.3.0
 	golang.org/x/oauth2 v0.38.0
 )
@@ -54,10 +56,14 @@ require (
 	github.com/ryszard/goskiplist v0.0.0-20150312221310-2dfbae5fcf46 // indirect
 	github.com/valyala/bytebufferpool v1.0.0 // indirect
 	github.com/valyala/fasthttp v1.77.0 // indirect
+	github.com/xdg-go/scram v1.4.0 // indirect
+	github.com/xdg-go/stringprep v1.0.4 // indirect
+	github.com/youmark/pkcs8 v0.0.0-20240726163527-a2c0da244d78 // indirect
 	go.shabbyrobe.org/gocovmerge v0.0.0-20230507111327-fa4f82cfbf4d // indirect
 	go.uber.org/atomic v1.12.0 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/net v0.62.0 // indirect
+	golang.org/x/sync v0.24.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/text v0.43.0 // indirect
 	golang.org/x/tools v0.51.0 // indirect
@@ -66,3 +72,5 @@ require (
 replace github.com/onloop/eventloop/drivers/aws => ../aws
 
 replace github.com/onloop/eventloop/drivers/aws/s3 => ../aws/s3
+
+replace github.com/onloop/eventloop/drivers/mongo => ../mongo
