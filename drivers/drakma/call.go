@@ -231,11 +231,36 @@ func origin(u *url.URL) string {
 	return u.Scheme + "://" + strings.ToLower(u.Hostname()) + ":" + port
 }
 
+// sameOrigin reports whether credentials for a may be sent to b.
+func sameOrigin(a, b *url.URL) bool { return a == b || origin(a) == origin(b) }
+
+// atHome reports whether the next attempt goes where credentials of the request may go.
+func (c *call) atHome() bool { return sameOrigin(c.first, c.u) }
+
+// isPrivate reports whether a field is for one origin only. Host is: another server would
+// look for a site that it does not have.
+func isPrivate(name string) bool {
+	switch strings.ToLower(name) {
+	case "authorization", "cookie", "host", "proxy-authorization":
+		return true
+	}
+	return false
+}
+
+// ofBody reports whether a field describes the body of a request.
+func ofBody(name string) bool {
+	name = strings.ToLower(name)
+	return strings.HasPrefix(name, "content-") || name == "digest" || name == "repr-digest"
+}
+
 // send makes the next attempt.
 func (c *call) send() {
 	c.attempts++
 	c.try = attempt{method: c.try.method}
-	opts := eventloop.HTTPOptions{Jar: c.client.opts.Jar, Decompress: c.decompress, Host: c.host, OnResponse: c.onHead}
+	opts := eventloop.HTTPOptions{Jar: c.client.opts.Jar, Decompress: c.decompress, OnResponse: c.onHead}
+	if c.atHome() {
+		opts.Host = c.host
+	}
 	if !c.deadline.IsZero() {
 		// A time that is over is a timeout of the attempt.
 		opts.Timeout = max(time.Until(c.deadline), 1)
@@ -259,27 +284,22 @@ func (c *call) send() {
 
 // fields returns the fields of the next attempt.
 func (c *call) fields() eventloop.HTTPHeaders {
-	same := c.u == c.first || origin(c.u) == origin(c.first)
-	h := make(eventloop.HTTPHeaders, 0, len(c.headers)+len(c.client.opts.Headers)+3)
-	add := func(name, value string) {
-		switch strings.ToLower(name) {
-		case "authorization", "cookie":
-			if !same {
-				return
-			}
-		case "content-type", "content-encoding", "content-language", "content-location", "digest", "content-digest":
-			if c.body == nil && c.redirects > 0 {
-				return // the body is gone
-			}
+	own, common, base := c.headers, c.client.opts.Headers, c.client.base
+	h := make(eventloop.HTTPHeaders, 0, len(own)+len(common)+3)
+	home, bodyGone := c.atHome(), c.body == nil && c.redirects > 0
+	add := func(f eventloop.HTTPHeader) {
+		if !(bodyGone && ofBody(f.Name)) {
+			h.Add(f.Name, f.Value)
 		}
-		h.Add(name, value)
 	}
-	for _, f := range c.headers {
-		add(f.Name, f.Value)
+	for _, f := range own {
+		if home || !isPrivate(f.Name) {
+			add(f)
+		}
 	}
-	for _, f := range c.client.opts.Headers {
-		if c.headers.Values(f.Name) == nil {
-			add(f.Name, f.Value)
+	for _, f := range common {
+		if own.Values(f.Name) == nil && (!isPrivate(f.Name) || home && (base == nil || sameOrigin(base, c.u))) {
+			add(f)
 		}
 	}
 	if c.body != nil && c.body.contentType() != "" && h.Get("Content-Type") == "" {
@@ -288,7 +308,7 @@ func (c *call) fields() eventloop.HTTPHeaders {
 	if c.referer != "" {
 		h.Set("Referer", c.referer)
 	}
-	if c.digest && same {
+	if c.digest && home {
 		c.addDigest(&h)
 	}
 	return h
@@ -388,7 +408,7 @@ func (c *call) onResult(_ *eventloop.HTTPResponse, err error) {
 	}
 	res, v := c.try.res, c.try.verdict
 	if c.digest {
-		if info := res.Header("Authentication-Info"); info != "" && origin(c.u) == origin(c.first) {
+		if info := res.Header("Authentication-Info"); info != "" && c.atHome() {
 			c.client.digests.next(c.key, info)
 		}
 	}
@@ -462,9 +482,16 @@ func (c *call) decideRedirect(res *Response) verdict {
 	if (res.Status == 307 || res.Status == 308) && !c.bodyAgain() {
 		return verdict{}
 	}
-	next, err := c.u.Parse(location)
-	if err != nil || !isHTTP(next) {
+	link, err := parseURL(location)
+	if err != nil {
 		return verdict{}
+	}
+	next := c.u.ResolveReference(link)
+	if !isHTTP(next) {
+		return verdict{}
+	}
+	if next.User == nil && sameOrigin(c.u, next) {
+		next.User = c.u.User // as in a relative one
 	}
 	if c.redirects == c.maxRedirects {
 		return verdict{action: fail, err: fmt.Errorf("drakma: %s: %w (%d)", res.URL, eventloop.ErrHTTPRedirects, c.maxRedirects)}
@@ -476,7 +503,7 @@ func (c *call) decideRedirect(res *Response) verdict {
 }
 
 func (c *call) decideChallenge(res *Response) verdict {
-	if !c.digest || c.challenges == maxChallenges || !c.bodyAgain() || origin(c.u) != origin(c.first) {
+	if !c.digest || c.challenges == maxChallenges || !c.bodyAgain() || !c.atHome() {
 		return verdict{}
 	}
 	d, err := newDigest(res.Headers.Values("Www-Authenticate"))
@@ -506,9 +533,6 @@ func (c *call) follow(next *url.URL) {
 		from := *c.u
 		from.User, from.Fragment, from.RawFragment = nil, "", ""
 		c.referer = from.String()
-	}
-	if next.Host != c.u.Host {
-		c.host = ""
 	}
 	c.u = next
 	c.send()
@@ -609,9 +633,9 @@ func (r *Request) Bytes() *eventloop.Future[[]byte] {
 // Into sends the request and decodes the body of the response as JSON into v, which is a
 // pointer. v must not be used until the future has its result. A status of 400 or more is a
 // [*StatusError], and a body that cannot be decoded a [*DecodeError]; both have the
-// response. The field Accept is set unless the request has it.
+// response. The field Accept is set unless the request or Options.Headers has it.
 func (r *Request) Into(v any) *eventloop.Future[*Response] {
-	if r.headers.Values("Accept") == nil {
+	if r.headers.Values("Accept") == nil && r.client.opts.Headers.Values("Accept") == nil {
 		r.Accept("application/json")
 	}
 	c := r.begin(nil)

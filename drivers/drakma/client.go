@@ -30,9 +30,10 @@ type Options struct {
 	// (RFC 3986): a BaseURL whose path is to be kept ends with a slash.
 	BaseURL string
 
-	// Headers are sent with each request that has no field of that name. They go to
-	// every server that the client is used for, also after a redirect, except
-	// Authorization and Cookie, which are not sent to another scheme, host or port.
+	// Headers are sent with each request that has no field of that name, to every server that
+	// the client is used for, also after a redirect. Authorization, Cookie, Host and
+	// Proxy-Authorization are only sent to the scheme, host and port of BaseURL; without a
+	// BaseURL to those of the URL of each request, and not elsewhere after a redirect.
 	Headers eventloop.HTTPHeaders
 
 	// Jar has the cookies, such as one of NewJar. Nil: the jar of Client, if it has one.
@@ -46,11 +47,13 @@ type Options struct {
 	Timeout time.Duration
 
 	// Log gets the head of each request and of each response, with one call of Write for
-	// each, as they are sent and arrive: those of redirects and retries, too. Passwords,
-	// tokens and cookies are replaced by "***"; the query of a URL is not. Fields that
-	// Client adds (User-Agent, Content-Length, cookies of the jar) are not shown. Write is
-	// called on the loop and by the functions that send, one call at a time, and must
-	// not block for long; a [eventloop.PipeWriter] never does. Its errors are ignored.
+	// each, as they are sent and arrive: those of redirects and retries, too. Instead of
+	// credentials it has "***": the values of Authorization (after a scheme that is known),
+	// Proxy-Authorization, Cookie, Set-Cookie and other fields whose names say that they are
+	// secret, such as X-Api-Key, and user and password in URLs. The query of a URL is shown.
+	// Fields that Client adds (User-Agent, Content-Length, cookies of the jar) are not shown.
+	// Write is called on the loop and by the functions that send, one call at a time, and
+	// must not block for long; a [eventloop.PipeWriter] never does. Its errors are ignored.
 	Log io.Writer
 }
 
@@ -83,7 +86,7 @@ func New(l *eventloop.Loop, opts Options) *Client {
 		c.http = l.HTTP()
 	}
 	if opts.BaseURL != "" {
-		base, err := url.Parse(opts.BaseURL)
+		base, err := parseURL(opts.BaseURL)
 		switch {
 		case err != nil:
 			c.err = invalidURL(err)

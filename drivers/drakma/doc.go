@@ -42,9 +42,10 @@
 // is read for a second, and up to 256 KB if its length is known, so that its connection can be
 // used again; then it is given up.
 //
-// Credentials, that is Authorization and Cookie fields and the answers to challenges, go to
-// the scheme, host and port of the request's URL alone, wherever a redirect leads. Cookies of
-// a jar go where the jar says.
+// Credentials, that is Authorization, Cookie and Proxy-Authorization fields, the field Host and
+// the answers to challenges, go to the scheme, host and port of the request's URL alone,
+// wherever a redirect leads; those of [Options].Headers to those of the BaseURL, if there is
+// one. Cookies of a jar go where the jar says.
 //
 // # Lifetime
 //

@@ -3,36 +3,45 @@ package drakma
 import (
 	"fmt"
 	"net/url"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/onloop/eventloop"
 )
 
-// secretWords are in the names of fields that have credentials.
-var secretWords = []string{"authorization", "cookie", "token", "secret", "password", "api-key", "apikey"}
+// secretWords are in the names of fields that have credentials, or may have.
+var secretWords = []string{"auth", "cookie", "credential", "key", "passw", "secret", "session", "signature", "token"}
 
-// redact returns the value of a field as it is logged. Of authorization the scheme stays.
+// userInfo finds user and password of URLs.
+var userInfo = regexp.MustCompile(`://[^/?#\s]*@`)
+
+// oneLine keeps a value that is not valid, and will not be sent, on its line.
+var oneLine = strings.NewReplacer("\r", `\r`, "\n", `\n`)
+
+// redact returns the value of a field as it is logged.
 func redact(name, value string) string {
 	name = strings.ToLower(name)
-	for _, w := range secretWords {
-		if !strings.Contains(name, w) {
-			continue
-		}
-		if scheme, _, ok := strings.Cut(value, " "); ok && strings.HasSuffix(name, "authorization") {
+	secret := func(word string) bool { return strings.Contains(name, word) }
+	if strings.HasSuffix(name, "authenticate") || !slices.ContainsFunc(secretWords, secret) { // a challenge is no secret
+		return userInfo.ReplaceAllLiteralString(value, "://***@")
+	}
+	if scheme, _, ok := strings.Cut(value, " "); ok && strings.HasSuffix(name, "authorization") {
+		switch strings.ToLower(scheme) {
+		case "basic", "bearer", "digest":
 			return scheme + " ***"
 		}
-		return "***"
 	}
-	return value
+	return "***"
 }
 
 // log writes a head to Options.Log. Its error is a panic of that.
 func (c *Client) log(first string, fields ...eventloop.HTTPHeaders) (err error) {
 	var b strings.Builder
-	b.WriteString(first + "\n")
+	b.WriteString(oneLine.Replace(first) + "\n")
 	for _, list := range fields {
 		for _, f := range list {
-			b.WriteString(f.Name + ": " + redact(f.Name, f.Value) + "\n")
+			b.WriteString(oneLine.Replace(f.Name+": "+redact(f.Name, f.Value)) + "\n")
 		}
 	}
 	b.WriteString("\n")
@@ -51,11 +60,14 @@ func (c *Client) logRequest(method string, u *url.URL, opts *eventloop.HTTPOptio
 	if c.opts.Log == nil {
 		return nil
 	}
-	host := opts.Host
-	if host == "" {
-		host = u.Host
+	var line eventloop.HTTPHeaders
+	switch {
+	case opts.Host != "":
+		line.Add("Host", opts.Host)
+	case opts.Headers.Values("Host") == nil:
+		line.Add("Host", u.Host)
 	}
-	return c.log(method+" "+u.RequestURI()+" HTTP/1.1", eventloop.HTTPHeaders{{Name: "Host", Value: host}}, opts.Headers)
+	return c.log(method+" "+u.RequestURI()+" HTTP/1.1", line, opts.Headers)
 }
 
 func (c *Client) logResponse(res *eventloop.HTTPResponse) error {

@@ -85,7 +85,9 @@ func (r *Request) Encoding(name string) *Request {
 	return r
 }
 
-// Header sets a field, instead of one of that name in [Options.Headers].
+// Header sets a field, instead of one of that name in [Options.Headers]. After a redirect
+// Authorization, Cookie, Host and Proxy-Authorization are not sent to another scheme, host or
+// port.
 func (r *Request) Header(name, value string) *Request {
 	r.headers.Set(name, value)
 	return r
@@ -98,7 +100,7 @@ func (r *Request) Accept(mediaTypes string) *Request { return r.Header("Accept",
 func (r *Request) UserAgent(name string) *Request { return r.Header("User-Agent", name) }
 
 // Host sends another host than that of the URL in the field Host. The connection is to the
-// host of the URL. It is not sent after a redirect to another host.
+// host of the URL. After a redirect it is not sent to another scheme, host or port.
 func (r *Request) Host(host string) *Request {
 	r.host = host
 	return r
@@ -261,7 +263,7 @@ func (r *Request) Retry(retry Retry) *Request {
 
 // target returns the URL with the query.
 func (r *Request) target() (*url.URL, error) {
-	u, err := url.Parse(r.url)
+	u, err := parseURL(r.url)
 	if err != nil {
 		return nil, invalidURL(err)
 	}
@@ -287,6 +289,42 @@ func (r *Request) target() (*url.URL, error) {
 	}
 	u.RawQuery = strings.Join(encoded, "&")
 	return u, nil
+}
+
+// parseURL is url.Parse, and escapes what the HTTP client escapes when it sends the URL. So
+// RequestURI of the URL is what the server gets, which is what digest authorization hashes.
+// Package net/url would undo the escapes of a path that has other bytes that need escaping:
+// "/a%2F|" would become "/a/%7C".
+func parseURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, err
+	}
+	if u.RawPath == "" {
+		u.RawPath = u.EscapedPath()
+	}
+	u.RawPath, u.RawQuery = escapeURI(u.RawPath), escapeURI(u.RawQuery)
+	return u, nil
+}
+
+// escapeURI escapes what must not be in a URI (RFC 3986) and leaves everything else.
+func escapeURI(s string) string {
+	if strings.IndexFunc(s, notInURI) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for i := range len(s) {
+		if notInURI(rune(s[i])) {
+			fmt.Fprintf(&b, "%%%02X", s[i])
+		} else {
+			b.WriteByte(s[i])
+		}
+	}
+	return b.String()
+}
+
+func notInURI(c rune) bool {
+	return c <= ' ' || c >= 0x7f || strings.ContainsRune("\"<>\\^`{|}", c)
 }
 
 // invalidURL returns an error of url.Parse without the URL, which may have a password.
