@@ -67,6 +67,22 @@ func (c *child) kill() {
 	c.cmd.Wait()
 }
 
+// suspend stops the server with SIGSTOP, and waits until all its threads have stopped:
+// the signal only asks for that.
+func (c *child) suspend(t *testing.T) {
+	c.cmd.Process.Signal(syscall.SIGSTOP)
+	var status syscall.WaitStatus
+	for {
+		_, err := syscall.Wait4(c.cmd.Process.Pid, &status, syscall.WUNTRACED, nil)
+		if err == nil && status.Stopped() {
+			return
+		}
+		if !errors.Is(err, syscall.EINTR) {
+			t.Fatalf("the server has not stopped: %v, %v", status, err)
+		}
+	}
+}
+
 // senders returns the senders of the mails that the server has accepted.
 func (c *child) senders(t *testing.T) []string {
 	p, err := os.ReadFile(c.file)
@@ -200,7 +216,7 @@ func TestAServerThatIsStopped(t *testing.T) {
 				if !sentWithin(t, task, c) { // a session is idle then
 					return nil
 				}
-				server.cmd.Process.Signal(syscall.SIGSTOP)
+				server.suspend(t)
 				var fs []*eventloop.Future[smtp.Receipt]
 				for range 10 {
 					fs = append(fs, c.Send(task.Context(), to(message("x", "x"))))
