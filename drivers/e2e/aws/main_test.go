@@ -3,8 +3,9 @@ package main
 import (
 	"bytes"
 	"os"
-	"os/exec"
 	"testing"
+
+	"github.com/onloop/eventloop/drivers/e2e/internal/child"
 )
 
 // TestMain makes the test binary the command, for TestEveryRivalWorks.
@@ -22,7 +23,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestEveryRivalWorks(t *testing.T) {
-	cmd := exec.Command(os.Args[0], "-rounds", "1", "-time", "300ms")
+	cmd := child.Command(os.Args[0], "-rounds", "1", "-time", "300ms")
 	cmd.Env = append(os.Environ(), "E2E_MAIN=1")
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -2,17 +2,11 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
-	"sync"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/onloop/eventloop/drivers/e2e/internal/child"
 )
 
 const bucket = "films"
@@ -22,12 +16,12 @@ type server struct {
 	addr    string
 	dir     string
 	program string
-	cmd     *exec.Cmd
+	process *child.Server
 }
 
 // newServer builds and starts a server with an empty bucket.
 func newServer() (*server, error) {
-	program, err := build()
+	program, err := child.Build("versitygw", ".")
 	if err != nil {
 		return nil, err
 	}
@@ -44,13 +38,10 @@ func newServer() (*server, error) {
 }
 
 // prepare starts the server on a free port and makes the bucket.
-func (s *server) prepare() error {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+func (s *server) prepare() (err error) {
+	if s.addr, err = child.FreeAddr(); err != nil {
 		return err
 	}
-	s.addr = ln.Addr().String()
-	ln.Close()
 	if err := s.start(); err != nil {
 		return err
 	}
@@ -59,51 +50,16 @@ func (s *server) prepare() error {
 	return err
 }
 
-// build builds the program, once. Go keeps what was built.
-var build = sync.OnceValues(func() (string, error) {
-	_, file, _, _ := runtime.Caller(0)
-	source := filepath.Join(filepath.Dir(file), "..", "versitygw")
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	name := filepath.Join(cache, "eventloop-e2e", "versitygw")
-	out, err := exec.Command("go", "build", "-C", source, "-o", name, ".").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("go build versitygw: %w\n%s", err, out)
-	}
-	return name, nil
-})
-
 // start starts the process, and waits until it listens.
-func (s *server) start() error {
-	s.cmd = exec.Command(s.program, s.addr, s.dir)
-	log, err := os.Create(filepath.Join(s.dir, "log"))
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	s.cmd.Stdout, s.cmd.Stderr = log, log
-	if err := s.cmd.Start(); err != nil {
-		return err
-	}
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		c, err := net.Dial("tcp", s.addr)
-		if err == nil {
-			return c.Close()
-		}
-		if time.Now().After(end) {
-			text, _ := os.ReadFile(log.Name())
-			return fmt.Errorf("versitygw does not listen: %w\n%s", err, text)
-		}
-	}
+func (s *server) start() (err error) {
+	s.process, err = child.Start(s.addr, s.program, s.addr, s.dir)
+	return err
 }
 
 // kill ends the process as a crash would.
 func (s *server) kill() {
-	if s.cmd != nil && s.cmd.Process != nil {
-		s.cmd.Process.Kill()
-		s.cmd.Wait()
+	if s.process != nil {
+		s.process.Stop()
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"time"
+
+	"github.com/onloop/eventloop/drivers/e2e/internal/child"
 )
 
 var errNoServer = errors.New("beanstalkd is not installed (apt-get install beanstalkd, or set BEANSTALKD)")
@@ -35,8 +37,7 @@ func startServer() (addr string, stop func(), err error) {
 	addr = ln.Addr().String()
 	ln.Close()
 	_, port, _ := net.SplitHostPort(addr)
-	cmd := exec.Command(path, "-l", "127.0.0.1", "-p", port)
-	cmd.SysProcAttr = endWithParent()
+	cmd := child.Command(path, "-l", "127.0.0.1", "-p", port)
 	if err := cmd.Start(); err != nil {
 		return "", nil, err
 	}

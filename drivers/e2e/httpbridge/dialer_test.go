@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/drivers/e2e/internal/child"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -46,7 +47,7 @@ func startRedis(t *testing.T) (port string) {
 	}
 	_, port, _ = net.SplitHostPort(ln.Addr().String())
 	ln.Close()
-	cmd := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
+	cmd := child.Command(path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"time"
+
+	"github.com/onloop/eventloop/drivers/e2e/internal/child"
 )
 
 var errNoServer = errors.New("redis-server is not installed (apt-get install redis-server, or set REDIS_SERVER)")
@@ -35,7 +37,7 @@ func startServer() (addr string, stop func(), err error) {
 	addr = ln.Addr().String()
 	ln.Close()
 	_, port, _ := net.SplitHostPort(addr)
-	cmd := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", os.TempDir(),
+	cmd := child.Command(path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", os.TempDir(),
 		"--client-output-buffer-limit", "pubsub 0 0 0")
 	if err := cmd.Start(); err != nil {
 		return "", nil, err

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"regexp"
 	"runtime"
 	"slices"
@@ -16,6 +15,8 @@ import (
 	"sync/atomic"
 	"text/tabwriter"
 	"time"
+
+	"github.com/onloop/eventloop/drivers/e2e/internal/child"
 )
 
 // A Workload is something that clients do. The first rival is what the others are
@@ -131,7 +132,7 @@ func spawn(w Workload, r Rival, addr string, length time.Duration) (s Sample, er
 	if err != nil {
 		return s, err
 	}
-	cmd := exec.Command(self, "-child", w.Name+"/"+r.Name, "-addr", addr, "-time", length.String())
+	cmd := child.Command(self, "-child", w.Name+"/"+r.Name, "-addr", addr, "-time", length.String())
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {

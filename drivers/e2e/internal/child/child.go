@@ -16,8 +16,15 @@ import (
 // startTime bounds the start of a server.
 const startTime = 30 * time.Second
 
-// A Server is a child process that listens. It ends with this process, on Linux however this
-// process ends.
+// Command is [exec.Command]. On Linux, the process ends with this one, however this one
+// ends: by a signal, a panic, or the timeout of a test.
+func Command(program string, args ...string) *exec.Cmd {
+	cmd := exec.Command(program, args...)
+	cmd.SysProcAttr = endWithParent()
+	return cmd
+}
+
+// A Server is a child process of [Command] that listens.
 type Server struct {
 	Addr string
 	cmd  *exec.Cmd
@@ -30,9 +37,8 @@ func Start(addr, program string, args ...string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Addr: addr, cmd: exec.Command(program, args...), log: log}
+	s := &Server{Addr: addr, cmd: Command(program, args...), log: log}
 	s.cmd.Stdout, s.cmd.Stderr = log, log
-	s.cmd.SysProcAttr = endWithParent()
 	if err := s.cmd.Start(); err != nil {
 		log.Close()
 		os.Remove(log.Name())

@@ -4,5 +4,5 @@ package child
 
 import "syscall"
 
-// endWithParent does nothing: only Linux ends a child process with its parent.
+// endWithParent does nothing: only Linux ends a process with the one that started it.
 func endWithParent() *syscall.SysProcAttr { return nil }

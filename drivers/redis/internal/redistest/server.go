@@ -38,7 +38,8 @@ func Need(t testing.TB) {
 	t.Skip(Missing)
 }
 
-// A Server is a child process with redis-server.
+// A Server is a child process with redis-server. On Linux it ends with this process, however
+// this one ends.
 type Server struct {
 	Path string // of its unix socket
 	Addr string // of its port, on 127.0.0.1
@@ -88,6 +89,7 @@ const patience = 30 * time.Second
 func (s *Server) Restart() error {
 	s.Cmd = exec.Command(Find(), s.args...)
 	s.Cmd.Stdout, s.Cmd.Stderr = s.log, s.log
+	s.Cmd.SysProcAttr = endWithParent()
 	if err := s.Cmd.Start(); err != nil {
 		return err
 	}

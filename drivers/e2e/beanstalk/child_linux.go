@@ -1,8 +1,0 @@
-package main
-
-import "syscall"
-
-// endWithParent ends a child process with this one, however this one ends.
-func endWithParent() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-}

@@ -1,8 +1,0 @@
-//go:build !linux
-
-package main
-
-import "syscall"
-
-// endWithParent does nothing: only Linux ends a child process with its parent.
-func endWithParent() *syscall.SysProcAttr { return nil }

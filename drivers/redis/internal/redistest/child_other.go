@@ -1,0 +1,8 @@
+//go:build !linux
+
+package redistest
+
+import "syscall"
+
+// endWithParent does nothing: only Linux ends a process with the one that started it.
+func endWithParent() *syscall.SysProcAttr { return nil }
