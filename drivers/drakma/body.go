@@ -319,7 +319,7 @@ func (m *multipart) head(i int) string {
 	}
 	b.WriteString("\r\n")
 	if p.mediaType != "" {
-		b.WriteString("Content-Type: " + escapeName(p.mediaType) + "\r\n")
+		b.WriteString("Content-Type: " + p.mediaType + "\r\n")
 	}
 	b.WriteString("\r\n")
 	return b.String()

@@ -8,7 +8,9 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/net/html"
-	"golang.org/x/net/html/charset"
+	"golang.org/x/text/encoding"
+	"golang.org/x/text/encoding/htmlindex"
+	"golang.org/x/text/transform"
 )
 
 var byteOrderMarks = []struct {
@@ -40,14 +42,14 @@ func detectCharset(p []byte, contentType string) (string, []byte) {
 		return metaCharset(p[:min(len(p), 1024)]), p
 	case mediaType == "text/xml" || mediaType == "application/xml" || strings.HasSuffix(mediaType, "+xml"):
 		if m := xmlEncoding.FindSubmatch(p[:min(len(p), 1024)]); m != nil {
-			return string(m[1]), p
+			return readable(string(m[1])), p
 		}
 	}
 	return "", p
 }
 
 // metaCharset returns what a meta element of HTML says, "" if there is none. It is not that
-// of charset.DetermineEncoding, which also guesses, and does not tell the difference.
+// of package charset's DetermineEncoding, which also guesses, and does not tell the difference.
 func metaCharset(p []byte) string {
 	for z := html.NewTokenizer(bytes.NewReader(p)); ; {
 		switch z.Next() {
@@ -67,14 +69,57 @@ func metaCharset(p []byte) string {
 				_, params, _ := mime.ParseMediaType(attr["content"])
 				name = params["charset"]
 			}
-			if strings.HasPrefix(strings.ToLower(name), "utf-16") {
-				return "utf-8" // the element could not be read if it were true
-			}
 			if name != "" {
-				return name
+				return readable(name)
 			}
 		}
 	}
+}
+
+// readable returns the encoding of a text that names it in ASCII: that is not UTF-16,
+// whatever the text says.
+func readable(name string) string {
+	if isUTF16(name) {
+		return "utf-8"
+	}
+	return name
+}
+
+// lookup returns an encoding by any of its names in the WHATWG registry, and the name that
+// all of these have in common. It returns nil if there is none. It is not charset.Lookup,
+// whose encoders write references such as "&#19990;" for what they cannot encode.
+func lookup(name string) (enc encoding.Encoding, canonical string) {
+	enc, err := htmlindex.Get(name)
+	if err != nil {
+		return nil, ""
+	}
+	canonical, err = htmlindex.Name(enc)
+	if err != nil || canonical == "replacement" { // not for the web: its decoder refuses everything
+		return nil, ""
+	}
+	return enc, canonical
+}
+
+// isUTF16 reports whether a name is one of UTF-16.
+func isUTF16(name string) bool {
+	_, canonical := lookup(name)
+	return strings.HasPrefix(canonical, "utf-16")
+}
+
+// cutMark removes a byte order mark of the encoding that the caller has named. It returns the
+// name of the encoding: a name that leaves the order of the bytes open, such as "utf-16",
+// means the order of the mark.
+func cutMark(p []byte, name string) (string, []byte) {
+	_, canonical := lookup(name)
+	mark, rest := detectCharset(p, "")
+	switch open := !strings.EqualFold(strings.TrimSpace(name), canonical); {
+	case mark == "":
+	case mark == canonical:
+		return name, rest
+	case open && canonical == "utf-16le" && mark == "utf-16be":
+		return mark, rest
+	}
+	return name, p
 }
 
 // decodeText returns a text as UTF-8. name is the encoding, or "" to detect it.
@@ -82,10 +127,7 @@ func decodeText(p []byte, contentType, name string) (string, error) {
 	if name == "" {
 		name, p = detectCharset(p, contentType)
 	} else {
-		// A mark of the same encoding is no part of the text.
-		if found, rest := detectCharset(p, ""); strings.EqualFold(found, name) {
-			p = rest
-		}
+		name, p = cutMark(p, name)
 	}
 	if name == "" {
 		if utf8.Valid(p) {
@@ -93,13 +135,13 @@ func decodeText(p []byte, contentType, name string) (string, error) {
 		}
 		name = "windows-1252" // which is what browsers take
 	}
-	enc, canonical := charset.Lookup(name)
+	enc, canonical := lookup(name)
 	switch {
-	case enc == nil || canonical == "replacement":
+	case enc == nil:
 		return "", &CharsetError{Charset: name, Reason: "unknown"}
 	case canonical == "utf-8":
 		if !utf8.Valid(p) {
-			return "", &CharsetError{Charset: name, Reason: "the text is not valid in it"}
+			return "", &CharsetError{Charset: name, Reason: invalidText}
 		}
 		return string(p), nil
 	}
@@ -107,9 +149,36 @@ func decodeText(p []byte, contentType, name string) (string, error) {
 	if err != nil {
 		return "", &CharsetError{Charset: name, Reason: err.Error()}
 	}
-	// A decoder writes U+FFFD for what is not valid. Few encodings can write it.
-	if bytes.ContainsRune(text, utf8.RuneError) && !strings.HasPrefix(canonical, "utf-16") && canonical != "gb18030" {
-		return "", &CharsetError{Charset: name, Reason: "the text is not valid in it"}
+	if bytes.ContainsRune(text, utf8.RuneError) && !isGenuine(enc, p) {
+		return "", &CharsetError{Charset: name, Reason: invalidText}
 	}
 	return string(text), nil
+}
+
+const invalidText = "the text is not valid in it"
+
+// isGenuine reports whether each U+FFFD in a decoded text is one in the text. A decoder writes
+// it for what is not valid, too. Few encodings have it: UTF-16 and GB 18030.
+func isGenuine(enc encoding.Encoding, p []byte) bool {
+	genuine, err := enc.NewEncoder().Bytes([]byte("\uFFFD"))
+	if err != nil {
+		return false
+	}
+	// There is room for U+FFFD and nothing else, so p[:n] is what it stands for.
+	var out [utf8.UTFMax]byte
+	for d := enc.NewDecoder(); len(p) > 0; {
+		room := out[:len("\uFFFD")]
+		m, n, err := d.Transform(room, p, true)
+		if m == 0 && err == transform.ErrShortDst {
+			m, n, err = d.Transform(out[:], p, true) // a rune of four bytes
+		}
+		if err != nil && err != transform.ErrShortDst || n == 0 {
+			return false
+		}
+		if string(out[:m]) == "\uFFFD" && !bytes.Equal(p[:n], genuine) {
+			return false
+		}
+		p = p[n:]
+	}
+	return true
 }

@@ -36,6 +36,22 @@ func TestDecodeText(t *testing.T) {
 		{"\xEF\xBB\xBFü", "", "utf-8", "ü"},
 		{"ü", "text/plain; charset", "", "ü"},
 		{"\uFFFD", "", "", "\uFFFD"},
+		{"\xEF\xBB\xBFü", "", "utf8", "ü"}, // another name of utf-8
+		{"\xEF\xBB\xBFü", "", " UTF-8 ", "ü"},
+		{"ü", `text/plain; charset=" utf-8 "`, "", "ü"},
+		{"\xFE\xFF\x00a", "", "utf-16", "a"}, // the mark says the order of the bytes
+		{"\xFF\xFEa\x00", "", "utf-16", "a"},
+		{"\xFE\xFF\x00a", "", "UCS-2", "a"},
+		{"a\x00", "", "utf-16", "a"},
+		{"\xFF\xFEa\x00", "", "utf-16le", "a"},
+		{"\xFE\xFF\x00a", "", "utf-16be", "a"},
+		{"\xFE\xFF\x00a", "", "utf-16le", "\uFFFE\u6100"}, // the caller knows better
+		{"\x3D\xD8\x00\xDE\xFD\xFFa\x00", "text/plain; charset=utf-16le", "", "😀\uFFFDa"},
+		{"\xFF\xFD\xD8\x3D\xDE\x00", "text/plain; charset=utf-16be", "", "\uFFFD😀"},
+		{"a\x84\x31\xA4\x37b", "text/plain; charset=gb18030", "", "a\uFFFDb"},
+		{"\xCA\xC0\xBD\xE7", "text/plain; charset=gb2312", "", "世界"},
+		{"<meta charset=unicode>ü", "text/html", "", "<meta charset=unicode>ü"},
+		{"<?xml version='1.0' encoding='UTF-16'?>ü", "text/xml", "", "<?xml version='1.0' encoding='UTF-16'?>ü"},
 	} {
 		got, err := decodeText([]byte(c.in), c.contentType, c.charset)
 		if got != c.want || err != nil {
@@ -54,6 +70,14 @@ func TestACharsetThatLiesIsAnError(t *testing.T) {
 		{"x", "text/plain; charset=klingon", ""},
 		{"x", "text/plain; charset=iso-2022-kr", ""}, // not for the web: see WHATWG, "replacement"
 		{"x", "", "klingon"},
+		{"a\x00b", "text/plain; charset=utf-16le", ""}, // half a character
+		{"\xFF\xFEa\x00b", "", ""},
+		{"\x00\xD8a\x00", "text/plain; charset=utf-16le", ""}, // half a pair
+		{"a\x00\x00\xDC", "text/plain; charset=utf-16le", ""},
+		{"\xD8\x00", "text/plain; charset=utf-16be", ""},
+		{"\xFF\xFD\xD8\x00", "text/plain; charset=utf-16be", ""},
+		{"\x84\x31\xA4\x37\xFF", "text/plain; charset=gb18030", ""},
+		{"\xFF", "text/plain; charset=gbk", ""},
 		{strings.Repeat("x", maxInline) + "\xff", "text/plain; charset=utf-8", ""},
 	} {
 		s := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -66,6 +90,29 @@ func TestACharsetThatLiesIsAnError(t *testing.T) {
 		e, ok := errors.AsType[*CharsetError](err)
 		if !ok || string(e.Response.Body) != c.in || e.Charset == "" || e.Error() == "" {
 			t.Errorf("%.20q, %s: the error is %v", c.in, c.contentType, err)
+		}
+	}
+}
+
+// What an encoding does not have is an error, not a reference such as in HTML.
+func TestEncodeParam(t *testing.T) {
+	for _, c := range []struct{ encoding, in, want string }{
+		{"", "ü 世", "a=%C3%BC+%E4%B8%96"},
+		{"utf8", "ü", "a=%C3%BC"},
+		{"latin1", "ü", "a=%FC"},
+		{"latin1", "世", ""},
+		{"Shift_JIS", "日", "a=%93%FA"},
+		{"shift_jis", "ü", ""},
+		{"gb18030", "世", "a=%CA%C0"},
+		{"latin1", "\xff", ""}, // not UTF-8
+		{"utf-8", "\xff", ""},
+		{"klingon", "x", ""},
+		{"iso-2022-kr", "x", ""},
+	} {
+		got, err := encodeParam(c.encoding, param{"a", c.in})
+		_, ok := errors.AsType[*CharsetError](err)
+		if got != c.want || ok != (c.want == "") {
+			t.Errorf("%s, %q: %s, %v", c.encoding, c.in, got, err)
 		}
 	}
 }

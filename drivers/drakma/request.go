@@ -13,9 +13,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/onloop/eventloop"
-	"golang.org/x/net/html/charset"
 )
 
 // ErrSent is the error of a [Request] that is sent a second time.
@@ -200,6 +200,11 @@ func (r *Request) BodyFile(mediaType, path string) *Request {
 // the length of each is known, which is not so with [Reader], the server is told the length of
 // the whole.
 func (r *Request) Multipart(parts ...Part) *Request {
+	for _, p := range parts {
+		if strings.ContainsAny(p.mediaType, "\r\n\x00") {
+			r.mistake("%w: media type %q of the part %q", eventloop.ErrHTTPHeader, p.mediaType, p.name)
+		}
+	}
 	return r.setBody(newMultipart(parts))
 }
 
@@ -360,14 +365,14 @@ func encodeParam(encoding string, p param) (string, error) {
 	if encoding == "" {
 		return url.QueryEscape(p.name) + "=" + url.QueryEscape(p.value), nil
 	}
-	enc, _ := charset.Lookup(encoding)
+	enc, _ := lookup(encoding)
 	if enc == nil {
 		return "", &CharsetError{Charset: encoding, Reason: "unknown"}
 	}
 	var out [2]string
 	for i, s := range []string{p.name, p.value} {
 		b, err := enc.NewEncoder().String(s)
-		if err != nil {
+		if err != nil || !utf8.ValidString(s) { // which encoders replace
 			return "", &CharsetError{Charset: encoding, Reason: fmt.Sprintf("cannot encode %q", s)}
 		}
 		out[i] = url.QueryEscape(b)

@@ -7,18 +7,21 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"syscall"
 
 	"github.com/onloop/eventloop"
 )
 
 // Save sends the request and writes the body of the response to a file, as it arrives. It
-// is written to a temporary file in the same directory, by a goroutine of the client's own,
-// and the server has to wait when the disk is slow. When the body is whole, and written to
-// disk, the file is renamed to path, and replaces one that is there: so path always has
-// either the old contents or all of the new. After an error the temporary file is removed.
+// is written to a temporary file in the same directory, .drakma-*.part, by a goroutine of the
+// client's own, and the server has to wait when the disk is slow. When the body is whole, and
+// written to disk, the file is renamed to path, and replaces one that is there, or a symbolic
+// link: so path always has either the old contents or all of the new. The permissions stay
+// those of the file that was there. After an error the temporary file is removed.
 //
 // The result is the response, without Body. A status of 400 or more is a [*StatusError], and
-// the file at path stays as it was.
+// the file at path stays as it was. A path that is not that of a regular file is an error.
 func (r *Request) Save(path string) *eventloop.Future[*Response] {
 	s := &saver{client: r.client, path: path}
 	s.call = r.begin(s)
@@ -60,6 +63,12 @@ func (s *saver) head(res *Response) {
 		defer r.Close()
 		return struct{}{}, saveFile(s.path, r)
 	})
+	file := s.file
+	file.Then(func(_ struct{}, err error) {
+		if err != nil && s.file == file {
+			s.call.cancel(errDisk) // the server may send nothing more
+		}
+	})
 }
 
 func (s *saver) data(res *Response, p []byte) {
@@ -97,13 +106,35 @@ func (s *saver) finish(err error, done func(error)) {
 }
 
 // saveFile writes what r gives to a temporary file and renames it to path.
-func saveFile(path string, r io.Reader) error {
-	name := path + "." + rand.Text()[:8] + ".part"
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+func saveFile(path string, r io.Reader) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("drakma: %w", err)
+		}
+	}()
+	old, err := os.Stat(path)
+	mode := os.FileMode(0o666) // as far as umask lets
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return err
+	case old.IsDir():
+		return &os.PathError{Op: "save", Path: path, Err: syscall.EISDIR}
+	case !old.Mode().IsRegular():
+		return fmt.Errorf("%s is not a regular file", path)
+	default:
+		mode = 0o600 // until it is whole
+	}
+	// The name does not have that of path in it, which may be as long as a name can be.
+	name := filepath.Join(filepath.Dir(path), ".drakma-"+rand.Text()+".part")
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
-		return fmt.Errorf("drakma: %w", err)
+		return err
 	}
 	_, err = io.Copy(f, r)
+	if err == nil && old != nil {
+		err = f.Chmod(old.Mode().Perm())
+	}
 	if err == nil {
 		err = f.Sync()
 	}
@@ -115,7 +146,6 @@ func saveFile(path string, r io.Reader) error {
 	}
 	if err != nil {
 		os.Remove(name)
-		return fmt.Errorf("drakma: %w", err)
 	}
-	return nil
+	return err
 }
