@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -101,6 +102,7 @@ type servedResponse struct {
 	in       []byte // of the request, to be read next
 	buf      []byte // what a piece of a streamed body is copied to
 	bodyRead bool   // all of the body has been in in
+	inChunk  bool   // the line end of the last chunk in in is not there yet
 	bare     bool   // the body alone is read, without the head and frames
 	counted  bool   // by its status
 	aborted  bool   // the handler has panicked
@@ -295,20 +297,74 @@ func (s *servedResponse) fill() (more bool, err error) {
 		}
 		return false, nil
 	}
-	framed := r.head.Chunked && !s.bare
-	if s.buf = s.buf[:0]; framed && len(piece) > 0 {
-		s.buf = strconv.AppendInt(s.buf, int64(len(piece)), 16)
-		s.buf = append(s.buf, "\r\n"...)
-	}
-	s.buf = append(s.buf, piece...)
-	if framed && len(piece) > 0 {
-		s.buf = append(s.buf, "\r\n"...)
-	}
-	if framed && s.bodyRead {
-		s.buf = append(s.buf, "0\r\n\r\n"...)
+	s.buf = s.appendPiece(s.buf[:0], piece)
+	if s.bodyRead && s.isFramed() {
+		s.buf = append(s.endChunk(s.buf), "0\r\n\r\n"...)
 	}
 	s.in = s.buf
 	return true, nil
+}
+
+// isFramed reports whether the body is in chunks when it is read.
+func (s *servedResponse) isFramed() bool { return s.r.head.Chunked && !s.bare }
+
+// appendPiece appends a piece of the body to b. The line end after a chunk waits for
+// what follows: if the connection is hijacked, that may be the rest of the client's chunk.
+func (s *servedResponse) appendPiece(b, piece []byte) []byte {
+	if s.isFramed() && len(piece) > 0 {
+		b = appendChunkSize(s.endChunk(b), int64(len(piece)))
+		s.inChunk = true
+	}
+	return append(b, piece...)
+}
+
+func appendChunkSize(b []byte, n int64) []byte {
+	return append(strconv.AppendInt(b, n, 16), "\r\n"...)
+}
+
+func (s *servedResponse) endChunk(b []byte) []byte {
+	if s.inChunk {
+		s.inChunk = false
+		b = append(b, "\r\n"...)
+	}
+	return b
+}
+
+// takeUnread returns what of the request was taken from the connection and not read by
+// the handler. What follows on the connection continues it.
+func (s *servedResponse) takeUnread(c *httpConn) []byte {
+	c.core.Lock()
+	defer c.core.Unlock()
+	unread := slices.Clone(s.in)
+	s.in = nil
+	st := s.r.stream
+	switch {
+	case s.bodyRead:
+		return unread
+	case !st.reads():
+		s.fill()
+		return append(unread, s.in...)
+	case st.held:
+		unread = s.appendPiece(unread, st.piece)
+		st.held = false
+	}
+	c.consumePiece()
+	unread = s.appendPiece(unread, st.first)
+	st.first = nil
+	if !s.isFramed() {
+		return unread
+	}
+	switch body := &c.body; {
+	case body.InChunk():
+		unread = appendChunkSize(s.endChunk(unread), body.Left())
+	case body.InTrailer():
+		unread = append(s.endChunk(unread), "0\r\n"...)
+	case body.Over():
+		unread = append(s.endChunk(unread), "0\r\n\r\n"...)
+	case !body.BehindChunk():
+		unread = s.endChunk(unread)
+	}
+	return unread
 }
 
 // Write queues a part of the response, and waits while too much is pending.

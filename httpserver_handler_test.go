@@ -1,6 +1,7 @@
 package eventloop_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"os"
 	"runtime"
 	"slices"
@@ -636,6 +638,107 @@ func TestServeHTTPCanHijackTheConnection(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The client sends the request up to each point before the handler hijacks the
+// connection, and the rest afterwards. What the handler did not read of the body comes
+// from the connection, as it does in net/http.
+func TestAHijackedConnectionGivesTheBodyThatWasNotRead(t *testing.T) {
+	t.Run("short", func(t *testing.T) { testHijackWithBody(t, "abcdefghijklm", 1) })
+	t.Run("long", func(t *testing.T) { testHijackWithBody(t, strings.Repeat("abcdefghijklm", 1000), 3000) })
+}
+
+// testHijackWithBody cuts the request after each step bytes.
+func testHijackWithBody(t *testing.T, body string, step int) {
+	const behind = "behind"
+	half := len(body) * 8 / 13
+	bodies := map[bool]string{
+		false: fmt.Sprintf("Content-Length: %d\r\n\r\n%s%s", len(body), body, behind),
+		true: fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x;a=b\r\n%s\r\n%x\r\n%s\r\n0\r\nA: b\r\n\r\n%s",
+			half, body[:half], len(body)-half, body[half:], behind),
+	}
+	type outcome struct {
+		body, behind string
+		err          error
+	}
+	for _, inline := range []int{1, 5, 1 << 20} {
+		for chunked, text := range bodies {
+			for _, skip := range []int{0, 3} {
+				t.Run(fmt.Sprintf("inline=%d,chunked=%t,read=%d", inline, chunked, skip), func(t *testing.T) {
+					hijacked, outcomes := make(chan bool), make(chan outcome)
+					l, _ := startLoop(t, quiet())
+					s := serveHTTP(t, l, &eventloop.HTTPServerConfig{MaxInlineBody: int64(inline)}, func(r *eventloop.HTTPRequest) {
+						r.ServeHTTP(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+							var o outcome
+							begin := make([]byte, skip)
+							if _, err := io.ReadFull(req.Body, begin); err != nil {
+								t.Error(err)
+							}
+							nc, rw, err := http.NewResponseController(w).Hijack()
+							if err != nil {
+								t.Error(err)
+								return
+							}
+							defer nc.Close()
+							hijacked <- true
+							rest, err := readHijacked(rw.Reader, chunked, skip, len(body))
+							o.body, o.err = string(begin)+rest, err
+							tail, err := io.ReadAll(rw)
+							o.behind, o.err = string(tail), errors.Join(o.err, err)
+							outcomes <- o
+						}))
+					})
+					head := "POST / HTTP/1.1\r\nHost: x\r\n"
+					first := strings.Index(text, "\r\n\r\n") + 4
+					switch begin := strings.Index(text, body[:8]); { // what the handler is called with, and reads
+					case inline > len(body):
+						first = len(text) - len(behind)
+					case chunked:
+						first = begin + max(inline+1, skip)
+					default:
+						first = max(first, begin+skip)
+					}
+					for cut := first; cut <= len(text); cut += step {
+						c := dialRaw(t, s.Addr())
+						c.send("%s", head+text[:cut])
+						wait(t, hijacked, "handler")
+						c.send("%s", text[cut:])
+						c.Conn.(*net.TCPConn).CloseWrite()
+						if o := wait(t, outcomes, "outcome"); o.err != nil || o.body != body || o.behind != behind {
+							t.Errorf("cut at %q: body %.50q, behind it %.50q, %v", text[max(0, cut-20):cut], o.body, o.behind, o.err)
+						}
+						c.Close()
+					}
+				})
+			}
+		}
+	}
+}
+
+// readHijacked reads a body of n bytes, of which skip have been read, from a connection
+// that was hijacked. In a body in chunks those were of the first chunk.
+func readHijacked(br *bufio.Reader, chunked bool, skip, n int) (string, error) {
+	if !chunked {
+		rest := make([]byte, n-skip)
+		_, err := io.ReadFull(br, rest)
+		return string(rest), err
+	}
+	chunk := ""
+	if skip > 0 {
+		var err error
+		if chunk, err = br.ReadString('\n'); err != nil {
+			return chunk, err
+		}
+		chunk = strings.TrimSuffix(chunk, "\r\n")
+	}
+	rest, err := io.ReadAll(httputil.NewChunkedReader(br))
+	for err == nil { // the trailer section
+		var line string
+		if line, err = br.ReadString('\n'); line == "\r\n" {
+			break
+		}
+	}
+	return chunk + string(rest), err
 }
 
 func TestServeHTTPCannotHijackTheConnectionOfFastHTTP(t *testing.T) {

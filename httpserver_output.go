@@ -319,7 +319,9 @@ func (c *httpConn) leaveServer() { c.s.release(c.ip()) }
 
 // giveUp gives the connection to a handler of net/http that has hijacked it.
 func (c *httpConn) giveUp(r *HTTPRequest, s *servedResponse) {
+	unread := s.takeUnread(c)
 	nc, rest, _ := c.leave(r)
+	rest = append(unread, rest...)
 	if nc == nil {
 		c.leaveServer()
 	} else {

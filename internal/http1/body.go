@@ -89,6 +89,12 @@ func (b *Body) Over() bool { return b.state == bodyOver }
 // IsOpen reports whether b ends with the connection.
 func (b *Body) IsOpen() bool { return b.state == bodyOpen }
 
+// InChunk reports whether Left bytes of a chunk follow.
+func (b *Body) InChunk() bool { return b.state == chunkData }
+
+// BehindChunk reports whether the line end of a chunk follows.
+func (b *Body) BehindChunk() bool { return b.state == chunkEnd }
+
 // InTrailer reports whether the last chunk has been read, but the trailer section
 // has not.
 func (b *Body) InTrailer() bool { return b.state == chunkTrail }
