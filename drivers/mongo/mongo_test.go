@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 	"weak"
@@ -108,6 +109,121 @@ func TestAServerThatVanishesIsANetworkError(t *testing.T) {
 			t.Errorf("the client does not recover: %v", err)
 		}
 	})
+}
+
+// withCredentials runs f in a task, with a client that has to say who it is.
+func withCredentials(t *testing.T, s *fake, mechanism string, f func(task *eventloop.Task, c *mongoloop.Client, coll *mongoloop.Collection[user])) {
+	t.Helper()
+	inTask(t, s, func(task *eventloop.Task, _ *mongoloop.Client, _ *mongoloop.Collection[user]) {
+		o := s.clientOptions().SetRetryReads(true).SetRetryWrites(true).
+			SetAuth(options.Credential{AuthMechanism: mechanism, Username: "ada", Password: "wrong"})
+		c, err := mongoloop.Connect(task.Loop(), o)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		f(task, c, mongoloop.In[user](c, "app", "users"))
+	})
+}
+
+func onSASL(what answer) func(name string) answer {
+	return func(name string) answer {
+		if name == "saslStart" {
+			return what
+		}
+		return ok
+	}
+}
+
+func TestWrongCredentialsFailEachOperation(t *testing.T) {
+	for _, mechanism := range []string{"", "SCRAM-SHA-1", "SCRAM-SHA-256", "PLAIN"} {
+		s := newFake(users(1)...)
+		s.command = onSASL(refuse)
+		operations := 0
+		withCredentials(t, s, mechanism, func(task *eventloop.Task, c *mongoloop.Client, coll *mongoloop.Collection[user]) {
+			ctx := task.Context()
+			refused := func(op string, err error) {
+				operations++
+				if ce, ok := errors.AsType[mongo.CommandError](err); !ok || ce.Code != 18 || ce.Name != "AuthenticationFailed" {
+					t.Errorf("%s, %s: %v", mechanism, op, err)
+				}
+				e, typed := errors.AsType[*mongoloop.Error](err)
+				if op != "Ping" && (!typed || e.Op != op || e.Collection != "app.users") {
+					t.Errorf("%s, %s: %v", mechanism, op, err)
+				}
+			}
+			_, err := c.Ping(ctx).Await(task)
+			refused("Ping", err)
+			_, err = coll.FindOne(ctx, id(0)).Await(task)
+			refused("FindOne", err)
+			_, err = coll.InsertOne(ctx, user{1, "Ada"}).Await(task)
+			refused("InsertOne", err)
+			_, err = coll.DeleteMany(ctx, bson.M{}).Await(task)
+			refused("DeleteMany", err)
+			f, resolve := eventloop.NewFuture[int](task.Loop())
+			coll.Find(ctx, bson.M{}, func(user) { t.Error("a document") }, func(err error) { resolve(0, err) })
+			_, err = f.Await(task)
+			refused("Find", err)
+			for _, err := range coll.All(task, bson.M{}) {
+				refused("All", err)
+			}
+		})
+		if operations != 6 {
+			t.Errorf("%s: %d results, want 6", mechanism, operations)
+		}
+		if seen := slices.Compact(s.commands()); !slices.Equal(seen, []string{"saslStart"}) {
+			t.Errorf("%s: the server got %v", mechanism, seen)
+		}
+	}
+}
+
+func TestAServerThatDoesNotFinishAuthentication(t *testing.T) {
+	cause := errors.New("enough")
+	for what, is := range map[answer]func(err error) bool{
+		hangUp:   mongo.IsNetworkError,
+		nonsense: func(err error) bool { return strings.Contains(err.Error(), "SCRAM-SHA-256") },
+		never:    func(err error) bool { return errors.Is(err, cause) && errors.Is(err, context.Canceled) },
+	} {
+		s := newFake(users(1)...)
+		ctx, cancel := context.WithCancelCause(background())
+		s.command = func(name string) answer {
+			if name == "saslStart" && what == never {
+				cancel(cause)
+			}
+			return onSASL(what)(name)
+		}
+		withCredentials(t, s, "SCRAM-SHA-256", func(task *eventloop.Task, c *mongoloop.Client, coll *mongoloop.Collection[user]) {
+			_, err := coll.FindOne(ctx, id(0)).Await(task)
+			if e, typed := errors.AsType[*mongoloop.Error](err); !typed || e.Op != "FindOne" || !is(err) {
+				t.Errorf("%d: %v", what, err)
+			}
+		})
+		cancel(nil)
+	}
+}
+
+func TestTheEndOfTheLoopEndsAuthentication(t *testing.T) {
+	s := newFake(users(1)...)
+	var f *eventloop.Future[user]
+	stop := make(chan func(), 1)
+	s.command = func(name string) answer {
+		if name == "saslStart" {
+			(<-stop)()
+		}
+		return onSASL(never)(name)
+	}
+	on(t, s, func(l *eventloop.Loop, _ *mongoloop.Client, _ *mongoloop.Collection[user]) {
+		stop <- l.Stop
+		c, err := mongoloop.Connect(l, s.clientOptions().SetAuth(options.Credential{Username: "ada", Password: "wrong"}))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		f = mongoloop.In[user](c, "app", "users").FindOne(background(), id(0))
+	})
+	if _, err := f.Result(); !errors.Is(err, eventloop.ErrLoopClosed) {
+		t.Errorf("%v, want ErrLoopClosed", err)
+	}
 }
 
 func TestACanceledOperationFailsWithTheCause(t *testing.T) {

@@ -47,9 +47,11 @@ type fake struct {
 type answer int
 
 const (
-	ok     answer = iota
-	hangUp        // close the connection
-	never         // no answer
+	ok       answer = iota
+	hangUp          // close the connection
+	never           // no answer
+	refuse          // as MongoDB refuses wrong credentials
+	nonsense        // as to a saslStart, with a payload that means nothing
 )
 
 func newFake(docs ...bson.D) *fake {
@@ -203,7 +205,12 @@ func (s *fake) answer(cmd bson.D, docs []bson.D) (bson.D, answer) {
 	default:
 		s.seen = append(s.seen, name)
 		if s.command != nil {
-			if what := s.command(name); what != ok {
+			switch what := s.command(name); what {
+			case refuse:
+				return bson.D{{Key: "ok", Value: 0}, {Key: "code", Value: 18}, {Key: "codeName", Value: "AuthenticationFailed"}, {Key: "errmsg", Value: "Authentication failed."}}, ok
+			case nonsense:
+				return append(fine, bson.E{Key: "conversationId", Value: 1}, bson.E{Key: "payload", Value: []byte("?")}, bson.E{Key: "done", Value: false}), ok
+			case hangUp, never:
 				return nil, what
 			}
 		}
