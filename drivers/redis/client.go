@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -43,6 +44,9 @@ var errClosed = net.ErrClosed
 // New returns a client. It may be called before the loop runs. It fails if an option is
 // not valid, and with [eventloop.ErrLoopClosed] after the end of the loop.
 func New(l *eventloop.Loop, o *Options) (*Client, error) {
+	if l == nil {
+		return nil, errors.New("redis: nil loop")
+	}
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err
@@ -71,7 +75,7 @@ func (c *Client) Send(args ...any) error {
 	if s.kind == blocks || s.refused(&c.Commands, args) {
 		return s.refusal(args)
 	}
-	return c.pipe.send(nil, nil, args...)
+	return c.pipe.send(nil, nil, 0, args...)
 }
 
 // Loop returns the loop of the client.

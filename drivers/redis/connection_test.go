@@ -126,6 +126,65 @@ func TestStatesAndFailuresOfSendAreTold(t *testing.T) {
 	})
 }
 
+// Commands of Send that never leave are told as well.
+func TestOnSendErrorHearsOfCommandsThatAreNotSent(t *testing.T) {
+	for name, hello := range map[string]func(p *peer, args []string) string{
+		"refused": func(*peer, []string) string { return "-WRONGPASS invalid\r\n" },
+		"overdue": func(*peer, []string) string { return silence },
+	} {
+		t.Run(name, func(t *testing.T) {
+			told := 0
+			o := redis.Options{OnSendError: func(err error) {
+				if told++; errors.Is(err, redis.ErrUncertain) || errors.Is(err, eventloop.ErrTimeout) != (name == "overdue") {
+					t.Error(err)
+				}
+			}}
+			law(t, func() *fake { return &fake{hello: hello} }, o, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+				told = 0
+				for range 3 {
+					if err := c.Send("SET", "k", "v"); err != nil {
+						t.Error(err)
+					}
+				}
+				l.OnExit(func() {
+					if told != 1 {
+						t.Errorf("told %d times, want once for all", told)
+					}
+				})
+			})
+		})
+	}
+}
+
+// A server that does not know a command repeats its arguments.
+func TestAnErrorOfTheHandshakeDoesNotShowThePassword(t *testing.T) {
+	for _, hello := range []string{
+		"-ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' 'hidden' \r\n",
+		"-DENIED HELLO 3 AUTH default hidden\r\n",
+	} {
+		server := func() *fake {
+			return &fake{
+				hello: func(*peer, []string) string { return hello },
+				command: func(_ *peer, args []string) (string, bool) {
+					return "-ERR unknown command 'AUTH', with args beginning with: '" + args[1] + "' \r\n", args[0] == "AUTH"
+				},
+			}
+		}
+		var told []error
+		o := redis.Options{Password: "hidden", OnState: func(_ bool, err error) { told = append(told, err) }}
+		law(t, server, o, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+			c.Get(background(), "k").Then(func(_ string, err error) { told = append(told, err) })
+			l.OnExit(func() {
+				for _, err := range told {
+					if err == nil || strings.Contains(err.Error(), "hidden") {
+						t.Errorf("got %v, want an error without the password", err)
+					}
+				}
+			})
+		})
+	}
+}
+
 func TestTheServerAsksForAPassword(t *testing.T) {
 	s := redistest.Start(t, "--requirepass", "secret")
 	checkDescriptors(t)

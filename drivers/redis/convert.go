@@ -249,7 +249,8 @@ func convertElem(v resp.Value, to reflect.Value) error {
 	case reflect.Slice:
 		if t.Elem().Kind() == reflect.Uint8 {
 			p, err := toBytes(v)
-			to.Set(reflect.ValueOf(p).Convert(t))
+			to.Set(reflect.MakeSlice(t, len(p), len(p)))
+			copy(to.Bytes(), p)
 			return err
 		}
 		return convertSlice(v, to)

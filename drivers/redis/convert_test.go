@@ -44,6 +44,7 @@ func isNil[T any](t *testing.T, in string) {
 type (
 	name   string
 	rank   uint8
+	word   []byte
 	person struct {
 		Name name
 		Age  *int    `redis:"years"`
@@ -63,6 +64,8 @@ func TestRepliesAreConverted(t *testing.T) {
 	converts(t, "=6\r\ntxt:ab\r\n", "ab")
 	converts(t, "$2\r\nab\r\n", []byte("ab"))
 	converts(t, "$2\r\nab\r\n", name("ab"))
+	converts(t, "$2\r\nab\r\n", []rank{'a', 'b'})
+	converts(t, "$2\r\nab\r\n", word("ab"))
 	converts(t, ":5\r\n", int64(5))
 	converts(t, "$1\r\n5\r\n", 5)
 	converts(t, ",5\r\n", int64(5))

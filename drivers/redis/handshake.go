@@ -17,6 +17,7 @@ import (
 type handshake struct {
 	link    *link
 	missing int   // replies
+	done    bool  // all have come
 	old     error // the reply to HELLO of a server that does not know it
 	err     error // the first other failure, a *refusal
 }
@@ -94,7 +95,7 @@ func (s step) answer(v resp.Value) {
 		return
 	}
 	if v.Kind == resp.Error {
-		err := &Error{v.Str}
+		err := &Error{h.link.o.withoutPassword(v.Str)}
 		switch {
 		case s.hello && knowsNoHello(err):
 			h.old = err
@@ -110,8 +111,17 @@ func (s step) answer(v resp.Value) {
 	case h.old != nil:
 		h.beginOld()
 	default:
-		h.link.handshakeDone()
+		h.done = true
 	}
+}
+
+// withoutPassword removes the password from an error reply: a server that does not know
+// a command repeats its arguments.
+func (o *Options) withoutPassword(reply string) string {
+	if o.Password == "" {
+		return reply
+	}
+	return strings.ReplaceAll(reply, o.Password, "***")
 }
 
 func (s step) fail(error) {}

@@ -275,6 +275,39 @@ func TestD3CloseDrainsAndAbortDoesNot(t *testing.T) {
 	}
 }
 
+// A command that is canceled before it was sent is not waited for, although there is no
+// connection and no timeout.
+func TestD3CloseDoesNotWaitForCanceledCommands(t *testing.T) {
+	for _, cancelFirst := range []bool{true, false} {
+		looptest.Seeds(t, seeds, func(t *testing.T, l *eventloop.Loop) error {
+			c := newClient(t, l, looptest.NewNet(t), redis.Options{Timeout: -1}) // there is no server
+			s := c.Session()
+			ctx, cancel := context.WithCancel(background())
+			c.Get(ctx, "k").Ignore()
+			s.Get(ctx, "k").Ignore()
+			closed := 0
+			l.AfterFunc(time.Second, func() {
+				if cancelFirst {
+					cancel()
+				}
+				s.Close()
+				c.Close().Then(func(_ struct{}, err error) {
+					if closed++; err != nil {
+						t.Error(err)
+					}
+				})
+			})
+			l.AfterFunc(2*time.Second, cancel)
+			l.OnExit(func() {
+				if closed != 1 {
+					t.Errorf("closed %d times", closed)
+				}
+			})
+			return nil
+		})
+	}
+}
+
 func TestD4CommandsOfOneCallbackLeaveInOneWriteInOrder(t *testing.T) {
 	looptest.Seeds(t, seeds, func(t *testing.T, l *eventloop.Loop) error {
 		n := looptest.NewNet(t)
@@ -689,6 +722,37 @@ func TestD9AReplyThatNothingAskedForEndsTheConnection(t *testing.T) {
 				t.Errorf("%d results, %d connections", results, s.connsSeen())
 			}
 		})
+	})
+}
+
+// What arrives behind the replies to the handshake, before any command has left, is not
+// taken for the replies to the commands that wait.
+func TestD9WhatArrivesBehindTheHandshakeIsNoReply(t *testing.T) {
+	server := func() *fake {
+		return &fake{hello: func(p *peer, _ []string) string {
+			hello := "%1\r\n+proto\r\n:3\r\n"
+			if p.number == 1 {
+				hello += "+injected\r\n"
+			}
+			return hello
+		}}
+	}
+	looptest.Seeds(t, seeds, func(t *testing.T, l *eventloop.Loop) error { // nothing is split
+		n := looptest.NewNet(t)
+		s := serveFake(t, n, server())
+		c := newClient(t, l, n, redis.Options{})
+		results := 0
+		c.Do(background(), "ECHO", "x").Then(func(r redis.Reply, err error) {
+			if results++; err != nil || r.String() != `"x"` {
+				t.Error(r, err)
+			}
+		})
+		l.OnExit(func() {
+			if results != 1 || s.connsSeen() != 2 {
+				t.Errorf("%d results, %d connections", results, s.connsSeen())
+			}
+		})
+		return nil
 	})
 }
 

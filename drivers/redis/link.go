@@ -116,6 +116,11 @@ func (lk *link) onData(c *eventloop.Conn, data []byte) {
 	if over.requests > 0 {
 		lk.host.answered(over)
 	}
+	// Only now: commands that leave earlier would take what has arrived behind the
+	// handshake, which nothing has asked for, for their replies.
+	if lk.shake.done && !lk.up && !lk.over {
+		lk.handshakeDone()
+	}
 }
 
 func (lk *link) handle(v resp.Value, over *tally) {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"strings"
 	"time"
@@ -44,8 +45,10 @@ type Options struct {
 	RESP2 bool
 
 	// Timeout bounds each command, from the call to its reply, including the time in
-	// which there is no connection. It does not bound blocking commands. The context
-	// of a command can only make it shorter. Zero: 5 s. Negative: none.
+	// which there is no connection. A command that waits at the server, such as BLPOP,
+	// has the time that it may wait in addition; if it may wait without end, it has no
+	// bound. In a Session those behind it have that time, too. The context of a command
+	// can only make it shorter. Zero: 5 s. Negative: none.
 	Timeout time.Duration
 
 	// ConnectTimeout bounds connecting, together with the handshakes of TLS and of
@@ -70,7 +73,7 @@ type Options struct {
 
 	// MaxBlocking bounds the connections of blocking commands such as BLPOP, each of
 	// which has one to itself while it waits. More blocking commands wait for a
-	// connection. Zero: 16. It must not be negative.
+	// connection, each within its time. Zero: 16. It must not be negative.
 	MaxBlocking int
 
 	// OnState, if not nil, is called on the loop each time that the client's
@@ -131,10 +134,11 @@ func (o *Options) withDefaults() (*Options, error) {
 			return nil, fmt.Errorf("redis: %w", err)
 		}
 	}
-	c.Timeout = bound(c.Timeout, defaultTimeout, 0)
-	c.ConnectTimeout = bound(c.ConnectTimeout, defaultTimeout, 0)
+	c.Timeout = min(bound(c.Timeout, defaultTimeout, 0), longest)
+	c.ConnectTimeout = min(bound(c.ConnectTimeout, defaultTimeout, 0), longest)
 	c.MinBackoff = bound(c.MinBackoff, defaultMinBackoff, 0)
-	c.MaxBackoff = max(bound(c.MaxBackoff, defaultMaxBackoff, 0), c.MinBackoff)
+	c.MinBackoff = min(c.MinBackoff, longest)
+	c.MaxBackoff = min(max(bound(c.MaxBackoff, defaultMaxBackoff, 0), c.MinBackoff), longest)
 	const none = int(^uint(0) >> 1)
 	c.MaxPending = bound(c.MaxPending, defaultMaxPending, none)
 	c.MaxPendingBytes = bound(c.MaxPendingBytes, defaultMaxPendingBytes, none)
@@ -142,6 +146,9 @@ func (o *Options) withDefaults() (*Options, error) {
 	c.MaxBlocking = bound(c.MaxBlocking, defaultMaxBlocking, none)
 	return &c, nil
 }
+
+// longest is the longest timeout. Sums of a few do not overflow.
+const longest time.Duration = math.MaxInt64 / 8
 
 // bound resolves a setting: zero is byDefault, and what is negative is none.
 func bound[T int | time.Duration](n, byDefault, none T) T {

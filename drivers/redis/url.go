@@ -2,6 +2,7 @@ package redis
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -20,12 +21,24 @@ import (
 // of the database. The parameters are db, name, timeout and connect_timeout
 // (durations such as 500ms), protocol (2 or 3), and skip_verify (true switches the
 // verification of the server's certificate off). Other parameters are errors.
+//
+// Special characters of the user and the password have to be escaped with percent signs.
+// An error does not repeat parts of the URL that may belong to a password.
 func ParseURL(s string) (*Options, error) {
 	u, err := url.Parse(s)
-	if err != nil {
-		// The error of url.Parse repeats the URL, which may have a password.
-		return nil, fmt.Errorf("redis: malformed URL: %w", err.(*url.Error).Err)
+	if err != nil || u.Fragment != "" {
+		return nil, errURL // that of url.Parse repeats parts of the URL
 	}
+	o, err := parseURL(u)
+	if err != nil && u.User == nil && strings.Contains(s, "@") {
+		return nil, errURL // "/", "?" or "#" in a password has ended the host
+	}
+	return o, err
+}
+
+var errURL = errors.New("redis: malformed URL (special characters of a password have to be escaped)")
+
+func parseURL(u *url.URL) (*Options, error) {
 	o := &Options{}
 	if u.User != nil {
 		o.Username = u.User.Username()
@@ -48,6 +61,9 @@ func ParseURL(s string) (*Options, error) {
 		return nil, fmt.Errorf("redis: URL with scheme %q, want redis, rediss or unix", u.Scheme)
 	}
 	if err := o.setParameters(u); err != nil {
+		return nil, err
+	}
+	if _, err := o.withDefaults(); err != nil {
 		return nil, err
 	}
 	return o, nil

@@ -38,6 +38,8 @@ func TestBadURLsAreRefusedWithoutThePassword(t *testing.T) {
 		"", "http://h", "h:6379", "redis://h/x", "redis://h/-1", "redis://me@h", "redis://h?db=x", "redis://h?unknown=1", "redis://h?timeout=5",
 		"redis://h?protocol=4", "redis://h?skip_verify=true", "rediss://h?skip_verify=maybe", "unix://", "unix://h/path", "redis://h?%zz",
 		"redis://me:hidden@h:port", "redis://me:hidden@h\x00", "redis://me:hidden@h/x",
+		"redis://me:hidden/x@h", "redis://me:12/hidden@h", "redis://me:12?hidden@h", "redis://me:12#hidden@h", "redis://me:12?hidden=1@h",
+		"redis://me:%zhidden@h", "redis://me:hi dden@h[", "redis://h?name=two%20words",
 	} {
 		o, err := redis.ParseURL(url)
 		if err == nil {
@@ -57,6 +59,9 @@ func TestBadOptionsAreRefused(t *testing.T) {
 		if _, err := redis.New(l, &o); err == nil {
 			t.Errorf("%+v is taken", o)
 		}
+	}
+	if _, err := redis.New(nil, nil); err == nil {
+		t.Error("a nil loop is taken")
 	}
 	if _, err := redis.New(l, nil); err != nil {
 		t.Errorf("nil options: %v", err)

@@ -222,7 +222,7 @@ func (p *Parser) beginBulk(t byte, text, data []byte, pos *int) (v Value, ok boo
 	}
 	p.left -= int(n)
 	size, rest := int(n), data[*pos:]
-	if len(rest) >= size+2 { // the usual case: all of it is there
+	if len(rest)-2 >= size { // the usual case: all of it is there; size+2 may overflow
 		if rest[size] != '\r' || rest[size+1] != '\n' {
 			return v, false, errBulkEnd
 		}

@@ -151,6 +151,18 @@ func TestWhatIsAnnouncedIsRefusedBeforeItArrives(t *testing.T) {
 	}
 }
 
+// Without a limit, too, the greatest length is nothing but a length.
+func TestTheGreatestLengthsDoNotOverflow(t *testing.T) {
+	for _, in := range []string{
+		"$9223372036854775807\r\nx", "$9223372036854775806\r\n", "!9223372036854775807\r\n", "=9223372036854775807\r\n",
+		"*9223372036854775807\r\n:1\r\n", "%4611686018427387904\r\n", "~9223372036854775807\r\n", ">9223372036854775807\r\n",
+	} {
+		if all, err := parseAll(&Parser{}, []byte(in)); len(all) > 0 || err != nil && err != ErrTooLarge {
+			t.Errorf("%q: got %v, %v", in, all, err)
+		}
+	}
+}
+
 func TestAnAnnouncementAllocatesLittle(t *testing.T) {
 	for _, in := range []string{"$60000000\r\n", "*900000\r\n"} {
 		res := testing.Benchmark(func(b *testing.B) {
