@@ -1,8 +1,9 @@
 package redis
 
 import (
+	"container/list"
 	"context"
-	"slices"
+	"errors"
 	"time"
 
 	"github.com/onloop/eventloop"
@@ -15,24 +16,30 @@ type blockingPool struct {
 	c       *Client
 	pipes   []*pipe // all
 	idle    []*pipe
-	waiting ring[*blockingCommand]
-	running []*blockingCommand
+	waiting list.List // of *blockingCommand, for a connection
 }
 
 // A blockingCommand is a command that may wait at the server.
 type blockingCommand struct {
 	pool    *blockingPool
+	ctx     context.Context
 	to      waiter
 	encoded []byte
 	limit   time.Duration
-	pipe    *pipe // while it runs
-	over    bool
+
+	// Only on the loop. At most one of pipe and place is not nil.
+	pipe  *pipe            // while it runs
+	place *list.Element    // while it waits for a connection
+	timer *eventloop.Timer // for that
+	stop  func() bool      // ends the watch of ctx
+	over  bool
 }
 
-// block sends a command that waits at the server for up to limit, or for noLimit.
-func block[T any](ctx context.Context, c *Client, decode func(v resp.Value) (T, error), limit time.Duration, args ...any) *eventloop.Future[T] {
+// block sends a command that waits at the server for up to limit, or for noLimit. Its
+// future belongs to owner.
+func block[T any](ctx context.Context, c *Client, owner *eventloop.Owner, decode func(v resp.Value) (T, error), limit time.Duration, args ...any) *eventloop.Future[T] {
 	checkContext(ctx)
-	call, ok := newCall(c.owner, decode)
+	call, ok := newCall(owner, decode)
 	if !ok {
 		return &call.Future
 	}
@@ -45,13 +52,7 @@ func block[T any](ctx context.Context, c *Client, decode func(v resp.Value) (T, 
 		call.fail(c.pipe.canceledBy(ctx))
 		return &call.Future
 	}
-	b := &blockingCommand{pool: &c.blocking, to: call, encoded: encoded, limit: limit}
-	if ctx.Done() != nil {
-		call.cancel.stop = context.AfterFunc(ctx, func() {
-			call.Resolve(*new(T), uncertain(c.pipe.canceledBy(ctx)))
-			c.l.Post(b.cancel)
-		})
-	}
+	b := &blockingCommand{pool: &c.blocking, ctx: ctx, to: call, encoded: encoded, limit: limit}
 	if c.l.Post(b.start) != nil {
 		call.fail(eventloop.ErrLoopClosed)
 	}
@@ -61,36 +62,49 @@ func block[T any](ctx context.Context, c *Client, decode func(v resp.Value) (T, 
 // start sends the command, or has it wait for a connection.
 func (b *blockingCommand) start() {
 	p := b.pool
-	switch {
-	case b.over:
-	case p.c.closed():
+	if p.c.closed() {
 		b.fail(errClosed)
-	case len(p.idle) > 0:
-		last := len(p.idle) - 1
-		pipe := p.idle[last]
-		p.idle = p.idle[:last]
-		b.run(pipe)
-	case len(p.pipes) < p.c.o.MaxBlocking:
-		pipe := newPipe(p.c.l, p.c.o, p.c.owner)
-		p.pipes = append(p.pipes, pipe)
-		b.run(pipe)
-	case p.waiting.len >= p.c.o.MaxPending:
+		return
+	}
+	if b.ctx.Done() != nil {
+		b.stop = context.AfterFunc(b.ctx, func() { p.c.l.Post(b.cancel) })
+	}
+	switch {
+	case p.free():
+		b.run()
+	case p.waiting.Len() >= p.c.o.MaxPending:
 		b.fail(eventloop.ErrBufferFull)
 	default:
-		p.waiting.push(b)
+		b.place = p.waiting.PushBack(b)
+		if d, ok := b.timeout(); ok {
+			b.timer = p.c.l.AfterFunc(d, b.overdue)
+			b.timer.Unref() // the future keeps the loop alive
+		}
 	}
 }
 
-func (b *blockingCommand) run(pipe *pipe) {
-	b.pipe = pipe
-	b.pool.running = append(b.pool.running, b)
-	limit := b.limit
-	if limit != noLimit && b.pool.c.o.Timeout > 0 {
-		limit += b.pool.c.o.Timeout
-	} else {
-		limit = noLimit
+// timeout returns how long the command may take, if that has a bound: the time that it
+// may wait at the server, and Options.Timeout.
+func (b *blockingCommand) timeout() (d time.Duration, ok bool) {
+	t := b.pool.c.o.Timeout
+	return b.limit + t, b.limit != noLimit && t > 0
+}
+
+// free reports whether there is a connection for another command, or may be one.
+func (p *blockingPool) free() bool { return len(p.idle) > 0 || len(p.pipes) < p.c.o.MaxBlocking }
+
+// run sends the command over a connection that is free.
+func (b *blockingCommand) run() {
+	p := b.pool
+	if len(p.idle) == 0 {
+		pipe := newPipe(p.c.l, p.c.o, p.c.owner)
+		p.pipes = append(p.pipes, pipe)
+		p.idle = append(p.idle, pipe)
 	}
-	if err := pipe.sendEncoded(b, nil, 1, b.encoded, limit); err != nil {
+	last := len(p.idle) - 1
+	b.pipe = p.idle[last]
+	p.idle = p.idle[:last]
+	if err := b.pipe.sendEncoded(b, nil, 1, b.encoded, b.limit); err != nil {
 		b.fail(err)
 	}
 }
@@ -106,46 +120,70 @@ func (b *blockingCommand) fail(err error) {
 	b.to.fail(err)
 }
 
+var errNoConnection = errors.New("all connections of blocking commands are in use")
+
+// overdue fails a command that has waited for a connection for too long.
+func (b *blockingCommand) overdue() {
+	b.fail(b.pool.c.o.opError(&notSentError{errNoConnection}))
+}
+
 // end gives the connection to the next command. The reply, or the failure, of a command
 // is the last thing that a connection does with it.
 func (b *blockingCommand) end() {
+	p := b.pool
 	b.over = true
-	pipe := b.pipe
-	if pipe == nil {
+	if b.stop != nil {
+		b.stop()
+	}
+	b.waitNoMore()
+	if b.pipe == nil {
 		return
 	}
-	p := b.pool
+	p.idle = append(p.idle, b.pipe)
 	b.pipe = nil
-	p.running = slices.DeleteFunc(p.running, func(r *blockingCommand) bool { return r == b })
-	p.idle = append(p.idle, pipe)
-	if p.waiting.len > 0 {
+	if p.waiting.Len() > 0 {
 		p.c.l.Post(p.next)
+	}
+}
+
+// waitNoMore takes the command out of those that wait for a connection.
+func (b *blockingCommand) waitNoMore() {
+	if b.place == nil {
+		return
+	}
+	b.pool.waiting.Remove(b.place)
+	b.place = nil
+	if b.timer != nil {
+		b.timer.Stop()
 	}
 }
 
 // next starts the commands that wait and for which there is a connection.
 func (p *blockingPool) next() {
-	for p.waiting.len > 0 && len(p.idle) > 0 {
-		p.waiting.pop().start()
+	for p.waiting.Len() > 0 && p.free() {
+		b := p.waiting.Front().Value.(*blockingCommand)
+		b.waitNoMore()
+		b.run()
 	}
 }
 
-// cancel ends the command, whose future has failed. If it has been sent, the server
+// cancel ends the command because its context has ended. If it has been sent, the server
 // still waits, and might hand over an element that is lost: its connection ends.
 func (b *blockingCommand) cancel() {
-	if b.over {
-		return
+	err := b.pool.c.pipe.canceledBy(b.ctx)
+	switch {
+	case b.over:
+	case b.pipe != nil:
+		b.pipe.giveUp(err) // fails it
+	default:
+		b.fail(err)
 	}
-	if pipe := b.pipe; pipe != nil {
-		pipe.giveUp(context.Canceled)
-	}
-	b.over = true
 }
 
 // abort ends everything.
 func (p *blockingPool) abort(err error) {
-	for p.waiting.len > 0 {
-		p.waiting.pop().fail(err)
+	for p.waiting.Len() > 0 {
+		p.waiting.Front().Value.(*blockingCommand).fail(err)
 	}
 	for _, pipe := range p.pipes {
 		pipe.abort(err)

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"time"
 
 	"github.com/onloop/eventloop"
 	"github.com/onloop/eventloop/drivers/redis/internal/resp"
@@ -34,8 +35,14 @@ func newCall[T any](owner *eventloop.Owner, decode func(v resp.Value) (T, error)
 
 // run sends a command.
 func run[T any](ctx context.Context, x *Commands, decode func(v resp.Value) (T, error), args ...any) *eventloop.Future[T] {
+	return runFor(ctx, x, x.p.owner, decode, 0, args...)
+}
+
+// runFor sends a command that waits at the server for up to wait, or for noLimit. Its
+// future belongs to owner.
+func runFor[T any](ctx context.Context, x *Commands, owner *eventloop.Owner, decode func(v resp.Value) (T, error), wait time.Duration, args ...any) *eventloop.Future[T] {
 	checkContext(ctx)
-	c, ok := newCall(x.p.owner, decode)
+	c, ok := newCall(owner, decode)
 	switch {
 	case !ok:
 	case x.tx != nil:
@@ -43,7 +50,7 @@ func run[T any](ctx context.Context, x *Commands, decode func(v resp.Value) (T, 
 		c.Ignore() // the future of Exec reports failures
 	default:
 		cancel := c.watch(ctx, &x.p.queue, nil)
-		if err := x.p.send(c, cancel, args...); err != nil && err != errCanceled {
+		if err := x.p.send(c, cancel, wait, args...); err != nil && err != errCanceled {
 			c.fail(err)
 		}
 	}

@@ -55,11 +55,14 @@ type Consumer struct {
 	backoff backoff
 
 	// Only on the loop.
-	hand    map[string]*Delivery // in the hands of the application, by ID
+	taken   map[string]*Delivery // entries that were read and are not released, by ID
+	ready   ring[*Delivery]      // those of them that wait to be delivered
+	hand    int                  // those that are in the hands of the application
 	after   string               // own pending entries were read up to this ID; ">": all of them
 	reading bool
 	timer   *eventloop.Timer // for the next attempt after an error
 	claims  *eventloop.Timer
+	from    string // where the next claim begins
 	over    bool
 
 	closed atomic.Bool // at once, on whichever goroutine
@@ -91,7 +94,7 @@ func (c *Client) Consume(o ConsumeOptions) (*Consumer, error) {
 		return nil, fmt.Errorf("redis: a consumer with ClaimAfter %v, want at least 1ms, or 0", o.ClaimAfter)
 	}
 	o.Parallel = cmp.Or(o.Parallel, defaultParallel)
-	s := &Consumer{c: c, o: o, hand: make(map[string]*Delivery), after: "0", done: &eventloop.Promise[struct{}]{}}
+	s := &Consumer{c: c, o: o, taken: make(map[string]*Delivery), after: "0", from: "0-0", done: &eventloop.Promise[struct{}]{}}
 	s.backoff = backoff{min: c.o.MinBackoff, max: c.o.MaxBackoff}
 	if err := c.addPart(s); err != nil {
 		return nil, err
@@ -104,7 +107,6 @@ func (c *Client) Consume(o ConsumeOptions) (*Consumer, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.done.Init(s.owner)
-	s.done.Ignore()
 	s.owner.OnShutdown(func() { s.end(nil) })
 	c.l.Post(func() {
 		s.read()
@@ -114,7 +116,8 @@ func (c *Client) Consume(o ConsumeOptions) (*Consumer, error) {
 }
 
 // Done returns a future that succeeds when the consumer is closed, and fails if it has
-// ended by itself because its group or its stream does not exist any more.
+// ended by itself because its group or its stream does not exist, or with net.ErrClosed
+// if the client was closed first.
 func (s *Consumer) Done() *eventloop.Future[struct{}] { return &s.done.Future }
 
 // Close ends the consumer. If it is called on the loop, OnEntry is not called after it.
@@ -146,6 +149,9 @@ func (s *Consumer) end(err error) {
 		}
 	}
 	s.c.removePart(s)
+	if err == errClosed {
+		s.done.Ignore() // the application has closed the client
+	}
 	s.done.Resolve(struct{}{}, err)
 	s.owner.Close()
 }
@@ -153,17 +159,19 @@ func (s *Consumer) end(err error) {
 // read asks for entries, unless it does so already or the application has its hands
 // full. On the loop, as all that follows.
 func (s *Consumer) read() {
-	n := s.o.Parallel - len(s.hand)
+	n := s.o.Parallel - len(s.taken)
 	if s.over || s.reading || n <= 0 || s.timer != nil {
 		return
 	}
 	s.reading = true
-	if s.after == ">" {
-		s.c.XReadGroup(s.ctx, s.o.Stream, s.o.Group, s.o.Consumer, n, consumeBlock).Then(s.got)
+	args := []any{"XREADGROUP", "GROUP", s.o.Group, s.o.Consumer, "COUNT", n}
+	if s.after != ">" {
+		args = append(args, "STREAMS", s.o.Stream, s.after)
+		runFor(s.ctx, &s.c.Commands, s.owner, toEntriesOfOne, 0, args...).Then(s.got)
 		return
 	}
-	do(s.ctx, &s.c.Commands, toEntriesOfOne,
-		"XREADGROUP", "GROUP", s.o.Group, s.o.Consumer, "COUNT", n, "STREAMS", s.o.Stream, s.after).Then(s.got)
+	args = append(args, "BLOCK", milliseconds(consumeBlock), "STREAMS", s.o.Stream, s.after)
+	block(s.ctx, s.c, s.owner, toEntriesOfOne, consumeBlock, args...).Then(s.got)
 }
 
 // got takes the result of a read.
@@ -192,30 +200,47 @@ func (s *Consumer) got(entries []Entry, err error) {
 
 // failed goes on after a while. What was handed out in the meantime is read again.
 func (s *Consumer) failed(err error) {
-	if s.o.OnError != nil {
-		s.c.l.Post(func() { s.o.OnError(err) })
-	}
+	s.tell(err)
 	s.after = "0"
 	s.timer = s.c.l.AfterFunc(s.backoff.delay(), func() {
 		s.timer = nil
 		s.read()
 	})
+	s.timer.Unref() // the consumer keeps the loop alive
 }
 
+func (s *Consumer) tell(err error) {
+	if s.o.OnError != nil {
+		s.c.l.Post(func() { s.o.OnError(err) })
+	}
+}
+
+// deliver delivers entries, as many as the application takes. The others wait until it
+// has acknowledged or released some: a read that waits at the server and a claim have
+// asked for as many each.
 func (s *Consumer) deliver(entries []Entry) {
 	for _, e := range entries {
 		switch {
 		case e.Fields == nil: // it was deleted from the stream, and is only pending
 			s.c.XAck(context.Background(), s.o.Stream, s.o.Group, e.ID).Ignore()
-		case s.hand[e.ID] == nil:
+		case s.taken[e.ID] == nil:
 			d := &Delivery{Entry: e, consumer: s}
-			s.hand[e.ID] = d
-			s.c.l.Post(func() {
-				if !s.over && !s.closed.Load() {
-					s.call(d)
-				}
-			})
+			s.taken[e.ID] = d
+			s.ready.push(d)
 		}
+	}
+	s.handOut()
+}
+
+func (s *Consumer) handOut() {
+	for s.ready.len > 0 && s.hand < s.o.Parallel {
+		d := s.ready.pop()
+		s.hand++
+		s.c.l.Post(func() {
+			if !s.over && !s.closed.Load() {
+				s.call(d)
+			}
+		})
 	}
 }
 
@@ -233,18 +258,33 @@ func (s *Consumer) call(d *Delivery) {
 
 // claim takes over entries of other consumers, from time to time.
 func (s *Consumer) claim() {
-	if s.o.ClaimAfter <= 0 || s.over {
+	if s.o.ClaimAfter == 0 || s.over {
 		return
 	}
-	if n := s.o.Parallel - len(s.hand); n > 0 {
-		s.c.XAutoClaim(s.ctx, s.o.Stream, s.o.Group, s.o.Consumer, s.o.ClaimAfter, "0-0", n).Then(func(c Claim, err error) {
-			if err == nil && !s.over {
-				s.deliver(c.Entries)
-			} // an error is that of read as well
-		})
+	n := s.o.Parallel - len(s.taken)
+	if n <= 0 {
+		s.claimLater()
+		return
 	}
+	runFor(s.ctx, &s.c.Commands, s.owner, toClaim, 0, "XAUTOCLAIM", s.o.Stream, s.o.Group, s.o.Consumer,
+		milliseconds(s.o.ClaimAfter), s.from, "COUNT", n).Then(func(c Claim, err error) {
+		switch {
+		case s.over:
+			return
+		case err != nil: // the read may go on nevertheless, without the permission to claim for example
+			s.tell(err)
+		default:
+			s.from = c.Next
+			s.deliver(c.Entries)
+		}
+		s.claimLater()
+	})
+}
+
+func (s *Consumer) claimLater() {
 	if s.claims == nil {
 		s.claims = s.c.l.AfterFunc(s.o.ClaimAfter/2, s.claim)
+		s.claims.Unref() // the consumer keeps the loop alive
 	} else {
 		s.claims.Reset(s.o.ClaimAfter / 2)
 	}
@@ -268,7 +308,9 @@ func (d *Delivery) Release() {
 	s.c.l.Post(func() {
 		if !d.settled {
 			d.settled = true
-			delete(s.hand, d.ID)
+			delete(s.taken, d.ID)
+			s.hand--
+			s.handOut()
 			s.read()
 		}
 	})

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
+	"strings"
 	"testing"
 	"time"
 
@@ -197,5 +199,137 @@ func TestAConsumerGoesOnAfterAPanic(t *testing.T) {
 	})
 	if err != nil || entries != 5 || panics != 5 {
 		t.Errorf("%v, %d entries, %d panics, want 5 of each", err, entries, panics)
+	}
+}
+
+func entries(ids ...int) string {
+	var out strings.Builder
+	fmt.Fprintf(&out, "*%d\r\n", len(ids))
+	for _, id := range ids {
+		fmt.Fprintf(&out, "*2\r\n%s*2\r\n%s%s", bulk(fmt.Sprint(id, "-0")), bulk("n"), bulk(fmt.Sprint(id)))
+	}
+	return out.String()
+}
+
+// A stream is a fake with a group of which another consumer has the entries 1 to 5, and
+// of which 6 and 7 are new after a second.
+func stream() *fake {
+	read := false
+	return &fake{command: func(p *peer, args []string) (string, bool) {
+		switch {
+		case args[0] == "XAUTOCLAIM":
+			from, next, n := 1, "0-0", 0
+			fmt.Sscanf(args[5], "%d-0", &from)
+			fmt.Sscan(args[7], &n)
+			var ids []int
+			for id := max(from, 1); id <= 5; id++ {
+				if len(ids) == n {
+					next = fmt.Sprint(id, "-0")
+					break
+				}
+				ids = append(ids, id)
+			}
+			return "*3\r\n" + bulk(next) + entries(ids...) + "*0\r\n", true
+		case args[0] != "XREADGROUP":
+			return ":1\r\n", true
+		case args[len(args)-1] != ">":
+			return "%1\r\n" + bulk("s") + "*0\r\n", true
+		case read:
+			return p.after(5*time.Second, "_\r\n")
+		}
+		read = true
+		return p.after(time.Second, "%1\r\n"+bulk("s")+entries(6, 7))
+	}}
+}
+
+// A read that waits at the server and a claim ask for as many entries each. The
+// application does not get more than it takes. One that it keeps does not keep claims
+// from those behind it.
+func TestAConsumerNeverDeliversMoreThanParallel(t *testing.T) {
+	law(t, stream, redis.Options{}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, f *fake) {
+		hand := 0
+		var got []string
+		var s *redis.Consumer
+		s, err := c.Consume(redis.ConsumeOptions{Stream: "s", Group: "g", Consumer: "me", Parallel: 2, ClaimAfter: time.Second, OnEntry: func(d *redis.Delivery) {
+			if hand++; hand > 2 {
+				t.Errorf("%d entries in hand", hand)
+			}
+			if got = append(got, d.Get("n")); len(got) == 7 {
+				s.Close()
+			}
+			if d.Get("n") != "1" { // which it keeps
+				l.AfterFunc(3*time.Second, func() {
+					hand--
+					d.Ack().Ignore()
+				})
+			}
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.AfterFunc(10*time.Minute, s.Close)
+		l.OnExit(func() {
+			sort.Strings(got)
+			if want := []string{"1", "2", "3", "4", "5", "6", "7"}; !slices.Equal(slices.Compact(got), want) {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		})
+	})
+}
+
+func TestAClaimThatFailsIsTold(t *testing.T) {
+	server := func() *fake {
+		return &fake{command: func(p *peer, args []string) (string, bool) {
+			if args[0] == "XAUTOCLAIM" {
+				return "-NOPERM no permission\r\n", true
+			}
+			if args[len(args)-1] != ">" {
+				return "%1\r\n" + bulk("s") + "*0\r\n", true
+			}
+			return p.after(5*time.Second, "_\r\n")
+		}}
+	}
+	law(t, server, redis.Options{}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, f *fake) {
+		told := 0
+		s, err := c.Consume(redis.ConsumeOptions{
+			Stream: "s", Group: "g", Consumer: "me", ClaimAfter: time.Minute, OnEntry: func(*redis.Delivery) {},
+			OnError: func(err error) {
+				if told++; !errors.As(err, new(*redis.Error)) {
+					t.Error(err)
+				}
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.AfterFunc(100*time.Second, s.Close)
+		l.OnExit(func() {
+			if told != 4 { // after 0, 30, 60 and 90 seconds
+				t.Errorf("told %d times, want 4", told)
+			}
+		})
+	})
+}
+
+func TestAnUnrefdConsumerDoesNotKeepTheLoopAlive(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		law(t, stream, redis.Options{}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, f *fake) {
+			s, err := c.Consume(redis.ConsumeOptions{Stream: "s", Group: "g", Consumer: "me", ClaimAfter: time.Second, OnEntry: func(d *redis.Delivery) {}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Unref()
+			if keep {
+				s.Ref()
+			}
+			start := time.Now()
+			l.AfterFunc(10*time.Second, func() {})
+			l.AfterFunc(time.Minute, s.Close).Unref()
+			l.OnExit(func() {
+				if took := time.Since(start) > 50*time.Second; took != keep {
+					t.Errorf("keep=%v: the loop ends after %v", keep, time.Since(start))
+				}
+			})
+		})
 	}
 }

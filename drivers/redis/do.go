@@ -52,16 +52,21 @@ func Do[T any](ctx context.Context, x Runner, args ...any) *eventloop.Future[T] 
 
 func do[T any](ctx context.Context, x *Commands, decode func(v resp.Value) (T, error), args ...any) *eventloop.Future[T] {
 	s, args := specialOf(args)
-	switch {
-	case s.kind == 0:
-	case s.refused(x, args):
-		return invalid[T](x, s.refusal(args))
-	case s.kind == blocks && x.c != nil:
-		if limit, ok := s.blockTime(args); ok {
-			return block(ctx, x.c, decode, limit, args...)
-		}
+	if s.kind == 0 {
+		return run(ctx, x, decode, args...)
 	}
-	return run(ctx, x, decode, args...)
+	if s.refused(x, args) {
+		return invalid[T](x, s.refusal(args))
+	}
+	limit, waits := s.blockTime(args)
+	switch {
+	case !waits || x.tx != nil: // in a transaction no command waits
+		return run(ctx, x, decode, args...)
+	case x.c != nil:
+		return block(ctx, x.c, x.p.owner, decode, limit, args...)
+	default:
+		return runFor(ctx, x, x.p.owner, decode, limit, args...)
+	}
 }
 
 // invalid returns the future of a command that cannot be sent, for a reason that the

@@ -3,6 +3,7 @@ package redis
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/onloop/eventloop"
@@ -28,9 +29,10 @@ type pipe struct {
 	retryAt int64 // before it there is no attempt to connect, see queue.clock
 	retry   *eventloop.Timer
 	timer   *eventloop.Timer // for the oldest request
-	waiting bool             // the timer was late; see waitsForLoop
-	armed   bool
-	lost    error // why there is no connection
+	armed   int64            // when the timer is due; 0: it is not armed
+	waiting bool             // the timer was late and is armed again; see waitsForLoop
+	stopped bool             // it is not armed any more
+	lost    error            // why there is no connection
 }
 
 // pipeEvents are what a pipe tells. Each may be nil.
@@ -47,22 +49,30 @@ func newPipe(l *eventloop.Loop, o *Options, owner *eventloop.Owner) *pipe {
 	return p
 }
 
-// send adds a command and has it sent.
-func (p *pipe) send(to waiter, cancel *canceling, args ...any) error {
-	flush, err := p.add(to, cancel, args...)
+// send adds a command and has it sent. See queue.add.
+func (p *pipe) send(to waiter, cancel *canceling, wait time.Duration, args ...any) error {
+	flush, err := p.add(to, cancel, wait, args...)
 	if flush {
 		p.postFlush()
 	}
 	return err
 }
 
-// sendEncoded is send for the commands of a transaction.
-func (p *pipe) sendEncoded(to waiter, cancel *canceling, n int, encoded []byte, timeout time.Duration) error {
-	flush, err := p.addEncoded(to, cancel, n, encoded, timeout)
+// sendEncoded is send for commands that are encoded, and have n replies.
+func (p *pipe) sendEncoded(to waiter, cancel *canceling, n int, encoded []byte, wait time.Duration) error {
+	flush, err := p.addEncoded(to, cancel, n, encoded, wait)
 	if flush {
 		p.postFlush()
 	}
 	return err
+}
+
+// sendAgain is sendEncoded for another attempt of a command that was taken already: it
+// is not refused any more.
+func (p *pipe) sendAgain(to waiter, cancel *canceling, encoded []byte) {
+	if p.addAgain(to, cancel, encoded) {
+		p.postFlush()
+	}
 }
 
 // postFlush posts a flush. It fails only if the loop has ended; then the promises of the
@@ -148,6 +158,8 @@ func (p *pipe) answered(over tally) {
 	p.done(over)
 	if p.expectMore() {
 		p.postFlush()
+	} else {
+		p.armTimer() // the request that is the oldest now may be due earlier
 	}
 }
 
@@ -169,14 +181,14 @@ func (p *pipe) sendFailed(err error) {
 
 // armTimer arranges for the oldest request to time out.
 func (p *pipe) armTimer() {
-	if p.armed {
+	if p.stopped || p.waiting {
 		return
 	}
 	due := p.oldestDue()
-	if due == 0 {
+	if due == 0 || p.armed != 0 && p.armed <= due {
 		return
 	}
-	p.armed = true
+	p.armed = due
 	d := time.Duration(due - p.clock())
 	if p.timer == nil {
 		p.timer = p.l.AfterFunc(d, p.timedOut)
@@ -199,12 +211,14 @@ func (p *pipe) oldestDue() int64 {
 // timedOut fails what is overdue. A connection with an overdue reply is given up: no
 // later reply can come before it.
 func (p *pipe) timedOut() {
-	p.armed = false
+	p.armed = 0
 	now := p.clock()
-	if due := p.oldestDue(); due > 0 && due <= now {
-		if p.waitsForLoop(time.Duration(now - due)) {
-			return
-		}
+	switch due := p.oldestDue(); {
+	case due == 0 || due > now:
+		p.waiting = false
+	case p.waitsForLoop(time.Duration(now - due)):
+		return
+	default:
 		if p.link != nil && p.link.up && p.link.inFlight.len > 0 {
 			p.link.endOverdue(errGivenUp, now)
 		}
@@ -220,7 +234,6 @@ func (p *pipe) waitsForLoop(late time.Duration) bool {
 	if p.waiting = !p.waiting && late > lateTimer; !p.waiting {
 		return false
 	}
-	p.armed = true
 	p.timer.Reset(lateGrace)
 	return true
 }
@@ -248,6 +261,18 @@ func (e *notSentError) Error() string {
 func (e *notSentError) Unwrap() error { return e.reason }
 func (e *notSentError) Timeout() bool { return true }
 
+// expire fails the requests in the queue that are due by now.
+func (p *pipe) expire(now int64, err error) { p.failUntil(now, err) }
+
+// failAll fails all requests in the queue.
+func (p *pipe) failAll(err error) { p.failUntil(math.MaxInt64, err) }
+
+func (p *pipe) failUntil(now int64, err error) {
+	if p.queue.failUntil(now, err) {
+		p.sendFailed(err)
+	}
+}
+
 // drain calls f on the loop when no command is pending.
 func (p *pipe) drain(f func()) {
 	done := &eventloop.Promise[struct{}]{}
@@ -257,6 +282,7 @@ func (p *pipe) drain(f func()) {
 	done.Then(func(struct{}, error) { f() })
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.dropCanceled()
 	if p.pending == 0 {
 		done.Resolve(struct{}{}, nil)
 	} else {
@@ -264,12 +290,14 @@ func (p *pipe) drain(f func()) {
 	}
 }
 
-// giveUp ends the connection, and with it what was sent. What is in the queue is
-// dropped, because its waiters have failed already. On the loop.
+// giveUp fails everything with err. If something was sent, the connection ends, too. That
+// is no failure of the server, so the next attempt to connect is not delayed. On the loop.
 func (p *pipe) giveUp(err error) {
 	p.failAll(err)
 	if p.link != nil && p.link.up && p.link.inFlight.len > 0 {
 		p.link.end(err)
+		p.backoff.reset()
+		p.retryAt, p.lost = 0, nil
 	}
 }
 
@@ -302,5 +330,5 @@ func (p *pipe) stopTimers() {
 			t.Stop()
 		}
 	}
-	p.armed = true // for good
+	p.stopped = true
 }

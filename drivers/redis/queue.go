@@ -47,6 +47,7 @@ type queue struct {
 	posted   bool  // a flush is on its way
 	flowing  bool  // the connection is up, so that a flush empties the queue
 	now      int64 // the time of the calls; read once for those of one flush
+	held     int64 // until then commands that wait at the server may hold up others
 
 	// Of the queue, and of the connection that its commands were written to.
 	pending, pendingBytes int
@@ -67,9 +68,9 @@ func (q *queue) clock() int64 { return int64(time.Since(q.epoch)) + 1 }
 
 var errNoCommand = errors.New("redis: no command")
 
-// add adds a command. It reports whether a flush is to be posted. After an error it has
-// added nothing.
-func (q *queue) add(to waiter, cancel *canceling, args ...any) (flush bool, err error) {
+// add adds a command that waits at the server for up to wait, or for noLimit. It reports
+// whether a flush is to be posted. After an error it has added nothing.
+func (q *queue) add(to waiter, cancel *canceling, wait time.Duration, args ...any) (flush bool, err error) {
 	if len(args) == 0 {
 		return false, errNoCommand
 	}
@@ -89,12 +90,11 @@ func (q *queue) add(to waiter, cancel *canceling, args ...any) (flush bool, err 
 		q.out = q.out[:begin]
 		return false, eventloop.ErrBufferFull
 	}
-	return q.added(request{to: to, cancel: cancel, size: size, replies: 1}, q.o.Timeout), nil
+	return q.added(request{to: to, cancel: cancel, size: size, replies: 1}, wait), nil
 }
 
-// addEncoded adds commands that have n replies. They time out after timeout, if it is
-// positive.
-func (q *queue) addEncoded(to waiter, cancel *canceling, n int, encoded []byte, timeout time.Duration) (flush bool, err error) {
+// addEncoded is add for commands that are encoded, and have n replies.
+func (q *queue) addEncoded(to waiter, cancel *canceling, n int, encoded []byte, wait time.Duration) (flush bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if err := q.mayAdd(cancel); err != nil {
@@ -104,7 +104,20 @@ func (q *queue) addEncoded(to waiter, cancel *canceling, n int, encoded []byte, 
 		return false, eventloop.ErrBufferFull
 	}
 	q.out = append(q.out, encoded...)
-	return q.added(request{to: to, cancel: cancel, size: len(encoded), replies: n}, timeout), nil
+	return q.added(request{to: to, cancel: cancel, size: len(encoded), replies: n}, wait), nil
+}
+
+// addAgain adds another attempt of a command that was taken already, even if the queue
+// is full or closed since: what waits for pending commands waits for this one, too. It does
+// nothing if the command was canceled.
+func (q *queue) addAgain(to waiter, cancel *canceling, encoded []byte) (flush bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if cancel != nil && cancel.state == canceled {
+		return false
+	}
+	q.out = append(q.out, encoded...)
+	return q.added(request{to: to, cancel: cancel, size: len(encoded), replies: 1}, 0)
 }
 
 func (q *queue) mayAdd(cancel *canceling) error {
@@ -136,12 +149,9 @@ func errBadArg(i int, a any) error {
 }
 
 // added takes the request whose bytes were added. The caller holds the lock.
-func (q *queue) added(r request, timeout time.Duration) (flush bool) {
-	if timeout > 0 {
-		if len(q.requests) == 0 || !q.flowing {
-			q.now = q.clock()
-		}
-		r.due = q.now + int64(timeout)
+func (q *queue) added(r request, wait time.Duration) (flush bool) {
+	if q.o.Timeout > 0 {
+		r.due = q.dueAfter(wait)
 	}
 	if r.cancel != nil {
 		r.cancel.state = queued
@@ -155,6 +165,24 @@ func (q *queue) added(r request, timeout time.Duration) (flush bool) {
 	flush = !q.posted
 	q.posted = true
 	return flush
+}
+
+// dueAfter returns when a request times out that is added now and waits at the server
+// for up to wait, or for noLimit. Those that are added behind it wait for it as well.
+func (q *queue) dueAfter(wait time.Duration) (due int64) {
+	if len(q.requests) == 0 || !q.flowing {
+		q.now = q.clock()
+	}
+	begin := max(q.now, q.held)
+	switch {
+	case wait == noLimit || begin > math.MaxInt64/2:
+		q.held = math.MaxInt64
+		return 0
+	case wait > 0:
+		begin += int64(wait)
+		q.held = begin
+	}
+	return begin + int64(q.o.Timeout)
 }
 
 // addSend counts a request without a waiter. While there are any, a promise keeps the
@@ -202,6 +230,7 @@ func (q *queue) doneLocked(over tally) {
 		}
 	}
 	if q.pending == 0 {
+		q.held = 0
 		for _, p := range q.drained {
 			p.Resolve(struct{}{}, nil)
 		}
@@ -328,13 +357,9 @@ func (q *queue) remove(match func(r *request) bool) {
 	q.doneLocked(over)
 }
 
-// expire fails the requests in the queue that are due by now.
-func (q *queue) expire(now int64, err error) { q.failUntil(now, err) }
-
-// failAll fails all requests in the queue.
-func (q *queue) failAll(err error) { q.failUntil(math.MaxInt64, err) }
-
-func (q *queue) failUntil(now int64, err error) {
+// failUntil fails the requests that are due by now, or all if now is the greatest
+// number. It reports whether there were some without a waiter.
+func (q *queue) failUntil(now int64, err error) (sends bool) {
 	var failed []waiter
 	q.mu.Lock()
 	q.canceled = 0
@@ -345,15 +370,18 @@ func (q *queue) failUntil(now int64, err error) {
 		if now != math.MaxInt64 && (r.due == 0 || r.due > now) {
 			return false
 		}
-		failed = append(failed, r.to)
+		if r.to == nil {
+			sends = true
+		} else {
+			failed = append(failed, r.to)
+		}
 		return true
 	})
 	q.mu.Unlock()
 	for _, w := range failed {
-		if w != nil {
-			w.fail(err)
-		}
+		w.fail(err)
 	}
+	return sends
 }
 
 // A canceling is the state of a request that its context can cancel.
@@ -386,8 +414,10 @@ func (q *queue) cancelRequest(c *canceling) (sent bool) {
 	c.state = canceled // a script is not sent a second time
 	if before == queued {
 		q.canceled++
-		if q.canceled > 16 && q.canceled > len(q.requests)/2 {
-			q.dropCanceled() // there may be no connection to write the others to
+		// There may be no connection to write the others to, or nothing but this to wait
+		// for.
+		if q.canceled > 16 && q.canceled > len(q.requests)/2 || q.err != nil && q.canceled == len(q.requests) {
+			q.dropCanceled()
 		}
 	}
 	return before == inFlight

@@ -53,7 +53,7 @@ func (s *Script) run(ctx context.Context, x *Commands, byHash, bySource string, 
 	}
 	r := &scriptRun{call: c, p: x.p, bySource: bySourceArgs}
 	r.cancel = c.watch(ctx, &x.p.queue, nil)
-	if err := x.p.send(r, r.cancel, byHash, s.sum, len(keys), keys, args); err != nil && err != errCanceled {
+	if err := x.p.send(r, r.cancel, 0, byHash, s.sum, len(keys), keys, args); err != nil && err != errCanceled {
 		c.fail(err)
 	}
 	return &c.Future
@@ -70,9 +70,7 @@ type scriptRun struct {
 func (r *scriptRun) answer(v resp.Value) {
 	if v.Kind == resp.Error && (&Error{v.Str}).Code() == "NOSCRIPT" {
 		// It was not executed, so it may be sent again.
-		if err := r.p.sendEncoded(r.call, r.cancel, 1, r.bySource, r.p.o.Timeout); err != nil && err != errCanceled {
-			r.call.fail(err)
-		}
+		r.p.sendAgain(r.call, r.cancel, r.bySource)
 		return
 	}
 	r.call.answer(v)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/onloop/eventloop/looptest"
 )
@@ -76,6 +77,14 @@ func (f *fake) serve(c net.Conn, in *bufio.Reader) error {
 			return nil
 		}
 	}
+}
+
+// after answers a command later. The other connections go on meanwhile.
+func (p *peer) after(d time.Duration, reply string) (string, bool) {
+	p.mu.Unlock()
+	time.Sleep(d)
+	p.mu.Lock()
+	return reply, true
 }
 
 func (p *peer) reply(args []string) string {

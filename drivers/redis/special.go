@@ -2,7 +2,6 @@ package redis
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,8 +12,8 @@ import (
 type special struct {
 	kind specialKind
 	hint string        // of a refusal: what to use instead
-	at   int           // of a command that blocks: index of the timeout; negative: from the end
-	unit time.Duration // of the timeout; 0: the one after BLOCK, in milliseconds
+	at   int           // of a command that waits: index of the timeout; negative: from the end
+	unit time.Duration // of the timeout; 0: it does not wait, or has one after BLOCK
 	sub  []string      // the subcommands that are special, in lower case; nil: all
 }
 
@@ -55,8 +54,8 @@ var specials = map[string]special{
 	"unwatch": {kind: private, hint: "Client.Session"},
 	"auth":    {kind: private, hint: "Options or Client.Session"},
 	"select":  {kind: private, hint: "Options or Client.Session"},
-	"wait":    {kind: private, hint: "Client.Session, because it waits for writes of its own connection"},
-	"waitaof": {kind: private, hint: "Client.Session, because it waits for writes of its own connection"},
+	"wait":    {kind: private, at: 2, unit: time.Millisecond, hint: "Client.Session, because it waits for writes of its own connection"},
+	"waitaof": {kind: private, at: 3, unit: time.Millisecond, hint: "Client.Session, because it waits for writes of its own connection"},
 }
 
 // specialOf returns what is special about a command, if anything, and its arguments. If
@@ -181,8 +180,12 @@ func (s special) refusal(args []any) error {
 // blockTime returns for how long the command may wait, or noLimit. ok is false if it
 // does not wait at all.
 func (s special) blockTime(args []any) (d time.Duration, ok bool) {
-	if s.unit == 0 {
+	switch {
+	case s.unit != 0:
+	case s.kind == blocks:
 		return readBlockTime(args)
+	default:
+		return 0, false
 	}
 	at := s.at
 	if at < 0 {
@@ -194,12 +197,17 @@ func (s special) blockTime(args []any) (d time.Duration, ok bool) {
 	return durationOf(args[at], s.unit), true
 }
 
-// readBlockTime is blockTime of XREAD and XREADGROUP.
+// readBlockTime is blockTime of XREAD and XREADGROUP. Names of groups and consumers may
+// be words of the command.
 func readBlockTime(args []any) (d time.Duration, ok bool) {
-	for i, a := range args {
-		switch strings.ToLower(wordOf(a)) {
+	for i := 1; i < len(args); i++ {
+		switch strings.ToLower(wordOf(args[i])) {
 		case "streams":
 			return 0, false
+		case "group":
+			i += 2
+		case "count":
+			i++
 		case "block":
 			if i+1 < len(args) {
 				return durationOf(args[i+1], time.Millisecond), true
@@ -212,19 +220,13 @@ func readBlockTime(args []any) (d time.Duration, ok bool) {
 // durationOf returns the time that an argument says. Zero, and what is no number, is
 // noLimit.
 func durationOf(a any, unit time.Duration) time.Duration {
-	var f float64
-	switch a := a.(type) {
-	case int:
-		f = float64(a)
-	case int64:
-		f = float64(a)
-	case float64:
-		f = a
-	default:
-		f, _ = strconv.ParseFloat(wordOf(a), 64)
+	word := wordOf(a)
+	if word == "" {
+		word = fmt.Sprint(a) // a number
 	}
+	f, _ := strconv.ParseFloat(word, 64)
 	f *= float64(unit)
-	if !(f > 0) || f > math.MaxInt64/4 {
+	if !(f > 0) || f > float64(longest) {
 		return noLimit
 	}
 	return time.Duration(f)

@@ -91,7 +91,14 @@ type topicChange struct {
 	kind   topicKind
 	remove bool
 	names  []string
-	left   int // confirmations that are missing
+	added  []string // those that were not subscribed to before
+	left   int      // confirmations that are missing
+}
+
+// ended fails the change because the subscription has ended. Done reports that.
+func (ch *topicChange) ended(err error) {
+	ch.Ignore()
+	ch.Resolve(struct{}{}, err)
 }
 
 // pingAfter is how long a connection of a subscription may be silent before it is
@@ -109,7 +116,6 @@ func (c *Client) Subscribe(o SubscribeOptions) *Subscription {
 		s.owner = c.owner
 	}
 	s.done.Init(s.owner)
-	s.done.Ignore()
 	if err := c.addPart(s); err != nil {
 		s.over = true
 		s.done.Resolve(struct{}{}, err)
@@ -169,7 +175,6 @@ func (s *Subscription) change(kind topicKind, remove bool, names []string) *even
 	if ch.Init(s.owner) != nil {
 		return &ch.Future
 	}
-	ch.Ignore() // Done tells why a subscription has ended
 	s.c.l.Post(func() { s.apply(ch) })
 	return &ch.Future
 }
@@ -177,7 +182,7 @@ func (s *Subscription) change(kind topicKind, remove bool, names []string) *even
 // apply makes a change. From here on all of it is on the loop.
 func (s *Subscription) apply(ch *topicChange) {
 	if s.over {
-		ch.Resolve(struct{}{}, errClosed)
+		ch.ended(errClosed)
 		return
 	}
 	set := s.names[ch.kind]
@@ -188,8 +193,9 @@ func (s *Subscription) apply(ch *topicChange) {
 	for _, name := range ch.names {
 		if ch.remove {
 			delete(set, name)
-		} else {
+		} else if _, ok := set[name]; !ok {
 			set[name] = struct{}{}
+			ch.added = append(ch.added, name)
 		}
 	}
 	switch {
@@ -377,10 +383,8 @@ func (s *Subscription) refusedChange(err *Error) error {
 		s.fail(err)
 		return nil
 	}
-	for _, name := range ch.names {
-		if !ch.remove {
-			delete(s.names[ch.kind], name)
-		}
+	for _, name := range ch.added { // the others are subscribed to
+		delete(s.names[ch.kind], name)
 	}
 	ch.Resolve(struct{}{}, err)
 	return nil
@@ -456,6 +460,19 @@ func (s *Subscription) end(err error) {
 		s.link.leave(func() {})
 	}
 	s.c.removePart(s)
+	reason := cmp.Or(err, errClosed)
+	for s.groups.len > 0 {
+		if ch := s.groups.pop(); ch != s.restoring {
+			ch.ended(reason)
+		}
+	}
+	for _, ch := range s.waiting {
+		ch.ended(reason)
+	}
+	s.waiting = nil
+	if err == errClosed {
+		s.done.Ignore() // the application has closed the client
+	}
 	s.done.Resolve(struct{}{}, err)
 	s.box.end(err)
 	s.owner.Close()

@@ -327,6 +327,132 @@ func TestARefusedSubscriptionSaysWhy(t *testing.T) {
 	})
 }
 
+// A refused change leaves alone what was subscribed to before.
+func TestARefusedAddKeepsTheNamesBeforeIt(t *testing.T) {
+	server := func() *fake {
+		return &fake{command: func(p *peer, args []string) (string, bool) {
+			if slices.Contains(args, "secret") {
+				return "-NOPERM no permissions to access a channel\r\n", true
+			}
+			reply, ok := pubsub(p, args)
+			if args[0] == "SUBSCRIBE" && p.number == 2 {
+				reply += message("c", "after the gap")
+			}
+			if p.number == 1 {
+				go func() {
+					time.Sleep(time.Second)
+					p.conn.Close()
+				}()
+			}
+			return reply, ok
+		}}
+	}
+	law(t, server, redis.Options{}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, f *fake) {
+		got := 0
+		var s *redis.Subscription
+		s = c.Subscribe(redis.SubscribeOptions{Channels: []string{"c"}, OnMessage: func(redis.Message) {
+			got++
+			s.Close()
+		}})
+		s.Ready().Then(func(struct{}, error) {
+			s.Add("secret", "c").Then(func(_ struct{}, err error) {
+				if err == nil {
+					t.Error("Add of a secret channel succeeds")
+				}
+			})
+		})
+		l.AfterFunc(time.Minute, s.Close)
+		l.OnExit(func() {
+			if got != 1 {
+				t.Errorf("%d messages, want 1", got)
+			}
+		})
+	})
+}
+
+// What ends by itself is reported, unless the application asks for the reason.
+func TestAnEndThatNobodyAsksForIsReported(t *testing.T) {
+	for _, name := range []string{"subscription", "change", "consumer", "closed client"} {
+		for _, asked := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s,asked=%v", name, asked), func(t *testing.T) {
+				reported := 0
+				cfg := &eventloop.Config{EventHandler: func(err error) {
+					if reported++; !errors.As(err, new(*redis.Error)) {
+						t.Error(err)
+					}
+				}}
+				looptest.Run(t, func(t *testing.T, l *eventloop.Loop) error {
+					n := looptest.NewNet(t)
+					serveFake(t, n, &fake{command: func(p *peer, args []string) (string, bool) {
+						switch {
+						case args[0] == "XREADGROUP":
+							return "-NOGROUP No such key\r\n", true
+						case args[1] == "secret":
+							return "-NOPERM no permissions\r\n", true
+						}
+						return pubsub(p, args)
+					}})
+					c := newClient(t, l, n, redis.Options{})
+					ask := func(f *eventloop.Future[struct{}]) {
+						if asked {
+							f.Then(func(struct{}, error) {})
+						}
+					}
+					switch name {
+					case "subscription":
+						ask(c.Subscribe(redis.SubscribeOptions{Channels: []string{"secret"}}).Done())
+					case "change":
+						s := c.Subscribe(redis.SubscribeOptions{})
+						s.Ready().Then(func(struct{}, error) { ask(s.Add("secret")) })
+						l.AfterFunc(time.Minute, s.Close)
+					case "consumer":
+						k, err := c.Consume(redis.ConsumeOptions{Stream: "s", Group: "g", Consumer: "c", OnEntry: func(*redis.Delivery) {}})
+						if err != nil {
+							return err
+						}
+						ask(k.Done())
+					case "closed client":
+						ask(c.Subscribe(redis.SubscribeOptions{Channels: []string{"c"}}).Done())
+						l.AfterFunc(time.Second, c.Abort)
+					}
+					l.AfterFunc(10*time.Second, func() {})
+					return nil
+				}, looptest.Config(cfg))
+				want := 1
+				if asked || name == "closed client" {
+					want = 0
+				}
+				if reported != want {
+					t.Errorf("%d reports, want %d", reported, want)
+				}
+			})
+		}
+	}
+}
+
+func TestAllFuturesOfARefusedSubscriptionSayWhy(t *testing.T) {
+	server := func() *fake {
+		return &fake{hello: func(*peer, []string) string { return "-WRONGPASS invalid\r\n" }}
+	}
+	law(t, server, redis.Options{}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, f *fake) {
+		s := c.Subscribe(redis.SubscribeOptions{Channels: []string{"c"}, Patterns: []string{"p*"}})
+		ends := 0
+		for _, f := range []*eventloop.Future[struct{}]{s.Ready(), s.Add("d"), s.Done()} {
+			f.Then(func(_ struct{}, err error) {
+				if e, ok := errors.AsType[*redis.Error](err); !ok || e.Code() != "WRONGPASS" {
+					t.Errorf("got %v, want the reason", err)
+				}
+				ends++
+			})
+		}
+		l.OnExit(func() {
+			if ends != 3 {
+				t.Errorf("%d results, want 3", ends)
+			}
+		})
+	})
+}
+
 func TestShutdownClosesSubscriptionsAndWaitsForCommands(t *testing.T) {
 	looptest.Seeds(t, seeds, func(t *testing.T, l *eventloop.Loop) error {
 		n := looptest.NewNet(t)

@@ -110,7 +110,7 @@ func (tx *Tx) Exec(ctx context.Context) *eventloop.Future[[]Reply] {
 	default:
 		encoded, _ := resp.AppendCommand(tx.encoded, "EXEC")
 		cancel := c.watch(ctx, &tx.p.queue, tx.calls)
-		if err := tx.p.sendEncoded(e, cancel, len(tx.calls)+2, encoded, tx.p.o.Timeout); err != nil && err != errCanceled {
+		if err := tx.p.sendEncoded(e, cancel, len(tx.calls)+2, encoded, 0); err != nil && err != errCanceled {
 			e.fail(err)
 		}
 	}

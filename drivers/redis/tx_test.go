@@ -291,6 +291,42 @@ func TestAScriptIsSentByItsHashFirst(t *testing.T) {
 	})
 }
 
+// A script was taken when it was sent by its hash. Neither Close nor a full queue fails
+// it when its source has to be sent.
+func TestAScriptThatWasTakenIsFinished(t *testing.T) {
+	server := func() *fake {
+		return &fake{command: func(_ *peer, args []string) (string, bool) {
+			switch args[0] {
+			case "EVALSHA":
+				return "-NOSCRIPT No matching script\r\n", true
+			case "EVAL":
+				return ":7\r\n", true
+			}
+			return "", false
+		}}
+	}
+	law(t, server, redis.Options{MaxPending: 3}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+		ends := 0
+		for range 3 {
+			redis.NewScript("return 7").Run(background(), c, nil).Then(func(r redis.Reply, err error) {
+				if ends++; err != nil || r.String() != "7" {
+					t.Error(r, err)
+				}
+			})
+		}
+		c.Close().Then(func(_ struct{}, err error) {
+			if ends++; err != nil || ends != 4 {
+				t.Errorf("closed after %d results: %v", ends-1, err)
+			}
+		})
+		l.OnExit(func() {
+			if ends != 4 {
+				t.Errorf("%d results, want 4", ends)
+			}
+		})
+	})
+}
+
 func TestASessionIsOverWithItsConnection(t *testing.T) {
 	server := func() *fake {
 		return &fake{command: func(p *peer, args []string) (string, bool) {
