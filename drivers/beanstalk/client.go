@@ -55,6 +55,9 @@ type Client struct {
 // New returns a client. It may be called before the loop runs. It fails if an option is
 // invalid, and with [eventloop.ErrLoopClosed] after the end of the loop.
 func New(l *eventloop.Loop, o *Options) (*Client, error) {
+	if l == nil {
+		return nil, errors.New("beanstalk: nil loop")
+	}
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err

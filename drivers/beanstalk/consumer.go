@@ -24,7 +24,9 @@ type ConsumeOptions struct {
 	Parallel int
 
 	// OnJob is called on the loop with each job. The application settles the job, in
-	// OnJob or at any time later; then it gets the next one. It must not be nil.
+	// OnJob or at any time later; then it gets the next one. It must not be nil. After a
+	// panic that is caught, see [eventloop.Config.CatchPanics], the connection ends, so the job is
+	// lost and another consumer gets it.
 	OnJob func(j *Job)
 
 	// OnLost, if not nil, is called on the loop when a job that is not settled is lost:
@@ -33,7 +35,8 @@ type ConsumeOptions struct {
 	OnLost func(j *Job, err error)
 
 	// OnError, if not nil, is called on the loop when a connection is lost or an attempt
-	// to connect has failed. The consumer connects again.
+	// to connect has failed. The consumer connects again, see Options.MinBackoff. If it
+	// is nil, only panics of OnJob are reported.
 	OnError func(err error)
 
 	// ManualTouch leaves the time to run of jobs to the application, see [Job.Touch].
@@ -277,9 +280,6 @@ func (k *Consumer) name(err error) string {
 
 // linkDown implements linkHost.
 func (s *slot) linkDown(err error) {
-	if s.link != nil && s.link.answered {
-		s.backoff.reset()
-	}
 	s.link, s.reserving, s.job = nil, false, nil
 	if err == eventloop.ErrLoopClosed {
 		return
@@ -287,6 +287,8 @@ func (s *slot) linkDown(err error) {
 	s.k.owner.SetName(s.k.name(err))
 	if f := s.k.o.OnError; f != nil {
 		s.k.c.l.Post(func() { f(err) })
+	} else if p, ok := errors.AsType[*eventloop.PanicError](err); ok {
+		failed[struct{}](s.k.c, p) // nothing else reports it
 	}
 	s.retry = s.k.c.l.AfterFunc(s.backoff.delay(), func() { s.retry = nil; s.proceed() })
 	s.retry.Unref()
@@ -334,6 +336,7 @@ func (s *slot) andReserve(requests []*request) []*request {
 // settled is called when the command that settles the job has been sent.
 func (s *slot) settled() {
 	s.job = nil
+	s.backoff.reset() // not before: a server, or a job, may end every connection
 	s.proceed()
 }
 
@@ -343,6 +346,7 @@ func (s *slot) reserved(r wire.Reply) error {
 	jobs, _, _ := s.k.wants()
 	switch {
 	case r.Kind == wire.TimedOut, r.Kind == wire.DeadlineSoon: // there was none
+		s.backoff.reset()
 		s.proceed()
 		return nil
 	case r.Kind != wire.Reserved:

@@ -456,3 +456,114 @@ func TestAReservedJobIsNotSettledAfterClose(t *testing.T) {
 		})
 	}
 }
+
+// The reserve before it has more time than the command that settles the job.
+func TestACommandAboutAJobIsOverdueAfterItsOwnTime(t *testing.T) {
+	s := &script{}
+	s.more = func(command string) (string, bool) { return "", strings.HasPrefix(command, "delete") }
+	serve := func(nc net.Conn) {
+		commands(nc, func(command, body string) string {
+			switch {
+			case strings.HasPrefix(command, "delete"):
+				return ""
+			case strings.HasPrefix(command, "reserve"):
+				time.Sleep(10 * time.Second)
+				return "RESERVED 7 1\r\nx"
+			}
+			return s.reply(command, body)
+		})
+	}
+	virtually(t, &beanstalk.Options{Timeout: 2 * time.Second}, serve, func(k *eventloop.Task, c *beanstalk.Client) error {
+		var deleted *eventloop.Future[struct{}]
+		var began time.Time
+		consume(t, c, beanstalk.ConsumeOptions{ManualTouch: true, OnJob: func(j *beanstalk.Job) {
+			if deleted == nil {
+				began = time.Now()
+				deleted = j.Delete()
+			}
+		}})
+		k.Sleep(11 * time.Second)
+		_, err := deleted.Await(k)
+		wantErr(t, "error", err, eventloop.ErrTimeout, beanstalk.ErrUncertain)
+		equal(t, "time", time.Since(began), 2*time.Second)
+		return nil
+	})
+}
+
+// A server that ends each connection at the first reserve is not asked again and again
+// without a pause, although it has answered the commands before.
+func TestAConsumerBacksOffUntilItGetsAnAnswerToAReserve(t *testing.T) {
+	conns := 0
+	serve := func(nc net.Conn) {
+		conns++
+		commands(nc, func(command, body string) string {
+			if strings.HasPrefix(command, "reserve") {
+				return "quit"
+			}
+			return "WATCHING 1"
+		})
+	}
+	virtually(t, nil, serve, func(k *eventloop.Task, c *beanstalk.Client) error {
+		consume(t, c, beanstalk.ConsumeOptions{OnJob: func(*beanstalk.Job) {}})
+		k.Sleep(time.Minute)
+		if conns < 10 || conns > 40 {
+			t.Errorf("%d connections in a minute, want about 20", conns)
+		}
+		return nil
+	})
+}
+
+// With CatchPanics, a panic in OnJob is reported once. The job goes back to the server,
+// which gives it out again: the consumer takes its time.
+func TestAPanicOfOnJobIsReported(t *testing.T) {
+	for _, asked := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			var panics, told, jobs, lost int
+			cfg := silent()
+			cfg.CatchPanics = true
+			cfg.EventHandler = func(err error) {
+				if panics++; !errors.As(err, new(*eventloop.PanicError)) {
+					t.Errorf("event %v", err)
+				}
+			}
+			serve := func(nc net.Conn) {
+				s := &script{jobs: []string{"x"}}
+				s.queue(nc)
+			}
+			err := eventloop.Run(t.Context(), cfg, func(l *eventloop.Loop) error {
+				c, err := beanstalk.New(l, served(nil, serve))
+				if err != nil {
+					return err
+				}
+				o := beanstalk.ConsumeOptions{
+					OnJob: func(j *beanstalk.Job) {
+						jobs++
+						panic("not this one")
+					},
+					OnLost: func(*beanstalk.Job, error) { lost++ },
+				}
+				if asked {
+					o.OnError = func(err error) {
+						if told++; !errors.As(err, new(*eventloop.PanicError)) {
+							t.Errorf("OnError %v", err)
+						}
+					}
+				}
+				consume(t, c, o)
+				l.AfterFunc(time.Minute, c.Abort)
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			reports := panics
+			if asked {
+				reports = told
+			}
+			if jobs < 10 || jobs > 40 || reports != jobs || panics+told != jobs || lost != jobs {
+				t.Errorf("asked=%v: %d jobs, %d lost, %d events, %d calls of OnError in a minute, want about 20 of each", asked, jobs, lost, panics, told)
+			}
+			time.Sleep(time.Minute)
+		})
+	}
+}

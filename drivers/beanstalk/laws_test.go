@@ -581,6 +581,9 @@ func TestInvalidArgumentsFailAtOnce(t *testing.T) {
 			t.Errorf("options %+v were accepted", o)
 		}
 	}
+	if _, err := beanstalk.New(nil, nil); err == nil {
+		t.Error("a nil loop was accepted")
+	}
 	s := &script{}
 	virtually(t, nil, s.serve, func(k *eventloop.Task, c *beanstalk.Client) error {
 		for _, tube := range []string{"", "a b", "-a", "a\r\nquit", strings.Repeat("x", 201)} {
@@ -615,6 +618,32 @@ func TestInvalidArgumentsFailAtOnce(t *testing.T) {
 			t.Error("a negative Parallel was accepted")
 		}
 		equal(t, "commands", len(s.got()), 0)
+		return nil
+	})
+}
+
+// A callback that is slower than the timeout does not lose the replies that have come
+// meanwhile, however often that happens.
+func TestASlowCallbackDoesNotMakeRepliesOverdue(t *testing.T) {
+	s := &script{}
+	virtually(t, &beanstalk.Options{Timeout: 100 * time.Millisecond}, s.serve, func(k *eventloop.Task, c *beanstalk.Client) error {
+		if _, err := c.Delete(bg, 1).Await(k); err != nil { // it connects
+			return err
+		}
+		for round := range 3 {
+			var all []*eventloop.Future[struct{}]
+			for id := range uint64(5) {
+				all = append(all, c.Delete(bg, id))
+			}
+			// The commands have left, and their replies come during the callback.
+			k.Loop().AfterFunc(0, func() { time.Sleep(250 * time.Millisecond) })
+			for i, f := range all {
+				if _, err := f.Await(k); err != nil {
+					t.Errorf("round %d, command %d: %v", round, i, err)
+				}
+			}
+			k.Sleep(time.Second)
+		}
 		return nil
 	})
 }

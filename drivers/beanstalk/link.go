@@ -24,6 +24,8 @@ type link struct {
 	jobs     []*Job     // reserved by the connection
 	using    string     // the tube of put, kick and so on
 	timer    *eventloop.Timer
+	armed    time.Time // when the timer is due; zero: it is not armed
+	grace    bool      // the timer was late and is armed again, see overdue
 	up       bool
 	answered bool // a reply has come
 	over     bool
@@ -133,23 +135,56 @@ func (k *link) onData(_ *eventloop.Conn, data []byte) {
 			}
 		}
 	}
+	k.armTimer() // the request that is the first now may be due earlier
 }
 
-// armTimer starts the timer for the first request, if it does not run.
+// armTimer arranges for the first request to time out.
 func (k *link) armTimer() {
-	if len(k.inFlight) == 0 || k.inFlight[0].due.IsZero() || k.timer != nil {
+	if len(k.inFlight) == 0 || k.inFlight[0].due.IsZero() || k.grace || k.over {
 		return
 	}
-	k.timer = k.l.AfterFunc(time.Until(k.inFlight[0].due), func() {
-		k.timer = nil
-		if len(k.inFlight) > 0 && !k.over && !k.inFlight[0].due.IsZero() && !time.Now().Before(k.inFlight[0].due) {
-			k.end(errOverdue)
-			return
-		}
-		k.armTimer()
-	})
-	k.timer.Unref()
+	due := k.inFlight[0].due
+	if !k.armed.IsZero() && !due.Before(k.armed) {
+		return
+	}
+	k.armed = due
+	k.setTimer(time.Until(due))
 }
+
+func (k *link) setTimer(d time.Duration) {
+	if k.timer == nil {
+		k.timer = k.l.AfterFunc(d, k.overdue)
+		k.timer.Unref()
+	} else {
+		k.timer.Reset(d)
+	}
+}
+
+// overdue ends the connection if the first reply is overdue. If the timer is late, replies
+// that have arrived get time to be read: the callback that has held up the loop has held
+// up reading as well.
+func (k *link) overdue() {
+	k.armed = time.Time{}
+	late := time.Duration(-1)
+	if len(k.inFlight) > 0 && !k.inFlight[0].due.IsZero() {
+		late = time.Since(k.inFlight[0].due)
+	}
+	switch {
+	case late < 0:
+		k.grace = false
+		k.armTimer()
+	case late > lateTimer && !k.grace:
+		k.grace = true
+		k.setTimer(lateGrace)
+	default:
+		k.end(errOverdue)
+	}
+}
+
+const (
+	lateTimer = 10 * time.Millisecond // that late the timer is only if a callback is slow
+	lateGrace = 50 * time.Millisecond
+)
 
 // errOverdue ends a connection whose server does not reply. Requests whose own timeout is
 // not over fail with it, too: no reply can come before that of the first.

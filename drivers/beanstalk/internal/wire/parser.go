@@ -149,7 +149,7 @@ func number(p []byte) (n uint64, ok bool) {
 
 func length(p []byte) (n int, ok bool) {
 	u, ok := number(p)
-	return int(u), ok && u < math.MaxInt32
+	return int(u), ok && u <= math.MaxInt32-2 // with its end it is an int everywhere
 }
 
 func malformed(what string, p []byte) error {
