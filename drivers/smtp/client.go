@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -47,6 +48,9 @@ type closing struct {
 // number of pending mails. When [eventloop.Loop.Shutdown] begins, idle sessions end with
 // QUIT; pending mails are sent.
 func New(l *eventloop.Loop, o *Options) (*Client, error) {
+	if l == nil {
+		return nil, errors.New("smtp: nil loop")
+	}
 	opts, err := o.withDefaults()
 	if err != nil {
 		return nil, err

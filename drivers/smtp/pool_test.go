@@ -322,6 +322,9 @@ func TestInvalidOptionsAreRefused(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
+	if _, err := New(nil, &ok); err == nil {
+		t.Error("a nil loop: no error")
+	}
 	for _, o := range []Options{ok, {Addr: ok.Addr, MaxBackoff: 1}, {Addr: ok.Addr, MinBackoff: time.Hour}, {Addr: ok.Addr, Rate: 1e-7}} {
 		if _, err := New(l, &o); err != nil {
 			t.Error(err)
