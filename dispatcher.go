@@ -13,8 +13,8 @@ import (
 type task interface {
 	run()
 
-	// source says which handle the task belongs to, which goroutine of that handle
-	// sends it, and what it does. Only a loop whose order a test decides asks.
+	// source returns the handle of the task, the goroutine of that handle that sends the
+	// task, and what the task does. Only a loop whose order a test controls calls it.
 	source() (h *handle, goroutine any, what string)
 }
 
@@ -89,10 +89,10 @@ func (l *Loop) now() time.Duration {
 	return time.Since(l.epoch)
 }
 
-// turnTime is now for callers that only need the time when the current turn began:
-// reading the clock is half of the cost of a new future. It applies only to callers on
-// the loop, because while the dispatcher sleeps the last turn may be long ago. The
-// caller holds l.mu.
+// turnTime is now for callers for which the time when the current turn began is good
+// enough: reading the clock is half of the cost of a new future. Off the loop it reads the
+// clock, because the last turn may be long ago while the dispatcher sleeps. The caller
+// holds l.mu.
 func (l *Loop) turnTime() time.Duration {
 	if l.state == stateRunning && l.onLoop() {
 		return l.turned
@@ -122,10 +122,10 @@ func (l *Loop) dispatch() {
 	}
 }
 
-// prepare collects the work of the next turn, and sleeps until there is some. It
-// returns false at the end of the loop, and then no work can be added. One critical
-// section decides that nothing keeps the loop alive and makes that final, so no Post
-// falls in between.
+// prepare collects the work of the next turn, and sleeps until there is some. It returns
+// false at the end of the loop, and then no work can be added. The decision that nothing
+// keeps the loop alive, and the step that makes it final, are in one critical section, so no
+// Post can come between them.
 func (l *Loop) prepare() bool {
 	now := l.now()
 	if !l.parking.offered {
@@ -133,14 +133,14 @@ func (l *Loop) prepare() bool {
 	}
 	l.lockSoon()
 	defer l.mu.Unlock()
-	l.lag.Record(now - l.turned) // the length of the last turn: events that arrived during it waited up to that long
+	l.lag.Record(now - l.turned) // events that arrived during the last turn waited up to its length
 	for !l.stopping {
 		l.turned = now
 		l.collectDue(now)
 		l.collectPosts()
 		posted := l.batch.Len() > 0
 		if l.refs == 0 && !posted {
-			break // any other due work belongs to unref'd handles
+			break // any work that is due belongs to unref'd handles
 		}
 		if posted || l.first != nil || len(l.due) > 0 || len(l.tasks) > 0 {
 			l.turns++
@@ -148,7 +148,7 @@ func (l *Loop) prepare() bool {
 			return true
 		}
 		if l.pace.beforeSleep() {
-			l.yield() // the clock is not read again: timers may be late by the yield, but never early
+			l.yield() // does not read the clock: timers may be late by the yield, but never early
 		} else {
 			now = l.sleep(now)
 		}
@@ -172,8 +172,8 @@ func (l *Loop) collectDue(now time.Duration) {
 	}
 }
 
-// collectPosts takes the posts, once those taken before have run: the posts of a post
-// run in a later turn.
+// collectPosts takes the queued posts after those taken before have run. So a function
+// that a post posts runs in a later turn.
 func (l *Loop) collectPosts() {
 	if l.batch.Len() == 0 {
 		l.batch.Take(&l.posts)

@@ -3,8 +3,7 @@
 // HTTP, signals and blocking work run alongside, on every core. It is cl-async for
 // Go.
 //
-// This program starts an echo server, talks to it, and ends by itself when
-// nothing is left to do:
+// This program starts an echo server, talks to it, and exits when nothing is left to do:
 //
 //	func main() {
 //		err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
@@ -37,14 +36,14 @@
 // The goroutine that calls [Run] or [Loop.Run] is the dispatcher of the loop. It
 // runs all callbacks of the loop:
 //
-//   - callbacks never overlap, and each sees what earlier ones did;
-//   - no call runs user code: a callback runs in a later turn than the call that
-//     registered it, and so, on the loop, after that call has returned;
-//   - functions that one goroutine gives to [Loop.Post] run in that order;
-//   - a call that returns an error never calls its callback.
+//   - callbacks never overlap, and each sees the effects of earlier ones;
+//   - no method calls a callback itself: a callback runs in a later turn than the call that
+//     registered it; on the loop, that is after the call has returned;
+//   - the functions that one goroutine passes to [Loop.Post] run in that order;
+//   - if a call returns an error, its callback never runs.
 //
-// Code in callbacks is therefore written as if there were no other goroutines. The
-// section on order says which callback comes before which.
+// So you can write callbacks as if there were no other goroutines. The section Order says
+// which callback comes before which.
 //
 // Every method may be called from any goroutine and from any callback; only a [Task]
 // is restricted to its own code. Another goroutine may write to a connection, stop a
@@ -58,40 +57,40 @@
 // wait until their context ends, because the loop stands still. Range over the
 // iterator instead: its code then runs on the goroutine of the loop body.
 //
-// A callback must not block, because everything else waits for it. Run blocking calls
-// with [Work]. Wait for several things in a row in a task, see [Loop.Go].
-// [Future.Wait] on the loop never waits; it returns [ErrOnLoop]. [Loop.Stats] reports
-// how late the loop is (LagP99).
+// A callback must not block, because everything else waits for it. Run blocking calls with
+// [Work]. For code that waits several times in sequence, use a task; see [Loop.Go]. On the
+// loop, [Future.Wait] never waits; it returns [ErrOnLoop]. [Loop.Stats] reports how late
+// the loop is (LagP99).
 //
 // Only callbacks are serial. Other goroutines read, write, encrypt and decrypt, on all
-// cores. If the callbacks are too much for one core, a [Group] of loops can serve one
+// cores. If one core is not enough for the callbacks, a [Group] of loops can serve one
 // port.
 //
 // # Order
 //
 // These orders are guaranteed:
 //
-//   - of one connection: OnConnect, the data in the order of its bytes, the event
-//     that ends reading, OnClose;
-//   - of one goroutine: the functions that it gives to [Loop.Post], and its calls of
+//   - of one connection: OnConnect, the data in the order of its bytes, the event that
+//     ends reading, OnClose;
+//   - of one goroutine: the functions that it passes to [Loop.Post], and its calls of
 //     [Sender.Send]; of one channel: the values that [Receive] takes from it;
 //   - timers with different deadlines fire in the order of their deadlines, and timers
 //     with the same deadline in the order in which they were armed;
 //   - the callbacks of one future run in the order of their registration.
 //
-// Nothing else is: events of different connections, a timer and a connection, posts
-// of two goroutines, the results of two requests come in any order, which may differ
-// from run to run. Package [github.com/onloop/eventloop/looptest] runs a test in any
-// order that these rules allow, and repeats it by its seed.
+// No other order is guaranteed. Events of different connections, of a timer and a
+// connection, posts of two goroutines, and results of two requests may come in any order,
+// and the order may differ between runs. Package
+// [github.com/onloop/eventloop/looptest] runs a test in any of the orders that these rules
+// allow, and repeats an order by its seed.
 //
 // # Handles and lifetime
 //
 // A handle stays open until it is closed: a [Conn], a [Listener], a [Timer], a
 // [SignalHandler], a [Receiver], a [Reader], a [PipeWriter], an [HTTPServer], the result
-// of [Loop.Hold]. A request
-// ends by itself: a [Future], a [Task], a function of [Work], an HTTP request. Each
-// keeps the loop alive, unless its Unref was called. When none is left and nothing is
-// queued, the loop ends and Run returns nil. This is the natural exit.
+// of [Loop.Hold]. A request ends by itself: a [Future], a [Task], a function of [Work], an
+// HTTP request. Each keeps the loop alive, unless its Unref was called. When none is left
+// and nothing is queued, the loop ends and Run returns nil. This is the natural exit.
 // [Loop.Handles] lists what a loop waits for, and [Loop.LogHandles] logs it.
 //
 // There are two other ways to end a loop:
@@ -112,39 +111,39 @@
 // net.Conn or net.Listener that does not return. Run waits for these for
 // Config.WorkGrace, and then names them in an error that matches [ErrWorkLeft].
 //
-// A loop runs once. Before Run, a Loop accepts Post, Hold, OnExit, OnShutdown,
-// AfterFunc, Every, NewFuture and NewOwner; they take effect when Run starts. Whatever
-// needs a socket, a signal or a goroutine returns [ErrNotRunning]. After the end every
-// call returns [ErrLoopClosed]. Any number of loops may run in one process. They share
-// nothing except the signals of the process.
+// A loop runs once. Before Run, a Loop accepts Post, Hold, OnExit, OnShutdown, AfterFunc,
+// Every, NewFuture and NewOwner; they take effect when Run starts. Calls that need a
+// socket, a signal or a goroutine return [ErrNotRunning]. After the end, every call
+// returns [ErrLoopClosed]. Any number of loops may run in one process. They share nothing
+// except the signals of the process.
 //
 // The callbacks of a connection come in this order: OnConnect; then OnData,
 // OnDrain and OnEvent, any number of times; then OnClose, exactly once and last.
-// All data that the peer sent before it closed comes before io.EOF. After Close,
-// Abort or Stop of a handle has returned on the loop, none of its callbacks runs
-// but OnClose.
+// All data that the peer sent before it closed comes before io.EOF. After Close, Abort or
+// Stop of a handle has returned on the loop, none of its callbacks runs except OnClose.
 //
-// Some words mean the same everywhere:
+// Some names mean the same everywhere:
 //
-//   - Close ends something gracefully, and returns [net.ErrClosed] if it is closed
-//     already; Abort ends it at once;
-//   - Stop ends what has nothing to flush; a second call has no effect. It returns
-//     whether a timer was armed, or the values that a [Receiver] or a [Sender] did not
-//     deliver, or nothing;
-//   - Shutdown is Close with a grace period, for what has connections. Run reports the
-//     end of a [Loop] or [Group]; the future that Shutdown returns reports that of a
+//   - Close ends a handle gracefully, and returns [net.ErrClosed] if the handle is already
+//     closed; Abort ends the handle at once;
+//   - Stop ends a handle that has nothing to flush; a second call has no effect. Stop of a
+//     timer reports whether the timer was armed; Stop of a [Receiver] or a [Sender] returns
+//     the undelivered values;
+//   - Shutdown is Close with a grace period, for types that have connections. Run reports
+//     the end of a [Loop] or [Group]; the future that Shutdown returns reports the end of a
 //     [Listener] or [HTTPServer];
-//   - Pause and PauseReading stop taking input, Resume and ResumeReading continue;
-//   - callbacks of what is made with a config are fields of the config. Other types
-//     have methods such as [Timer.OnEvent] that set the callback; the last call counts;
+//   - Pause and PauseReading stop input, Resume and ResumeReading continue it;
+//   - a type that has a config has its callbacks there. Other types have methods that set
+//     the callback, such as [Timer.OnEvent]; the last call counts;
 //   - configs are passed by pointer and copied; nil is the zero config;
-//   - a function that makes something for a loop takes the loop as its first argument,
+//   - a function that creates something for a loop takes the loop as its first argument,
 //     after the context: [Work], [All], [NewFuture], [Receive], [NewHTTPClient].
 //
-// Memory is bounded. A connection reads its next chunk only after the last one was
-// handled, and nothing while it is paused. If the peer does not take its output, it
-// reads more slowly from ConnConfig.HighWater on, and refuses output at MaxBuffered.
-// Config.MaxBuffered bounds the output of all connections together.
+// Memory is bounded. A connection reads its next chunk only after the last one was handled,
+// and reads nothing while it is paused. When the peer does not receive its output, a
+// connection reads more slowly once the pending output exceeds ConnConfig.HighWater, and
+// refuses output at MaxBuffered. Config.MaxBuffered limits the output of all connections
+// together.
 //
 // # Events and errors
 //
@@ -155,7 +154,7 @@
 //
 //   - ignores information, see [IsInfo]: peers closing or resetting connections is
 //     routine;
-//   - logs what remote peers cause, such as errors of accepted connections, of
+//   - logs errors that remote peers cause, such as those of accepted connections, of
 //     requests and of single accepts, because no peer may stop a server;
 //   - ends the loop on any other error, which Run returns.
 //
@@ -176,22 +175,21 @@
 // In OnEvent the connection can still be inspected; the library closes it when
 // OnEvent returns, and OnClose follows.
 //
-// A failed future is an event, too, if nothing asks for its result within a second.
-// By default it is logged. Logs go to Config.Logger, or to slog.Default() if that is
-// nil. The ordinary end of a connection is not logged.
+// A failed future is an event, too, if no code uses its result within a second. By default
+// the failure is logged. Logs go to Config.Logger, or to slog.Default() if that is nil. The
+// ordinary end of a connection is not logged.
 //
 // # Panics
 //
 // By default a panic in a callback ends the loop. Everything is closed, the exit
 // callbacks run, and the panic leaves Run as a [*PanicError] with the value and the
-// stack of the callback. With Config.CatchPanics the *PanicError is an event of the
-// operation, else of Config.EventHandler, and the loop continues; a connection whose
-// callback panicked is closed. A panic in an event callback always ends the loop. A
-// panic in a function of [Work], or in Proxy or BodyReader of an HTTP request, is
-// always the error of its future. [runtime.Goexit] in a callback, which t.FailNow
-// calls in tests, also closes everything. In code that the loop calls on other
-// goroutines, such as the methods of an adopted net.Conn, Goexit is an error of the
-// operation.
+// stack of the callback. With Config.CatchPanics the *PanicError goes to the event callback
+// of the operation, or else to Config.EventHandler, and the loop continues; a connection
+// whose callback panicked is closed. A panic in an event callback always ends the loop. A
+// panic in a function of [Work], or in Proxy or BodyReader of an HTTP request, is always
+// the error of its future. [runtime.Goexit] in a callback, which t.FailNow calls in tests,
+// also closes everything. In code that the loop calls on other goroutines, such as the
+// methods of an adopted net.Conn, Goexit is an error of the operation.
 //
 // # Tasks
 //
@@ -213,32 +211,32 @@
 //		return lines.Err()
 //	})
 //
-// When the loop ends, every suspended task is unwound: what it waits for returns
+// When the loop ends, every suspended task is unwound: the call that suspended it returns
 // an error, and its deferred functions run.
 //
-// [Loop.ListenTask] and [TaskHandler] run a task for each connection and for each
-// request. Package tasksync has locks for tasks.
+// [Loop.ListenTask] and [TaskHandler] run a task for each connection and for each request.
+// Package tasksync has locks for tasks.
 //
 // [Work] runs a blocking function on another goroutine and returns a [Future] of its
-// result; [WorkOn] does so with a limit of its own, and [Block] is Work for a task, which
-// waits for it. [Receive] turns a channel into a handle, and [SendTo] sends to one.
-// [ReadFrom] and [NewPipe] do the same for an io.Reader and for what reads one: files,
-// child processes, compression. [Call] lets another goroutine read or change the loop's
-// state. With these, a loop can use any Go API, and any Go program can use a loop.
+// result; [WorkOn] does the same with a separate limit; [Block] is Work for a task and
+// waits for the result. [Receive] turns a channel into a handle, and [SendTo] sends to a
+// channel. [ReadFrom] reads from an io.Reader, and [NewPipe] feeds code that reads from an
+// io.Reader: files, child processes, compression. [Call] lets another goroutine read or
+// change the loop's state. With these, a loop can use any Go API, and any Go program can
+// use a loop.
 //
-// A driver, for example a client of a database that shares one connection among many
-// requests, is written with an [Owner] and [Promise]: see docs/drivers.md.
+// To write a driver, for example a database client that shares one connection among many
+// requests, use an [Owner] and [Promise]: see docs/drivers.md.
 //
 // # HTTP
 //
-// [Loop.ListenHTTP] calls a handler on the loop with each request. The request owns
-// its data and may be answered at any time, in the handler or in any later callback:
-// at once with [HTTPRequest.Respond], in pieces with [HTTPRequest.RespondStream], or
-// by becoming a [Conn] with [HTTPRequest.Upgrade], whose counterpart is
-// [HTTPClient.Upgrade]. [HTTPRequest.OnAbort] reports
-// clients that disconnect before the response is complete. Limits and timeouts are on
-// by default. In this example the client of the same loop sends a request, and the
-// server closes:
+// [Loop.ListenHTTP] calls a handler on the loop with each request. The request owns its
+// data, and the response may be sent at any time, in the handler or in any later callback:
+// at once with [HTTPRequest.Respond], or in pieces with [HTTPRequest.RespondStream].
+// [HTTPRequest.Upgrade] turns the connection into a [Conn]; its counterpart is
+// [HTTPClient.Upgrade]. [HTTPRequest.OnAbort] reports clients that disconnect before the
+// response is complete. Limits and timeouts are on by default. In this example the client
+// of the same loop sends a request, and the server closes:
 //
 //	func main() {
 //		ctx := context.Background()
@@ -265,17 +263,17 @@
 //		}
 //	}
 //
-// The client returns futures. It is [Loop.HTTP], or the result of [NewHTTPClient] for
-// settings of its own. [HTTPClient.Do] takes the options, such as streamed bodies. A
-// response with any status is a result. An error, which matches [ErrHTTP] and its
-// cause, means that there was no response. A request ends at once when its context
-// does. Idle connections are reused, and a request is retried only where that is safe.
-// [HTTPClient.RoundTripper] makes the client the transport of an http.Client, so that
-// libraries of net/http work in goroutines and in tasks.
+// The methods of the client return futures. [Loop.HTTP] is the default client;
+// [NewHTTPClient] creates a client with its own settings. [HTTPClient.Do] takes options,
+// such as streamed bodies. A response with any status is a result. An error, which matches
+// [ErrHTTP] and its cause, means that there was no response. A request ends at once when
+// its context ends. Idle connections are reused, and a request is retried only if that is
+// safe. [HTTPClient.RoundTripper] makes the client the transport of an http.Client, so that
+// libraries that use net/http work in goroutines and in tasks.
 //
-// [TaskHandler] makes a handler of a function that runs as a task for each request.
-// [HTTPHandler] and [FastHTTPHandler] let servers of net/http and fasthttp hand
-// requests to a loop. HTTP is HTTP/1.1 and HTTP/1.0 here.
+// [TaskHandler] turns a function into a handler that runs as a task for each request.
+// [HTTPHandler] and [FastHTTPHandler] let net/http and fasthttp servers pass requests to a
+// loop. The HTTP versions are HTTP/1.1 and HTTP/1.0.
 //
 // # Testing
 //

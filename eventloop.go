@@ -19,64 +19,64 @@ import (
 	"github.com/onloop/eventloop/internal/writers"
 )
 
-// A Config holds what a loop is made with. The zero Config, and nil where a
-// *Config is asked for, mean the defaults.
+// A Config holds the settings of a loop. The zero Config means the defaults, and so does
+// a nil *Config.
 type Config struct {
 	// Name appears in logs and as the pprof label "eventloop" of the
 	// dispatcher and of the goroutines that it starts.
 	Name string
 
 	// EventHandler is called on the loop with each event that no callback of an
-	// operation took (default-event-cb). It decides alone: the loop goes on
-	// unless the handler stops it. A panic in it ends the loop.
+	// operation received (default-event-cb). The loop continues unless the handler stops
+	// it. A panic in the handler ends the loop.
 	//
-	// If nil, information (see [IsInfo]) is ignored; errors that a remote peer
-	// causes — of accepted connections, of requests, of single accepts — and
-	// unhandled failures of futures are logged; with CatchPanics,
-	// panics are logged; any other error ends the loop, and Run returns it.
+	// If EventHandler is nil, the loop ignores information (see [IsInfo]). It logs errors
+	// that a remote peer causes: errors of accepted connections, of requests and of single
+	// accepts. It also logs unhandled failures of futures and, with CatchPanics, panics.
+	// Any other error ends the loop, and Run returns it.
 	EventHandler func(err error)
 
-	// CatchPanics turns a panic in a callback into an event: a [*PanicError]
-	// goes to the event callback of the operation, else to EventHandler, and the
-	// loop goes on (catch-app-errors). By default a panic closes everything that
-	// the loop has, and leaves Run as a *PanicError.
+	// CatchPanics turns a panic in a callback into an event: a [*PanicError] goes to the
+	// event callback of the operation, or else to EventHandler, and the loop continues
+	// (catch-app-errors). By default a panic ends the loop: everything is closed, and the
+	// panic leaves Run as a *PanicError.
 	//
-	// The same holds for code that the loop calls on other goroutines: methods of
-	// a net.Conn or net.Listener that it was given, callbacks of a tls.Config,
-	// ConnConfig.Dial, HTTPClientConfig.Dial, ResolverConfig.Dial. While the loop is being stopped no event callback of an
-	// operation runs any more, so a panic goes to EventHandler then.
+	// The same applies to code that the loop calls on other goroutines: the methods of a
+	// net.Conn or net.Listener passed to the loop, the callbacks of a tls.Config,
+	// ConnConfig.Dial, HTTPClientConfig.Dial and ResolverConfig.Dial. While the loop is
+	// being stopped, event callbacks of operations no longer run, so a panic then goes to
+	// EventHandler.
 	CatchPanics bool
 
-	// Logger receives what no callback takes: unhandled failures of futures,
-	// what remote peers cause, caught panics, slow callbacks, mistakes in
-	// resolv.conf. If nil, it goes to what slog.Default returns at that moment.
-	// For silence set slog.New(slog.DiscardHandler).
+	// Logger receives the messages that no callback receives: unhandled failures of
+	// futures, errors caused by remote peers, caught panics, slow callbacks, progress of a
+	// shutdown, mistakes in resolv.conf. If Logger is nil, each message goes to the logger
+	// that slog.Default returns at that moment. To discard all messages, set
+	// slog.New(slog.DiscardHandler).
 	Logger *slog.Logger
 
-	// SlowCallback is how long a callback, or a task between two suspensions, may
-	// hold up the loop before Logger is told, with the stack of the callback, or with
-	// that of the task and its name. Zero or negative: such callbacks are not looked
-	// for.
+	// SlowCallback is how long a callback, or a task between two suspensions, may hold up
+	// the loop before it is logged to Logger. The message has the stack of the callback, or
+	// the stack and the name of the task. Zero or negative disables the check.
 	SlowCallback time.Duration
 
-	// Resolver says how names are resolved. Nil means by the files of the system.
+	// Resolver configures name resolution. Nil means the configuration files of the system.
 	Resolver *ResolverConfig
 
-	// MaxWork is how many functions of [Work] run at a time. Zero or negative:
-	// 64.
+	// MaxWork is the maximum number of functions of [Work] that run at the same time. Zero
+	// or negative means 64.
 	MaxWork int
 
-	// WorkGrace is how long Run waits, at the end by force, for functions of
-	// [Work] to return. Zero: 5 s. Negative: not at all. It also bounds the wait
-	// for methods of a net.Conn or net.Listener that is not of package net, which
-	// get at least 100 ms.
+	// WorkGrace is how long Run waits for functions of [Work] to return when the loop ends
+	// by force. Zero means 5 s; negative means that Run does not wait. WorkGrace also
+	// limits the wait for methods of a net.Conn or net.Listener that is not of package net;
+	// these get at least 100 ms.
 	WorkGrace time.Duration
 
-	// MaxBuffered bounds the bytes of output that are pending on all connections
-	// together, those of HTTP servers included: above it a Write to a Conn returns
-	// [ErrBufferFull], unless it is of at most 4 KB and nothing is pending on its
-	// connection, and connections over their HighWater do not read on. Zero: 1 GB.
-	// Negative: no bound.
+	// MaxBuffered limits the bytes of pending output on all connections together, including
+	// those of HTTP servers. Above the limit, a Write to a Conn returns [ErrBufferFull],
+	// unless it has at most 4 KB and its connection has no pending output; and connections
+	// over their HighWater stop reading. Zero means 1 GB; negative means no limit.
 	MaxBuffered int
 
 	// HTTPClient holds the settings of [Loop.HTTP]. Nil means the defaults.
@@ -89,33 +89,33 @@ type Config struct {
 // All methods may be called from any goroutine and from any callback.
 type Loop struct {
 	cfg     Config
-	tasks   chan task                 // the road of the network goroutines
-	writers writers.Pool[writers.Job] // carries out what callbacks wrote
-	poller  netcore.Poller            // waits for connections that are quiet
+	tasks   chan task                 // from the network goroutines
+	writers writers.Pool[writers.Job] // writes the output of callbacks
+	poller  netcore.Poller            // waits for idle connections
 	done    chan struct{}             // closed when Run returns
-	labels  context.Context           // pprof labels; set by Run, before anything runs
-	ctx     context.Context           // of what the loop waits for; ends with the loop
+	labels  context.Context           // pprof labels; set by Run before it starts goroutines
+	ctx     context.Context           // canceled when the loop ends
 	cancel  context.CancelFunc
-	ended   atomic.Bool          // no callback starts any more
+	ended   atomic.Bool          // no further callback starts
 	self    atomic.Uintptr       // goid.ID of the dispatcher
-	task    atomic.Pointer[Task] // the one that runs now, or nil
+	task    atomic.Pointer[Task] // the running task, or nil
 	count   counters
 	names   names
-	work    Workers // of Work
+	work    Workers // run the functions of Work
 	wg      crew    // the goroutines that Run waits for
 
 	httpOnce sync.Once
-	http     *HTTPClient // of HTTP
+	http     *HTTPClient // returned by HTTP
 
 	mu       sync.Mutex // guards the following
 	state    loopState
 	sleeping bool        // the dispatcher waits, or is about to: wake it
 	stopping bool        // by force
-	stopErr  error       // what Run is to return
-	panicked *PanicError // what Run is to panic with
+	stopErr  error       // Run returns it
+	panicked *PanicError // Run panics with it
 	epoch    time.Time   // when Run began; times of the loop count from here
 	posts    funcqueue.Queue
-	taken    int // posts taken by the dispatcher, at the beginning of the turn
+	taken    int // posts in batch at the beginning of the turn
 	timers   timerheap.Heap[*timerItem]
 	refs     int // handles, timers and one-shots that keep the loop alive
 	handles  handleList
@@ -129,29 +129,29 @@ type Loop struct {
 	// change.
 	turns      uint64
 	queuePeak  int
-	busy, idle time.Duration  // up to when the dispatcher went to sleep last
-	woke       time.Duration  // when it woke up last
-	kinds      [kindCount]int // handles by kind
+	busy, idle time.Duration  // until the dispatcher last went to sleep
+	woke       time.Duration  // when the dispatcher last woke up
+	kinds      [kindCount]int // number of handles per kind
 
-	ordered *ordered // nil but in tests that decide the order; set before Run
+	ordered *ordered // nil except in tests that control the order; set before Run
 
 	// Only on the loop.
-	coroutines []*coroutine    // that have no task
-	batch      funcqueue.Batch // posts taken
+	coroutines []*coroutine    // idle
+	batch      funcqueue.Batch // posts that the dispatcher has taken and not yet run
 	due        []*Timer
-	first      task        // what ended the last sleep
+	first      task        // ended the last sleep; nil if it has run
 	timer      *time.Timer // wakes the dispatcher for the first deadline
-	alarm      int64       // when timer fires, -1 if it does not
+	alarm      int64       // when timer fires; -1 if it is not set
 	watch      *slowWatch  // nil unless Config.SlowCallback is set
 	pace       pacer
 	parking    parking
-	reading    writers.Job // of the connection whose data a callback has got, or nil
+	reading    writers.Job // the connection whose data a callback is handling, or nil
 	passer     pollpass.Passer
 	turned     time.Duration // when the last turn began; written with mu held
 	lag        histogram.Histogram
 	lastPanics [8]*PanicError // see tookPanic
 	abandoned  bool           // foreign code did not return, see abandonForeign
-	delivery   uint64         // of the signal whose handler runs, else 0
+	delivery   uint64         // number of the signal whose handler is running, else 0
 }
 
 type loopState uint8
@@ -159,14 +159,14 @@ type loopState uint8
 const (
 	stateNew loopState = iota
 	stateRunning
-	stateClosed // nothing can be added any more
+	stateClosed // the loop accepts no more posts, timers or handles
 )
 
 var errNilFunc = errors.New("eventloop: nil function")
 
-// New returns a loop that does nothing until [Loop.Run]. It starts no goroutine,
-// so a loop that is never run needs no cleaning up. A nil cfg means the zero
-// Config. cfg is copied, and so is what Resolver and HTTPClient point to.
+// New returns a loop that does nothing until [Loop.Run]. It starts no goroutine, so a
+// loop that is never run needs no cleanup. A nil cfg means the zero Config. New copies cfg
+// and the configs that its fields Resolver and HTTPClient point to.
 func New(cfg *Config) *Loop {
 	l := &Loop{
 		tasks: make(chan task, maxTasksQueued),
@@ -184,7 +184,7 @@ func New(cfg *Config) *Loop {
 	return l
 }
 
-// clone returns a copy of what p points to.
+// clone returns a pointer to a copy of *p, or nil if p is nil.
 func clone[T any](p *T) *T {
 	if p == nil {
 		return nil
@@ -193,8 +193,8 @@ func clone[T any](p *T) *T {
 	return &c
 }
 
-// Run makes a loop, calls start on it, and runs it to its end as [Loop.Run]
-// does. An error of start ends the loop by force and is returned.
+// Run creates a loop and runs it as [Loop.Run] does. It calls start on the loop first. If
+// start returns an error, the loop ends by force, and Run returns the error.
 func Run(ctx context.Context, cfg *Config, start func(l *Loop) error) error {
 	if start == nil {
 		return errNilFunc
@@ -208,23 +208,27 @@ func Run(ctx context.Context, cfg *Config, start func(l *Loop) error) error {
 	return l.Run(ctx)
 }
 
-// Run runs callbacks until nothing keeps the loop alive, and returns then with
-// no goroutine, descriptor or signal registration left behind. It blocks; the
-// calling goroutine is the dispatcher.
+// Run runs callbacks until nothing keeps the loop alive. When it returns, no goroutine,
+// descriptor or signal registration of the loop is left. Run blocks; the calling
+// goroutine is the dispatcher.
 //
-// Run returns nil at the natural end, after [Loop.Stop], and after a
-// [Loop.Shutdown] that came to its end; an error that matches [ErrForced] after one
-// that did not; the cause of ctx if ctx ended the loop by force; or the error that
-// ended the loop: of the start function, or an event that the default handler let
-// through.
+// Run returns
+//
+//   - nil after the natural exit, after [Loop.Stop], and after a [Loop.Shutdown] that
+//     completed;
+//   - an error that matches [ErrForced] after a Shutdown that did not complete;
+//   - the cause of ctx, if ctx ended the loop by force;
+//   - otherwise the error that ended the loop: the error of the start function, or an
+//     event that the default handler does not tolerate (see Config.EventHandler).
+//
 // A panic in a callback leaves Run as a [*PanicError] (see Config.CatchPanics).
 //
-// While it runs, the goroutine has the pprof labels of ctx and the label "eventloop",
-// see Config.Name. Afterwards it has those of ctx, as after [pprof.Do]: labels that it
-// had from elsewhere are lost.
+// During Run, the goroutine has the pprof labels of ctx and the label "eventloop" (see
+// Config.Name). Afterwards it has the labels of ctx, as after [pprof.Do]; other labels
+// that it had before Run are lost.
 //
-// A loop runs once: Run returns [ErrRunning] while the loop runs, in a callback
-// too, and [ErrLoopClosed] after it ended.
+// A loop runs once: Run returns [ErrRunning] while the loop is running, also in a
+// callback, and [ErrLoopClosed] after the loop has ended.
 func (l *Loop) Run(ctx context.Context) (err error) {
 	checkContext(ctx)
 	if err := l.begin(ctx); err != nil {
@@ -239,8 +243,8 @@ func (l *Loop) Run(ctx context.Context) (err error) {
 	release := context.AfterFunc(ctx, func() { l.stop(context.Cause(ctx)) })
 	defer release()
 
-	// Deferred, because a callback may call runtime.Goexit (t.FailNow does), and
-	// then too everything is to be closed.
+	// Deferred, because a callback may call runtime.Goexit, as t.FailNow does. Everything
+	// must be closed in this case, too.
 	defer func() {
 		if p := l.panicked; p != nil {
 			panic(p)
@@ -287,16 +291,16 @@ func (l *Loop) result() error {
 	return l.stopErr
 }
 
-// Post arranges for f to be called on the loop, in a later turn, after every f
-// that the same goroutine posted before. It never blocks.
+// Post arranges for f to be called on the loop, in a later turn, after all functions that
+// the same goroutine posted before. It never blocks.
 //
-// If Post returns nil, f runs exactly once before Run returns, unless the loop
-// is stopped by force. A queued f keeps the loop alive. After the end Post
-// returns [ErrLoopClosed]; for a nil f, an error.
+// If Post returns nil, f runs exactly once before Run returns, unless the loop ends by
+// force. A queued f keeps the loop alive. After the end of the loop, Post returns
+// [ErrLoopClosed]. For a nil f it returns an error.
 func (l *Loop) Post(f func()) error { return l.postFor(f, nil) }
 
-// postFor is Post. A loop whose order a test decides names f after what it is for: a
-// *Task, or a function that f calls.
+// postFor is Post. In a loop whose order a test controls, f is named after what: a *Task,
+// or a function that f calls.
 func (l *Loop) postFor(f func(), what any) error {
 	if f == nil {
 		return errNilFunc
@@ -323,7 +327,8 @@ func (l *Loop) postFor(f func(), what any) error {
 	return nil
 }
 
-// postCallback is postFor for an object that has a callback. It needs no closure.
+// postCallback is postFor for an object whose method Call is the function. It allocates no
+// closure.
 func (l *Loop) postCallback(c funcqueue.Callback, what any) error {
 	if l.ordered != nil {
 		return l.postFor(c.Call, what)
@@ -343,10 +348,10 @@ func (l *Loop) postCallback(c funcqueue.Callback, what any) error {
 	return nil
 }
 
-// lockSoon locks l.mu. It is held for some ten nanoseconds at a time, so where
-// many goroutines post it is worth trying a few times more before the goroutine
-// is parked; Lock itself does so only on a processor that has nothing else to run
-// (with 32 senders, a Post takes half the time; measured).
+// lockSoon locks l.mu. The lock is held for about ten nanoseconds at a time. So when many
+// goroutines post, a few more attempts are worthwhile before the goroutine is parked. Lock
+// itself makes them only on a processor that has nothing else to run. (With 32 senders, a
+// Post takes half the time; measured.)
 func (l *Loop) lockSoon() {
 	for range 30 {
 		if l.mu.TryLock() {
@@ -356,9 +361,9 @@ func (l *Loop) lockSoon() {
 	l.mu.Lock()
 }
 
-// Hold keeps the loop alive, even if it has nothing to do, until release is
-// called. Both may be called from any goroutine, Hold also before Run; a second
-// call of release does nothing, and so does a release after the end.
+// Hold keeps the loop alive, even if it has nothing to do, until release is called. Both
+// functions may be called from any goroutine, and Hold also before Run. A second call of
+// release has no effect, and neither has a call after the end of the loop.
 func (l *Loop) Hold() (release func()) {
 	h := &hold{}
 	if err := l.register(&h.handle, h, kindHold, true); err != nil {
@@ -372,15 +377,18 @@ type hold struct{ handle }
 func (h *hold) terminate()       { h.loop.unregister(&h.handle) }
 func (h *hold) describe() string { return "" }
 
-// Stop ends the loop by force. The callback that runs now finishes, and no other
-// starts; whatever the loop has is closed at once, without flushing, and the peer
-// of a connection with pending output sees a reset; then only OnClose callbacks,
-// once each, and the exit callbacks run, and Run returns nil. Stop does not wait;
-// [Loop.Done] tells when the loop has ended. Before Run, it makes Run return at
-// once. A second call does nothing. To end the loop gracefully see [Loop.Shutdown].
+// Stop ends the loop by force. The callback that is running finishes, and no other callback
+// starts. All handles are closed at once, without flushing: the peer of a connection with
+// pending output sees a reset. Then the OnClose callbacks run, once each, and the exit
+// callbacks, and Run returns nil.
+//
+// Stop does not wait; [Loop.Done] reports when the loop has ended. Before Run, Stop makes
+// Run return at once. A second call has no effect. To end the loop gracefully, see
+// [Loop.Shutdown].
 func (l *Loop) Stop() { l.stop(nil) }
 
-// stop ends the loop by force. The first reason counts; stop reports whether it is err.
+// stop ends the loop by force. Only the first reason counts; stop reports whether err is
+// the first.
 func (l *Loop) stop(err error) (first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -394,15 +402,15 @@ func (l *Loop) stop(err error) (first bool) {
 	return true
 }
 
-// isStopping reports whether the loop ends by force, or did.
+// isStopping reports whether the loop is ending, or has ended, by force.
 func (l *Loop) isStopping() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.stopping
 }
 
-// stopPanic ends the loop by force because of p, which Run will panic with. A
-// panic counts more than any other reason, and the first panic the most.
+// stopPanic ends the loop by force because of the panic p, with which Run then panics. A
+// panic takes precedence over any other reason, and the first panic over later ones.
 func (l *Loop) stopPanic(p *PanicError) {
 	l.stop(p)
 	l.mu.Lock()
@@ -412,11 +420,10 @@ func (l *Loop) stopPanic(p *PanicError) {
 	}
 }
 
-// OnExit arranges for f to be called on the loop when it has ended, of whatever
-// kind the end is, after everything that the loop had is closed. Exit callbacks
-// run last in, first out. In them, Post and the like return [ErrLoopClosed]. If
-// one panics the others still run. A nil f, and an OnExit after the end, are
-// ignored.
+// OnExit arranges for f to be called on the loop when the loop has ended, for any reason,
+// and everything that it had is closed. Exit callbacks run last in, first out. In them,
+// Post and similar calls return [ErrLoopClosed]. If one panics, the others still run. A nil
+// f is ignored, and so is a call after the end of the loop.
 func (l *Loop) OnExit(f func()) {
 	if f == nil {
 		return
@@ -426,6 +433,5 @@ func (l *Loop) OnExit(f func()) {
 	l.exits = append(l.exits, f)
 }
 
-// Done returns a channel that is closed when Run has returned, or is about to
-// with nothing left to do.
+// Done returns a channel that is closed when Run has nothing left to do but return.
 func (l *Loop) Done() <-chan struct{} { return l.done }

@@ -10,54 +10,56 @@ import (
 	"time"
 )
 
-// ErrForced matches the error of [Loop.Run] when a shutdown did not come to its end
-// within the grace period, or was cut short by a second one. The error names the
-// handles that were cut off.
+// ErrForced matches the error of [Loop.Run] when a shutdown did not complete within the
+// grace period, or a second shutdown cut it short. The error names the handles that were
+// cut off.
 var ErrForced = errors.New("eventloop: ended by force")
 
-// A shutdown is how far Loop.Shutdown has come. Guarded by Loop.mu.
+// A shutdown is the state of Loop.Shutdown. Guarded by Loop.mu.
 type shutdown struct {
-	begun    bool
-	queued   bool          // beginShutdown is a post that has not run
-	limit    time.Duration // when the grace period is over, since Run; 0: never
-	force    *Timer        // fires then
-	delivery uint64        // of the signal whose handler called Shutdown last, or 0
-	told     []func()      // of OnShutdown
+	begun     bool
+	queued    bool          // beginShutdown is a post that has not run
+	limit     time.Duration // when the grace period ends, since Run; 0: never
+	force     *Timer        // fires at limit
+	delivery  uint64        // number of the last signal whose handler called Shutdown, or 0
+	callbacks []func()      // of OnShutdown
 
 	// Only on the loop.
 	began time.Time
 	pause time.Duration // before the next report
 }
 
-// firstReport is when Shutdown first logs what it waits for. Each time that passes
-// until the next report is twice as long.
+// firstReport is the time until Shutdown first logs the handles that it waits for. The
+// pause before each further report is twice as long as the one before.
 const firstReport = 5 * time.Second
 
-// Shutdown ends the loop gracefully: listeners, servers and intervals are closed,
-// and the functions of [Loop.OnShutdown] are called; connections, timers, requests,
-// tasks and holds go on until they end by themselves, and then Run returns nil.
-// Signal handlers are called until then, but do not keep the loop alive. What the
-// loop waits for is logged after 5 s, and again 10 s, 20 s, 40 s and so on later.
+// Shutdown ends the loop gracefully. It closes listeners, servers and intervals, and calls
+// the functions of [Loop.OnShutdown]. Connections, timers, requests, tasks and holds
+// continue until they end by themselves; then Run returns nil. Until then signal handlers
+// are still called, but they no longer keep the loop alive. Shutdown logs the handles that
+// the loop waits for after 5 s, and again after further 10 s, 20 s, 40 s and so on.
 //
-// When grace is over the loop is ended by force, as by [Loop.Stop]. What kept it
-// alive is logged, and Run returns an error that matches [ErrForced] and names it. If
-// nothing is lost, because there are only idle servers, and connections that are
-// closed and whose peers have all of their output, the end counts as graceful. On
-// Linux the peer's kernel is asked; elsewhere what our own has taken is not lost.
-// A grace of zero ends the loop by force at once; with a negative one Shutdown
-// waits without limit. Shutdown closes no connection but the idle ones of an
-// [HTTPServer]: any other that is idle lasts until grace is over, unless its peer,
-// a timeout or the application closes it, see OnShutdown.
+// When the grace period is over, the loop ends by force, as with [Loop.Stop]. The handles
+// that kept the loop alive are logged, and Run returns an error that matches [ErrForced] and
+// names them. The end still counts as graceful if nothing is lost: only idle servers are
+// open, and closed connections whose peers have all of their output. On Linux, output
+// counts as delivered when the peer's kernel has acknowledged it; elsewhere, when the local
+// kernel has accepted it.
 //
-// After a second call the grace period ends when the first of the two would. If a
-// signal handler makes the second call, the loop is ended by force at once, unless
-// the first call was made for the same signal.
+// If grace is zero, the loop ends by force at once. If grace is negative, Shutdown waits
+// without limit. Shutdown closes no connections except the idle ones of an [HTTPServer]. Any
+// other idle connection stays open until the grace period is over, unless its peer, a
+// timeout or the application closes it; see OnShutdown.
+//
+// After a second call, the grace period ends at the earlier of the two times. If a signal
+// handler makes the second call, the loop ends by force at once, unless the first call was
+// made for the same signal.
 //
 // Shutdown does not wait. Before Run, it makes Run return at once.
 func (l *Loop) Shutdown(grace time.Duration) { l.shutdown(grace, l.currentDelivery()) }
 
-// currentDelivery returns the number of the signal whose handler is the caller, or
-// zero if it is none.
+// currentDelivery returns the number of the signal that is being handled if the caller is
+// its handler, or else zero.
 func (l *Loop) currentDelivery() uint64 {
 	if l.onLoop() {
 		return l.delivery
@@ -96,7 +98,7 @@ func (l *Loop) shutdown(grace time.Duration, delivery uint64) {
 	}
 }
 
-// boundShutdown ends the grace period after grace, if it does not end before. The
+// boundShutdown ends the grace period after grace, unless it already ends earlier. The
 // caller holds l.mu.
 func (l *Loop) boundShutdown(grace time.Duration) {
 	d := &l.down
@@ -112,18 +114,19 @@ func (l *Loop) boundShutdown(grace time.Duration) {
 	d.force.arm(grace)
 }
 
-// beginShutdown closes what would not end by itself, and then tells the application.
+// beginShutdown closes the handles that would not end by themselves, and then calls the
+// functions of OnShutdown.
 func (l *Loop) beginShutdown() {
 	l.closeEndless()
 	l.mu.Lock()
 	d := &l.down
-	told := d.told
-	d.told = nil
+	callbacks := d.callbacks
+	d.callbacks = nil
 	d.queued = false
 	d.began, d.pause = time.Now(), firstReport
 	l.mu.Unlock()
 	l.reportLater()
-	for _, f := range told {
+	for _, f := range callbacks {
 		l.call(f)
 		if l.ended.Load() {
 			return
@@ -131,7 +134,7 @@ func (l *Loop) beginShutdown() {
 	}
 }
 
-// closeEndless closes what does not end by itself.
+// closeEndless closes the handles that would not end by themselves.
 func (l *Loop) closeEndless() {
 	l.mu.Lock()
 	var owners []shutdowner
@@ -161,7 +164,7 @@ func (l *Loop) isShuttingDown() bool {
 	return l.down.begun
 }
 
-// reportLater logs what the loop waits for, after a while and again and again.
+// reportLater logs, at growing intervals, the handles that the loop waits for.
 func (l *Loop) reportLater() {
 	d := &l.down
 	t := l.AfterFunc(d.pause, func() {
@@ -173,8 +176,8 @@ func (l *Loop) reportLater() {
 	t.Unref()
 }
 
-// force ends the loop by force, at the end of a Shutdown. If nothing is cut off it
-// is an end like any other.
+// force ends the loop by force at the end of a Shutdown. If this cuts nothing off, the end
+// counts as graceful.
 func (l *Loop) force() {
 	cut := l.keptBy(false)
 	if len(cut) == 0 {
@@ -186,8 +189,8 @@ func (l *Loop) force() {
 	}
 }
 
-// keptBy returns what keeps the loop alive; without spare only what is lost if the
-// loop ends now.
+// keptBy describes the handles and posts that keep the loop alive. Without spare, it leaves
+// out the handles that lose nothing if the loop ends now.
 func (l *Loop) keptBy(spare bool) []string {
 	var all []string
 	handles, owners := l.snapshot()
@@ -204,7 +207,7 @@ func (l *Loop) keptBy(spare bool) []string {
 	}
 	onLoop := l.onLoop()
 	l.mu.Lock()
-	queued := l.posts.Len() + l.taken // of which some have run in this turn
+	queued := l.posts.Len() + l.taken // some of the latter may have run in this turn
 	if onLoop {
 		queued = l.posts.Len() + l.batch.Len()
 	}
@@ -218,7 +221,7 @@ func (l *Loop) keptBy(spare bool) []string {
 	return all
 }
 
-// listed returns the first of all for a log or an error.
+// listed returns the first few of all as text for a log or an error.
 func listed(all []string) string {
 	const most = 10
 	if len(all) <= most {
@@ -233,18 +236,18 @@ type listenerDrain struct {
 	waiters []*Future[struct{}]
 
 	// Only on the loop.
-	ended  bool // the acceptor has: no connection is added any more
-	due    bool // the grace period was over before that
+	ended  bool // the acceptor has ended, so no more connections are added
+	due    bool // the grace period was over before ended was set
 	forced error
 }
 
-// Shutdown is Close for the listener and its connections, by the rule of
-// [Loop.Shutdown]: nothing more is accepted, and the future succeeds when the last
-// accepted connection has ended, after its OnClose. When grace is over before
-// that, the connections are aborted, and the future fails with an error that
-// matches [ErrForced] and names them. A grace of zero aborts them at once; with a
-// negative one Shutdown waits without limit. After a second call the shorter
-// remaining grace counts.
+// Shutdown closes the listener, and ends its connections by the rules of [Loop.Shutdown].
+// The listener accepts no more connections. The future succeeds when the last accepted
+// connection has ended, after its OnClose. If the grace period is over before that, the
+// connections are aborted, and the future fails with an error that matches [ErrForced] and
+// names them. If grace is zero, they are aborted at once. If grace is negative, Shutdown
+// waits without limit. After a second call, the grace period ends at the earlier of the
+// two times.
 func (ln *Listener) Shutdown(grace time.Duration) *Future[struct{}] {
 	l, d := ln.loop, &ln.drain
 	f := newFuture[struct{}](l, kindFuture)
@@ -262,7 +265,7 @@ func (ln *Listener) Shutdown(grace time.Duration) *Future[struct{}] {
 	return f
 }
 
-// acceptorGone is called when no connection is added any more.
+// acceptorGone is called when the acceptor has ended, so no more connections are added.
 func (ln *Listener) acceptorGone() {
 	d := &ln.drain
 	d.ended = true
@@ -278,7 +281,7 @@ func (ln *Listener) connGone() {
 	ln.drained()
 }
 
-// drained ends Shutdown if nothing is left of the listener.
+// drained completes Shutdown if the acceptor and all connections have ended.
 func (ln *Listener) drained() {
 	d := &ln.drain
 	if !d.ended || ln.open.Load() > 0 {
@@ -326,12 +329,12 @@ func (ln *Listener) force() {
 	}
 }
 
-// OnShutdown arranges for f to be called on the loop when [Loop.Shutdown] begins,
-// after listeners and servers are closed: the place to close connections that the
-// application knows to be idle, and to tell tasks that wait. Functions are called
-// in the order of OnShutdown, each once, and not if the loop ends otherwise. During
-// a Shutdown, f is called in a later turn. A nil f, and an OnShutdown after the end,
-// are ignored. OnShutdown may be called before Run.
+// OnShutdown arranges for f to be called on the loop when [Loop.Shutdown] begins, after
+// listeners and servers are closed. In f, close connections that the application knows to
+// be idle, and notify tasks that wait. The functions are called in the order in which
+// OnShutdown was called, once each, and not at all if the loop ends in another way. During
+// a Shutdown, f is called in a later turn. A nil f is ignored, and so is a call after the
+// end of the loop. OnShutdown may be called before Run.
 func (l *Loop) OnShutdown(f func()) {
 	if f == nil {
 		return
@@ -339,7 +342,7 @@ func (l *Loop) OnShutdown(f func()) {
 	l.mu.Lock()
 	begun := l.down.begun
 	if !begun {
-		l.down.told = append(l.down.told, f)
+		l.down.callbacks = append(l.down.callbacks, f)
 	}
 	l.mu.Unlock()
 	if begun {
@@ -347,10 +350,10 @@ func (l *Loop) OnShutdown(f func()) {
 	}
 }
 
-// ShutdownOn calls [Loop.Shutdown] with grace when the process gets one of sigs. A
-// second signal ends the loop by force. It does not keep the loop alive. Several
-// calls add up: one signal that is in several of them counts once, with the
-// shortest grace. Its errors are those of [Loop.OnSignal].
+// ShutdownOn calls [Loop.Shutdown] with grace when the process receives one of sigs. A
+// second signal ends the loop by force. ShutdownOn does not keep the loop alive. If several
+// calls name the same signal, its arrival counts once, with the shortest grace. The errors
+// are those of [Loop.OnSignal].
 func (l *Loop) ShutdownOn(grace time.Duration, sigs ...os.Signal) error {
 	h, err := l.OnSignal(func(os.Signal) { l.Shutdown(grace) }, sigs...)
 	if err == nil {
@@ -359,7 +362,7 @@ func (l *Loop) ShutdownOn(grace time.Duration, sigs ...os.Signal) error {
 	return err
 }
 
-// shutdownOn is ShutdownOn for a group, whose loops may not run yet.
+// shutdownOn installs f for a group's ShutdownOn. The loop may not be running yet.
 func (l *Loop) shutdownOn(f func(os.Signal), sigs []os.Signal) error {
 	h, err := l.OnSignal(f, sigs...)
 	switch err {
@@ -371,8 +374,8 @@ func (l *Loop) shutdownOn(f func(os.Signal), sigs []os.Signal) error {
 	return err
 }
 
-// LogHandles logs what [Loop.Handles] returns, a line each, for finding out why the
-// loop does not end. It may be called from any goroutine.
+// LogHandles logs each handle that [Loop.Handles] returns in a message of its own, to show
+// why the loop does not end. It may be called from any goroutine.
 func (l *Loop) LogHandles() {
 	for h := range l.Handles() {
 		l.log(slog.LevelInfo, "open handle", "kind", h.Kind, "name", h.Name, "age", h.Age, "due", h.Due, "ref", h.Ref)
