@@ -56,8 +56,8 @@ func (a *acceptor) init(l *Loop, takes accepting, ln net.Listener, maxConns int)
 	a.gone, a.ended = make(chan struct{}), make(chan struct{})
 }
 
-// ours reports whether ln is of package net itself, so that only this acceptor gets its
-// connections.
+// ours reports whether the type of ln is from package net. Only this acceptor has a
+// reference to a connection that such a listener accepts.
 func ours(ln net.Listener) bool {
 	switch ln.(type) {
 	case *net.TCPListener, *net.UnixListener:
@@ -140,10 +140,10 @@ func (a *acceptor) awaitResume() bool {
 	}
 }
 
-// endsListener reports whether a listener has ended for good when its Accept returns
-// err. As in net/http, any error ends it that is not temporary by its own account.
-// System errors are the exception: most of them concern a connection that is already
-// lost, or a lack of memory or descriptors, whatever Temporary says.
+// endsListener reports whether err, returned by Accept, means that the listener has
+// ended for good. As in net/http, this is so for any error whose Temporary method does
+// not return true. System errors are an exception, whatever Temporary returns: most of
+// them concern a connection that is already lost, or a lack of memory or descriptors.
 func endsListener(err error) bool {
 	if errors.Is(err, net.ErrClosed) {
 		return true

@@ -11,23 +11,25 @@ import (
 	"github.com/onloop/eventloop/internal/netcore"
 )
 
-// howToClose says what becomes of pending output.
+// howToClose determines how a connection closes and treats its pending output.
 type howToClose uint8
 
 const (
-	closeFlush  howToClose = iota // it is sent
-	closeSealed                   // it is sent but for what waits for TLS, which failed
-	closeCut                      // it is discarded
-	closeReset                    // so it is, and the peer sees a reset
+	closeFlush  howToClose = iota // sends it
+	closeSealed                   // sends it, except output that waits for TLS, which failed
+	closeCut                      // discards it
+	closeReset                    // discards it and resets the connection
 )
 
-// Close sends what was written and closes the connection. It goes on sending as
-// long as the peer takes something within WriteTimeout, or 5 s without one, and
-// drops what arrives meanwhile; see [Conn.Err] for output that could not be
-// delivered. Then the other side sees the end of the stream, and the descriptor is
-// closed as soon as it ends its own side, or after a second. A connection that is
-// not up yet connects first if something was written, and gives up otherwise.
-// OnClose tells when it is over.
+// Close sends the pending output and closes the connection. Close itself does not
+// block: OnClose is called when the connection is closed.
+//
+// The connection continues to send as long as the peer receives some output within
+// WriteTimeout (5 s if there is none), and drops bytes that arrive meanwhile. For output
+// that could not be delivered, see [Conn.Err]. Then the peer sees the end of the stream.
+// The descriptor is closed as soon as the peer ends its own side, or after one second.
+// A connection that is not up yet still connects if it has pending output; otherwise
+// connecting stops.
 //
 // A second call returns net.ErrClosed.
 func (c *Conn) Close() error {
@@ -37,9 +39,9 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// Abort closes the connection at once and discards what was not sent yet. The
-// peer sees a reset where the network has such a thing. It cuts a Close short;
-// otherwise a second call returns net.ErrClosed.
+// Abort closes the connection immediately and discards the unsent output. The peer sees
+// a reset if the network supports resets. Abort also ends a Close that is in progress.
+// Otherwise, on a closed connection, it returns net.ErrClosed.
 func (c *Conn) Abort() error {
 	c.core.Lock()
 	if c.life != lifeClosed {
@@ -52,16 +54,15 @@ func (c *Conn) Abort() error {
 	return nil
 }
 
-// closeWith begins to close the connection, and reports whether that changed
-// anything.
+// closeWith starts to close the connection. It returns false if the call has no effect.
 func (c *Conn) closeWith(how howToClose) bool {
 	c.core.Lock()
 	defer c.core.Unlock()
 	return c.closeLocked(how)
 }
 
-// closeUnannounced closes the connection unless a callback of it has been called.
-// Then none ever is.
+// closeUnannounced closes the connection if none of its callbacks has been called, and
+// then none is called later.
 func (c *Conn) closeUnannounced() {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -80,7 +81,7 @@ func (c *Conn) closeLocked(how howToClose) bool {
 		return false
 	}
 	if x := c.x.Load(); x != nil && c.life < lifeClosing {
-		x.postLow(c.loop) // ends waits for room to write, and of streams for input
+		x.postLow(c.loop) // ends waits for room to write, and waits of streams for input
 	}
 	c.life = lifeClosing
 	c.quit.Store(true)
@@ -97,8 +98,9 @@ func (c *Conn) closeLocked(how howToClose) bool {
 	return true
 }
 
-// dropUnsealed discards what waits for TLS, which has failed. What is left, an alert
-// maybe, gets little time. The caller holds the lock.
+// dropUnsealed discards output that waits for TLS, because TLS has failed. Sending the
+// remaining output, such as an alert, is bounded by flushTimeout. The caller holds the
+// lock.
 func (c *Conn) dropUnsealed() {
 	n := min(c.core.Unsealed(), c.unsent)
 	c.unsent -= n
@@ -107,7 +109,7 @@ func (c *Conn) dropUnsealed() {
 	c.core.SetStall(min(c.flushTime(), flushTimeout))
 }
 
-// order has the connection's goroutine end what it does and look at its orders. The
+// order interrupts the connection's goroutine so that it ends the connection. The
 // caller holds the lock.
 func (c *Conn) order() {
 	if c.owes() {
@@ -115,7 +117,7 @@ func (c *Conn) order() {
 		return
 	}
 	if x := c.x.Load(); x != nil && x.cancel != nil {
-		x.cancel() // a dial or a handshake; it does nothing once they are over
+		x.cancel() // ends a dial or a handshake; no effect after they have finished
 	}
 	switch {
 	case !c.facts.has(factUp):
@@ -126,8 +128,8 @@ func (c *Conn) order() {
 	}
 }
 
-// owes reports whether Close has to let a dial or a handshake go on, because
-// there is output that waits for it. The caller holds the lock.
+// owes reports whether Close must let a dial or a handshake continue, because output
+// waits for it. The caller holds the lock.
 func (c *Conn) owes() bool {
 	if c.facts.has(factCut) {
 		return false
@@ -138,7 +140,7 @@ func (c *Conn) owes() bool {
 	return c.pending() > 0 && c.reasons.why() == nil
 }
 
-// owesUpgrade reports whether Close has to let a StartTLS go on that has not begun.
+// owesUpgrade reports whether Close must let a StartTLS continue that has not begun.
 func (cr *connReader) owesUpgrade() bool {
 	c := (*Conn)(cr)
 	if !c.is(bitUpgrade) {
@@ -149,8 +151,8 @@ func (cr *connReader) owesUpgrade() bool {
 	return c.owes()
 }
 
-// boundClose ends a Close by force if it takes longer than a flush may, where
-// more is to be done for it than to write. The caller holds the lock.
+// boundClose bounds a Close that needs a dial or a handshake before it can write: after
+// flushTime, overdue resets the connection. The caller holds the lock.
 func (x *connExtra) boundClose(c *Conn) {
 	if x.closeTimer == nil {
 		x.closeTimer = c.loop.AfterFunc(c.flushTime(), c.loopSide().overdue)
@@ -158,7 +160,8 @@ func (x *connExtra) boundClose(c *Conn) {
 	}
 }
 
-// overdue ends what boundClose bounds. A flush has a bound of its own.
+// overdue resets a connection that is still dialing or in a handshake when the time of
+// boundClose has passed. A flush has its own bound.
 func (cl *connLoop) overdue() {
 	c := (*Conn)(cl)
 	c.core.Lock()
@@ -168,7 +171,8 @@ func (cl *connLoop) overdue() {
 	}
 }
 
-// flushTime is for how long a flush may make no progress. The caller holds the lock.
+// flushTime is the longest time that a flush may make no progress. The caller holds the
+// lock.
 func (c *Conn) flushTime() time.Duration {
 	if _, d := c.timeouts(); d > 0 {
 		return d
@@ -176,9 +180,9 @@ func (c *Conn) flushTime() time.Duration {
 	return flushTimeout
 }
 
-// howToFail returns how the connection ends after err of reading. A reset keeps the
-// peer from taking what it has got for all of it. TLS does that itself, and says in
-// an alert what was wrong.
+// howToFail returns how the connection ends after reading failed with err. A reset
+// ensures that the peer cannot mistake a partial stream for a complete one. TLS does not
+// need a reset for that, and its alert tells the peer the reason.
 func (cl *connLoop) howToFail(err error) howToClose {
 	c := (*Conn)(cl)
 	c.core.Lock()
@@ -191,7 +195,7 @@ func (cl *connLoop) howToFail(err error) howToClose {
 	return closeReset
 }
 
-// end is the end of the connection on its goroutine.
+// end ends the connection, on its goroutine.
 func (cr *connReader) end() {
 	c := (*Conn)(cr)
 	c.core.Lock()
@@ -208,8 +212,8 @@ func (cr *connReader) end() {
 	cr.finish(c.reasons.read() != nil || c.over)
 }
 
-// finish ends the connection and says that it is gone. over says that nothing is to
-// be read any more.
+// finish closes the descriptor and sends the goneTask. over means that there is nothing
+// left to read.
 func (cr *connReader) finish(over bool) {
 	c := (*Conn)(cr)
 	returned := false
@@ -223,8 +227,8 @@ func (cr *connReader) finish(over bool) {
 	c.loop.send((*goneTask)(c))
 }
 
-// countLost accounts for output that was not delivered, which the application has
-// not discarded itself. The caller holds the lock.
+// countLost accounts for output that was not delivered, unless the application
+// discarded it with Abort. The caller holds the lock.
 func (cl *connLoop) countLost() {
 	c := (*Conn)(cl)
 	n := c.core.Lost()
@@ -233,7 +237,7 @@ func (cl *connLoop) countLost() {
 	}
 	c.loop.count.lost.Add(uint64(n))
 	if c.reasons.why() != nil && c.reasons.why() != io.EOF {
-		return // that is why
+		return // Err already has the reason
 	}
 	cause := c.core.WriteError()
 	switch {
@@ -246,12 +250,12 @@ func (cl *connLoop) countLost() {
 	c.reasons.setWhy(c.opErrorLocked(OpClose, &LostError{Bytes: n, Err: cause}))
 }
 
-// A LostError says that a connection was closed and output that was written to it
-// could not be delivered. It matches [ErrLost], net.ErrClosed, and what was the
-// reason, such as [ErrTimeout] or [ErrReset].
+// A LostError reports that a connection was closed and part of its output could not be
+// delivered. It matches [ErrLost], net.ErrClosed, and the cause, such as [ErrTimeout] or
+// [ErrReset].
 type LostError struct {
-	Bytes int64 // of output; with TLS, and on unix sockets, an estimate
-	Err   error // why, or nil
+	Bytes int64 // bytes of output not delivered; with TLS, and on unix sockets, an estimate
+	Err   error // the cause, or nil
 }
 
 func (e *LostError) Error() string {
@@ -265,7 +269,7 @@ func (e *LostError) Error() string {
 // Is reports whether target is [ErrLost].
 func (e *LostError) Is(target error) bool { return target == ErrLost }
 
-// Unwrap returns what else e matches.
+// Unwrap returns the cause and net.ErrClosed.
 func (e *LostError) Unwrap() []error {
 	if e.Err == nil {
 		return []error{net.ErrClosed}
@@ -273,8 +277,8 @@ func (e *LostError) Unwrap() []error {
 	return []error{e.Err, net.ErrClosed}
 }
 
-// terminate closes c at the end of the loop. The peer of a connection with nothing
-// to send keeps what it was sent; that of one whose output is cut sees a reset.
+// terminate closes c at the end of the loop. If output is pending, it is discarded and
+// the peer sees a reset. Otherwise the peer can still read everything that was sent.
 func (c *Conn) terminate() {
 	c.core.Lock()
 	how := closeCut
@@ -285,15 +289,15 @@ func (c *Conn) terminate() {
 	c.closeWith(how)
 }
 
-// isSpare implements spareable: it reports whether c is closed, and its output
-// delivered. If c is not up yet and has nothing to send, it gives up.
+// isSpare implements spareable: it reports whether c is closing or closed, and its
+// output delivered.
 func (c *Conn) isSpare() bool {
 	c.core.Lock()
 	defer c.core.Unlock()
 	return c.life >= lifeClosing && !c.facts.has(factDetach) && c.pending() == 0 && c.core.Delivered()
 }
 
-// detaching reports whether what arrives is for what called Detach.
+// detaching reports whether Detach was called: input then belongs to its caller.
 func (cl *connLoop) detaching() bool {
 	c := (*Conn)(cl)
 	c.core.Lock()

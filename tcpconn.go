@@ -16,147 +16,148 @@ import (
 )
 
 // A ConnConfig holds the callbacks and settings of a connection, or of all
-// connections of a listener. It is copied. The zero ConnConfig, and nil where a
-// *ConnConfig is asked for, have no callbacks and no timeouts.
+// connections of a listener. It is copied. The zero ConnConfig has no callbacks and
+// no timeouts. A nil *ConnConfig is the same as the zero ConnConfig.
 //
-// All callbacks are called on the loop, one at a time. The order for each
-// connection is: OnConnect, then any number of OnData, OnDrain and OnEvent, then
-// OnClose, exactly once and last. A connection that could not be dialed gets
-// OnEvent and OnClose only. Once Close or Abort has returned on the loop, only
-// OnClose is still called.
+// All callbacks run on the loop, one at a time. The order for each connection is:
+// OnConnect, then any number of OnData, OnDrain and OnEvent, then OnClose, exactly
+// once and last. If dialing fails, only OnEvent and OnClose are called. After Close
+// or Abort has returned on the loop, only OnClose is called.
 type ConnConfig struct {
-	// OnConnect is called once, when the connection is up: dialed, accepted or
-	// adopted, and with TLS after the handshake (connect-cb).
+	// OnConnect is called once, when the connection is up: after it was dialed,
+	// accepted or adopted, and with TLS after the handshake (connect-cb).
 	OnConnect func(c *Conn)
 
-	// Task runs as a task of its own, after OnConnect, when the connection is up. It
-	// reads and writes with [Conn.NetConn], or writes with Conn.Write. When it returns,
-	// the connection is closed as by Close, or if it panics (with Config.CatchPanics)
-	// as by Abort. An error that it returns goes to OnEvent, or if the connection is
-	// closed already to Config.EventHandler, as an [*OpError] with the address of the
-	// peer. The ordinary ends of a connection, information (see [IsInfo]) and
-	// net.ErrClosed, are not reported. The context of the task ends with the loop.
+	// Task runs as a separate task, after OnConnect, when the connection is up. It
+	// reads and writes with [Conn.NetConn], or writes with Conn.Write. When Task
+	// returns, the connection is closed as by Close. When Task panics (with
+	// Config.CatchPanics), the connection is closed as by Abort. An error that Task
+	// returns goes to OnEvent as an [*OpError] with the address of the peer, or to
+	// Config.EventHandler if the connection is already closed. The ordinary ends of a
+	// connection, which are informational errors (see [IsInfo]) and net.ErrClosed, are
+	// not reported. The context of the task ends with the loop.
 	Task func(t *Task, c *Conn) error
 
-	// OnData is called each time bytes arrive (read-cb). data is valid until
-	// OnData returns, which may change it; under the race detector it is then
-	// overwritten, so that keeping it shows. [Split] makes lines or other frames of
-	// it.
+	// OnData is called each time bytes arrive (read-cb). data is valid until OnData
+	// returns; OnData may modify it. Under the race detector, data is overwritten after
+	// OnData returns, to expose code that keeps it. [Split] splits the bytes into lines
+	// or other frames.
 	//
-	// If nil, the connection holds what arrives and reads no further, until
-	// SetCallbacks sets OnData, or NetConn or Pipe takes the connection; nothing
-	// is dropped. If the peer ends its side meanwhile, and ReadTimeout, or 10 s
-	// without one, pass and nothing has asked for the bytes, the connection ends
-	// with [ErrNoReader]. [Discard] reads and drops.
+	// If OnData is nil, the connection holds the bytes that arrived and stops reading
+	// until SetCallbacks sets OnData, or NetConn or Pipe takes the connection. No byte
+	// is dropped. If the peer ends its side meanwhile, and nothing reads the bytes
+	// within ReadTimeout (10 s if there is none), the connection ends with
+	// [ErrNoReader]. [Discard] reads and drops.
 	OnData func(c *Conn, data []byte)
 
-	// OnDrain is called each time that all that was written has been handed to
-	// the kernel, or to TLS (write-cb). It belongs to the connection, not to a
-	// Write: many writes may lead to one call. See Conn.Flushed for one write.
+	// OnDrain is called each time the kernel, or TLS, has accepted all written bytes
+	// (write-cb). It reports on the connection, not on a single Write: many writes may
+	// lead to one call. To wait for one write, use Conn.Flushed.
 	OnDrain func(c *Conn)
 
-	// OnEvent is called when the peer ended its side (io.EOF), reset the
-	// connection ([ErrReset]), or when something failed; all but io.EOF are an
-	// [*OpError] or a [*PanicError] (event-cb). The connection can still be
-	// inspected then, and after io.EOF be written to. When OnEvent returns, the
-	// connection is closed: after io.EOF as by Close, unless AllowHalfOpen is
-	// set, otherwise as by Abort, so that the peer does not take what it has got
-	// for all of it. At most one error is delivered. A reset is an event in every
-	// state; on Linux also while nothing is read, because reading is paused or
-	// the peer has ended its side before. An end of TLS without its close_notify,
-	// after bytes have arrived, is an error, io.ErrUnexpectedEOF: more may be
-	// missing.
+	// OnEvent is called when the peer ends its side (io.EOF) or resets the connection
+	// ([ErrReset]), and when an operation fails (event-cb). Every error except io.EOF
+	// is an [*OpError] or a [*PanicError]. OnEvent can still inspect the connection,
+	// and after io.EOF write to it. When OnEvent returns, the connection is closed.
+	// After io.EOF it is closed as by Close, unless AllowHalfOpen is set. After any
+	// other error it is closed as by Abort, so that the peer cannot mistake a partial
+	// stream for a complete one. At most one error is delivered. A reset is an event in
+	// every state; on Linux this includes the time when nothing is read, because
+	// reading is paused or the peer has already ended its side. If TLS ends without a
+	// close_notify after bytes have arrived, the error is io.ErrUnexpectedEOF, because
+	// more bytes may be missing.
 	//
-	// If OnEvent is nil the event goes to a NetConn, Pipe or future that waits for
-	// the connection, else to Config.EventHandler. While the loop has tasks, an
-	// error is kept for a second for a task that asks for its NetConn.
+	// If OnEvent is nil, the event goes to a NetConn, Pipe or future that waits for the
+	// connection, or else to Config.EventHandler. While the loop has tasks, the
+	// connection keeps an error for one second, so that a task that calls NetConn
+	// receives it.
 	OnEvent func(c *Conn, err error)
 
-	// OnClose is called once, last, when the descriptor is closed. Conn.Err says
-	// why.
+	// OnClose is called once, last, when the descriptor is closed. Conn.Err returns
+	// the reason.
 	OnClose func(c *Conn)
 
-	// TLS, if not nil, makes the connection a TLS connection: a client when it
-	// is dialed, a server when it is accepted. If ServerName is empty a client
-	// uses the host that it dials. The peer is verified unless the tls.Config
-	// says otherwise.
+	// TLS, if not nil, makes the connection a TLS connection: a client if it is
+	// dialed, a server if it is accepted. If ServerName is empty, a client uses the
+	// host that it dials. The peer is verified unless the tls.Config disables it.
 	TLS *tls.Config
 
-	// ConnectTimeout bounds Dial, name lookup included, and each TLS handshake,
-	// StartTLS with the output that is sent before it. If zero, ReadTimeout is
-	// used; if that is zero too, a handshake gets 10 s and Dial as long as the
-	// kernel tries. Negative: no bound.
+	// ConnectTimeout bounds Dial, including the name lookup, and each TLS handshake.
+	// For StartTLS it includes the output that is sent before the handshake. If zero,
+	// ReadTimeout is used. If both are zero, a handshake may take 10 s, and Dial takes
+	// as long as the kernel tries. Negative: no bound.
 	ConnectTimeout time.Duration
 
-	// ReadTimeout ends the connection with [ErrTimeout] when no byte arrived for
-	// so long; with TLS, bytes of an incomplete record count. It does not run
-	// while reading is paused, or while bytes wait for a callback or a task.
-	// Zero or negative: none.
+	// ReadTimeout ends the connection with [ErrTimeout] when no byte has arrived for
+	// this long; with TLS, bytes of an incomplete record count. It does not run while
+	// reading is paused, or while bytes wait for a callback or a task. Zero or
+	// negative: no timeout.
 	ReadTimeout time.Duration
 
-	// WriteTimeout ends the connection with [ErrTimeout] when output is pending
-	// and the peer took none of it for so long. On Linux and macOS that is measured by
-	// what the peer's kernel acknowledges, on TCP and unix sockets, also below
-	// TLS; elsewhere by what the connection accepts. A receiver acknowledges in steps
-	// of up to 128 KB, so a slow peer is safe if it reads as much in that time.
-	// It does not run while writing is paused. Zero: 60 s for connections that a
-	// listener accepted, none for others. Negative: none. It also bounds the lack
-	// of progress after Close, which otherwise is 5 s.
+	// WriteTimeout ends the connection with [ErrTimeout] when output is pending and
+	// the peer has received none of it for this long. On Linux and macOS, for TCP and
+	// unix sockets, also below TLS, progress is what the peer's kernel acknowledges;
+	// elsewhere it is what the connection accepts. A receiver acknowledges in steps of
+	// up to 128 KB, so a slow peer is safe if it reads 128 KB within WriteTimeout. The
+	// timeout does not run while writing is paused. Zero: 60 s for connections that a
+	// listener accepted, none for others. Negative: none. WriteTimeout also bounds the
+	// time without progress after Close, which is 5 s if there is no WriteTimeout.
 	WriteTimeout time.Duration
 
-	// ReadBufferSize bounds the data of one OnData, in bytes; at most 64 KB,
-	// which is also the default.
+	// ReadBufferSize bounds the data of one OnData call, in bytes. The maximum and the
+	// default are 64 KB.
 	ReadBufferSize int
 
-	// HighWater is the number of pending bytes of output over which a producer
-	// had better wait, see Conn.NeedDrain, until half of them are gone. A
-	// connection with more pending output also stops reading, because reading may
-	// be what makes its output grow: a peer that sends and never reads cannot fill
-	// the memory. If the peer then takes nothing for 20 ms it may be waiting for
-	// us to read first, so reading goes on until HighWater more is pending. The
-	// 20 ms double each time in a row. Streams and pipes wait on their own
-	// account. Zero: 256 KB, or half of MaxBuffered if that is less. Negative:
-	// never.
+	// HighWater is the number of bytes of pending output above which a producer should
+	// wait, until half of them are gone; see Conn.NeedDrain. Above HighWater the
+	// connection also stops reading, because input may be the cause of the output: a
+	// peer that sends and never reads cannot fill the memory. If the peer then receives
+	// nothing for 20 ms, it may be waiting for us to read first, so reading continues
+	// until HighWater more bytes are pending. The 20 ms double each time in a row.
+	// Streams and pipes wait by themselves. Zero: 256 KB, or half of MaxBuffered if
+	// that is less. Negative: no limit.
 	HighWater int
 
-	// MaxBuffered bounds the pending bytes of output: a Write that would pass it
-	// returns [ErrBufferFull], and a Pipe into the connection waits, whatever
-	// HighWater is, when it has passed it by one read of its source. Bytes given
-	// to Unread are bounded by it, too. Zero: 64 MB. Negative: no bound. See
-	// Config.MaxBuffered for that of all connections together.
+	// MaxBuffered bounds the pending output, in bytes. A Write that would exceed it
+	// returns [ErrBufferFull]. A Pipe into the connection may exceed it by one read of
+	// its source, and then waits, whatever HighWater is. MaxBuffered also bounds the
+	// bytes given to Unread. Zero: 64 MB. Negative: no bound. Config.MaxBuffered bounds
+	// the pending output of all connections together.
 	MaxBuffered int
 
-	// KeepAlive configures the probes of TCP. The zero value means those of
-	// package net: every 15 s. To switch them off set Idle to a negative value.
+	// KeepAlive configures TCP keep-alive probes. The zero value uses the defaults of
+	// package net: every 15 s. To disable the probes, set Idle to a negative value.
 	KeepAlive net.KeepAliveConfig
 
-	// Nagle leaves Nagle's algorithm on. By default small segments are sent at
-	// once, as in package net.
+	// Nagle leaves Nagle's algorithm enabled. By default small segments are sent
+	// immediately, as in package net.
 	Nagle bool
 
-	// TLSServer makes an adopted connection the server of TLS.
+	// TLSServer makes an adopted connection a TLS server.
 	TLSServer bool
 
 	// AllowHalfOpen keeps a connection open after io.EOF, until it is closed or
-	// CloseWrite has ended the other direction too.
+	// CloseWrite has ended the other direction as well.
 	AllowHalfOpen bool
 
-	// LocalAddr is the address to dial from; nil: any.
+	// LocalAddr is the local address to dial from. Nil: any.
 	LocalAddr net.Addr
 
-	// Dial connects for Loop.Dial, instead of the loop's own resolver and dialer: to
-	// a proxy, or over a network in memory. It is called once, on a goroutine other
-	// than the loop's, with the network and the address that Loop.Dial was given.
+	// Dial connects for Loop.Dial, in place of the loop's resolver and dialer: for
+	// example through a proxy, or over an in-memory network. It is called once, on a
+	// goroutine other than the loop's, with the network and the address that were
+	// passed to Loop.Dial.
 	//
 	// ctx ends after ConnectTimeout, when the connection is closed, and when the loop
-	// ends. The dial fails then, whether Dial returns or not, but Dial should return:
-	// the end of the loop waits for it, for Config.WorkGrace at most. The connection
-	// that it returns belongs to the loop; one that it returns after the end of ctx is
-	// closed. Its error, Goexit, a nil connection or, with Config.CatchPanics, a panic
-	// is the error of a failed dial; by default a panic ends the loop and leaves Run.
+	// ends. The dial then fails, whether Dial returns or not. Dial should return,
+	// because the end of the loop waits for it, for at most Config.WorkGrace. The
+	// connection that Dial returns belongs to the loop; if ctx has ended, the loop
+	// closes it. If Dial returns an error or a nil connection, calls Goexit or, with
+	// Config.CatchPanics, panics, the dial fails with a corresponding error. Without
+	// Config.CatchPanics, a panic ends the loop and propagates out of Run.
 	//
-	// TLS is made on top of the connection. LocalAddr does not apply; KeepAlive and
-	// Nagle apply to a *net.TCPConn.
+	// TLS runs on top of the connection. LocalAddr does not apply; KeepAlive and Nagle
+	// apply to a *net.TCPConn.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
@@ -164,19 +165,19 @@ const (
 	defaultHighWater    = 256 << 10
 	defaultMaxBuffered  = 64 << 20
 	handshakeTimeout    = 10 * time.Second
-	acceptedTimeout     = time.Minute      // to write, of accepted connections
-	lingerTimeout       = netcore.Linger   // for the peer's FIN, after ours
-	flushTimeout        = 5 * time.Second  // of Close, without a WriteTimeout
-	noReaderTimeout     = 10 * time.Second // without a ReadTimeout
+	acceptedTimeout     = time.Minute      // the WriteTimeout of accepted connections
+	lingerTimeout       = netcore.Linger   // to wait for the peer's FIN, after ours
+	flushTimeout        = 5 * time.Second  // for Close, without a WriteTimeout
+	noReaderTimeout     = 10 * time.Second // if there is no ReadTimeout
 	highWaterPatience   = 20 * time.Millisecond
 	defaultTotalBuffers = 1 << 30 // of Config.MaxBuffered
 )
 
-// Discard is an OnData that drops what arrives.
+// Discard is an OnData that drops the data.
 func Discard(*Conn, []byte) {}
 
-// acceptedDefaults is withDefaults for connections of clients, which may be slow on
-// purpose.
+// acceptedDefaults is withDefaults for accepted connections, whose clients may be slow
+// on purpose.
 func (cfg *ConnConfig) acceptedDefaults() *ConnConfig {
 	if cfg == nil {
 		cfg = &ConnConfig{}
@@ -188,8 +189,8 @@ func (cfg *ConnConfig) acceptedDefaults() *ConnConfig {
 	return c
 }
 
-// withDefaults returns a copy of cfg in which defaults are resolved and what is
-// switched off is zero.
+// withDefaults returns a copy of cfg with defaults resolved. A disabled timeout is zero
+// in the copy.
 func (cfg *ConnConfig) withDefaults() *ConnConfig {
 	c := ConnConfig{}
 	if cfg != nil {
@@ -205,10 +206,10 @@ func (cfg *ConnConfig) withDefaults() *ConnConfig {
 	return &c
 }
 
-// mark is the number of pending bytes over which producers are to wait.
+// mark is the number of pending bytes above which producers should wait.
 func (cfg *ConnConfig) mark() int { return min(cfg.HighWater, cfg.MaxBuffered) }
 
-// limit resolves a limit of which zero is the default and negative is none.
+// limit resolves a limit: zero means byDefault, negative means no limit.
 func limit(n, byDefault int) int {
 	switch {
 	case n == 0:
@@ -224,28 +225,28 @@ var (
 	noDeadline time.Time
 )
 
-// A Conn is a connection of a loop: TCP or unix, in the clear or with TLS, or any
-// net.Conn. It is made by [Loop.Dial], by [Loop.Adopt] or by a listener, and
-// keeps the loop alive until OnClose, unless it is unref'd.
+// A Conn is a connection of a loop: TCP or unix, plaintext or TLS, or any other
+// net.Conn. [Loop.Dial], [Loop.Adopt] and listeners create it. It keeps the loop
+// alive until OnClose, unless it is unref'd.
 //
-// All methods may be called from any goroutine and from any callback; none of
-// them waits for the network.
+// All methods may be called from any goroutine and from any callback. No method
+// waits for the network.
 type Conn struct {
 	handle
 
-	// core moves the bytes. Its lock guards what is marked below, too.
+	// core moves the bytes. Its lock also guards the fields marked below.
 	core netcore.Conn
 
-	listener *Listener                  // that accepted it, or nil
+	listener *Listener                  // the listener that accepted it, or nil
 	cfg      atomic.Pointer[ConnConfig] // replaced as a whole by SetCallbacks
-	x        atomic.Pointer[connExtra]  // made under the lock when it is needed
-	silence  atomic.Pointer[readTimer]  // the same
+	x        atomic.Pointer[connExtra]  // allocated under the lock when needed
+	silence  atomic.Pointer[readTimer]  // allocated under the lock when needed
 	reasons  connReasons
-	quit     atomic.Bool   // life is closing or closed: no callback but OnClose
+	quit     atomic.Bool   // life is closing or closed: no callback except OnClose
 	holding  atomic.Bool   // the dispatcher has the chunk
 	bits     atomic.Uint32 // changed under the lock
 
-	// The order of the fields from here on leaves no gaps: idle connections are many.
+	// The order of the fields below avoids padding: there are many idle connections.
 
 	// Guarded by the lock of core.
 	facts connFacts
@@ -253,27 +254,28 @@ type Conn struct {
 
 	// Only on the loop.
 	failed bool // an error was delivered
-	ending bool // the end is told when the unread bytes are delivered
+	ending bool // the end is reported after the unread bytes are delivered
 
-	// Of the connection's goroutine; of the dispatcher while holding is set.
+	// Owned by the connection's goroutine, or by the dispatcher while holding is set.
 	class   uint8 // size of the next read, see nextRead
 	endSent bool  // an endTask was sent
-	sawEnd  bool  // the peer has ended its side behind bytes that are held
-	probed  bool  // and probe was called
-	over    bool  // there is nothing more to be noticed
+	sawEnd  bool  // the peer ended its side while bytes were held
+	probed  bool  // sawEnd is set, and probe was called
+	over    bool  // reading and watching are finished
 	chunk   *sockio.Buffer
 
 	// Guarded by the lock of core.
-	unsent int // bytes of output that are pending, as far as Stats knows
+	unsent int // bytes of pending output, as counted in Stats
 	data   any
 }
 
-// connReasons are why a connection has ended. One that is open needs no room for them.
+// connReasons holds the reasons why a connection ended. An open connection allocates
+// no space for them.
 type connReasons struct{ p atomic.Pointer[endReasons] }
 
 type endReasons struct {
-	read error // why reading ended. Of the connection's goroutine until the endTask is sent
-	why  error // for Err. Guarded by the lock of core
+	read error // why reading ended; owned by the connection's goroutine until the endTask is sent
+	why  error // for Err; guarded by the lock of core
 }
 
 func (r *connReasons) read() error {
@@ -295,68 +297,67 @@ func (r *connReasons) setWhy(err error)  { r.room().why = err }
 
 func (r *connReasons) room() *endReasons {
 	if r.p.Load() == nil {
-		r.p.CompareAndSwap(nil, &endReasons{}) // two parties have reasons
+		r.p.CompareAndSwap(nil, &endReasons{}) // two parties set reasons
 	}
 	return r.p.Load()
 }
 
-// Three parties work on a connection, and other goroutines call it. Each of the
-// parties has its methods under a type of its own, so that it can be seen who calls
-// what. A Conn's own methods may be called by all; those that say so expect their
-// caller to hold the lock.
+// Three parties work on a connection, and other goroutines call it. The methods of
+// each party belong to a separate type, which shows which party calls a method. All
+// parties may call the methods of Conn itself; the comment of a method states if its
+// caller must hold the lock.
 type (
-	connReader Conn // for the connection's goroutine, which reads and closes
-	connLoop   Conn // for the dispatcher, which runs the callbacks
-	connUser   Conn // for the writer; see netcore.User
+	connReader Conn // the connection's goroutine, which reads and closes
+	connLoop   Conn // the dispatcher, which runs the callbacks
+	connUser   Conn // the writer; see netcore.User
 )
 
 func (c *Conn) readerSide() *connReader { return (*connReader)(c) }
 func (c *Conn) loopSide() *connLoop     { return (*connLoop)(c) }
 
-// life is where a connection is between its beginning and its end. Output has a
-// state of its own, see netcore.
+// life is the state of a connection. Its output has a separate state, see netcore.
 type life uint8
 
 const (
 	lifeConnecting life = iota // being dialed, or in its first handshake
 	lifeOpen
-	lifeClosing // Close, Abort, Detach, or the end of the loop
-	lifeClosed  // the descriptor is closed, or handed out
+	lifeClosing // after Close, Abort, Detach, or the end of the loop
+	lifeClosed  // the descriptor is closed or detached
 )
 
-// connFacts are what else is to be remembered about a connection.
+// connFacts are flags: what has happened to a connection.
 type connFacts uint16
 
 const (
 	factUp          connFacts = 1 << iota // it was open
 	factHeld                              // a chunk waits until it may be delivered
-	factEndHeld                           // so does the end of reading
-	factEnded                             // the end of the peer's side was told
-	factWrote                             // something was written since the last OnDrain
-	factDrainSent                         // a drainTask is on its way
+	factEndHeld                           // the end of reading waits as well
+	factEnded                             // the end of the peer's side was reported
+	factWrote                             // bytes were written since the last OnDrain
+	factDrainSent                         // a drainTask was sent and has not run
 	factDiscarded                         // output was discarded, and accounted for
 	factCut                               // it is being closed without a flush
-	factAborted                           // by the application
-	factFailed                            // it will never be up
+	factAborted                           // the application called Abort
+	factFailed                            // dialing or the handshake failed
 	factDetach                            // Detach was called
-	factSink                              // a sink has the data, see connExtra.sink
-	factAnnounced                         // a callback has been called, or would have been
-	factUnannounced                       // it was closed before, and none will be
-	factRest                              // the unread bytes were put back by a splitter, to be delivered
+	factSink                              // a sink receives the data, see connExtra.sink
+	factAnnounced                         // a callback ran, or would have run had it been set
+	factUnannounced                       // it was closed before that: no callback will run
+	factRest                              // a splitter put the unread bytes back, to be delivered
 )
 
 func (f connFacts) has(g connFacts) bool { return f&g != 0 }
 
-// Bits of Conn.bits: reasons for not reading, and what is asked too often to take
-// the lock for it.
+// The bits of Conn.bits are reasons for not reading, and state that is read too often
+// to take the lock for it.
 const (
 	pauseUser uint32 = 1 << iota
-	pauseHigh        // reading makes the output grow
-	pausePipe        // so does the output of what the connection is piped to
+	pauseHigh        // output is over HighWater
+	pausePipe        // the output of the pipe's destination is over HighWater
 	pauseGate        // the callbacks of a future come first
 
-	bitNoReader // nothing takes what arrives
-	bitUpgrade  // StartTLS: the connection's goroutine is to start TLS
+	bitNoReader // nothing consumes the input
+	bitUpgrade  // StartTLS: asks the connection's goroutine to start TLS
 	bitHigh     // output is over the mark, see NeedDrain
 	bitUnread   // there are unread bytes
 
@@ -369,31 +370,31 @@ func (c *Conn) is(bits uint32) bool { return c.bits.Load()&bits != 0 }
 func (c *Conn) set(bits uint32)   { c.bits.Store(c.bits.Load() | bits) }
 func (c *Conn) unset(bits uint32) { c.bits.Store(c.bits.Load() &^ bits) }
 
-// A readTimer bounds the silence of a peer. It is apart from connExtra because many
-// connections have it and nothing else.
+// A readTimer bounds how long a peer may send nothing. It is separate from connExtra
+// because many connections need only the timer.
 type readTimer struct {
 	timer Timer
-	last  atomic.Int64 // when something was read, since Run
+	last  atomic.Int64 // the time of the last read, since Run
 }
 
-// connExtra is what few connections need. Guarded by the lock unless it says
-// something else.
+// connExtra holds the fields that few connections need. The lock guards them, except
+// where a comment names another owner.
 type connExtra struct {
 	network, address string   // as dialed
 	local, remote    net.Addr // if hasAddrs is set; see Conn.addrs
 	hasAddrs         bool
-	foreign          net.Conn           // what was attached, or is below its TLS, if it is foreign
+	foreign          net.Conn           // the attached net.Conn, or the one below its TLS, if foreign
 	cancel           context.CancelFunc // ends a dial or a handshake
 	connected        *Future[*Conn]
 	detached         *Future[net.Conn]
 	upgrade          *tlsUpgrade
-	sink             sink   // takes the data instead of OnData
-	release          func() // gives the place in an HTTP server back
-	unread           []byte // given back by Unread
-	failure          error  // of a connection that is not being read; for failureTask
+	sink             sink   // receives the data instead of OnData
+	release          func() // releases the slot in an HTTP server
+	unread           []byte // bytes given to Unread
+	failure          error  // found while nothing was read; for failureTask
 
 	flushed       []flushWaiter
-	written, sent uint64     // bytes, counted from the first Flushed on
+	written, sent uint64     // bytes, counted since the first Flushed
 	onLow         []*onLow   // called when the output falls to half of the mark, and at the end
 	high          *highWater // while output is over HighWater
 
@@ -403,9 +404,9 @@ type connExtra struct {
 	writeTimeout time.Duration
 	ownTimeouts  bool // SetTimeouts was called
 
-	next     *sockio.Buffer    // read by probe. Only of the goroutine
-	released net.Conn          // of the goroutine, then of goneTask
-	untold   *Future[struct{}] // an error that a task may come for. Only on the loop
+	next     *sockio.Buffer    // read by probe; owned by the connection's goroutine
+	released net.Conn          // owned by the connection's goroutine, then by goneTask
+	untold   *Future[struct{}] // an error that a task may still claim; only on the loop
 }
 
 var _ io.StringWriter = (*Conn)(nil)
@@ -428,15 +429,15 @@ func (l *Loop) newConn(cfg *ConnConfig, k kind, from *Listener) (*Conn, error) {
 	return c, nil
 }
 
-// Dial begins to connect to address and returns at once; OnConnect tells when
-// the connection is up, OnEvent if it fails (tcp-send). The network is "tcp",
-// "tcp4", "tcp6" or "unix". Host names are resolved by the loop's resolver, and
-// all their addresses are tried (RFC 8305). Data may be written at once; it is
-// sent, in order, when the connection is up. ctx cancels the attempt and has no
-// meaning once the connection is up.
+// Dial starts to connect to address and returns immediately. OnConnect is called when
+// the connection is up, OnEvent if dialing fails (tcp-send). The network is "tcp",
+// "tcp4", "tcp6" or "unix". The loop's resolver resolves host names, and all their
+// addresses are tried (RFC 8305). Data may be written immediately; it is sent, in
+// order, when the connection is up. ctx cancels the attempt and has no effect once the
+// connection is up.
 //
-// An unknown network, a malformed address, or a loop that does not run is
-// reported by the returned error, and then no callback is called.
+// If the network is unknown, the address is malformed, or the loop is not running, Dial
+// returns an error, and no callback is called.
 func (l *Loop) Dial(ctx context.Context, network, address string, cfg *ConnConfig) (*Conn, error) {
 	checkContext(ctx)
 	if err := checkAddress(network, address); err != nil {
@@ -453,7 +454,7 @@ func (l *Loop) Dial(ctx context.Context, network, address string, cfg *ConnConfi
 	x := c.extra()
 	x.network, x.address, x.cancel = network, address, cancel
 	if c.life >= lifeClosing {
-		cancel() // the loop ended meanwhile, and found nothing to cancel
+		cancel() // the loop has ended since newConn, and x.cancel was nil then
 	}
 	c.core.Unlock()
 	l.wg.Add(1)
@@ -461,7 +462,7 @@ func (l *Loop) Dial(ctx context.Context, network, address string, cfg *ConnConfi
 	return c, nil
 }
 
-// checkAddress finds what is wrong with an address without asking anyone.
+// checkAddress checks the syntax of an address, without a lookup.
 func checkAddress(network, address string) error {
 	switch network {
 	case "tcp", "tcp4", "tcp6":
@@ -481,11 +482,11 @@ func checkAddress(network, address string) error {
 	return err
 }
 
-// ports finds service names without the C library, which may ask a server.
+// ports resolves service names without the C library, which may query a server.
 var ports = &net.Resolver{PreferGo: true}
 
-// connectContext bounds a dial by the timeouts of the configuration and by the
-// life of the loop's caller.
+// connectContext returns ctx bounded by ConnectTimeout or, if that is zero, by
+// ReadTimeout.
 func connectContext(ctx context.Context, cfg *ConnConfig) (context.Context, context.CancelFunc) {
 	d := cfg.ConnectTimeout
 	if d == 0 {
@@ -497,10 +498,10 @@ func connectContext(ctx context.Context, cfg *ConnConfig) (context.Context, cont
 	return context.WithTimeout(ctx, d)
 }
 
-// Adopt takes over nc, a ready connection of an existing service, which must not
-// be used by other code from then on. OnConnect is called in a later turn. With
-// ConnConfig.TLS set, a handshake comes first, as a client unless TLSServer is set.
-// On error nc is left alone.
+// Adopt takes over nc, an established connection. Other code must not use nc
+// afterwards. OnConnect is called in a later turn. If ConnConfig.TLS is set, a
+// handshake comes first, as a client unless TLSServer is set. If Adopt returns an
+// error, it has not changed nc.
 func (l *Loop) Adopt(nc net.Conn, cfg *ConnConfig) (*Conn, error) {
 	if isNilConn(nc) {
 		return nil, errors.New("eventloop: Adopt of a nil connection")
@@ -510,7 +511,7 @@ func (l *Loop) Adopt(nc net.Conn, cfg *ConnConfig) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !isForeign(nc) { // its addresses can be asked for at once
+	if !isForeign(nc) { // its LocalAddr and RemoteAddr do not block
 		c.core.Attach(nc, false)
 	}
 	l.wg.Add(1)
@@ -518,8 +519,8 @@ func (l *Loop) Adopt(nc net.Conn, cfg *ConnConfig) (*Conn, error) {
 	return c, nil
 }
 
-// dial connects and then lets serve run on a goroutine of its own: dialing needs
-// a deep stack, and a goroutine keeps the stack that it has grown.
+// dial connects and then starts serve on a new goroutine: dialing needs a deep stack,
+// and a goroutine keeps the stack that it has grown.
 func (cr *connReader) dial(ctx context.Context, cancel context.CancelFunc, network, address string) {
 	c := (*Conn)(cr)
 	defer c.loop.wg.Done()
@@ -541,7 +542,7 @@ func (cr *connReader) dial(ctx context.Context, cancel context.CancelFunc, netwo
 	cr.up(err)
 }
 
-// connect connects for Dial, by ConnConfig.Dial if there is one.
+// connect connects for Dial, with ConnConfig.Dial if it is set.
 func (cr *connReader) connect(ctx context.Context, network, address string) (net.Conn, error) {
 	c := (*Conn)(cr)
 	cfg := c.cfg.Load()
@@ -558,18 +559,18 @@ func (cr *connReader) connect(ctx context.Context, network, address string) (net
 		c.loop.closeAside(nc)
 		return nil, contextError(ctx)
 	}
-	nc.SetDeadline(noDeadline) // of its life before
+	nc.SetDeadline(noDeadline) // clear a deadline that its previous owner set
 	return nc, nil
 }
 
-// adopted brings up a connection that was accepted or adopted. ours says that
-// no other code has nc.
+// adopted brings up a connection that was accepted or adopted. ours means that no
+// other code has a reference to nc.
 func (cr *connReader) adopted(nc net.Conn, conf *tls.Config, client, ours bool) {
 	c := (*Conn)(cr)
 	defer c.loop.wg.Done()
 	nc = guardConn(unguarded(nc), c.panicked)
 	if !ours {
-		nc.SetDeadline(noDeadline) // of its life before
+		nc.SetDeadline(noDeadline) // clear a deadline that its previous owner set
 	}
 	c.core.Lock()
 	attached := c.core.NetConn() != nil
@@ -593,8 +594,8 @@ func (cr *connReader) adopted(nc net.Conn, conf *tls.Config, client, ours bool) 
 	cr.up(cr.prepare(ctx, nc, conf, client, asks))
 }
 
-// noteForeign remembers that nc is foreign, if it is, and reports whether it has to
-// be asked for its addresses.
+// noteForeign records nc in connExtra if it is foreign, and reports whether its
+// addresses are still unknown.
 func (cr *connReader) noteForeign(nc net.Conn) (asks bool) {
 	if !isForeign(nc) {
 		return false
@@ -607,13 +608,14 @@ func (cr *connReader) noteForeign(nc net.Conn) (asks bool) {
 	return !x.hasAddrs
 }
 
-// needsTLS reports whether nc is up only after a handshake.
+// needsTLS reports whether nc needs a handshake before it is up.
 func needsTLS(nc net.Conn, conf *tls.Config) bool {
 	_, isTLS := nc.(*tls.Conn)
 	return isTLS || conf != nil
 }
 
-// prepare does what comes between the connection and OnConnect.
+// prepare runs the steps between connecting and OnConnect: the addresses of a foreign
+// net.Conn, and the TLS handshake.
 func (cr *connReader) prepare(ctx context.Context, nc net.Conn, conf *tls.Config, client, asks bool) error {
 	if asks {
 		if err := cr.askAddrs(ctx, nc); err != nil {
@@ -626,9 +628,9 @@ func (cr *connReader) prepare(ctx context.Context, nc net.Conn, conf *tls.Config
 	return cr.handshake(ctx, conf, client, nil)
 }
 
-// askAddrs asks a foreign connection for its addresses, with the bound of a
-// handshake: its RemoteAddr may wait for the peer, as where it comes from the header
-// of the PROXY protocol.
+// askAddrs calls LocalAddr and RemoteAddr of a foreign connection, with the timeout of
+// a handshake: RemoteAddr may wait for the peer, for example if the address comes from
+// a PROXY protocol header.
 func (cr *connReader) askAddrs(ctx context.Context, nc net.Conn) error {
 	c := (*Conn)(cr)
 	ctx, cancel := cr.handshakeContext(ctx)
@@ -644,15 +646,15 @@ func (cr *connReader) askAddrs(ctx context.Context, nc net.Conn) error {
 		return contextError(ctx)
 	}
 	c.loop.wg.Done()
-	if err != nil { // of what is below TLS
+	if err != nil { // a panic in the connection below TLS
 		c.panicked(OpAddr, err)
 	}
 	cr.setAddrs(local, remote)
 	return nil
 }
 
-// up starts the goroutine of a connection that is open now, unless its handshake
-// has failed.
+// up opens the connection and starts its goroutine. err is the error of the
+// handshake; if it is not nil, up ends the connection.
 func (cr *connReader) up(err error) {
 	c := (*Conn)(cr)
 	if err != nil {
@@ -667,7 +669,7 @@ func (cr *connReader) up(err error) {
 	c.core.Unlock()
 	c.loop.send((*upTask)(c))
 	c.core.Open()  // only now: no OnDrain before OnConnect
-	c.core.Start() // and it may end the connection, when what was written is sent
+	c.core.Start() // after Open: it may end the connection once the output is sent
 }
 
 // connectFailed ends a connection that never came up.
@@ -682,7 +684,7 @@ func (cr *connReader) connectFailed(op string, err error) {
 		c.discard()
 	}
 	if attached && (c.life >= lifeClosing || errors.Is(err, ErrTimeout) || errors.Is(err, context.Canceled)) {
-		c.core.Cut(false) // there is no alert to be sent
+		c.core.Cut(false) // no alert is to be sent
 	}
 	if attached {
 		c.core.DropUnsealed()
@@ -697,7 +699,7 @@ func (cr *connReader) connectFailed(op string, err error) {
 	}
 }
 
-// extra returns c.x, which it makes if need be. The caller holds the lock.
+// extra returns c.x and allocates it if needed. The caller holds the lock.
 func (c *Conn) extra() *connExtra {
 	x := c.x.Load()
 	if x == nil {
@@ -707,9 +709,9 @@ func (c *Conn) extra() *connExtra {
 	return x
 }
 
-// SetCallbacks replaces the callbacks of c by those of cfg that are not nil,
-// from the next event on. Its other fields are ignored. With a new OnData, bytes
-// that were held or given back by Unread are delivered in a later turn.
+// SetCallbacks replaces the callbacks of c by the callbacks of cfg that are not nil,
+// starting with the next event. The other fields of cfg are ignored. If cfg.OnData is
+// set, bytes that were held, or returned with Unread, are delivered in a later turn.
 func (c *Conn) SetCallbacks(cfg *ConnConfig) {
 	if cfg == nil {
 		return
@@ -736,10 +738,10 @@ func (c *Conn) SetCallbacks(cfg *ConnConfig) {
 	c.cfg.Store(&conf)
 }
 
-// Connected returns a future that succeeds when the connection is up, and fails
-// if it cannot be, or is closed before. Its callbacks, and tasks that wait for it,
-// run after OnConnect and before any data is delivered. The future reports a failure,
-// so without OnEvent the failure is not reported otherwise.
+// Connected returns a future that succeeds when the connection is up, and fails if the
+// connection fails or is closed first. The future's callbacks, and tasks that wait for
+// it, run after OnConnect and before any data is delivered. If OnEvent is nil, only the
+// future reports the failure.
 func (c *Conn) Connected() *Future[*Conn] {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -756,8 +758,8 @@ func (c *Conn) Connected() *Future[*Conn] {
 	return x.connected
 }
 
-// closedError is the error for who asks something of a connection that is gone.
-// The caller holds the lock.
+// closedError is the error of a call on a connection that has ended. The caller holds
+// the lock.
 func (c *Conn) closedError() error {
 	switch err := c.core.WriteError(); {
 	case c.reasons.why() != nil:
@@ -772,35 +774,36 @@ func (c *Conn) closedError() error {
 // (socket-closed-p).
 func (c *Conn) Closed() bool { return c.quit.Load() }
 
-// Err returns why the connection ended: nil while it is open and after Close or
-// Abort, io.EOF if the peer ended it, otherwise the error that OnEvent was told. In
-// OnClose and afterwards it matches [ErrLost], and is a [*LostError], if the
-// connection was closed otherwise than by Abort or an error and output could not
-// be delivered: the peer took too long or reset the connection, or the loop was
-// stopped. On Linux and macOS delivered means acknowledged by the peer's kernel;
-// elsewhere it means accepted by our own.
+// Err returns the reason why the connection ended: nil while it is open and after Close
+// or Abort, io.EOF if the peer ended it, otherwise the error that OnEvent received.
+//
+// If the connection was closed, but not by Abort or an error, and output could not be
+// delivered, because the peer took too long or reset the connection, or because the
+// loop was stopped, then in OnClose and afterwards the error matches [ErrLost] and is a
+// [*LostError]. On Linux and macOS, delivered means acknowledged by the peer's kernel;
+// elsewhere it means accepted by the local kernel.
 func (c *Conn) Err() error {
 	c.core.Lock()
 	defer c.core.Unlock()
 	return c.reasons.why()
 }
 
-// Data returns what SetData stored, nil before (socket-data).
+// Data returns the value that SetData stored, or nil (socket-data).
 func (c *Conn) Data() any {
 	c.core.Lock()
 	defer c.core.Unlock()
 	return c.data
 }
 
-// SetData stores a value of the application with the connection.
+// SetData stores a value of the application in the connection.
 func (c *Conn) SetData(v any) {
 	c.core.Lock()
 	defer c.core.Unlock()
 	c.data = v
 }
 
-// addrs returns the addresses, or nil. Those of a foreign net.Conn are asked once,
-// before OnConnect, and kept. The caller holds the lock.
+// addrs returns the addresses, or nil. The addresses of a foreign net.Conn are read
+// once, before OnConnect, and stored. The caller holds the lock.
 func (c *Conn) addrs() (local, remote net.Addr) {
 	if x := c.x.Load(); x != nil && (x.hasAddrs || x.foreign != nil) {
 		return x.local, x.remote
@@ -811,7 +814,7 @@ func (c *Conn) addrs() (local, remote net.Addr) {
 	return nil, nil
 }
 
-// setAddrs keeps addresses for addrs.
+// setAddrs stores addresses for addrs.
 func (cr *connReader) setAddrs(local, remote net.Addr) {
 	c := (*Conn)(cr)
 	c.core.Lock()
@@ -820,8 +823,8 @@ func (cr *connReader) setAddrs(local, remote net.Addr) {
 	x.local, x.remote, x.hasAddrs = local, remote, true
 }
 
-// LocalAddr returns the local address, or nil if the connection is not up yet. That
-// of an adopted connection of package net is there at once.
+// LocalAddr returns the local address, or nil if the connection is not up yet. The
+// address of an adopted connection of package net is available immediately.
 func (c *Conn) LocalAddr() net.Addr {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -829,11 +832,11 @@ func (c *Conn) LocalAddr() net.Addr {
 	return local
 }
 
-// RemoteAddr returns the address of the peer, or nil if the connection is not up
-// yet. That of an adopted connection of package net is there at once. It is still
-// there in OnClose. Of any other net.Conn, RemoteAddr and LocalAddr are called once,
-// on a goroutine of the connection and before OnConnect; they may wait for the peer
-// for as long as a TLS handshake may.
+// RemoteAddr returns the address of the peer, or nil if the connection is not up yet.
+// The address of an adopted connection of package net is available immediately. The
+// address is still available in OnClose. The loop calls the RemoteAddr and LocalAddr
+// methods of any other net.Conn once, on a goroutine of the connection and before
+// OnConnect; these methods may wait for the peer for as long as a TLS handshake may.
 func (c *Conn) RemoteAddr() net.Addr {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -841,8 +844,8 @@ func (c *Conn) RemoteAddr() net.Addr {
 	return remote
 }
 
-// TLS returns the state of TLS; ok is false if the connection has none, or its
-// handshake is not over.
+// TLS returns the TLS state. ok is false if the connection does not use TLS, or its
+// handshake is not complete.
 func (c *Conn) TLS() (state tls.ConnectionState, ok bool) {
 	c.core.Lock()
 	t := c.core.TLS()
@@ -857,8 +860,8 @@ func (c *Conn) TLS() (state tls.ConnectionState, ok bool) {
 // Loop returns the loop of the connection.
 func (c *Conn) Loop() *Loop { return c.loop }
 
-// SyscallConn returns access to the descriptor, to set socket options for
-// example. Reading and writing with it takes bytes away from the connection.
+// SyscallConn returns access to the descriptor, for example to set socket options.
+// Do not read or write with it: the connection would miss bytes.
 func (c *Conn) SyscallConn() (syscall.RawConn, error) {
 	c.core.Lock()
 	nc, closing := c.core.NetConn(), c.life >= lifeClosing
@@ -876,7 +879,8 @@ func (c *Conn) SyscallConn() (syscall.RawConn, error) {
 	return sc.SyscallConn()
 }
 
-// peer describes the other end in errors. The caller holds the lock.
+// peer returns the network and address of the peer, for errors. The caller holds the
+// lock.
 func (c *Conn) peer() (network, address string) {
 	if x := c.x.Load(); x != nil && x.network != "" {
 		return x.network, x.address
@@ -887,7 +891,7 @@ func (c *Conn) peer() (network, address string) {
 	return "", ""
 }
 
-// opError wraps err as the error of an operation of c, once.
+// opError wraps err in an OpError, unless it already contains one.
 func (c *Conn) opError(op string, err error) error {
 	var oe *OpError
 	if errors.As(err, &oe) {
@@ -898,8 +902,7 @@ func (c *Conn) opError(op string, err error) error {
 	return c.opErrorLocked(op, err)
 }
 
-// opErrorLocked returns err as the error of an operation of c. The caller holds the
-// lock.
+// opErrorLocked wraps err in an OpError. The caller holds the lock.
 func (c *Conn) opErrorLocked(op string, err error) error {
 	network, address := c.peer()
 	return &OpError{Op: op, Net: network, Addr: address, Err: err, Conn: c}

@@ -51,7 +51,7 @@ type Listener struct {
 	cfg  ListenConfig
 	conn *ConnConfig
 
-	stopped atomic.Bool // by Close: no callbacks any more
+	stopped atomic.Bool // set by Close and at the end of the loop: no callback runs afterwards
 
 	drain listenerDrain
 }
@@ -96,7 +96,7 @@ func (lc *ListenConfig) Listen(l *Loop, network, address string, cfg *ConnConfig
 	return s, err
 }
 
-// mayOpen returns an error if the loop does not open sockets in its state.
+// mayOpen returns an error if the loop's state does not allow it to open sockets.
 func (l *Loop) mayOpen() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -262,7 +262,7 @@ func (ln *Listener) accepted(nc net.Conn) {
 		go c.readerSide().adopted(nc, ln.conn.TLS, false, ln.ours)
 		return
 	}
-	// Without a separate goroutine, because it would only start the goroutine of serve.
+	// No separate goroutine: it would only start the goroutine of serve.
 	c.readerSide().adopted(nc, nil, false, true)
 }
 
