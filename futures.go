@@ -14,12 +14,12 @@ import (
 // this package return futures; [NewFuture] makes one for the application's own
 // operations. All methods may be called from any goroutine.
 //
-// A pending future keeps the loop alive, or the connection, the task or the [Owner] to
-// which it belongs does. If the loop ends by force while the future is pending, the future fails with
-// [ErrLoopClosed].
+// A pending future keeps the loop alive; if it belongs to a connection, a task or an
+// [Owner], that keeps the loop alive instead. If the loop ends by force while the future is
+// pending, the future fails with [ErrLoopClosed].
 //
-// A failure is unhandled if, within a second or before the loop ends, none of Then,
-// Done, Result, Wait, Await, All, Any, Race or Ignore is called for the future. An
+// A failure is unhandled if none of Then, Done, Result, Wait, Await, All, Any, Race or
+// Ignore is called for the future within a second, or before the loop ends. An
 // unhandled failure goes to Config.EventHandler. The error wraps the failure and, for
 // tasks, functions of Work and HTTP requests, names the function and the source line
 // that started it. Without an EventHandler the failure is logged to Config.Logger,
@@ -27,25 +27,25 @@ import (
 // net.ErrClosed.
 type Future[T any] struct {
 	loop *Loop
-	own  *handle // of a future that is a handle; nil if it belongs to something else
+	own  *handle // nil if the future belongs to another handle
 
 	mu        sync.Mutex // guards the following
 	state     futureState
 	handled   bool
 	value     T
 	err       error
-	then      func(v T, err error) // the first callback; belongs to its thenCallback once it is queued
+	then      func(v T, err error) // the first callback; once queued, only its thenCallback uses it
 	observers observerList
 	more      *futureMore[T] // nil for most futures
 }
 
-// A futureMore is the state that few futures need. It is separate because a future is
-// allocated for each request.
+// A futureMore is the state that few futures need. It is separate to keep Future small,
+// because each request allocates one.
 type futureMore[T any] struct {
 	done      chan struct{}          // made when Done is first called
 	thens     []func(v T, err error) // the callbacks after the first, in order
-	unhandled *unhandled             // the failure, while it waits to be reported
-	owned     *ownedResult[T]        // of a result that must be closed, until a caller takes it
+	unhandled *unhandled             // the failure, until it is handled or reported
+	owned     *ownedResult[T]        // for a result that must be closed, until a caller takes it
 }
 
 type futureState uint8
@@ -89,8 +89,8 @@ func (f *ownFuture[T]) terminate() {
 
 func (f *ownFuture[T]) describe() string { return "of " + reflect.TypeFor[T]().String() }
 
-// looseFuture returns a future that is not registered as a handle. It ends with the
-// handle to which it belongs.
+// looseFuture returns a future that is not registered as a handle. The handle to which it
+// belongs has to resolve it.
 func looseFuture[T any](l *Loop) *Future[T] { return &Future[T]{loop: l} }
 
 // unregister removes the future from the handles of the loop.
@@ -158,7 +158,7 @@ func (f *Future[T]) finishFrom(o origin, state futureState, v T, err error) (fir
 	return true
 }
 
-// extra returns f.more, which it makes if necessary. The caller holds f.mu.
+// extra returns f.more, and allocates it if necessary. The caller holds f.mu.
 func (f *Future[T]) extra() *futureMore[T] {
 	if f.more == nil {
 		f.more = &futureMore[T]{}
@@ -191,9 +191,9 @@ func (f *Future[T]) postThens() {
 	}
 }
 
-// A thenCallback is a future as the queued call of its first callback, which needs no
-// closure. Nothing else uses f.then any more, and the result does not change, so Call
-// needs no lock.
+// A thenCallback is a future that is queued to call its first callback. This needs no
+// closure. No other code uses f.then any more, and the result does not change, so Call needs
+// no lock.
 type thenCallback[T any] Future[T]
 
 // Call implements funcqueue.Callback.
@@ -279,9 +279,10 @@ func (f *Future[T]) markHandled() {
 	}
 }
 
-// observe calls cb as soon as the result is there, on the goroutine that sets it, even
-// if the loop ends by force. cb runs with f.mu held: it must not block and must not run
-// user code. The observer that observe returns can be passed to ignore.
+// observe calls cb with the result: at once if it is available, or else on the goroutine
+// that sets it. cb is called even if the loop ends by force. It runs with f.mu held, so it
+// must not block and must not run user code. The observer that observe returns can be
+// passed to ignore.
 func (f *Future[T]) observe(cb func(v T, err error)) *observer {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -430,9 +431,8 @@ func isEnd(err error) bool {
 	return IsInfo(err) || errors.Is(err, net.ErrClosed) && !isPanic(err)
 }
 
-// flushUnhandled reports, at the end of the loop, the failures that still wait to be
-// reported. After an end by force no event callback runs any more, so they are only
-// logged.
+// flushUnhandled reports the failures that are still unhandled at the end of the loop.
+// After an end by force no event callback runs any more, so they are only logged.
 func (l *Loop) flushUnhandled() {
 	l.mu.Lock()
 	rest, forced := l.failures, l.stopping
@@ -477,7 +477,7 @@ func (f *Future[T]) Ignore() {
 	f.markHandled()
 }
 
-// Done returns a channel that is closed when the result is there.
+// Done returns a channel that is closed when the result is available.
 func (f *Future[T]) Done() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -510,15 +510,15 @@ func (f *Future[T]) Result() (T, error) {
 }
 
 // Wait waits for the result or for the end of ctx. If ctx ends first, Wait returns the
-// cause of ctx. If the result is there, Wait returns it even if ctx has ended. For a
+// cause of ctx. If the result is available, Wait returns it even if ctx has ended. For a
 // nil future it returns an error at once.
 //
-// Wait is for goroutines other than those of the loop. In a callback or a task of the
-// loop it returns [ErrOnLoop], even if the result is there: use [Future.Then],
-// [Future.Await] or [Future.Result] instead. There is one case that Wait cannot detect:
-// a callback or task pulls an iterator, and the code of the iterator calls Wait.
-// [iter.Pull] runs that code on another goroutine, so Wait waits, and the loop stands
-// still until ctx ends.
+// Wait is for goroutines other than those of the loop. In a callback or a task of the loop
+// it returns [ErrOnLoop], even if the result is available: use [Future.Then],
+// [Future.Await] or [Future.Result] instead. There is one case that Wait cannot detect: a
+// callback or task pulls an iterator, and the code of the iterator calls Wait. [iter.Pull]
+// runs that code on another goroutine, so Wait waits, and the loop stands still until ctx
+// ends.
 func (f *Future[T]) Wait(ctx context.Context) (T, error) {
 	if f == nil {
 		return *new(T), errNilFuture
@@ -609,16 +609,16 @@ func combine[T, R any](l *Loop, parts []*Future[T], none R, one func(c *combinat
 		return c.result
 	}
 	for i, f := range parts {
-		told := func(v T, err error) {
+		observer := func(v T, err error) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.left--
 			one(c, i, v, err)
 		}
 		if f == nil {
-			told(*new(T), errNilFuture)
+			observer(*new(T), errNilFuture)
 		} else {
-			c.watched[i] = f.observe(told)
+			c.watched[i] = f.observe(observer)
 		}
 	}
 	c.mu.Lock()
@@ -638,9 +638,10 @@ func (c *combination[T, R]) settle(v R, err error) {
 	c.leaveIfSettled()
 }
 
-// leaveIfSettled stops watching the parts. Otherwise a part that is pending for a long
-// time, such as the end of a service, would collect all combinations that ever used it.
-// It posts the work, because the caller may hold the lock of one of the parts.
+// leaveIfSettled stops watching the parts once the combination has its result. Otherwise a
+// part that is pending for a long time, such as the end of a service, would collect all
+// combinations that ever used it. It posts the work, because the caller may hold the lock
+// of one of the parts.
 func (c *combination[T, R]) leaveIfSettled() {
 	if !c.settled || !c.complete || c.left == 0 {
 		return

@@ -7,8 +7,7 @@ import (
 
 // A Handle describes an open handle of a loop at the time of [Loop.Handles].
 type Handle struct {
-	// Kind says what the handle is: one of the constants that begin with Kind, or the
-	// kind of an [Owner].
+	// Kind is one of the constants that begin with Kind, or the kind of an [Owner].
 	Kind string
 
 	// Name distinguishes handles of the same kind: an address, signals and so on. It
@@ -39,16 +38,16 @@ const (
 	KindInterval          = "interval"            // a Timer of Every
 	KindSignal            = "signal"              // a SignalHandler
 	KindHold              = "hold"                // the result of Loop.Hold
-	KindFuture            = "future"              // a future of NewFuture; or a result of Detach that was not taken, unref'd
+	KindFuture            = "future"              // a future of NewFuture; or, unref'd, an unused result of Detach
 	KindLookup            = "lookup"              // a name being looked up
 	KindTask              = "task"                // a Task
 	KindWork              = "work"                // a function of Work
 	KindReceiver          = "receiver"            // a Receiver
-	KindSender            = "sender"              // a Sender with values that wait
+	KindSender            = "sender"              // a Sender with waiting values
 	KindReader            = "reader"              // a Reader
 	KindPipe              = "pipe"                // a PipeWriter
 	KindHTTPServer        = "http server"         // an HTTPServer
-	KindHTTPRequest       = "http request"        // an HTTPRequest without a response, or with one being sent
+	KindHTTPRequest       = "http request"        // an HTTPRequest without a complete response
 	KindHTTPClient        = "http client"         // the idle connections of an HTTPClient
 	KindHTTPClientRequest = "http client request" // a request of an HTTPClient
 )
@@ -154,13 +153,13 @@ type shutdowner interface{ shutdown() }
 // A spareable owner keeps the loop alive, but may have nothing to lose.
 type spareable interface {
 	// isSpare reports whether an end by force loses nothing that a graceful end would
-	// keep: the owner accepts, or is idle, or is closed and only waits for peers that
-	// already have all of its output. It is called from any goroutine.
+	// keep: the owner only accepts connections, or is idle, or is closed and only waits for
+	// peers that already have all of its output. It is called from any goroutine.
 	isSpare() bool
 }
 
-// handle is embedded in everything that a loop keeps track of. The loop's list links
-// the handles directly, so opening a handle allocates nothing else.
+// handle is embedded in every object that a loop keeps track of. The loop's list links the
+// handles directly, so opening a handle allocates nothing else.
 type handle struct {
 	loop *Loop
 
@@ -209,8 +208,8 @@ func (l *Loop) hasTasks() bool {
 	return l.kinds[kindTask] > 0
 }
 
-// usable returns the error of a call that the loop does not accept in its state. The
-// caller holds l.mu.
+// usable returns an error if the loop accepts no new work in its current state. early
+// permits work before Run. The caller holds l.mu.
 func (l *Loop) usable(early bool) error {
 	switch {
 	case l.state == stateClosed || l.stopping && l.state == stateRunning:
@@ -327,7 +326,7 @@ func (s *Sender[T]) Ref() { s.setRef(true) }
 // Until then it works as before.
 func (s *Sender[T]) Unref() { s.setRef(false) }
 
-// handleList is a list of handles in order of registration.
+// handleList is a list of handles in the order of registration.
 type handleList struct {
 	head, tail *handle
 	len        int

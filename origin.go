@@ -8,12 +8,12 @@ import (
 // An origin identifies the call that started an operation, for the report of a failure.
 type origin struct {
 	kind kind
-	fn   uintptr // of the function that it runs; zero: none
-	at   uintptr // where it was started; zero: not known
+	fn   uintptr // the function that the operation runs; zero: none
+	at   uintptr // the call that started the operation; zero: unknown
 }
 
-// callSite returns the location from which the caller of callSite was called, for an
-// origin. It takes 0.2 µs, which does not show in the time that starting a task takes.
+// callSite returns the location from which its caller was called, for an origin. It takes
+// 0.2 µs, which is not measurable in the time that starting a task takes.
 func callSite() uintptr {
 	var pcs [1]uintptr
 	runtime.Callers(3, pcs[:])
@@ -22,8 +22,8 @@ func callSite() uintptr {
 
 func (o origin) known() bool { return o.fn != 0 || o.at != 0 }
 
-// place returns the file and line of the call that started the operation, or "" if they
-// are not known.
+// place returns the file and line of the call that started the operation, or "" if it is
+// unknown.
 func (o origin) place() string {
 	if o.at == 0 {
 		return ""
@@ -50,7 +50,7 @@ type failure struct {
 	err error
 }
 
-// from returns err with the location that started the operation, if that is known.
+// from returns err wrapped with the origin, if that is known.
 func (o origin) from(err error) error {
 	if !o.known() {
 		return err

@@ -13,12 +13,12 @@ import "time"
 // all. (HTTP with 50 and 500 connections: 1.17 and 1.05 times the requests; echo with
 // 500: 0.91 of the CPU time.)
 type pacer struct {
-	busy   bool // other goroutines are ready when the dispatcher wakes up: it yields first
+	busy   bool // other goroutines are ready when the dispatcher wakes up, so it yields first
 	misses int  // consecutive yields that brought no more tasks
 	bulk   bool // a large chunk arrived since the last sleep
 	posted bool // the last turn had posts
 	calls  int  // callbacks since the writers received output
-	unseen int  // turns since the last pass, and network tasks by their weight
+	unseen int  // turns since the last pass, plus weighted network tasks
 }
 
 const (
@@ -38,13 +38,13 @@ const (
 
 	// passEvery is the number of turns between two passes through the poller. The
 	// dispatcher and the goroutines that it wakes can keep a processor busy among
-	// themselves. The scheduler then polls the network only every 10 ms, while
-	// connections wait that became ready long ago. (500 connections, one processor per
-	// side: p99 of echoes 2.1 times that of a goroutine per connection without passes,
-	// 1.1 with them, at the same throughput.) A task of a network goroutine counts as
-	// several turns, because it is more work for that goroutine than for the
-	// dispatcher: 64, 128 and 256 tasks between two passes make no difference; 64 turns
-	// with any number of tasks leave p99 at 1.3.
+	// themselves. The scheduler then polls the network only every 10 ms, and connections
+	// that became ready long ago wait. (500 connections, one processor per side, at the same
+	// throughput: without passes, p99 of echoes is 2.1 times that of a goroutine per
+	// connection; with passes, 1.1 times.) A task of a network goroutine counts as several
+	// turns, because it is more work for that goroutine than for the dispatcher: 64, 128 and
+	// 256 tasks between two passes make no difference; 64 turns with any number of tasks
+	// leave p99 at 1.3.
 	passEvery  = 1024
 	taskWeight = 8
 
@@ -64,7 +64,7 @@ func (p *pacer) beginTurn(posted bool) (pass bool) {
 	return true
 }
 
-// called counts a callback; task says that a network goroutine sent it. It reports
+// called counts a callback. If task is true, a network goroutine sent it. called reports
 // whether the writers should receive the output now.
 func (p *pacer) called(task bool) (release bool) {
 	if task {
@@ -93,8 +93,8 @@ func (p *pacer) beforeSleep() (yield bool) {
 	return yield
 }
 
-// afterWake reports whether the dispatcher should yield before its next turn. task says
-// that a task ended the sleep.
+// afterWake reports whether the dispatcher should yield before its next turn. task reports
+// whether a task ended the sleep.
 func (p *pacer) afterWake(task bool) (yield bool) { return p.busy && task }
 
 // endSleep records how long a sleep took, whether the dispatcher yielded after it, and

@@ -61,7 +61,7 @@ func (l *Loop) OnSignal(f func(sig os.Signal), sigs ...os.Signal) (*SignalHandle
 
 func checkSignals(sigs []os.Signal) error {
 	if len(sigs) == 0 {
-		return errors.New("eventloop: OnSignal without a signal")
+		return errors.New("eventloop: OnSignal needs at least one signal")
 	}
 	for _, sig := range sigs {
 		if n, ok := sig.(syscall.Signal); !ok || n <= 0 || n > maxSignal || n == syscall.SIGKILL || n == sigStop {
@@ -74,7 +74,7 @@ func checkSignals(sigs []os.Signal) error {
 // maxSignal is the largest signal number that package os/signal accepts.
 const maxSignal = 64
 
-// The hub calls notify. Post does not block it.
+// notify is called by the signal hub. It does not block the hub, because Post never blocks.
 func (h *SignalHandler) notify(sig os.Signal, delivery uint64) {
 	l := h.loop
 	l.Post(func() {

@@ -21,7 +21,7 @@ func (l *Loop) teardown() {
 	l.mu.Unlock()
 	defer close(l.done)
 	defer l.self.Store(0)  // the goroutine continues without the loop
-	defer l.ClearSignals() // until now a signal must not end the process
+	defer l.ClearSignals() // last, because a signal must not end the process before
 	defer l.runExits()
 	defer l.closeAll()
 	l.cancel()
@@ -30,7 +30,7 @@ func (l *Loop) teardown() {
 // closeAll terminates every handle. Until the last handle is gone, it runs the tasks of
 // their goroutines, so that none of them waits for the dispatcher forever.
 func (l *Loop) closeAll() {
-	// An OnClose callback may call Goexit in the middle of this.
+	// An OnClose callback may call Goexit before this function has finished.
 	finished := false
 	defer func() {
 		if !finished {
@@ -69,7 +69,7 @@ func (l *Loop) closeAll() {
 		select {
 		case t := <-l.tasks:
 			if l.ordered != nil {
-				l.first = t // choose it in order, among the other ready tasks
+				l.first = t // the test chooses among all tasks that are ready
 				continue
 			}
 			t.run()
@@ -103,7 +103,7 @@ func (l *Loop) graces() (work, foreign *time.Timer) {
 }
 
 // awaitGoroutines waits for the goroutines of the loop. When foreign has fired, it no
-// longer waits for those in foreign code. The others wait for nothing.
+// longer waits for the goroutines in foreign code. The other goroutines do not block.
 func (l *Loop) awaitGoroutines(foreign *time.Timer) {
 	for !l.wg.end() {
 		select {

@@ -12,8 +12,8 @@ import (
 // ([Loop.Every]). An armed timer keeps the loop alive unless it is unref'd. All methods
 // may be called from any goroutine, including from the timer's own callback.
 //
-// A timer never fires before its time, measured by the monotonic clock; it fires as
-// soon after that time as the loop gets to it. Timers with equal deadlines fire in the
+// A timer never fires before its deadline, measured by the monotonic clock; it fires as
+// soon after the deadline as the loop gets to it. Timers with equal deadlines fire in the
 // order in which they were armed.
 type Timer struct {
 	loop    *Loop
@@ -34,7 +34,7 @@ type timerState uint8
 const (
 	timerIdle    timerState = iota // fired, or not armed yet
 	timerArmed                     // in the heap
-	timerDue                       // taken from the heap, to be fired in this turn
+	timerDue                       // taken from the heap, fires in this turn
 	timerStopped                   // by Stop; no callback of the timer runs before Reset
 )
 
@@ -58,7 +58,7 @@ func (l *Loop) AfterFunc(d time.Duration, f func()) *Timer {
 // Every panics if d <= 0, as time.NewTicker does, or if f is nil.
 func (l *Loop) Every(d time.Duration, f func()) *Timer {
 	if d <= 0 {
-		panic("eventloop: Every with an interval that is not positive")
+		panic("eventloop: non-positive interval for Every")
 	}
 	return l.newTimer(d, d, f)
 }
@@ -142,7 +142,7 @@ func (t *Timer) Reset(d time.Duration) bool {
 	defer l.mu.Unlock()
 	if t.period > 0 {
 		if d <= 0 {
-			panic("eventloop: Reset of an interval to one that is not positive")
+			panic("eventloop: non-positive interval for Reset")
 		}
 		t.period = d
 	}
@@ -233,8 +233,8 @@ func (t *Timer) nextTick(now time.Duration) {
 	t.enqueue()
 }
 
-// caught is deferred around the callback. Loop.caught would need a closure per timer
-// that fires.
+// caught is deferred around the callback. Loop.caught would need a closure each time a
+// timer fires.
 func (t *Timer) caught() {
 	if v := recover(); v != nil {
 		t.loop.panicEvent(newPanicError(v), t.route())
@@ -253,6 +253,6 @@ func (t *Timer) route() func(err error) {
 	return *f
 }
 
-// A timerItem is the Timer as the heap sees it. The type keeps TimerSlot out of the
-// methods of Timer.
+// A timerItem is a Timer in the heap. The separate type keeps TimerSlot out of the method
+// set of Timer.
 type timerItem Timer
