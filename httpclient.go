@@ -379,7 +379,9 @@ type HTTPOptions struct {
 	// Upgrade, if it is not nil, asks the server for another protocol. The request must
 	// have the field Upgrade, which names it; "Connection: Upgrade" is added. If the
 	// response is 101 the connection becomes HTTPResponse.Conn, with the callbacks and
-	// settings of Upgrade. Any other response is a result like others. The schemes ws
+	// settings of Upgrade. A 101 whose field Upgrade names none of the protocols that were
+	// asked for is an error that matches ErrHTTPMalformed; case does not count. Any other
+	// response is a result like others. The schemes ws
 	// and wss mean http and https. See also [HTTPClient.Upgrade].
 	Upgrade *ConnConfig
 

@@ -370,6 +370,11 @@ func (c *httpCall) receive(conn *httpclient.Conn, end *requestEnd) (err error) {
 	if c.mustSwitch() && resp.Status != 101 {
 		return refusal(resp, false)
 	}
+	if c.opts.Upgrade != nil && resp.Status == 101 {
+		if err := c.checkSwitch(resp); err != nil {
+			return err
+		}
+	}
 	if end.next, err = c.redirectTarget(resp); end.next != nil && err == nil {
 		err = c.checkRedirect(end)
 		conn.Renew()

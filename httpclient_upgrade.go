@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/onloop/eventloop/internal/http1"
 	"github.com/onloop/eventloop/internal/httpclient"
 )
 
@@ -67,7 +68,9 @@ var (
 // there, those of cfg from then on.
 //
 // Any other response fails the future with an error that contains an
-// [*HTTPStatusError]. Redirects are not followed. Other errors are those of Do.
+// [*HTTPStatusError]. Redirects are not followed. A 101 whose field Upgrade names none of
+// the protocols that were asked for is an error that matches [ErrHTTPMalformed]. Other
+// errors are those of Do.
 //
 // Use Do with [HTTPOptions.Upgrade] for another method, a body or a unix socket, and to
 // see the headers of the response.
@@ -101,6 +104,22 @@ func httpScheme(url string) string {
 		return "https:" + rest
 	}
 	return url
+}
+
+// checkSwitch returns an error if resp, a 101, is not to a protocol that was asked for
+// (RFC 9110 section 7.8): neither side would understand the other.
+func (c *httpCall) checkSwitch(resp *httpclient.Response) error {
+	got := resp.Fields.Get("Upgrade")
+	var asked []string
+	for _, value := range c.opts.Headers.Values("Upgrade") {
+		for protocol := range strings.SplitSeq(value, ",") {
+			if protocol = strings.TrimSpace(protocol); protocol != "" && http1.HasElement(got, protocol) {
+				return nil
+			}
+		}
+		asked = append(asked, value)
+	}
+	return fmt.Errorf("%w: 101 for the protocol %q, asked for %q", ErrHTTPMalformed, got, strings.Join(asked, ", "))
 }
 
 // mustSwitch reports whether any response but 101 is an error.

@@ -162,7 +162,7 @@ func TestHTTPUpgradeOnTheWire(t *testing.T) {
 			got := ""
 			p, dial := newHTTPPipe(func(c net.Conn) {
 				got = readHTTPHead(bufio.NewReader(c))
-				io.WriteString(c, switching)
+				io.WriteString(c, strings.Replace(switching, "echo", "a", 1))
 				io.Copy(io.Discard, c)
 			})
 			test.cfg.Dial, test.cfg.Proxy, test.cfg.UserAgent = dial, eventloop.NoProxy, "u"
@@ -279,6 +279,63 @@ func TestHTTPUpgradeThatFails(t *testing.T) {
 						t.Error(err)
 					}
 				})
+			})
+		})
+	}
+}
+
+// A server may choose one of the protocols that were asked for, and no other.
+func TestHTTPUpgradeToAProtocolThatWasNotAskedForIsMalformed(t *testing.T) {
+	checkLeaks(t)
+	for _, test := range []struct {
+		asked, got []string
+		ok         bool
+	}{
+		{[]string{"echo"}, []string{"echo"}, true},
+		{[]string{"Echo"}, []string{"eCHO"}, true},
+		{[]string{"a, echo/2"}, []string{"echo/2"}, true},
+		{[]string{"a", " echo ,"}, []string{"echo"}, true},
+		{[]string{"echo"}, []string{"TLS/1.2, echo"}, true},
+		{[]string{"echo"}, []string{"TLS/1.2", "echo"}, true},
+		{[]string{"echo"}, []string{"tcp"}, false},
+		{[]string{"echo"}, []string{"echo/2"}, false},
+		{[]string{"echo"}, []string{"echoes"}, false},
+		{[]string{"echo,"}, []string{","}, false},
+		{[]string{"echo"}, nil, false},
+	} {
+		head := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
+		for _, value := range test.got {
+			head += "Upgrade: " + value + "\r\n"
+		}
+		var asked eventloop.HTTPHeaders
+		for _, value := range test.asked {
+			asked.Add("Upgrade", value)
+		}
+		p := newHTTPPeer(t, echoAfter(head+"\r\n"))
+		check := func(c *eventloop.Conn, err error) {
+			switch {
+			case test.ok && err == nil:
+				c.Close()
+			case !test.ok && c == nil && errors.Is(err, eventloop.ErrHTTPMalformed) && errors.Is(err, eventloop.ErrHTTP):
+				if want := fmt.Sprintf("101 for the protocol %q, asked for %q", strings.Join(test.got, ", "), test.asked[0]); !strings.Contains(err.Error(), want) {
+					t.Errorf("message %q, want %q", err, want)
+				}
+			default:
+				t.Errorf("asked for %q, got %q: %v, %v", test.asked, test.got, c, err)
+			}
+		}
+		runHTTPLoop(t, nil, func(l *eventloop.Loop) {
+			heads := 0
+			l.HTTP().Upgrade(bg, "ws://"+p.addr, asked, nil).Then(check)
+			l.HTTP().Do(bg, "GET", "http://"+p.addr, &eventloop.HTTPOptions{
+				Headers: asked, Upgrade: &eventloop.ConnConfig{}, OnResponse: func(*eventloop.HTTPResponse) { heads++ },
+			}).Then(func(res *eventloop.HTTPResponse, err error) {
+				if err != nil {
+					check(nil, err)
+				} else {
+					check(res.Conn, nil)
+				}
+				wantEqual(t, "OnResponse", heads > 0, test.ok)
 			})
 		})
 	}
@@ -419,7 +476,7 @@ func TestHTTPUpgradeByDo(t *testing.T) {
 		})
 		heads := 0
 		opts := &eventloop.HTTPOptions{
-			UnixSocket: path, Headers: eventloop.HTTPHeaders{{Name: "Upgrade", Value: "tcp"}}, Body: []byte("body"),
+			UnixSocket: path, Headers: echoProtocol, Body: []byte("body"),
 			Upgrade:    echo(),
 			OnResponse: func(res *eventloop.HTTPResponse) { heads++; wantEqual(t, "Conn", res.Conn, nil) },
 		}
