@@ -225,8 +225,7 @@ func fieldsOf(h http.Header) HTTPHeaders {
 	}
 	fields := make(HTTPHeaders, 0, n)
 	for name, values := range h {
-		switch name {
-		case "Host", "Content-Length", "Transfer-Encoding", "Trailer":
+		if framesMessage(name) {
 			continue
 		}
 		for _, value := range values {
@@ -235,6 +234,22 @@ func fieldsOf(h http.Header) HTTPHeaders {
 	}
 	slices.SortStableFunc(fields, func(a, b HTTPHeader) int { return strings.Compare(a.Name, b.Name) })
 	return fields
+}
+
+// framesMessage reports whether a field says where a message ends or whom it is for. Its
+// name may have any case: a server does not look at that.
+func framesMessage(name string) bool {
+	switch len(name) {
+	case len("Host"):
+		return http1.EqualFold(name, "Host")
+	case len("Trailer"):
+		return http1.EqualFold(name, "Trailer")
+	case len("Content-Length"):
+		return http1.EqualFold(name, "Content-Length")
+	case len("Transfer-Encoding"):
+		return http1.EqualFold(name, "Transfer-Encoding")
+	}
+	return false
 }
 
 // announceTrailer adds the field that names the trailer fields of the request.

@@ -244,6 +244,32 @@ func TestRoundTripSendsSortedFieldsAndDoesNotChangeTheRequest(t *testing.T) {
 	wantEqual(t, "the head", heads[0], heads[1])
 }
 
+// A server does not look at the case of a name. A second field of framing would have it
+// see another request than the one that is sent.
+func TestRoundTripSendsNoFieldOfFramingOfTheCaller(t *testing.T) {
+	for _, change := range []func(string) string{http.CanonicalHeaderKey, strings.ToLower, strings.ToUpper} {
+		for _, length := range []int64{5, -1} {
+			heads := make(chan string, 1)
+			p := newHTTPPeer(t, func(c net.Conn) {
+				heads <- readHTTPHead(bufio.NewReader(c))
+				io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+			})
+			rt, _, _ := startTransport(t, nil)
+			req := newRequest(t, "POST", "http://"+p.addr, strings.NewReader("hello"))
+			req.ContentLength = length
+			for name, value := range map[string]string{"host": "other", "content-length": "3", "transfer-encoding": "chunked", "trailer": "A"} {
+				req.Header[change(name)] = []string{value}
+			}
+			mustTrip(t, rt, req)
+			want := "POST / HTTP/1.1\r\nHost: " + p.addr + "\r\nUser-Agent: eventloop\r\nContent-Length: 5\r\n\r\n"
+			if length < 0 {
+				want = strings.Replace(want, "Content-Length: 5", "Transfer-Encoding: chunked", 1)
+			}
+			wantEqual(t, "head", <-heads, want)
+		}
+	}
+}
+
 func TestRoundTripIsStoppedByInvalidRequestsAndClosesTheirBodies(t *testing.T) {
 	rt, l, _ := startTransport(t, nil)
 	for name, change := range map[string]func(req *http.Request){
@@ -270,6 +296,9 @@ func TestRoundTripIsStoppedByInvalidRequestsAndClosesTheirBodies(t *testing.T) {
 		res, err := rt.RoundTrip(req)
 		if res != nil || err == nil {
 			t.Errorf("%s: %v, %v", name, res, err)
+		}
+		if name == "length without bytes" && !strings.HasSuffix(err.Error(), "Request.ContentLength=5 with nil Request.Body") {
+			t.Errorf("%s: %v", name, err)
 		}
 		if name != "length without bytes" {
 			wantEqual(t, name+": Close", body.closed.Load(), 1)
