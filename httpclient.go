@@ -307,7 +307,8 @@ type HTTPOptions struct {
 	// *bytes.Reader, *strings.Reader, [http.NoBody], and an *os.File that is a regular
 	// file, from its offset to its end. If BodyReader gives more or less, because the
 	// file has changed for example, the request fails with [ErrHTTPBodyLength], and the
-	// server never gets the whole of it.
+	// server never gets the whole of it. Without a BodyReader, any value but zero and the
+	// length of Body is such an error, too.
 	ContentLength int64
 
 	// Trailers are fields that follow the body, which is then sent in chunks; their
@@ -496,11 +497,7 @@ func (c *HTTPClient) do(ctx context.Context, method, url string, opts *HTTPOptio
 	}
 	call.future.loop = l
 	l.count.httpSent.Add(1)
-	if err := call.prepare(method); err != nil {
-		call.finishAside(nil, err)
-		return &call.future
-	}
-	call.submit()
+	call.begin(method)
 	return &call.future
 }
 

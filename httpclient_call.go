@@ -115,6 +115,24 @@ var (
 	errTwoFramings = errors.New("both Trailers and ContentLength are set")
 )
 
+// begin sends the request, or ends it with an error.
+func (c *httpCall) begin(method string) {
+	err := errGoexit
+	returned := false
+	defer func() {
+		if !returned { // a method of the context panicked, so that Do returns no future
+			c.future.Ignore()
+		}
+		if err != nil {
+			c.finishAside(nil, err)
+		}
+	}()
+	err = c.prepare(method)
+	if returned = true; err == nil {
+		c.submit()
+	}
+}
+
 // prepare checks what was asked for. It runs in Do.
 func (c *httpCall) prepare(method string) error {
 	o := c.opts
@@ -138,6 +156,8 @@ func (c *httpCall) prepare(method string) error {
 		return errTwoBodies
 	case o.ContentLength < 0:
 		return errShortLength
+	case o.BodyReader == nil && o.ContentLength > 0 && o.ContentLength != int64(len(o.Body)):
+		return fmt.Errorf("%w: ContentLength=%d with nil BodyReader and a Body of %d bytes", ErrHTTPBodyLength, o.ContentLength, len(o.Body))
 	case o.BodyReader == nil && o.GetBody != nil:
 		return errOnlyGetBody
 	}

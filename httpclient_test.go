@@ -334,6 +334,9 @@ func TestHTTPBadRequestsFailWithoutBeingSent(t *testing.T) {
 		{"GET", "http://h/", &O{Headers: H{{"a", "x\x00"}}}, eventloop.ErrHTTPHeader},
 		{"PUT", "http://h/", &O{Body: []byte("x"), BodyReader: strings.NewReader("x")}, nil},
 		{"PUT", "http://h/", &O{BodyReader: strings.NewReader("x"), ContentLength: -1}, nil},
+		{"PUT", "http://h/", &O{ContentLength: 1}, eventloop.ErrHTTPBodyLength},
+		{"GET", "http://h/", &O{BodyReader: http.NoBody, ContentLength: 1}, eventloop.ErrHTTPBodyLength},
+		{"PUT", "http://h/", &O{Body: []byte("x"), ContentLength: 2}, eventloop.ErrHTTPBodyLength},
 	} {
 		res, err := doHTTP(t, eventloop.HTTPClientConfig{Dial: dial}, test.method, test.url, test.opts)
 		if res != nil || !errors.Is(err, eventloop.ErrHTTP) || !errors.Is(err, eventloop.ErrConn) {
@@ -346,6 +349,24 @@ func TestHTTPBadRequestsFailWithoutBeingSent(t *testing.T) {
 	}
 	if n := peer.conns.Load(); n != 0 {
 		t.Errorf("connections = %d, want 0", n)
+	}
+}
+
+// Do returns no future then, and the loop has nothing to wait for.
+func TestDoWithAContextThatPanicsLeavesNothing(t *testing.T) {
+	for name, end := range map[string]func(){"panic": func() { panic("done") }, "Goexit": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			checkLeaks(t)
+			body := &closeCounter{Reader: strings.NewReader("x")}
+			cfg := &eventloop.Config{EventHandler: func(err error) { t.Errorf("event %v", err) }}
+			mustRun(t, cfg, func(l *eventloop.Loop) {
+				tripIn(l, "goroutine", func() {
+					l.HTTP().Do(badContext{bg, end}, "POST", "http://h", &eventloop.HTTPOptions{BodyReader: body})
+					t.Error("Do has returned")
+				})
+			})
+			wantEqual(t, "Close", body.closed.Load(), 1)
+		})
 	}
 }
 
