@@ -392,6 +392,9 @@ func (c *httpCall) settle() {
 	l := c.loop
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if c.handle.owner == nil {
+		return // abandoned, and counted out
+	}
 	l.kinds[c.handle.kind]--
 	c.handle.kind = kindHTTPPool
 	l.kinds[c.handle.kind]++

@@ -2,6 +2,7 @@ package eventloop
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/onloop/eventloop/internal/http1"
 	"github.com/onloop/eventloop/internal/httpclient"
 )
 
@@ -87,23 +89,25 @@ func (c *httpCall) carryOn(end *requestEnd) error {
 		return fmt.Errorf("request body: %w", err)
 	}
 	res, err := c.client.cfg.Transport.RoundTrip(req)
+	if res != nil && res.Body == nil {
+		res.Body = http.NoBody
+	}
+	ctx := req.Context()
 	switch {
-	case err != nil:
-		if ctx := c.waitContext(); ctx.Err() != nil {
-			return endedBy(ctx, ctx.Err())
+	case ctx.Err() != nil: // which the transport may ignore
+		if err == nil && res != nil {
+			res.Body.Close()
 		}
+		return endedBy(ctx, ctx.Err())
+	case err != nil:
 		return err
 	case res == nil:
 		return errNothing
-	}
-	if res.Body == nil {
-		res.Body = http.NoBody
-	}
-	if c.trip != nil {
+	case c.trip != nil:
 		return c.trip.carried(res)
 	}
 	defer res.Body.Close()
-	conn, err := httpclient.FromReader(headOf(res), c.method, res.Body)
+	conn, err := httpclient.FromReader(headOf(res), c.method, &boundBody{c.waitContext(), res.Body})
 	if err != nil {
 		return err
 	}
@@ -287,30 +291,51 @@ func headOf(res *http.Response) string {
 	return b.String()
 }
 
+// A boundBody is the body of a response of a transport until the request ends, which a
+// transport may ignore.
+type boundBody struct {
+	ctx  context.Context
+	body io.Reader
+}
+
+// Read implements io.Reader.
+func (b *boundBody) Read(p []byte) (int, error) {
+	n, err := b.body.Read(p)
+	if b.ctx.Err() != nil {
+		return 0, endedBy(b.ctx, b.ctx.Err())
+	}
+	return n, err
+}
+
 // carried receives the response of a transport for a RoundTripper.
 func (t *httpTrip) carried(res *http.Response) error {
 	own := *res
 	own.Request = t.req
-	t.res = &own
 	if res.StatusCode == http.StatusSwitchingProtocols {
-		return nil // the body is the connection, and belongs to the caller
+		if t.respond(&own) {
+			return nil // the body is the connection, and belongs to the caller
+		}
+		return res.Body.Close()
 	}
 	defer res.Body.Close()
-	conn, err := httpclient.FromReader("HTTP/1.1 200 \r\n\r\n", t.call.method, res.Body)
+	conn, err := httpclient.FromReader("HTTP/1.1 200 \r\n\r\n", t.call.method, &boundBody{t.call.waitContext(), res.Body})
 	if err != nil {
 		return err
 	}
-	own.Body, t.left = (*tripBody)(t), res.ContentLength
 	own.Trailer = res.Trailer.Clone() // the transport may change it meanwhile
-	if res.Body == http.NoBody || t.call.method == "HEAD" {
+	if own.Body = (*tripBody)(t); res.Body == http.NoBody || t.call.method == "HEAD" {
 		own.Body = http.NoBody
+	}
+	if !t.respond(&own) {
+		return errOver
+	}
+	if own.Body == http.NoBody {
 		return nil
 	}
-	err = t.readBody(conn, conn.Response())
-	if err != io.EOF {
+	if err = t.readBody(conn, conn.Response()); err != io.EOF {
 		return err
 	}
-	t.trailers = res.Trailer
+	t.endBody(http1.Fields{}, res.Trailer)
 	return nil
 }
 

@@ -465,6 +465,131 @@ func TestTheEndOfARequestIsThatOfItsTransport(t *testing.T) {
 	}
 }
 
+// What a transport does after the end of a request has no effect on it.
+func TestARequestFailsAtItsEndAlthoughItsTransportGoesOn(t *testing.T) {
+	for _, where := range []string{"RoundTrip", "RoundTrip, no body", "Read", "Read, then the end"} {
+		for _, how := range []string{"cancel", "Timeout"} {
+			for _, by := range []string{"Do", "OnBody", "RoundTripper"} {
+				t.Run(where+"/"+how+"/"+by, func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) { testStubbornTransport(t, where, how, by) })
+				})
+			}
+		}
+	}
+}
+
+func testStubbornTransport(t *testing.T, where, how, by string) {
+	const late = 2 * time.Second
+	body := &closeCounter{Reader: strings.NewReader("late")}
+	transport := tripFunc(func(*http.Request) (*http.Response, error) {
+		res := &http.Response{StatusCode: 200, Body: body, ContentLength: -1}
+		switch where {
+		case "RoundTrip, no body":
+			res.Body = http.NoBody
+			body.Close()
+			fallthrough
+		case "RoundTrip":
+			time.Sleep(late)
+		case "Read, then the end":
+			body.Reader = io.MultiReader(body.Reader, readerFunc(func(p []byte) (int, error) { time.Sleep(late); return 0, io.EOF }))
+		default:
+			body.Reader = io.MultiReader(readerFunc(func(p []byte) (int, error) { time.Sleep(late); return 0, io.EOF }), body.Reader)
+		}
+		return res, nil
+	})
+	cfg := &eventloop.HTTPClientConfig{Transport: transport}
+	ctx, cancel := context.WithCancelCause(bg)
+	defer cancel(nil)
+	want := errors.New("reason")
+	if how == "Timeout" {
+		cfg.Timeout, want = time.Second, eventloop.ErrTimeout
+	} else {
+		time.AfterFunc(time.Second, func() { cancel(want) })
+	}
+	var failure error
+	began := time.Now()
+	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
+		c := eventloop.NewHTTPClient(l, cfg)
+		if by == "RoundTripper" {
+			tripIn(l, "goroutine", func() {
+				res, err := c.RoundTripper().RoundTrip(newRequest(t, "GET", "http://h", nil).WithContext(ctx))
+				if err == nil {
+					_, err = io.ReadAll(res.Body)
+					res.Body.Close()
+				}
+				failure = err
+			})
+			return
+		}
+		opts := &eventloop.HTTPOptions{}
+		if by == "OnBody" {
+			opts.OnBody = func(*eventloop.HTTPResponse, []byte) {}
+		}
+		c.Do(ctx, "GET", "http://h", opts).Then(func(_ *eventloop.HTTPResponse, err error) { failure = err })
+	})
+	if !errors.Is(failure, want) || !errors.Is(failure, eventloop.ErrHTTP) {
+		t.Errorf("error = %v, want %v", failure, want)
+	}
+	wantEqual(t, "duration", time.Since(began), late)
+	wantEqual(t, "Close", body.closed.Load(), 1)
+}
+
+// The race detector sees whether what a transport does after Run gets in the way of the
+// caller.
+func TestATransportThatReturnsAfterRunChangesNothing(t *testing.T) {
+	for _, where := range []string{"RoundTrip", "RoundTrip, 101", "Read"} {
+		for _, by := range []string{"Do", "RoundTripper"} {
+			t.Run(where+"/"+by, func(t *testing.T) {
+				checkLeaks(t)
+				unblock := make(chan struct{})
+				body := &closeCounter{Reader: strings.NewReader("late")}
+				transport := tripFunc(func(*http.Request) (*http.Response, error) {
+					res := &http.Response{StatusCode: 200, Body: body, Trailer: http.Header{"A": {"1"}}}
+					switch where {
+					case "RoundTrip, 101":
+						res.StatusCode = http.StatusSwitchingProtocols
+						fallthrough
+					case "RoundTrip":
+						<-unblock
+					default:
+						body.Reader = io.MultiReader(body.Reader, readerFunc(func([]byte) (int, error) { <-unblock; return 0, io.EOF }))
+					}
+					return res, nil
+				})
+				l := eventloop.New(logged(t, &eventloop.Config{WorkGrace: -1}))
+				result := make(chan error, 1)
+				l.Post(func() {
+					c := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Transport: transport})
+					l.AfterFunc(10*time.Millisecond, l.Stop)
+					if by == "Do" {
+						f := c.Get(bg, "http://h")
+						l.OnExit(func() { _, err := f.Result(); result <- err })
+						return
+					}
+					go func() {
+						res, err := c.RoundTripper().RoundTrip(newRequest(t, "GET", "http://h", nil))
+						if err == nil {
+							_, err = io.ReadAll(res.Body)
+							wantEqual(t, "trailer", res.Trailer.Get("A"), "1") // of the response itself
+						}
+						result <- err
+					}()
+				})
+				if err := l.Run(bg); !errors.Is(err, eventloop.ErrWorkLeft) {
+					t.Errorf("Run = %v", err)
+				}
+				close(unblock)
+				wantErr(t, "error", <-result, eventloop.ErrLoopClosed)
+				if !eventually(func() bool { return body.closed.Load() == 1 }) {
+					t.Errorf("the body was closed %d times", body.closed.Load())
+				}
+				eventually(func() bool { return l.Stats().HTTPClient.Requests == 0 })
+				wantEqual(t, "requests", l.Stats().HTTPClient.Requests, 0)
+			})
+		}
+	}
+}
+
 func TestATransportThatDoesNotReturnIsNamed(t *testing.T) {
 	unblock, gone := make(chan struct{}), make(chan struct{})
 	transport := tripFunc(func(*http.Request) (*http.Response, error) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -112,16 +113,38 @@ func (t *httpTrip) awaitHead(task *Task) (*http.Response, error) {
 // connection free.
 func (t *httpTrip) receive(conn *httpclient.Conn) error {
 	resp := conn.Response()
-	t.res = t.response(conn, resp)
+	res := t.response(conn, resp)
 	if resp.Status == http.StatusSwitchingProtocols {
-		return t.relay(conn, resp)
+		return t.relay(conn, resp, res)
+	}
+	if !t.respond(res) {
+		return errOver
 	}
 	err := t.readBody(conn, resp)
 	if err != io.EOF {
 		return err
 	}
-	t.trailer = resp.Trailers()
+	t.endBody(resp.Trailers(), nil)
 	return nil
+}
+
+// respond makes res the response. It returns false if the loop has given the request up:
+// see abandon.
+func (t *httpTrip) respond(res *http.Response) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.over {
+		return false
+	}
+	t.res, t.left = res, res.ContentLength
+	return true
+}
+
+// endBody stores the trailer fields of the response, which is whole.
+func (t *httpTrip) endBody(fields http1.Fields, trailers http.Header) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.trailer, t.trailers = fields, trailers
 }
 
 // readBody reads the body to its end, and returns why it ended.
@@ -180,7 +203,6 @@ func (t *httpTrip) response(conn *httpclient.Conn, r *httpclient.Response) *http
 		state := tc.ConnectionState()
 		res.TLS = &state
 	}
-	t.left = res.ContentLength
 	return res
 }
 
@@ -448,7 +470,7 @@ type tripStream struct {
 }
 
 // relay has the caller read from the connection, and write to it, until Close.
-func (t *httpTrip) relay(conn *httpclient.Conn, resp *httpclient.Response) error {
+func (t *httpTrip) relay(conn *httpclient.Conn, resp *httpclient.Response, res *http.Response) error {
 	conn.Upgrade()
 	resp.Upgrade()
 	t.detach()
@@ -458,8 +480,11 @@ func (t *httpTrip) relay(conn *httpclient.Conn, resp *httpclient.Response) error
 		close(t.cut)
 	}
 	t.call.mu.Unlock()
-	t.conn, t.left = conn, -1
-	t.res.Body = &tripStream{tripBody: (*tripBody)(t)}
+	res.Body = &tripStream{tripBody: (*tripBody)(t)}
+	t.conn = conn
+	if !t.respond(res) {
+		return errOver
+	}
 	t.publish()
 	err := t.readBody(conn, resp)
 	if err != io.EOF {
@@ -474,7 +499,8 @@ func (t *httpTrip) relay(conn *httpclient.Conn, resp *httpclient.Response) error
 	return errOver
 }
 
-// Write implements io.Writer. It returns when the kernel has taken all of p.
+// Write implements io.Writer. It returns when the kernel has taken all of p. In a task
+// whose context ends it returns 0 and goes on meanwhile: how much was sent is not known.
 func (s *tripStream) Write(p []byte) (int, error) {
 	t := (*httpTrip)(s.tripBody)
 	l := t.call.client.loop
@@ -494,7 +520,9 @@ func (s *tripStream) Write(p []byte) (int, error) {
 	return f.Await(task)
 }
 
-// write writes p on the calling goroutine, which it may have to wait.
+// write writes p on the calling goroutine, which may have to wait. It returns how many
+// bytes the kernel has taken, without those of the last piece that it takes while the
+// connection ends.
 func (s *tripStream) write(p []byte) (n int, err error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
@@ -505,28 +533,36 @@ func (s *tripStream) write(p []byte) (n int, err error) {
 	if closed {
 		return 0, net.ErrClosed
 	}
+	err = t.conn.AwaitRoom()
+	_, before := t.conn.Bytes()
 	for n < len(p) && err == nil {
-		if err = t.conn.AwaitRoom(); err == nil {
-			m := min(len(p)-n, sockio.MaxBuffer)
-			err = t.conn.Write(p[n:n+m], false)
+		m := min(len(p)-n, sockio.MaxBuffer)
+		if err = t.conn.Write(p[n:n+m], false); err == nil {
 			n += m
+			err = t.conn.AwaitRoom()
 		}
-	}
-	if err == nil {
-		err = t.conn.AwaitRoom()
 	}
 	if err == nil {
 		return n, nil
 	}
+	_, after := t.conn.Bytes()
+	return min(n, int(after-before)), t.writeError(err)
+}
+
+// writeError returns the error of a Write that failed with err.
+func (t *httpTrip) writeError(err error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if err == os.ErrDeadlineExceeded { // the request ends, and is about to tell why
+		for !t.closed && !t.over {
+			t.waiters.Wait()
+		}
+	}
 	switch {
 	case t.closed:
-		err = net.ErrClosed
+		return net.ErrClosed
 	case t.err != nil && t.err != io.EOF:
-		err = t.err
-	default:
-		err = t.call.failure(err)
+		return t.err
 	}
-	return 0, err
+	return t.call.failure(err)
 }

@@ -223,3 +223,54 @@ func TestAFailureOfAnUpgradedConnectionIsTheErrorOfReadAndWrite(t *testing.T) {
 		t.Errorf("Write = %v", err)
 	}
 }
+
+// A Write that fails returns how many bytes the kernel has taken.
+func TestWriteToAnUpgradedConnectionThatFailsReturnsWhatWasSent(t *testing.T) {
+	const size = 64 << 20 // more than the kernel takes
+	for _, how := range []string{"Close", "stop", "end of the peer"} {
+		t.Run(how, func(t *testing.T) {
+			full, failed := make(chan struct{}), make(chan struct{})
+			got := make(chan int64, 1)
+			p := newHTTPPeer(t, switchTo(t, func(c net.Conn, br *bufio.Reader) {
+				io.ReadFull(br, make([]byte, 1<<20))
+				close(full) // Write has begun and is not at its end
+				if how == "end of the peer" {
+					c.(*net.TCPConn).SetLinger(0)
+					return
+				}
+				<-failed
+				n, _ := io.Copy(io.Discard, br)
+				got <- 1<<20 + n
+			}))
+			rt, l, _ := startTransport(t, nil)
+			rw := upgrade(t, bg, rt, "http://"+p.addr)
+			defer rw.Close()
+			var want error
+			switch how {
+			case "Close":
+				want = net.ErrClosed
+				go func() { <-full; rw.Close() }()
+			case "stop":
+				want = eventloop.ErrLoopClosed
+				go func() { <-full; l.Stop() }()
+			default:
+				want = eventloop.ErrReset
+			}
+			n, err := rw.Write(make([]byte, size))
+			close(failed)
+			const piece = 64 << 10 // the last one may not be known to be sent
+			if n < 1<<20-piece || n >= size || !errors.Is(err, want) {
+				t.Errorf("Write = %d, %v, want %v", n, err, want)
+			}
+			if how == "Close" {
+				if got := <-got; got < int64(n) {
+					t.Errorf("the peer has %d bytes, Write returned %d", got, n)
+				}
+			}
+			n, err = rw.Write([]byte("x"))
+			if n != 0 || err == nil {
+				t.Errorf("Write = %d, %v", n, err)
+			}
+		})
+	}
+}
