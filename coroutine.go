@@ -15,7 +15,7 @@ import (
 // has grown stays while the coroutine is in use; each garbage collection halves the
 // stacks of which less than a quarter is used.
 type coroutine struct {
-	task  *Task                   // the task that it runs; nil between tasks
+	task  *Task                   // the task that the coroutine runs; nil between tasks
 	next  func() (struct{}, bool) // runs it until the task suspends or ends
 	stop  func()                  // ends it; a suspended task is unwound
 	yield func(struct{}) bool
@@ -23,7 +23,7 @@ type coroutine struct {
 	// The beginning of its stack traces, for a slowWatch; nil without one.
 	header atomic.Pointer[[]byte]
 
-	// What a task needs to wait, created once per coroutine.
+	// The parts of a suspension, created once per coroutine.
 	step  func()   // resumes the task
 	await observer // of Await
 	timer *Timer   // of Sleep; nil before the first

@@ -609,16 +609,16 @@ func combine[T, R any](l *Loop, parts []*Future[T], none R, one func(c *combinat
 		return c.result
 	}
 	for i, f := range parts {
-		observer := func(v T, err error) {
+		notify := func(v T, err error) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.left--
 			one(c, i, v, err)
 		}
 		if f == nil {
-			observer(*new(T), errNilFuture)
+			notify(*new(T), errNilFuture)
 		} else {
-			c.watched[i] = f.observe(observer)
+			c.watched[i] = f.observe(notify)
 		}
 	}
 	c.mu.Lock()

@@ -2,8 +2,8 @@ package eventloop
 
 import "sync"
 
-// A bell wakes one goroutine. It has one slot: a ring that finds the goroutine busy is
-// kept for its next wait.
+// A bell wakes one goroutine. It has one slot: if the goroutine is busy when the bell rings,
+// its next wait returns at once.
 type bell chan struct{}
 
 func newBell() bell { return make(bell, 1) }
@@ -15,7 +15,7 @@ func (b bell) ring() {
 	}
 }
 
-// A gate is where the goroutine of a handle waits for the loop.
+// A gate makes the goroutine of a handle wait for the loop.
 type gate struct {
 	bell
 	quit chan struct{} // closed when the handle ends
@@ -23,8 +23,8 @@ type gate struct {
 
 func newGate() gate { return gate{newBell(), make(chan struct{})} }
 
-// await waits until ready, which is called with mu held, returns true. It must do so
-// when the handle has ended. Each ring has it called again.
+// await waits until ready returns true. It calls ready with mu held, at first and after each
+// ring. ready must return true when the handle has ended.
 func (g *gate) await(mu *sync.Mutex, ready func() bool) {
 	for {
 		mu.Lock()

@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// A Group is several loops that start and end together, for a service whose callbacks
-// are too much for one core. Each loop has its own dispatcher: callbacks of one loop
-// never overlap, callbacks of different loops do. State that the loops share needs a
-// lock, or a [Loop.Post] to the loop that owns it.
+// A Group runs several loops together, for a service whose callbacks need more than one
+// core. Each loop has its own dispatcher: callbacks of one loop never overlap, but callbacks
+// of different loops do. State that the loops share needs a lock, or a [Loop.Post] to the
+// loop that owns it.
 //
 // Each loop opens its listeners in the start function of [Group.Run]. To serve one
 // port, give all loops the same listener with ListenConfig.Shared, or let each loop
@@ -112,14 +112,14 @@ func (g *Group) begin() error {
 	return nil
 }
 
-// A groupEnd says how one of the loops ended.
+// A groupEnd describes how one of the loops ended.
 type groupEnd struct {
 	err      error
 	panicked any
 	exited   bool // by runtime.Goexit
 }
 
-// worse reports whether e is a better reason for the end of the group than other.
+// worse reports whether e takes precedence over other as the outcome of the group.
 func (e groupEnd) worse(other groupEnd) bool { return e.rank() > other.rank() }
 
 func (e groupEnd) rank() int {
@@ -212,8 +212,8 @@ func (g *Group) ShutdownOn(grace time.Duration, sigs ...os.Signal) error {
 	return err
 }
 
-// Stats returns the figures of all loops combined: sums, except that QueuePeak and the
-// lags are those of the worst loop.
+// Stats returns the combined figures of all loops: their sums, except that QueuePeak and
+// the lags are the highest of any loop.
 func (g *Group) Stats() Stats {
 	var sum Stats
 	for _, l := range g.loops {

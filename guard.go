@@ -47,9 +47,9 @@ func aside(f func() error) error {
 // aside.
 func isUncaught(err error) bool { return isPanic(err) || errors.Is(err, errGoexit) }
 
-// stray arranges for f to be called on the loop, to report a panic that the caller
-// cannot report otherwise. It may be called on any goroutine until the loop's last one
-// has ended. Unlike with Post, f is also called if the loop ends by force.
+// stray arranges for f to be called on the loop, to report a panic that the caller cannot
+// report in another way. It may be called on any goroutine until the last goroutine of the
+// loop has ended. Unlike with Post, f is also called if the loop ends by force.
 func (l *Loop) stray(f func()) {
 	l.mu.Lock()
 	l.strays = append(l.strays, f)
@@ -86,10 +86,10 @@ func (l *Loop) strayEvent(err error) {
 	l.stray(func() { l.tookPanic(err, true) })
 }
 
-// tookPanic reports err, the error of an operation, if the operation must not do so
-// itself, and returns whether that is the case. It is for a panic or a Goexit if the
-// operation no longer reports errors (over) or the loop has ended, and for a panic also
-// if CatchPanics is not set.
+// tookPanic reports err, the error of an operation, if the operation must not report it
+// itself, and returns whether that is the case. An operation must not report a panic or a
+// Goexit if it no longer reports errors (over) or if the loop has ended. Without
+// CatchPanics, an operation never reports a panic.
 func (l *Loop) tookPanic(err error, over bool) bool {
 	over = over || l.ended.Load()
 	pe := panicIn(err)
@@ -135,7 +135,7 @@ func panicIn(err error) *PanicError {
 type guardedConn struct {
 	nc            net.Conn
 	report        func(op string, err error)
-	asked         sync.Once
+	addrs         sync.Once // reads the addresses
 	local, remote net.Addr
 	broken        atomic.Pointer[PanicError] // of Read or Write
 }
@@ -217,12 +217,13 @@ func (g *guardedConn) Write(p []byte) (n int, err error) {
 }
 
 func (g *guardedConn) Close() error         { return g.aside(OpClose, g.nc.Close) }
-func (g *guardedConn) LocalAddr() net.Addr  { g.asked.Do(g.ask); return g.local }
-func (g *guardedConn) RemoteAddr() net.Addr { g.asked.Do(g.ask); return g.remote }
+func (g *guardedConn) LocalAddr() net.Addr  { g.addrs.Do(g.readAddrs); return g.local }
+func (g *guardedConn) RemoteAddr() net.Addr { g.addrs.Do(g.readAddrs); return g.remote }
 
-// ask reads the addresses. The connection's goroutine calls it first, before any other
-// goroutine knows the connection, because it may have to wait for the peer.
-func (g *guardedConn) ask() {
+// readAddrs reads the addresses. The connection's goroutine is the first to do so, before
+// any other goroutine has access to the connection, because reading them may have to wait
+// for the peer.
+func (g *guardedConn) readAddrs() {
 	g.aside(OpAddr, func() error {
 		g.local = g.nc.LocalAddr()
 		if a := g.nc.RemoteAddr(); a != nil && a.Network()+a.String() != "" {
@@ -268,9 +269,8 @@ func (g *guardedPacketConn) WriteTo(p []byte, a net.Addr) (n int, err error) {
 	return g.pc.WriteTo(p, a)
 }
 
-// A guardedListener wraps a listener of an unknown type. In contrast to a connection,
-// the caller checks the error of Accept; report receives the errors of the other
-// methods.
+// A guardedListener wraps a listener of an unknown type. Its methods do not panic. The
+// caller checks the error of Accept; report receives panics of the other methods.
 type guardedListener struct {
 	ln     net.Listener
 	report func(op string, err error)
@@ -325,7 +325,7 @@ type dialFunc = func(ctx context.Context, network, address string) (net.Conn, er
 // callDial calls dial on a separate goroutine, and returns when dial returns or ctx
 // ends. A connection that dial returns after that is closed. If dial returns neither a
 // connection nor an error, callDial returns an error. field is the name of the setting
-// that holds dial. The caller runs on a goroutine for which the end of the loop waits.
+// that holds dial. The caller is a goroutine that the loop waits for at its end.
 func (l *Loop) callDial(ctx context.Context, field string, dial dialFunc, network, address string) (net.Conn, error) {
 	type result struct {
 		nc  net.Conn
@@ -354,13 +354,13 @@ func (l *Loop) callDial(ctx context.Context, field string, dial dialFunc, networ
 		if ctx.Err() == nil {
 			return r.nc, r.err
 		}
-		l.dialedLate(r.nc, r.err) // as if the end of ctx had been seen first
+		l.dialedLate(r.nc, r.err) // the end of ctx takes precedence over the result
 	case <-ctx.Done():
 	}
 	return nil, contextError(ctx)
 }
 
-// dialedLate receives the result of a dial that was given up.
+// dialedLate receives the result of a dial after the caller has stopped waiting for it.
 func (l *Loop) dialedLate(nc net.Conn, err error) {
 	if nc != nil {
 		l.closeAside(nc)
@@ -370,8 +370,8 @@ func (l *Loop) dialedLate(nc net.Conn, err error) {
 	}
 }
 
-// isNilConn reports whether nc is nil, or a nil pointer of a type that has the methods,
-// on which every call would panic.
+// isNilConn reports whether nc is nil or holds a nil pointer, on which every call would
+// panic.
 func isNilConn(nc net.Conn) bool {
 	if nc == nil {
 		return true

@@ -35,33 +35,34 @@ type ordered struct {
 	opened map[string]int      // handles by kind, for their names
 	names  map[*handle]string  // of handles that the loop itself opened
 	late   map[*handle]string  // of handles that other goroutines opened
-	owners map[goid.ID]string  // what goroutines of the loop work for
-	lanes  map[laneKey]*source // of posts of other goroutines
+	owners map[goid.ID]string  // names of the handles that goroutines of the loop work for
+	lanes  map[laneKey]*source // for posts of other goroutines
 	queued []string            // names of the posts of the loop itself
 	posted []*source           // lanes that have posts and are not ready yet
 
 	// Only on the loop.
 	senders    map[sender]*source
 	timerNames map[*Timer]string // of intervals
-	due        *Timer            // the timer that is due first and fires once, with its name
-	dueName    string
-	labels     map[string]int // how many sources have a label
+	due        *Timer            // the first due timer, if it fires once
+	dueName    string            // name of due
+	labels     map[string]int    // number of sources per label
 	timer      *source
 	post       *source
-	fresh      []*source // became ready since the last look
+	fresh      []*source // became ready since the last addFresh
 	ready      []*source // in the order in which they became ready, and then by label
 	candidates []ordering.Candidate
 }
 
-// A laneKey is a goroutine and what it works for, which is "" for one of the application.
+// A laneKey is a goroutine and the name of the handle that it works for. The name is "" for
+// a goroutine of the application.
 type laneKey struct {
 	goroutine goid.ID
 	owner     string
 }
 
-// A sender is a goroutine that sends tasks about a handle. The field goroutine
-// distinguishes the goroutines of one handle: a word, or a connection of an HTTP
-// server.
+// A sender is a goroutine that sends tasks about a handle. Its field goroutine
+// distinguishes the goroutines of one handle: it is a string such as "reader", or a
+// connection of an HTTP server.
 type sender struct {
 	handle    *handle
 	goroutine any
@@ -73,11 +74,11 @@ type source struct {
 	isReady            bool
 	run                func()
 
-	owner string      // of a lane: whose goroutine it is, or ""
-	posts []namedPost // of a lane. Guarded by Loop.mu
-	tasks []sentTask  // of a sender
+	owner string      // for a lane: the name of the handle that its goroutine works for
+	posts []namedPost // for a lane; guarded by Loop.mu
+	tasks []sentTask  // for a sender
 
-	names map[string]label // by what the first callback does
+	names map[string]label // by what the callback does
 	label string           // of the first callback
 }
 
@@ -125,8 +126,8 @@ func init() {
 	}
 }
 
-// name names h if the loop itself opens it, because only then its number is the same in
-// every run. The caller holds l.mu.
+// name names h if the loop itself opens it. If another goroutine opened it, its number could
+// differ from run to run. The caller holds l.mu.
 func (o *ordered) name(l *Loop, h *handle) {
 	if l.state == stateNew || l.onLoop() {
 		o.names[h] = o.number(h.kindName())
@@ -235,10 +236,10 @@ func (l *Loop) dispatchOrdered() {
 	}
 }
 
-// sleepIdle sleeps if nothing is ready, without waiting until the other goroutines are
-// at rest: that wait is half of the cost of a callback. A new event wakes the loop, which
-// then waits for rest, so the result is the same. Only the end of the loop has to be
-// decided at rest.
+// sleepIdle sleeps if nothing is ready, without waiting until the other goroutines are at
+// rest, because that wait is half of the cost of a callback. A new event wakes the loop,
+// which then waits for rest, so the result is the same. Only the decision that the loop ends
+// has to be made at rest.
 func (l *Loop) sleepIdle() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -252,8 +253,8 @@ func (l *Loop) sleepIdle() {
 	}
 }
 
-// choose lets the gate choose the next source, and removes it from o.ready. It returns
-// nil if another loop goes first.
+// choose lets the gate choose the next source, and removes it from o.ready. It returns nil
+// if another loop runs first.
 func (o *ordered) choose() *source {
 	o.candidates = o.candidates[:0]
 	for _, s := range o.ready {
@@ -360,7 +361,7 @@ func (o *ordered) take(l *Loop, t task) {
 	}
 }
 
-// sent makes a sender ready that has tasks again.
+// sent makes the sender s ready. Its first task is new.
 func (o *ordered) sent(l *Loop, key sender, s *source) {
 	what := s.tasks[0].what
 	if _, known := s.names[what]; !known {
@@ -370,7 +371,7 @@ func (o *ordered) sent(l *Loop, key sender, s *source) {
 	o.fresh = append(o.fresh, s)
 }
 
-// give sets the label text, and a unique name, for callbacks of s that do what.
+// give sets the label, which is text, and a unique name for the callbacks of s that do what.
 func (o *ordered) give(s *source, what, text string) {
 	o.labels[text]++
 	name := text
@@ -386,8 +387,8 @@ func (s *source) rename(what string) {
 	s.label, s.Name = l.label, l.name
 }
 
-// nameOf returns the name of h. A handle that another goroutine opened gets its name
-// from its description, which the test has to make unique.
+// nameOf returns the name of h. The name of a handle that another goroutine opened is its
+// description, which the test has to make unique.
 func (o *ordered) nameOf(l *Loop, h *handle) string {
 	l.mu.Lock()
 	name := cmp.Or(o.names[h], o.late[h])
@@ -453,7 +454,8 @@ func (o *ordered) addFresh(step int) {
 	o.fresh = o.fresh[:0]
 }
 
-// timerName returns the name of t. A timer that fires once has a new one each time.
+// timerName returns the name of t. A timer that fires once gets a new name each time it
+// fires.
 func (o *ordered) timerName(t *Timer) string {
 	if name, ok := o.timerNames[t]; ok {
 		return name
@@ -473,13 +475,13 @@ func (o *ordered) timerName(t *Timer) string {
 	return name
 }
 
-// postName names a post after what it is for, see postFor.
+// postName returns the name of a post; see postFor.
 func (o *ordered) postName(l *Loop, f func(), what any) string {
 	switch what := what.(type) {
 	case nil:
 		return strings.TrimPrefix(place(f), library)
 	case *Task:
-		does := " goes on"
+		does := " continues"
 		if what.co == nil {
 			does = " starts"
 		}
@@ -488,14 +490,15 @@ func (o *ordered) postName(l *Loop, f func(), what any) string {
 	return "result to " + strings.TrimPrefix(place(what), library)
 }
 
-// library is what the place of a function of this package begins with.
+// library is the prefix of the places of functions of this package.
 const library = "eventloop/"
 
-// place returns the location of a function in the source. Its name depends on what the
-// compiler inlines. A method value has no line of its own, so its name is used.
+// place returns the location of a function in the source, because the name of a function
+// depends on what the compiler inlines. A method value has no line of its own, so place
+// returns its name.
 func place(f any) string { return placeOf(reflect.ValueOf(f).Pointer()) }
 
-// places are known places, by program counter.
+// places caches the places of functions, by program counter.
 var places sync.Map
 
 func placeOf(pc uintptr) string {
@@ -535,7 +538,7 @@ func (l *Loop) serveOrdered() (served bool) {
 	}
 }
 
-// Sources of the tasks.
+// The source methods of the tasks.
 
 func (t *upTask) source() (*handle, any, string)        { return &t.handle, "reader", "connected" }
 func (t *failedTask) source() (*handle, any, string)    { return &t.handle, "reader", "failed" }

@@ -22,7 +22,7 @@ import (
 // the loop's callbacks without locks. While it is suspended, by [Future.Await],
 // [Task.Sleep] and similar calls, the loop continues.
 //
-// Only the task's own code may call its methods, and functions that take the task as an
+// Only the task's own code may call its methods, and the functions that take the task as an
 // argument. Anywhere else, and after the task has ended, they return [ErrNotOnTask].
 // Loop, Context, Ref and Unref are the exceptions: they may be called from anywhere. If
 // the task pulls an iterator with [iter.Pull], the iterator runs on another goroutine,
@@ -41,7 +41,7 @@ type Task struct {
 	ctxMu  sync.Mutex // guards the following
 	ctx    context.Context
 	cancel context.CancelCauseFunc // of ctx
-	over   error                   // the cause of the end of ctx, even if ctx was not made yet
+	over   error                   // the cause of the end of ctx, even if ctx does not exist yet
 
 	co *coroutine // runs the task; set once, before the task can be woken
 
@@ -64,9 +64,9 @@ type releaser interface{ release() }
 // task has ended.
 var ErrNotOnTask = errors.New("eventloop: not called by the running task")
 
-// maxFree is how many operations a task may do without a suspension, because their
-// results were already there or because it may not wait any more. After that many it
-// has to let other code run.
+// maxFree is the number of operations that a task may perform without a suspension, because
+// their results are already available or because the task may not wait any more. After that
+// many operations, the task has to let other code run.
 const maxFree = 64
 
 // Go runs f as a task. The task starts in a later turn and keeps the loop alive. The
@@ -197,7 +197,7 @@ func (t *Task) settle() {
 func (t *Task) terminate() {
 	t.unwound = true
 	t.endContext(ErrLoopClosed)
-	if t.co == nil || t.ran { // not started, or ended in the meantime
+	if t.co == nil || t.ran { // not started, or already ended
 		t.result.fail(ErrLoopClosed)
 		t.loop.unregister(&t.handle)
 		return
@@ -242,7 +242,7 @@ func (t *Task) Context() context.Context {
 	return t.ctx
 }
 
-// endContext ends the context of the task, whether it exists already or is made later.
+// endContext ends the context of the task, whether it already exists or is created later.
 // The first cause counts.
 func (t *Task) endContext(cause error) {
 	t.ctxMu.Lock()
@@ -276,7 +276,7 @@ func (t *Task) Sleep(d time.Duration) error {
 	return err
 }
 
-// Yield suspends the task until a later turn, so that the loop can run what is due. It
+// Yield suspends the task until a later turn, so that the loop can run other work. It
 // returns the cause of the task's context if that has ended.
 func (t *Task) Yield() error {
 	if err := t.enter(); err != nil {
@@ -293,8 +293,9 @@ func (t *Task) Yield() error {
 
 // Await suspends the task t until the future has a result, and returns the result. If
 // the task's context ends first, Await returns its cause. If the result is already
-// there, Await usually returns without a suspension; from time to time it suspends t
-// for a turn, so that the loop can run. For a nil future it returns an error at once.
+// available, Await usually returns without a suspension; from time to time it suspends t
+// for a turn, so that the loop can run other work. For a nil future it returns an error at
+// once.
 func (f *Future[T]) Await(t *Task) (T, error) { return f.await(t, forever) }
 
 // AwaitTimeout is Await for at most d. After d it returns an error that matches
@@ -396,8 +397,8 @@ func awaitTimeout() error { return &OpError{Op: OpAwait, Err: os.ErrDeadlineExce
 
 var errNilFuture = errors.New("eventloop: nil future")
 
-// resolved is called, on any goroutine, when the result that the task awaits is there.
-// The future is locked, and so the task is still in that Await.
+// resolved is called, on any goroutine, when the result that the task awaits is available.
+// The future is locked, so the task is still in that Await.
 func (t *Task) resolved() { t.wake(t.seq, nil) }
 
 // check returns ErrNotOnTask unless the caller is the running task.
@@ -504,7 +505,8 @@ func (t *Task) wakeNow(seq uint64) {
 	}
 }
 
-// claim reports whether the caller is the one that wakes the task.
+// claim reports whether the caller has to wake the task from the suspension seq. Only one
+// caller does.
 func (t *Task) claim(seq uint64) bool {
 	return seq != 0 && t.parked.CompareAndSwap(seq, 0)
 }
@@ -532,7 +534,7 @@ type TaskGroup struct {
 	err     error
 	origin  origin // of err
 	waiting uint64 // number of the parent's suspension in Wait
-	left    bool   // the parent has ended without Wait
+	left    bool   // the parent has ended without calling Wait
 }
 
 // Group returns a new group of tasks whose contexts end with that of t. If t ends
@@ -562,7 +564,7 @@ func (g *TaskGroup) SetLimit(n int) {
 		panic(ErrNotOnTask)
 	}
 	if g.running > 0 {
-		panic(fmt.Errorf("eventloop: SetLimit while %d tasks of the group run", g.running))
+		panic(fmt.Errorf("eventloop: SetLimit while %d tasks of the group are running", g.running))
 	}
 	g.limit = n
 }
@@ -598,7 +600,7 @@ func (g *TaskGroup) enter() {
 	}
 	t := g.parent.loop.task.Load()
 	if t == nil {
-		panic(errors.New("eventloop: Go of a group whose limit is reached, in a callback"))
+		panic(errors.New("eventloop: TaskGroup.Go in a callback while the group is at its limit"))
 	}
 	w := &entrant{t: t}
 	g.queue = append(g.queue, w)
@@ -612,7 +614,7 @@ func (g *TaskGroup) enter() {
 	}
 }
 
-// exit undoes enter. If a task waits in enter, it takes the place.
+// exit undoes enter. If a task waits in enter, that task takes the free place.
 func (g *TaskGroup) exit() {
 	if len(g.queue) == 0 {
 		g.running--
@@ -627,8 +629,8 @@ func (g *TaskGroup) exit() {
 // An entrant is a task that waits in Go of a group.
 type entrant struct {
 	t       *Task
-	seq     uint64 // of the suspension
-	entered bool   // there is a place for f
+	seq     uint64 // number of the suspension
+	entered bool   // f may start
 }
 
 // failed records the first error, of the task with the origin o.
@@ -643,7 +645,7 @@ func (g *TaskGroup) failed(o origin, err error) {
 	}
 }
 
-// release is called when the parent has ended without Wait.
+// release is called when the parent has ended without calling Wait.
 func (g *TaskGroup) release() {
 	g.left = true
 	if g.err != nil {
