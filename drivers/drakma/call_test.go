@@ -230,7 +230,11 @@ type goexiter struct{}
 func (goexiter) Write([]byte) (int, error) { runtime.Goexit(); return 0, nil }
 
 func TestGoexitOfTheApplicationIsTheErrorOfTheFuture(t *testing.T) {
-	onLoop(t, func(ctx context.Context, l *eventloop.Loop) {
+	ctx, cancel := context.WithTimeoutCause(t.Context(), watchdogTime, errors.New("the loop hangs"))
+	defer cancel()
+	// The caller gets no future, so its failure is an event.
+	var events []error
+	err := eventloop.Run(ctx, &eventloop.Config{EventHandler: func(err error) { events = append(events, err) }}, func(l *eventloop.Loop) error {
 		d, done := New(l, Options{Log: goexiter{}}), l.Hold()
 		body := &closer{Reader: strings.NewReader("x")}
 		go func() {
@@ -242,7 +246,12 @@ func TestGoexitOfTheApplicationIsTheErrorOfTheFuture(t *testing.T) {
 			d.Post(ctx, "http://127.0.0.1/").Body("", body).Do()
 			t.Error("Do has returned")
 		}()
+		return nil
 	})
+	equal(t, "Run", err, nil)
+	if len(events) != 1 || !errors.Is(events[0], errGoexit) {
+		t.Errorf("the events are %v", events)
+	}
 }
 
 // A watchedContext counts what is registered at it.
@@ -451,12 +460,14 @@ func TestAnIdleClientHoldsNothing(t *testing.T) {
 			}
 			return strings.Join(list, "; ")
 		}
-		for range 2 {
-			d.Get(ctx, "/").Do().Ignore()
+		pending := 2
+		for range pending {
+			d.Get(ctx, "/").Do().Then(func(*Response, error) {
+				if pending--; pending == 0 {
+					equal(t, "what an idle client holds", kinds(), "")
+				}
+			})
 		}
 		equal(t, "what a client with requests holds", kinds(), strings.TrimPrefix(s.URL, "http://")+", 2 pending")
-		d.Get(ctx, "/").Do().Then(func(*Response, error) {
-			d.Get(ctx, "/").Do().Then(func(*Response, error) { equal(t, "what an idle client holds", kinds(), "") })
-		})
 	})
 }
