@@ -6,11 +6,14 @@ replace github.com/onloop/eventloop => ../..
 
 replace github.com/onloop/eventloop/drivers/beanstalk => ../beanstalk
 
+replace github.com/onloop/eventloop/drivers/drakma => ../drakma
+
 replace github.com/onloop/eventloop/drivers/redis => ../redis
 
 replace github.com/onloop/eventloop/drivers/smtp => ../smtp
 
 require (
+	github.com/abbot/go-http-auth v0.4.0
 	github.com/aws/aws-sdk-go-v2 v1.48.0
 	github.com/aws/aws-sdk-go-v2/credentials v1.21.0
 	github.com/aws/aws-sdk-go-v2/service/s3 v1.114.10
@@ -26,6 +29,7 @@ require (
 	github.com/onloop/eventloop/drivers/aws v0.0.0-00010101000000-000000000000
 	github.com/onloop/eventloop/drivers/aws/s3 v0.0.0-00010101000000-000000000000
 	github.com/onloop/eventloop/drivers/beanstalk v0.0.0-00010101000000-000000000000
+	github.com/onloop/eventloop/drivers/drakma v0.0.0
 	github.com/onloop/eventloop/drivers/mongo v0.0.0-00010101000000-000000000000
 	github.com/onloop/eventloop/drivers/redis v0.0.0-00010101000000-000000000000
 	github.com/onloop/eventloop/drivers/smtp v0.0.0-00010101000000-000000000000
