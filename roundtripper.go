@@ -236,8 +236,8 @@ func fieldsOf(h http.Header) HTTPHeaders {
 	return fields
 }
 
-// framesMessage reports whether a field says where a message ends or whom it is for. Its
-// name may have any case: a server does not look at that.
+// framesMessage reports whether a field says which host a message is for or where its
+// body ends. Its name may have any case: to a server that makes no difference.
 func framesMessage(name string) bool {
 	switch len(name) {
 	case len("Host"):
