@@ -126,8 +126,9 @@ func Do[R any](ctx context.Context, c *Client, f func(ctx context.Context, mc *m
 // An Error is the error of an operation. It wraps that of the official client, for which
 // errors.Is and errors.As work, as do mongo.IsTimeout, mongo.IsNetworkError and
 // mongo.IsDuplicateKeyError. A FindOne that finds nothing matches mongo.ErrNoDocuments. If the
-// server refuses the credentials, errors.As finds a mongo.CommandError with Code 18: each
-// operation tries them again, and fails.
+// server refuses the credentials, errors.As finds a mongo.CommandError with Code 18. The
+// official client then clears its pool; other operations fail, until the pool is ready again,
+// with an error of that client that only says so in its message.
 type Error struct {
 	Op         string // the name of the method
 	Collection string // with its database: "app.users"

@@ -135,45 +135,80 @@ func onSASL(what answer) func(name string) answer {
 	}
 }
 
+// Each operation has a client of its own: one that comes while the pool is cleared does not
+// try the credentials.
 func TestWrongCredentialsFailEachOperation(t *testing.T) {
+	type collection = *mongoloop.Collection[user]
+	operations := map[string]func(task *eventloop.Task, c *mongoloop.Client, coll collection) error{
+		"Ping": func(task *eventloop.Task, c *mongoloop.Client, _ collection) error {
+			_, err := c.Ping(task.Context()).Await(task)
+			return err
+		},
+		"FindOne": func(task *eventloop.Task, _ *mongoloop.Client, coll collection) error {
+			_, err := coll.FindOne(task.Context(), id(0)).Await(task)
+			return err
+		},
+		"InsertOne": func(task *eventloop.Task, _ *mongoloop.Client, coll collection) error {
+			_, err := coll.InsertOne(task.Context(), user{1, "Ada"}).Await(task)
+			return err
+		},
+		"Find": func(task *eventloop.Task, _ *mongoloop.Client, coll collection) error {
+			f, resolve := eventloop.NewFuture[int](task.Loop())
+			coll.Find(task.Context(), bson.M{}, func(user) { t.Error("a document") }, func(err error) { resolve(0, err) })
+			_, err := f.Await(task)
+			return err
+		},
+		"All": func(task *eventloop.Task, _ *mongoloop.Client, coll collection) (last error) {
+			for _, err := range coll.All(task, bson.M{}) {
+				last = errors.Join(last, err)
+			}
+			return last
+		},
+	}
 	for _, mechanism := range []string{"", "SCRAM-SHA-1", "SCRAM-SHA-256", "PLAIN"} {
-		s := newFake(users(1)...)
-		s.command = onSASL(refuse)
-		operations := 0
-		withCredentials(t, s, mechanism, func(task *eventloop.Task, c *mongoloop.Client, coll *mongoloop.Collection[user]) {
-			ctx := task.Context()
-			refused := func(op string, err error) {
-				operations++
+		for op, f := range operations {
+			s := newFake(users(1)...)
+			s.command = onSASL(refuse)
+			withCredentials(t, s, mechanism, func(task *eventloop.Task, c *mongoloop.Client, coll *mongoloop.Collection[user]) {
+				err := f(task, c, coll)
 				if ce, ok := errors.AsType[mongo.CommandError](err); !ok || ce.Code != 18 || ce.Name != "AuthenticationFailed" {
-					t.Errorf("%s, %s: %v", mechanism, op, err)
+					t.Errorf("%q, %s: %v", mechanism, op, err)
 				}
 				e, typed := errors.AsType[*mongoloop.Error](err)
 				if op != "Ping" && (!typed || e.Op != op || e.Collection != "app.users") {
-					t.Errorf("%s, %s: %v", mechanism, op, err)
+					t.Errorf("%q, %s: %v", mechanism, op, err)
 				}
+			})
+			if seen := s.commands(); !slices.Equal(seen, []string{"saslStart"}) {
+				t.Errorf("%q, %s: the server got %v", mechanism, op, seen)
 			}
-			_, err := c.Ping(ctx).Await(task)
-			refused("Ping", err)
-			_, err = coll.FindOne(ctx, id(0)).Await(task)
-			refused("FindOne", err)
-			_, err = coll.InsertOne(ctx, user{1, "Ada"}).Await(task)
-			refused("InsertOne", err)
-			_, err = coll.DeleteMany(ctx, bson.M{}).Await(task)
-			refused("DeleteMany", err)
-			f, resolve := eventloop.NewFuture[int](task.Loop())
-			coll.Find(ctx, bson.M{}, func(user) { t.Error("a document") }, func(err error) { resolve(0, err) })
-			_, err = f.Await(task)
-			refused("Find", err)
-			for _, err := range coll.All(task, bson.M{}) {
-				refused("All", err)
-			}
-		})
-		if operations != 6 {
-			t.Errorf("%s: %d results, want 6", mechanism, operations)
 		}
-		if seen := slices.Compact(s.commands()); !slices.Equal(seen, []string{"saslStart"}) {
-			t.Errorf("%s: the server got %v", mechanism, seen)
+	}
+}
+
+func TestWrongCredentialsFailOperationsThatRunAtATime(t *testing.T) {
+	const n = 32
+	s := newFake(users(1)...)
+	s.command = onSASL(refuse)
+	refused, other := 0, 0
+	withCredentials(t, s, "", func(_ *eventloop.Task, _ *mongoloop.Client, coll *mongoloop.Collection[user]) {
+		for range n {
+			coll.FindOne(background(), id(0)).Then(func(_ user, err error) {
+				e, typed := errors.AsType[*mongoloop.Error](err)
+				ce, _ := errors.AsType[mongo.CommandError](err)
+				switch {
+				case !typed || e.Op != "FindOne" || !strings.Contains(err.Error(), "AuthenticationFailed"):
+					t.Error(err)
+				case ce.Code == 18:
+					refused++
+				default: // the pool is cleared
+					other++
+				}
+			})
 		}
+	})
+	if refused == 0 || refused+other != n {
+		t.Errorf("%d refused, %d others", refused, other)
 	}
 }
 
