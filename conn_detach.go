@@ -6,16 +6,17 @@ import (
 	"net"
 )
 
-// Detach gives the connection back to the blocking world: it sends what was
-// written, ends the handle (OnClose is called), and then succeeds with a
-// net.Conn, which first gives what had been read and not delivered, bytes given back
-// by [Conn.Unread] before all. If the output cannot be sent, or the loop is stopped
-// before the net.Conn was taken from the future, the connection is closed
-// and the future fails. A net.Conn that was not taken does not keep the loop alive;
-// when the loop ends by itself or by [Loop.Shutdown], the future still has it.
+// Detach removes the connection from the loop and returns it as a net.Conn. It sends
+// the pending output, ends the handle (OnClose is called), and then the future succeeds
+// with the net.Conn. Reading from the net.Conn first returns the bytes that the loop
+// read and did not deliver, starting with those returned by [Conn.Unread]. If the
+// output cannot be sent, or the loop is stopped before the net.Conn was taken from the
+// future, the connection is closed and the future fails. A net.Conn that was not taken
+// does not keep the loop alive; if the loop ends by itself or by [Loop.Shutdown], the
+// future still holds it.
 //
-// A connection that is not up, is being closed, is in the middle of StartTLS or
-// knows no deadlines fails the future and lives on.
+// If the connection is not up, is being closed, is in the middle of StartTLS, or does
+// not support deadlines, the future fails and the connection is unchanged.
 func (c *Conn) Detach() *Future[net.Conn] {
 	f := newFuture[net.Conn](c.loop, kindFuture)
 	c.core.Lock()
@@ -33,7 +34,8 @@ func (c *Conn) Detach() *Future[net.Conn] {
 	return f
 }
 
-// mayDetach says what is against Detach. The caller holds the lock.
+// mayDetach returns an error if the connection cannot be detached. The caller holds the
+// lock.
 func (c *Conn) mayDetach() error {
 	switch {
 	case c.life >= lifeClosing:
@@ -50,7 +52,7 @@ func (c *Conn) mayDetach() error {
 	return nil
 }
 
-// handOut resolves Detach.
+// handOut resolves the future of Detach.
 func (cl *connLoop) handOut(x *connExtra) {
 	c := (*Conn)(cl)
 	p := &prefixConn{}
@@ -75,7 +77,7 @@ func (cl *connLoop) handOut(x *connExtra) {
 		return
 	}
 	nc = unguarded(nc)
-	if c.reasons.read() != io.EOF { // which can be read again
+	if c.reasons.read() != io.EOF { // the next Read of nc returns io.EOF again
 		p.err = c.reasons.read()
 	}
 	if p.rest != nil || p.err != nil {
@@ -87,11 +89,12 @@ func (cl *connLoop) handOut(x *connExtra) {
 	}
 }
 
-// A prefixConn is a connection of which something has been read already.
+// A prefixConn is a net.Conn with bytes that were already read from it. Read returns
+// them first.
 type prefixConn struct {
 	net.Conn
 	rest []byte
-	err  error // after rest, or nil
+	err  error // returned after rest, or nil
 }
 
 func (p *prefixConn) Read(b []byte) (int, error) {
@@ -106,7 +109,7 @@ func (p *prefixConn) Read(b []byte) (int, error) {
 	return p.Conn.Read(b)
 }
 
-// CloseWrite keeps the half-close of the connection within reach.
+// CloseWrite forwards to the connection below, so that half-close stays available.
 func (p *prefixConn) CloseWrite() error {
 	if cw, ok := p.Conn.(closeWriter); ok {
 		return cw.CloseWrite()

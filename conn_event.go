@@ -9,16 +9,16 @@ import (
 	"github.com/onloop/eventloop/internal/sockio"
 )
 
-// This file has what the dispatcher does for a connection, except for delivering its
-// data: how it begins, what happens to it, and how it ends. The tasks are the
-// connection itself under another type.
+// This file contains the dispatcher's work for a connection, except for delivering
+// data: opening, events and closing. Each task is the connection itself, converted to
+// another type.
 type (
 	upTask        Conn // the connection is up
-	failedTask    Conn // it never will be, because of reasons.read
+	failedTask    Conn // dialing or the handshake failed with reasons.read
 	endTask       Conn // reading ended with reasons.read
 	failureTask   Conn // the connection failed with x.failure while nothing was read
-	abandonedTask Conn // the peer has ended its side behind bytes without a reader
-	goneTask      Conn // the descriptor is closed, or handed out
+	abandonedTask Conn // the peer ended its side, and its last bytes have no reader
+	goneTask      Conn // the descriptor is closed or detached
 )
 
 func (t *upTask) run() {
@@ -47,13 +47,13 @@ func (t *upTask) run() {
 	if x.connected != nil {
 		c.loopSide().gate()
 	} else {
-		c.readerChanged() // what came before an upgrade
+		c.readerChanged() // delivers bytes that arrived before an upgrade
 	}
 }
 
-// gate keeps data back until the callbacks of a future that has been resolved, and
-// the tasks that wait for it, have run: they were posted before. The caller is on
-// the loop and holds the lock.
+// gate delays data until the callbacks of a future that was just resolved, and the
+// tasks that wait for it, have run: they were posted earlier than the function of gate.
+// The caller is on the loop and holds the lock.
 func (cl *connLoop) gate() {
 	c := (*Conn)(cl)
 	c.set(pauseGate)
@@ -67,15 +67,16 @@ func (cl *connLoop) gate() {
 	}
 }
 
-// callback runs a callback that takes nothing but the connection.
+// callback runs a callback whose only argument is the connection.
 func (cl *connLoop) callback(f func(c *Conn)) {
 	c := (*Conn)(cl)
 	defer cl.caught()
 	f(c)
 }
 
-// caught is deferred around the callbacks of a connection but OnEvent and
-// OnClose. A panic that is caught is an error of the connection.
+// caught is deferred around all callbacks of a connection except OnEvent and OnClose.
+// If Config.CatchPanics is set, it recovers a panic and makes it an error of the
+// connection.
 func (cl *connLoop) caught() {
 	c := (*Conn)(cl)
 	v := recover()
@@ -86,7 +87,7 @@ func (cl *connLoop) caught() {
 	switch {
 	case !c.loop.cfg.CatchPanics:
 		c.loop.stopPanic(pe)
-	case c.quit.Load(): // closed by the callback: no OnEvent any more
+	case c.quit.Load(): // the callback closed c, so OnEvent is no longer called
 		c.loop.event(pe, true)
 	default:
 		cl.fail(pe, closeReset)
@@ -100,16 +101,16 @@ func (c *Conn) panicked(op string, err error) {
 
 func (t *endTask) run() { (*connLoop)(t).deliverEnd() }
 
-// deliverEnd tells how reading ended, and closes the connection unless it may
-// stay half-open.
+// deliverEnd reports how reading ended, and closes the connection unless it may stay
+// half-open.
 func (cl *connLoop) deliverEnd() {
 	c := (*Conn)(cl)
 	err := c.reasons.read()
 	c.core.Lock()
 	if werr := c.core.WriteError(); err == io.EOF && werr != nil {
-		err = werr // a reset that the writer saw first; reading says io.EOF
+		err = werr // a reset that the writer saw first; reading then returns io.EOF
 	}
-	overtakes := err != io.EOF && c.is(pauseUser) // and with it what it held
+	overtakes := err != io.EOF && c.is(pauseUser) // an error does not wait for ResumeReading
 	c.core.Unlock()
 	switch {
 	case c.quit.Load() || c.failed:
@@ -132,7 +133,8 @@ func (cl *connLoop) deliverEnd() {
 	}
 }
 
-// holdsRest keeps the end back if a splitter has put bytes back that come before it.
+// holdsRest delays the end if a splitter has put bytes back, which come before it. It
+// reports whether it did.
 func (cl *connLoop) holdsRest() bool {
 	c := (*Conn)(cl)
 	c.core.Lock()
@@ -144,21 +146,21 @@ func (cl *connLoop) holdsRest() bool {
 	return true
 }
 
-// deliverEOF tells of the end of the peer's side.
+// deliverEOF reports the end of the peer's side.
 func (cl *connLoop) deliverEOF() {
 	c := (*Conn)(cl)
 	c.core.Lock()
 	c.facts |= factEnded
 	c.core.Unlock()
 	if s := cl.sink(); s != nil && s.end(io.EOF) {
-		return // it closes the connection when it is done with it
+		return // the sink closes the connection when it no longer needs it
 	}
 	cl.event(io.EOF)
 	cl.afterEOF()
 }
 
-// awaitsReader reports whether the end of a connection that nothing has read from is
-// kept for a while, for a task that may be about to ask for its NetConn, and answer.
+// awaitsReader delays the end of the peer's side if nothing reads the connection, but a
+// task may be about to call NetConn, and to write. It reports whether it did.
 func (cl *connLoop) awaitsReader() bool {
 	c := (*Conn)(cl)
 	cfg := c.cfg.Load()
@@ -175,7 +177,8 @@ func (cl *connLoop) awaitsReader() bool {
 	return true
 }
 
-// afterEOF closes a connection whose peer has ended, unless it is half-open.
+// afterEOF closes a connection whose peer has ended its side, unless it may stay
+// half-open.
 func (cl *connLoop) afterEOF() {
 	c := (*Conn)(cl)
 	c.core.Lock()
@@ -199,8 +202,8 @@ func (t *failureTask) run() {
 
 func (t *abandonedTask) run() { (*connLoop)(t).armReaderTimer() }
 
-// armReaderTimer bounds the time for which bytes, or an end, of a peer that has left
-// wait for something to read them. On the loop.
+// armReaderTimer starts a timer if none runs. After the peer has ended its side, the
+// timer bounds how long held bytes, or the end, wait for a reader. It runs on the loop.
 func (cl *connLoop) armReaderTimer() {
 	c := (*Conn)(cl)
 	c.core.Lock()
@@ -216,7 +219,7 @@ func (cl *connLoop) armReaderTimer() {
 	}
 }
 
-// noReader ends a connection whose peer has left and whose bytes nothing reads.
+// noReader ends a connection if its peer has ended its side and nothing reads the bytes.
 func (cl *connLoop) noReader() {
 	c := (*Conn)(cl)
 	c.core.Lock()
@@ -235,7 +238,7 @@ func (cl *connLoop) noReader() {
 	}
 }
 
-// fail delivers an error, once, and closes the connection. On the loop.
+// fail delivers the first error of the connection and closes it. It runs on the loop.
 func (cl *connLoop) fail(err error, how howToClose) {
 	c := (*Conn)(cl)
 	if c.failed || c.quit.Load() {
@@ -252,7 +255,8 @@ func (cl *connLoop) fail(err error, how howToClose) {
 	c.closeWith(how)
 }
 
-// event tells OnEvent, what waits for a future, or the default handler.
+// event reports err to OnEvent, to a future that is waited for, or to
+// Config.EventHandler.
 func (cl *connLoop) event(err error) {
 	c := (*Conn)(cl)
 	if c.loop.tookPanic(err, false) {
@@ -271,7 +275,7 @@ func (cl *connLoop) event(err error) {
 	switch {
 	case err != io.EOF && cl.asked():
 	case err != io.EOF && !isPanic(err) && c.loop.hasTasks() && !cl.taskNeverStarts():
-		// A task may be about to ask for its NetConn, and gets the error then.
+		// A task may be about to call NetConn, which then returns the error.
 		x := cl.lockedExtra()
 		x.untold = looseFuture[struct{}](c.loop)
 		x.untold.fail(err)
@@ -287,8 +291,8 @@ func (cl *connLoop) lockedExtra() *connExtra {
 	return c.extra()
 }
 
-// asked reports whether the result of a future of c that is going to fail has been
-// asked for, so that the error is not reported otherwise.
+// asked reports whether a future of c that is about to fail is handled. The future then
+// reports the error, and nothing else does.
 func (cl *connLoop) asked() bool {
 	c := (*Conn)(cl)
 	c.core.Lock()
@@ -306,7 +310,7 @@ func (cl *connLoop) asked() bool {
 		x.upgrade != nil && x.upgrade.done.isHandled()
 }
 
-// run tells why the connection never came up.
+// run reports why the connection did not come up.
 func (t *failedTask) run() {
 	c := (*Conn)(t)
 	c.core.Lock()
@@ -340,7 +344,7 @@ func (t *goneTask) run() {
 	c.loopSide().closed()
 }
 
-// closed ends everything that was promised, and calls OnClose.
+// closed resolves all futures and waits of the connection, and calls OnClose.
 func (cl *connLoop) closed() {
 	c := (*Conn)(cl)
 	c.quit.Store(true)
@@ -374,7 +378,7 @@ func (cl *connLoop) callClose(f func(c *Conn)) {
 	f(c)
 }
 
-// forget is the very end of c.
+// forget resolves Detach, releases everything that c holds, and unregisters c.
 func (cl *connLoop) forget() {
 	c := (*Conn)(cl)
 	if x := c.x.Load(); x != nil && x.detached != nil {
@@ -382,7 +386,7 @@ func (cl *connLoop) forget() {
 	}
 	for _, b := range []*sockio.Buffer{c.chunk, c.readerSide().takeNext()} {
 		if b != nil {
-			b.Release() // read in a pause
+			b.Release() // it was read but never delivered
 		}
 	}
 	c.chunk = nil
@@ -395,7 +399,7 @@ func (cl *connLoop) forget() {
 	c.loop.unregister(&c.handle)
 }
 
-// endReason returns the error for what waits for something of c when it ends.
+// endReason returns the error for waits on c that its end fails.
 func (cl *connLoop) endReason() error {
 	c := (*Conn)(cl)
 	if c.loop.ended.Load() {
@@ -406,7 +410,8 @@ func (cl *connLoop) endReason() error {
 	return c.closedError()
 }
 
-// closeExtra ends what was promised. The caller holds the lock.
+// closeExtra stops the timers, fails the futures and ends the waits. The caller holds
+// the lock.
 func (cl *connLoop) closeExtra(x *connExtra) {
 	c := (*Conn)(cl)
 	err := c.closedError()
@@ -435,8 +440,8 @@ func (cl *connLoop) closeExtra(x *connExtra) {
 	x.postLow(c.loop)
 }
 
-// failWith fails a future of c. An error that was an event of c is not reported
-// again if the result is never asked for.
+// failWith fails a future of c. If c has already reported an error as an event, the
+// future does not report it again when it is unhandled.
 func failWith[T any](c *Conn, f *Future[T], err error) {
 	if c.failed {
 		f.Ignore()
@@ -444,7 +449,8 @@ func failWith[T any](c *Conn, f *Future[T], err error) {
 	f.fail(err)
 }
 
-// armReadTimer starts the read timeout anew, or ends it. The caller holds the lock.
+// armReadTimer restarts the read timeout, or stops it if there is none. The caller holds
+// the lock.
 func (c *Conn) armReadTimer() {
 	d, _ := c.timeouts()
 	if d <= 0 {
@@ -463,8 +469,9 @@ func (c *Conn) armReadTimer() {
 	t.timer.Reset(d)
 }
 
-// heard notes that the connection is ready for more. The timer is not touched, which
-// would cost each chunk a change of the heap: it looks at the time when it fires.
+// heard restarts the read timeout after a chunk was consumed. It only stores the time,
+// which the timer checks when it fires: resetting the timer would change the heap for
+// each chunk.
 func (cl *connLoop) heard() {
 	c := (*Conn)(cl)
 	if t := c.silence.Load(); t != nil {
@@ -483,14 +490,14 @@ func (cl *connLoop) readTimedOut() {
 	t := c.silence.Load()
 	left := time.Duration(t.last.Load()) + d - time.Since(c.loop.epoch)
 	if at := c.core.LastHeard(); !at.IsZero() {
-		left = max(left, d-time.Since(at)) // a piece of a record
+		left = max(left, d-time.Since(at)) // part of a TLS record arrived
 	}
 	x := c.x.Load()
 	if left <= 0 && (c.holding.Load() || x != nil && x.upgrade != nil || c.core.HasInput()) {
-		// Something has arrived that the loop, or the goroutine, was too busy to look
-		// at; or a handshake goes on, which has a bound of its own.
+		// Either input has arrived that the loop or the goroutine was too busy to
+		// process, or a handshake is in progress, which has its own timeout.
 		left = d
-		c.core.Wake() // the goroutine may not know yet
+		c.core.Wake() // the goroutine may not have noticed the input yet
 	}
 	if left > 0 {
 		t.timer.Reset(left)
@@ -510,9 +517,9 @@ func (c *Conn) timeouts() (read, write time.Duration) {
 	return cfg.ReadTimeout, cfg.WriteTimeout
 }
 
-// SetTimeouts replaces ReadTimeout and WriteTimeout (set-socket-timeouts); both
-// start anew. Zero or negative means none. On a closed connection it returns
-// net.ErrClosed.
+// SetTimeouts replaces ReadTimeout and WriteTimeout, and restarts both
+// (set-socket-timeouts). Zero or negative means no timeout. On a closed connection it
+// returns net.ErrClosed.
 func (c *Conn) SetTimeouts(read, write time.Duration) error {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -528,7 +535,7 @@ func (c *Conn) SetTimeouts(read, write time.Duration) error {
 	return nil
 }
 
-// removeLow undoes an addition to x.onLow. The caller holds the lock.
+// removeLow removes low from x.onLow. The caller holds the lock.
 func (x *connExtra) removeLow(low *onLow) {
 	for i, l := range x.onLow {
 		if l == low {
@@ -538,13 +545,12 @@ func (x *connExtra) removeLow(low *onLow) {
 	}
 }
 
-// postLow tells what waits for room. The caller holds the lock.
+// postLow posts the functions that wait for room. The caller holds the lock.
 func (x *connExtra) postLow(l *Loop) {
 	for _, low := range x.onLow {
 		l.Post(low.f)
 	}
 }
 
-// An onLow is a function to be posted. It has an identity, so that it can be
-// taken away again.
+// An onLow is a function to be posted. Its address identifies it in removeLow.
 type onLow struct{ f func() }

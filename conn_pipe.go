@@ -8,19 +8,20 @@ import (
 	"github.com/onloop/eventloop/internal/sockio"
 )
 
-// Pipe sends all that arrives on c from now on to dst, instead of to OnData,
-// and reads no faster than dst takes it: no more is pending than HighWater or
-// MaxBuffered of dst, whichever is less, and one read of each connection that is
-// piped to it. When the peer of c ends its side, dst.CloseWrite is called (dst.Close
-// if dst cannot do that), the future succeeds with the number of bytes, and OnEvent
-// gets io.EOF as usual. When c fails or is
-// closed otherwise, dst is aborted and the future fails with the error. When dst
-// closes first, the future fails with net.ErrClosed and OnData gets what arrives
-// after that.
+// Pipe sends all bytes that arrive on c from now on to dst, instead of to OnData. It
+// reads no faster than dst sends: the pending output of dst is bounded by its HighWater
+// or MaxBuffered, whichever is less, plus one read of each connection that is piped to
+// it.
 //
-// Both connections must belong to the same loop. Two pipes, one in each
-// direction, make a proxy; set AllowHalfOpen on both connections, so that the end
-// of one direction is not the end of the other.
+// When the peer of c ends its side, dst.CloseWrite is called (dst.Close if dst does not
+// support half-close), the future succeeds with the number of bytes, and OnEvent
+// receives io.EOF as usual. When c fails, or is closed for another reason, dst is
+// aborted and the future fails with the error. When dst closes first, the future fails
+// with net.ErrClosed, and OnData receives the bytes that arrive afterwards.
+//
+// Both connections must belong to the same loop. Two pipes, one in each direction, make
+// a proxy. Set AllowHalfOpen on both connections, so that the end of one direction does
+// not end the other.
 func (c *Conn) Pipe(dst *Conn) *Future[int64] {
 	f := looseFuture[int64](c.loop)
 	if dst == nil || dst.loop != c.loop || dst == c {
@@ -29,7 +30,7 @@ func (c *Conn) Pipe(dst *Conn) *Future[int64] {
 	}
 	p := &pipe{src: c, dst: dst, done: f}
 	p.low = &onLow{p.room}
-	// At once, because data may come before start is called.
+	// take is called here, because data may arrive before start is called.
 	if err := p.take(); err != nil {
 		f.resolve(0, err)
 	} else if err := c.loop.Post(p.start); err != nil {
@@ -38,7 +39,7 @@ func (c *Conn) Pipe(dst *Conn) *Future[int64] {
 	return f
 }
 
-// A pipe is the sink of its source. Only on the loop, but for take.
+// A pipe is the sink of its source. Except for take, it is used only on the loop.
 type pipe struct {
 	src, dst *Conn
 	done     *Future[int64]
@@ -72,12 +73,12 @@ func (p *pipe) start() {
 	x.onLow = append(x.onLow, p.low)
 	dst.core.Unlock()
 	if dst.Closed() || !dst.NeedDrain() {
-		p.room() // there will be no notification
+		p.room() // postLow may have run already, or may never run
 	}
 	p.src.core.Lock()
 	ended := p.src.facts.has(factEnded)
 	p.src.core.Unlock()
-	if ended { // before the pipe was opened
+	if ended { // the end was reported before the pipe was opened
 		p.end(io.EOF)
 	}
 }
@@ -120,7 +121,7 @@ func (p *pipe) chunk(b *sockio.Buffer) {
 	p.src.loopSide().consumed()
 }
 
-// unread moves bytes given back by Unread.
+// unread moves the unread bytes into the output of dst.
 func (p *pipe) unread() {
 	if !p.src.is(bitUnread) || p.over || !p.begin() {
 		return
@@ -130,8 +131,9 @@ func (p *pipe) unread() {
 	p.wrote(len(rest))
 }
 
-// begin locks dst, unless it takes nothing any more. Over MaxBuffered it may be
-// already: another source was quicker. What was read is read.
+// begin locks dst, or returns false if dst no longer accepts output. It ignores
+// MaxBuffered, which another source may have exceeded first, because the bytes have
+// already been read.
 func (p *pipe) begin() bool {
 	p.dst.core.Lock()
 	if err := p.dst.mayWrite(0); err != nil && err != ErrBufferFull {
@@ -141,8 +143,8 @@ func (p *pipe) begin() bool {
 	return true
 }
 
-// wrote ends what begin has begun, after n bytes were queued, and holds the source
-// back while there is much output.
+// wrote accounts for n bytes that were queued after begin, unlocks dst, and pauses the
+// source if dst has too much pending output.
 func (p *pipe) wrote(n int) {
 	dst, src := p.dst, p.src
 	dst.wrote(n)
@@ -159,15 +161,16 @@ func (p *pipe) wrote(n int) {
 	}
 }
 
-// refused ends the pipe because dst takes nothing any more, and gives b back to
-// the callbacks.
+// refused ends the pipe because dst no longer accepts output, and delivers b to the
+// callbacks.
 func (p *pipe) refused(b *sockio.Buffer) {
 	p.finish(net.ErrClosed)
 	p.src.chunk = b
 	p.src.loopSide().deliver()
 }
 
-// end follows the end of src. It does not take the event from OnEvent.
+// end ends the pipe when src ends. It returns false, so that OnEvent receives the event
+// as well.
 func (p *pipe) end(err error) bool {
 	switch {
 	case p.over:

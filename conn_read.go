@@ -9,12 +9,11 @@ import (
 	"github.com/onloop/eventloop/internal/sockio"
 )
 
-// This file has what a connection does with its input. Its goroutine reads a chunk,
-// hands it to the dispatcher through the task channel, waits until the dispatcher
-// is done with it, and reads again. The lock is never held while sending to the
-// channel.
+// This file contains the input side of a connection. Its goroutine reads a chunk, sends
+// it to the dispatcher on the task channel, waits until the dispatcher has consumed it,
+// and reads again. The lock is never held while sending to the channel.
 
-// serve is the connection's goroutine. While the connection is parked there is none.
+// serve is the connection's goroutine. A parked connection has no goroutine.
 func (cr *connReader) serve() {
 	c := (*Conn)(cr)
 	returned := false
@@ -22,7 +21,7 @@ func (cr *connReader) serve() {
 		if returned {
 			return
 		}
-		// Foreign code called Goexit: the connection goes on, to its end, elsewhere.
+		// Foreign code called Goexit. A new goroutine serves the connection to its end.
 		if c.reasons.read() == nil {
 			c.reasons.setRead(errGoexit)
 		}
@@ -34,7 +33,7 @@ func (cr *connReader) serve() {
 	returned = true
 }
 
-// serveToEnd returns when the connection has ended, or is parked.
+// serveToEnd returns when the connection has ended or is parked.
 func (cr *connReader) serveToEnd() {
 	c := (*Conn)(cr)
 	for !c.quit.Load() || cr.owesUpgrade() {
@@ -45,10 +44,9 @@ func (cr *connReader) serveToEnd() {
 	cr.end()
 }
 
-// step does the next thing that is to be done on the connection's goroutine: it
-// reads, or waits for a reason to do something else. Code that gives it one
-// calls core.Wake afterwards. It returns false if the connection is parked, and must not be
-// touched any more.
+// step performs the next action of the connection's goroutine: it reads, or waits until
+// the state changes. Code that changes the state calls core.Wake afterwards. step
+// returns false if the connection is parked; the goroutine must not access it afterwards.
 func (cr *connReader) step() bool {
 	c := (*Conn)(cr)
 	switch bits := c.bits.Load(); {
@@ -78,7 +76,7 @@ func (cr *connReader) step() bool {
 	}
 }
 
-// read reads a chunk and hands it over. It returns what step does.
+// read reads a chunk and sends it to the dispatcher. Its result is that of step.
 func (cr *connReader) read() bool {
 	c := (*Conn)(cr)
 	if b := cr.takeNext(); b != nil {
@@ -97,9 +95,9 @@ func (cr *connReader) read() bool {
 	return true
 }
 
-// watch waits while nothing is read, and notices that the connection fails. With
-// forEnd it also notices the peer's end behind bytes that are held for a reader. It
-// returns what step does.
+// watch waits while nothing is read, and notices when the connection fails. With forEnd
+// it also notices the peer's end of stream while bytes are held for a reader. Its result
+// is that of step.
 func (cr *connReader) watch(forEnd bool) bool {
 	c := (*Conn)(cr)
 	err := c.core.WatchOrPark(forEnd)
@@ -116,7 +114,7 @@ func (cr *connReader) watch(forEnd bool) bool {
 	return true
 }
 
-// broke says that the connection has failed, ahead of what is held.
+// broke reports that the connection has failed. The report overtakes held bytes.
 func (cr *connReader) broke(err error) {
 	c := (*Conn)(cr)
 	c.core.Lock()
@@ -126,9 +124,9 @@ func (cr *connReader) broke(err error) {
 	c.loop.send((*failureTask)(c))
 }
 
-// probe looks whether a TLS peer that has left has ended its stream properly. If not
-// that is an error, for which the bytes that are held for a reader do not wait. It
-// returns what step does.
+// probe checks whether a TLS peer that has ended its side sent a close_notify. If not,
+// the connection fails, although bytes are still held for a reader. Its result is that
+// of step.
 func (cr *connReader) probe() bool {
 	c := (*Conn)(cr)
 	c.core.Lock()
@@ -154,13 +152,13 @@ func (cr *connReader) probe() bool {
 	return true
 }
 
-// hasNext reports whether probe has read something.
+// hasNext reports whether probe has read bytes.
 func (cr *connReader) hasNext() bool {
 	x := cr.x.Load()
 	return x != nil && x.next != nil
 }
 
-// takeNext returns what probe has read, or nil.
+// takeNext returns the buffer that probe has read, or nil.
 func (cr *connReader) takeNext() (b *sockio.Buffer) {
 	if cr.hasNext() {
 		x := cr.x.Load()
@@ -169,8 +167,8 @@ func (cr *connReader) takeNext() (b *sockio.Buffer) {
 	return b
 }
 
-// readSizes are the sizes of reads; classes are their indexes. A connection
-// begins with the smallest.
+// readSizes are the sizes of reads; a class is an index of readSizes. A connection
+// starts with the smallest size.
 var readSizes = [...]int{4 << 10, 16 << 10, sockio.MaxBuffer}
 
 func (cr *connReader) nextRead() int {
@@ -178,15 +176,15 @@ func (cr *connReader) nextRead() int {
 	return min(readSizes[c.class], c.cfg.Load().ReadBufferSize)
 }
 
-// hand gives b to the dispatcher.
+// hand sends b to the dispatcher.
 func (cr *connReader) hand(b *sockio.Buffer) {
 	c := (*Conn)(cr)
 	cr.took(b)
 	c.loop.send((*chunkTask)(c))
 }
 
-// took makes b the chunk that is handed over. A full buffer makes the next one
-// larger, a nearly empty one smaller.
+// took makes b the chunk for the dispatcher. A full buffer makes the next one larger, a
+// nearly empty buffer makes it smaller.
 func (cr *connReader) took(b *sockio.Buffer) {
 	c := (*Conn)(cr)
 	switch n, size := b.Len(), readSizes[c.class]; {
@@ -199,17 +197,18 @@ func (cr *connReader) took(b *sockio.Buffer) {
 	c.holding.Store(true)
 }
 
-// consumed gives the credit for the next chunk back. On the loop.
+// consumed returns the credit for the next chunk to the connection's goroutine. It runs
+// on the loop.
 func (cl *connLoop) consumed() {
 	c := (*Conn)(cl)
-	cl.heard() // the time of a callback is not the peer's
+	cl.heard() // the time spent in a callback does not count against the peer
 	c.holding.Store(false)
 	if !c.loop.offer(c.readerSide()) {
 		c.core.Wake()
 	}
 }
 
-// A chunkTask says that c.chunk has data.
+// A chunkTask delivers c.chunk.
 type chunkTask Conn
 
 func (t *chunkTask) run() {
@@ -222,7 +221,7 @@ func (t *chunkTask) run() {
 	c.loop.reading = nil
 }
 
-// deliver gives the chunk to what takes the data, or holds it. On the loop.
+// deliver passes the chunk to the sink or to OnData, or holds it. It runs on the loop.
 func (cl *connLoop) deliver() {
 	c := (*Conn)(cl)
 	switch {
@@ -233,10 +232,10 @@ func (cl *connLoop) deliver() {
 		return
 	}
 	f, s := c.cfg.Load().OnData, cl.sink()
-	quit := c.quit.Load() // once: Detach may come between two looks
+	quit := c.quit.Load() // loaded once: Detach may be called between two loads
 	switch {
 	case quit && cl.detaching():
-		return // handOut has it
+		return // handOut passes the chunk on
 	case quit || c.loop.ended.Load():
 	case s != nil:
 		b := c.chunk
@@ -248,11 +247,11 @@ func (cl *connLoop) deliver() {
 		c.set(bitNoReader)
 		c.core.Unlock()
 		if cl.hold(factHeld) {
-			c.core.Wake() // it watches from now on
+			c.core.Wake() // the goroutine watches from now on
 			return
 		}
 		if f = c.cfg.Load().OnData; f == nil {
-			break // it is being closed
+			break // the connection is being closed
 		}
 		fallthrough
 	default:
@@ -271,13 +270,14 @@ func (cl *connLoop) callData(f func(c *Conn, data []byte), data []byte) {
 	f(c, data)
 }
 
-// mayDeliver reports whether what arrived may be told. The caller holds the lock.
+// mayDeliver reports whether held bytes, or the end, may be delivered now. The caller
+// holds the lock.
 func (c *Conn) mayDeliver() bool {
 	return !c.is(pauseReads|bitUpgrade) && (!c.is(bitNoReader) || c.cfg.Load().OnData != nil || c.facts.has(factSink))
 }
 
-// hold keeps what arrived for later, unless that is over. A connection that is being
-// closed holds nothing. On the loop.
+// hold records that a chunk or the end waits, and returns true. If it may be delivered
+// now, or the connection is being closed, hold returns false. It runs on the loop.
 func (cl *connLoop) hold(what connFacts) bool {
 	c := (*Conn)(cl)
 	c.core.Lock()
@@ -290,15 +290,15 @@ func (cl *connLoop) hold(what connFacts) bool {
 	return true
 }
 
-// readerChanged has what is held delivered in a later turn. The caller holds the
-// lock.
+// readerChanged schedules held bytes, or the end, for delivery in a later turn. The
+// caller holds the lock.
 func (c *Conn) readerChanged() {
 	if c.facts.has(factHeld|factEndHeld) || c.is(bitUnread) {
 		c.loop.Post(c.loopSide().redeliver)
 	}
 }
 
-// redeliver delivers what is held, if it may be delivered now.
+// redeliver delivers held bytes and the end, if they may be delivered now.
 func (cl *connLoop) redeliver() {
 	c := (*Conn)(cl)
 	c.core.Lock()
@@ -321,7 +321,7 @@ func (cl *connLoop) redeliver() {
 	}
 }
 
-// deliverUnread delivers unread bytes without others. On the loop.
+// deliverUnread delivers only the unread bytes. It runs on the loop.
 func (cl *connLoop) deliverUnread() {
 	c := (*Conn)(cl)
 	f := c.cfg.Load().OnData
@@ -334,7 +334,7 @@ func (cl *connLoop) deliverUnread() {
 	}
 }
 
-// withUnread returns p behind the unread bytes, which it takes.
+// withUnread takes the unread bytes and returns them followed by p.
 func (cl *connLoop) withUnread(p []byte) []byte {
 	c := (*Conn)(cl)
 	if !c.is(bitUnread) {
@@ -355,12 +355,12 @@ func (cl *connLoop) takeUnread() []byte {
 	return p
 }
 
-// Unread gives back bytes that OnData got or Read of a NetConn returned, so that they are
-// read again: before whatever else arrives, the bytes of the last call first. They
-// are copied. Unread alone causes no callback: the bytes are delivered together with
-// those that arrive next, or before the end, or in a later turn when what reads
-// changes, by SetCallbacks, NetConn, Pipe, StartTLS, Detach or ResumeReading. OnData
-// may get more than ReadBufferSize then.
+// Unread puts back bytes that OnData received or that Read of a NetConn returned, so
+// that they are read again, before all other input. The bytes of the last call come
+// first. Unread copies p. Unread alone causes no callback. The bytes are delivered
+// together with the next input, or before the end of the stream, or in a later turn
+// after SetCallbacks, NetConn, Pipe, StartTLS, Detach or ResumeReading. OnData may then
+// receive more than ReadBufferSize bytes.
 //
 // It returns [ErrBufferFull] if more than MaxBuffered bytes would be unread, and
 // net.ErrClosed if the connection is closed.
@@ -380,14 +380,15 @@ func (c *Conn) Unread(p []byte) error {
 	return nil
 }
 
-// putBack puts p before what is read next. The caller holds the lock.
+// putBack inserts p before all other unread bytes. The caller holds the lock.
 func (c *Conn) putBack(p []byte) {
 	x := c.extra()
 	x.unread = slices.Concat(p, x.unread)
 	c.set(bitUnread)
 }
 
-// giveBack is Unread without a bound, for what HTTP has read beyond its last message.
+// giveBack is Unread without a bound, for bytes that HTTP has read beyond its last
+// message.
 func (cr *connReader) giveBack(p []byte) {
 	c := (*Conn)(cr)
 	if len(p) > 0 {
@@ -397,15 +398,15 @@ func (cr *connReader) giveBack(p []byte) {
 	}
 }
 
-// PauseReading stops OnData, and soon reading itself, so that the peer has to
-// wait (disable-socket). If it is called on the loop, no OnData comes after it.
-// The end of the stream, too, is told only after ResumeReading. A reset by the peer
-// is told at once, and what was not delivered is dropped then.
+// PauseReading stops calls of OnData, and soon afterwards reading itself, so that the
+// peer has to wait (disable-socket). If it is called on the loop, OnData is not called
+// afterwards. The end of the stream is also delayed until ResumeReading. A reset by the
+// peer is reported immediately, and the undelivered bytes are dropped.
 func (c *Conn) PauseReading() {
 	c.core.Lock()
 	defer c.core.Unlock()
 	c.set(pauseUser)
-	c.core.Wake() // it watches from now on
+	c.core.Wake() // the goroutine watches from now on
 }
 
 // ResumeReading undoes PauseReading (enable-socket).
@@ -415,8 +416,8 @@ func (c *Conn) ResumeReading() {
 	c.clearPause(pauseUser)
 }
 
-// clearPause takes a reason not to read away; with the last, what was held back
-// is delivered. The caller holds the lock.
+// clearPause removes a reason for not reading. When it removes the last one, held bytes
+// are delivered in a later turn. The caller holds the lock.
 func (c *Conn) clearPause(reason uint32) {
 	if !c.is(reason) {
 		return
@@ -426,25 +427,26 @@ func (c *Conn) clearPause(reason uint32) {
 		return
 	}
 	if c.silence.Load() != nil {
-		c.armReadTimer() // the time of the pause does not count
+		c.armReadTimer() // the pause does not count
 	}
 	c.readerChanged()
 	c.core.Wake()
 }
 
-// A sink takes what arrives instead of the callbacks. On the loop.
+// A sink receives the input instead of the callbacks. Its methods run on the loop.
 type sink interface {
-	// chunk takes b over and must lead to Conn.consumed.
+	// chunk takes ownership of b. It must lead to a call of connLoop.consumed.
 	chunk(b *sockio.Buffer)
 
-	// unread says that there are unread bytes to be taken.
+	// unread is called when there are unread bytes; it takes them with takeUnread.
 	unread()
 
-	// end is told how reading ended, and reports whether it took the event.
+	// end is called with the reason why reading ended. If it returns false, the
+	// event goes to OnEvent as well.
 	end(err error) bool
 }
 
-// setSink changes what takes the data; nil gives it back to the callbacks. The
+// setSink sets the receiver of the input. With nil, the callbacks receive it again. The
 // caller holds the lock.
 func (c *Conn) setSink(s sink) {
 	c.extra().sink = s
@@ -458,7 +460,7 @@ func (c *Conn) setSink(s sink) {
 	c.readerChanged()
 }
 
-// sink returns what takes the data, or nil. On the loop.
+// sink returns the sink, or nil. It runs on the loop.
 func (cl *connLoop) sink() sink {
 	c := (*Conn)(cl)
 	x := c.x.Load()

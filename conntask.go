@@ -33,8 +33,8 @@ func (cl *connLoop) startTask() {
 	c.loop.startTask(context.Background(), run, origin{fn: funcPC(f)}).Then(func(_ struct{}, err error) { cl.taskEnded(err) })
 }
 
-// taskNeverStarts reports whether the connection has a task of its own that will not
-// start because the connection never came up. No task will then call NetConn.
+// taskNeverStarts reports whether ConnConfig.Task is set, but does not start because the
+// connection did not come up. No task will then call NetConn.
 func (cl *connLoop) taskNeverStarts() bool {
 	c := (*Conn)(cl)
 	c.core.Lock()
