@@ -17,15 +17,15 @@ import (
 // Errors of the loop itself. Calls return them; they are never delivered to an event
 // callback. Test for them with [errors.Is].
 var (
-	// ErrLoopClosed says that the loop has ended, or is ending by force. It is also the
-	// error of futures that are pending at that moment.
+	// ErrLoopClosed means that the loop has ended, or is ending by force. It is also the
+	// error of futures that are pending when that happens.
 	ErrLoopClosed = errors.New("eventloop: loop closed")
 
 	// ErrNotRunning is returned by calls that need a socket, a signal or a goroutine,
 	// if they come before [Loop.Run].
 	ErrNotRunning = errors.New("eventloop: loop not running")
 
-	// ErrRunning is returned by [Loop.Run] while the loop runs already.
+	// ErrRunning is returned by [Loop.Run] if the loop is already running.
 	ErrRunning = errors.New("eventloop: loop already running")
 
 	// ErrOnLoop is returned by a call that waits for a loop, if the call is made on
@@ -46,8 +46,8 @@ var (
 	// ErrTCP matches an error of a stream socket: tcp and unix (tcp-error).
 	ErrTCP = errors.New("eventloop: socket error")
 
-	// ErrTimeout matches an *OpError whose cause is a timeout, of a deadline, of a
-	// context or of the kernel (tcp-timeout, http-timeout).
+	// ErrTimeout matches an *OpError whose cause is a timeout: of a deadline, a context or
+	// the kernel (tcp-timeout, http-timeout).
 	ErrTimeout = errors.New("eventloop: timeout")
 
 	// ErrRefused matches a connection that the peer refused, on every platform
@@ -58,15 +58,15 @@ var (
 	// ECONNABORTED. It is information, as io.EOF is: see [IsInfo].
 	ErrReset = errors.New("eventloop: connection reset by peer")
 
-	// ErrNoReader matches the end of a connection whose peer has left while nothing
-	// read its bytes, see ConnConfig.OnData.
+	// ErrNoReader matches the error of a connection whose peer disconnected while nothing
+	// read its data; see ConnConfig.OnData.
 	ErrNoReader = errors.New("eventloop: nothing reads what the peer has sent")
 
 	// ErrLost matches a [*LostError], see [Conn.Err].
 	ErrLost = errors.New("eventloop: output was not delivered")
 
 	// ErrBufferFull is returned by a Write that would exceed [ConnConfig.MaxBuffered].
-	// Nothing of it was accepted.
+	// None of its data was accepted.
 	ErrBufferFull = errors.New("eventloop: write buffer full")
 
 	// ErrDNS matches an error of a name lookup (dns-error).
@@ -76,9 +76,9 @@ var (
 	ErrHTTP = errors.New("eventloop: http error")
 )
 
-// An OpError is the error of one operation on a connection, a listener, a name
-// or a request. It matches [ErrConn] and, by its cause, the other sentinels of
-// this package; [errors.Is] and [errors.As] reach the cause too.
+// An OpError is the error of one operation on a connection, a listener, a name or a
+// request. It matches [ErrConn] and, depending on its cause, other sentinels of this
+// package. [errors.Is] and [errors.As] also examine the cause.
 type OpError struct {
 	// Op names the operation: one of the constants that begin with Op.
 	Op string
@@ -86,8 +86,8 @@ type OpError struct {
 	// Net is the network, such as "tcp" or "unix"; empty if there is none.
 	Net string
 
-	// Addr is the remote address, the name that was looked up, or the URL;
-	// empty if it is not known.
+	// Addr is the remote address, the name that was looked up, or the URL; empty if it is
+	// unknown.
 	Addr string
 
 	// Err is the cause. It is never nil.
@@ -207,7 +207,7 @@ const (
 	OpClose     = "close"     // closing a connection or one direction of it, or a listener
 	OpDetach    = "detach"    // Conn.Detach
 	OpDeadline  = "deadline"  // setting a deadline of a connection
-	OpAddr      = "address"   // asking a connection or a listener for its address
+	OpAddr      = "address"   // reading the address of a connection or a listener
 	OpServe     = "serve"     // serving a connection of an HTTPServer
 	OpListen    = "listen"    // listening on an address
 	OpAccept    = "accept"    // accepting a connection
@@ -336,9 +336,9 @@ func isReset(err error) bool {
 		errors.Is(err, wsaECONNRESET) || errors.Is(err, wsaECONNABORTED)
 }
 
-// event delivers err, which no callback of an operation received, to
-// Config.EventHandler or to the default handler. remote says that a peer caused it: an
-// accepted connection, a request, a single accept. It runs on the loop.
+// event delivers err, which no callback of an operation received, to Config.EventHandler or
+// to the default handler. remote means that a peer caused err: it comes from an accepted
+// connection, a request or a single accept. event runs on the loop.
 func (l *Loop) event(err error, remote bool) {
 	if h := l.cfg.EventHandler; h != nil {
 		l.callEvent(func() { h(err) })
@@ -373,7 +373,7 @@ func (l *Loop) logger() *slog.Logger {
 	return log
 }
 
-// call runs the callback f. A panic goes to the default handler.
+// call runs the callback f. A panic is handled as by caught without a route.
 func (l *Loop) call(f func()) {
 	defer l.caught(nil)
 	f()
@@ -399,9 +399,9 @@ func (l *Loop) callEvent(f func()) {
 	f()
 }
 
-// caught is deferred around every callback. Without CatchPanics the panic ends the loop
-// and leaves Run. With CatchPanics the panic becomes an event for route, or for the
-// default handler if route is nil.
+// caught is deferred around every callback. Without CatchPanics, a panic ends the loop and
+// leaves Run. With CatchPanics, the panic becomes an event for route or, if route is nil,
+// for Config.EventHandler or the default handler.
 func (l *Loop) caught(route func(err error)) {
 	v := recover()
 	if v == nil {
@@ -424,7 +424,7 @@ func (l *Loop) panicEvent(pe *PanicError, route func(err error)) {
 	}
 }
 
-// contextError returns the error of an operation that the end of ctx ended.
+// contextError returns the error of an operation that ended because ctx did.
 func contextError(ctx context.Context) error {
 	if err := context.Cause(ctx); err != nil {
 		return err

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// A slowWatch reports callbacks that hold up the loop, while they run. From its own
-// goroutine it observes a counter that the dispatcher advances after each callback.
-// This is cheaper than reading the clock before and after each callback.
+// A slowWatch reports callbacks that hold up the loop, while they run. Its goroutine
+// watches a counter that the dispatcher advances after each callback. This is cheaper than
+// reading the clock before and after each callback.
 type slowWatch struct {
 	loop     *Loop
 	limit    time.Duration
@@ -46,7 +46,7 @@ func (l *Loop) stopWatch() {
 }
 
 // run checks often enough to report a callback at most half the limit late. It never
-// reports a callback that is faster than the limit.
+// reports a callback that takes less than the limit.
 func (w *slowWatch) run() {
 	defer close(w.done)
 	tick := time.NewTicker(max(w.limit/2, time.Millisecond))
@@ -96,9 +96,9 @@ func (w *slowWatch) report(d time.Duration) {
 	l.log(slog.LevelWarn, "a callback holds up the loop", args...)
 }
 
-// stackOf returns the stack of the goroutine whose trace begins with header. The
-// runtime can only print the stacks of all goroutines for this, so report calls it once
-// per slow callback.
+// stackOf returns the stack of the goroutine whose trace begins with header. It has to
+// format the stacks of all goroutines, because the runtime cannot format the stack of one
+// other goroutine. So report calls it only once per slow callback.
 func stackOf(header []byte) []byte {
 	buf := make([]byte, 1<<20)
 	buf = buf[:runtime.Stack(buf, true)]

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// userFrame returns function and source line of the frame in a stack trace that tells
-// the application most: the innermost one that belongs neither to this package nor to
-// the standard library. It is "" if there is none.
+// userFrame returns the function and the source line of the innermost frame of a stack
+// trace that belongs neither to this package nor to the standard library. It returns "" if
+// there is no such frame.
 func userFrame(stack []byte) (fn, place string) {
 	lines := strings.Split(string(stack), "\n")
 	for i := 0; i+1 < len(lines); i++ {
@@ -31,23 +31,22 @@ func userFrame(stack []byte) (fn, place string) {
 
 var ownPath = reflect.TypeFor[Loop]().PkgPath()
 
-// isOwn reports whether a function is of this package or of its internal ones.
+// isOwn reports whether a function belongs to this package or its internal packages.
 func isOwn(fn string) bool {
 	rest, ok := strings.CutPrefix(fn, ownPath)
 	return ok && (strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "/internal/"))
 }
 
-// standardSource is how the names of source files of the standard library begin: its
-// directory, or nothing in a program that was built with -trimpath.
+// standardSource returns the directory of the source files of the standard library, or ""
+// in a program that was built with -trimpath.
 func standardSource() string {
 	f, _ := runtime.CallersFrames([]uintptr{reflect.ValueOf(runtime.GC).Pointer()}).Next()
 	dir, _, _ := strings.Cut(f.File, "runtime/mgc.go")
 	return dir
 }
 
-// isStandard reports whether a source file is of the standard library. With -trimpath
-// that is taken to be so if there is no dot before the first slash, as in
-// runtime/mgc.go.
+// isStandard reports whether a source file belongs to the standard library. With -trimpath,
+// it assumes so if there is no dot before the first slash, as in runtime/mgc.go.
 func isStandard(file string) bool {
 	if dir := standardSource(); dir != "" {
 		return strings.HasPrefix(file, dir)
@@ -56,7 +55,7 @@ func isStandard(file string) bool {
 	return !strings.Contains(first, ".")
 }
 
-// trimStack leaves out of the trace of a panic that was recovered what recovered it.
+// trimStack removes from the trace of a recovered panic the frames of the recovering code.
 func trimStack(stack []byte) []byte {
 	header, _, _ := bytes.Cut(stack, []byte("\n"))
 	if i := bytes.Index(stack, []byte("\npanic(")); i >= 0 {

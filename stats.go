@@ -6,56 +6,56 @@ import (
 	"time"
 )
 
-// Stats is a snapshot of a loop, in groups. A figure whose name ends in Total counts
-// from the beginning; the others are as of now. The names in parentheses are those
-// of cl-async.
+// Stats is a snapshot of the figures of a loop, in groups. A figure whose name ends in
+// Total counts from the beginning; the others are current. The names in parentheses are
+// those of cl-async.
 type Stats struct {
-	// Loop has the figures of the loop itself, and of handles that have no
-	// group of their own.
+	// Loop has the figures of the loop itself, and of handles that have no group of their
+	// own.
 	Loop struct {
-		Handles     int // open handles of every kind: everything that Loop.Handles gives (data-registry-count)
-		Callbacks   int // callbacks that wait to be called: queued posts and armed timers (fn-registry-count)
+		Handles     int // open handles of every kind, as in Loop.Handles (data-registry-count)
+		Callbacks   int // waiting callbacks: queued posts and armed timers (fn-registry-count)
 		Queued      int // posts and tasks that wait for the dispatcher; exact on the loop
 		Timers      int // armed timers and intervals
 		Signals     int // signal handlers
 		Tasks       int // tasks that have not ended
 		Work        int // functions of Work and WorkOn that have not ended
-		WorkWaiting int // of these, those that wait for their turn
-		Futures     int // pending futures that are handles themselves, and results of Detach not taken yet
-		Receivers   int // receivers that are not stopped
-		Senders     int // senders with values that wait
+		WorkWaiting int // functions of Work and WorkOn that wait for a free worker
+		Futures     int // pending futures that are handles, and unused results of Detach
+		Receivers   int // receivers that have not ended
+		Senders     int // senders with waiting values
 		Readers     int // readers that have not ended
-		Pipes       int // pipes that are not at their end
-		Owners      int // clients and the like of drivers, see Owner
+		Pipes       int // pipes that have not ended
+		Owners      int // owners, such as the clients of drivers; see Owner
 
-		QueuePeak int           // the most posts that waited for one iteration
-		Busy      time.Duration // time since Run in which the dispatcher was at work
+		QueuePeak int           // largest number of posts that waited for one turn
+		Busy      time.Duration // time since Run in which the dispatcher worked
 		Idle      time.Duration // time since Run in which the dispatcher waited
-		LagP50    time.Duration // median of how late timers fired, and how long iterations took that others had to wait for
-		LagP99    time.Duration // the same, exceeded by one in a hundred
-		LagMax    time.Duration // the same, the most
+		LagP50    time.Duration // median lag: how late timers fire, and how long a turn delays later events
+		LagP99    time.Duration // 99th percentile of the lag
+		LagMax    time.Duration // largest lag
 
-		IterationsTotal uint64 // iterations of the loop
+		IterationsTotal uint64 // turns of the loop
 		ErrorsTotal     uint64 // events that are errors, not information
-		SlowTotal       uint64 // callbacks over Config.SlowCallback
+		SlowTotal       uint64 // callbacks that took longer than Config.SlowCallback
 	}
 
-	// Conns has the figures of listeners and of connections. Those of HTTP
-	// servers count only where it says so.
+	// Conns has the figures of listeners and connections. It includes those of HTTP
+	// servers only where a comment says so.
 	Conns struct {
-		Listeners int   // open listeners, HTTP servers included
+		Listeners int   // open listeners, including HTTP servers
 		Incoming  int   // open connections that were accepted or adopted (incoming-tcp-connections)
-		Outgoing  int   // open connections that were dialed, connecting ones included (outgoing-tcp-connections)
-		Parked    int   // open connections that are idle and have no goroutine; on Linux only
-		Buffered  int64 // bytes that wait to be written, HTTP servers included
+		Outgoing  int   // open or connecting dialed connections (outgoing-tcp-connections)
+		Parked    int   // open connections that are idle and have no goroutine; only on Linux
+		Buffered  int64 // bytes that wait to be written, including HTTP servers
 
-		AcceptedTotal     uint64 // accepted connections, HTTP servers included
-		DialedTotal       uint64 // dialed connections, failed ones included
-		DroppedTotal      uint64 // connections that were accepted and closed at once: the loop ended
-		ParkFailuresTotal uint64 // times that the kernel had no room to watch an idle connection, which kept its goroutine
+		AcceptedTotal     uint64 // accepted connections, including HTTP servers
+		DialedTotal       uint64 // dialed connections, including failed ones
+		DroppedTotal      uint64 // connections accepted and closed at once, because the loop ended
+		ParkFailuresTotal uint64 // times the kernel had no room to watch an idle connection, which kept its goroutine
 		BytesInTotal      uint64 // bytes read, after TLS
 		BytesOutTotal     uint64 // bytes written, before TLS
-		BytesLostTotal    uint64 // bytes of output that were not delivered, without what Abort discarded; HTTP servers included
+		BytesLostTotal    uint64 // undelivered bytes, except those that Abort discarded, including HTTP servers
 	}
 
 	// HTTPServer has the figures of all HTTP servers of the loop.
@@ -63,13 +63,13 @@ type Stats struct {
 		Conns    int // open connections
 		Requests int // requests without a response yet (incoming-http-connections)
 
-		RequestsTotal  uint64 // requests that the handler got
-		Status1xxTotal uint64 // responses with a status of 1xx: upgrades
-		Status2xxTotal uint64 // responses with a status of 2xx: successes
-		Status3xxTotal uint64 // responses with a status of 3xx: redirects
-		Status4xxTotal uint64 // responses with a status of 4xx, requests that the server refused included
-		Status5xxTotal uint64 // responses with a status of 5xx
-		AbortsTotal    uint64 // clients that disconnected before they had the response
+		RequestsTotal  uint64 // requests passed to a handler
+		Status1xxTotal uint64 // responses with a 1xx status: upgrades
+		Status2xxTotal uint64 // responses with a 2xx status: successes
+		Status3xxTotal uint64 // responses with a 3xx status: redirects
+		Status4xxTotal uint64 // responses with a 4xx status, including requests that the server rejected
+		Status5xxTotal uint64 // responses with a 5xx status
+		AbortsTotal    uint64 // clients that disconnected before the response was complete
 		DroppedTotal   uint64 // connections over HTTPServerConfig.MaxConnsPerIP
 		BytesInTotal   uint64 // bytes read, after TLS
 		BytesOutTotal  uint64 // bytes written, before TLS
@@ -80,24 +80,24 @@ type Stats struct {
 		Requests int // requests without a response yet (outgoing-http-connections)
 
 		RequestsTotal uint64 // requests
-		ReusedTotal   uint64 // how often a request, or what it was redirected to, went out on an idle connection
-		RetriedTotal  uint64 // how often a request was sent again, because that connection was gone
+		ReusedTotal   uint64 // requests, including redirected ones, sent on an idle connection
+		RetriedTotal  uint64 // requests sent again, because the idle connection was closed
 	}
 
 	// DNS has the figures of the resolver.
 	DNS struct {
-		Lookups      int // names being looked up, on behalf of dials too (open-dns-queries)
+		Lookups      int // names being looked up, including lookups for dials (open-dns-queries)
 		CacheEntries int // answers in the cache
 
 		CacheHitsTotal   uint64 // lookups that the cache answered
 		CacheMissesTotal uint64 // lookups that neither the cache, nor a file, nor a rule answered
 		QueriesTotal     uint64 // queries sent to servers; a lookup may take several
-		FailuresTotal    uint64 // times that a server was asked and gave no answer
+		FailuresTotal    uint64 // queries that a server did not answer
 	}
 }
 
-// add adds the figures of another loop: the sum of each, except for the peaks and
-// the lags, of which the larger counts.
+// add adds the figures of another loop. For the peaks and the lags, the larger value
+// counts.
 func (s *Stats) add(o *Stats) {
 	peak, p50 := max(s.Loop.QueuePeak, o.Loop.QueuePeak), max(s.Loop.LagP50, o.Loop.LagP50)
 	p99, most := max(s.Loop.LagP99, o.Loop.LagP99), max(s.Loop.LagMax, o.Loop.LagMax)
@@ -115,9 +115,9 @@ func (s *Stats) add(o *Stats) {
 	s.Loop.QueuePeak, s.Loop.LagP50, s.Loop.LagP99, s.Loop.LagMax = peak, p50, p99, most
 }
 
-// counters are written by many goroutines and read by Stats. Those that an echo
-// changes on the dispatcher lie apart from the one that the writers change, so
-// that the cores do not fight for a cache line.
+// counters are written by many goroutines and read by Stats. The counters that an echo
+// changes on the dispatcher are not on the same cache line as the one that the writers
+// change, so the cores do not contend for it.
 type counters struct {
 	accepted    atomic.Uint64
 	dialed      atomic.Uint64
@@ -125,7 +125,7 @@ type counters struct {
 	errors      atomic.Uint64
 	slow        atomic.Uint64
 	workWaiting atomic.Int64
-	discarded   atomic.Uint64 // bytes that were written and not sent
+	discarded   atomic.Uint64 // bytes that were passed to Write and not sent
 	lost        atomic.Uint64 // bytes that were not delivered
 	bytesIn     atomic.Uint64
 	written     atomic.Uint64 // bytes
@@ -136,10 +136,10 @@ type counters struct {
 	httpConns     atomic.Int64
 	httpAborts    atomic.Uint64
 	httpDropped   atomic.Uint64
-	httpDiscarded atomic.Uint64 // bytes that were written and not sent
+	httpDiscarded atomic.Uint64 // bytes that were passed to Write and not sent
 	_             [64]byte
-	httpAnswers   [6]atomic.Uint64
-	httpSettled   atomic.Uint64 // requests that need no answer any more
+	httpResponses [6]atomic.Uint64
+	httpSettled   atomic.Uint64 // requests that need no response any more
 	httpWritten   atomic.Uint64 // bytes
 	_             [64]byte
 	httpRequests  atomic.Uint64
@@ -154,22 +154,22 @@ type counters struct {
 	httpRetried atomic.Uint64
 }
 
-// buffered returns how many bytes wait to be written.
+// buffered returns the number of bytes that wait to be written.
 func (c *counters) buffered() int64 {
-	out := c.bytesOut.Load() + c.discarded.Load() // first, so as not to exceed written
+	out := c.bytesOut.Load() + c.discarded.Load() // loaded first, so it does not exceed written
 	httpOut := c.httpBytesOut.Load() + c.httpDiscarded.Load()
 	return int64(c.written.Load() - out + c.httpWritten.Load() - httpOut)
 }
 
-// answered counts an answer of an HTTP server.
+// answered counts a response of an HTTP server.
 func (c *counters) answered(status int) {
-	if class := status / 100; class < len(c.httpAnswers) {
-		c.httpAnswers[class].Add(1)
+	if class := status / 100; class < len(c.httpResponses) {
+		c.httpResponses[class].Add(1)
 	}
 }
 
-// Stats returns a snapshot (stats). It may be called from any goroutine at any
-// time and takes a few microseconds, most of them for the lag.
+// Stats returns a snapshot of the loop's figures (stats). It may be called from any
+// goroutine at any time. It takes a few microseconds, most of them for the lag.
 func (l *Loop) Stats() Stats {
 	c := &l.count
 	lag := l.lag.Quantiles(0.5, 0.99)
@@ -222,23 +222,23 @@ func (l *Loop) Stats() Stats {
 }
 
 func (c *counters) addHTTP(s *Stats) {
-	settled := c.httpSettled.Load() // first, so as not to exceed the requests
+	settled := c.httpSettled.Load() // loaded first, so it does not exceed the requests
 	s.HTTPServer.RequestsTotal = c.httpRequests.Load()
 	s.HTTPServer.Requests = int(s.HTTPServer.RequestsTotal - settled)
 	s.HTTPServer.Conns = int(c.httpConns.Load())
-	s.HTTPServer.Status1xxTotal = c.httpAnswers[1].Load()
-	s.HTTPServer.Status2xxTotal = c.httpAnswers[2].Load()
-	s.HTTPServer.Status3xxTotal = c.httpAnswers[3].Load()
-	s.HTTPServer.Status4xxTotal = c.httpAnswers[4].Load()
-	s.HTTPServer.Status5xxTotal = c.httpAnswers[5].Load()
+	s.HTTPServer.Status1xxTotal = c.httpResponses[1].Load()
+	s.HTTPServer.Status2xxTotal = c.httpResponses[2].Load()
+	s.HTTPServer.Status3xxTotal = c.httpResponses[3].Load()
+	s.HTTPServer.Status4xxTotal = c.httpResponses[4].Load()
+	s.HTTPServer.Status5xxTotal = c.httpResponses[5].Load()
 	s.HTTPServer.AbortsTotal = c.httpAborts.Load()
 	s.HTTPServer.DroppedTotal = c.httpDropped.Load()
 	s.HTTPServer.BytesInTotal = c.httpBytesIn.Load()
 	s.HTTPServer.BytesOutTotal = c.httpBytesOut.Load()
 }
 
-// queuedPosts returns how many posts have not run yet. On the loop that is exact;
-// elsewhere those of the turn that goes on count as if it had just begun. The
+// queuedPosts returns the number of posts that have not run yet. On the loop the number is
+// exact; elsewhere it includes the posts that have already run in the current turn. The
 // caller holds l.mu.
 func (l *Loop) queuedPosts() int {
 	if l.onLoop() {
@@ -247,8 +247,8 @@ func (l *Loop) queuedPosts() int {
 	return l.posts.Len() + l.taken
 }
 
-// dueTimers calls yield for the timers that are still to be fired in this turn.
-// Only the loop itself can see them. The caller holds l.mu.
+// dueTimers yields the timers that are due in this turn and have not fired yet. Off the
+// loop it yields none, because l.due belongs to the loop. The caller holds l.mu.
 func (l *Loop) dueTimers(yield func(t *Timer) bool) {
 	if !l.onLoop() {
 		return
@@ -260,8 +260,8 @@ func (l *Loop) dueTimers(yield func(t *Timer) bool) {
 	}
 }
 
-// addCurrent adds the time since the dispatcher went to sleep or woke up, so
-// that a loop in a long callback does not look idle. The caller holds l.mu.
+// addCurrent adds the time since the dispatcher went to sleep or woke up, so that a loop in
+// a long callback does not look idle. The caller holds l.mu.
 func (l *Loop) addCurrent(s *Stats) {
 	if l.state != stateRunning {
 		return

@@ -13,24 +13,24 @@ import (
 	"time"
 )
 
-// Work runs f, a function that may block, on a goroutine for such functions, and returns
-// a future of its result. At most Config.MaxWork functions of Work run at a time in a
-// loop; others wait, and start in order. [WorkOn] has a limit of its own. The function
-// keeps the loop alive.
+// Work runs f, which may block, on a worker goroutine, and returns a future of its result.
+// At most Config.MaxWork functions of Work run at the same time per loop; the others wait,
+// and start in the order of the calls. [WorkOn] has a separate limit. The function keeps the
+// loop alive.
 //
 // The context passed to f ends with ctx and with the loop. If ctx ends before f has
 // started, f never runs, and the future fails with the cause. Once f runs, its result
-// counts, whatever happens to its context. To limit the time of f, call
-// [context.WithTimeout] in f and defer cancel: then the time in the queue does not
-// count. A panic in f is always the error of the future, a [*PanicError].
+// counts, even if its context ends. To limit the running time of f, call
+// [context.WithTimeout] in f and defer cancel, so that the time in the queue does not
+// count. If f panics, the future always fails with a [*PanicError].
 //
-// When the loop ends by force, Run waits for functions that run, for at most
-// Config.WorkGrace, and returns an error that matches [ErrWorkLeft] and names
-// those that did not return. Work may be called while the loop runs; otherwise,
-// and if f is nil, the future fails.
+// When the loop ends by force, Run waits at most Config.WorkGrace for the functions that are
+// running. It then returns an error that matches [ErrWorkLeft] and names those that did not
+// return. Work may be called only while the loop is running; otherwise, or if f is nil, the
+// future fails.
 //
-// The goroutine of f has the pprof labels of [Loop.Run], and runs other functions later:
-// if f locks it to its thread, f must unlock it.
+// The worker goroutine has the pprof labels of [Loop.Run] and later runs other functions. If
+// f locks it to its thread, f must unlock it.
 func Work[T any](ctx context.Context, l *Loop, f func(ctx context.Context) (T, error)) *Future[T] {
 	return work(ctx, &l.work, f, origin{kindWork, 0, callSite()})
 }
@@ -76,7 +76,7 @@ func (j *jobOf[T]) run() {
 		j.canceled(context.Cause(j.ctx))
 		return
 	case !j.state.CompareAndSwap(jobQueued, jobRunning):
-		return // the loop has ended since, and with it the future
+		return // the loop has ended in between, and so has the future
 	}
 	var v T
 	err := errGoexit // unless f returns
@@ -94,8 +94,8 @@ func (j *jobOf[T]) run() {
 func (j *jobOf[T]) canceled(err error) { j.result.resolveFrom(j.origin, *new(T), err) }
 func (j *jobOf[T]) closed()            { j.result.fail(ErrLoopClosed) }
 
-// logLatePanic logs a panic that the future cannot report any more, because the
-// loop has ended.
+// logLatePanic logs a panic that the future can no longer report, because the loop has
+// ended.
 func logLatePanic[T any](result *Future[T], err error) {
 	result.mu.Lock()
 	late := result.state != futurePending
@@ -105,9 +105,9 @@ func logLatePanic[T any](result *Future[T], err error) {
 	}
 }
 
-// ErrWorkLeft matches the error of [Loop.Run] when functions of [Work], or methods
-// of a net.Conn or net.Listener that is not of package net, did not
-// return within Config.WorkGrace of the end of the loop.
+// ErrWorkLeft matches the error of [Loop.Run] when functions of [Work], or methods of a
+// net.Conn or net.Listener that is not of package net, did not return within
+// Config.WorkGrace of the end of the loop.
 var ErrWorkLeft = errors.New("eventloop: work did not return")
 
 // Defaults of Config.
@@ -125,28 +125,28 @@ type job struct {
 	state    atomic.Uint32 // jobQueued and so on
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
-	unhook   func() bool   // from ctx; of jobs that have waited
-	place    *list.Element // among those that wait, else nil; guarded by workers.mu
+	unhook   func() bool   // unregisters from ctx; nil if the job never waited
+	place    *list.Element // in workers.waiting, else nil; guarded by workers.mu
 }
 
 // A jobFunction is a jobOf of any type.
 type jobFunction interface {
 	run()               // runs the function and resolves the future
-	canceled(err error) // resolves the future without
-	closed()            // ends the future with the loop
+	canceled(err error) // resolves the future with err; the function does not run
+	closed()            // fails the future with ErrLoopClosed
 }
 
 // States of a job's function.
 const (
 	jobQueued  uint32 = iota
-	jobRunning        // it has been called
-	jobOver           // it has returned, or will never be called
+	jobRunning        // has been called
+	jobOver           // has returned, or will never be called
 )
 
-// Workers run functions that may block, a limited number at a time, beside those of
-// [Work] and of other Workers. A service that uses several clients gives each of them
-// Workers, so that one that is slow does not hold up the others. Workers need not be
-// closed.
+// Workers run functions that may block, a limited number at the same time. The limit is
+// independent of that of [Work] and of other Workers. A service that uses several clients
+// can give each client its own Workers, so that a slow one does not hold up the others.
+// Workers need not be closed.
 //
 // [Loop.Handles] shows the functions, and Stats.Loop counts them in Work. All methods may
 // be called from any goroutine.
@@ -157,13 +157,13 @@ type Workers struct {
 
 	mu      sync.Mutex // guards the following
 	waiting list.List  // of *job
-	running int        // jobs
-	idle    []*worker  // the last one to become idle is at the end
+	running int        // number of jobs
+	idle    []*worker  // the most recent is at the end
 }
 
-// NewWorkers returns workers that run at most n functions at a time; zero or negative: 64.
-// The name stands before that of each function, in [Loop.Handles] and in errors that match
-// [ErrWorkLeft]. NewWorkers may be called before Run.
+// NewWorkers returns Workers that run at most n functions at the same time. If n is zero or
+// negative, the limit is 64. In [Loop.Handles] and in errors that match [ErrWorkLeft], name
+// precedes the name of each function. NewWorkers may be called before Run.
 func NewWorkers(l *Loop, n int, name string) *Workers {
 	w := &Workers{}
 	w.init(l, n, name)
@@ -180,35 +180,36 @@ func (w *Workers) init(l *Loop, n int, name string) {
 // Loop returns the loop of the workers.
 func (w *Workers) Loop() *Loop { return w.loop }
 
-// Running returns how many functions run.
+// Running returns the number of functions that are running.
 func (w *Workers) Running() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.running
 }
 
-// Waiting returns how many functions wait for their turn.
+// Waiting returns the number of functions that wait for a free worker.
 func (w *Workers) Waiting() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.waiting.Len()
 }
 
-// A worker is a goroutine that runs jobs. When no job waits it becomes idle for a moment:
-// the stack of a new goroutine grows step by step, which costs a deep function, such as a
-// call of a database client, more than everything else that Work does (measured).
+// A worker is a goroutine that runs jobs. When no job waits, the worker stays idle for
+// idleTime, because a new goroutine would be more expensive: its stack grows step by step,
+// which costs a deep function, such as a call of a database client, more than everything
+// else that Work does (measured).
 type worker struct {
 	workers *Workers
-	jobs    chan *job   // one slot, for the job that ends idling
-	timer   *time.Timer // ends idling; nil before the first time
+	jobs    chan *job   // one slot, for the job that ends the idle time
+	timer   *time.Timer // ends the idle time; nil before the first
 }
 
-// idleTime is how long a worker stays idle. Functions that are started at irregular
-// intervals, such as one for each request of a server, find workers; and after a burst
-// their stacks do not stay.
+// idleTime is how long a worker stays idle. It is long enough that functions with irregular
+// starts, such as one per request of a server, find idle workers, and short enough that the
+// stacks of a burst do not stay in memory.
 const idleTime = 100 * time.Millisecond
 
-// start runs j now or lets it wait.
+// start runs j now or adds it to the waiting jobs.
 func (w *Workers) start(j *job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -231,7 +232,7 @@ func (w *Workers) start(j *job) {
 
 func newWorker(w *Workers) *worker { return &worker{workers: w, jobs: make(chan *job, 1)} }
 
-// run is the body of the goroutine. A function may take it away by Goexit.
+// run is the body of the goroutine. A function may end the goroutine by Goexit.
 func (k *worker) run(j *job) {
 	w := k.workers
 	defer func() {
@@ -257,7 +258,7 @@ func (k *worker) run(j *job) {
 	}
 }
 
-// beIdle waits for a job. It returns nil when the worker is not needed any more.
+// beIdle waits for a job. It returns nil when the worker is no longer needed.
 func (k *worker) beIdle() *job {
 	w, l := k.workers, k.workers.loop
 	defer l.wg.Done()
@@ -285,8 +286,8 @@ func (k *worker) beIdle() *job {
 	return nil
 }
 
-// next ends j, and returns the job that takes its place. If none waits, and the loop goes
-// on, k becomes idle, unless it is nil.
+// next ends j and returns the waiting job that runs next. If none waits and the loop has not
+// ended, k becomes idle, unless it is nil.
 func (w *Workers) next(j *job, k *worker) (next *job, idle bool) {
 	j.cancel(context.Canceled)
 	w.mu.Lock()
@@ -297,8 +298,8 @@ func (w *Workers) next(j *job, k *worker) (next *job, idle bool) {
 		return next, false
 	}
 	w.running--
-	// Run waits for l.wg when j is gone. If the loop has given up on j, its context has
-	// ended.
+	// Until j.gone, Run does not wait for l.wg, so Add is safe. If the loop has given up on
+	// j, the context of the loop has ended.
 	if k == nil || w.loop.ctx.Err() != nil {
 		return nil, false
 	}
@@ -307,7 +308,7 @@ func (w *Workers) next(j *job, k *worker) (next *job, idle bool) {
 	return nil, true
 }
 
-// drop takes j from those that wait, and reports whether it was there. The caller
+// drop removes j from the waiting jobs, and reports whether it was one of them. The caller
 // holds w.mu.
 func (w *Workers) drop(j *job) bool {
 	if j.place == nil {
@@ -335,8 +336,8 @@ func (w *Workers) cancel(j *job) {
 	}
 }
 
-// gone tells the loop that j has ended. The dispatcher may have given up on it,
-// and nothing receives from the channel then.
+// gone notifies the loop that j has ended. If the dispatcher has given up on j, nothing
+// receives from the task channel any more.
 func (j *job) gone() {
 	select {
 	case j.loop.tasks <- (*workGoneTask)(j):
@@ -352,7 +353,7 @@ func (t *workGoneTask) run() {
 	j.loop.unregister(&j.handle)
 }
 
-// terminate ends j's context, and j itself if it has not started.
+// terminate ends the context of j, and unregisters j if it has not started.
 func (j *job) terminate() {
 	j.function.closed()
 	dropped := j.workers.dropLocking(j)
@@ -369,9 +370,9 @@ func (j *job) describe() string {
 	return funcName(j.origin.fn)
 }
 
-// abandonWork gives up on the functions that are running when everything else is
-// closed, and makes Run say so. A function that is over is not one of them: its
-// goroutine is about to report its end, and Run waits for that.
+// abandonWork gives up on the functions that are still running when the grace period is
+// over, and adds them to the error of Run. It does not give up on a function that has
+// returned: its goroutine is about to report that, and Run waits for the report.
 func (l *Loop) abandonWork() {
 	l.mu.Lock()
 	var left []*job
@@ -391,22 +392,22 @@ func (l *Loop) abandonWork() {
 	}
 }
 
-// left reports whether the function of j is running. If it was not called yet, it
-// never will be.
+// left reports whether the function of j is running. If the function has not been called
+// yet, left makes sure that it never will be.
 func (j *job) left() bool {
 	return !j.state.CompareAndSwap(jobQueued, jobOver) && j.state.Load() == jobRunning
 }
 
-// Call runs f on the loop and waits for its result: the way for another goroutine
-// to ask something of the loop's state. If ctx ends before f has started, f does
-// not run and Call returns the cause; once f runs, its result counts. When the
-// loop ends by force before f has started, Call returns [ErrLoopClosed]. On the
-// loop itself it returns [ErrOnLoop], for it would wait for its own caller; as with
-// [Future.Wait], it cannot tell that of an iterator that the loop pulls. Before Run,
-// it waits for Run.
+// Call runs f on the loop and waits for its result. It lets another goroutine read or change
+// the state of the loop. If ctx ends before f has started, f does not run, and Call returns
+// the cause. Once f runs, its result counts. If the loop ends by force before f has started,
+// Call returns [ErrLoopClosed]. Before Run, Call waits for Run.
 //
-// A panic in f is one in a callback; Call then returns [ErrLoopClosed], or with
-// Config.CatchPanics the [*PanicError].
+// On the loop, Call returns [ErrOnLoop], because it would wait for its own caller. Like
+// [Future.Wait], it cannot detect a call from an iterator that the loop pulls.
+//
+// A panic in f is treated like a panic in a callback. Call then returns [ErrLoopClosed] or,
+// with Config.CatchPanics, the [*PanicError].
 func Call[T any](ctx context.Context, l *Loop, f func() (T, error)) (T, error) {
 	var zero T
 	if f == nil {
@@ -417,7 +418,7 @@ func Call[T any](ctx context.Context, l *Loop, f func() (T, error)) (T, error) {
 	}
 	checkContext(ctx)
 	result := looseFuture[T](l)
-	var once sync.Once // either f runs or the caller has left
+	var once sync.Once // either f runs, or the caller stops waiting
 	err := l.Post(func() {
 		once.Do(func() { callInto(l, f, result) })
 	})
@@ -427,7 +428,7 @@ func Call[T any](ctx context.Context, l *Loop, f func() (T, error)) (T, error) {
 	select {
 	case <-result.Done():
 		return result.Result()
-	case <-l.ctx.Done(): // before the loop waits for what may be our caller
+	case <-l.ctx.Done(): // not l.done: the loop may wait for the goroutine of the caller
 	case <-ctx.Done():
 	}
 	left := false
