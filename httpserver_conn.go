@@ -19,38 +19,38 @@ import (
 )
 
 // An httpConn is a connection of a server. Its goroutine reads a request, parses it,
-// hands it to the dispatcher, and reads the next. The connection owns the output:
-// what answers a request appends to it, and a writer of the core sends it.
+// passes it to the dispatcher, and reads the next one. The connection owns the output:
+// responses are appended to it, and a writer of the core sends it.
 type httpConn struct {
 	s    *HTTPServer
 	core netcore.Conn // its lock is also that of the requests
 
 	// Set before the first request.
 	remote net.Addr
-	tls    *tls.ConnectionState // nil: in the clear
+	tls    *tls.ConnectionState // nil for plaintext
 
 	met  atomic.Bool // remote is set
-	gone atomic.Bool // cut by force; set with the lock held
+	gone atomic.Bool // closed by force; set with the lock held
 
-	// The order of the fields from here on leaves few gaps: idle connections are many.
+	// There are many idle connections, so the order of the fields below minimizes padding.
 
 	// Set before the first request.
-	foreign bool // the net.Conn is not of package net: see meet
-	deaf    bool // no deadline works, so no read can be ended
-	counted bool // of a foreign one: its address counts for MaxConnsPerIP
+	foreign bool // the net.Conn is not from package net: see meet
+	deaf    bool // deadlines have no effect, so no read can be interrupted
+	counted bool // for a foreign connection: its address counts for MaxConnsPerIP
 
-	// Of the connection's goroutine.
-	up       bool // the handshake is over
-	upgraded bool // the connection belongs to a Conn, which also holds its place
-	awaiting bool // a request was handed over, and the goroutine is in await
+	// Owned by the connection's goroutine.
+	up       bool // the handshake is complete
+	upgraded bool // the connection belongs to a Conn, which also counts for MaxConns
+	awaiting bool // a request was passed on, and the goroutine is in await
 	dozed    bool // idle for a while: see renew
 	slow     bool // the current request takes longer than dozeAfter
-	eof      bool // the client has ended its side, or is gone
+	eof      bool // the client has ended its side, or has disconnected
 	linger   bool // there may be input that will not be read
 	in       input
 	armed    time.Duration // the read deadline, by clock; zero if there is none
-	last     time.Duration // when a request was answered last, or the connection was ready for the first, by clock
-	served   int           // requests
+	last     time.Duration // when the last response was complete, or start ended, by clock
+	served   int           // number of requests
 	body     bodyReader    // of the current request
 
 	// Guarded by the lock.
@@ -61,33 +61,33 @@ type httpConn struct {
 	reset    bool         // the client must notice that the response is incomplete
 	untilEnd bool         // the end of the connection ends the body of a response
 	late     bool         // phaseStart took too long
-	cur      *HTTPRequest // that the goroutine has handed over; nil if it needs nothing more
-	queued   int64        // bytes of output
-	sent     int64        // of them, with the kernel
+	cur      *HTTPRequest // the current request; nil if the goroutine need not return to it
+	queued   int64        // bytes of output, in total
+	sent     int64        // of queued: bytes that the kernel has taken, or that were discarded
 	unsent   []*HTTPRequest
-	answered time.Duration // when a request was answered while the goroutine read ahead
-	why      error         // gone
+	answered time.Duration // when a response was complete while the goroutine read ahead
+	why      error         // why gone is set
 	cancel   context.CancelFunc
-	limit    *time.Timer // bounds phaseStart, and what interrupt waits for
+	limit    *time.Timer // limits phaseStart, and a read after interrupt
 }
 
-// httpPhase is how far a connection is.
+// httpPhase is the phase of a connection.
 type httpPhase uint8
 
 const (
-	phaseStart httpPhase = iota // its address is asked for, or its handshake goes on
+	phaseStart httpPhase = iota // RemoteAddr or the handshake is running
 	phaseServe
-	phaseOver // its goroutine ends it, or it belongs to a Conn
+	phaseOver // the goroutine is closing the connection, or it belongs to a Conn
 )
 
-// httpWait says what the goroutine of a connection waits for, as far as others have
-// to know.
+// httpWait is the kind of wait of a connection's goroutine, as far as other goroutines
+// need to know it.
 type httpWait uint8
 
 const (
 	waitOther httpWait = iota
 	waitAhead          // for the next request: an ordinary response need not wake it
-	waitIdle           // for a request, when none is being answered
+	waitIdle           // for a request, while no request is open
 	waitRoom           // for output to be sent
 )
 
@@ -112,7 +112,7 @@ func newHTTPConn(s *HTTPServer, nc net.Conn) *httpConn {
 	return c
 }
 
-// after returns the time of the clock in d, or none, zero, if d is zero.
+// after returns the time d from now, by clock. If d is zero it returns zero: no deadline.
 func after(d time.Duration) time.Duration {
 	if d == 0 {
 		return 0
@@ -120,7 +120,7 @@ func after(d time.Duration) time.Duration {
 	return clock() + d
 }
 
-// deadlineAt returns a time of the clock as net.Conn wants it.
+// deadlineAt converts a time of the clock to a deadline for a net.Conn.
 func deadlineAt(at time.Duration) time.Time {
 	if at == 0 {
 		return noDeadline
@@ -128,16 +128,16 @@ func deadlineAt(at time.Duration) time.Time {
 	return clockBase.Add(at)
 }
 
-// pastDeadline reports whether err is that of a deadline of ours; ETIMEDOUT, say,
-// is not.
+// pastDeadline reports whether err says that one of our deadlines has passed. It returns
+// false for other timeouts, such as ETIMEDOUT.
 func pastDeadline(err error) bool { return deadlinePassed(err) }
 
-// serve is the connection's goroutine. While the connection is parked there is none.
+// serve is the connection's goroutine. A parked connection has none.
 func (c *httpConn) serve() {
 	step, returned := httpEnds, false
 	defer func() {
 		switch {
-		case !returned && c.up: // foreign code called Goexit; handshake reports its own
+		case !returned && c.up: // foreign code called Goexit; the handshake reports that itself
 			c.panicked(OpServe, errGoexit)
 			c.end()
 		case step == httpEnds:
@@ -153,27 +153,28 @@ func (c *httpConn) serve() {
 	returned = true
 }
 
-// An httpOutcome says what becomes of the goroutine of a connection.
+// An httpOutcome is the next step of a connection's goroutine.
 type httpOutcome uint8
 
 const (
-	httpEnds   httpOutcome = iota // it ends the connection
-	httpGoesOn                    // with the next request
-	httpLeaves                    // it has no connection any more: that is parked, or has another goroutine
+	httpEnds   httpOutcome = iota // close the connection
+	httpGoesOn                    // serve the next request
+	httpLeaves                    // return: the connection is parked, or has another goroutine
 )
 
-// renew goes on with a new goroutine, where connections cannot be parked. Requests
-// make the stack grow, and it does not shrink again while the goroutine waits in a
-// read; most connections wait most of the time, and a small stack does for that.
+// renew continues on a new goroutine, where connections cannot be parked. Requests make
+// the stack grow, and the stack does not shrink while the goroutine waits in a read. Most
+// connections wait most of the time, and a small stack is enough for that.
 func (c *httpConn) renew() {
 	c.dozed = false
 	c.s.loop.wg.Go(c.serve)
 }
 
-// dozeAfter is how long a connection has to be idle to be worth that.
+// dozeAfter is how long a connection must be idle before renew pays off.
 const dozeAfter = time.Second
 
-// start does what comes before the first request, and reports whether one may come.
+// start prepares the connection for its first request: peer address and handshake. It
+// reports whether the connection can be served.
 func (c *httpConn) start() bool {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -185,7 +186,7 @@ func (c *httpConn) start() bool {
 	gone := c.gone.Load()
 	c.core.Unlock()
 	if c.s.closing.Load() {
-		c.poke() // again: it may have come before the timer above
+		c.poke() // again: the first call may have come before c.cancel was set
 	}
 	ok := !gone && c.meet() && c.handshake(ctx)
 	c.core.Lock()
@@ -202,13 +203,13 @@ func (c *httpConn) start() bool {
 	return ok && !c.gone.Load() && !c.late
 }
 
-// isTLS reports whether there is a handshake. The caller holds the lock.
+// isTLS reports whether the connection has a handshake. The caller holds the lock.
 func (c *httpConn) isTLS() bool {
 	_, ok := c.core.NetConn().(*tls.Conn)
 	return ok || c.core.Secured()
 }
 
-// limitStart bounds phaseStart. The caller holds the lock.
+// limitStart ends phaseStart after d. The caller holds the lock.
 func (c *httpConn) limitStart(d time.Duration) {
 	if c.limit == nil {
 		c.limit = time.AfterFunc(d, c.startTimedOut)
@@ -226,12 +227,12 @@ func (c *httpConn) startTimedOut() {
 	c.late = true
 	c.cancel()
 	if !c.met.Load() {
-		c.core.Cut(false) // it waits in foreign code
+		c.core.Cut(false) // the goroutine waits in foreign code
 	}
 }
 
-// meet asks a foreign connection who its peer is, which may take as long as its peer
-// likes, and reports whether the connection may stay.
+// meet gets the peer's address from a foreign connection. The peer may make that take
+// any time. meet reports whether the connection may stay under MaxConnsPerIP.
 func (c *httpConn) meet() bool {
 	if !c.foreign {
 		return true
@@ -244,7 +245,7 @@ func (c *httpConn) meet() bool {
 	err := aside(func() error { remote = nc.RemoteAddr(); return nil })
 	c.remote = remote
 	c.met.Store(true)
-	if err != nil { // of what is below TLS
+	if err != nil { // from the net.Conn below TLS
 		c.panicked(OpAddr, err)
 	}
 	c.s.mu.Lock()
@@ -260,7 +261,7 @@ func (c *httpConn) meet() bool {
 
 var errH2 = errors.New("the listener negotiated h2, which the server does not speak")
 
-// handshake performs that of TLS if there is one.
+// handshake performs the TLS handshake if the connection has one, and opens the core.
 func (c *httpConn) handshake(ctx context.Context) (ok bool) {
 	c.core.Lock()
 	isTLS, late := c.isTLS(), c.late
@@ -285,15 +286,15 @@ func (c *httpConn) shake(ctx context.Context) error {
 	c.core.Lock()
 	state := c.core.TLS().ConnectionState()
 	c.core.Unlock()
-	if state.NegotiatedProtocol == "h2" { // by a TLS listener of the application's
+	if state.NegotiatedProtocol == "h2" { // by a TLS listener of the application
 		return errH2
 	}
 	c.tls = &state
 	return nil
 }
 
-// handshakeFailed reports why a handshake failed, unless the client only looked
-// whether the port is open, or the server has ended the wait itself.
+// handshakeFailed reports why a handshake failed. It reports nothing if the client only
+// probed the port, or if the server ended the wait because it is closing.
 func (c *httpConn) handshakeFailed(err error) {
 	c.core.Lock()
 	late := c.late
@@ -302,14 +303,15 @@ func (c *httpConn) handshakeFailed(err error) {
 	if late && !isUncaught(err) {
 		err = os.ErrDeadlineExceeded
 	}
-	c.linger = err != io.EOF && !late // or a reset would take the alert away
+	c.linger = err != io.EOF && !late // otherwise a reset could destroy the alert
 	c.tellPlain(err)
 	if err != io.EOF && !(late && c.s.closing.Load()) {
 		c.report(OpHandshake, err)
 	}
 }
 
-// tellPlain answers a client that speaks HTTP where TLS is expected, as net/http does.
+// tellPlain responds to a client that speaks plaintext HTTP where TLS is expected, as
+// net/http does.
 func (c *httpConn) tellPlain(err error) {
 	var re tls.RecordHeaderError
 	if !errors.As(err, &re) || re.Conn == nil || c.foreign {
@@ -322,7 +324,7 @@ func (c *httpConn) tellPlain(err error) {
 	}
 }
 
-// report delivers what went wrong, unless the server is the reason.
+// report delivers an error of the connection, unless the server has closed it.
 func (c *httpConn) report(op string, err error) {
 	if isUncaught(err) {
 		c.panicked(op, err)
@@ -341,7 +343,8 @@ func (c *httpConn) panicked(op string, err error) {
 	})
 }
 
-// ip returns the address that counts for MaxConnsPerIP, if the connection counts.
+// ip returns the address that counts for MaxConnsPerIP, or the zero Addr if the
+// connection does not count.
 func (c *httpConn) ip() netip.Addr {
 	if c.foreign && !c.counted {
 		return netip.Addr{}
@@ -349,7 +352,7 @@ func (c *httpConn) ip() netip.Addr {
 	return addrIP(c.remote)
 }
 
-// name returns the address of the client for people to read.
+// name returns the client's address as readable text.
 func (c *httpConn) name() string {
 	if !c.met.Load() || c.remote == nil {
 		return "unknown client"
@@ -365,7 +368,7 @@ func (c *httpConn) opError(op string, err error) error {
 	return e
 }
 
-// serveNext serves the next request, or goes on with the one that is being answered.
+// serveNext serves the next request, or continues with the current one.
 func (c *httpConn) serveNext() httpOutcome {
 	if !c.awaiting {
 		if step := c.awaitRequest(); step != httpGoesOn {
@@ -389,12 +392,13 @@ func (c *httpConn) serveNext() httpOutcome {
 	return step
 }
 
-// takeRequest reads a request and hands it over. It returns false if there is none.
+// takeRequest reads a request and passes it to the dispatcher. It returns false if there
+// is none.
 func (c *httpConn) takeRequest() bool {
 	c.served++
 	r, status, err := c.readRequest()
 	if err != nil {
-		return false // the client is gone, or we are
+		return false // the client has disconnected, or the connection was closed by force
 	}
 	if status != 0 {
 		c.refuse(status)
@@ -406,7 +410,7 @@ func (c *httpConn) takeRequest() bool {
 		return false
 	}
 	c.cur = r
-	// Answers to pipelined requests leave together.
+	// Responses to pipelined requests leave together.
 	c.corked = len(c.in.p) > 0
 	c.core.Unlock()
 	c.slow = false
@@ -415,7 +419,7 @@ func (c *httpConn) takeRequest() bool {
 	return true
 }
 
-// awaitRequest waits for the first byte of a request, or for word that none comes.
+// awaitRequest waits for the first byte of a request, or for the end of the connection.
 func (c *httpConn) awaitRequest() httpOutcome {
 	if !c.awaitRoom() {
 		return httpEnds
@@ -434,7 +438,7 @@ func (c *httpConn) awaitRequest() httpOutcome {
 	return step
 }
 
-// idle waits for the first byte of a request when there is nothing else to do.
+// idle waits for the first byte of a request while no request is open.
 func (c *httpConn) idle() httpOutcome {
 	for !c.isOver() {
 		if c.s.closing.Load() {
@@ -442,7 +446,7 @@ func (c *httpConn) idle() httpOutcome {
 		}
 		switch err := c.fillOrPark(c.idleUntil(), headRead); {
 		case err == nil:
-			c.last = clock() // the answer before may be long ago: see readAhead
+			c.last = clock() // the last response may be long ago: see readAhead
 			return httpGoesOn
 		case err == netcore.ErrParked:
 			return httpLeaves
@@ -454,8 +458,8 @@ func (c *httpConn) idle() httpOutcome {
 	return httpEnds
 }
 
-// awaitLast waits for a request that is on its way already, or nearly: a client
-// cannot know better than to send it to a server that closes.
+// awaitLast waits for a request that is already in flight: the client cannot know that
+// the server is closing.
 func (c *httpConn) awaitLast() httpOutcome {
 	c.core.Lock()
 	c.limitRead()
@@ -473,13 +477,13 @@ func (c *httpConn) awaitLast() httpOutcome {
 	return httpEnds
 }
 
-// lastCall is how long a server that closes waits for a request on an idle
+// lastCall is how long a server that is closing waits for a request on an idle
 // connection.
 const lastCall = time.Millisecond
 
-// awaitRoom waits while too much output is pending, so that a client which sends
-// requests and does not read the responses is held back. It returns false if the
-// output will not be sent.
+// awaitRoom waits while too much output is pending. This slows down a client that sends
+// requests and does not read the responses. It returns false if the output will not be
+// sent.
 func (c *httpConn) awaitRoom() bool {
 	for {
 		c.core.Lock()
@@ -500,8 +504,8 @@ func (c *httpConn) awaitRoom() bool {
 	}
 }
 
-// idles says what the goroutine waits for, and has sent what waited for the response
-// to a further request.
+// idles sets what the goroutine waits for, and sends the output that was held back to
+// leave together with the next response.
 func (c *httpConn) idles(w httpWait) {
 	c.core.Lock()
 	c.reading, c.corked = w, false
@@ -509,26 +513,27 @@ func (c *httpConn) idles(w httpWait) {
 	c.core.Unlock()
 }
 
-// interrupt has the goroutine, which there is no further request for, look at its
-// orders. That takes it out of a read, unless the connection knows no deadlines:
-// then it is closed under the goroutine. The caller holds the lock.
+// interrupt makes the goroutine look at its state again. No further request is expected.
+// Waking the goroutine ends its read. If deadlines have no effect on the connection,
+// limitRead closes it instead. The caller holds the lock.
 func (c *httpConn) interrupt() {
 	c.core.Wake()
 	c.limitRead()
 }
 
-// limitRead bounds a read that a deadline is to end. The caller holds the lock.
+// limitRead arranges for the connection to be closed if its goroutine does not return
+// from a read in time. The caller holds the lock.
 func (c *httpConn) limitRead() {
 	if !c.core.Raw() && c.isStuck() && c.limit == nil {
 		c.limit = time.AfterFunc(interruptGrace, c.closeStuck)
 	}
 }
 
-// interruptGrace is how long a goroutine may take to come out of a read.
+// interruptGrace is how long a goroutine may take to return from an interrupted read.
 const interruptGrace = time.Second
 
-// isStuck reports whether the goroutine reads although no further request is to
-// come. The caller holds the lock.
+// isStuck reports whether the goroutine waits for a request, and no request is open. The
+// caller holds the lock.
 func (c *httpConn) isStuck() bool {
 	return c.reading == waitIdle || c.reading == waitAhead && (c.cur == nil || c.cur.over())
 }
@@ -546,7 +551,7 @@ func (c *httpConn) closeStuck() {
 	}
 }
 
-// uncork has the output sent that waited for the response to a further request.
+// uncork sends the output that was held back to leave together with the next response.
 func (c *httpConn) uncork() {
 	c.core.Lock()
 	c.corked = false
@@ -554,8 +559,9 @@ func (c *httpConn) uncork() {
 	c.core.Unlock()
 }
 
-// idleUntil returns when to give up. It does not depend on when it is called: a wait
-// is interrupted for other reasons, such as parking, and goes on.
+// idleUntil returns the deadline of the wait for a request, or zero if there is none. It
+// does not depend on the time of the call, because a wait that is interrupted, for
+// example to park the connection, continues later.
 func (c *httpConn) idleUntil() time.Duration {
 	if d := c.s.cfg.ReadHeaderTimeout; c.served == 0 && d != 0 {
 		return c.last + d
@@ -565,9 +571,9 @@ func (c *httpConn) idleUntil() time.Duration {
 	return c.sinceLast(c.s.cfg.IdleTimeout)
 }
 
-// sinceLast returns the time when the last answer is d ago, or none if d is zero.
-// A deadline that is armed already serves if it is not much later than need be, so
-// a busy connection sets none.
+// sinceLast returns a deadline d after the last response, or zero if d is zero. The
+// deadline may be up to a tenth of d late, so it can keep the armed deadline in most
+// cases, and a busy connection sets none.
 func (c *httpConn) sinceLast(d time.Duration) time.Duration {
 	if d == 0 {
 		return 0
@@ -578,8 +584,8 @@ func (c *httpConn) sinceLast(d time.Duration) time.Duration {
 	return c.last + d + d/10
 }
 
-// dozeUntil returns when a connection is idle for long enough to doze, or for too
-// long.
+// dozeUntil returns when the connection has been idle for dozeAfter, or for IdleTimeout
+// if that is shorter.
 func (c *httpConn) dozeUntil() time.Duration {
 	if d := c.s.cfg.IdleTimeout; d != 0 && d <= dozeAfter {
 		return c.sinceLast(d)
@@ -587,22 +593,22 @@ func (c *httpConn) dozeUntil() time.Duration {
 	return c.sinceLast(dozeAfter)
 }
 
-// Sizes of reads: of a head, and the most of a body.
+// Sizes of reads: for a head, and the largest for a body.
 const (
 	headRead = 4 << 10
 	bodyRead = sockio.MaxBuffer
 )
 
-// fill waits until there is more input, and reads up to size bytes of it. When
-// until has come the error is one that pastDeadline knows; netcore.ErrWoken means
-// that the goroutine has to look at its orders.
+// fill waits for more input and reads up to size bytes. After until, it returns an error
+// for which pastDeadline is true. netcore.ErrWoken means that the goroutine must look at
+// its state again.
 func (c *httpConn) fill(until time.Duration, size int) error {
 	c.arm(until)
 	return c.took(c.core.Read(size))
 }
 
-// fillOrPark is fill for a connection that need not have a goroutine meanwhile. If it
-// has none any more the error is netcore.ErrParked.
+// fillOrPark is like fill, but may park the connection. Then it returns
+// netcore.ErrParked, and the goroutine must not touch the connection again.
 func (c *httpConn) fillOrPark(until time.Duration, size int) error {
 	c.arm(until)
 	return c.took(c.core.ReadOrPark(size))
@@ -616,7 +622,7 @@ func (c *httpConn) arm(until time.Duration) {
 	}
 }
 
-// took takes what was read, and returns why there is nothing.
+// took adds the result of a read to the input, or returns its error.
 func (c *httpConn) took(b *sockio.Buffer, err error) error {
 	switch {
 	case b != nil:
@@ -626,12 +632,12 @@ func (c *httpConn) took(b *sockio.Buffer, err error) error {
 	case isUncaught(err):
 		c.panicked(OpRead, err)
 	case err == netcore.ErrTruncated:
-		return io.EOF // the framing of HTTP tells what is whole
+		return io.EOF // the framing of HTTP shows whether a message is complete
 	}
 	return err
 }
 
-// fillAll is fill that only the end of the connection ends early.
+// fillAll is like fill, but returns netcore.ErrWoken only at the end of the connection.
 func (c *httpConn) fillAll(until time.Duration, size int) error {
 	for {
 		err := c.fill(until, size)
@@ -641,34 +647,34 @@ func (c *httpConn) fillAll(until time.Duration, size int) error {
 	}
 }
 
-// isOver reports whether nothing can be answered any more.
+// isOver reports whether output is discarded, so that no response can be sent.
 func (c *httpConn) isOver() bool {
 	c.core.Lock()
 	defer c.core.Unlock()
 	return c.dropped
 }
 
-// An httpStep is what the goroutine does next for the request that is being
-// answered.
+// An httpStep is the next step of the goroutine for the current request.
 type httpStep uint8
 
 const (
-	stepWait   httpStep = iota // for others
-	stepAhead                  // reads what comes behind the request
-	stepWatch                  // only looks whether the connection fails
-	stepBody                   // reads a piece of the body
+	stepWait   httpStep = iota // wait for a wake-up
+	stepAhead                  // read what follows the request
+	stepWatch                  // only watch for a failure of the connection
+	stepBody                   // read a piece of the body
 	stepFinish                 // the response is complete
-	stepLost                   // there will be none
+	stepLost                   // there will be no response
 )
 
-// await waits until the current request is answered. Meanwhile it carries the body to the application if that is a
-// stream, and watches for the client going away. It holds on to no request that is
-// answered while it reads ahead: the next one may be a long time coming.
+// await waits until the response to the current request is complete. Meanwhile it passes
+// a streamed body to the application and watches for the client to disconnect. While it
+// reads ahead it keeps no reference to a request whose response is complete, because the
+// next request may come much later.
 func (c *httpConn) await() httpOutcome {
 	for {
 		c.core.Lock()
 		r := c.cur
-		if r == nil { // answered meanwhile
+		if r == nil { // the response was completed meanwhile
 			c.last = c.answered
 			c.core.Unlock()
 			return httpGoesOn
@@ -706,22 +712,22 @@ func (c *httpConn) await() httpOutcome {
 	}
 }
 
-// nextStep says what is to be done for r. The caller holds the lock.
+// nextStep returns the next step for r. The caller holds the lock.
 func (c *httpConn) nextStep(r *HTTPRequest) httpStep {
-	c.reading = waitOther // it may have been parked while it read ahead
+	c.reading = waitOther // the connection may have been parked while it read ahead
 	st := r.stream
 	if st != nil && !st.held {
 		c.consumePiece()
 	}
 	switch state := r.state(); {
 	case st.inUse(r.over()):
-		return stepWait // until no callback can have a piece of the body in its hands
+		return stepWait // until no callback can hold a piece of the body
 	case state == responseLost:
 		return stepLost
 	case state == responseComplete:
 		return stepFinish
 	case c.gone.Load() && c.why == ErrLoopClosed:
-		return stepWait // the dispatcher comes to r, too, and says what it loses
+		return stepWait // the dispatcher also ends r, and reports what r loses
 	case c.gone.Load():
 		r.loseLocked(c.why)
 		return stepLost
@@ -746,8 +752,8 @@ func (c *httpConn) nextStep(r *HTTPRequest) httpStep {
 	return stepAhead
 }
 
-// readAhead waits for what the client sends while its request is being answered. It
-// returns false if the connection is parked.
+// readAhead waits for input from the client before the response is complete. It returns
+// false if the connection is parked.
 func (c *httpConn) readAhead() bool {
 	until := c.dozeUntil()
 	if c.slow || c.core.Raw() {
@@ -765,7 +771,7 @@ func (c *httpConn) readAhead() bool {
 	case err == nil, err == netcore.ErrWoken:
 	case pastDeadline(err) && r == nil:
 		c.dozed = !c.core.Raw()
-	case pastDeadline(err): // an answer that takes so long may take much longer
+	case pastDeadline(err): // a response that takes this long may take much longer
 		c.last, c.slow = clock(), true
 	default:
 		c.eof = true
@@ -778,8 +784,8 @@ func (c *httpConn) readAhead() bool {
 	return true
 }
 
-// abandon is called when r is lost. If the end of the connection is what would end
-// the body, the client must not take this for it.
+// abandon is called when r is lost. If the end of the connection would end the body, the
+// client must not mistake this end for it.
 func (c *httpConn) abandon(r *HTTPRequest) {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -787,8 +793,8 @@ func (c *httpConn) abandon(r *HTTPRequest) {
 	c.cur = nil
 }
 
-// finishRequest is called when the whole answer is in the output. It reports whether
-// the connection is to be kept.
+// finishRequest is called when the whole response is in the output. It reports whether
+// to keep the connection.
 func (c *httpConn) finishRequest(r *HTTPRequest) bool {
 	c.core.Lock()
 	keep, x := r.keep(), r.peek()
@@ -812,7 +818,7 @@ func (c *httpConn) finishRequest(r *HTTPRequest) bool {
 	return keep
 }
 
-// lose tells r that its client is gone.
+// lose ends r because its client has disconnected.
 func (c *httpConn) lose(r *HTTPRequest, op string, err error) {
 	r.lose(c.opError(OpRequest, err))
 	if isUncaught(err) {
@@ -820,7 +826,7 @@ func (c *httpConn) lose(r *HTTPRequest, op string, err error) {
 	}
 }
 
-// refuse answers a request that is none.
+// refuse responds with status to a request that cannot be served.
 func (c *httpConn) refuse(status int) {
 	c.s.loop.count.answered(status)
 	var space [256]byte
@@ -843,8 +849,8 @@ func appendRefusal(b []byte, status int) []byte {
 	return append(b, '\n')
 }
 
-// turnAway answers a connection that is one too many, and closes it. Nothing was
-// sent on it before, so the kernel takes it all and nothing waits.
+// turnAway responds to a connection above the limit with 429, and closes it. Nothing was
+// sent on it before, so the kernel takes the whole response and the call does not block.
 func (s *HTTPServer) turnAway(nc net.Conn) {
 	rc, ok := sockio.Descriptor(nc)
 	if ok && s.cfg.TLS == nil {
@@ -856,13 +862,13 @@ func (s *HTTPServer) turnAway(nc net.Conn) {
 			s.loop.count.httpWritten.Add(uint64(n))
 			s.loop.count.httpBytesOut.Add(uint64(n))
 			var b [1024]byte
-			sockio.ReadFD(fd, b[:]) // unread input would become a reset
+			sockio.ReadFD(fd, b[:]) // with unread input, closing would send a reset
 		})
 	}
 	nc.Close()
 }
 
-// end is the end of the connection on its goroutine.
+// end ends the connection, on its goroutine.
 func (c *httpConn) end() {
 	defer c.s.remove(c)
 	c.core.Lock()
@@ -879,7 +885,7 @@ func (c *httpConn) end() {
 		c.core.Cut(true)
 	}
 	c.core.SetStall(cmp.Or(c.s.cfg.WriteTimeout, flushTimeout))
-	if !c.s.closing.Load() { // a server that closes waits no longer than once
+	if !c.s.closing.Load() { // a server that is closing waits for Linger at most
 		c.core.SetPatience(maxLinger)
 	}
 	over := c.eof || !c.linger && len(c.in.p) == 0
@@ -888,12 +894,12 @@ func (c *httpConn) end() {
 	c.finish(over)
 }
 
-// maxLinger bounds the reading after the last response. A client that pauses for
-// lingerTimeout ends it sooner.
+// maxLinger limits the reading after the last response. It ends earlier if the client
+// pauses for lingerTimeout.
 const maxLinger = 30 * time.Second
 
-// finish closes the connection when its output is delivered. over says that nothing
-// is to be read any more.
+// finish closes the connection when its output is delivered. If over is set, no input
+// needs to be read.
 func (c *httpConn) finish(over bool) {
 	returned := false
 	defer func() {
@@ -919,14 +925,14 @@ func (c *httpConn) finish(over bool) {
 	}
 }
 
-// poke ends the wait for a request that did not begin to arrive. What comes before
-// the first one gets handshakeGrace to end.
+// poke ends the wait for a request of which no byte has arrived. A connection in
+// phaseStart has handshakeGrace to end that phase.
 func (c *httpConn) poke() {
 	c.core.Lock()
 	defer c.core.Unlock()
 	switch c.phase {
 	case phaseStart:
-		if c.cancel != nil { // otherwise start looks again
+		if c.cancel != nil { // otherwise start calls poke again
 			c.limitStart(handshakeGrace)
 		}
 	default:
@@ -935,8 +941,8 @@ func (c *httpConn) poke() {
 	}
 }
 
-// announceLast has a response that a handler of net/http makes say that the connection
-// ends with it.
+// announceLast adds "Connection: close" to the current response if an http.Handler makes
+// it.
 func (c *httpConn) announceLast() {
 	c.core.Lock()
 	var s *servedResponse
@@ -949,8 +955,8 @@ func (c *httpConn) announceLast() {
 	}
 }
 
-// handshakeGrace is how long a server that closes waits for a TLS handshake. The
-// client may have sent nothing at all.
+// handshakeGrace is how long a server that is closing waits for a TLS handshake. The
+// client may not have sent anything.
 const handshakeGrace = time.Second
 
 // cut closes the connection by force.
@@ -971,8 +977,7 @@ func (c *httpConn) cut(why error) {
 	c.core.Closing()
 }
 
-// isSpare reports whether the connection is idle, or at its end, and its output
-// delivered.
+// isSpare reports whether the connection is idle or ending, and its output is delivered.
 func (c *httpConn) isSpare() bool {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -980,7 +985,7 @@ func (c *httpConn) isSpare() bool {
 	return idle && c.core.Pending() == 0 && c.core.Delivered()
 }
 
-// An httpUser is a connection as its core sees it.
+// An httpUser is the httpConn as the user of its core.
 type httpUser httpConn
 
 func (u *httpUser) Go(f func())             { u.s.loop.wg.Go(f) }
@@ -1013,7 +1018,7 @@ func (u *httpUser) Sent(n int, _ bool) bool {
 	return false
 }
 
-// WriteFailed ends the connection, of which the output cannot be written.
+// WriteFailed ends the connection: its output cannot be written.
 func (u *httpUser) WriteFailed(err error) {
 	c := (*httpConn)(u)
 	c.core.Lock()

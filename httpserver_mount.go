@@ -20,13 +20,13 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// A guest is what a request has that came through a server that is not ours. The
-// goroutine of that server waits for the answer, and takes it over.
+// A guest is the exchange of a request from a foreign server: net/http or fasthttp.
+// The server's goroutine waits for the response and passes it to the server.
 type guest struct {
 	loop     *Loop
-	back     bell          // wakes the goroutine
+	back     bell          // wakes the server's goroutine
 	req      *http.Request // nil unless the server is one of net/http
-	canFlush bool          // the server can send a part of an answer
+	canFlush bool          // the server can send parts of a response
 	cfg      *HTTPServerConfig
 	handle   func(r *HTTPRequest)
 	body     *guestBody // nil unless the body is a stream
@@ -34,15 +34,15 @@ type guest struct {
 	local    net.Addr
 	tls      *tls.ConnectionState
 
-	mu     sync.Mutex      // guards the following, and the request
-	answer guestAnswer     // set when the request is begun
-	served *servedResponse // makes the answer
-	out    sockio.Queue    // of the answer, not yet with the goroutine
-	moving int             // bytes that it has taken and not written yet
-	ended  bool            // the answer is with the server
+	mu       sync.Mutex      // guards the following fields, and the request
+	response guestResponse   // set when the response begins
+	served   *servedResponse // set if an http.Handler makes the response
+	out      sockio.Queue    // output that the server's goroutine has not taken yet
+	moving   int             // bytes that the goroutine has taken and not written yet
+	ended    bool            // the server has the whole response
 }
 
-// guest returns what r came through.
+// guest returns the exchange of r, which must be from a foreign server.
 func (r *HTTPRequest) guest() *guest { return r.via.(*guest) }
 
 func (g *guest) client() net.Addr              { return g.remote }
@@ -50,8 +50,8 @@ func (g *guest) secured() *tls.ConnectionState { return g.tls }
 func (g *guest) settings() *HTTPServerConfig   { return g.cfg }
 func (g *guest) httpRequest() *http.Request    { return g.req }
 
-// context derives from that of the http.Request. The end of the loop ends the
-// request, and so its context.
+// context returns the parent of the request's context. It need not end with the loop:
+// the end of the loop ends the request, and with it the request's context.
 func (g *guest) context() context.Context {
 	if g.req != nil {
 		return g.req.Context()
@@ -84,15 +84,16 @@ func (g *guest) mayStream() error {
 }
 
 func (g *guest) respond(_ *HTTPRequest, status int, headers HTTPHeaders, body []byte) {
-	g.answer = guestAnswer{status: status, headers: slices.Clone(headers), body: bytes.Clone(body)}
+	g.response = guestResponse{status: status, headers: slices.Clone(headers), body: bytes.Clone(body)}
 }
 
 func (g *guest) open(_ *HTTPRequest, status int, headers HTTPHeaders, _ int64) (chunked bool) {
-	g.answer = guestAnswer{status: status, headers: slices.Clone(headers)}
-	return false // the server does that
+	g.response = guestResponse{status: status, headers: slices.Clone(headers)}
+	return false // the server encodes the chunks
 }
 
-// serveHTTP leaves the handler to the server if that is one of net/http.
+// serveHTTP runs the handler, unless the server is one of net/http. Then the server's
+// goroutine runs it: see sendNet.
 func (g *guest) serveHTTP(r *HTTPRequest, s *servedResponse) {
 	g.served = s
 	if g.req == nil {
@@ -116,13 +117,14 @@ func (g *guest) lost(r *HTTPRequest) {
 	g.wake()
 }
 
-// abort discards what the goroutine has not taken yet.
+// abort discards the output that the server's goroutine has not taken yet.
 func (g *guest) abort(*HTTPRequest) {
 	g.loop.count.httpDiscarded.Add(uint64(g.out.Len()))
 	g.out.Reset()
 }
 
-// written is called by the goroutine when what it has taken is written.
+// written notes that the output which the server's goroutine has taken is written. That
+// goroutine calls it.
 func (g *guest) written(r *HTTPRequest) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -130,8 +132,8 @@ func (g *guest) written(r *HTTPRequest) {
 	r.sent()
 }
 
-// over is called by the goroutine when it has given the answer to the server, or as much
-// of it as that takes.
+// over ends the exchange. The server's goroutine calls it after it has passed the
+// response to the server, or as much of it as the server accepted.
 func (g *guest) over(r *HTTPRequest) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -140,33 +142,33 @@ func (g *guest) over(r *HTTPRequest) {
 	r.endLocked(nil)
 }
 
-type guestAnswer struct {
+type guestResponse struct {
 	status  int
 	headers HTTPHeaders
 	body    []byte
 }
 
-// FastHTTPHandler returns a handler for an existing fasthttp server that hands
-// each request to h on the loop, and waits for the answer. The request owns its
-// data, as always.
+// FastHTTPHandler returns a handler for an existing fasthttp server. For each request,
+// the handler calls h on the loop and waits for the response. As always, the request
+// owns its data.
 //
-// The server reads the body, writes the answer, and has its own limits; those of
-// the loop are the defaults of [HTTPServerConfig], whose method of the same name
-// sets them. It cannot tell of clients that go away, so OnAbort is only told when a
-// streamed answer cannot be written. A stream of unknown length to a client of
-// HTTP/1.0 takes its connection over, and ends it. Upgrade is not possible. A
-// request that comes when the loop does not run, or that the loop did not answer
-// when it ended, is answered with 503. FastHTTPHandler panics if h is nil.
+// The server reads the body, writes the response, and applies its own limits. The limits
+// of the loop are the defaults of [HTTPServerConfig]; its method FastHTTPHandler sets
+// others. The server does not report clients that disconnect, so OnAbort is called only
+// if a streamed response cannot be written. A stream of unknown length to an HTTP/1.0
+// client takes over the connection, and ends with it. Upgrade is not possible. The client
+// gets a 503 if the loop is not running, or ends before it has responded.
+// FastHTTPHandler panics if h is nil.
 func FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
 	return (&HTTPServerConfig{}).FastHTTPHandler(l, h)
 }
 
-// FastHTTPHandler is the function of the same name with the ResponseTimeout, the
-// HighWater and the MaxBuffered of cfg, which is copied, and its ReadTimeout and
-// WriteTimeout for streams of unknown length to clients of HTTP/1.0. In a server with
-// StreamRequestBody, MaxBodyBytes counts as well, and MaxInlineBody: longer bodies
-// are taken with [HTTPRequest.OnBody]. The server decides about what the other
-// fields say; events go to Config.EventHandler.
+// FastHTTPHandler is like the function [FastHTTPHandler], with the ResponseTimeout,
+// HighWater and MaxBuffered of cfg. It copies cfg. The ReadTimeout and WriteTimeout apply
+// to streams of unknown length to HTTP/1.0 clients. MaxBodyBytes and MaxInlineBody apply
+// if the server has set StreamRequestBody: read bodies longer than MaxInlineBody with
+// [HTTPRequest.OnBody]. The other fields have no effect; the server has its own
+// settings. Events go to Config.EventHandler.
 func (cfg *HTTPServerConfig) FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
 	if h == nil {
 		panic(errNilFunc)
@@ -186,12 +188,12 @@ func (cfg *HTTPServerConfig) FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fa
 			r.stopBody()
 			return
 		}
-		r.answerFast(ctx)
+		r.sendFast(ctx)
 	}
 }
 
-// refuseFast is ctx.Error and the end of the connection. ctx.Error itself resets what
-// the server said about default fields.
+// refuseFast responds with status and closes the connection. It does not call ctx.Error,
+// which resets the server's settings for default header fields.
 func refuseFast(ctx *fasthttp.RequestCtx, status int) {
 	ctx.SetStatusCode(status)
 	ctx.SetContentType("text/plain; charset=utf-8")
@@ -199,7 +201,7 @@ func refuseFast(ctx *fasthttp.RequestCtx, status int) {
 	ctx.SetConnectionClose()
 }
 
-// fastRequest copies what ctx has, which is only valid while the handler runs.
+// fastRequest copies the request from ctx, which is valid only while the handler runs.
 func fastRequest(l *Loop, ctx *fasthttp.RequestCtx) *HTTPRequest {
 	var fields HTTPHeaders
 	for name, value := range ctx.Request.Header.AllInOrder() {
@@ -213,9 +215,9 @@ func fastRequest(l *Loop, ctx *fasthttp.RequestCtx) *HTTPRequest {
 	return r
 }
 
-// takeFastBody takes the body of a request of fasthttp. One that the server streams
-// is read here, even if the application gets it whole: fasthttp would read it
-// without a bound, and return the text of an error as the body.
+// takeFastBody takes the body of a fasthttp request. If the server streams the body, it
+// is read here, even if the application gets it whole: fasthttp would read it without a
+// limit, and return the text of an error as the body.
 func (r *HTTPRequest) takeFastBody(ctx *fasthttp.RequestCtx) error {
 	if !ctx.Request.IsBodyStream() {
 		if body := ctx.Request.Body(); len(body) > 0 {
@@ -233,8 +235,9 @@ func (r *HTTPRequest) takeFastBody(ctx *fasthttp.RequestCtx) error {
 	return r.takeBody(src, length, func() { ctx.Conn().SetReadDeadline(longAgo) })
 }
 
-// fastBody is the body stream of a request of fasthttp. That returns io.EOF, too,
-// when the connection ends between two chunks; only a field of it tells.
+// fastBody reads the body stream of a fasthttp request. The stream returns io.EOF even if
+// the connection ends between two chunks. Only its unexported field eof shows the
+// difference.
 type fastBody struct{ io.Reader }
 
 func (b fastBody) Read(p []byte) (int, error) {
@@ -249,7 +252,7 @@ func (b fastBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// guestRequest returns a request that did not come through a server of ours.
+// guestRequest returns a request from a foreign server.
 func guestRequest(l *Loop, method, uri string, http11 bool, fields HTTPHeaders) *HTTPRequest {
 	var b strings.Builder
 	version := " HTTP/1.1\r\n"
@@ -280,8 +283,9 @@ func guestRequest(l *Loop, method, uri string, http11 bool, fields HTTPHeaders) 
 	}
 }
 
-// run hands r to the loop and waits until an answer has begun. It returns false
-// if there will be none. gone ends when the client does, if that is known.
+// run passes r to the loop and waits until a response has begun. It returns false if
+// there will be none. gone is closed when the client disconnects; it is nil if the server
+// does not report that.
 func (r *HTTPRequest) run(gone <-chan struct{}) bool {
 	r.loop.count.httpRequests.Add(1)
 	if err := r.loop.Post((*httpRequestTask)(r).run); err != nil {
@@ -296,8 +300,9 @@ func (r *HTTPRequest) run(gone <-chan struct{}) bool {
 	})
 }
 
-// waitGuest waits until ready says so, which is called with r.mu held, or there
-// is nothing to wait for. gone ends when the client does.
+// waitGuest waits until ready returns true, or the response is lost. It returns the last
+// result of ready, which it calls with r.mu held. gone is closed when the client
+// disconnects.
 func (r *HTTPRequest) waitGuest(gone <-chan struct{}, ready func() bool) bool {
 	for {
 		r.mu.Lock()
@@ -317,19 +322,19 @@ func (r *HTTPRequest) waitGuest(gone <-chan struct{}, ready func() bool) bool {
 	}
 }
 
-// whyGone returns why the context of the http.Request has ended. net/http cancels it
-// when the client is gone, and does not say how.
+// whyGone returns why the context of the http.Request has ended. net/http cancels it when
+// the client disconnects, and does not give the cause.
 func (r *HTTPRequest) whyGone() error {
 	if cause := context.Cause(r.guest().req.Context()); cause != context.Canceled {
-		return r.opError(cause) // a middleware of the application has ended it
+		return r.opError(cause) // a middleware of the application ended it
 	}
 	return io.EOF
 }
 
-// answerFast gives the answer to the server of ctx.
-func (r *HTTPRequest) answerFast(ctx *fasthttp.RequestCtx) {
+// sendFast passes the response to the fasthttp server of ctx.
+func (r *HTTPRequest) sendFast(ctx *fasthttp.RequestCtx) {
 	r.mu.Lock()
-	a, w, served := r.guest().answer, r.writer, r.guest().served
+	a, w, served := r.guest().response, r.writer, r.guest().served
 	r.mu.Unlock()
 	ctx.Response.Header.SetNoDefaultContentType(true)
 	if served != nil {
@@ -360,7 +365,7 @@ func (r *HTTPRequest) answerFast(ctx *fasthttp.RequestCtx) {
 		}
 		r.stopBody()
 		r.guest().over(r)
-	case w.drop: // what is written is dropped
+	case w.drop: // the response has no body; writes are discarded
 		r.sizeFast(ctx, int(w.length))
 		r.stopBody()
 		r.guest().over(r)
@@ -368,39 +373,40 @@ func (r *HTTPRequest) answerFast(ctx *fasthttp.RequestCtx) {
 		r.streamUntilClose(ctx, &guestReader{r})
 	default:
 		if r.isPumping() {
-			ctx.SetConnectionClose() // else fasthttp looks at the body while it is read
+			ctx.SetConnectionClose() // otherwise fasthttp touches the body while we read it
 		}
 		ctx.Response.ImmediateHeaderFlush = true
 		ctx.SetBodyStream(&guestReader{r}, int(w.length))
 	}
 }
 
-// sizeFast says the length of the body that a response without a body would have
-// had, if it is known, and how it would have been sent if it is negative.
+// sizeFast sets the fields that frame the body, in a response without a body. They are
+// those that the body would have had: length bytes or, if length is negative, chunks, or
+// for an HTTP/1.0 client the end of the connection.
 func (r *HTTPRequest) sizeFast(ctx *fasthttp.RequestCtx, length int) {
 	ctx.Response.SkipBody = true
-	h, stated := &ctx.Response.Header, r.guest().answer.headers.Get("Content-Length")
+	h, stated := &ctx.Response.Header, r.guest().response.headers.Get("Content-Length")
 	n, ok := http1.ParseLength(stated)
 	switch {
-	case r.guest().answer.status == fasthttp.StatusResetContent:
+	case r.guest().response.status == fasthttp.StatusResetContent:
 		h.SetContentLength(0)
 	case ok && n <= math.MaxInt:
 		h.SetContentLength(int(n))
-		h.Set("Content-Length", stated) // with 304 the other does nothing
+		h.Set("Content-Length", stated) // with 304, SetContentLength has no effect
 	case r.Method() != fasthttp.MethodHead, length == 0:
 	case length < 0 && !r.head.HTTP11:
 		ctx.SetConnectionClose()
 	default:
-		h.SetContentLength(length) // negative: in chunks
+		h.SetContentLength(length) // -1 means chunked
 	}
 }
 
-// streamUntilClose sends a stream of unknown length to a client of HTTP/1.0, which
-// ends with the connection. fasthttp would send chunks, so it gives the connection
-// away.
+// streamUntilClose sends a stream of unknown length to an HTTP/1.0 client: the end of the
+// connection ends the stream. It hijacks the connection because fasthttp would send
+// chunks.
 func (r *HTTPRequest) streamUntilClose(ctx *fasthttp.RequestCtx, body io.ReadCloser) {
 	h := &ctx.Response.Header
-	h.SetContentLength(-2) // none
+	h.SetContentLength(-2) // neither Content-Length nor chunked
 	h.SetConnectionClose()
 	head := bytes.Clone(h.Header())
 	ctx.HijackSetNoResponse(true)
@@ -408,7 +414,7 @@ func (r *HTTPRequest) streamUntilClose(ctx *fasthttp.RequestCtx, body io.ReadClo
 		if h, ok := nc.(interface{ UnsafeConn() net.Conn }); ok {
 			nc = h.UnsafeConn()
 		}
-		if r.guest().body != nil { // Hijack has taken the deadline away
+		if r.guest().body != nil { // Hijack has cleared the deadline
 			nc.SetReadDeadline(deadlineAt(after(r.guest().cfg.ReadTimeout)))
 		}
 		defer body.Close()
@@ -420,9 +426,9 @@ func (r *HTTPRequest) streamUntilClose(ctx *fasthttp.RequestCtx, body io.ReadClo
 	})
 }
 
-// hangUp closes a connection with a reset and, under TLS, without close_notify,
-// since a proper end would end the body. On a unix socket, which knows no reset,
-// there is nothing that the client could notice.
+// hangUp closes a connection with a reset, and with TLS without close_notify, because an
+// orderly end would end the body. Unix sockets have no reset, so there the client cannot
+// notice that the body is incomplete.
 func hangUp(nc net.Conn) {
 	if tc, ok := nc.(*tls.Conn); ok {
 		nc = tc.NetConn()
@@ -453,8 +459,8 @@ func (r *HTTPRequest) copyBody(nc net.Conn, head []byte, body io.Reader) error {
 	}
 }
 
-// A guestReader reads what is written to the HTTPResponseWriter of a request. Read is
-// called by the server's goroutine.
+// A guestReader reads the output of a request's HTTPResponseWriter. The server's
+// goroutine calls Read.
 type guestReader struct{ r *HTTPRequest }
 
 func (g *guestReader) Read(p []byte) (int, error) {
@@ -474,10 +480,11 @@ func (g *guestReader) Read(p []byte) (int, error) {
 	return 0, io.EOF
 }
 
-// Close is called at the end, or when the server cannot write any more.
+// Close ends the exchange. The server calls it after io.EOF, or when it can no longer
+// write.
 func (g *guestReader) Close() error {
 	r := g.r
-	r.lose(r.opError(io.ErrClosedPipe)) // no more than a note if it is complete
+	r.lose(r.opError(io.ErrClosedPipe)) // a complete response is not lost
 	r.stopBody()
 	r.guest().over(r)
 	return nil
@@ -503,33 +510,30 @@ func (r *HTTPRequest) isCut() bool {
 	return r.cut
 }
 
-// HTTPHandler returns a handler for an existing net/http server that hands each
-// request to h on the loop, and waits for the response. The request owns its data,
-// as always; its body is read by the server's goroutine before, up to 4 MB.
+// HTTPHandler returns a handler for an existing net/http server. For each request, the
+// handler calls h on the loop and waits for the response. As always, the request owns its
+// data. The server's goroutine reads the body before it calls h, up to 4 MB.
 // [HTTPServerConfig.HTTPHandler] sets other limits. HTTPHandler panics if h is nil.
 //
-// What net/http and its middleware know of the request stays within reach:
-// [HTTPRequest.Context] has the values and the deadline of the http.Request's context,
-// [HTTPRequest.PathValue] what an http.ServeMux matched, and [HTTPRequest.HTTP]
-// returns the http.Request itself.
+// The data of net/http and its middleware stays available: [HTTPRequest.Context] has the
+// values and the deadline of the http.Request's context, [HTTPRequest.PathValue] returns
+// what an http.ServeMux matched, and [HTTPRequest.HTTP] returns the http.Request itself.
 //
-// A client that is gone ends the context of the request, and is told to OnAbort as
-// io.EOF: net/http does not say how it left. RespondStream returns an error that matches
-// errors.ErrUnsupported if the http.ResponseWriter, of a middleware say, cannot
-// flush. Upgrade is not possible. A request that comes when the loop does not run, or
-// that the loop did not answer when it ended, is answered with 503. So end a service in
-// this order: the server by its Shutdown, the loop, and what both use, such as a
-// database.
+// If the client disconnects, the context of the request ends, and OnAbort gets io.EOF:
+// net/http does not give the cause. RespondStream returns an error that matches
+// errors.ErrUnsupported if the http.ResponseWriter, perhaps that of a middleware, cannot
+// flush. Upgrade is not possible. The client gets a 503 if the loop is not running, or
+// ends before it has responded. So shut down a service in this order: first the server
+// with its Shutdown, then the loop, then what both use, such as a database.
 func HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
 	return (&HTTPServerConfig{}).HTTPHandler(l, h)
 }
 
-// HTTPHandler is the function of the same name with the ResponseTimeout, the
-// WriteTimeout, the MaxBodyBytes, the MaxInlineBody, the HighWater and the
-// MaxBuffered of cfg, which is copied. Bodies longer than MaxInlineBody are taken
-// with [HTTPRequest.OnBody]; while one is read, nothing is noticed of a client
-// that goes but the end of the body. What the other fields say is the business of
-// the server; events go to Config.EventHandler.
+// HTTPHandler is like the function [HTTPHandler], with the ResponseTimeout, WriteTimeout,
+// MaxBodyBytes, MaxInlineBody, HighWater and MaxBuffered of cfg. It copies cfg. Read
+// bodies longer than MaxInlineBody with [HTTPRequest.OnBody]. While such a body is being
+// read, a disconnect shows only as the end of the body. The other fields have no effect;
+// the server has its own settings. Events go to Config.EventHandler.
 func (cfg *HTTPServerConfig) HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
 	if h == nil {
 		panic(errNilFunc)
@@ -552,12 +556,12 @@ func (cfg *HTTPServerConfig) HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.H
 			http.Error(w, http.StatusText(http.StatusServiceUnavailable), http.StatusServiceUnavailable)
 			return
 		}
-		r.answerNet(w, req)
+		r.sendNet(w, req)
 	})
 }
 
-// netRequest copies what req has. net/http keeps fields in a map, so only the
-// order of the values of a name is known; the names are sorted.
+// netRequest copies req. net/http keeps header fields in a map, so only the order of the
+// values of one name is known. netRequest sorts the names.
 func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http.Request) (*HTTPRequest, error) {
 	src := req.Body
 	if cfg.MaxBodyBytes > 0 {
@@ -578,7 +582,7 @@ func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http
 		}
 	}
 	uri := req.RequestURI
-	if uri == "" { // not from a server, but from a test
+	if uri == "" { // a test made req, not a server
 		uri = req.URL.RequestURI()
 	}
 	r := guestRequest(l, req.Method, uri, req.ProtoAtLeast(1, 1), fields)
@@ -595,8 +599,8 @@ func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http
 	return r, err
 }
 
-// canFlush reports whether [http.ResponseController.Flush] works with w. To try it
-// would send the head.
+// canFlush reports whether [http.ResponseController.Flush] works with w. It cannot just
+// try, because Flush sends the head.
 func canFlush(w http.ResponseWriter) bool {
 	for {
 		switch t := w.(type) {
@@ -610,24 +614,24 @@ func canFlush(w http.ResponseWriter) bool {
 	}
 }
 
-// bodyIsLeft reports whether the answer comes before the end of a body that is a
-// stream.
+// bodyIsLeft is bodyLeft for callers that do not hold r.mu.
 func (r *HTTPRequest) bodyIsLeft() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.bodyLeft()
 }
 
-// stringAddr is an address of which only the text is known.
+// A stringAddr is an address that is known only as text.
 type stringAddr string
 
 func (a stringAddr) Network() string { return "tcp" }
 func (a stringAddr) String() string  { return string(a) }
 
-func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
+// sendNet passes the response to the net/http server of w.
+func (r *HTTPRequest) sendNet(w http.ResponseWriter, req *http.Request) {
 	defer r.guest().over(r)
 	r.mu.Lock()
-	a, streamed, served := r.guest().answer, r.writer != nil, r.guest().served
+	a, streamed, served := r.guest().response, r.writer != nil, r.guest().served
 	r.mu.Unlock()
 	if served != nil {
 		served.serveNet(w, req)
@@ -654,7 +658,7 @@ func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
 			w.Write(a.body)
 		}
 		if left {
-			rc.Flush() // stopBody may take a while
+			rc.Flush() // stopBody, which follows, may take a while
 		}
 		return
 	}
@@ -689,6 +693,6 @@ func (r *HTTPRequest) answerNet(w http.ResponseWriter, req *http.Request) {
 	cut := r.cut || r.isLost()
 	r.mu.Unlock()
 	if cut {
-		panic(http.ErrAbortHandler) // so that the client notices
+		panic(http.ErrAbortHandler) // the client must notice that the response is incomplete
 	}
 }
