@@ -7,39 +7,39 @@ import (
 	"net"
 )
 
-// A tlsUpgrade is a StartTLS in progress. Guarded by the lock but for err.
+// A tlsUpgrade is a StartTLS in progress. The lock guards all fields except err.
 type tlsUpgrade struct {
 	conf  *tls.Config
 	done  *Future[tls.ConnectionState]
-	early []byte // what was read and not delivered: the start of the handshake
-	ready bool   // nothing is to be added to early but what is on its way
-	err   error  // of the connection's goroutine, until it sends a tlsTask
+	early []byte // bytes that were read and not delivered: the start of the handshake
+	ready bool   // early is complete, except for a chunk that the dispatcher may still have
+	err   error  // owned by the connection's goroutine until it sends a tlsTask
 }
 
 var errNotUp = errors.New("not connected yet")
 
 var errNoDeadlines = errors.New("the connection does not support deadlines")
 
-// StartTLS turns the connection into a TLS connection: as the server if it was
-// accepted, or adopted with ConnConfig.TLSServer set, otherwise as the client. What
-// was written before is sent in the clear first, even if writing is paused; what
-// is written after waits for the handshake. A client verifies the host that was
-// dialed unless conf has a ServerName. The handshake is bounded as
-// ConnConfig.ConnectTimeout says, together with the output that is sent before it.
+// StartTLS turns the connection into a TLS connection. It acts as the server if the
+// connection was accepted, or adopted with ConnConfig.TLSServer set, otherwise as the
+// client. Output written before StartTLS is sent in plaintext first, even if writing is
+// paused. Output written after StartTLS waits for the handshake. A client verifies the
+// host that was dialed, unless conf has a ServerName. ConnConfig.ConnectTimeout bounds
+// the handshake, together with the output that is sent before it.
 //
-// Whatever was read and not delivered is the start of the handshake, in this order:
-// bytes given back by [Conn.Unread], what a stream has not read, a chunk that was
-// held or on its way. Bytes that OnData has in its hands were delivered: if they go
-// beyond the command that calls for TLS, give the rest back with Unread first, as
-// bytes in the clear that an attacker may have added must not pass for encrypted
-// ones.
+// Bytes that were read and not delivered are the start of the handshake, in this order:
+// bytes returned by [Conn.Unread], bytes that a stream has not read, and a chunk that
+// was held or about to be delivered. The data of a running OnData call counts as
+// delivered. If it contains bytes after the command that requests TLS, return them with
+// Unread first: an attacker may have added plaintext bytes, which must not be mistaken
+// for encrypted bytes.
 //
-// The future tells the outcome; its callbacks, and tasks that wait for it, run
-// before any data that arrives over TLS is delivered. A failed handshake is an error
-// of the connection too, which it ends: the peer sees the alert of TLS and the end of
-// the stream, and a reset only if it has sent more than was read. A connection that
-// is not up yet, is closed, has TLS already or knows no deadlines fails the future
-// and lives on.
+// The future reports the result. Its callbacks, and tasks that wait for it, run before
+// any data that arrives over TLS is delivered. A failed handshake is also an error of
+// the connection and ends it. The peer then sees the TLS alert and the end of the
+// stream; it sees a reset only if it sent more than was read. If the connection is not
+// up yet, is closed, already uses TLS or does not support deadlines, the future fails
+// and the connection is unchanged.
 func (c *Conn) StartTLS(conf *tls.Config) *Future[tls.ConnectionState] {
 	f := looseFuture[tls.ConnectionState](c.loop)
 	c.core.Lock()
@@ -56,13 +56,13 @@ func (c *Conn) StartTLS(conf *tls.Config) *Future[tls.ConnectionState] {
 	c.set(bitUpgrade)
 	c.core.Secure()
 	if c.loop.Post(c.loopSide().reclaim) != nil {
-		x.upgrade.ready = true // the loop ends, and the connection with it
+		x.upgrade.ready = true // the loop has ended and closes the connection
 	}
 	c.core.Wake()
 	return f
 }
 
-// mayUpgrade says what is against StartTLS. The caller holds the lock.
+// mayUpgrade returns an error if StartTLS is not possible. The caller holds the lock.
 func (c *Conn) mayUpgrade(conf *tls.Config) error {
 	_, has := c.core.NetConn().(*tls.Conn)
 	switch {
@@ -82,8 +82,8 @@ func (c *Conn) mayUpgrade(conf *tls.Config) error {
 	return nil
 }
 
-// reclaim takes back, for StartTLS, what was read and is held, or was not read by a
-// stream. What is on its way to OnData is taken by deliver. On the loop.
+// reclaim collects, for StartTLS, a chunk that is held or that a stream has not read. A
+// chunk whose chunkTask has not run is collected by deliver. It runs on the loop.
 func (cl *connLoop) reclaim() {
 	c := (*Conn)(cl)
 	s, _ := cl.sink().(*streamSink)
@@ -108,7 +108,7 @@ func (cl *connLoop) reclaim() {
 	c.core.Wake()
 }
 
-// takeEarly makes the chunk part of the handshake. On the loop.
+// takeEarly appends the chunk to the start of the handshake. It runs on the loop.
 func (cl *connLoop) takeEarly() {
 	c := (*Conn)(cl)
 	c.core.Lock()
@@ -121,8 +121,8 @@ func (cl *connLoop) takeEarly() {
 	cl.consumed()
 }
 
-// upgrade starts TLS on the connection's goroutine, once everything that was read
-// before is there.
+// upgrade starts TLS on the connection's goroutine, once all bytes that were read before
+// StartTLS have been collected.
 func (cr *connReader) upgrade() {
 	c := (*Conn)(cr)
 	c.core.Lock()
@@ -150,7 +150,7 @@ func (cr *connReader) upgrade() {
 		c.over, c.endSent = true, true
 		c.core.Lock()
 		if c.life >= lifeClosing && c.pending() == 0 {
-			c.core.Cut(false) // half a handshake is not worth waiting for
+			c.core.Cut(false) // do not wait to send part of a handshake
 		}
 		c.core.Unlock()
 	}
@@ -160,14 +160,14 @@ func (cr *connReader) upgrade() {
 	}
 }
 
-// isClient reports which side of TLS is ours.
+// isClient reports whether c is the client in TLS.
 func (cr *connReader) isClient() bool {
 	c := (*Conn)(cr)
 	return c.kind == kindConnOut || c.listener == nil && !c.cfg.Load().TLSServer
 }
 
-// clientTLS returns conf with the host of address as ServerName if it has none.
-// It is sent to the server even if the certificate is not verified.
+// clientTLS returns conf, with the host of address as ServerName if it has none. The
+// name is sent to the server even if the certificate is not verified.
 func clientTLS(conf *tls.Config, address string) *tls.Config {
 	if conf.ServerName != "" {
 		return conf
@@ -179,19 +179,20 @@ func clientTLS(conf *tls.Config, address string) *tls.Config {
 	return conf
 }
 
-// handshake performs a TLS handshake under its timeout.
+// handshake performs a TLS handshake within its timeout.
 func (cr *connReader) handshake(ctx context.Context, conf *tls.Config, client bool, early []byte) error {
 	c := (*Conn)(cr)
 	ctx, cancel := cr.handshakeContext(ctx)
 	defer cancel()
 	err := c.core.Handshake(ctx, conf, client, early)
 	if err != nil && ctx.Err() != nil && !isUncaught(err) {
-		err = contextError(ctx) // not "use of closed connection"
+		err = contextError(ctx) // instead of "use of closed connection"
 	}
 	return err
 }
 
-// handshakeContext bounds a handshake, as ConnConfig.ConnectTimeout says.
+// handshakeContext returns ctx bounded by the timeout of a handshake, see
+// ConnConfig.ConnectTimeout.
 func (cr *connReader) handshakeContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	c := (*Conn)(cr)
 	cfg := c.cfg.Load()
@@ -208,7 +209,7 @@ func (cr *connReader) handshakeContext(ctx context.Context) (context.Context, co
 	return context.WithTimeout(ctx, d)
 }
 
-// A tlsTask says that StartTLS is done, or has failed.
+// A tlsTask reports that StartTLS has succeeded or failed.
 type tlsTask Conn
 
 func (t *tlsTask) run() {
@@ -226,7 +227,7 @@ func (t *tlsTask) run() {
 	}
 	c.core.Unlock()
 	err := c.opError(OpHandshake, u.err)
-	how := closeSealed // a reset would take the alert away
+	how := closeSealed // a reset would discard the alert
 	if errors.Is(err, ErrTimeout) {
 		how = closeCut
 	}
@@ -236,5 +237,5 @@ func (t *tlsTask) run() {
 	defer c.core.Unlock()
 	x.upgrade = nil
 	c.dropUnsealed()
-	c.order() // which Close has put off
+	c.order() // Close has deferred it, see owes
 }

@@ -8,14 +8,16 @@ import (
 	"github.com/onloop/eventloop/internal/writers"
 )
 
-// Write queues a copy of p to be sent and returns len(p). It never waits: what
-// is written in one callback leaves together afterwards. If a callback writes to 64
-// connections or more, sending may begin before it returns, but not on the
-// connection whose OnData it is. Write may be called before the connection is up.
+// Write queues a copy of p to be sent and returns len(p). It never waits. Everything
+// written in one callback is sent together after the callback returns. If a callback
+// writes to 64 connections or more, sending may begin before the callback returns, but
+// not on the connection whose OnData is running. Write may be called before the
+// connection is up.
 //
-// After Close, Abort or CloseWrite, or after an error, it returns net.ErrClosed;
-// if more than MaxBuffered bytes would be pending, or more than Config.MaxBuffered
-// on all connections of the loop, [ErrBufferFull], and nothing of p is taken.
+// After Close, Abort or CloseWrite, or after an error, Write returns net.ErrClosed. If
+// more than MaxBuffered bytes would be pending, or more than Config.MaxBuffered on all
+// connections of the loop, it returns [ErrBufferFull]. With an error, no byte of p is
+// queued.
 func (c *Conn) Write(p []byte) (int, error) {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -27,7 +29,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// WriteString is Write of the bytes of s, without converting it first.
+// WriteString is Write of the bytes of s. It does not convert s to a slice first.
 func (c *Conn) WriteString(s string) (int, error) {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -39,7 +41,8 @@ func (c *Conn) WriteString(s string) (int, error) {
 	return len(s), nil
 }
 
-// Writev is Write of all bufs in order, as one: all of them are taken or none.
+// Writev is Write of all bufs, in order, in one operation: it queues either all of them
+// or none.
 func (c *Conn) Writev(bufs ...[]byte) (int, error) {
 	n := 0
 	for _, b := range bufs {
@@ -66,14 +69,15 @@ func (c *Conn) mayWrite(n int) error {
 	case n > c.cfg.Load().MaxBuffered-pending:
 		return ErrBufferFull
 	case pending == 0 && n <= smallWrite:
-		return nil // not worth looking at the counters of all
+		return nil // too small to check the counters of the loop
 	case !c.loop.hasRoom(n):
 		return ErrBufferFull
 	}
 	return nil
 }
 
-// smallWrite is how much a connection with nothing pending may always write.
+// smallWrite is the number of bytes that a connection without pending output may always
+// write.
 const smallWrite = 4 << 10
 
 // hasRoom reports whether n more bytes may be pending.
@@ -81,13 +85,13 @@ func (l *Loop) hasRoom(n int) bool {
 	return int64(n) <= int64(limit(l.cfg.MaxBuffered, defaultTotalBuffers))-l.count.buffered()
 }
 
-// pending returns how many bytes of output are not with the kernel. The caller
-// holds the lock.
+// pending returns the number of bytes of output that the kernel has not accepted. The
+// caller holds the lock.
 func (c *Conn) pending() int {
 	return c.unsent
 }
 
-// wrote accounts for n queued bytes and has them written. The caller holds the lock.
+// wrote accounts for n queued bytes and starts sending them. The caller holds the lock.
 func (c *Conn) wrote(n int) {
 	if n == 0 {
 		return
@@ -105,20 +109,22 @@ func (c *Conn) wrote(n int) {
 	}
 }
 
-// A highWater says when a connection with much pending output reads on. Output over
-// HighWater stops reading, since reading may be what makes it grow. But the peer may
-// be just as full, and wait for us to read before it does: if it takes nothing for a
-// while, base is set to what is pending, for which reading is not blamed any more.
+// A highWater decides when a connection with much pending output resumes reading. Output
+// over HighWater stops reading, because input may be the cause of the output. But the
+// peer may have stopped reading for the same reason, and wait until we read. Therefore,
+// if the peer takes nothing for delay, base is set to the pending output: the
+// connection reads until HighWater more bytes are pending.
 type highWater struct {
-	base    int           // pending output that reading is not blamed for
-	delay   time.Duration // until the next exception; doubles with each in a row
+	base    int           // pending output that does not count towards HighWater
+	delay   time.Duration // until base is set again; doubles each time in a row
 	timer   *Timer
-	sent    uint64 // when last looked at
-	unacked int
-	moved   uint64 // bytes that the kernel took, as far as they were counted
+	sent    uint64 // moved at the last look
+	unacked int    // unacknowledged bytes at the last look
+	moved   uint64 // bytes that the kernel has accepted, as far as they were counted
 }
 
-// pauseIfHigh stops reading if it makes the output grow. The caller holds the lock.
+// pauseIfHigh pauses reading if the pending output, less highWater.base, is over
+// HighWater. The caller holds the lock.
 func (c *Conn) pauseIfHigh() {
 	cfg := c.cfg.Load()
 	pending := c.pending()
@@ -143,7 +149,7 @@ func (c *Conn) pauseIfHigh() {
 	}
 }
 
-// look reports whether the peer has taken anything since the last look. The caller
+// look reports whether the peer has received output since the last call. The caller
 // holds the lock.
 func (h *highWater) look(c *Conn) (progress bool) {
 	unacked := c.core.Unacked()
@@ -152,8 +158,8 @@ func (h *highWater) look(c *Conn) (progress bool) {
 	return progress
 }
 
-// took accounts for n bytes that the kernel has taken, when left are pending. The
-// caller holds the lock.
+// took accounts for n bytes that the kernel has accepted; left bytes are still pending.
+// The caller holds the lock.
 func (h *highWater) took(c *Conn, n, left int) {
 	h.moved += uint64(n)
 	h.base = min(h.base, left)
@@ -163,7 +169,7 @@ func (h *highWater) took(c *Conn, n, left int) {
 	}
 }
 
-// highTimedOut lets a connection with much output read on if its peer takes none.
+// highTimedOut resumes reading if the peer has received no output since the last look.
 func (cl *connLoop) highTimedOut() {
 	c := (*Conn)(cl)
 	c.core.Lock()
@@ -200,10 +206,10 @@ func (u *connUser) Recovered(v any) error {
 	return newPanicError(v)
 }
 
-// Sent accounts for output, and reports whether to notify the dispatcher.
+// Sent accounts for output that was sent, and reports whether to notify the dispatcher.
 func (u *connUser) Sent(n int, all bool) (report bool) {
 	c := (*Conn)(u)
-	n = min(n, c.unsent) // what was discarded has been accounted for
+	n = min(n, c.unsent) // discarded bytes are already accounted for
 	c.unsent -= n
 	c.loop.count.bytesOut.Add(uint64(n))
 	left := c.unsent
@@ -228,10 +234,10 @@ func (u *connUser) Sent(n int, all bool) (report bool) {
 	return true
 }
 
-// Report tells the dispatcher.
+// Report notifies the dispatcher.
 func (u *connUser) Report() { u.loop.hand((*drainTask)(u)) }
 
-// WriteFailed tells the dispatcher that output is lost.
+// WriteFailed discards the pending output and notifies the dispatcher.
 func (u *connUser) WriteFailed(err error) {
 	c := (*Conn)(u)
 	if isUncaught(err) {
@@ -250,14 +256,14 @@ func (c *Conn) discard() {
 	c.unsent = 0
 }
 
-// halfClosed reports whether both directions are over on a connection that lives
-// on after io.EOF, and that therefore has to be closed now. The caller holds the
-// lock.
+// halfClosed reports whether both directions have ended on a connection that stayed open
+// after io.EOF, so that it must be closed now. The caller holds the lock.
 func (c *Conn) halfClosed() bool {
 	return c.facts.has(factEnded) && c.core.OutputEnded() && c.life == lifeOpen
 }
 
-// A drainTask says that output was sent that something waits for.
+// A drainTask reports that output was sent for which OnDrain, a Flushed or the end of a
+// half-open connection waits.
 type drainTask Conn
 
 func (t *drainTask) run() {
@@ -281,7 +287,7 @@ func (t *drainTask) run() {
 	}
 }
 
-// A writeErrTask says that writing has failed.
+// A writeErrTask reports that writing has failed.
 type writeErrTask Conn
 
 func (t *writeErrTask) run() {
@@ -290,24 +296,25 @@ func (t *writeErrTask) run() {
 	err := c.opErrorLocked(OpWrite, c.core.WriteError())
 	ended := c.facts.has(factEnded)
 	c.core.Unlock()
-	// After a reset the reading side ends as well, with what had arrived before
-	// it: leave it to deliverEnd to report, once. Unless nothing is read.
+	// After a reset, reading ends as well, after the bytes that had arrived before it.
+	// deliverEnd then reports the reset, so it is not reported here, unless nothing is
+	// read.
 	if isReset(err) && !ended && !c.is(pauseUser) {
 		if s, ok := c.loopSide().sink().(*streamSink); ok {
 			s.endOutput(err)
 		}
 		c.core.Lock()
 		defer c.core.Unlock()
-		c.clearPause(pauseHigh) // nothing is going to drain
+		c.clearPause(pauseHigh) // no more output will be sent
 		return
 	}
 	c.loopSide().fail(err, closeReset)
 }
 
-// CloseWrite ends the stream to the peer once all that was written is sent; what
-// the peer sends is still received. Afterwards Write returns net.ErrClosed, and
-// so does a second CloseWrite. A connection that cannot do it, net.Pipe for one,
-// returns an error that matches errors.ErrUnsupported.
+// CloseWrite ends the stream to the peer after the pending output is sent. Bytes from
+// the peer are still received. Afterwards Write and a second CloseWrite return
+// net.ErrClosed. If the connection does not support half-close, such as net.Pipe,
+// CloseWrite returns an error that matches errors.ErrUnsupported.
 func (c *Conn) CloseWrite() error {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -323,8 +330,8 @@ func (c *Conn) CloseWrite() error {
 
 type closeWriter interface{ CloseWrite() error }
 
-// PauseWriting keeps what is written from being sent (disable-socket), but for
-// what is being handed to the kernel at that moment.
+// PauseWriting stops sending (disable-socket). Write still queues output. A system call
+// that is in progress is not interrupted.
 func (c *Conn) PauseWriting() {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -333,30 +340,30 @@ func (c *Conn) PauseWriting() {
 	}
 }
 
-// ResumeWriting undoes PauseWriting (enable-socket). So do Close and StartTLS,
-// which flush.
+// ResumeWriting undoes PauseWriting (enable-socket). Close and StartTLS also undo it,
+// because they flush the output.
 func (c *Conn) ResumeWriting() {
 	c.core.Lock()
 	defer c.core.Unlock()
 	c.core.PauseOutput(false)
 }
 
-// Buffered returns the number of bytes that were written and are not with the
-// kernel yet; none after Abort, which discards them.
+// Buffered returns the number of written bytes that the kernel has not accepted yet. It
+// is 0 after Abort, which discards them.
 func (c *Conn) Buffered() int {
 	c.core.Lock()
 	defer c.core.Unlock()
 	return c.pending()
 }
 
-// NeedDrain reports whether more than HighWater bytes were pending, or MaxBuffered
-// if that is less, and half of it still are: a producer had better wait for
-// OnDrain.
+// NeedDrain reports whether a producer should wait for OnDrain. It becomes true when
+// more than HighWater bytes are pending (MaxBuffered if that is less), and false when
+// half of that limit or less is pending.
 func (c *Conn) NeedDrain() bool { return c.is(bitHigh) }
 
-// Flushed returns a future that succeeds when all that has been written so far
-// is with the kernel, and fails if the connection ends before. It may be asked after
-// Close too, and when OnClose has been called.
+// Flushed returns a future that succeeds when the kernel has accepted all output written
+// so far, and fails if the connection ends first. It may also be called after Close, and
+// after OnClose.
 func (c *Conn) Flushed() *Future[struct{}] {
 	c.core.Lock()
 	defer c.core.Unlock()

@@ -16,17 +16,18 @@ import (
 // frame is valid until f returns. A frame may be at most limit bytes long; zero or
 // negative means bufio.MaxScanTokenSize, 64 KB.
 //
-// Calls in f take effect at once: after PauseReading, or while more than HighWater
-// bytes of output are pending, the next frame waits. NetConn, SetCallbacks, Pipe,
-// StartTLS and Detach find the bytes that follow the frame. An incomplete frame waits
-// for the rest of it, and counts as bytes given back by [Conn.Unread].
+// Calls in f take effect immediately. After PauseReading, or while more than HighWater
+// bytes of output are pending, the next frame waits. After NetConn, SetCallbacks, Pipe,
+// StartTLS or Detach, the new reader receives the bytes that follow the frame. An
+// incomplete frame waits for the rest of it, and counts as bytes returned by
+// [Conn.Unread].
 //
 // A frame that is too long is an error of the connection. It is detected at the latest
-// when a read and 16 bytes more than limit have arrived. OnEvent receives an [*OpError]
-// around bufio.ErrTooLong, and then the connection is closed as by Close, so OnEvent
-// may still reply. An error that split returns is treated in the same way. When the
-// peer has ended its side, split decides about the last part, as in bufio.Scanner: if
-// it returns no frame, the error is io.ErrUnexpectedEOF.
+// when limit bytes plus 16 bytes plus one read have arrived. OnEvent receives an
+// [*OpError] that wraps bufio.ErrTooLong, and then the connection is closed as by Close,
+// so OnEvent may still reply. An error that split returns is treated in the same way.
+// When the peer has ended its side, split receives the remaining bytes with atEOF set,
+// as in bufio.Scanner. If it returns no frame, the error is io.ErrUnexpectedEOF.
 //
 // The function that Split returns can be used for any number of connections. Split
 // panics if split or f is nil.
@@ -78,7 +79,7 @@ func LengthPrefix(size int, order binary.ByteOrder) bufio.SplitFunc {
 	}
 }
 
-// A splitter makes frames of the input of OnData. It gives unused input back to the
+// A splitter splits the input of OnData into frames. It returns unused input to the
 // connection, so it has no state.
 type splitter struct {
 	split bufio.SplitFunc
@@ -86,7 +87,8 @@ type splitter struct {
 	f     func(c *Conn, frame []byte)
 }
 
-// maxOverhead is the most that a delimiter or a length adds to a frame.
+// maxOverhead is the maximum number of bytes that a delimiter or a length adds to a
+// frame.
 const maxOverhead = 16
 
 // take is the OnData function.
@@ -148,20 +150,21 @@ func (s *splitter) next(data []byte, atEOF bool) (advance int, frame []byte, err
 	return advance, frame, nil
 }
 
-// takesFrames reports whether the OnData of cfg still receives frames: the callback for
-// the previous frame may have ended that. It runs on the loop.
+// takesFrames reports whether the OnData of cfg still receives frames. The callback for
+// the previous frame may have changed that. It runs on the loop.
 func (cl *connLoop) takesFrames(cfg *ConnConfig) bool {
 	c := (*Conn)(cl)
 	return !c.quit.Load() && !c.is(pauseReads|bitUpgrade|bitUnread) && c.cfg.Load() == cfg &&
 		c.loopSide().sink() == nil && !c.loop.ended.Load()
 }
 
-// keepPart stores an incomplete frame until more input arrives. If nothing before it
-// was used, and it is not in the chunk, which goes back to the pool, keepPart stores it
-// without copying: copying a large frame once per chunk would take quadratic time.
+// keepPart stores an incomplete frame until more input arrives. It copies the frame if it
+// is in the chunk, which goes back to the pool, or if frames before it were used.
+// Otherwise it does not copy: copying a large frame once per chunk would take quadratic
+// time.
 func (cl *connLoop) keepPart(part []byte, all bool) {
 	c := (*Conn)(cl)
-	// Without holding, the chunk is the connection's goroutine's, which may be taking one.
+	// If holding is not set, the connection's goroutine owns the chunk and may change it.
 	inChunk := c.holding.Load() && c.chunk != nil && c.chunk.Len() > 0 && &c.chunk.Bytes()[0] == &part[0]
 	if !all || inChunk || poisons {
 		part = slices.Clone(part)
@@ -172,16 +175,16 @@ func (cl *connLoop) keepPart(part []byte, all bool) {
 	c.set(bitUnread)
 }
 
-// putBack gives the rest of the input of OnData to its next consumer: a different one,
-// or the same one after a pause. If the callback for the last frame called Unread, the
-// rest waits together with those bytes. It runs on the loop.
+// putBack stores the rest of the input of OnData for the next reader: a different one, or
+// the same one after a pause. If the callback for the last frame called Unread, the rest
+// waits together with those bytes. It runs on the loop.
 func (cl *connLoop) putBack(rest []byte, cfg *ConnConfig) {
 	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
 	x := c.extra()
 	switch {
-	case c.is(bitUpgrade): // in order: held input, and input on its way, comes later
+	case c.is(bitUpgrade): // keeps the order: reclaim and takeEarly append later input
 		x.upgrade.early = append(x.upgrade.early, rest...)
 		return
 	case c.life >= lifeClosing && !c.facts.has(factDetach):

@@ -7,31 +7,32 @@ import (
 	"github.com/onloop/eventloop/internal/netcore"
 )
 
-// parking lets the dispatcher wait in the read of a connection instead of its channel,
-// while that is all there is to wait for. A message then needs no switch to the
+// parking lets the dispatcher wait in the read of a connection instead of on its
+// channel, while it has nothing else to wait for. A message then needs no switch to the
 // connection's goroutine and back, for which the runtime often wakes a second processor
 // as well. The goroutine stays in core.Wait meanwhile.
 //
-// Ending a read costs more than a wake-up. So the dispatcher waits there only after some
-// turns in a row that consisted of input of that connection. When anything else comes it
-// gives the place back, for a while.
+// Ending a read costs more than a wake-up. Therefore the dispatcher borrows the read only
+// after parkAfter turns in a row with nothing but input of that connection. When anything
+// else happens it returns the read, and borrows again only after parkAgain turns.
 type parking struct {
-	in atomic.Pointer[connReader] // the dispatcher waits there
+	in atomic.Pointer[connReader] // the connection in whose read the dispatcher waits
 
-	// Only on the loop.
-	held    *connReader // whose place the dispatcher has; nil: none
+// Only on the loop.
+	held    *connReader // the connection whose read the dispatcher has borrowed, or nil
 	offered bool        // held waits for input
-	late    bool        // and has done so for a turn
-	last    *connReader // that offered last
-	streak  int         // how often in a row
+	late    bool        // offered has been set for a turn
+	last    *connReader // the connection that called offer last
+	streak  int         // how often in a row it did
 }
 
-// parkAfter is how many turns in a row must have been input of one connection,
-// parkAgain the same after the dispatcher waited there without result.
+// parkAfter is the number of turns in a row with only input of one connection that come
+// before the dispatcher borrows its read. parkAgain is that number after the dispatcher
+// has returned a read.
 const parkAfter, parkAgain = 8, 100
 
-// offer says that the connection has nothing to do but to wait for input. It reports
-// whether the dispatcher waits for it. On the loop, in a task of the connection.
+// offer tells the dispatcher that the connection only waits for input. It reports whether
+// the dispatcher waits for that input. It runs on the loop, in a task of the connection.
 func (l *Loop) offer(cr *connReader) bool {
 	k := &l.parking
 	alone := l.pace.calls == 0 && l.batch.Len() == 0 && len(l.tasks) == 0 && l.ordered == nil
@@ -51,16 +52,16 @@ func (l *Loop) offer(cr *connReader) bool {
 	return k.offered
 }
 
-// unpark ends the wait of the dispatcher in a connection. It is called after
-// something was put where the dispatcher looks.
+// unpark ends the dispatcher's wait in a connection. It is called after a post, a task or
+// other work for the dispatcher was queued.
 func (l *Loop) unpark() {
 	if cr := l.parking.in.Load(); cr != nil {
 		cr.core.Wake()
 	}
 }
 
-// park waits in the connection that was offered, until there is input, a task, a
-// wake-up, or until the deadline when, if that is not 0.
+// park waits in the read of the connection that was offered, until there is input, a task
+// or a wake, or until the time when, unless that is 0.
 func (l *Loop) park(when int64) {
 	k := &l.parking
 	var until time.Time
@@ -68,7 +69,7 @@ func (l *Loop) park(when int64) {
 		until = l.epoch.Add(time.Duration(when))
 	}
 	k.in.Store(k.held)
-	if len(l.tasks) == 0 { // what is sent from now on finds k.in
+	if len(l.tasks) == 0 { // the sender of a later task finds k.in and wakes the read
 		l.first = k.held.park(until)
 	}
 	k.in.Store(nil)
@@ -77,9 +78,9 @@ func (l *Loop) park(when int64) {
 	}
 }
 
-// park reads a chunk in the goroutine's place, and returns the task that handles it. It
-// returns nil after Wake, at until unless that is zero, and if there is anything else
-// to do, which is for the goroutine. It runs no code of the user.
+// park reads a chunk in place of the connection's goroutine, and returns the task that
+// handles it. It returns nil after Wake, at the time until unless that is zero, and if
+// the connection has other work, which its goroutine does. It runs no user code.
 func (cr *connReader) park(until time.Time) task {
 	if cr.quit.Load() || cr.bits.Load() != 0 || cr.reasons.read() != nil || cr.hasNext() {
 		return nil
@@ -92,15 +93,15 @@ func (cr *connReader) park(until time.Time) task {
 	case b != nil:
 		cr.took(b)
 		return (*chunkTask)(cr)
-	case err != netcore.ErrWoken && !deadlinePassed(err): // ETIMEDOUT is no deadline
+	case err != netcore.ErrWoken && !deadlinePassed(err): // ETIMEDOUT is not a deadline
 		cr.reasons.setRead(err)
 	}
 	return nil
 }
 
-// postpone is called when the dispatcher has a turn instead of waiting. The first turn
-// may be what the last callback has caused, like OnDrain. From the second on the
-// goroutine reads meanwhile.
+// postpone is called when the dispatcher runs a turn instead of waiting. The last
+// callback may have caused the first such turn, for example an OnDrain. At the second one
+// the dispatcher returns the read, so that the connection's goroutine reads meanwhile.
 func (k *parking) postpone() {
 	if k.offered && k.late {
 		k.end()
@@ -108,7 +109,7 @@ func (k *parking) postpone() {
 	k.late = k.offered
 }
 
-// end gives the place back, if one is borrowed. On the loop.
+// end returns the borrowed read, if there is one. It runs on the loop.
 func (k *parking) end() {
 	if cr := k.held; cr != nil {
 		k.held, k.offered, k.streak = nil, false, parkAfter-parkAgain

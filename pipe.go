@@ -8,18 +8,18 @@ import (
 	"sync"
 )
 
-// A PipeWriter is the end of a pipe that the loop writes to: what it writes, another
-// goroutine reads. It is made by NewPipe. It keeps the loop alive until Close, and then
-// until all is read, unless it is unref'd. All methods may be called from any goroutine
-// and from any callback.
+// A PipeWriter is the write end of a pipe from the loop to another goroutine. NewPipe
+// creates it. It keeps the loop alive until Close, and then until everything is read,
+// unless it is unref'd. All methods may be called from any goroutine and from any
+// callback.
 type PipeWriter struct {
 	handle
 	high int
 
 	mu      sync.Mutex // guards the following
-	readers sync.Cond  // signaled when there is something to read, or an end
+	readers sync.Cond  // signaled when there are bytes to read, or an end
 	buf     bytes.Buffer
-	wrote   bool  // since the last OnDrain
+	wrote   bool  // bytes were written since the last OnDrain
 	full    bool  // see NeedDrain
 	end     error // what Read returns after buf; nil while the writer is open
 	gone    error // what Write returns; nil while both ends are open
@@ -28,15 +28,17 @@ type PipeWriter struct {
 
 // NewPipe returns a pipe from the loop to a goroutine, such as one that writes to the
 // standard input of a child process, or that reads an [HTTPOptions.BodyReader]. Unlike
-// that of io.Pipe, Write does not wait: it queues, and [PipeWriter.NeedDrain] reports
-// whether more than highWater bytes are queued. Zero: 256 KB. Negative: no limit.
+// Write of io.Pipe, Write does not wait: it queues the bytes, and [PipeWriter.NeedDrain]
+// reports whether more than highWater bytes are queued. highWater zero: 256 KB. Negative:
+// no limit.
 //
-// Read of the reader waits until there is something to read. It is for other goroutines,
-// one at a time: on the loop it returns [ErrOnLoop]. When the loop has ended by force it
-// returns [ErrLoopClosed]. Close of the reader drops what is queued, and the writer is
-// told by OnDrain, and by Write, which returns io.ErrClosedPipe then.
+// Read of the reader waits until there are bytes to read. One goroutine at a time may
+// call it; on the loop it returns [ErrOnLoop]. After the loop has ended by force it
+// returns [ErrLoopClosed]. Close of the reader drops the queued bytes. OnDrain is then
+// called, and Write returns io.ErrClosedPipe.
 //
-// NewPipe may be called before Run. After the end of the loop the pipe is closed.
+// NewPipe may be called before Run. A pipe that is created after the end of the loop is
+// closed.
 func NewPipe(l *Loop, highWater int) (*PipeWriter, io.ReadCloser) {
 	w := &PipeWriter{high: limit(highWater, defaultHighWater), wrote: true}
 	w.readers.L = &w.mu
@@ -48,8 +50,8 @@ func NewPipe(l *Loop, highWater int) (*PipeWriter, io.ReadCloser) {
 }
 
 // Write queues a copy of p and returns len(p). It never waits. It returns net.ErrClosed
-// after Close, io.ErrClosedPipe after Close of the reader, and [ErrBufferFull], and
-// takes nothing, if more than 64 MB would be queued.
+// after Close, io.ErrClosedPipe after Close of the reader, and [ErrBufferFull] if more
+// than 64 MB would be queued. With an error, no byte of p is queued.
 func (w *PipeWriter) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -73,18 +75,18 @@ func (w *PipeWriter) Buffered() int {
 	return w.buf.Len()
 }
 
-// NeedDrain reports whether more than highWater bytes were queued, and half of it still
-// are: a producer had better wait for OnDrain.
+// NeedDrain reports whether a producer should wait for OnDrain. It becomes true when more
+// than highWater bytes are queued, and false when half of highWater or less is queued.
 func (w *PipeWriter) NeedDrain() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.full
 }
 
-// OnDrain arranges for f to be called on the loop each time that all that was written
-// has been read, or dropped by Close of the reader, until Close: also if that was before
-// OnDrain was called. So f is called at least once, and can write everything. A second
-// call replaces f.
+// OnDrain sets the function that is called on the loop each time all written bytes have
+// been read, or dropped by Close of the reader, until Close. f is also called if nothing
+// is queued when OnDrain is called. So f is called at least once, and can do all the
+// writing. A second call replaces f.
 func (w *PipeWriter) OnDrain(f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -92,7 +94,7 @@ func (w *PipeWriter) OnDrain(f func()) {
 	w.checkDrain()
 }
 
-// checkDrain arranges for OnDrain if it is due. The caller holds w.mu.
+// checkDrain updates NeedDrain and posts OnDrain if it is due. The caller holds w.mu.
 func (w *PipeWriter) checkDrain() {
 	n := w.buf.Len()
 	w.full = w.full && n > w.high/2
@@ -102,7 +104,7 @@ func (w *PipeWriter) checkDrain() {
 	}
 }
 
-// tellDrained runs on the loop.
+// tellDrained calls OnDrain. It runs on the loop.
 func (w *PipeWriter) tellDrained() {
 	w.mu.Lock()
 	f := w.onDrain
@@ -115,12 +117,11 @@ func (w *PipeWriter) tellDrained() {
 	}
 }
 
-// Close ends the pipe: after what is queued, Read returns io.EOF. A second call returns
+// Close ends the pipe: after the queued bytes, Read returns io.EOF. A second call returns
 // net.ErrClosed.
 func (w *PipeWriter) Close() error { return w.CloseWithError(nil) }
 
-// CloseWithError is Close with an error that Read returns instead of io.EOF, unless it
-// is nil.
+// CloseWithError is Close, but Read returns err instead of io.EOF, unless err is nil.
 func (w *PipeWriter) CloseWithError(err error) error {
 	if err == nil {
 		err = io.EOF
@@ -139,15 +140,16 @@ func (w *PipeWriter) CloseWithError(err error) error {
 	return nil
 }
 
-// endIfRead ends the handle if nothing is to be done any more. The caller holds w.mu.
+// endIfRead ends the handle if the pipe is closed and everything is read. The caller
+// holds w.mu.
 func (w *PipeWriter) endIfRead() {
 	if w.end != nil && w.buf.Len() == 0 {
 		w.loop.unregister(&w.handle)
 	}
 }
 
-// terminate implements owner. Not all is read, so the reader must not take it for the
-// end.
+// terminate implements owner. Bytes may be unread, so Read returns ErrLoopClosed, not
+// io.EOF.
 func (w *PipeWriter) terminate() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -163,11 +165,11 @@ func (w *PipeWriter) describe() string { return fmt.Sprintf("%d bytes", w.Buffer
 // Ref makes the pipe keep the loop alive. This is the default.
 func (w *PipeWriter) Ref() { w.setRef(true) }
 
-// Unref lets the loop end although the pipe is open; it is then closed as by force.
-// Until then it works as before.
+// Unref lets the loop end while the pipe is open; the pipe is then closed as by a forced
+// end. Until then it works as before.
 func (w *PipeWriter) Unref() { w.setRef(false) }
 
-// A pipeReader is the other end.
+// A pipeReader is the read end of a pipe.
 type pipeReader PipeWriter
 
 // Read implements io.Reader.
@@ -204,7 +206,7 @@ func (r *pipeReader) Close() error {
 	w.buf = bytes.Buffer{}
 	if w.gone == nil {
 		w.gone = io.ErrClosedPipe
-		w.wrote = true // even if all is read: the writer is to know
+		w.wrote = true // call OnDrain even if everything is read: it notifies the writer
 	}
 	w.readers.Broadcast()
 	w.checkDrain()

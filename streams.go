@@ -12,34 +12,34 @@ import (
 	"github.com/onloop/eventloop/internal/sockio"
 )
 
-// NetConn returns the connection as a net.Conn for the task t: Read and Write
-// suspend the task, never the loop, so bufio, encoding/json, net/textproto,
-// http.ReadRequest and io.Copy work on it unchanged. Deadlines work; Read obeys
-// ConnConfig.ReadTimeout too.
+// NetConn returns the connection as a net.Conn for the task t. Read and Write suspend
+// the task, never the loop, so bufio, encoding/json, net/textproto, http.ReadRequest and
+// io.Copy work on it unchanged. Deadlines work; ConnConfig.ReadTimeout also applies to
+// Read.
 //
-// From the first NetConn on, what arrives and how it ends goes to Read instead of
-// OnData and OnEvent; what had arrived and was not delivered comes first, and so
-// does an end that was told before. After io.EOF the connection can still be written
-// to. Write returns when its bytes are queued, and waits while more than HighWater
-// bytes are pending; if HighWater is not below MaxBuffered it returns
-// [ErrBufferFull] when that is reached. Close closes the connection as [Conn.Close]
-// does.
+// From the first NetConn on, Read receives the input and its end, instead of OnData and
+// OnEvent. Read first returns bytes that had arrived and were not delivered. It also
+// returns an end that OnEvent has already received. After io.EOF the connection can
+// still be written to. Write returns when its bytes are queued, and waits while more
+// than HighWater bytes are pending. If HighWater is not below MaxBuffered, Write returns
+// [ErrBufferFull] when MaxBuffered is reached. Close closes the connection as
+// [Conn.Close] does.
 //
-// Read and Write are for tasks of the loop, one after the other or at the same time:
-// any task may be the one that reads, and any one the one that writes, also a task
-// that was given the net.Conn by another. A second reader or writer at the same time
-// gets an error. Elsewhere Read and Write return [ErrNotOnTask]. All other methods
-// may be called from any goroutine: a deadline that is set, or a Close, ends a Read
-// or Write that waits, as crypto/tls and other libraries expect that take a context.
+// Only tasks of the loop may call Read and Write, one after the other or concurrently.
+// Any task may read, and any task may write, also a task that received the net.Conn from
+// another task. A second concurrent reader or writer gets an error. Outside of tasks,
+// Read and Write return [ErrNotOnTask]. All other methods may be called from any
+// goroutine. Setting a deadline, or Close, ends a waiting Read or Write, as crypto/tls
+// and other libraries that accept a context expect.
 //
-// The net.Conn ends with the task t; each task that wants to be sure of the connection
-// asks for its own. When the last one ends, the callbacks have the connection again,
-// with what was not read, in a later turn, and get an end that no Read or Write
-// has returned; if the peer has ended the connection it is then closed.
+// The net.Conn ends with the task t. A task that needs the connection for its whole life
+// calls NetConn itself. When the last net.Conn has ended, the callbacks receive the
+// input again: in a later turn, the bytes that were not read, and an end that no Read or
+// Write has returned. If the peer has ended its side, the connection is then closed.
 //
-// When the connection was closed, by Close of the net.Conn or of c,
-// its methods return net.ErrClosed at once. After an error of the connection, Read and
-// Write return that error.
+// After the connection was closed, by Close of the net.Conn or of c, the methods return
+// net.ErrClosed immediately. After an error of the connection, Read and Write return
+// that error.
 func (c *Conn) NetConn(t *Task) net.Conn {
 	if t == nil || t.check() != nil || t.loop != c.loop {
 		return &stream{c: c, err: ErrNotOnTask}
@@ -59,7 +59,8 @@ func (c *Conn) NetConn(t *Task) net.Conn {
 	return s
 }
 
-// openSink returns the sink of the connection's streams. On the loop.
+// openSink returns the sink of the connection's streams, and creates it if needed. It
+// runs on the loop.
 func (cl *connLoop) openSink() (*streamSink, error) {
 	c := (*Conn)(cl)
 	c.core.Lock()
@@ -71,7 +72,7 @@ func (cl *connLoop) openSink() (*streamSink, error) {
 	case nil:
 		if c.life >= lifeClosing {
 			if x.untold != nil {
-				x.untold.Ignore() // it is told here
+				x.untold.Ignore() // the error is returned here
 			}
 			return nil, c.closedError()
 		}
@@ -87,27 +88,28 @@ func (cl *connLoop) openSink() (*streamSink, error) {
 	return nil, errors.New("eventloop: the connection's data goes to a pipe")
 }
 
-// A streamSink is what the streams of a connection share. Only on the loop.
+// A streamSink holds the state that the streams of a connection share. It is used only
+// on the loop.
 type streamSink struct {
 	c        *Conn
-	streams  []*stream      // one a task
+	streams  []*stream      // one per task
 	low      *onLow         // wakes the writer
 	buf      *sockio.Buffer // the chunk that is being read
-	err      error          // how reading ended, or the connection
-	told     error          // what a Read or Write has returned of it
+	err      error          // how reading, or the connection, ended
+	told     error          // the err that a Read or Write has returned
 	released bool           // the tasks of all streams have ended
 	reader   waiter
 	writer   waiter
 }
 
-// A waiter is a task that waits for something, or empty.
+// A waiter is a waiting task, or empty.
 type waiter struct {
 	t   *Task
 	seq uint64
-	d   *deadline // that bounds it
+	d   *deadline // bounds the wait
 }
 
-// wake goes on with the task now: the caller is a turn of its own.
+// wake resumes the task immediately: its callers run no user code after it.
 func (w *waiter) wake() {
 	if t := w.t; t != nil {
 		w.t = nil
@@ -122,8 +124,8 @@ func (s *streamSink) chunk(b *sockio.Buffer) {
 
 func (s *streamSink) unread() { s.reader.wake() }
 
-// end keeps the end of reading for Read. After an error the connection is closed;
-// after io.EOF it lives until its streams have ended.
+// end stores the end of reading for Read. After an error the connection is closed. After
+// io.EOF it stays open until its streams have ended.
 func (s *streamSink) end(err error) bool {
 	if s.err == nil || s.err == io.EOF {
 		s.err = err
@@ -136,9 +138,9 @@ func (s *streamSink) end(err error) bool {
 	return true
 }
 
-// endOutput ends the waits for output to be sent, since it will not be: the
-// streams may hold what arrived before err, so that reading does not get to it, and
-// their task may wait for just that.
+// endOutput ends all waits for output, which will not be sent. The streams may hold bytes
+// that arrived before err, so that reading does not reach err; and the task that should
+// read them may be waiting for this output.
 func (s *streamSink) endOutput(err error) {
 	c := s.c
 	c.core.Lock()
@@ -146,7 +148,7 @@ func (s *streamSink) endOutput(err error) {
 	c.unset(bitHigh)
 	x := c.x.Load()
 	for _, w := range x.flushed {
-		w.f.Ignore() // Read is going to tell
+		w.f.Ignore() // Read reports the error
 		w.f.resolve(struct{}{}, err)
 	}
 	x.flushed = nil
@@ -165,23 +167,23 @@ func (s *streamSink) drained() {
 // failure returns the error for an operation, or nil.
 func (s *streamSink) failure() error {
 	if s.released {
-		return ErrNotOnTask // the task that the stream was made for has ended
+		return ErrNotOnTask // the tasks of all streams have ended
 	}
 	if s.err == nil || s.err == io.EOF {
 		if s.c.Closed() && s.c.Err() == nil {
-			return net.ErrClosed // we closed it: whatever has arrived is gone
+			return net.ErrClosed // closed locally: unread bytes are dropped
 		}
 	}
 	return s.err
 }
 
-// tell is for an error of the connection that Read or Write returns.
+// tell records that Read or Write returns err, an error of the connection.
 func (s *streamSink) tell(err error) error {
 	s.told = err
 	return err
 }
 
-// release ends the sink, after its last stream.
+// release ends the sink after its last stream has ended.
 func (s *streamSink) release() {
 	c := s.c
 	s.released = true
@@ -200,21 +202,22 @@ func (s *streamSink) release() {
 		b.Release()
 		c.loopSide().consumed()
 	}
-	c.loop.Post(func() { // tasks that were given a stream of another
+	c.loop.Post(func() { // wake tasks that use a stream of another task
 		s.reader.wake()
 		s.writer.wake()
 	})
 	s.releaseEnd(gone)
 }
 
-// giveBack leaves what was not read to Detach, if that was called.
+// giveBack passes the unread chunk to Detach, if Detach was called.
 func (s *streamSink) giveBack() {
 	if s.buf != nil && s.c.loopSide().detaching() {
 		s.c.chunk, s.buf = s.buf, nil
 	}
 }
 
-// releaseEnd tells of the end that no stream has told, if it was one by the peer.
+// releaseEnd reports an end that no stream has returned, and closes the connection if
+// the peer has ended its side.
 func (s *streamSink) releaseEnd(gone bool) {
 	c, untold := s.c, s.err != nil && s.err != s.told
 	switch {
@@ -229,12 +232,12 @@ func (s *streamSink) releaseEnd(gone bool) {
 	}
 }
 
-// A stream is a connection as tasks see it.
+// A stream is the net.Conn that NetConn returns to a task.
 type stream struct {
 	c     *Conn
-	t     *Task // for which it was made
+	t     *Task // the task that called NetConn
 	sink  *streamSink
-	err   error // for good
+	err   error // if not nil, all operations fail with it
 	read  deadline
 	write deadline
 }
@@ -250,7 +253,7 @@ func (s *stream) release() {
 	}
 }
 
-// usable returns the task that uses the stream, or what is against that.
+// usable returns the task that uses the stream, or an error if it must not use it.
 func (s *stream) usable() (*Task, error) {
 	if s.err != nil {
 		return nil, s.err
@@ -268,7 +271,7 @@ func (s *stream) usable() (*Task, error) {
 	return t, nil
 }
 
-// Read reads what has arrived, and waits for it if there is nothing.
+// Read returns bytes that have arrived, or waits until bytes arrive.
 func (s *stream) Read(p []byte) (int, error) {
 	t, err := s.usable()
 	if err != nil || len(p) == 0 {
@@ -295,8 +298,8 @@ func (s *stream) Read(p []byte) (int, error) {
 	}
 }
 
-// read takes bytes from what has arrived, and gives the chunk back after its last.
-// What StartTLS is going to take is not touched.
+// read copies input to p, and releases the chunk after its last byte. It leaves bytes
+// that StartTLS will take.
 func (s *streamSink) read(p []byte) (n int) {
 	c := s.c
 	switch bits := c.bits.Load(); {
@@ -317,7 +320,7 @@ func (s *streamSink) read(p []byte) (n int) {
 	return n
 }
 
-// readUnread takes bytes that were given back by Unread.
+// readUnread copies unread bytes to p.
 func (cl *connLoop) readUnread(p []byte) int {
 	c := (*Conn)(cl)
 	c.core.Lock()
@@ -332,7 +335,7 @@ func (cl *connLoop) readUnread(p []byte) int {
 	return n
 }
 
-// wait suspends the task until the sink wakes it as w, or until the deadline.
+// wait suspends the task until the sink wakes w, or until the deadline.
 func (s *stream) wait(t *Task, w *waiter, d *deadline, op string) error {
 	if w.t != nil {
 		return s.c.opError(op, errBusy)
@@ -348,22 +351,22 @@ func (s *stream) wait(t *Task, w *waiter, d *deadline, op string) error {
 	d.arm(t.loop, w)
 	err = t.suspend()
 	if w.t == t {
-		w.t = nil // by the task's context
+		w.t = nil // the task's context ended the wait
 	}
 	return err
 }
 
 var errBusy = errors.New("another task is waiting to do that")
 
-// Write queues p, in pieces of at most HighWater bytes, and waits before each one
-// while too many bytes are pending.
+// Write queues p in pieces of at most HighWater bytes, and waits before each piece while
+// too many bytes are pending.
 func (s *stream) Write(p []byte) (n int, err error) {
 	t, err := s.usable()
 	if err != nil {
 		return 0, writeError(err)
 	}
 	k, piece := s.sink, s.piece()
-	if k.writer.t != nil { // in the middle of a Write
+	if k.writer.t != nil { // another Write is in progress
 		return 0, s.c.opError(OpWrite, errBusy)
 	}
 	for {
@@ -390,8 +393,8 @@ func (s *stream) Write(p []byte) (n int, err error) {
 	}
 }
 
-// whyNotWrite returns why Write said net.ErrClosed. The error of an earlier write
-// may be known although the loop has not heard of it yet.
+// whyNotWrite returns the reason why Write returned net.ErrClosed. An earlier write may
+// have failed although its writeErrTask has not run yet.
 func (cl *connLoop) whyNotWrite() error {
 	c := (*Conn)(cl)
 	c.core.Lock()
@@ -399,7 +402,8 @@ func (cl *connLoop) whyNotWrite() error {
 	return writeError(c.closedError())
 }
 
-// piece returns how much to write at a time, so that it never passes MaxBuffered.
+// piece returns the number of bytes to write at a time, so that the pending output never
+// exceeds MaxBuffered.
 func (s *stream) piece() int {
 	cfg := s.c.cfg.Load()
 	n := min(cfg.HighWater, defaultHighWater)
@@ -409,7 +413,7 @@ func (s *stream) piece() int {
 	return max(n, 1)
 }
 
-// writeError is the error of writing to a connection that has ended with err.
+// writeError returns the error of a write to a connection that has ended with err.
 func writeError(err error) error {
 	if err == io.EOF {
 		return net.ErrClosed
@@ -417,8 +421,8 @@ func writeError(err error) error {
 	return err
 }
 
-// Close closes the connection as Conn.Close does. A task that waits in Read or
-// Write of it gets net.ErrClosed.
+// Close closes the connection as Conn.Close does. A waiting Read or Write returns
+// net.ErrClosed.
 func (s *stream) Close() error {
 	if s.err != nil {
 		return writeError(s.err)
@@ -464,8 +468,8 @@ type deadline struct {
 	w     *waiter
 }
 
-// set may be called from any goroutine. The task of the stream is running when it
-// calls, and cannot be waiting; otherwise a task that is gets the new deadline.
+// set may be called from any goroutine. If the caller is the task of the stream, that
+// task is not waiting. Otherwise a waiting task gets the new deadline.
 func (d *deadline) set(t time.Time, s *stream, w *waiter) {
 	if t.IsZero() {
 		d.at.Store(nil)
@@ -488,8 +492,8 @@ func (d *deadline) passed() bool {
 	return at != nil && !time.Now().Before(*at)
 }
 
-// arm has w woken at the deadline, if there is one. The timer stays armed after
-// the wait, as the deadline is often far and soon armed again.
+// arm sets the timer to wake w at the deadline, if there is one. The timer stays armed
+// after the wait, because the deadline is often far away and soon armed again.
 func (d *deadline) arm(l *Loop, w *waiter) {
 	at := d.at.Load()
 	if at == nil {
@@ -505,8 +509,7 @@ func (d *deadline) arm(l *Loop, w *waiter) {
 	d.timer.Reset(time.Until(*at))
 }
 
-// expired wakes the task, which finds that the deadline has passed when it waits
-// again.
+// expired wakes the task, which then notices that the deadline has passed.
 func (d *deadline) expired() {
 	if d.w.d == d {
 		d.w.wake()
