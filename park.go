@@ -18,7 +18,7 @@ import (
 type parking struct {
 	in atomic.Pointer[connReader] // the connection in whose read the dispatcher waits
 
-// Only on the loop.
+	// Only on the loop.
 	held    *connReader // the connection whose read the dispatcher has borrowed, or nil
 	offered bool        // held waits for input
 	late    bool        // offered has been set for a turn
