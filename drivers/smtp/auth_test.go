@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/onloop/eventloop"
@@ -78,6 +79,38 @@ func TestAFailedAuthenticationFailsTheMailsThatWait(t *testing.T) {
 					})
 				}
 				return n.Script(server, steps(greet(c.offers), c.script, end)...)
+			})
+		})
+	}
+}
+
+// Some servers repeat a command that they do not understand.
+func TestAnErrorOfTheAuthenticationDoesNotShowThePassword(t *testing.T) {
+	const user, password, both = "dXNlcg==", "aGlkZGVu", "AHVzZXIAaGlkZGVu"
+	for name, c := range map[string]struct {
+		auth   Auth
+		script []looptest.Step
+	}{
+		"PLAIN":     {Plain("user", "hidden"), say("AUTH PLAIN "+both, "501 Syntax error in 'AUTH PLAIN "+both+"'")},
+		"lines":     {Plain("user", "hidden"), say("AUTH PLAIN "+both, "501-What is\r\n501 "+both+"?")},
+		"LOGIN":     {Login("user", "hidden"), say("AUTH LOGIN", "334 eA==", user, "334 eA==", password, "500 5.5.2 "+password)},
+		"malformed": {Plain("user", "hidden"), say("AUTH PLAIN "+both, "AUTH PLAIN "+both)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			protocolTest(t, func(t *testing.T, l *eventloop.Loop, n *looptest.Net) error {
+				client := newClient(t, l, n, func(o *Options) { o.Auth, o.PlaintextAuth = c.auth, true })
+				client.Send(t.Context(), mail()).Then(func(_ Receipt, err error) {
+					for _, secret := range []string{"hidden", user, password, both} {
+						if err == nil || strings.Contains(err.Error(), secret) {
+							t.Errorf("got %v, want an error without %q", err, secret)
+						}
+					}
+					if isTransient(err) {
+						t.Errorf("%v is transient", err)
+					}
+					client.Close()
+				})
+				return n.Script(server, steps(greet("AUTH PLAIN LOGIN"), c.script, []looptest.Step{drain})...)
 			})
 		})
 	}

@@ -76,6 +76,9 @@ func (b *body) load(t *eventloop.Task) error {
 			if err := t.Yield(); err != nil { // a large mail must not hold up the loop
 				return err
 			}
+			if err := b.ended(); err != nil {
+				return err
+			}
 		}
 		b.meter.Add(p)
 		b.whole = true
@@ -169,7 +172,11 @@ func (b *body) seek(first bool) error {
 	return nil
 }
 
-// end says that the body is not needed any more. It may be called from any goroutine.
+// ended returns an error when the mail has its result: then what first refers to belongs
+// to the application.
+func (b *body) ended() error { return context.Cause(b.ctx) }
+
+// end says that the body is not needed any more.
 func (b *body) end() {
 	b.cancel()
 	if _, ok := b.src.(io.Closer); !ok {

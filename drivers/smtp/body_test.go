@@ -11,6 +11,7 @@ import (
 	"net/textproto"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -140,6 +141,55 @@ func TestALargeBodyIsReadNoFasterThanTheServerTakesIt(t *testing.T) {
 		})
 		return n.Script(server, steps(greet("PIPELINING"), envelope, reply("250 ok", "250 ok", "354 go"), []looptest.Step{slow}, expect("."), reply("250 ok"), bye)...)
 	})
+}
+
+// When the future has its result, the body belongs to the application, also if the mail
+// was given up while it was measured or sent. The race detector says if it does not.
+func TestABodyBelongsToTheApplicationAfterTheResult(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fakeServer{}
+	var served sync.WaitGroup
+	served.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			served.Go(func() {
+				defer c.Close()
+				f.serve(c, bufio.NewReader(c))
+			})
+		}
+	})
+	err = eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+		c, err := New(l, &Options{Addr: ln.Addr().String(), Security: NoTLS})
+		if err != nil {
+			return err
+		}
+		release := l.Hold()
+		go func() {
+			defer release()
+			defer c.Abort()
+			body := []byte(strings.Repeat("hello world\r\n", 200_000))
+			for i := range 60 {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i%20)*time.Millisecond/2)
+				c.Send(ctx, Mail{From: "a@x", To: []string{"b@y"}, Body: body}).Wait(t.Context())
+				cancel()
+				for k := 0; k < len(body); k += 100 {
+					body[k] = 'x'
+				}
+			}
+		}()
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	ln.Close()
+	served.Wait()
 }
 
 type endless func(p []byte) (int, error)

@@ -164,7 +164,7 @@ func (c *Client) enqueue(ctx context.Context, j *job) error {
 	c.pending++
 	c.wakeLocked()
 	if ctx.Done() != nil {
-		j.unhook = context.AfterFunc(ctx, func() { j.giveUp(context.Cause(ctx)) })
+		j.unhook = context.AfterFunc(ctx, func() { j.cancel(context.Cause(ctx)) })
 	}
 	return nil
 }
@@ -289,22 +289,35 @@ func (j *job) sending(sent bool) {
 	}
 }
 
-// settle gives the mail its result, if it has none. It may be called from any goroutine.
+// settle gives the mail its result, if it has none. On the loop.
 func (j *job) settle(r Receipt, err error) {
 	if err != nil {
 		err = j.c.opError(err)
 	}
-	if _, _, ok := j.finish(); ok {
-		j.Resolve(r, err)
+	if _, _, ok := j.finish(false); ok {
 		j.body.end()
+		j.Resolve(r, err)
 	}
 }
 
+// cancel gives up the mail because its context has ended with err. A mail that waits
+// fails at once. One that a session has fails on the loop, where the task of the session
+// does not read the body at the same time: with the result the body belongs to the
+// application. It may be called from any goroutine.
+func (j *job) cancel(err error) {
+	if _, _, ok := j.finish(true); !ok {
+		j.c.l.Post(func() { j.giveUp(err) })
+		return
+	}
+	j.body.end()
+	j.Resolve(Receipt{}, j.c.opError(err))
+}
+
 // giveUp makes err the result of the mail, if it has none, and closes the connection of
-// the session that is sending it: SMTP cannot take back a mail in any other way. It may
-// be called from any goroutine.
+// the session that is sending it: SMTP cannot take back a mail in any other way. On the
+// loop.
 func (j *job) giveUp(err error) {
-	state, s, ok := j.finish()
+	state, s, ok := j.finish(false)
 	if !ok {
 		return
 	}
@@ -314,17 +327,18 @@ func (j *job) giveUp(err error) {
 	if s != nil {
 		s.conn.Abort()
 	}
-	j.Resolve(Receipt{}, j.c.opError(err))
 	j.body.end()
+	j.Resolve(Receipt{}, j.c.opError(err))
 }
 
-// finish makes j settled. It returns the state and the session before that, and whether
-// j was not settled yet.
-func (j *job) finish() (state jobState, s *session, ok bool) {
+// finish makes j settled, or does nothing if it is, or if it has to wait in the queue and
+// does not. It returns the state and the session before that, and whether it has settled
+// j.
+func (j *job) finish(mustWait bool) (state jobState, s *session, ok bool) {
 	c := j.c
 	c.mu.Lock()
 	state, s = j.state, j.session
-	if state == jobSettled {
+	if state == jobSettled || mustWait && state != jobQueued {
 		c.mu.Unlock()
 		return state, nil, false
 	}

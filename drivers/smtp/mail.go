@@ -22,7 +22,8 @@ type Mail struct {
 
 	// Body is the message, header and text: a []byte, an io.WriterTo such as the *Msg of
 	// github.com/wneessen/go-mail, or an io.Reader. It must not be changed or used until
-	// the future has its result. CR and LF alone are sent as CRLF, and dots at the
+	// the future has its result; a Read or WriteTo in progress may then still go on if
+	// the mail has failed. CR and LF alone are sent as CRLF, and dots at the
 	// beginning of lines are doubled as SMTP wants it.
 	//
 	// WriteTo and Read are called on a goroutine of [eventloop.Work], and may block. They

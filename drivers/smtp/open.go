@@ -1,8 +1,10 @@
 package smtp
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/onloop/eventloop/drivers/smtp/internal/smtpwire"
 )
@@ -124,13 +126,20 @@ func (s *session) auth() error {
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrAuth, mechanism, err)
 	}
+	secrets := []string{encoded(initial)}
 	r, err := s.command(smtpwire.AppendAuth(s.out[:0], mechanism, initial))
 	for err == nil && r.Code == 334 {
-		r, err = s.respond(&r, respond)
+		var secret string
+		r, secret, err = s.respond(&r, respond)
+		secrets = append(secrets, secret)
+	}
+	if errors.Is(err, ErrMalformed) {
+		return fmt.Errorf("%w to AUTH", ErrMalformed) // err quotes it
 	}
 	if err != nil {
 		return err
 	}
+	hide(&r, secrets)
 	if err := wants(235, "AUTH", &r); err != nil {
 		var reply *Error
 		if errors.As(err, &reply) {
@@ -141,11 +150,27 @@ func (s *session) auth() error {
 	return nil
 }
 
-// respond answers the challenge r. If the mechanism cannot, it cancels the exchange.
-func (s *session) respond(r *smtpwire.Reply, respond func([]byte) ([]byte, error)) (smtpwire.Reply, error) {
+// encoded returns a response of the client as it is sent.
+func encoded(response []byte) string { return base64.StdEncoding.EncodeToString(response) }
+
+// hide removes what the client has sent from a reply: there are servers that repeat a
+// command that they do not understand.
+func hide(r *smtpwire.Reply, secrets []string) {
+	for i := range r.Lines {
+		for _, secret := range secrets {
+			if secret != "" {
+				r.Lines[i] = strings.ReplaceAll(r.Lines[i], secret, "***")
+			}
+		}
+	}
+}
+
+// respond answers the challenge r, and returns the next reply and the response as it was
+// sent. If the mechanism cannot answer, it cancels the exchange.
+func (s *session) respond(r *smtpwire.Reply, respond func([]byte) ([]byte, error)) (next smtpwire.Reply, secret string, err error) {
 	challenge, err := smtpwire.Challenge(r)
 	if err != nil {
-		return *r, wireError(err)
+		return *r, "", wireError(err)
 	}
 	if challenge == nil {
 		challenge = []byte{} // nil asks for the initial response
@@ -153,7 +178,8 @@ func (s *session) respond(r *smtpwire.Reply, respond func([]byte) ([]byte, error
 	response, err := respond(challenge)
 	if err != nil {
 		s.command([]byte("*\r\n"))
-		return *r, fmt.Errorf("%w: %w", ErrAuth, err)
+		return *r, "", fmt.Errorf("%w: %w", ErrAuth, err)
 	}
-	return s.command(smtpwire.AppendResponse(s.out[:0], response))
+	next, err = s.command(smtpwire.AppendResponse(s.out[:0], response))
+	return next, encoded(response), err
 }

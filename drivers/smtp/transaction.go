@@ -376,6 +376,9 @@ func (tx *transaction) body() error {
 			return err
 		}
 		for len(p) > 0 {
+			if err := b.ended(); err != nil { // during the last write
+				return err
+			}
 			n := min(len(p), chunkSize)
 			if s.out = stuffer.Append(s.out, p[:n]); len(s.out) >= chunkSize {
 				if err := s.write(s.out); err != nil {
