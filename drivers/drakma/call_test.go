@@ -471,3 +471,32 @@ func TestAnIdleClientHoldsNothing(t *testing.T) {
 		equal(t, "what a client with requests holds", kinds(), strings.TrimPrefix(s.URL, "http://")+", 2 pending")
 	})
 }
+
+// A Transport carries the attempts, of which the head is judged as well.
+func TestATransportCarriesTheAttempts(t *testing.T) {
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/redirect":
+			http.Redirect(w, r, "/private", http.StatusFound)
+		case "/private":
+			if r.Header.Get("Authorization") == "" {
+				w.Header().Set("WWW-Authenticate", `Digest realm="r", nonce="n", qop="auth"`)
+				w.WriteHeader(http.StatusUnauthorized)
+			}
+			io.WriteString(w, "done")
+		}
+	})
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	onLoop(t, func(ctx context.Context, l *eventloop.Loop) {
+		d := New(l, Options{BaseURL: s.URL, Client: eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Transport: transport})})
+		d.Get(ctx, "/redirect").DigestAuth("u", "p").Do().Then(func(res *Response, err error) {
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			equal(t, "the body", string(res.Body), "done")
+			equal(t, "Attempts", res.Attempts, 3)
+		})
+	})
+}
