@@ -11,9 +11,9 @@ import (
 // may be in any package. [Loop.Handles] shows the owner with its kind, its name and the
 // number of its pending promises. See [Promise] for the futures that a driver returns.
 //
-// An owner keeps the loop alive while promises of it are pending, and not otherwise: an
-// idle client does not keep a program from ending. A driver for something that goes on
-// without requests, such as a subscription, has a promise for the end of it.
+// An owner keeps the loop alive only while promises of it are pending: an idle client does
+// not keep a program running. A driver of an operation that continues without requests, such
+// as a subscription, needs a promise for the end of the operation.
 //
 // All methods may be called from any goroutine and from any callback.
 type Owner struct {
@@ -24,13 +24,13 @@ type Owner struct {
 	mu         sync.Mutex // guards the following
 	name       string
 	quiet      bool  // Unref was called
-	closed     error // of later promises; nil while the owner is open
+	closed     error // error of later promises; nil while the owner is open
 	onShutdown func()
 	promises   promiseList // pending
 }
 
-// NewOwner returns an owner. kind is what [Handle].Kind says, such as "redis"; name
-// distinguishes owners of one kind, by an address for example, and may be empty.
+// NewOwner returns an owner. kind becomes [Handle].Kind; an example is "redis". name
+// distinguishes owners of one kind, for example by an address, and may be empty.
 //
 // When the loop ends while the owner is open, whether by force or because nothing keeps
 // it alive, the pending promises fail with [ErrLoopClosed], and then end is called on
@@ -51,13 +51,13 @@ func NewOwner(l *Loop, kind, name string, end func(err error)) (*Owner, error) {
 	return o, nil
 }
 
-var errNoKind = errors.New("eventloop: an owner without a kind")
+var errNoKind = errors.New("eventloop: NewOwner needs a kind")
 
 // Loop returns the loop of the owner.
 func (o *Owner) Loop() *Loop { return o.loop }
 
-// SetName changes the name that [Loop.Handles] shows. It is for state that helps to
-// find out why a loop does not end: "10.0.0.7:6379, connecting".
+// SetName changes the name that [Loop.Handles] shows. The name can include state that helps
+// to find out why a loop does not end: "10.0.0.7:6379, connecting".
 func (o *Owner) SetName(name string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -72,10 +72,11 @@ func (o *Owner) Pending() int {
 }
 
 // OnShutdown arranges for f to be called on the loop, once, in a later turn, when
-// [Loop.Shutdown] begins or has already begun. Pending promises keep the loop alive until
-// they are resolved or the grace period is over, so a client that answers requests needs
-// no OnShutdown. A subscription, which would not end by itself, ends in f. A second call
-// replaces f if it was not called yet. After Close, f is not called.
+// [Loop.Shutdown] begins or if it has already begun. Pending promises keep the loop alive
+// until they are resolved or the grace period is over, so a client that only has requests
+// needs no OnShutdown. An operation that does not end by itself, such as a subscription,
+// should be ended in f. A second call replaces f if f was not called yet. After Close, f is
+// not called.
 func (o *Owner) OnShutdown(f func()) {
 	o.mu.Lock()
 	o.onShutdown = f
@@ -126,16 +127,16 @@ func (o *Owner) setQuiet(quiet bool) {
 // that the last change counts.
 func (o *Owner) updateRef() { o.setRef(o.promises.len > 0 && !o.quiet) }
 
-// Close removes the owner from the handles of the loop. Promises that are pending, and
-// those that get this owner later, fail with net.ErrClosed; a driver that finishes its
-// requests before it ends calls Close after that. The end of the loop is no longer
-// reported. A second call does nothing.
+// Close removes the owner from the handles of the loop. Pending promises, and promises that
+// are initialized with this owner later, fail with net.ErrClosed. A driver that finishes its
+// requests before it ends calls Close afterwards. After Close, the end of the loop is not
+// reported to the owner. A second call has no effect.
 func (o *Owner) Close() {
 	o.close(net.ErrClosed)
 	o.loop.unregister(&o.handle)
 }
 
-// terminate implements owner.
+// terminate implements the interface owner.
 func (o *Owner) terminate() {
 	first := o.close(ErrLoopClosed)
 	o.loop.unregister(&o.handle) // before end, which may call Goexit
@@ -162,7 +163,7 @@ func (o *Owner) close(reason error) (first bool) {
 	return true
 }
 
-// describe implements handle's owner.
+// describe implements the interface owner.
 func (o *Owner) describe() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -190,7 +191,7 @@ func (o *Owner) add(p *promiseLink, promise pendingPromise) error {
 	return nil
 }
 
-// remove removes a promise that has its result. A second call does nothing.
+// remove removes a promise that has its result. A second call has no effect.
 func (o *Owner) remove(p *promiseLink) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -203,9 +204,10 @@ func (o *Owner) remove(p *promiseLink) {
 	}
 }
 
-// A Promise is a future of a driver, together with the right to resolve it. A driver
-// embeds it in its record of a request, so that one allocation serves both, and returns
-// &record.Future. It calls Init before, and Resolve when the request is over:
+// A Promise is a future of a driver, together with the methods to resolve it. A driver
+// embeds a Promise in its request type, so that one allocation serves both, and returns a
+// pointer to the Future in it. The driver calls Init before that, and Resolve when the
+// request has its result:
 //
 //	type command struct {
 //		eventloop.Promise[string]
@@ -215,7 +217,7 @@ func (o *Owner) remove(p *promiseLink) {
 // Unlike a future of [NewFuture], a promise is not a handle of its own. It belongs to an
 // [Owner].
 //
-// A Promise must not be copied or used again.
+// A Promise must not be copied or reused.
 type Promise[T any] struct {
 	Future[T]
 	owner *Owner
@@ -238,8 +240,8 @@ func (p *Promise[T]) Init(o *Owner) error {
 }
 
 // Resolve sets the result. It may be called on any goroutine. Only the first call has an
-// effect. Callbacks of Then run in a later turn, in the order of the calls of Resolve of
-// one goroutine, and in order with its calls of [Loop.Post].
+// effect. The callbacks of Then run in a later turn. If one goroutine calls Resolve and
+// [Loop.Post] several times, the callbacks and posts run in the order of these calls.
 func (p *Promise[T]) Resolve(v T, err error) {
 	if p.owner == nil {
 		panic("eventloop: Resolve of a promise without Init")
@@ -252,7 +254,7 @@ func (p *Promise[T]) Resolve(v T, err error) {
 // fail implements pendingPromise.
 func (p *Promise[T]) fail(err error) {
 	p.Future.fail(err)
-	p.owner.remove(&p.link) // always: a Resolve that was faster may not have come so far
+	p.owner.remove(&p.link) // always: a concurrent Resolve may not have reached its remove
 }
 
 // A pendingPromise is a Promise of any type.

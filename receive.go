@@ -6,37 +6,37 @@ import (
 	"sync"
 )
 
-// maxReceived is how many values a [Receiver] takes from its channel in one go.
+// maxReceived is the maximum number of values in one batch of a [Receiver].
 const maxReceived = 256
 
-// A Receiver is a Go channel as a handle of the loop. It keeps the loop alive
-// until the channel is closed or Stop is called, unless it is unref'd. All
-// methods may be called from any goroutine and from any callback.
+// A Receiver is a handle of the loop that receives from a Go channel. It keeps the loop alive
+// until the channel is closed or Stop is called, unless it is unref'd. All methods may be
+// called from any goroutine and from any callback.
 type Receiver[T any] struct {
 	handle
 	one  func(v T, ok bool)    // of Receive
 	many func(vs []T, ok bool) // of ReceiveBatch
 	ch   <-chan T
 	gate               // of the goroutine; quit is closed by Stop and by the end of the loop
-	left chan struct{} // closed when the goroutine has let go of ch, after that
+	left chan struct{} // closed when the goroutine no longer uses ch, after quit is closed
 
 	mu      sync.Mutex // guards the following
 	started bool       // the goroutine runs
-	taking  bool       // it is about to receive; batch is its own then
+	taking  bool       // the goroutine is receiving and owns batch
 	paused  bool
 	stopped bool
-	calling bool // deliver
-	batch   []T  // taken from the channel; those before next are delivered
+	calling bool // deliver is calling the function
+	batch   []T  // received from the channel; delivered up to next
 	next    int
-	closed  bool // the channel is closed after batch, which is not delivered yet
+	closed  bool // the channel is closed, and this is not delivered yet
 }
 
-// Receive calls f on the loop with each value that it receives from ch, and once
-// with ok == false when ch is closed, which ends the handle. It takes what waits in
-// ch in one go, up to 256 values, and more when f has returned from the last of them:
-// senders wait for the loop as they would for any receiver. Receive may be called
-// before Run, and then begins with it; after the end of the loop it receives nothing.
-// It panics if ch or f is nil.
+// Receive calls f on the loop with each value that it receives from ch, and once with
+// ok == false when ch is closed, which ends the handle. It receives the values that wait in
+// ch as a batch of up to 256, and continues when f has returned from the last value of the
+// batch. So senders wait for the loop as they would for any receiver. If Receive is called
+// before Run, it starts to receive with Run; after the end of the loop it receives nothing.
+// Receive panics if ch or f is nil.
 func Receive[T any](l *Loop, ch <-chan T, f func(v T, ok bool)) *Receiver[T] {
 	if ch == nil || f == nil {
 		panic("eventloop: Receive needs a channel and a function")
@@ -44,10 +44,9 @@ func Receive[T any](l *Loop, ch <-chan T, f func(v T, ok bool)) *Receiver[T] {
 	return (&Receiver[T]{one: f, ch: ch}).begin(l)
 }
 
-// ReceiveBatch is [Receive] for many values at a time: it calls f on the loop with all
-// values that it takes from ch in one go, at least one, and once with none and
-// ok == false when ch is closed. vs is valid until f returns. ReceiveBatch panics if
-// ch or f is nil.
+// ReceiveBatch is [Receive] with one call of f per batch: it calls f on the loop with all
+// values of a batch, at least one, and once with no values and ok == false when ch is closed.
+// vs is valid until f returns. ReceiveBatch panics if ch or f is nil.
 func ReceiveBatch[T any](l *Loop, ch <-chan T, f func(vs []T, ok bool)) *Receiver[T] {
 	if ch == nil || f == nil {
 		panic("eventloop: ReceiveBatch needs a channel and a function")
@@ -77,7 +76,7 @@ func (r *Receiver[T]) start() {
 	go r.receive()
 }
 
-// receive is the goroutine.
+// receive is the body of the goroutine.
 func (r *Receiver[T]) receive() {
 	defer r.loop.wg.Done()
 	for open := true; open && r.mayReceive(); {
@@ -86,14 +85,14 @@ func (r *Receiver[T]) receive() {
 			open = r.received(v, ok)
 			r.loop.send((*receivedTask[T])(r))
 		case <-r.quit:
-			r.letGo()
+			r.stopTaking()
 		}
 	}
 	r.awaitDelivery()
 	r.loop.send((*receiverGoneTask[T])(r))
 }
 
-// mayReceive waits until the last batch is delivered and there is no pause. It
+// mayReceive waits until the last batch is delivered and the receiver is not paused. It
 // returns false after Stop.
 func (r *Receiver[T]) mayReceive() (more bool) {
 	r.await(&r.mu, func() bool {
@@ -104,16 +103,16 @@ func (r *Receiver[T]) mayReceive() (more bool) {
 	return more
 }
 
-// holds reports whether something was taken from the channel that is not delivered
-// yet. The caller holds r.mu.
+// holds reports whether a value, or the end of the channel, is not delivered yet. The caller
+// holds r.mu.
 func (r *Receiver[T]) holds() bool { return r.closed || r.next < len(r.batch) }
 
-// received keeps what came from the channel, and what else waits there, for deliver or
+// received stores v, and the values that wait in the channel, in the batch, for deliver or
 // for Stop. It reports whether the channel is open.
 func (r *Receiver[T]) received(v T, ok bool) (open bool) {
 	batch, most := r.batch[:0], maxReceived
 	if r.loop.ordered != nil {
-		most = 1 // each value is an event whose place in the order can be chosen
+		most = 1 // the test can then choose the order of each value
 	}
 	for waits := true; ok && waits; {
 		if batch = append(batch, v); len(batch) == most {
@@ -128,13 +127,14 @@ func (r *Receiver[T]) received(v T, ok bool) (open bool) {
 	r.mu.Lock()
 	r.batch, r.next, r.closed = batch, 0, !ok
 	r.mu.Unlock()
-	r.letGo()
+	r.stopTaking()
 	return ok
 }
 
-// letGo says that nothing more is taken for now. It is said before anything is
-// sent to the dispatcher, which may be waiting for it in Stop.
-func (r *Receiver[T]) letGo() {
+// stopTaking records that the goroutine does not receive for now. The goroutine calls it
+// before it sends a task to the dispatcher, because the dispatcher may be waiting for it in
+// Stop.
+func (r *Receiver[T]) stopTaking() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.taking = false
@@ -143,7 +143,7 @@ func (r *Receiver[T]) letGo() {
 	}
 }
 
-// awaitDelivery waits until the last value, or the end, has been delivered.
+// awaitDelivery waits until the last value or the end of the channel has been delivered.
 func (r *Receiver[T]) awaitDelivery() {
 	r.await(&r.mu, func() bool { return r.stopped || !r.holds() })
 }
@@ -160,8 +160,8 @@ func (t *receiverGoneTask[T]) run() {
 	r.loop.unregister(&r.handle)
 }
 
-// deliver calls the function with what is held, unless there is a pause, and lets the
-// goroutine receive again.
+// deliver calls the function with the values that are not delivered yet, unless the receiver
+// is paused. It then lets the goroutine receive again.
 func (r *Receiver[T]) deliver() {
 	defer r.delivered()
 	for r.deliverNext() {
@@ -169,11 +169,11 @@ func (r *Receiver[T]) deliver() {
 	}
 }
 
-// delivered is called when deliver is over. In the end it lets go of values: the
-// goroutine may receive nothing for a long time.
+// delivered ends deliver. It clears a batch that is delivered completely, because the next
+// values may come much later, and the old ones would stay in memory.
 func (r *Receiver[T]) delivered() {
 	r.mu.Lock()
-	if r.calling && !r.holds() { // or the goroutine may have batch
+	if r.calling && !r.holds() { // without calling, the goroutine may own batch
 		clear(r.batch)
 		r.batch, r.next = r.batch[:0], 0
 	}
@@ -182,8 +182,8 @@ func (r *Receiver[T]) delivered() {
 	r.ring()
 }
 
-// deliverNext calls the function once. It reports whether there is more to deliver,
-// also after a panic that was caught.
+// deliverNext calls the function once. It reports whether there is more to deliver, even
+// after a panic that was caught.
 func (r *Receiver[T]) deliverNext() (more bool) {
 	r.mu.Lock()
 	if !r.holds() || r.paused || r.stopped || r.loop.ended.Load() {
@@ -215,8 +215,8 @@ func (r *Receiver[T]) deliverNext() (more bool) {
 	return more
 }
 
-// Pause stops calling the function, and soon receiving too: no more is taken from the
-// channel than in one go.
+// Pause stops the calls of the function. The receiver may still receive one batch from the
+// channel, but no more.
 func (r *Receiver[T]) Pause() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -237,11 +237,11 @@ func (r *Receiver[T]) Resume() {
 	r.ring()
 }
 
-// Stop ends the handle and returns the values that were taken from the channel and
-// not delivered, in order; so it does after the end of the loop. If it is called on
-// the loop, the function is not called any more after it. It waits for the handle's
-// goroutine to let go of the channel, which takes no longer than a task switch. A
-// second call returns nothing.
+// Stop ends the handle. It returns, in order, the values that were received from the channel
+// and not delivered, even after the end of the loop. If Stop is called on the loop, the
+// function is not called again. Stop waits until the receiver's goroutine has stopped using
+// the channel, which takes no longer than a goroutine switch. A second call returns no
+// values.
 func (r *Receiver[T]) Stop() []T {
 	r.stop()
 	r.mu.Lock()
@@ -257,7 +257,7 @@ func (r *Receiver[T]) Stop() []T {
 	return rest
 }
 
-// stop ends the handle; if its goroutine runs, through that.
+// stop ends the handle. If the goroutine runs, the goroutine unregisters it.
 func (r *Receiver[T]) stop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

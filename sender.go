@@ -30,9 +30,9 @@ type sending[T any] struct {
 // ErrChannelClosed is the error of a [Sender] whose channel was closed.
 var ErrChannelClosed = errors.New("eventloop: send on a closed channel")
 
-// SendTo returns a sender that sends values to ch in the order of the Send calls. It
-// has a goroutine only while values wait for a receiver. SendTo panics if ch is nil.
-// The channel should not be closed before all values are received.
+// SendTo returns a sender that sends values to ch in the order of the Send calls. It has a
+// goroutine only while values wait for a receiver. Do not close ch before all values are
+// received. SendTo panics if ch is nil.
 func SendTo[T any](l *Loop, ch chan<- T) *Sender[T] {
 	if ch == nil {
 		panic("eventloop: SendTo needs a channel")
@@ -134,8 +134,8 @@ func (s *Sender[T]) send() {
 	}
 }
 
-// first returns the value to send next. If there is none, it unregisters the handle and
-// the goroutine ends, until the next Send.
+// first returns the value to send next. If there is none, it unregisters the handle, and
+// the goroutine has to end. The next Send starts a new one.
 func (s *Sender[T]) first() (v T, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
