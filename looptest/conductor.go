@@ -13,20 +13,20 @@ import (
 	"github.com/onloop/eventloop/internal/ordering"
 )
 
-// A conductor decides what runs next in one bubble. The parties, which are the
-// loops and the networks, ask it through their gates; its goroutine answers.
+// A conductor decides what runs next in one bubble. The parties, which are the loops and
+// the networks, send it requests through their gates. Its goroutine replies to them.
 //
-// Only its goroutine calls synctest.Wait: two calls at a time are not allowed.
-// While it waits for questions it is durably blocked, so time passes only when no
-// party has anything to do.
+// Only its goroutine calls synctest.Wait, because two concurrent calls are not allowed.
+// While it waits for requests it is durably blocked, so time passes only when no party has
+// anything to do.
 type conductor struct {
 	asks   chan ask
 	quit   chan struct{}
 	left   chan struct{} // closed when the goroutine has ended
 	start  time.Time
-	bubble atomic.Pointer[string] // how stacks name it; nil before begin
+	bubble atomic.Pointer[string] // its name in stack traces; nil before begin
 
-	// of the goroutine, and of others after the end of the bubble
+	// Owned by the goroutine; after the end of the bubble, other goroutines may use them.
 	parties int
 	step    int
 	choices []choice // of the last step; kept for its memory
@@ -34,31 +34,31 @@ type conductor struct {
 	chooser chooser
 	spin    spin
 
-	resting atomic.Int64 // rests begun and ended; odd: waiting for one
-	mu      sync.Mutex
-	fault   error // the first reason to fail the test
+	resting atomic.Int64 // number of rests begun plus rests ended; odd during a rest
+	mu      sync.Mutex   // guards the following
+	fault   error        // the first reason to fail the test
 	onFault func(error)
-	alike   []string // what could not be told apart, in words; at most maxAlike
+	alike   []string // descriptions of events that cannot be distinguished; at most maxAlike
 }
 
-// maxAlike is how many of the things that could not be told apart are listed.
+// maxAlike is the maximum number of listed events that cannot be distinguished.
 const maxAlike = 5
 
-// spin notices that the parties keep running without time passing.
+// A spin detects that the parties keep running and no time passes.
 type spin struct {
 	at    time.Duration
 	steps int
 }
 
-// maxSpin is how many callbacks may run at one instant of virtual time. It is far
-// more than a test needs, and reached within a second.
+// maxSpin is the number of callbacks that may run at one instant of virtual time. It is far
+// more than a test needs, but a spinning test reaches it within a second.
 const maxSpin = 100_000
 
 func newConductor(c chooser) *conductor {
 	return &conductor{step: 1, chooser: c}
 }
 
-// begin makes what belongs to the bubble, in which it is called.
+// begin creates the parts of c that belong to the bubble. It is called in the bubble.
 func (c *conductor) begin() {
 	c.asks = make(chan ask, 16)
 	c.quit, c.left = make(chan struct{}), make(chan struct{})
@@ -75,15 +75,16 @@ type gate struct {
 	reply chan int
 }
 
-// An ask is the question of a party, one at a time: for rest, or which of its
-// candidates is to run.
+// An ask is a request of a party: to wait for rest, or to choose one of its candidates. A
+// party has at most one request at a time.
 type ask struct {
 	gate       *gate
-	candidates []ordering.Candidate // nil: for rest
+	candidates []ordering.Candidate // nil: wait for rest
 }
 
+// Replies that are not the index of a candidate.
 const (
-	again  = -1
+	again  = -1 // another party runs first
 	rested = -2
 )
 
@@ -96,7 +97,8 @@ func (c *conductor) gate(party string) *gate {
 	return g
 }
 
-// alone reports whether the party is the only one. It then needs no conductor.
+// alone reports whether the party is the only one. It then needs no goroutine of the
+// conductor.
 func (g *gate) alone() bool { return g.c.parties == 1 }
 
 func (g *gate) Rest() (step int) {
@@ -125,8 +127,8 @@ func (g *gate) Alike(name string) {
 	}
 }
 
-// ask waits for the conductor. After its end everything is granted, so that loops
-// that are being closed do not hang.
+// ask sends a request to the conductor and waits for the reply. After the end of the
+// conductor, ask grants every request, so that loops that are being closed do not hang.
 func (g *gate) ask(candidates []ordering.Candidate) int {
 	select {
 	case <-g.c.quit:
@@ -146,7 +148,7 @@ func (g *gate) ask(candidates []ordering.Candidate) int {
 	}
 }
 
-// run answers until stop.
+// run replies to requests until stop.
 func (c *conductor) run() {
 	defer close(c.left)
 	var resting, ready []ask
@@ -167,7 +169,7 @@ func (c *conductor) run() {
 					more = false
 				}
 			}
-			if len(resting) > 0 { // let all of them look first
+			if len(resting) > 0 { // these parties look for candidates first
 				for _, a := range resting {
 					a.gate.reply <- rested
 				}
@@ -194,7 +196,7 @@ func (c *conductor) rest() {
 	c.resting.Add(1)
 }
 
-// stop ends the goroutine. What is asked later is granted in order of arrival.
+// stop ends the goroutine. Later requests are granted in the order of their arrival.
 func (c *conductor) stop() {
 	close(c.quit)
 	<-c.left
@@ -214,8 +216,8 @@ type choiceKey struct {
 
 func (c choice) key() choiceKey { return choiceKey{c.gate, c.Name} }
 
-// grant lets one candidate of one party run, and makes the other parties look
-// again.
+// grant lets one candidate of one party run, and makes the other parties look for
+// candidates again.
 func (c *conductor) grant(ready []ask) {
 	chosen := c.choose(ready)
 	for _, a := range ready {
@@ -227,7 +229,7 @@ func (c *conductor) grant(ready []ask) {
 	}
 }
 
-// choose chooses from the candidates of all parties, and notes it in the trace.
+// choose chooses one of the candidates of all parties, and adds it to the trace.
 func (c *conductor) choose(ready []ask) choice {
 	c.step++
 	all := c.choices[:0]

@@ -166,23 +166,23 @@ func TestAFailureSaysWhatIsWrong(t *testing.T) {
 	}{
 		{"a hold", nil, []string{"have not ended after 1h0m0s", "loop 0: hold", "task", "looptest_test.sleeper", "seed 1"}},
 		{"an unclosed timer", nil, []string{"have not ended after 1m0s", "interval"}},
-		{"lookups", nil, []string{"may repeat it", "the seed does not decide all", "0s  net  dial from client>dns:53\n"}},
-		{"goroutines", nil, []string{"may repeat it", "the seed does not decide all", "0s  loop  post from a goroutine repeat_test.go:"}},
+		{"lookups", nil, []string{"may repeat it", "the seed does not determine all", "0s  net  dial from client>dns:53\n"}},
+		{"goroutines", nil, []string{"may repeat it", "the seed does not determine all", "0s  loop  post from a goroutine repeat_test.go:"}},
 		{"a script of a server", nil, []string{`script of db:1: connection 1: step 3: expected "bye", got "" and EOF`}},
-		{"a script of a client", nil, []string{`script of app to web:80: dial: the loops have ended before: dial tcp web:80`}},
+		{"a script of a client", nil, []string{`script of app to web:80: dial: the loops have already ended: dial tcp web:80`}},
 		{"a script without a server", nil, []string{`script of app to web:80: dial: dial tcp web:80: connect: connection refused`}},
 		{"no test", nil, []string{"panic: looptest: called outside of a test"}},
 		{"a T of no test", nil, []string{"panic: looptest: called outside of a test"}},
 		{"no rest", nil, []string{"do not come to rest", "# the last 100 of ", "the whole trace is in " + os.TempDir()}},
-		{"outside", nil, []string{"outside of its bubble", "chan receive", "failing_test.go"}},
+		{"outside", nil, []string{"outside its bubble", "chan receive", "failing_test.go"}},
 		{"an error", nil, []string{"failed to start"}},
 		{"nested", nil, []string{"cannot be nested"}},
 		{"no seeds", nil, []string{"0 seeds"}},
-		{"seeds", []string{"LOOPTEST_SEED=-1"}, []string{`"-1" is no seed`}},
-		{"replay", []string{"TRACE=nonsense"}, []string{"line 1 of the trace is no event"}},
-		{"replay", []string{"TRACE=soon  loop  x  [1 of 2]"}, []string{"line 1 of the trace has no time"}},
-		{"replay", []string{"TRACE=1ms  loop  x  [1 of 2]"}, []string{`departs from line 1 of the trace: recorded is "x" of "loop", ready are: "`}},
-		{"seeds", nil, []string{"no trace, since 3 seeds before have logged theirs"}},
+		{"seeds", []string{"LOOPTEST_SEED=-1"}, []string{`"-1" is not a valid seed`}},
+		{"replay", []string{"TRACE=nonsense"}, []string{"line 1 of the trace is not an event"}},
+		{"replay", []string{"TRACE=soon  loop  x  [1 of 2]"}, []string{"line 1 of the trace has an invalid time"}},
+		{"replay", []string{"TRACE=1ms  loop  x  [1 of 2]"}, []string{`departs from line 1 of the trace: recorded: "x" of "loop"; ready: "`}},
+		{"seeds", nil, []string{"no trace, because 3 earlier seeds have logged theirs"}},
 		{"replay", []string{"TRACE="}, []string{"the trace ends before the run"}},
 		{"fatal", nil, []string{"gone", "post"}},
 		{"a foreign T", nil, []string{"not the *testing.T of a function that looptest called"}},
@@ -208,7 +208,7 @@ var (
 	failedSeed = regexp.MustCompile(`LOOPTEST_SEED=(\d+) repeats it; trace:\n((?: +\d\S*s  .*\n)+)`)
 	savedTrace = regexp.MustCompile(`the whole trace is in (\S+)`)
 	wrongOrder = regexp.MustCompile(`wrong order: (\w+)`)
-	shrunk     = regexp.MustCompile(`runs that shrank it:\n((?: +\d\S*s  .*\n)+)`)
+	shrunk     = regexp.MustCompile(`trace after shrinking it in \d+ runs:\n((?: +\d\S*s  .*\n)+)`)
 )
 
 func TestAFailingSeedIsRepeatedByItsNumberAndByItsTrace(t *testing.T) {

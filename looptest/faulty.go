@@ -8,27 +8,27 @@ import (
 	"time"
 )
 
-// Faults says what is wrong with a connection. Offsets count bytes from the first
-// one that was read or written through [Faulty]; a nil pointer means never.
+// Faults describes the faults of a connection. Offsets count bytes from the first byte that
+// was read or written through [Faulty]. A nil offset means that the fault never happens.
 type Faults struct {
-	// ReadErr is returned by Read instead of the bytes from ReadErrAt on. A nil
-	// ReadErr is ECONNRESET.
+	// ReadErr is returned by Read instead of the bytes from ReadErrAt on. A nil ReadErr
+	// means ECONNRESET.
 	ReadErrAt *int64
 	ReadErr   error
 
-	// WriteErr is returned by Write for the bytes from WriteErrAt on. What is before
-	// them in the same Write is written: a short write. A nil WriteErr is EPIPE.
+	// WriteErr is returned by Write for the bytes from WriteErrAt on. Earlier bytes of the
+	// same Write are written: a short write. A nil WriteErr means EPIPE.
 	WriteErrAt *int64
 	WriteErr   error
 
-	// ResetAt closes the connection with a reset once so many bytes were written.
+	// ResetAt closes the connection with a reset when ResetAt bytes have been written.
 	ResetAt *int64
 
-	// MaxRead is how many bytes one Read returns at most. Zero means no limit.
+	// MaxRead is the maximum number of bytes that one Read returns. Zero means no limit.
 	MaxRead int
 
-	// StallReadAt makes Read wait for StallRead before it returns the byte there, once;
-	// StallWriteAt does so for Write. Deadlines end the wait.
+	// StallReadAt makes Read wait for StallRead before it returns the byte at StallReadAt,
+	// once. StallWriteAt does the same for Write. Deadlines end the wait.
 	StallReadAt  *int64
 	StallRead    time.Duration
 	StallWriteAt *int64
@@ -42,8 +42,8 @@ type Faults struct {
 // At returns a pointer to n, for the offsets of Faults.
 func At(n int64) *int64 { return &n }
 
-// Faulty returns a connection with faults, on top of c. It has the methods of c that
-// net.Conn does not have only as far as they are CloseWrite and SetLinger.
+// Faulty wraps c in a connection with faults. In addition to the methods of net.Conn, it has
+// CloseWrite and SetLinger, but no other methods of c.
 func Faulty(c net.Conn, f Faults) net.Conn {
 	fc := &faulty{Conn: c, f: f, closed: make(chan struct{})}
 	fc.readBy.init()
@@ -61,14 +61,14 @@ type faulty struct {
 	reading        sync.Mutex // guards the following; held during Read
 	read           int64
 	stalledReading bool
-	garbage        int // bytes of Garbage that were returned
+	garbage        int // number of bytes of Garbage that Read has returned
 
 	writing        sync.Mutex // guards the following; held during Write
 	written        int64
 	stalledWriting bool
 }
 
-// before returns how many of n bytes at pos come before the offset at.
+// before returns how many of the n bytes at pos are before the offset at.
 func before(at *int64, pos int64, n int) int {
 	if at == nil {
 		return n
@@ -155,7 +155,7 @@ func (c *faulty) Write(p []byte) (written int, err error) {
 	}
 }
 
-// resetNow closes the connection so that the peer sees a reset if it can.
+// resetNow closes the connection with a reset, if the connection supports that.
 func (c *faulty) resetNow() {
 	if l, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok {
 		l.SetLinger(0)
@@ -163,7 +163,7 @@ func (c *faulty) resetNow() {
 	c.Close()
 }
 
-// stall waits for d, the deadline, or Close.
+// stall waits for d, for the deadline or for Close, whichever is first.
 func (c *faulty) stall(op string, d time.Duration, by *alarm) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -216,7 +216,7 @@ func (c *faulty) SetWriteDeadline(t time.Time) error {
 	return c.Conn.SetWriteDeadline(t)
 }
 
-// An alarm is a deadline that may be changed while a goroutine waits for it.
+// An alarm is a deadline that may change while a goroutine waits for it.
 type alarm struct {
 	mu      sync.Mutex // guards the following
 	over    chan struct{}

@@ -26,10 +26,10 @@ type options struct {
 	within time.Duration
 	config *eventloop.Config
 	replay *replay
-	failed *int // how many seeds have failed; nil if there is only one
+	failed *int // number of seeds that have failed; nil if there is only one seed
 }
 
-// maxTraces is how many seeds of one call of Seeds log their traces.
+// maxTraces is the number of seeds that log their traces, per call of Seeds.
 const maxTraces = 3
 
 // Order sets the policy. The default is [Random].
@@ -39,8 +39,8 @@ func Order(p Policy) Option { return func(o *options) { o.policy = p } }
 // environment variable LOOPTEST_SEED overrides it.
 func Seed(seed uint64) Option { return func(o *options) { o.seed = seed } }
 
-// Within sets how much virtual time the loops may take before the test fails and
-// they are stopped. The default is 24 hours; d must be positive.
+// Within sets how much virtual time the loops may take. After that, the test fails and the
+// loops are stopped. The default is 24 hours; d must be positive.
 func Within(d time.Duration) Option {
 	if d <= 0 {
 		panic("looptest: Within needs a positive duration")
@@ -69,7 +69,7 @@ func newOptions(t *testing.T, opts []Option) *options {
 	if s := os.Getenv(seedVariable); s != "" {
 		seed, err := strconv.ParseUint(s, 10, 64)
 		if err != nil {
-			t.Fatalf("looptest: %s=%q is no seed", seedVariable, s)
+			t.Fatalf("looptest: %s=%q is not a valid seed", seedVariable, s)
 		}
 		o.seed = seed
 	}
@@ -80,8 +80,8 @@ func newOptions(t *testing.T, opts []Option) *options {
 // [eventloop.Run] calls its start function, and returns when the loop has ended.
 //
 // The test fails if f or the loop returns an error, if the loop does not end (see
-// [Within]), or if it blocks on something outside of the bubble. An error of
-// goroutines that are left is that of synctest.
+// [Within]), or if the test blocks on something outside the bubble. If goroutines are left,
+// synctest fails the test.
 func Run(t *testing.T, f func(t *testing.T, l *eventloop.Loop) error, opts ...Option) {
 	mustBeTest(t)
 	t.Helper()
@@ -89,9 +89,9 @@ func Run(t *testing.T, f func(t *testing.T, l *eventloop.Loop) error, opts ...Op
 	o.run(t, 1, startOne(f))
 }
 
-// Loops runs n loops in one bubble, by one seed. It calls f before any of them
-// runs, so f arranges what they do with Post, AfterFunc and the like. It returns
-// when all loops have ended. For many orders call it with [Seed] in subtests.
+// Loops runs n loops in one bubble, with one seed. It calls f before any of them runs, so f
+// uses Post, AfterFunc and similar methods to give them work. Loops returns when all loops
+// have ended. To test many orders, call it in subtests with different values of [Seed].
 func Loops(t *testing.T, n int, f func(t *testing.T, ls []*eventloop.Loop) error, opts ...Option) {
 	mustBeTest(t)
 	t.Helper()
@@ -102,10 +102,10 @@ func Loops(t *testing.T, n int, f func(t *testing.T, ls []*eventloop.Loop) error
 	o.run(t, n, f)
 }
 
-// Seeds runs f as Run does in n subtests, "seed=1" to "seed=n", each with its own
-// seed and so in its own order. A subtest that fails logs its trace and how to
-// repeat it: with -run 'TestName/^seed=17$', or with LOOPTEST_SEED=17, which runs
-// this seed alone, also one above n. After three seeds that fail, others log no trace.
+// Seeds runs f as Run does in n subtests, "seed=1" to "seed=n", each with its own seed and
+// therefore in its own order. A failing subtest logs its trace and how to repeat it: with
+// -run 'TestName/^seed=17$', or with LOOPTEST_SEED=17, which runs only this seed, even one
+// above n. Only the first three failing seeds log their traces.
 func Seeds(t *testing.T, n int, f func(t *testing.T, l *eventloop.Loop) error, opts ...Option) {
 	mustBeTest(t)
 	t.Helper()
@@ -130,9 +130,9 @@ func Seeds(t *testing.T, n int, f func(t *testing.T, l *eventloop.Loop) error, o
 	}
 }
 
-// Replay runs f as Run does, and makes the choices of trace, which is what a
-// failing test logged. The test fails at the first choice that the trace does not
-// fit. A trace may be cut down by hand: only lines with a number of choices count.
+// Replay runs f as Run does, and repeats the choices of trace, which a failing test has
+// logged. The test fails at the first choice that does not match the trace. The trace may be
+// shortened by hand: only lines with a number of choices count.
 func Replay(t *testing.T, trace string, f func(t *testing.T, l *eventloop.Loop) error, opts ...Option) {
 	mustBeTest(t)
 	t.Helper()
@@ -164,7 +164,7 @@ type trial struct {
 	nets      int
 	pipes     *Net     // of Pipe; nil until it is needed
 	beforeEnd []func() // called when all loops have ended
-	atEnd     []func() // called when the conductor has, too
+	atEnd     []func() // called when the conductor has ended, too
 }
 
 // netName returns the name of the next network.
@@ -186,14 +186,14 @@ func trialOf(t *testing.T) *trial {
 	return v.(*trial)
 }
 
-// Trace returns what has run so far in the test that t belongs to.
+// Trace returns the events that have run so far in the test that t belongs to.
 func Trace(t *testing.T) []Event {
 	t.Helper()
 	return trialOf(t).conductor.trace()
 }
 
-// Rand returns a generator of random numbers that depends on the seed alone. Each
-// call begins the same sequence.
+// Rand returns a generator of random numbers that depends only on the seed. The generators
+// of all calls return the same sequence.
 func Rand(t *testing.T) *rand.Rand {
 	t.Helper()
 	return rand.New(rand.NewPCG(trialOf(t).seed, 0x72616e64))
@@ -202,7 +202,7 @@ func Rand(t *testing.T) *rand.Rand {
 func (o *options) run(t *testing.T, n int, f func(t *testing.T, ls []*eventloop.Loop) error) {
 	t.Helper()
 	if bubbleOf() != "" {
-		t.Fatal("looptest: called inside of a bubble of testing/synctest; bubbles cannot be nested")
+		t.Fatal("looptest: called inside a bubble of testing/synctest; bubbles cannot be nested")
 	}
 	choose, err := o.chooser()
 	if err != nil {
@@ -222,7 +222,7 @@ func (o *options) run(t *testing.T, n int, f func(t *testing.T, ls []*eventloop.
 	})
 }
 
-// chooser returns what makes the choices.
+// chooser returns the chooser of the test: a replay, a guided one, or that of the policy.
 func (o *options) chooser() (chooser, error) {
 	if o.replay != nil {
 		return o.replay, nil
@@ -233,8 +233,8 @@ func (o *options) chooser() (chooser, error) {
 	return o.policy.make(o.seed), nil
 }
 
-// explain says how to repeat a failure. It runs outside of the bubble, because
-// shrinking takes real time.
+// explain logs how to repeat a failure. It runs outside the bubble, because shrinking takes
+// real time.
 func (o *options) explain(t *testing.T, c *conductor) {
 	if !t.Failed() {
 		return
@@ -255,14 +255,14 @@ func (o *options) explain(t *testing.T, c *conductor) {
 	}
 	if o.failed != nil {
 		if *o.failed++; *o.failed > maxTraces {
-			t.Logf("looptest: %s; no trace, since %d seeds before have logged theirs", how, maxTraces)
+			t.Logf("looptest: %s; no trace, because %d earlier seeds have logged theirs", how, maxTraces)
 			return
 		}
 	}
 	t.Logf("looptest: %s; trace:\n%s", how, traceToLog(c.events))
 	if len(c.alike) > 0 {
-		t.Logf("looptest: the seed does not decide all of this run. These came more than once at the same time, and nothing "+
-			"tells one from the other:\n\t%s", strings.Join(c.alike, "\n\t"))
+		t.Logf("looptest: the seed does not determine all of this run. These events were ready more than once at the same "+
+			"time, and cannot be distinguished:\n\t%s", strings.Join(c.alike, "\n\t"))
 	}
 	limit, err := time.ParseDuration(os.Getenv(shrinkVariable))
 	if err != nil || limit <= 0 {
@@ -273,7 +273,7 @@ func (o *options) explain(t *testing.T, c *conductor) {
 		t.Logf("looptest: could not shrink the trace: %v", err)
 		return
 	}
-	t.Logf("looptest: trace after %d runs that shrank it:\n%s", runs, trace)
+	t.Logf("looptest: trace after shrinking it in %d runs:\n%s", runs, trace)
 }
 
 // runLoops runs the loops to their end.
@@ -320,19 +320,19 @@ func (tr *trial) stopLoops() {
 // hang fails the test because the loops have not ended.
 func (tr *trial) hang() {
 	var b strings.Builder
-	fmt.Fprintf(&b, "the loops have not ended after %s of virtual time; open are", tr.within)
+	fmt.Fprintf(&b, "the loops have not ended after %s of virtual time; open handles:", tr.within)
 	for i, l := range tr.loops {
 		for h := range l.Handles() {
 			fmt.Fprintf(&b, "\n\tloop %d: %s", i, h)
 		}
 	}
 	if stacks := bubbleStacks(isTask); stacks != "" {
-		fmt.Fprintf(&b, "\nand these tasks wait:\n%s", stacks)
+		fmt.Fprintf(&b, "\nwaiting tasks:\n%s", stacks)
 	}
 	tr.conductor.failf("%s", b.String())
 }
 
-// end ends the conductor and the networks, and reports what went wrong.
+// end ends the conductor and the networks, and reports their error.
 func (tr *trial) end(t *testing.T) {
 	for _, f := range tr.beforeEnd {
 		f()
@@ -350,6 +350,6 @@ func (tr *trial) end(t *testing.T) {
 	}
 }
 
-// trace returns a copy of the events. It may be called by a callback: the
-// conductor waits while one runs.
+// trace returns a copy of the events. It may be called by a callback, because the conductor
+// waits while a callback runs.
 func (c *conductor) trace() []Event { return append([]Event(nil), c.events...) }

@@ -19,18 +19,17 @@ import (
 	"github.com/onloop/eventloop/internal/ordering"
 )
 
-// A Net is a network in memory. Hosts are names; a host exists when it listens or
-// dials. Connections behave like TCP: bytes arrive in order and in pieces, a
-// bounded number of them is on the way or unread, a close of one direction is an
-// end of file, and a close with unread input is a reset.
+// A Net is a network in memory. Hosts are names; a host exists when it listens or dials.
+// Connections behave like TCP: bytes arrive in order and in pieces, a bounded number of
+// bytes is in flight or unread, closing one direction is an end of file, and closing with
+// unread input is a reset.
 //
-// What the network does is decided by the seed: when pieces arrive and where they
-// are split is drawn per connection and direction, and each delivery is an event
-// that the policy orders like the callbacks of the loops.
+// The seed determines what the network does. The arrival times and the sizes of the pieces
+// are random per connection and direction, and each delivery is an event that the policy
+// orders like the callbacks of the loops.
 //
-// Its methods may be called by any goroutine of the test, and by callbacks. Changes
-// count for what is sent afterwards, except Cut, Hold and Crash, which also stop
-// what is on the way.
+// All methods may be called by any goroutine of the test, and by callbacks. Changes apply
+// to data that is sent afterwards; Cut, Hold and Crash also stop data in flight.
 type Net struct {
 	fail func(error) // fails the test
 	seed uint64
@@ -38,7 +37,7 @@ type Net struct {
 	wake chan struct{} // one slot
 
 	ctx     context.Context // ends with the test
-	scripts sync.WaitGroup  // that go on
+	scripts sync.WaitGroup  // running
 
 	mu         sync.Mutex // guards the following, and the connections
 	minLatency time.Duration
@@ -51,33 +50,33 @@ type Net struct {
 	listeners  map[string]*netListener
 	dials      map[string]dials // by host and address, or by host and name
 	scripted   map[string]int   // clients by host
-	piped      int              // connections that pipe made
-	flows      []*flow          // that have something on the way
+	piped      int              // number of connections that pipe made
+	flows      []*flow          // with segments in flight
 	conns      map[*netConn]struct{}
 }
 
 // A netLink is the state between two hosts.
 type netLink struct {
 	held bool
-	cut  time.Time // since when; zero if it is not cut
+	cut  time.Time // when Cut was called; zero if the link is not cut
 }
 
 // dials counts the dials of one kind.
 type dials struct {
 	number int
-	rests  int64 // conductor.resting at the last one
+	rests  int64 // conductor.resting at the last dial
 }
 
-// defaultWindow is how many bytes of one direction may be on the way or unread.
+// defaultWindow is the number of bytes of one direction that may be in flight or unread.
 const defaultWindow = 64 << 10
 
-// retransmitFor is how long a connection with bytes on the way lives while its
-// hosts are cut off from each other, as with Linux's tcp_retries2.
+// retransmitFor is how long a connection with bytes in flight survives while its hosts are
+// cut off from each other, as with tcp_retries2 of Linux.
 const retransmitFor = 15 * time.Minute
 
-// NewNet returns a network for the test that t belongs to, which is the *testing.T
-// that a function of Run, Loops, Seeds or Replay was given. Without further calls,
-// it has no latency and no limit of bandwidth, and delivers what was written at once.
+// NewNet returns a network for the test that t belongs to. t must be the *testing.T that
+// Run, Loops, Seeds or Replay passed to the test function. By default the network has no
+// latency and no bandwidth limit, and delivers the data of each Write at once.
 func NewNet(t *testing.T) *Net {
 	t.Helper()
 	tr := trialOf(t)
@@ -111,8 +110,8 @@ func NewNet(t *testing.T) *Net {
 	return n
 }
 
-// Latency makes each piece take a time from min to max to arrive. A connection
-// takes a round trip. It panics if min is negative or above max.
+// Latency sets the time that each piece takes to arrive: a random time from min to max.
+// Connecting takes a round trip. Latency panics if min is negative or above max.
 func (n *Net) Latency(min, max time.Duration) {
 	if min < 0 || min > max {
 		panic("looptest: Latency needs 0 <= min <= max")
@@ -122,24 +121,24 @@ func (n *Net) Latency(min, max time.Duration) {
 	n.minLatency, n.maxLatency = min, max
 }
 
-// Bandwidth limits each direction of each connection to so many bytes per second.
-// Zero means no limit.
+// Bandwidth limits each direction of each connection to bytesPerSecond. Zero or less means
+// no limit.
 func (n *Net) Bandwidth(bytesPerSecond int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.bandwidth = max(bytesPerSecond, 0)
 }
 
-// Split cuts what is written into pieces of 1 to max bytes, which arrive one by one.
-// Zero leaves what one Write was given whole.
+// Split splits written data into pieces of 1 to max bytes, which arrive one by one. Zero
+// means that the data of one Write arrives in one piece.
 func (n *Net) Split(max int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.split = max
 }
 
-// Window sets how many bytes of one direction may be on the way or unread before
-// Write waits, for connections made afterwards. Zero or less means 64 KB.
+// Window sets how many bytes of one direction may be in flight or unread before Write
+// waits. It applies to connections that are made afterwards. Zero or less means 64 KB.
 func (n *Net) Window(bytes int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -148,9 +147,9 @@ func (n *Net) Window(bytes int) {
 	}
 }
 
-// Cut separates two hosts: nothing arrives any more, and no connection is made.
-// After Heal everything goes on, since what was lost is sent again, but a
-// connection with bytes on the way ends with ETIMEDOUT after fifteen minutes.
+// Cut separates two hosts: no data arrives, and no connection is made, until Heal. After
+// Heal everything continues, because lost data is retransmitted. But a connection with bytes
+// in flight fails with ETIMEDOUT if the cut lasts fifteen minutes.
 func (n *Net) Cut(a, b string) {
 	n.change(func() {
 		if link := n.link(a, b); link.cut.IsZero() {
@@ -162,16 +161,15 @@ func (n *Net) Cut(a, b string) {
 // Heal ends a Cut.
 func (n *Net) Heal(a, b string) { n.change(func() { n.link(a, b).cut = time.Time{} }) }
 
-// Hold keeps everything between two hosts on the way, for as long as it takes until
-// Release.
+// Hold delays all data between two hosts until Release, without a limit of time.
 func (n *Net) Hold(a, b string) { n.change(func() { n.link(a, b).held = true }) }
 
-// Release lets what Hold kept arrive.
+// Release ends a Hold: the delayed data arrives.
 func (n *Net) Release(a, b string) { n.change(func() { n.link(a, b).held = false }) }
 
-// Crash turns a host off. Its listeners end, its connections fail with ECONNRESET on
-// its own side, and the peers hear nothing of it. After Restart, what they send is
-// answered by a reset.
+// Crash turns a host off. Its listeners end, and its connections fail with ECONNRESET on
+// its own side. The peers are not notified. After Restart, the host replies with a reset to
+// data that they send.
 func (n *Net) Crash(host string) {
 	n.change(func() {
 		n.down[host] = true
@@ -190,14 +188,14 @@ func (n *Net) Crash(host string) {
 	})
 }
 
-// Restart turns a host on again after Crash. Nothing listens there at first.
+// Restart turns a host on again after Crash. The host then has no listeners.
 func (n *Net) Restart(host string) { n.change(func() { delete(n.down, host) }) }
 
 func (n *Net) change(f func()) {
 	n.mu.Lock()
 	f()
 	n.mu.Unlock()
-	n.poke()
+	n.wakeUp()
 }
 
 // link returns the state between two hosts. The caller holds n.mu.
@@ -209,15 +207,15 @@ func (n *Net) link(a, b string) *netLink {
 	return n.links[key]
 }
 
-// poke makes deliver look again.
-func (n *Net) poke() {
+// wakeUp wakes deliver, which then looks for due segments again.
+func (n *Net) wakeUp() {
 	select {
 	case n.wake <- struct{}{}:
 	default:
 	}
 }
 
-// A netAddr is host and port.
+// A netAddr is a host and a port.
 type netAddr struct {
 	host string
 	port string
@@ -226,8 +224,8 @@ type netAddr struct {
 func (a netAddr) Network() string { return "tcp" }
 func (a netAddr) String() string  { return net.JoinHostPort(a.host, a.port) }
 
-// Listen listens on "host:port". The port is any text but "", of which "0" is not
-// special.
+// Listen listens on "host:port". The port is any text that is not empty. The port "0" has no
+// special meaning.
 func (n *Net) Listen(address string) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err == nil && (host == "" || port == "") {
@@ -257,7 +255,7 @@ func (n *Net) Listen(address string) (net.Listener, error) {
 type netListener struct {
 	n       *Net
 	addr    netAddr
-	changed sync.Cond // with n.mu
+	changed sync.Cond // uses n.mu
 	queue   []*netConn
 	closed  bool
 }
@@ -299,10 +297,10 @@ func (ln *netListener) end() {
 	ln.changed.Broadcast()
 }
 
-// Dialer returns a dial function for programs on host, as [eventloop.ConnConfig],
-// [eventloop.HTTPClientConfig], http.Transport.DialContext and the like take it. A dial takes a round trip. It
-// fails with ECONNREFUSED if nothing listens, and waits for the end of its context
-// if the host is down or cut off.
+// Dialer returns a dial function for programs on host. It can be the field Dial of
+// [eventloop.ConnConfig] and [eventloop.HTTPClientConfig], or http.Transport.DialContext. A
+// dial takes a round trip. It fails with ECONNREFUSED if nothing listens on the address. If
+// the remote host is down or cut off, the dial waits for the end of its context.
 func (n *Net) Dialer(host string) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		c, err := n.dial(ctx, host, address)
@@ -336,7 +334,7 @@ func (n *Net) dial(ctx context.Context, from, address string) (*netConn, error) 
 	c := n.pair(netAddr{from, n.dialName(ctx, from, address)}, netAddr{host, port})
 	c.out.push(segment{kind: segmentSYN}, 0)
 	n.mu.Unlock()
-	n.poke()
+	n.wakeUp()
 
 	stop := context.AfterFunc(ctx, func() {
 		n.mu.Lock()
@@ -359,10 +357,11 @@ func (n *Net) dial(ctx context.Context, from, address string) (*netConn, error) 
 	return c, nil
 }
 
-// dialName returns the port of a client. The goroutines of several dials run in any
-// order, so it is named after the operation that dials, if that has a name. Loops that
-// share a host may have operations of the same name, and an operation may dial again;
-// those do so one after the other. The caller holds n.mu.
+// dialName returns the port of a client. The goroutines of several dials run in any order,
+// so the port is named after the operation that dials, if the operation has a name. A number
+// distinguishes dials with the same name: loops that share a host may have operations of the
+// same name, and one operation may dial several times, one dial after the other. The caller
+// holds n.mu.
 func (n *Net) dialName(ctx context.Context, from, address string) string {
 	name := ordering.Name(ctx)
 	key := from + ">" + cmp.Or(name, address)
@@ -383,7 +382,7 @@ func (n *Net) dialName(ctx context.Context, from, address string) string {
 	return name + "." + strconv.Itoa(d.number)
 }
 
-// pipe makes a connection at once.
+// pipe returns both ends of a connection that is already open.
 func (n *Net) pipe() [2]*netConn {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -394,7 +393,7 @@ func (n *Net) pipe() [2]*netConn {
 	return [2]*netConn{c, c.peer}
 }
 
-// pair makes both ends of a connection. The caller holds n.mu.
+// pair creates both ends of a connection. The caller holds n.mu.
 func (n *Net) pair(client, server netAddr) *netConn {
 	name := client.String() + "-" + server.String()
 	c := &netConn{n: n, local: client, remote: server}
@@ -409,7 +408,7 @@ func (n *Net) pair(client, server netAddr) *netConn {
 	return c
 }
 
-// A flow is one direction of a connection: what is on the way.
+// A flow is one direction of a connection, with its segments in flight.
 type flow struct {
 	n        *Net
 	name     string
@@ -417,9 +416,9 @@ type flow struct {
 	rand     *rand.Rand
 	window   int
 	segments []segment
-	bytes    int       // on the way
+	bytes    int       // in flight
 	last     time.Time // when the last segment arrives
-	busy     time.Time // until when the bandwidth is taken
+	busy     time.Time // when the bandwidth is available again
 	queued   bool      // in n.flows
 	since    int       // step at which the first segment was ready, or 0
 }
@@ -464,7 +463,7 @@ func (n *Net) newFlow(name string, from, to *netConn) *flow {
 		rand: rand.New(rand.NewPCG(n.seed, h.Sum64()))}
 }
 
-// push puts a segment on the way. The caller holds n.mu.
+// push sends a segment. The caller holds n.mu.
 func (f *flow) push(s segment, size int) {
 	n := f.n
 	now := time.Now()
@@ -479,7 +478,7 @@ func (f *flow) push(s segment, size int) {
 		s.at = s.at.Add(time.Duration(f.rand.Int64N(int64(spread) + 1)))
 	}
 	if s.at.Before(f.last) {
-		s.at = f.last // no overtaking
+		s.at = f.last // segments stay in order
 	}
 	f.last = s.at
 	f.segments = append(f.segments, s)
@@ -490,7 +489,7 @@ func (f *flow) push(s segment, size int) {
 	}
 }
 
-// send puts p on the way, in pieces. The caller holds n.mu.
+// send sends p in pieces. The caller holds n.mu.
 func (f *flow) send(p []byte) {
 	for len(p) > 0 {
 		size := len(p)
@@ -502,7 +501,7 @@ func (f *flow) send(p []byte) {
 	}
 }
 
-// deliver is the goroutine of the network.
+// deliver is the body of the network's goroutine.
 func (n *Net) deliver(quit <-chan struct{}) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -539,8 +538,8 @@ func (n *Net) deliver(quit <-chan struct{}) {
 	}
 }
 
-// due returns the flows whose first segment arrives now, in the order in which they
-// became ready, and when the next one does. It locks n.mu.
+// due returns the flows whose first segment arrives now, in the order in which they became
+// ready, and the time when the next one arrives. It locks n.mu and does not unlock it.
 func (n *Net) due(step int) (due []*flow, next time.Time) {
 	n.mu.Lock()
 	now := time.Now()
@@ -577,7 +576,7 @@ func (n *Net) due(step int) (due []*flow, next time.Time) {
 	return due, next
 }
 
-// arrive hands over the first segment of f.
+// arrive delivers the first segment of f.
 func (n *Net) arrive(f *flow) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -607,7 +606,7 @@ func (n *Net) arrive(f *flow) {
 	case to.closed || to.dead:
 		f.bytes -= len(s.data)
 		if s.kind == segmentData || to.dead {
-			to.answerReset()
+			to.sendReset()
 		}
 	case s.kind == segmentFIN:
 		to.eof = true
@@ -618,7 +617,7 @@ func (n *Net) arrive(f *flow) {
 	to.changed.Broadcast()
 }
 
-// connect makes the server's end s known to its listener.
+// connect passes the server's end s to its listener, or refuses the connection.
 func (n *Net) connect(s *netConn) {
 	ln := n.listeners[s.local.String()]
 	if ln == nil {
@@ -632,7 +631,8 @@ func (n *Net) connect(s *netConn) {
 	s.out.push(segment{kind: segmentAccepted}, 0)
 }
 
-// closeAll ends what the test left open, so that no goroutine of it waits without end.
+// closeAll closes the listeners and connections that the test left open, so that no
+// goroutine of the test waits forever.
 func (n *Net) closeAll() {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -10,8 +10,7 @@ import (
 	"time"
 )
 
-// A netConn is one end of a connection of a Net. All its fields but the first are
-// guarded by n.mu.
+// A netConn is one end of a connection of a Net. All fields except n are guarded by n.mu.
 type netConn struct {
 	n             *Net
 	local, remote netAddr
@@ -19,19 +18,19 @@ type netConn struct {
 	out           *flow
 	changed       sync.Cond
 
-	open   bool   // the connection is made
-	in     []byte // has arrived and is unread
-	eof    bool   // the peer's end has arrived
-	err    error  // of a reset and the like
-	shut   bool   // CloseWrite
+	open   bool   // the connection is established
+	in     []byte // data that has arrived and is unread
+	eof    bool   // the peer's end of stream has arrived
+	err    error  // why the connection failed, for example ECONNRESET
+	shut   bool   // this end has sent its end of stream
 	closed bool
 	dead   bool // the host has crashed
-	linger bool // SetLinger(0): Close resets
+	linger bool // SetLinger(0) was called: Close sends a reset
 
 	readBy, writeBy netDeadline
 }
 
-// A netDeadline wakes those who wait when its time is over.
+// A netDeadline wakes the waiting goroutines when it has passed.
 type netDeadline struct {
 	at    time.Time
 	timer *time.Timer
@@ -96,7 +95,7 @@ func (c *netConn) Read(p []byte) (int, error) {
 func (c *netConn) Write(p []byte) (written int, err error) {
 	c.n.mu.Lock()
 	defer c.n.mu.Unlock()
-	defer c.n.poke()
+	defer c.n.wakeUp()
 	for {
 		switch {
 		case c.closed:
@@ -115,7 +114,7 @@ func (c *netConn) Write(p []byte) (written int, err error) {
 			c.out.send(p[:n])
 			written += n
 			p = p[n:]
-			c.n.poke()
+			c.n.wakeUp()
 			continue
 		}
 		c.changed.Wait()
@@ -141,12 +140,12 @@ func (c *netConn) sendEnd() {
 	if !c.shut {
 		c.shut = true
 		c.out.push(segment{kind: segmentFIN}, 0)
-		c.n.poke()
+		c.n.wakeUp()
 	}
 }
 
-// Close ends the connection: by a reset if input is unread or after SetLinger(0),
-// and otherwise by an end behind what was written.
+// Close closes the connection. It sends a reset if input is unread or after SetLinger(0),
+// and otherwise the end of the stream after the written data.
 func (c *netConn) Close() error {
 	c.n.mu.Lock()
 	defer c.n.mu.Unlock()
@@ -165,7 +164,7 @@ func (c *netConn) Close() error {
 	return nil
 }
 
-// SetLinger is that of net.TCPConn; only zero has an effect.
+// SetLinger is like that of net.TCPConn, but only zero has an effect.
 func (c *netConn) SetLinger(sec int) error {
 	c.n.mu.Lock()
 	defer c.n.mu.Unlock()
@@ -175,14 +174,14 @@ func (c *netConn) SetLinger(sec int) error {
 
 // abort closes this end and resets the peer. The caller holds n.mu.
 func (c *netConn) abort() {
-	c.answerReset()
+	c.sendReset()
 	c.forget()
 }
 
-// answerReset sends a reset behind what is on the way. The caller holds n.mu.
-func (c *netConn) answerReset() {
+// sendReset sends a reset after the segments in flight. The caller holds n.mu.
+func (c *netConn) sendReset() {
 	c.out.push(segment{kind: segmentRST}, 0)
-	c.n.poke()
+	c.n.wakeUp()
 }
 
 // forget closes this end. The caller holds n.mu.
@@ -204,7 +203,7 @@ func (c *netConn) fail(err error) {
 	c.changed.Broadcast()
 }
 
-// drop forgets what is on the way. The caller holds n.mu.
+// drop discards the segments in flight. The caller holds n.mu.
 func (f *flow) drop() { f.segments, f.bytes, f.since = nil, 0, 0 }
 
 func (c *netConn) SetDeadline(t time.Time) error {

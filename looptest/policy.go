@@ -5,24 +5,24 @@ import (
 	"slices"
 )
 
-// A Policy decides what runs next when more than one thing could. It chooses only
-// within what the loop guarantees: the chunks of one connection, the posts of one
-// goroutine, and timers with equal deadlines stay in their order.
+// A Policy decides what runs next when several events are ready. It never violates the
+// guarantees of the loop: the chunks of one connection, the posts of one goroutine, and
+// timers with equal deadlines stay in order.
 type Policy struct {
 	make func(seed uint64) chooser
 	name string
 }
 
-// Random chooses evenly, by the seed. It is the default.
+// Random chooses with equal probability, by the seed. It is the default.
 func Random() Policy {
 	return Policy{name: "random", make: func(seed uint64) chooser {
 		return &random{rand.New(rand.NewPCG(seed, 0x6c6f6f70))}
 	}}
 }
 
-// PCT gives every handle a random priority and always runs what has the highest;
-// depth-1 times in a run, at random steps, what would run next falls behind all
-// others. It finds an order that needs few unlikely choices sooner than Random does
+// PCT gives every handle a random priority, and always runs the handle with the highest
+// priority. At depth-1 random steps of a run, the handle that would run next gets the lowest
+// priority. PCT finds an order that needs few unlikely choices sooner than Random does
 // (Burckhardt and others, "A Randomized Scheduler with Probabilistic Guarantees of
 // Finding Bugs", 2010). A depth below 1 means 1: priorities never change.
 func PCT(depth int) Policy {
@@ -38,19 +38,19 @@ func PCT(depth int) Policy {
 	}}
 }
 
-// FIFO runs what has been ready for longest, as a loop does by itself.
+// FIFO runs the event that has been ready for the longest time, as a loop does by itself.
 func FIFO() Policy {
 	return Policy{name: "fifo", make: func(uint64) chooser { return fifo{} }}
 }
 
-// Unfair runs what became ready last, and lets what has been ready for longest
-// wait for as long as anything else is ready.
+// Unfair runs the event that became ready last. The event that has been ready for the
+// longest time waits until no other event is ready.
 func Unfair() Policy {
 	return Policy{name: "unfair", make: func(uint64) chooser { return unfair{} }}
 }
 
-// A chooser returns the index of one of choices, which has at least two and is in
-// the order in which they became ready.
+// A chooser returns the index of one of choices. There are at least two choices, in the
+// order in which they became ready.
 type chooser interface {
 	choose(choices []choice, c *conductor) int
 }

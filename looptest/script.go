@@ -15,11 +15,11 @@ import (
 	"github.com/onloop/eventloop/internal/ordering"
 )
 
-// A Step is one thing that a scripted peer does with its connection. It reads from in,
-// which buffers c, and writes to c. Its error fails the test.
+// A Step is one action of a scripted peer on its connection. It reads from in, which buffers
+// c, and writes to c. If it returns an error, the test fails.
 type Step func(c net.Conn, in *bufio.Reader) error
 
-// errEnd ends a script early, without fault.
+// errEnd ends a script early and does not fail the test.
 var errEnd = errors.New("end of the script")
 
 // A script is a peer that follows a list of steps.
@@ -29,11 +29,11 @@ type script struct {
 	steps []Step
 }
 
-// Script listens on address, "host:port", and takes each connection through steps,
-// from the first on. After the last it closes the connection.
+// Script listens on address, "host:port", and runs steps, in order, on each connection that
+// it accepts. After the last step it closes the connection.
 //
-// The test fails if a peer does something else than a step expects, and if a script
-// has steps left a minute after the loops have ended.
+// The test fails if a peer does not do what a step expects, or if a script has steps left a
+// minute after the loops have ended.
 func (n *Net) Script(address string, steps ...Step) error {
 	ln, err := n.Listen(address)
 	if err != nil {
@@ -52,8 +52,8 @@ func (n *Net) Script(address string, steps ...Step) error {
 	return nil
 }
 
-// ScriptClient connects from host to address, "host:port", and takes the connection
-// through steps, as Script does. It dials at once. The test fails if it cannot connect.
+// ScriptClient connects from host to address, "host:port", and runs steps on the connection,
+// as Script does. It dials at once. The test fails if it cannot connect.
 func (n *Net) ScriptClient(host, address string, steps ...Step) {
 	s := &script{n: n, name: host + " to " + address, steps: steps}
 	ctx := ordering.WithName(n.ctx, n.clientName(host))
@@ -67,8 +67,8 @@ func (n *Net) ScriptClient(host, address string, steps ...Step) {
 	})
 }
 
-// clientName numbers the scripted clients of a host: their goroutines run in no fixed
-// order, but ScriptClient is called in one.
+// clientName numbers the scripted clients of a host. The calls of ScriptClient have a fixed
+// order; the goroutines of the clients do not.
 func (n *Net) clientName(host string) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -90,18 +90,18 @@ func (s *script) follow(connection int, c net.Conn) {
 	}
 }
 
-// fail fails the test because of what happened at a place of the script.
+// fail fails the test with an error that occurred at a place of the script.
 func (s *script) fail(place string, err error) {
 	if s.n.ctx.Err() != nil {
-		place += ": the loops have ended before"
+		place += ": the loops have already ended"
 	}
 	s.n.fail(fmt.Errorf("script of %s: %s: %w", s.name, place, err))
 }
 
-// scriptsGrace is how long scripts may go on when the loops have ended.
+// scriptsGrace is how long scripts may continue after the loops have ended.
 const scriptsGrace = time.Minute
 
-// awaitScripts waits for the scripts that go on.
+// awaitScripts waits for the running scripts, for at most scriptsGrace.
 func (n *Net) awaitScripts() {
 	done := make(chan struct{})
 	go func() {
@@ -114,9 +114,9 @@ func (n *Net) awaitScripts() {
 	}
 }
 
-// Expect reads a line and fails if it does not match pattern, in which "*" stands
-// for any text without a slash and "?" for any character, as in path.Match. The end
-// of the line, LF or CRLF, does not count.
+// Expect reads a line and fails if the line does not match pattern, in which "*" stands for
+// any text without a slash and "?" for any character, as in path.Match. The line ending, LF
+// or CRLF, does not count.
 func Expect(pattern string) Step {
 	return func(c net.Conn, in *bufio.Reader) error {
 		line, err := in.ReadString('\n')
@@ -131,7 +131,7 @@ func Expect(pattern string) Step {
 	}
 }
 
-// escape lets "*" match slashes too.
+// escape makes "*" match slashes, too.
 func escape(s string) string { return strings.ReplaceAll(s, "/", "\x00") }
 
 // ExpectBytes reads len(p) bytes and fails if they are not p.
@@ -149,7 +149,7 @@ func ExpectBytes(p string) Step {
 	}
 }
 
-// ExpectEnd fails if anything but the end of the stream comes.
+// ExpectEnd fails unless the next event is the end of the stream.
 func ExpectEnd() Step {
 	return func(c net.Conn, in *bufio.Reader) error {
 		b, err := in.ReadByte()
@@ -163,7 +163,7 @@ func ExpectEnd() Step {
 	}
 }
 
-// Reply sends s as it is.
+// Reply sends s unchanged.
 func Reply(s string) Step {
 	return func(c net.Conn, _ *bufio.Reader) error {
 		_, err := io.WriteString(c, s)
@@ -188,8 +188,7 @@ func Reset() Step {
 	}
 }
 
-// Repeat takes the connection through steps again and again, until the peer ends
-// its side between two rounds.
+// Repeat runs steps repeatedly, until the peer ends its side between two repetitions.
 func Repeat(steps ...Step) Step {
 	return func(c net.Conn, in *bufio.Reader) error {
 		for {
@@ -205,8 +204,8 @@ func Repeat(steps ...Step) Step {
 	}
 }
 
-// Handle reads an HTTP request with its body, fails if it is not one of method for
-// target, and answers it with status and body.
+// Handle reads an HTTP request with its body, fails unless it has the method and the target,
+// and sends a response with status and body.
 func Handle(method, target string, status int, body string) Step {
 	return func(c net.Conn, in *bufio.Reader) error {
 		if err := expectRequest(in, method, target); err != nil {
@@ -218,8 +217,8 @@ func Handle(method, target string, status int, body string) Step {
 	}
 }
 
-// Broken reads an HTTP request as Handle does and answers it with raw, whatever that
-// is.
+// Broken reads an HTTP request as Handle does and sends raw, which need not be a valid
+// response.
 func Broken(method, target, raw string) Step {
 	return func(c net.Conn, in *bufio.Reader) error {
 		if err := expectRequest(in, method, target); err != nil {
@@ -230,7 +229,7 @@ func Broken(method, target, raw string) Step {
 	}
 }
 
-// Request sends an HTTP request with body, to the host of the server.
+// Request sends an HTTP request with body. The Host header is the address of the server.
 func Request(method, target, body string) Step {
 	return func(c net.Conn, in *bufio.Reader) error {
 		_, err := fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n%s",
@@ -239,8 +238,8 @@ func Request(method, target, body string) Step {
 	}
 }
 
-// ExpectResponse reads an HTTP response with its body, to a request other than HEAD,
-// and fails if it has another status or body.
+// ExpectResponse reads an HTTP response with its body, and fails if it has another status or
+// body. It cannot read the response to a HEAD request.
 func ExpectResponse(status int, body string) Step {
 	return func(c net.Conn, in *bufio.Reader) error {
 		r, err := http.ReadResponse(in, nil)

@@ -14,16 +14,16 @@ import (
 	"time"
 )
 
-// Variables of the environment.
+// Environment variables.
 const (
 	seedVariable    = "LOOPTEST_SEED"    // the only seed to run
 	shrinkVariable  = "LOOPTEST_SHRINK"  // how long to shrink a failing trace, as "10s"
-	choicesVariable = "LOOPTEST_CHOICES" // of a process that shrink starts: a file
-	resultVariable  = "LOOPTEST_RESULT"  // and where it is to leave its trace
+	choicesVariable = "LOOPTEST_CHOICES" // for a process that shrink starts: the file of its choices
+	resultVariable  = "LOOPTEST_RESULT"  // for the same process: the file to write its trace to
 )
 
-// guided makes given choices, as far as they are possible, and then always takes
-// what has been ready for longest.
+// A guided chooser makes the given choices, if they are possible, and then always chooses
+// the candidate that has been ready for the longest time.
 type guided struct{ choices []int }
 
 func (g *guided) choose(cs []choice, _ *conductor) int {
@@ -49,15 +49,15 @@ func guide() (chooser, error) {
 	for _, field := range strings.Fields(string(text)) {
 		n, err := strconv.Atoi(field)
 		if err != nil || n < 0 {
-			return nil, fmt.Errorf("looptest: %q is no choice", field)
+			return nil, fmt.Errorf("looptest: %q is not a valid choice", field)
 		}
 		g.choices = append(g.choices, n)
 	}
 	return g, nil
 }
 
-// choicesOf returns the choices in events, without those at the end that are what
-// guided makes anyway.
+// choicesOf returns the choices in events. It omits zeros at the end, because a guided
+// chooser makes these choices anyway.
 func choicesOf(events []Event) []int {
 	var all []int
 	for _, e := range events {
@@ -79,7 +79,7 @@ func formatChoices(choices []int) string {
 	return b.String()
 }
 
-// leaveResult writes the trace of a failed run for shrink.
+// leaveResult writes the trace of a failed run to the file that shrink reads.
 func leaveResult(events []Event) error {
 	name := os.Getenv(resultVariable)
 	if name == "" {
@@ -88,18 +88,18 @@ func leaveResult(events []Event) error {
 	return os.WriteFile(name, []byte(formatChoices(choicesOf(events))+"\n"+formatTrace(events)), 0o600)
 }
 
-// A shrinker looks for a shorter trace that still fails. It runs the test again in
-// processes of its own, since a test cannot fail and pass at the same time.
+// A shrinker searches for a simpler trace that still fails. It runs the test again in
+// separate processes, because a failed attempt cannot be undone in the running test.
 type shrinker struct {
 	test  string // for -test.run
 	dir   string
 	until time.Time
 	runs  int
-	trace string // of the best
+	trace string // of the best run
 }
 
-// shrink returns the trace of a failing run with as few choices as it finds other
-// than what a loop does by itself.
+// shrink returns the trace of a failing run in which as few choices as it can find differ
+// from those that a loop makes by itself.
 func shrink(t *testing.T, events []Event, limit time.Duration) (trace string, runs int, err error) {
 	dir, err := os.MkdirTemp("", "looptest")
 	if err != nil {
@@ -113,7 +113,7 @@ func shrink(t *testing.T, events []Event, limit time.Duration) (trace string, ru
 	s := &shrinker{test: strings.Join(parts, "/"), dir: dir, until: time.Now().Add(limit)}
 	best, failed := s.try(choicesOf(events))
 	if !failed {
-		return "", s.runs, fmt.Errorf("the same choices do not fail in a process of their own")
+		return "", s.runs, fmt.Errorf("the same choices do not fail in a separate process")
 	}
 	for again := true; again && time.Now().Before(s.until); {
 		best, again = s.pass(best)
@@ -121,9 +121,9 @@ func shrink(t *testing.T, events []Event, limit time.Duration) (trace string, ru
 	return s.trace, s.runs, nil
 }
 
-// pass replaces parts of choices by zeros, large ones first, and then single
-// choices by smaller ones. It reports whether anything was won.
-func (s *shrinker) pass(best []int) (_ []int, won bool) {
+// pass replaces ranges of best with zeros, large ranges first, and then single choices with
+// smaller ones. It reports whether it found a simpler trace.
+func (s *shrinker) pass(best []int) (_ []int, found bool) {
 	for size := len(best); size > 0; size /= 2 {
 		for at := 0; at < len(best); at += size {
 			try := slices.Clone(best)
@@ -132,7 +132,7 @@ func (s *shrinker) pass(best []int) (_ []int, won bool) {
 				continue
 			}
 			if next, failed := s.try(try); failed && less(next, best) {
-				best, won = next, true
+				best, found = next, true
 			}
 		}
 	}
@@ -143,14 +143,14 @@ func (s *shrinker) pass(best []int) (_ []int, won bool) {
 		try := slices.Clone(best)
 		try[at] = 1
 		if next, failed := s.try(try); failed && less(next, best) {
-			best, won = next, true
+			best, found = next, true
 		}
 	}
-	return best, won
+	return best, found
 }
 
-// less reports whether a has fewer choices other than zero than b, or as many and
-// smaller ones.
+// less reports whether a has fewer nonzero choices than b, or equally many and a smaller
+// sum, or an equal sum and a shorter length.
 func less(a, b []int) bool {
 	count := func(choices []int) (n, sum int) {
 		for _, c := range choices {
@@ -196,7 +196,7 @@ func (s *shrinker) try(choices []int) (made []int, failed bool) {
 	}
 	text, err := os.ReadFile(out)
 	if err != nil {
-		return nil, false // it failed otherwise
+		return nil, false // it failed for another reason
 	}
 	head, trace, _ := strings.Cut(string(text), "\n\n")
 	for _, field := range strings.Fields(head) {

@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// An Event is one thing that ran: a callback of a loop, a step of a task, or a
-// delivery of a [Net].
+// An Event is one entry of a trace: a callback of a loop, a step of a task, or a delivery of
+// a [Net].
 type Event struct {
 	At      time.Duration // virtual time since the test began
 	Party   string        // "loop", "loop 2", "net"
 	Name    string        // "timer#3 x_test.go:12", "conn#2 data", "post x_test.go:20"
-	Choices int           // how many things could have run
-	index   int           // of the one that did, the oldest first
+	Choices int           // number of events that could have run
+	index   int           // of the event that ran; 0 has been ready for the longest time
 }
 
-// String returns the event as one line, as [Replay] reads it. "[2 of 5]" means that
-// five things were ready and that one of the others had been ready for longer.
+// String returns the event as one line, in the format that [Replay] reads. "[2 of 5]" means
+// that five events were ready, and that one of the others had been ready for longer.
 func (e Event) String() string {
 	s := fmt.Sprintf("%10s  %s  %s", e.At, e.Party, e.Name)
 	if e.Choices > 1 {
@@ -29,8 +29,8 @@ func (e Event) String() string {
 	return s
 }
 
-// maxTrace is how many events of a trace are logged. A longer one goes to a file, and
-// its last shownEvents are logged.
+// maxTrace is the number of events up to which a trace is logged completely. A longer trace
+// is written to a file, and its last shownEvents events are logged.
 const (
 	maxTrace    = 500
 	shownEvents = 100
@@ -45,7 +45,7 @@ func formatTrace(events []Event) string {
 	return b.String()
 }
 
-// traceToLog returns the trace of events as it is logged.
+// traceToLog returns the trace of events for the log.
 func traceToLog(events []Event) string {
 	if len(events) <= maxTrace {
 		return formatTrace(events)
@@ -71,8 +71,8 @@ func saveTrace(events []Event) (name string, err error) {
 
 var eventLine = regexp.MustCompile(`^\s*(\S+)  (\S.*?)  (\S.*?)(?:  \[(\d+) of \d+\])?\s*$`)
 
-// parseTrace reads what formatTrace wrote. It keeps the events at which there was
-// a choice: the others follow from them. Empty lines and lines that begin with "#"
+// parseTrace parses the output of formatTrace. It returns only the events at which there was
+// a choice, because the others follow from them. Empty lines and lines that begin with "#"
 // are ignored.
 func parseTrace(trace string) ([]recorded, error) {
 	var all []recorded
@@ -84,10 +84,10 @@ func parseTrace(trace string) ([]recorded, error) {
 		}
 		m := eventLine.FindStringSubmatch(strings.TrimRight(line, "\r\n"))
 		if m == nil {
-			return nil, fmt.Errorf("line %d of the trace is no event: %q", n, strings.TrimSpace(line))
+			return nil, fmt.Errorf("line %d of the trace is not an event: %q", n, strings.TrimSpace(line))
 		}
 		if _, err := time.ParseDuration(m[1]); err != nil {
-			return nil, fmt.Errorf("line %d of the trace has no time: %q", n, m[1])
+			return nil, fmt.Errorf("line %d of the trace has an invalid time: %q", n, m[1])
 		}
 		if m[4] != "" {
 			all = append(all, recorded{line: n, party: m[2], name: m[3]})
@@ -96,13 +96,13 @@ func parseTrace(trace string) ([]recorded, error) {
 	return all, nil
 }
 
-// recorded is a choice of a trace.
+// A recorded is a choice in a trace.
 type recorded struct {
 	line        int
 	party, name string
 }
 
-// A replay makes the recorded choices.
+// A replay is a chooser that makes the recorded choices.
 type replay struct {
 	choices  []recorded
 	departed bool
@@ -112,7 +112,7 @@ func (r *replay) choose(cs []choice, c *conductor) int {
 	if r.departed || len(r.choices) == 0 {
 		if !r.departed {
 			r.departed = true
-			c.failf("the trace ends before the run: at %s these are ready: %s", time.Since(c.start), names(cs))
+			c.failf("the trace ends before the run: ready at %s: %s", time.Since(c.start), names(cs))
 		}
 		return 0
 	}
@@ -122,12 +122,13 @@ func (r *replay) choose(cs []choice, c *conductor) int {
 		return i
 	}
 	r.departed = true
-	c.failf("the run departs from line %d of the trace: recorded is %q of %q, ready are: %s",
+	c.failf("the run departs from line %d of the trace: recorded: %q of %q; ready: %s",
 		next.line, next.name, next.party, names(cs))
 	return 0
 }
 
-// find returns which of cs was recorded, or -1. Lines of the source may have moved since.
+// find returns the index of the recorded choice in cs, or -1. If the line numbers of the
+// source have changed, it ignores them, unless several choices match.
 func (r *recorded) find(cs []choice) int {
 	moved, n := -1, 0
 	for i, c := range cs {
@@ -148,7 +149,7 @@ func (r *recorded) find(cs []choice) int {
 
 var sourceLine = regexp.MustCompile(`\.go:\d+`)
 
-// unused returns an error if the trace goes on after the run.
+// unused returns an error if the trace continues after the end of the run.
 func (r *replay) unused() error {
 	if r.departed || len(r.choices) == 0 {
 		return nil

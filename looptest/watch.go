@@ -8,14 +8,12 @@ import (
 	"time"
 )
 
-// outsideAfter is the real time after which a test that makes no progress is
-// looked at.
+// outsideAfter is the real time after which watch examines a test that makes no progress.
 const outsideAfter = time.Second
 
-// watch ends the process with an explanation if a goroutine of the bubble blocks
-// on something outside of it: time stands still then, and nothing else can end the
-// test. It runs outside of the bubble, on real time. A goroutine that computes is
-// left alone.
+// watch ends the process with an explanation if a goroutine of the bubble blocks on
+// something outside the bubble. Time then stands still, and nothing else can end the test.
+// watch runs outside the bubble, in real time. It ignores goroutines that compute.
 func watch(c *conductor) (stop func()) {
 	quit := make(chan struct{})
 	go func() {
@@ -31,7 +29,7 @@ func watch(c *conductor) (stop func()) {
 			rests := c.resting.Load()
 			if bubble := c.bubble.Load(); bubble != nil && rests == last {
 				if stacks := blockedOutside(*bubble); stacks != "" {
-					panic("looptest: the test blocks on something outside of its bubble, so time cannot go on:\n" + stacks)
+					panic("looptest: the test blocks on something outside its bubble, so virtual time cannot advance:\n" + stacks)
 				}
 			}
 			last = rests
@@ -40,7 +38,7 @@ func watch(c *conductor) (stop func()) {
 	return func() { close(quit) }
 }
 
-// bubbleOf returns how stacks name the bubble that the caller is in.
+// bubbleOf returns the name of the caller's bubble in stack traces, or "" if there is none.
 func bubbleOf() string {
 	buf := make([]byte, 256)
 	buf = buf[:runtime.Stack(buf, false)]
@@ -55,7 +53,7 @@ var (
 	stackState = regexp.MustCompile(`^goroutine \d+ (?:gp=\S+ m=\S+ (?:mp=\S+ )?)?\[([^\],]*)`)
 )
 
-// stacksOf returns the stacks of the goroutines in bubble that keep accepts.
+// stacksOf returns the stacks of those goroutines in bubble for which keep returns true.
 func stacksOf(bubble string, keep func(state, stack string) bool) string {
 	if bubble == "" {
 		return ""
@@ -83,13 +81,13 @@ func stacksOf(bubble string, keep func(state, stack string) bool) string {
 
 func bubbleStacks(keep func(state, stack string) bool) string { return stacksOf(bubbleOf(), keep) }
 
-// isTask reports whether a stack is that of a suspended task.
+// isTask reports whether stack belongs to a suspended task.
 func isTask(state, stack string) bool {
 	return strings.HasPrefix(state, "coroutine") && strings.Contains(stack, "eventloop.(*Task).")
 }
 
-// blockedOutside returns the stacks that synctest.Wait waits for and that do not
-// run.
+// blockedOutside returns the stacks of the goroutines that synctest.Wait waits for and that
+// are not running.
 func blockedOutside(bubble string) string {
 	return stacksOf(bubble, func(state, stack string) bool {
 		switch {
