@@ -90,22 +90,22 @@ func (o *Owner) OnShutdown(f func()) {
 func (o *Owner) shutdown() {
 	o.mu.Lock()
 	f := o.onShutdown
-	o.onShutdown = nil
 	o.mu.Unlock()
-	if f == nil {
-		return
+	if f != nil {
+		o.loop.postFor(o.callOnShutdown, f)
 	}
-	o.loop.Post(func() {
-		if !o.isClosed() {
-			f()
-		}
-	})
 }
 
-func (o *Owner) isClosed() bool {
+// callOnShutdown calls the function that is set now: since shutdown posted the call, it may
+// have been replaced, or called by an earlier post.
+func (o *Owner) callOnShutdown() {
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.closed != nil
+	f, closed := o.onShutdown, o.closed != nil
+	o.onShutdown = nil
+	o.mu.Unlock()
+	if f != nil && !closed {
+		f()
+	}
 }
 
 // Ref makes the owner keep the loop alive while promises of it are pending. This is the

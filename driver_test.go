@@ -392,6 +392,23 @@ func TestOnShutdownOfAnOwnerIsCalledOnceWhenShutdownBegins(t *testing.T) {
 	wantSlice(t, "calls", called, []string{"first", "late", "second"})
 }
 
+func TestASecondOnShutdownOfAnOwnerReplacesAFunctionThatIsAboutToBeCalled(t *testing.T) {
+	var called []string
+	err := virtually(t, nil, func(l *eventloop.Loop) {
+		note := func(s string) func() { return func() { called = append(called, s) } }
+		replaced, removed := newOwner(t, l), newOwner(t, l)
+		replaced.OnShutdown(note("first"))
+		removed.OnShutdown(note("removed"))
+		l.OnShutdown(func() { // the functions of owners come in a later turn
+			replaced.OnShutdown(note("second"))
+			removed.OnShutdown(nil)
+		})
+		l.Shutdown(time.Minute)
+	})
+	wantEqual(t, "Run", err, nil)
+	wantSlice(t, "calls", called, []string{"second"})
+}
+
 func TestHandlesAndStatsShowAnOwner(t *testing.T) {
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		o, err := eventloop.NewOwner(l, "redis", "a", nil)
