@@ -42,10 +42,12 @@ type Reader struct {
 //
 // From now on r belongs to the Reader. If it is an io.Closer it is closed exactly once,
 // when it is not needed any more, on a goroutine of its own: after its end, by
-// [Reader.Stop], or at the end of the loop. That has to end a Read that waits. Otherwise
-// the loop waits for the Read at its end, for at most Config.WorkGrace, and the error of
-// Run names it (see [ErrWorkLeft]). [Loop.Handles] shows the type of r and, if r has a method
-// Name, as an *os.File has, its name; that may be called on any goroutine.
+// [Reader.Stop], or at the end of the loop. An error of Close is ignored; a panic in it is
+// treated like one in a callback (see Config.CatchPanics). Close has to end a Read that
+// waits. Otherwise the loop waits for the Read at its end, for at most Config.WorkGrace,
+// and the error of Run names it (see [ErrWorkLeft]). [Loop.Handles] shows the type of r
+// and, if r has a method Name, as an *os.File has, its name; that may be called on any
+// goroutine.
 //
 // ReadFrom may be called before Run, and then begins with it. After the end of the loop
 // it only closes r.
@@ -152,7 +154,9 @@ func (r *Reader) holds() bool { return len(r.piece) > 0 || r.err != nil }
 func (r *Reader) close() {
 	r.once.Do(func() {
 		if c, ok := r.src.(io.Closer); ok {
-			aside(c.Close)
+			if err := aside(c.Close); isUncaught(err) {
+				r.loop.strayEvent(err)
+			}
 		}
 	})
 }

@@ -3,6 +3,7 @@ package eventloop_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -126,6 +127,48 @@ func TestWhatIsWrongWithTheReaderOfReadFromEndsItOnce(t *testing.T) {
 		})
 	}
 }
+
+func TestAPanicInCloseOfTheReaderOfReadFromIsNotLost(t *testing.T) {
+	for _, how := range []string{"after the end", "by Stop", "by the end of the loop"} {
+		for _, catch := range []bool{false, true} {
+			t.Run(fmt.Sprint(how, ", CatchPanics ", catch), func(t *testing.T) {
+				src := panickingCloser{strings.NewReader("x")}
+				var events []error
+				cfg := &eventloop.Config{CatchPanics: catch, EventHandler: func(err error) { events = append(events, err) }}
+				var err error
+				var panicked any
+				func() {
+					defer func() { panicked = recover() }()
+					err = runLoop(t, cfg, func(l *eventloop.Loop) {
+						r := eventloop.ReadFrom(l, src, func([]byte) {}, nil)
+						switch how {
+						case "by Stop":
+							r.Stop()
+						case "by the end of the loop":
+							l.Stop()
+						}
+					})
+				}()
+				if catch {
+					wantEqual(t, "Run", err, nil)
+					wantEqual(t, "panic of Run", panicked, nil)
+				} else {
+					wantEqual(t, "events", len(events), 0)
+					e, _ := panicked.(error)
+					events = append(events, e)
+				}
+				wantEqual(t, "reports", len(events), 1)
+				if pe, ok := errors.AsType[*eventloop.PanicError](events[0]); !ok || pe.Value != "close" {
+					t.Errorf("the report is %v", events[0])
+				}
+			})
+		}
+	}
+}
+
+type panickingCloser struct{ io.Reader }
+
+func (panickingCloser) Close() error { panic("close") }
 
 func TestStopOfAReaderEndsAReadThatWaitsAndNoCallbackFollows(t *testing.T) {
 	for _, how := range []string{"in onData", "from outside", "before it begins", "by the end of the loop"} {
