@@ -155,7 +155,8 @@ type HTTPResponseWriter struct {
 	chunked bool
 	drop    bool // there is no body
 	posted  bool // flush will come
-	wrote   bool // since the last OnDrain
+	wrote   bool // bytes were written, or OnDrain was called, since onDrain last ran
+	telling bool // tellDrained is queued
 	high    bool // over the high-water mark, and half of it still there
 	onDrain func()
 }
@@ -314,12 +315,13 @@ func (w *HTTPResponseWriter) Abort() error {
 // OnDrain arranges for f to be called on the loop each time that all that was
 // written, the header included, has been handed to the kernel, or to TLS, until Close:
 // also if that was before OnDrain was called. So f is called at least once, and can
-// write all of the body. A second call replaces f. A response that has no body, such
-// as one to HEAD, drops what is written, and f is called all the same.
+// write all of the body. A second call replaces f, and the new f is also called at least
+// once. A response that has no body, such as one to HEAD, drops what is written, and f is
+// called all the same.
 func (w *HTTPResponseWriter) OnDrain(f func()) {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
-	w.onDrain = f
+	w.onDrain, w.wrote = f, true
 	w.checkDrain()
 }
 
@@ -354,8 +356,8 @@ func (w *HTTPResponseWriter) checkHigh() {
 // stays due. The caller holds r.mu.
 func (w *HTTPResponseWriter) checkDrain() {
 	w.checkHigh()
-	if w.wrote && w.buffered() == 0 && w.onDrain != nil && !w.r.over() {
-		w.wrote = false
+	if w.wrote && w.buffered() == 0 && w.onDrain != nil && !w.r.over() && !w.telling {
+		w.telling = true
 		w.r.loop.Post(w.tellDrained)
 	}
 }
@@ -364,11 +366,13 @@ func (w *HTTPResponseWriter) checkDrain() {
 func (w *HTTPResponseWriter) tellDrained() {
 	w.r.mu.Lock()
 	f := w.onDrain
-	if w.r.over() || w.buffered() > 0 {
-		f = nil
+	w.telling = false
+	due := f != nil && w.buffered() == 0 && !w.r.over()
+	if due {
+		w.wrote = false
 	}
 	w.r.mu.Unlock()
-	if f != nil {
+	if due {
 		w.r.loop.call(f)
 	}
 }

@@ -251,6 +251,25 @@ func TestHTTPOnDrainThatIsSetAfterTheOutputHasLeftIsCalledOnce(t *testing.T) {
 	})
 }
 
+func TestHTTPASecondOnDrainIsCalledAlthoughAllHasLeftBefore(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
+		w, err := r.RespondStream(200, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		w.OnDrain(func() {
+			w.OnDrain(func() { io.WriteString(w, "body"); w.Close() })
+		})
+	})
+	c := dialSecure(t, s.Addr(), nil)
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	if _, body := c.answer("GET"); body != "body" {
+		t.Errorf("body %q", body)
+	}
+}
+
 // What the client has does not count, even while the rest waits for it.
 func TestHTTPStreamBufferedDoesNotCountWhatHasLeft(t *testing.T) {
 	inBothWays(t, func(t *testing.T, server, client *tls.Config) {

@@ -19,7 +19,8 @@ type PipeWriter struct {
 	mu      sync.Mutex // guards the following
 	readers sync.Cond  // signaled when there are bytes to read, or an end
 	buf     bytes.Buffer
-	wrote   bool  // bytes were written since the last OnDrain
+	wrote   bool  // bytes were written, or OnDrain was called, since onDrain last ran
+	telling bool  // tellDrained is queued
 	full    bool  // see NeedDrain
 	end     error // what Read returns after buf; nil while the writer is open
 	gone    error // what Write returns; nil while both ends are open
@@ -40,7 +41,7 @@ type PipeWriter struct {
 // NewPipe may be called before Run. A pipe that is created after the end of the loop is
 // closed.
 func NewPipe(l *Loop, highWater int) (*PipeWriter, io.ReadCloser) {
-	w := &PipeWriter{high: limit(highWater, defaultHighWater), wrote: true}
+	w := &PipeWriter{high: limit(highWater, defaultHighWater)}
 	w.readers.L = &w.mu
 	w.loop = l
 	if err := l.register(&w.handle, w, kindPipe, true); err != nil {
@@ -86,11 +87,11 @@ func (w *PipeWriter) NeedDrain() bool {
 // OnDrain sets the function that is called on the loop each time all written bytes have
 // been read, or dropped by Close of the reader, until Close. f is also called if nothing
 // is queued when OnDrain is called. So f is called at least once, and can do all the
-// writing. A second call replaces f.
+// writing. A second call replaces f, and the new f is also called at least once.
 func (w *PipeWriter) OnDrain(f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.onDrain = f
+	w.onDrain, w.wrote = f, true
 	w.checkDrain()
 }
 
@@ -98,8 +99,8 @@ func (w *PipeWriter) OnDrain(f func()) {
 func (w *PipeWriter) checkDrain() {
 	n := w.buf.Len()
 	w.full = w.full && n > w.high/2
-	if n == 0 && w.wrote && w.onDrain != nil && w.end == nil {
-		w.wrote = false
+	if n == 0 && w.wrote && w.onDrain != nil && w.end == nil && !w.telling {
+		w.telling = true
 		w.loop.Post(w.tellDrained)
 	}
 }
@@ -108,11 +109,13 @@ func (w *PipeWriter) checkDrain() {
 func (w *PipeWriter) tellDrained() {
 	w.mu.Lock()
 	f := w.onDrain
-	if w.buf.Len() > 0 || w.end != nil {
-		f = nil
+	w.telling = false
+	due := f != nil && w.buf.Len() == 0 && w.end == nil
+	if due {
+		w.wrote = false
 	}
 	w.mu.Unlock()
-	if f != nil {
+	if due {
 		f()
 	}
 }

@@ -82,6 +82,22 @@ func TestOnDrainOfAPipeWritesAsFastAsTheReaderReads(t *testing.T) {
 	})
 }
 
+func TestASecondOnDrainOfAPipeIsCalledAlthoughAllWasReadBefore(t *testing.T) {
+	var called []string
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		w, _ := eventloop.NewPipe(l, 0)
+		w.OnDrain(func() { t.Error("a function was called after it was replaced") })
+		w.OnDrain(func() {
+			called = append(called, "first")
+			w.OnDrain(func() {
+				called = append(called, "second")
+				w.Close()
+			})
+		})
+	})
+	wantSlice(t, "calls", called, []string{"first", "second"})
+}
+
 func TestAPipeWhoseReaderIsClosedTellsItsWriter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var drains []int
