@@ -5,8 +5,8 @@ import (
 	"net"
 )
 
-// DialContext connects to address and returns the connection. It is for clients that
-// take a dialer, such as http.Transport.DialContext: they connect by the loop's
+// DialContext connects to address and returns the connection. It is meant for clients
+// that accept a dialer, such as http.Transport.DialContext: they then use the loop's
 // resolver, with its cache and its hosts file, and try all addresses of a host (RFC
 // 8305). The network is "tcp", "tcp4", "tcp6" or "unix".
 //
@@ -16,13 +16,13 @@ import (
 //
 // DialContext may be called while the loop runs, by any goroutine and by any task of the
 // loop. On a goroutine other than the loop's it blocks. In a task it suspends the task,
-// and the loop continues. In a callback, which can do neither, it returns [ErrOnLoop] at
-// once; use [Loop.Dial] there.
+// and the loop continues. In a callback, which can do neither, it returns [ErrOnLoop]
+// immediately; use [Loop.Dial] there.
 //
 // Only ctx, and in a task the context of the task, bounds the time. An error is an
-// [*OpError] as of Dial, around a [*net.OpError]. At the end of ctx it matches the error
-// of ctx and its cause. When the loop ends by force, DialContext returns
-// [ErrLoopClosed], and at the end of the task's context the cause of that.
+// [*OpError], as from Dial, that wraps a [*net.OpError]. If ctx has ended, the error
+// matches the error of ctx and its cause. If the loop ends by force, DialContext returns
+// [ErrLoopClosed]. If the task's context ends, it returns the cause of that context.
 func (l *Loop) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	checkContext(ctx)
 	t, err := l.caller()
@@ -61,7 +61,7 @@ func (l *Loop) caller() (*Task, error) {
 type dialing struct {
 	handle
 	network, address string
-	ctx              context.Context // ends with the loop, too
+	ctx              context.Context // also ends with the loop
 	cancel           context.CancelCauseFunc
 }
 

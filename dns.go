@@ -15,7 +15,7 @@ import (
 	"github.com/onloop/eventloop/internal/resolver"
 )
 
-// A ResolverConfig says how a loop resolves names: for [Loop.LookupNetIP],
+// A ResolverConfig configures how a loop resolves names: for [Loop.LookupNetIP],
 // [Loop.LookupAddr], [Loop.Query], [Loop.Dial] and the HTTP client. The zero
 // ResolverConfig uses the configuration files of the system, as package net does. Each
 // field that is set replaces the corresponding setting of these files. If a field is
@@ -30,9 +30,10 @@ type ResolverConfig struct {
 	// the list of ResolvConf; empty and not nil means none.
 	Search []string
 
-	// Ndots is the number of dots from which a name is tried as it is before it is
-	// looked up in the domains of Search. Zero means the value of ResolvConf, else 1.
-	// Negative means that every name is first tried as it is.
+	// Ndots is the minimum number of dots in a name that is tried as an absolute name
+	// before it is looked up in the domains of Search. Zero means the value of
+	// ResolvConf, else 1. Negative means that every name is first tried as an absolute
+	// name.
 	Ndots int
 
 	// Attempts is how often each server is queried. Zero means the value of ResolvConf,
@@ -100,12 +101,16 @@ type ResolverConfig struct {
 	TLS *tls.Config
 
 	// Dial connects to a server; the network is "udp" or "tcp". It is called on
-	// goroutines other than the loop's, possibly on many at the same time. When ctx ends
-	// the query goes on without waiting for Dial, but Dial should return: the end of the
-	// loop waits for it, for Config.WorkGrace at most. A connection that it returns later
-	// is closed. Its error, Goexit, a nil connection or, with Config.CatchPanics, a panic
-	// is an error of the query; by default a panic ends the loop and leaves Run. If the connection is not a net.PacketConn, messages are
-	// framed as over TCP. If Dial is nil, a net.Dialer connects.
+	// goroutines other than the loop's, possibly on many at the same time. If the
+	// connection is not a net.PacketConn, messages are framed as over TCP. If Dial is
+	// nil, a net.Dialer connects.
+	//
+	// When ctx ends, the query continues without waiting for Dial. Dial should return,
+	// because the end of the loop waits for it, for at most Config.WorkGrace. A connection
+	// that it returns after the end of ctx is closed. If Dial returns an error or a nil
+	// connection, calls Goexit or, with Config.CatchPanics, panics, the query fails with a
+	// corresponding error. Without Config.CatchPanics, a panic ends the loop and
+	// propagates out of Run.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
@@ -158,10 +163,10 @@ func (l *Loop) LookupAddr(ctx context.Context, addr netip.Addr) *Future[[]string
 // type qtype, such as dns.TypeMX. The name is absolute, with or without a trailing dot;
 // neither the hosts file nor the search list applies.
 //
-// A reply that the name does not exist is a result too, with Rcode dns.RcodeNameError,
+// A reply that the name does not exist is also a result, with Rcode dns.RcodeNameError,
 // and so is a reply without records. Query fails if no server gave a final reply, or if
 // the name or type must not be queried. The message belongs to the caller. If it comes
-// from the cache, its TTLs are the remaining ones. Otherwise Query behaves like
+// from the cache, its TTLs are the remaining TTLs. Otherwise Query behaves like
 // LookupNetIP.
 func (l *Loop) Query(ctx context.Context, name string, qtype uint16) *Future[*dns.Msg] {
 	return startLookup(l, ctx, name, func(ctx context.Context, r *resolver.Resolver) (*dns.Msg, error) {
@@ -188,7 +193,7 @@ func (l *Loop) lookupCached(ctx context.Context, network, host string) *Future[[
 	return f
 }
 
-// mayLookup returns an error if the loop does not accept a lookup in its state.
+// mayLookup returns an error if the loop's state does not allow lookups.
 func (l *Loop) mayLookup() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -321,8 +326,8 @@ type names struct {
 	closed bool
 }
 
-// get returns the resolver, and creates it on the first call. An error says what is
-// wrong with the configuration.
+// get returns the resolver, and creates it on the first call. It returns an error if the
+// configuration is invalid or the loop has ended.
 func (n *names) get(l *Loop) (*resolver.Resolver, error) {
 	if r := n.r.Load(); r != nil {
 		return (*r).(*resolver.Resolver), nil

@@ -14,8 +14,8 @@ import (
 
 // Foreign code means the methods of a net.Conn or a net.Listener whose type is not from
 // package net. Any of these methods may block, so the dispatcher calls none of them
-// except the setters of deadlines, which have to take effect at once. A method that
-// never returns is treated like a function of Work: Run waits for it for
+// except the setters of deadlines, which must take effect immediately. A method that
+// does not return is treated like a function of Work: Run waits for it for
 // Config.WorkGrace, and then names it in its error.
 
 // foreignGrace is the minimum time that foreign code has for returning at the end of
@@ -109,8 +109,8 @@ func (l *Loop) abandonForeign() {
 	}
 }
 
-// gaveUp makes Run return without waiting for foreign code that did not return, and
-// name it.
+// gaveUp makes Run return without waiting for foreign code that did not return. The
+// error of Run names the code.
 func (l *Loop) gaveUp(what string) {
 	l.abandoned = true
 	l.log(slog.LevelError, "foreign code did not return", "code", what)
@@ -134,8 +134,8 @@ func (c *Conn) abandon() {
 	c.loopSide().closed()
 }
 
-// foreignCode returns what foreign code the connection has, or "". The caller holds
-// the lock.
+// foreignCode returns the type of the connection's foreign net.Conn, or "". The caller
+// holds the lock.
 func (x *connExtra) foreignCode() string {
 	if x != nil && x.foreign != nil {
 		return fmt.Sprintf("%T", x.foreign)
@@ -172,7 +172,7 @@ func (c *httpCall) abandon() {
 	switch {
 	case c.body != nil && c.body.state.Load() == bodyClosing:
 		c.loop.gaveUp("Close of the body of the request " + c.describe())
-	case c.client.cfg.Transport != nil: // which goForeign names
+	case c.client.cfg.Transport != nil: // the call runs in goForeign, which names it
 	case c.client.cfg.Dial != nil:
 		c.loop.gaveUp("a connection of HTTPClientConfig.Dial of " + c.describe())
 	default:
@@ -192,7 +192,7 @@ func (c *HTTPClient) abandon() {
 	}
 }
 
-// left returns the foreign code that the end of the acceptor waits for, or "".
+// left returns the name of the foreign code that the acceptor still waits for, or "".
 func (a *acceptor) left(kind string) string {
 	select {
 	case <-a.ended:

@@ -14,14 +14,14 @@ type HTTPHeader struct {
 	Name, Value string
 }
 
-// HTTPHeaders are the fields of an HTTP message in their order, duplicates included.
-// Names are compared without regard to the case of ASCII letters, as RFC 9110
-// section 5.1 has it. The nil HTTPHeaders are empty and ready for use.
+// HTTPHeaders holds the fields of an HTTP message in order, including duplicates. Names
+// are compared without regard to the case of ASCII letters (RFC 9110, section 5.1). Nil
+// HTTPHeaders are empty and ready to use.
 type HTTPHeaders []HTTPHeader
 
-// ErrHTTPHeader is matched by the error of a call that was given a field which must
-// not go on the wire: a name that is no token, or a value with CR, LF, NUL or
-// another control character but the tab (RFC 9110 section 5.5).
+// ErrHTTPHeader matches the error of a call with a field that must not be sent: its name
+// is not a token, or its value contains CR, LF, NUL or another control character except
+// the tab (RFC 9110, section 5.5).
 var ErrHTTPHeader = errors.New("eventloop: invalid header field")
 
 // Get returns the value of the first field with that name, or "".
@@ -30,7 +30,7 @@ func (h HTTPHeaders) Get(name string) string {
 	return v
 }
 
-// lookup is Get that tells an empty field from none.
+// lookup is Get, but also reports whether there is such a field.
 func (h HTTPHeaders) lookup(name string) (value string, ok bool) {
 	for i := range h {
 		if http1.EqualFold(h[i].Name, name) {
@@ -40,8 +40,8 @@ func (h HTTPHeaders) lookup(name string) (value string, ok bool) {
 	return "", false
 }
 
-// Values returns the values of all fields with that name, in order; nil if there
-// are none. A value is not split at commas.
+// Values returns the values of all fields with that name, in order, or nil if there are
+// none. It does not split values at commas.
 func (h HTTPHeaders) Values(name string) []string {
 	var values []string
 	for i := range h {
@@ -57,8 +57,8 @@ func (h *HTTPHeaders) Add(name, value string) {
 	*h = append(*h, HTTPHeader{name, value})
 }
 
-// Set replaces the first field with that name and removes the others; if there
-// is none, it appends one.
+// Set replaces the first field with that name and removes the others. If there is none,
+// Set appends the field.
 func (h *HTTPHeaders) Set(name, value string) {
 	for i := range *h {
 		if http1.EqualFold((*h)[i].Name, name) {
@@ -77,7 +77,7 @@ func (h *HTTPHeaders) Del(name string) {
 	*h = slices.DeleteFunc(*h, func(f HTTPHeader) bool { return http1.EqualFold(f.Name, name) })
 }
 
-// names returns the names of the fields, each once, as a list.
+// names returns the names of the fields, each once, separated by commas.
 func (h HTTPHeaders) names() string {
 	var names []string
 	for i, f := range h {
@@ -88,8 +88,8 @@ func (h HTTPHeaders) names() string {
 	return strings.Join(names, ", ")
 }
 
-// validate returns an error that matches ErrHTTPHeader for the first field that must
-// not go on the wire.
+// validate returns an error that matches ErrHTTPHeader for the first field that must not
+// be sent.
 func (h HTTPHeaders) validate() error {
 	for i := range h {
 		if !http1.IsToken(h[i].Name) {
@@ -102,8 +102,8 @@ func (h HTTPHeaders) validate() error {
 	return nil
 }
 
-// hasToken reports whether one of the fields with that name, which is a list,
-// has token as an element ("Connection: close, TE").
+// hasToken reports whether one of the fields with that name contains token as a list
+// element, as in "Connection: close, TE".
 func (h HTTPHeaders) hasToken(name, token string) bool {
 	for i := range h {
 		if http1.EqualFold(h[i].Name, name) && http1.HasElement(h[i].Value, token) {

@@ -32,7 +32,7 @@ func listenUnix(nlc *net.ListenConfig, path string) (net.Listener, error) {
 	return ln, err
 }
 
-// isAbstract reports whether a unix address is not in the file system.
+// isAbstract reports whether a unix address has no file.
 func isAbstract(path string) bool { return path == "" || path[0] == '@' || path[0] == 0 }
 
 // removeStale removes a socket file that has no listener and is not about to get one.
@@ -71,8 +71,9 @@ func socketFile(ln net.Listener) os.FileInfo {
 	return info
 }
 
-// sameSocket reports whether a and b are the same file. An inode number may be reused
-// at once, so the modification time counts too; using a socket does not change it.
+// sameSocket reports whether a and b are the same file. The system may reuse an inode
+// number immediately, so sameSocket also compares the modification times, which do not
+// change when a socket is used.
 func sameSocket(a, b os.FileInfo) bool {
 	return a != nil && b != nil && os.SameFile(a, b) && a.ModTime().Equal(b.ModTime())
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/onloop/eventloop/internal/sockio"
 )
 
-// The system calls of a connection. Built with the tag netcorefaults they can be
-// made to fail, see calls_faults.go.
+// The system calls of a connection. With the build tag netcorefaults, tests can make them
+// fail, see calls_faults.go.
 
 func epollWait(ep *epoll, events []epollEvent) int { return realEpollWait(ep, events) }
 func epollDel(ep *epoll, fd uintptr)               { realEpollDel(ep, fd) }
@@ -17,7 +17,7 @@ func epollSet(ep *epoll, fd uintptr, first bool, want uint32, e event) syscall.E
 	return realEpollSet(ep, fd, first, want, e)
 }
 
-// between marks a place between two steps of a hand-over, where tests stop goroutines.
+// between marks a point between two steps of a handover, where tests stop goroutines.
 func between(*Conn, handover) {}
 
 func readFD(fd uintptr, p []byte) (int, syscall.Errno)        { return sockio.ReadFD(fd, p) }

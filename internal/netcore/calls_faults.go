@@ -9,8 +9,7 @@ import (
 	"github.com/onloop/eventloop/internal/sockio"
 )
 
-// faults are functions that tests put in place of the system calls. They get the
-// real call, to make it or not.
+// faults are functions with which tests replace the system calls.
 type faults struct {
 	read    func(fd uintptr, p []byte) (int, syscall.Errno)
 	write   func(fd uintptr, views [][]byte) (int, syscall.Errno)

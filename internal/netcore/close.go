@@ -9,32 +9,33 @@ import (
 	"github.com/onloop/eventloop/internal/sockio"
 )
 
-// Linger is how long the end of a connection waits for the peer to end its own
-// side. If the descriptor were closed while input comes, the kernel would answer
-// it by a reset, which takes away from the peer what it has not read yet.
+// Linger is how long closing a connection waits for the peer to end its own side. If the
+// descriptor were closed while input arrives, the kernel would respond with a reset, which
+// discards bytes that the peer has not read yet.
 const Linger = time.Second
 
-// SetPatience has Finish wait for the peer's end for as long as bytes come at least
-// every Linger, but no longer than d: a peer that sends much before it reads has to
-// be read from until it is done. Without it Finish waits for Linger. The caller
-// holds the lock.
+// SetPatience makes Finish wait for the peer's end as long as bytes arrive at least every
+// Linger, but no longer than d. This is for a peer that sends much before it reads: it
+// must be read from until it has sent everything. Without SetPatience, Finish waits for
+// Linger. The caller holds the lock.
 func (c *Conn) SetPatience(d time.Duration) {
 	if d != 0 || c.x != nil {
 		c.extra().patience = d
 	}
 }
 
-// quiet is how long a connection that has no half-close is read, at its end, without
-// anything coming: the same reset is to be avoided, and no end can be waited for.
+// quiet bounds the closing of a connection without half-close: it is read until nothing
+// has arrived for this long. This avoids the same reset, and there is no end of the peer's
+// side to wait for.
 const quiet = 50 * time.Millisecond
 
-// deafAfter is when a net.Conn whose deadlines do nothing is closed under a Read or
-// Write that they should have ended.
+// deafAfter is the time after which a net.Conn whose deadlines have no effect is closed
+// during a Read or Write that a deadline should have ended.
 const deafAfter = time.Second
 
-// Closing says that the connection is about to be ended by its goroutine, which it
-// wakes. From now on a writer that becomes idle wakes it, too. A net.Conn that does
-// not notice, because its deadlines do nothing, is closed when the output is
+// Closing wakes the connection's goroutine, so that it ends the connection. From now on a
+// writer that becomes idle also wakes it. If the goroutine does not wake, because the
+// deadlines of the net.Conn have no effect, the net.Conn is closed when the output is
 // sent. The caller holds the lock.
 func (c *Conn) Closing() {
 	c.closing = closing
@@ -48,11 +49,10 @@ func (c *Conn) Closing() {
 	}
 }
 
-// ClosingQuietly is Closing, but a goroutine that is in Read stays there, and a
-// connection that is parked stays parked, until the peer ends its side, sends
-// something, or Linger has passed: a writer alone sends what is pending and ends the
-// stream. A short connection saves a wake-up that way, a fifth of its CPU time. The
-// caller holds the lock.
+// ClosingQuietly is Closing, but a goroutine in Read stays there, and a parked connection
+// stays parked, until the peer ends its side or sends bytes, or Linger has passed. The
+// writer alone sends the pending output and ends the stream. This saves a short connection
+// one wake-up, a fifth of its CPU time. The caller holds the lock.
 func (c *Conn) ClosingQuietly() {
 	place := c.place.Load() & placeMask
 	if c.rc == nil || c.sec != nil || c.cut || c.failed() || c.closing != notClosing || place != placeRead && place != placeParked {
@@ -69,8 +69,9 @@ func (c *Conn) ClosingQuietly() {
 	}
 }
 
-// awaitsPeer leaves the connection where it is, after ClosingQuietly, if nothing is
-// left to be done but to wait for the peer. The caller holds the lock.
+// awaitsPeer reports whether, after ClosingQuietly, the connection only waits for the
+// peer, and bounds that wait. Otherwise the goroutine must be woken. The caller holds the
+// lock.
 func (c *Conn) awaitsPeer() bool {
 	if c.closing != closingQuietly || c.stream != streamEnded || c.cut || c.failed() {
 		return false
@@ -87,15 +88,15 @@ func (c *Conn) awaitsPeer() bool {
 	return c.wakeIn(d)
 }
 
-// Finish ends the connection on its goroutine: it sends what is pending, ends the
-// stream to the peer, waits until the peer's kernel has acknowledged everything, as
-// long as it makes progress by the measure of SetStall, and a moment for the peer's
-// own end, and closes the descriptor. Meanwhile it reads and drops what comes, so
-// that two peers that both have much to send do not wait for each other. Cut cuts
-// all of it short. over says that the peer's end, or an error, was read already.
+// Finish ends the connection, on its goroutine. It sends the pending output and ends the
+// stream to the peer. It waits until the peer's kernel has acknowledged everything, as
+// long as there is progress as defined by SetStall, and then for Linger for the peer's own
+// end. Then it closes the descriptor. Meanwhile it reads and drops input, so that two
+// peers that both have much to send do not wait for each other. Cut ends all these waits.
+// over means that the peer's end, or an error, was already read.
 //
-// It returns how many bytes of output are known to be lost. What Cut leaves to the
-// kernel is not.
+// Finish returns the number of bytes of output that are known to be lost. Bytes that Cut
+// leaves to the kernel do not count.
 func (c *Conn) Finish(over bool) (lost int64) {
 	c.Lock()
 	c.closing = closing
@@ -109,7 +110,7 @@ func (c *Conn) Finish(over bool) (lost int64) {
 	switch {
 	case c.mayGoOn():
 		lost = c.lingerAtEnd(over)
-	case c.WriteError() != nil: // it does not change any more
+	case c.WriteError() != nil: // it no longer changes
 		lost = c.unacked()
 	}
 	c.Lock()
@@ -119,9 +120,9 @@ func (c *Conn) Finish(over bool) (lost int64) {
 	return c.Lost()
 }
 
-// Release ends the work on the connection without closing it: it sends what is
-// pending and returns a net.Conn, nil if that failed. Nothing is read meanwhile.
-// Orders that come after it has no effect any more. On the goroutine.
+// Release ends the work on the connection without closing it, on its goroutine. It sends
+// the pending output and returns the net.Conn, or nil if sending failed. It reads nothing.
+// Later calls of Wake, Cut and the like have no effect.
 func (c *Conn) Release() net.Conn {
 	c.Lock()
 	c.closing = closing
@@ -164,16 +165,15 @@ func (c *Conn) close() {
 	c.Lock()
 }
 
-// unwatched takes the descriptor away from the poller.
+// unwatched removes the descriptor from the poller.
 func (c *Conn) unwatched() {
 	if p := c.user.Poller(); p != nil {
 		p.forget(c)
 	}
 }
 
-// awaitWriter waits until no writer has the connection, which gets nothing more to
-// write. TLS may have had something to say until now. The caller holds the lock, which
-// is released meanwhile.
+// awaitWriter waits until no writer uses the connection. No more output is added then, but
+// TLS may have added some before. The caller holds the lock, which is released meanwhile.
 func (c *Conn) awaitWriter() {
 	for c.output != outputIdle {
 		c.Unlock()
@@ -182,7 +182,8 @@ func (c *Conn) awaitWriter() {
 	}
 }
 
-// mayGoOn reports whether the connection is to be ended properly.
+// mayGoOn reports whether the connection is still to be ended gracefully: it was not cut
+// and has not failed.
 func (c *Conn) mayGoOn() bool {
 	c.Lock()
 	defer c.Unlock()
@@ -195,8 +196,8 @@ func (c *Conn) wasCut() (cut, reset bool) {
 	return c.cut || c.failed(), c.reset || c.failed()
 }
 
-// flush waits until no writer has the connection: all is written or dropped. With
-// discard it reads meanwhile until that is over, which it returns.
+// flush waits until no writer uses the connection: all output is written or dropped. With
+// discard it reads and drops input meanwhile. It returns whether the input has ended.
 func (c *Conn) flush(over, discard bool) bool {
 	for {
 		c.Lock()
@@ -215,7 +216,7 @@ func (c *Conn) flush(over, discard bool) bool {
 	}
 }
 
-// skip reads once and drops what it gets. It reports whether the input is over.
+// skip reads once and drops the bytes. It reports whether the input has ended.
 func (c *Conn) skip() (over bool) {
 	b, err := c.Read(sockio.MaxBuffer)
 	if b != nil {
@@ -231,8 +232,8 @@ func (c *Conn) skip() (over bool) {
 	return true
 }
 
-// closeNotify ends the stream of TLS, and reports whether there is anything to be
-// sent for it. After a handshake that failed an alert is all there is.
+// closeNotify ends the stream of TLS, and reports whether a close_notify must be sent.
+// After a failed handshake there is only an alert, so it returns false.
 func (c *Conn) closeNotify() bool {
 	c.Lock()
 	defer c.Unlock()
@@ -243,8 +244,8 @@ func (c *Conn) closeNotify() bool {
 	return true
 }
 
-// lingerAtEnd shuts the socket's own side down and waits for acknowledgements, and
-// for the end of the peer's side. It returns how many bytes are lost.
+// lingerAtEnd shuts down the socket's own side and waits for acknowledgements, and for the
+// end of the peer's side. It returns the number of bytes that are lost.
 func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 	if !c.shutDown() && !c.isPatient() {
 		c.lingerQuietly(over)
@@ -257,7 +258,7 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 	for {
 		if cut, reset := c.wasCut(); cut {
 			if !reset {
-				left = 0 // the kernel goes on sending it
+				left = 0 // the kernel continues to send it
 			}
 			return left
 		}
@@ -278,7 +279,7 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 		}
 		skipped := c.run.Load().skipped
 		over = c.pass(over, next)
-		if c.rc == nil && c.run.Load().broke != nil && left > 0 { // such a socket forgets what it had
+		if c.rc == nil && c.run.Load().broke != nil && left > 0 { // a failed socket no longer counts its output
 			c.Lock()
 			c.extra().cause = c.run.Load().broke
 			c.Unlock()
@@ -298,8 +299,8 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 	}
 }
 
-// lingersFrom returns since when there was nothing to do but to wait for the peer;
-// it is now at the latest.
+// lingersFrom returns the time since which the connection has only waited for the peer, at
+// the latest now.
 func (c *Conn) lingersFrom(now time.Time) time.Time {
 	c.Lock()
 	defer c.Unlock()
@@ -309,15 +310,15 @@ func (c *Conn) lingersFrom(now time.Time) time.Time {
 	return now
 }
 
-// isPatient reports whether a connection that has no half-close is lingered on all
-// the same, because its user wants it and TLS has told the peer of the end.
+// isPatient reports whether a connection lingers even if it has no half-close, because its
+// user called SetPatience and TLS has sent its close_notify.
 func (c *Conn) isPatient() bool {
 	c.Lock()
 	defer c.Unlock()
 	return c.x != nil && c.x.patience > 0 && c.sec != nil && c.stream == streamEnded
 }
 
-// longer returns for how long to linger after input, which it was until before.
+// longer returns the new end of lingering after input has arrived. until is the old end.
 func (c *Conn) longer(until, began time.Time) time.Time {
 	c.Lock()
 	last := began
@@ -331,7 +332,8 @@ func (c *Conn) longer(until, began time.Time) time.Time {
 	return until
 }
 
-// pass reads, or waits if the input is over, until t, or until something happens.
+// pass reads once, or waits if the input has ended, until t or Wake. It reports whether
+// the input has ended.
 func (c *Conn) pass(over bool, t time.Time) bool {
 	if over {
 		c.WaitUntil(t)
@@ -341,8 +343,8 @@ func (c *Conn) pass(over bool, t time.Time) bool {
 	return c.skip()
 }
 
-// lingerQuietly reads until nothing comes any more. Only a socket below, which nc
-// hides, can do damage.
+// lingerQuietly reads until no more bytes arrive. This is needed only if nc wraps a
+// socket, which could send a reset.
 func (c *Conn) lingerQuietly(over bool) {
 	if a := c.nc.LocalAddr(); over || a == nil || len(a.Network()) < 3 || a.Network()[:3] != "tcp" && a.Network() != "unix" {
 		return
@@ -360,7 +362,7 @@ func (c *Conn) lingerQuietly(over bool) {
 	}
 }
 
-// shutDown ends the socket's own side. It reports whether there is such a thing.
+// shutDown ends the socket's own side. It returns false if there is no half-close.
 func (c *Conn) shutDown() bool {
 	c.Lock()
 	nc, shut := c.nc, c.shut
@@ -370,7 +372,7 @@ func (c *Conn) shutDown() bool {
 		return ok
 	}
 	if c.rc == nil {
-		nc.SetWriteDeadline(time.Now().Add(Linger)) // TLS of others sends an alert
+		nc.SetWriteDeadline(time.Now().Add(Linger)) // a foreign TLS connection sends an alert
 	}
 	c.Lock()
 	c.shut = true
@@ -386,8 +388,8 @@ func (c *Conn) unacked() int64 {
 	return int64(c.userUnacked())
 }
 
-// whyLost returns why output will not be acknowledged, after no progress for idle,
-// or nil if it may be.
+// whyLost returns the reason why output will not be acknowledged, or nil if it may still
+// be. idle is the time without progress.
 func (c *Conn) whyLost(idle time.Duration) (why error) {
 	if d := c.stallTime(); d > 0 && idle >= d {
 		return os.ErrDeadlineExceeded
@@ -406,14 +408,14 @@ func (c *Conn) stallTime() time.Duration {
 	return c.stall
 }
 
-// setReset has the descriptor closed by a reset. The caller holds the lock.
+// setReset makes closing the descriptor reset the connection. The caller holds the lock.
 func (c *Conn) setReset() {
 	if t, ok := lowest(c.nc).(*net.TCPConn); ok {
 		t.SetLinger(0)
 	}
 }
 
-// lowest returns the connection below nc if nc is TLS: closing TLS waits for the
+// lowest returns the connection below nc if nc is TLS, because closing TLS waits for the
 // peer.
 func lowest(nc net.Conn) net.Conn {
 	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
@@ -422,7 +424,7 @@ func lowest(nc net.Conn) net.Conn {
 	return nc
 }
 
-// Below returns the connection below TLS, also if TLS is that of a Conn.
+// Below returns the connection below TLS, also below the TLS of a Conn.
 func Below(t interface{ NetConn() net.Conn }) net.Conn {
 	nc := t.NetConn()
 	if s, ok := nc.(*secure); ok {
@@ -431,12 +433,12 @@ func Below(t interface{ NetConn() net.Conn }) net.Conn {
 	return nc
 }
 
-// Lowest returns the net.Conn that everything else rests on, or nil. The caller
-// holds the lock.
+// Lowest returns the net.Conn below TLS, or the attached net.Conn without TLS, or nil. The
+// caller holds the lock.
 func (c *Conn) Lowest() net.Conn { return lowest(c.nc) }
 
-// hangUpIfDeaf closes a net.Conn that cannot be interrupted otherwise, unless it is
-// being written to. The caller holds the lock.
+// hangUpIfDeaf closes a net.Conn whose deadlines have no effect, unless a writer uses it.
+// The caller holds the lock.
 func (c *Conn) hangUpIfDeaf() {
 	c.pokeMu.Lock()
 	deaf := c.deaf
@@ -446,9 +448,9 @@ func (c *Conn) hangUpIfDeaf() {
 	}
 }
 
-// hangUp closes nc under those who use it. It is no socket that is written to by
-// its number. The Close of foreign code may wait, so it gets a goroutine. The caller
-// holds the lock.
+// hangUp closes nc while other goroutines use it. This is safe because no writer uses the
+// descriptor of such a connection directly. Close of foreign code may wait, so a separate
+// goroutine calls it. The caller holds the lock.
 func (c *Conn) hangUp() {
 	if c.finished {
 		return
@@ -459,8 +461,8 @@ func (c *Conn) hangUp() {
 	c.user.CloseAside(lowest(c.nc))
 }
 
-// watchForeign has a net.Conn closed in d from now, and then again and again, if it
-// is still used and nothing is left to be written. The caller holds the lock.
+// watchForeign starts the guard: after d and then periodically, it closes a net.Conn that
+// is still in use although its output is written. The caller holds the lock.
 func (c *Conn) watchForeign(d time.Duration) {
 	s := c.x.slow
 	switch {
@@ -473,8 +475,7 @@ func (c *Conn) watchForeign(d time.Duration) {
 	s.idle = 0
 }
 
-// stillNeeded keeps the guard from taking the wait for acknowledgements for one that
-// should be over.
+// stillNeeded tells the guard that the wait for acknowledgements is intended.
 func (c *Conn) stillNeeded() {
 	c.Lock()
 	defer c.Unlock()
@@ -483,7 +484,8 @@ func (c *Conn) stillNeeded() {
 	}
 }
 
-// guard ends a Read or a Write that a deadline should have ended.
+// guard closes the net.Conn if a Read or a Write continues that a deadline should have
+// ended.
 func (c *Conn) guard() {
 	c.Lock()
 	defer c.Unlock()
@@ -496,7 +498,7 @@ func (c *Conn) guard() {
 		}
 		c.hangUp()
 	case c.closing == notClosing && !c.cut && !c.sec.ended():
-		return // it is armed again when it is needed
+		return // watchForeign starts it again when needed
 	default:
 		// Lingering takes as long as two ticks.
 		s := c.x.slow
@@ -507,8 +509,8 @@ func (c *Conn) guard() {
 	c.x.slow.guard.Reset(deafAfter)
 }
 
-// isDeaf reports whether the goroutine is where a read deadline in the past should
-// have taken it out of.
+// isDeaf reports whether the goroutine is still in a Read that a read deadline in the past
+// should have ended.
 func (c *Conn) isDeaf() bool {
 	c.pokeMu.Lock()
 	defer c.pokeMu.Unlock()
