@@ -57,7 +57,7 @@
 // wait until their context ends, because the loop stands still. Range over the
 // iterator instead: its code then runs on the goroutine of the loop body.
 //
-// A callback must not block, because everything else waits for it. Run blocking calls with
+// A callback must not block, because all other callbacks wait for it. Run blocking calls with
 // [Work]. For code that waits several times in sequence, use a task; see [Loop.Go]. On the
 // loop, [Future.Wait] never waits; it returns [ErrOnLoop]. [Loop.Stats] reports how late
 // the loop is (LagP99).
@@ -91,7 +91,7 @@
 // of [Loop.Hold]. A request ends by itself: a [Future], a [Task], a function of [Work], an
 // HTTP request. Each keeps the loop alive, unless its Unref was called. When none is left
 // and nothing is queued, the loop ends and Run returns nil. This is the natural exit.
-// [Loop.Handles] lists what a loop waits for, and [Loop.LogHandles] logs it.
+// [Loop.Handles] lists the open handles and requests, and [Loop.LogHandles] logs them.
 //
 // There are two other ways to end a loop:
 //
@@ -99,7 +99,7 @@
 //     everything else finish within a grace period. [Loop.ShutdownOn] does this on a
 //     signal, and [Loop.OnShutdown] is the place to close idle connections. After the
 //     grace period, or on a second signal, the loop ends by force, and Run returns an
-//     error that matches [ErrForced] and names what was cut off.
+//     error that matches [ErrForced] and names the handles that were cut off.
 //   - By force: [Loop.Stop], the end of the context of Run, an error of the start
 //     function, an unhandled error, a panic. No further callback starts, and
 //     everything is closed at once. Only OnClose callbacks still run, and pending

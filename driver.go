@@ -34,7 +34,7 @@ type Owner struct {
 //
 // When the loop ends while the owner is open, whether by force or because nothing keeps
 // it alive, the pending promises fail with [ErrLoopClosed], and then end is called on
-// the loop, once, with ErrLoopClosed. No other callback of the loop runs any more,
+// the loop, once, with ErrLoopClosed. At that time no other callbacks of the loop run,
 // except those of closed connections (see [ConnConfig].OnClose) and of [Loop.OnExit].
 // end may be nil.
 //
@@ -214,8 +214,8 @@ func (o *Owner) remove(p *promiseLink) {
 //		args []string
 //	}
 //
-// Unlike a future of [NewFuture], a promise is not a handle of its own. It belongs to an
-// [Owner].
+// Unlike a future of [NewFuture], a promise is not a handle. It belongs to an [Owner], which
+// is one.
 //
 // A Promise must not be copied or reused.
 type Promise[T any] struct {
@@ -260,7 +260,7 @@ func (p *Promise[T]) fail(err error) {
 // A pendingPromise is a Promise of any type.
 type pendingPromise interface{ fail(err error) }
 
-// A promiseLink is the place of a promise in the list of its owner.
+// A promiseLink links a promise into the list of its owner.
 type promiseLink struct {
 	next, prev *promiseLink
 	promise    pendingPromise // nil if not in the list

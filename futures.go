@@ -251,8 +251,8 @@ func (f *Future[T]) take() {
 	f.loop.unregister(&c.handle)
 }
 
-// terminate drops the result if the loop ends by force. Otherwise the result stays with
-// the future, whose methods still return it after the end of the loop.
+// terminate drops the result if the loop ends by force. Otherwise the future keeps the
+// result, and its methods still return it after the end of the loop.
 func (c *ownedResult[T]) terminate() {
 	f := c.f
 	f.mu.Lock()
@@ -306,8 +306,8 @@ func (f *Future[T]) ignore(o *observer) {
 }
 
 // An observer is notified of a result. It is an element of an intrusive list for two
-// reasons: an observer that is removed leaves nothing behind at a future that stays
-// pending, and a task, whose coroutine contains an observer, waits without allocating.
+// reasons: a removed observer uses no memory of a future that stays pending, and a task
+// waits without allocating, because its coroutine contains an observer.
 type observer struct {
 	next, prev *observer
 	listed     bool
@@ -432,7 +432,7 @@ func isEnd(err error) bool {
 }
 
 // flushUnhandled reports the failures that are still unhandled at the end of the loop.
-// After an end by force no event callback runs any more, so they are only logged.
+// After an end by force, event callbacks no longer run, so the failures are only logged.
 func (l *Loop) flushUnhandled() {
 	l.mu.Lock()
 	rest, forced := l.failures, l.stopping

@@ -100,7 +100,7 @@ func (l *Loop) snapshot() (all []Handle, owners []owner) {
 	}
 	l.mu.Unlock()
 	for i, o := range owners {
-		all[i].Name = o.describe() // takes locks of its own
+		all[i].Name = o.describe() // without l.mu, because it takes other locks
 	}
 	return all, owners
 }

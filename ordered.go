@@ -26,8 +26,8 @@ import (
 // handle. So every order that a test sees is also possible without the gate.
 //
 // Goroutines become ready in any order, so candidates that are ready at the same time
-// are sorted by name. Candidates with the same name cannot be told apart, and their
-// order may differ from run to run; the gate is informed of them.
+// are sorted by name. Candidates with the same name cannot be distinguished, and their
+// order may differ from run to run; the gate is notified of them.
 type ordered struct {
 	gate ordering.Gate
 
@@ -399,7 +399,7 @@ func (o *ordered) nameOf(l *Loop, h *handle) string {
 	}
 	name = k
 	if owner != nil {
-		name += " " + owner.describe() // takes locks of its own
+		name += " " + owner.describe() // without l.mu, because it takes other locks
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

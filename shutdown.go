@@ -374,8 +374,8 @@ func (l *Loop) shutdownOn(f func(os.Signal), sigs []os.Signal) error {
 	return err
 }
 
-// LogHandles logs each handle that [Loop.Handles] returns in a message of its own, to show
-// why the loop does not end. It may be called from any goroutine.
+// LogHandles logs one message per handle that [Loop.Handles] returns, to show why the loop
+// does not end. It may be called from any goroutine.
 func (l *Loop) LogHandles() {
 	for h := range l.Handles() {
 		l.log(slog.LevelInfo, "open handle", "kind", h.Kind, "name", h.Name, "age", h.Age, "due", h.Due, "ref", h.Ref)

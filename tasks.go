@@ -50,7 +50,7 @@ type Task struct {
 	unhook   func() bool // unregisters from outer; nil before the first wait
 	seq      uint64      // number of the last suspension that waits for wake
 	free     int         // operations since the last suspension
-	unwound  bool        // the loop has ended: no call suspends any more
+	unwound  bool        // the loop has ended, so calls no longer suspend the task
 	err      error
 	panicked *PanicError
 	holds    []releaser // released at the end of the task
@@ -65,7 +65,7 @@ type releaser interface{ release() }
 var ErrNotOnTask = errors.New("eventloop: not called by the running task")
 
 // maxFree is the number of operations that a task may perform without a suspension, because
-// their results are already available or because the task may not wait any more. After that
+// their results are already available or because the task may no longer wait. After that
 // many operations, the task has to let other code run.
 const maxFree = 64
 
@@ -421,8 +421,8 @@ func (t *Task) enter() error {
 	return nil
 }
 
-// ended returns the reason if the task may not wait any more: the loop or its context
-// has ended.
+// ended returns an error if the task may no longer wait, because the loop or the context of
+// the task has ended.
 func (t *Task) ended() error {
 	if t.unwound {
 		return ErrLoopClosed
@@ -451,8 +451,8 @@ func (t *Task) pass() error {
 	return t.suspend()
 }
 
-// park begins a suspension: from now on, wake with seq ends it. If the task may not
-// wait any more, park returns the reason.
+// park begins a suspension: from now on, wake with seq ends it. If the task may no longer
+// wait, park returns the reason.
 func (t *Task) park() (seq uint64, err error) {
 	if err := t.ended(); err != nil {
 		return 0, err
