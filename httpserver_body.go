@@ -10,50 +10,50 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// A bodySource is what the body of a request is read from: a connection of our own
-// server, or what the server gives in which a handler is mounted. One goroutine uses it.
+// A bodySource supplies the body of a request: a connection of our own server, or a
+// guestBody. One goroutine uses it.
 type bodySource interface {
 	// nextPiece waits for more of the body. The bytes are valid until the next call. At
-	// the end of the body the error is io.EOF. It is netcore.ErrWoken if the wait was
-	// interrupted; the source may then be asked again.
+	// the end of the body, the error is io.EOF. If the wait was interrupted, the error is
+	// netcore.ErrWoken, and the caller may call again.
 	nextPiece() ([]byte, error)
 }
 
-// A bodyStream is the body of a request as the application takes it.
+// A bodyStream is the body of a request while it is delivered to OnBody or a taker.
 type bodyStream struct {
-	src   bodySource // nil: all of the body has been read
-	first []byte     // read before the body turned out to be long; of the goroutine of src
+	src   bodySource // nil if the whole body has been read
+	first []byte     // read before the body exceeded MaxInlineBody; owned by the goroutine of src
 
 	// Guarded by HTTPRequest.mu.
-	piece  []byte // of the body, to be delivered
+	piece  []byte // the next piece to deliver
 	asked  bool   // OnBody was called
 	paused bool
 	held   bool // the dispatcher has a piece
 	parked bool // a task came during a pause
-	ended  bool // nothing follows but onEnd
+	ended  bool // only onEnd follows
 	told   bool // onEnd was called
 	err    error
 	onData func(p []byte)
 	onEnd  func(err error)
-	taker  *sync.Cond // woken for each piece and for the end, in place of onData and onEnd
+	taker  *sync.Cond // signaled for each piece and for the end, in place of onData and onEnd
 }
 
-// wanted reports whether the next piece is to be read.
+// wanted reports whether the goroutine of src should read the next piece.
 func (st *bodyStream) wanted() bool {
 	return st.reads() && st.asked && !st.paused && !st.held && !st.ended
 }
 
-// inUse reports whether the dispatcher has a piece of the body, or will have it. One
-// that a pause holds back is not delivered any more after the response.
+// inUse reports whether the dispatcher has a piece of the body, or will get one. over says
+// that the response is over: then a piece that a pause holds back is not delivered.
 func (st *bodyStream) inUse(over bool) bool {
 	return st.reads() && st.held && !((st.parked || st.taker != nil) && over)
 }
 
-// reads reports whether the body is read while the application takes it.
+// reads reports whether the body is read while it is delivered.
 func (st *bodyStream) reads() bool { return st != nil && st.src != nil }
 
-// readBody reads the body of r from src, or makes it a stream if it is long. length is
-// what was announced, or negative.
+// readBody reads the body of r from src, or makes it a stream if it is long. length is the
+// announced length, or negative if there is none.
 func (r *HTTPRequest) readBody(src bodySource, length int64) error {
 	over := r.via.settings().MaxInlineBody
 	if over > 0 && length > over {
@@ -69,7 +69,7 @@ func (r *HTTPRequest) readBody(src bodySource, length int64) error {
 			return err
 		}
 		if r.body == nil && length > 0 {
-			// Not for all that was announced: the rest may never come.
+			// Do not allocate the announced length: the rest may never arrive.
 			r.body = make([]byte, 0, min(length, 64<<10))
 		}
 		r.body = append(r.body, p...)
@@ -83,8 +83,8 @@ func (r *HTTPRequest) readBody(src bodySource, length int64) error {
 
 var errBadBody = errors.New("eventloop: malformed request body")
 
-// bodyRefusal returns the status for a request whose body could not be read, or zero if
-// the connection is what failed.
+// bodyRefusal returns the response status for a request whose body could not be read, or
+// zero if the connection failed.
 func bodyRefusal(err error) int {
 	switch {
 	case err == errBadBody:
@@ -97,8 +97,8 @@ func bodyRefusal(err error) int {
 	return 0
 }
 
-// moveBody reads a piece of a body that is wanted, and hands it to the dispatcher, or
-// the end of the body.
+// moveBody reads a piece of the body and passes it, or the end of the body, to the
+// dispatcher or the taker.
 func (r *HTTPRequest) moveBody() {
 	st := r.stream
 	piece, err := st.first, error(nil)
@@ -109,7 +109,7 @@ func (r *HTTPRequest) moveBody() {
 		return
 	}
 	r.mu.Lock()
-	lost := st.ended // and the dispatcher may be telling so just now
+	lost := st.ended // the dispatcher may be calling onEnd now
 	switch {
 	case lost:
 	case err == nil:
@@ -140,31 +140,31 @@ func (r *HTTPRequest) loseBody(err error) {
 	}
 }
 
-// bodyLeft reports whether the response comes before the body has been taken, which
-// is not read then. A streamed response may take as long as the body. The caller
-// holds r.mu.
+// bodyLeft reports whether the response begins before the body is read to its end. Then
+// the rest of the body is not read. It returns false for a streamed response, which may
+// take as long as the body. The caller holds r.mu.
 func (r *HTTPRequest) bodyLeft() bool {
 	st := r.stream
 	return st.reads() && (!st.ended || st.err != nil) && r.writer == nil
 }
 
-// HasBodyStream reports whether the body is a stream, which Body does not return
-// because it is longer than HTTPServerConfig.MaxInlineBody.
+// HasBodyStream reports whether the body is a stream because it is longer than
+// HTTPServerConfig.MaxInlineBody. Body does not return such a body.
 func (r *HTTPRequest) HasBodyStream() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.stream.reads()
 }
 
-// OnBody takes the body piece by piece: onData is called on the loop with each,
-// which is valid until it returns, and then onEnd once, with nil at the end of
-// the body, or with the error that ended it before. The client is read from no
-// faster than onData takes it, and not at all before OnBody is called; that is
-// also when a client is told to go on that asks (100 Continue). A body that is
-// there as a whole comes in one piece. Either function may be nil.
+// OnBody delivers the body piece by piece. onData is called on the loop with each piece,
+// which is valid until onData returns. Then onEnd is called once, with nil at the end of
+// the body, or with the error that ended it early. The server reads a streamed body no
+// faster than onData takes it, and reads none of it before OnBody is called. It sends
+// 100 Continue at that time, too, if the client waits for it. A body that has been read
+// already is delivered in one piece. Either function may be nil.
 //
-// No callback comes after the request was answered: what is left of the body is
-// not read then, and the connection closed. A second call is an error.
+// No callback follows the response: the rest of the body is not read, and the connection
+// is closed. A second call returns an error.
 func (r *HTTPRequest) OnBody(onData func(p []byte), onEnd func(err error)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -184,10 +184,10 @@ func (r *HTTPRequest) OnBody(onData func(p []byte), onEnd func(err error)) error
 	return nil
 }
 
-var errBodyTaken = errors.New("eventloop: the body is taken already")
+var errBodyTaken = errors.New("eventloop: OnBody was called already")
 
-// PauseReading stops the callbacks of OnBody, and soon reading the body. If it is
-// called on the loop, none comes after it.
+// PauseReading stops the callbacks of OnBody and, soon after, the reading of the body. If
+// it is called on the loop, no callback follows.
 func (r *HTTPRequest) PauseReading() { r.pauseBody(true) }
 
 // ResumeReading undoes PauseReading.
@@ -233,8 +233,7 @@ func (t *httpBodyTask) run() {
 	}
 }
 
-// bodyTaken gives a piece back after its delivery, and tells of the end if it has
-// come to that.
+// bodyTaken releases a piece after its delivery, and calls onEnd if it is due.
 func (r *HTTPRequest) bodyTaken() {
 	if end, err := r.bodyGivenBack(); end != nil {
 		r.loop.call(func() { end(err) })
@@ -245,8 +244,8 @@ func (r *HTTPRequest) bodyGivenBack() (end func(err error), err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	st := r.stream
-	// The goroutine waits for a piece even after the answer; but after the answer
-	// only for that, and must not be woken from a later request.
+	// Even after the response, the goroutine waits until the piece is released. Otherwise
+	// it must not be woken after the response: it may be serving a later request.
 	if st.held && st.src != nil || !r.isComplete() {
 		defer r.via.wake()
 	}

@@ -10,18 +10,17 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// A guestBody reads the body of a request that came through a server that is not ours.
-// If the body is a stream, a goroutine of its own does, because a response cannot
-// interrupt a read from such a server.
+// A guestBody reads the body of a request from a foreign server. A streamed body has its
+// own goroutine for that, because a response cannot interrupt a read from such a server.
 type guestBody struct {
 	loop      *Loop
 	src       io.Reader
-	left      int64          // of what was announced; negative: nothing was
-	err       error          // of src, that follows the last piece
-	buf       *sockio.Buffer // that pieces are read into
+	left      int64          // unread bytes of the announced length; negative if none was announced
+	err       error          // of src, after the last piece
+	buf       *sockio.Buffer // for the pieces
 	interrupt func()         // makes a read return soon
 	feed      bell           // wakes the goroutine
-	ended     chan struct{}  // closed by it
+	ended     chan struct{}  // closed by the goroutine
 }
 
 // nextPiece implements bodySource.
@@ -38,8 +37,8 @@ func (b *guestBody) nextPiece() ([]byte, error) {
 	return nil, b.err
 }
 
-// whole returns err as an error of ours, and for an end that comes too early, of which
-// fasthttp does not tell, one.
+// whole translates an error of the server. An early end of the body, which fasthttp does
+// not report, becomes io.ErrUnexpectedEOF.
 func (b *guestBody) whole(err error) error {
 	var tooLarge *http.MaxBytesError
 	switch {
@@ -51,8 +50,8 @@ func (b *guestBody) whole(err error) error {
 	return err
 }
 
-// takeBody reads the body of r, or makes it a stream if it is long. length is
-// what was announced, -1 if nothing was.
+// takeBody reads the body of r, or makes it a stream if it is long. length is the announced
+// length, or -1 if there is none.
 func (r *HTTPRequest) takeBody(src io.Reader, length int64, interrupt func()) error {
 	if length == 0 {
 		return nil
@@ -68,15 +67,15 @@ func (r *HTTPRequest) takeBody(src io.Reader, length int64, interrupt func()) er
 	return nil
 }
 
-// startBody begins to read a body that is a stream.
+// startBody starts the goroutine that reads a streamed body.
 func (r *HTTPRequest) startBody() {
 	if r.guest().body != nil {
 		go r.pumpBody()
 	}
 }
 
-// stopBody ends the reading of a body that is a stream, when the response is out or
-// will not come. Afterwards nothing reads it, and no callback has a piece of it.
+// stopBody stops reading a streamed body, when the response is sent or lost. Afterwards no
+// goroutine reads the body, and no callback has a piece of it.
 func (r *HTTPRequest) stopBody() {
 	b := r.guest().body
 	if b == nil {
@@ -91,7 +90,7 @@ func (r *HTTPRequest) stopBody() {
 	<-b.ended
 }
 
-// isPumping reports whether a body that is a stream may be being read.
+// isPumping reports whether the goroutine of a streamed body is running.
 func (r *HTTPRequest) isPumping() bool {
 	b := r.guest().body
 	if b == nil {
@@ -105,7 +104,8 @@ func (r *HTTPRequest) isPumping() bool {
 	}
 }
 
-// pumpBody is the goroutine. It reads a piece when the application wants one.
+// pumpBody is the goroutine of a streamed body. It reads a piece when the application
+// wants one.
 func (r *HTTPRequest) pumpBody() {
 	b := r.guest().body
 	defer close(b.ended)
@@ -115,7 +115,8 @@ func (r *HTTPRequest) pumpBody() {
 	}
 }
 
-// awaitFeed waits until a piece is wanted, and returns false if none will be.
+// awaitFeed waits until the application wants a piece. It returns false if it will want no
+// more.
 func (r *HTTPRequest) awaitFeed() bool {
 	for {
 		r.mu.Lock()
@@ -124,7 +125,7 @@ func (r *HTTPRequest) awaitFeed() bool {
 		over = over || st.ended
 		r.mu.Unlock()
 		switch {
-		case busy: // the dispatcher has the piece, whatever has become of the request
+		case busy: // the dispatcher has a piece, even if the request is over
 		case over:
 			return false
 		case wanted:
@@ -138,5 +139,5 @@ func (r *HTTPRequest) awaitFeed() bool {
 	}
 }
 
-// soon is when a read for a body that is not wanted any more ends.
+// soon returns the read deadline for a body that is no longer wanted.
 func soon() time.Time { return time.Now().Add(lingerTimeout) }

@@ -12,54 +12,55 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// An exchange is what a request came through: a connection of our own server, or the
-// handler that is mounted in a server of others. Methods below the line expect the
-// caller to hold the lock of the request.
+// An exchange carries a request and its response: a connection of our own server (httpConn),
+// or a handler mounted in a foreign server (guest). The caller of the methods below the
+// line holds the lock of the request.
 type exchange interface {
 	client() net.Addr
 	secured() *tls.ConnectionState
 	settings() *HTTPServerConfig
-	context() context.Context        // what that of the request is derived from
+	context() context.Context        // the parent of the request's context
 	httpRequest() *http.Request      // nil unless the server is one of net/http
 	handler() func(r *HTTPRequest)   // of the application
-	mayUpgrade() bool                // the connection can be made a Conn
+	mayUpgrade() bool                // the connection can become a Conn
 	send(t task)                     // from the goroutine of the exchange to the dispatcher
-	event(r *HTTPRequest, err error) // on the loop: what went wrong on our side
-	tell(err error)                  // is event for what does not concern the loop
+	event(r *HTTPRequest, err error) // reports an error of our side, on the loop
+	tell(err error)                  // like event, for errors that do not concern the loop
 
 	// ------------------------------------------------------------------------
 
-	// wake has the goroutine of the exchange look at r again.
+	// wake makes the goroutine of the exchange look at r again.
 	wake()
 
-	// mayStream says what is against a response in parts.
+	// mayStream returns an error if the response cannot be sent in parts.
 	mayStream() error
 
-	// respond gives the whole response.
+	// respond queues the whole response.
 	respond(r *HTTPRequest, status int, headers HTTPHeaders, body []byte)
 
-	// open gives the head of a response of which the body follows, length bytes or,
-	// if negative, an unknown number. It reports whether that is sent in chunks.
+	// open queues the head of a response. The body follows later. It has length bytes or,
+	// if length is negative, an unknown number. open reports whether the caller must
+	// encode the body in chunks.
 	open(r *HTTPRequest, status int, headers HTTPHeaders, length int64) (chunked bool)
 
-	// queue adds to the body, and flush has sent what was added.
+	// queue appends to the body. flush sends the queued output.
 	queue(p []byte)
 	flush()
 
-	// pending returns how many bytes of the response to r are not with the kernel.
+	// pending returns how many queued bytes of the response the kernel has not taken.
 	pending(r *HTTPRequest) int
 
-	// completed says that nothing of the response to r is to come; lost, that r
-	// cannot be answered any more, and abort, that what was not sent is not wanted.
+	// completed is called when the whole response is queued, and lost when there can be no
+	// response. abort discards the unsent output of the response.
 	completed(r *HTTPRequest)
 	lost(r *HTTPRequest)
 	abort(r *HTTPRequest)
 
-	// serveHTTP has s answer r.
+	// serveHTTP starts s, which makes the response.
 	serveHTTP(r *HTTPRequest, s *servedResponse)
 
-	// whenSent has r.end called when the response to r is with the kernel. It
-	// returns false if it is.
+	// whenSent arranges for r.endLocked to be called when the kernel has taken the whole
+	// response. It returns false if the kernel already has.
 	whenSent(r *HTTPRequest) bool
 }
 
@@ -99,8 +100,9 @@ func (c *httpConn) open(r *HTTPRequest, status int, headers HTTPHeaders, length 
 	return length < 0 && r.head.HTTP11
 }
 
-// serveHTTP lets a server of net/http frame the response, so whether the end of the
-// connection ends its body is only known of clients that know no chunks.
+// serveHTTP starts a server of net/http for the response. That server frames the response,
+// so we know that the end of the connection ends the body only for HTTP/1.0 clients,
+// which do not support chunks.
 func (c *httpConn) serveHTTP(r *HTTPRequest, s *servedResponse) {
 	r.pos = c.queued
 	if !r.head.HTTP11 {
@@ -127,8 +129,8 @@ func (c *httpConn) queueOwn(p []byte) {
 	c.queued += int64(len(p))
 }
 
-// flush has the output sent, unless it waits for that of pipelined requests: then the
-// goroutine decides.
+// flush sends the output, unless it is held back for the responses to pipelined requests:
+// then the goroutine decides.
 func (c *httpConn) flush() {
 	if c.corked {
 		c.core.Wake()
@@ -145,9 +147,9 @@ func (c *httpConn) pending(r *HTTPRequest) int {
 	return int(max(0, end-c.sent))
 }
 
-// completed has the output sent. The goroutine, which reads ahead most often, has
-// nothing to do after an ordinary response but to go on reading, unless the next that
-// comes is not a request but the rest of a body. It does not touch the body meanwhile.
+// completed sends the output. If the goroutine is reading ahead, as usual, it need not wake
+// after an ordinary response: the next input is the next request, unless the request body
+// is not read to its end. The goroutine does not touch c.body while it reads ahead.
 func (c *httpConn) completed(r *HTTPRequest) {
 	r.pos = c.queued
 	if r.watched() && !c.whenSent(r) {
@@ -163,7 +165,7 @@ func (c *httpConn) completed(r *HTTPRequest) {
 	c.interrupt()
 }
 
-// abort discards what was not sent of the response to r.
+// abort discards the unsent output of the response to r.
 func (c *httpConn) abort(r *HTTPRequest) {
 	if c.sent >= r.pos { // nothing of an earlier response is pending
 		c.discard()
@@ -179,8 +181,8 @@ func (c *httpConn) whenSent(r *HTTPRequest) bool {
 	return true
 }
 
-// endSent ends the requests of which the response is with the kernel. The caller
-// holds the lock.
+// endSent ends the requests whose responses the kernel has taken. The caller holds the
+// lock.
 func (c *httpConn) endSent(err error) {
 	n := 0
 	for n < len(c.unsent) && c.unsent[n].pos <= c.sent {
@@ -192,10 +194,10 @@ func (c *httpConn) endSent(err error) {
 	}
 }
 
-// discard accounts for output that will not be sent. The caller holds the lock.
+// discard counts the output as discarded: it will not be sent. The caller holds the lock.
 func (c *httpConn) discard() { c.discardFor(net.ErrClosed) }
 
-// discardFor is discard because of err.
+// discardFor is like discard. The contexts of the requests end with the cause err.
 func (c *httpConn) discardFor(err error) {
 	if !c.dropped {
 		c.dropped = true
@@ -211,8 +213,8 @@ func (c *httpConn) lastRequest() bool {
 	return c.s.closing.Load() || most > 0 && c.served >= most
 }
 
-// appendHead appends the head of a response, whose body has length bytes, or an
-// unknown number if it is negative. The caller holds the lock.
+// appendHead appends the head of a response. The body has length bytes or, if length is
+// negative, an unknown number. The caller holds the lock.
 func (c *httpConn) appendHead(b []byte, r *HTTPRequest, status int, headers HTTPHeaders, length int64) []byte {
 	b = appendStatusLine(b, status)
 	r.last = r.head.Close || c.lastRequest() || r.bodyLeft()
@@ -259,8 +261,8 @@ func (c *httpConn) appendHead(b []byte, r *HTTPRequest, status int, headers HTTP
 	return append(b, "\r\n"...)
 }
 
-// appendFraming appends how the end of the body is found (RFC 9112 section 6).
-// stated is the Content-Length that the application gave.
+// appendFraming appends the field that frames the body (RFC 9112 section 6), if it needs
+// one. stated is the Content-Length of the application.
 func (c *httpConn) appendFraming(b []byte, r *HTTPRequest, status int, length int64, stated string) []byte {
 	switch {
 	case status == fasthttp.StatusSwitchingProtocols, status == fasthttp.StatusNoContent:
@@ -268,7 +270,7 @@ func (c *httpConn) appendFraming(b []byte, r *HTTPRequest, status int, length in
 	case status == fasthttp.StatusResetContent:
 		length = 0
 	case status == fasthttp.StatusNotModified, r.Method() == fasthttp.MethodHead:
-		// What counts is what a GET would get, which only the application knows.
+		// The length is that of the response to a GET, which only the application knows.
 		if n, ok := http1.ParseLength(stated); ok {
 			length = n
 		} else if length == 0 || status == fasthttp.StatusNotModified {
@@ -289,8 +291,8 @@ func (c *httpConn) appendFraming(b []byte, r *HTTPRequest, status int, length in
 
 func appendInt(b []byte, n int64) []byte { return strconv.AppendInt(b, n, 10) }
 
-// leave takes the connection out of the server. It returns what was read ahead, and no
-// connection if that has failed.
+// leave removes the connection from the server. It returns the net.Conn and the input that
+// was read ahead. If the connection has failed, nc is nil.
 func (c *httpConn) leave(r *HTTPRequest) (nc net.Conn, rest []byte, err error) {
 	rest = append([]byte(nil), c.in.p...)
 	c.in.release()
@@ -314,10 +316,10 @@ func (c *httpConn) leave(r *HTTPRequest) (nc net.Conn, rest []byte, err error) {
 	return nc, rest, err
 }
 
-// leaveServer gives the place of a connection back that the server counts no more.
+// leaveServer stops counting the connection for the limits of the server.
 func (c *httpConn) leaveServer() { c.s.release(c.ip()) }
 
-// giveUp gives the connection to a handler of net/http that has hijacked it.
+// giveUp passes the connection to the http.Handler that has hijacked it.
 func (c *httpConn) giveUp(r *HTTPRequest, s *servedResponse) {
 	unread := s.takeUnread(c)
 	nc, rest, _ := c.leave(r)
@@ -332,7 +334,7 @@ func (c *httpConn) giveUp(r *HTTPRequest, s *servedResponse) {
 	s.adopt(nc)
 }
 
-// handOver gives the connection to what the request upgraded it to.
+// handOver passes the connection to the Conn that Upgrade has made.
 func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
 	to.core.Lock()
 	to.extra().release = c.leaveServer
@@ -350,15 +352,14 @@ func (c *httpConn) handOver(r *HTTPRequest, to *Conn) {
 	to.readerSide().adopted(nc, nil, false, true)
 }
 
-// An input is what a connection has read and not used. It holds nothing when it is
-// empty.
+// An input holds the bytes that a connection has read and not used yet. An empty input
+// holds no buffer.
 type input struct {
-	buf *sockio.Buffer // that p is in, unless p outgrew all buffers
+	buf *sockio.Buffer // contains p, unless p is larger than any buffer
 	p   []byte
 }
 
-// add appends what is in b, which it takes over. What p was before stays valid until
-// then.
+// add appends the bytes of b, and takes ownership of b. Slices of p are invalid afterwards.
 func (in *input) add(b *sockio.Buffer) {
 	n := len(in.p) + b.Len()
 	switch {

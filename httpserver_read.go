@@ -11,11 +11,12 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// This file reads requests. Package http1 has the grammar, which is strict: what
-// two parsers could read in different ways is refused.
+// This file reads requests. Package http1 has the grammar, which is strict: it rejects
+// input that two parsers could read in different ways.
 
-// readHead reads the header of a request, which stays in the reader. It returns
-// the status of the refusal, or 0; an error means that there is no client to refuse.
+// readHead reads the head of a request. The head stays in c.in. If the request must be
+// rejected, status is the status for the response, and otherwise 0. An error means that
+// the client cannot get a response.
 func (c *httpConn) readHead() (head []byte, status int, err error) {
 	limit := c.s.cfg.MaxHeaderBytes
 	var until time.Duration
@@ -42,7 +43,7 @@ func (c *httpConn) readHead() (head []byte, status int, err error) {
 		if until == 0 {
 			until = after(c.s.cfg.ReadHeaderTimeout)
 		}
-		c.uncork() // responses to requests before this one
+		c.uncork() // the responses to earlier requests
 		if err := c.fillAll(until, headRead); err != nil {
 			if pastDeadline(err) && len(buf) > 0 {
 				return nil, fasthttp.StatusRequestTimeout, nil
@@ -52,7 +53,7 @@ func (c *httpConn) readHead() (head []byte, status int, err error) {
 	}
 }
 
-// readRequest reads a request, with its body unless that is to be a stream.
+// readRequest reads a request, with its body unless the body becomes a stream.
 func (c *httpConn) readRequest() (r *HTTPRequest, status int, err error) {
 	head, status, err := c.readHead()
 	if err != nil || status != 0 {
@@ -100,19 +101,19 @@ func (c *httpConn) startBody(r *HTTPRequest) (status int, err error) {
 	return status, err
 }
 
-// A bodyReader is the state of reading a request body. What has not arrived whole
-// stays in the connection's reader, so a read may be interrupted anywhere.
+// A bodyReader is the state of reading a request body. Incomplete framing stays in the
+// connection's input, so a read may be interrupted anywhere.
 type bodyReader struct {
 	http1.Body
-	until    time.Duration // when the wait for it ends, once there was one
-	given    int           // bytes of the last piece, which are still in the input
-	streamed bool          // an order ends a wait for more
+	until    time.Duration // the deadline; zero before the first wait
+	given    int           // the length of the last piece, which is still in the input
+	streamed bool          // a wake-up ends a wait for more of the body
 	expect   bool          // the client waits for 100 Continue
 }
 
-// peekBody returns bytes of the body that have arrived, at least one; they are
-// valid until the next call of any method of c. It waits if need be. At the end
-// of the body it returns io.EOF.
+// peekBody returns at least one byte of the body, and waits if none has arrived. The bytes
+// are valid until the next call of any method of c. At the end of the body it returns
+// io.EOF.
 func (c *httpConn) peekBody() ([]byte, error) {
 	for {
 		skip, n, err := c.body.Next(c.in.p)
@@ -136,12 +137,12 @@ func (c *httpConn) peekBody() ([]byte, error) {
 	}
 }
 
-// nextPiece implements bodySource. If the client of a streamed body is gone, it loses the
-// request, and that ends the body.
+// nextPiece implements bodySource. If the client disconnects during a streamed body,
+// nextPiece ends the request, which also ends the body.
 func (c *httpConn) nextPiece() ([]byte, error) {
 	c.consumePiece()
 	if c.body.streamed {
-		c.body.until = 0 // each wait has its own time
+		c.body.until = 0 // each wait has its own deadline
 	}
 	p, err := c.peekBody()
 	c.body.given = len(p)
@@ -159,7 +160,7 @@ func (c *httpConn) nextPiece() ([]byte, error) {
 	return p, err
 }
 
-// consumePiece frees the room of a piece that is not used any more.
+// consumePiece discards the last piece from the input.
 func (c *httpConn) consumePiece() {
 	if n := c.body.given; n > 0 {
 		c.body.given = 0
@@ -170,8 +171,8 @@ func (c *httpConn) consumePiece() {
 
 var continueHead = []byte("HTTP/1.1 100 Continue\r\n\r\n")
 
-// fillBody waits for more of the body, for which the client may have to be asked
-// first.
+// fillBody waits for more of the body. It first sends 100 Continue if the client waits for
+// that.
 func (c *httpConn) fillBody() error {
 	c.allowBody()
 	c.uncork()
@@ -189,7 +190,7 @@ func (c *httpConn) fillBody() error {
 	return err
 }
 
-// bodySize is the size of a read of the body.
+// bodySize returns the size of the next read of the body.
 func (c *httpConn) bodySize() int {
 	left := c.body.Left()
 	if left == 0 { // between chunks
@@ -198,9 +199,9 @@ func (c *httpConn) bodySize() int {
 	return int(min(max(left, headRead), bodyRead))
 }
 
-// allowBody sends 100 Continue if the client waits for it, unless a response has begun:
-// interim responses come before the final one (RFC 9110 section 15.2), and after that
-// the client sends the body unasked or not at all.
+// allowBody sends 100 Continue if the client waits for it, unless a response has begun.
+// Interim responses come before the final one (RFC 9110 section 15.2). After the final
+// response the client sends the body without a 100, or not at all.
 func (c *httpConn) allowBody() {
 	if !c.body.expect {
 		return

@@ -20,49 +20,50 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// ErrHTTPResponded is returned by the second attempt to answer a request.
-var ErrHTTPResponded = errors.New("eventloop: request answered already")
+// ErrHTTPResponded is returned by a second attempt to respond to a request.
+var ErrHTTPResponded = errors.New("eventloop: the request already has a response")
 
-// An HTTPRequest is a request of a client. It owns what it gives: all of it stays
-// valid as long as the application keeps it, also after the answer. What it gives
-// must not be modified.
+// An HTTPRequest is a request from a client. It owns its data: everything that its
+// methods return stays valid as long as the application keeps it, even after the
+// response. The application must not modify it.
 //
-// Exactly one of [HTTPRequest.Respond], [HTTPRequest.RespondStream],
-// [HTTPRequest.ServeHTTP] and [HTTPRequest.Upgrade] answers it, in the handler or any time later. Requests of
-// one connection come one after the other: the next when this one is answered. A
-// request that is dropped without an answer keeps its connection and the loop;
-// [Loop.Handles] shows it, HTTPServerConfig.ResponseTimeout bounds it, and it is
-// logged a minute after its client has left, and when the loop ends.
+// Call exactly one of [HTTPRequest.Respond], [HTTPRequest.RespondStream],
+// [HTTPRequest.ServeHTTP] and [HTTPRequest.Upgrade], in the handler or at any later time.
+// The requests of one connection arrive one at a time: the next one arrives when the
+// response to this one is complete. A request that never gets a response keeps its
+// connection open and the loop alive. [Loop.Handles] shows it,
+// HTTPServerConfig.ResponseTimeout limits it, and it is logged a minute after its client
+// has disconnected, and when the loop ends.
 //
 // All methods may be called from any goroutine and from any callback.
 type HTTPRequest struct {
 	loop *Loop
-	via  exchange // what it came through
+	via  exchange // a connection of our server, or a guest
 	head requestHead
 	body []byte
 
 	response atomic.Uint32 // a responseState; set with mu held
-	mu       *sync.Mutex   // of via; guards the following
+	mu       *sync.Mutex   // of via; guards the fields below
 
 	stream     *bodyStream
 	writer     *HTTPResponseWriter
 	x          *requestExtra // see extra
-	at         time.Duration // of the response, by clock
-	pos        int64         // in the output: where the response begins and, once complete, ends
-	delayed    bool          // the callback has returned before the response was complete
-	last       bool          // the connection is not to be kept
-	cut        bool          // nor to be ended in an orderly way
-	untilClose bool          // the body ends with the connection
+	at         time.Duration // the time of the response, by clock
+	pos        int64         // in the output: the response's beginning, and once complete, its end
+	delayed    bool          // the handler returned before the response was complete
+	last       bool          // close the connection after the response
+	cut        bool          // close it in a way that the client cannot mistake for the end of the body
+	untilClose bool          // the end of the connection ends the body of the response
 }
 
-// responseState is how far the response to a request is.
+// responseState is the state of the response to a request.
 type responseState uint32
 
 const (
 	responseNone     responseState = iota
-	responseBegun                  // it is chosen; more of it follows
+	responseBegun                  // it was chosen, and is not complete
 	responseComplete               // all of it is queued
-	responseLost                   // the client cannot be answered any more; extra says why
+	responseLost                   // there can be no response; extra has the reason
 )
 
 func (r *HTTPRequest) state() responseState { return responseState(r.response.Load()) }
@@ -70,43 +71,44 @@ func (r *HTTPRequest) state() responseState { return responseState(r.response.Lo
 // setState changes the state. The caller holds r.mu.
 func (r *HTTPRequest) setState(s responseState) { r.response.Store(uint32(s)) }
 
-// over reports whether nothing of the response is to come.
+// over reports whether the response is complete or lost.
 func (r *HTTPRequest) over() bool { return r.state() >= responseComplete }
 
 // isComplete reports whether all of the response is queued.
 func (r *HTTPRequest) isComplete() bool { return r.state() == responseComplete }
 
-// isLost reports whether the client cannot be answered any more.
+// isLost reports whether there can be no response.
 func (r *HTTPRequest) isLost() bool { return r.state() == responseLost }
 
-// begun reports whether a response was chosen, whatever has become of it. The caller
+// begun reports whether a response was chosen, even if it was lost later. The caller
 // holds r.mu.
 func (r *HTTPRequest) begun() bool {
 	return r.writer != nil || r.state() == responseBegun || r.isComplete()
 }
 
-// A requestExtra is what a request has that most requests do not need: those
-// that are answered in the handler. It makes a request half as large.
+// A requestExtra has the fields that a request does not need if its handler responds
+// before it returns. Most handlers do. Keeping the fields apart halves the size of a
+// request.
 type requestExtra struct {
-	pending  handle      // registered while the answer is awaited after the callback
-	headers  HTTPHeaders // made when they are asked for
+	pending  handle      // registered from the return of the handler until the response is over
+	headers  HTTPHeaders // made by Headers
 	upgraded *Conn
-	lost     error
-	abort    error // to be told, if told is not set
-	told     bool
+	lost     error // the reason for responseLost
+	abort    error // the error for onAbort; nil until the client ends its side or disconnects
+	told     bool  // onAbort was called
 	onAbort  func(err error)
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
-	ctxLasts bool // ctx ends with what makes the response, not with the response
+	ctxLasts bool // ctx ends with the task or http.Handler, not with the response
 	served   *servedResponse
-	timer    *Timer // of ResponseTimeout
+	timer    *Timer // for ResponseTimeout
 	left     *Timer // logs that the request is abandoned
 }
 
-// noExtra is what extra is read from where a request has none.
+// noExtra is what peek returns for a request without a requestExtra.
 var noExtra requestExtra
 
-// extra returns the rest of the request. The caller holds r.mu.
+// extra returns the requestExtra of r, and makes it if needed. The caller holds r.mu.
 func (r *HTTPRequest) extra() *requestExtra {
 	if r.x == nil {
 		r.x = &requestExtra{}
@@ -114,7 +116,8 @@ func (r *HTTPRequest) extra() *requestExtra {
 	return r.x
 }
 
-// peek is extra for those who change nothing. The caller holds r.mu.
+// peek is like extra, but allocates nothing. The result must not be modified. The caller
+// holds r.mu.
 func (r *HTTPRequest) peek() *requestExtra {
 	if r.x == nil {
 		return &noExtra
@@ -122,7 +125,7 @@ func (r *HTTPRequest) peek() *requestExtra {
 	return r.x
 }
 
-// A requestHead is the head as it was sent, and what it says.
+// A requestHead is the head of a request as it was sent, with the result of parsing it.
 type requestHead struct {
 	text string
 	http1.Request
@@ -134,21 +137,20 @@ func (h *requestHead) uri() string    { return h.text[h.MethodEnd+1 : h.TargetEn
 // lines returns the fields, each with the end of its line.
 func (h *requestHead) lines() string { return h.text[h.Fields : len(h.text)-len("\r\n")] }
 
-// Method returns the method as it was sent. It may be
-// unknown.
+// Method returns the method as it was sent. It need not be a standard method.
 func (r *HTTPRequest) Method() string { return r.head.method() }
 
-// URI returns the request target as it was sent, without decoding anything:
-// path and query, "*", or what a client says to a proxy (RFC 9112 section 3.2).
+// URI returns the request target as it was sent, not decoded: path and query, "*", or one
+// of the forms for a proxy (RFC 9112 section 3.2).
 func (r *HTTPRequest) URI() string { return r.head.uri() }
 
-// Host returns the host that the request is for, with its port if one was sent:
-// that of the target if the target has one, or else the Host field, which may be
-// empty. [HTTPRequest.Header] returns the field in any case, but for a target with
-// a host RFC 9112 section 3.2.2 has it ignored.
+// Host returns the host of the request, with the port if one was sent: the host of the
+// target if it has one, and otherwise the Host field, which may be empty.
+// [HTTPRequest.Header] always returns the Host field. If the target has a host, RFC 9112
+// section 3.2.2 requires that the field be ignored.
 func (r *HTTPRequest) Host() string {
 	switch uri := r.URI(); {
-	case uri != "" && uri[0] == '/': // most of them
+	case uri != "" && uri[0] == '/': // the common case
 	case r.Method() == fasthttp.MethodConnect:
 		return uri
 	default:
@@ -159,7 +161,7 @@ func (r *HTTPRequest) Host() string {
 	return r.Header("Host")
 }
 
-// Path returns the path of the target as it was sent: before "?", and after the
+// Path returns the path of the target as it was sent: the part before "?", without the
 // authority if there is one. It is not decoded and not cleaned.
 func (r *HTTPRequest) Path() string {
 	target := r.URI()
@@ -173,14 +175,14 @@ func (r *HTTPRequest) Path() string {
 	return path
 }
 
-// Query returns what follows the first "?" of the target, as it was sent.
-// [HTTPRequest.QueryValues] takes it apart.
+// Query returns the part of the target after the first "?", as it was sent.
+// [HTTPRequest.QueryValues] parses it.
 func (r *HTTPRequest) Query() string {
 	_, query, _ := strings.Cut(r.URI(), "?")
 	return query
 }
 
-// Headers returns all fields as they were sent, in order.
+// Headers returns all header fields as they were sent, in order.
 func (r *HTTPRequest) Headers() HTTPHeaders {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -195,7 +197,7 @@ func (r *HTTPRequest) Headers() HTTPHeaders {
 	return x.headers[:len(x.headers):len(x.headers)]
 }
 
-// Header returns the value of the first field with that name, or "".
+// Header returns the value of the first header field with that name, or "".
 func (r *HTTPRequest) Header(name string) string {
 	for rest := r.head.lines(); rest != ""; {
 		line := rest
@@ -212,31 +214,31 @@ func (r *HTTPRequest) Header(name string) string {
 	return ""
 }
 
-// Body returns the body, whatever the method; nil if there is none, or if it is
-// taken with [HTTPRequest.OnBody] because of HTTPServerConfig.MaxInlineBody.
+// Body returns the body, for any method. It returns nil if there is none, or if the body is
+// longer than HTTPServerConfig.MaxInlineBody: read such a body with [HTTPRequest.OnBody].
 func (r *HTTPRequest) Body() []byte { return r.body }
 
 // RemoteAddr returns the address of the client.
 func (r *HTTPRequest) RemoteAddr() net.Addr { return r.via.client() }
 
-// TLS returns the state of TLS, or nil if the request came in the clear.
+// TLS returns the TLS state of the connection, or nil if it does not use TLS.
 func (r *HTTPRequest) TLS() *tls.ConnectionState { return r.via.secured() }
 
 // Loop returns the loop of the request.
 func (r *HTTPRequest) Loop() *Loop { return r.loop }
 
 // Context returns a context that ends when the response has been written, when the
-// client closes or resets the connection, and when the loop ends. In the handler of
-// [TaskHandler] it ends with the task instead of with the response, and for a handler of
-// [HTTPRequest.ServeHTTP] when that returns.
+// client closes or resets the connection, and when the loop ends. For a [TaskHandler] it
+// ends with the task instead of the response, and for the handler of
+// [HTTPRequest.ServeHTTP] when that handler returns.
 //
-// A client that has closed its connection cannot be told from one that has only
-// ended its own side and waits for the response. As in net/http, both end the
-// context, with the cause io.EOF, and the response is sent all the same. With
-// HTTPServerConfig.AllowHalfOpen neither does.
+// The server cannot distinguish a client that has closed its connection from a client
+// that has ended only its own side and waits for the response. As in net/http, both end
+// the context, with the cause io.EOF, and the response is sent in either case. With
+// HTTPServerConfig.AllowHalfOpen, neither ends the context.
 //
-// In a server of net/http (see [HTTPHandler]) the context is derived from that of the
-// http.Request, and so has its values, its deadline and its end.
+// In a net/http server (see [HTTPHandler]), the context derives from the context of the
+// http.Request: it has the same values and deadline, and ends with it.
 func (r *HTTPRequest) Context() context.Context {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -257,13 +259,13 @@ func (r *HTTPRequest) Context() context.Context {
 	return x.ctx
 }
 
-// abortEnds reports whether a client that leaves with err ends the context.
+// abortEnds reports whether a disconnect with err ends the context.
 func (r *HTTPRequest) abortEnds(err error) bool {
 	return err != nil && !(err == io.EOF && r.via.settings().AllowHalfOpen)
 }
 
-// String returns a readable overview: the request line, the fields, and the body
-// if it is text, or else its length.
+// String returns a readable summary: the request line, the header fields, and the body if
+// it is valid UTF-8 of up to 4 KB, or otherwise its length.
 func (r *HTTPRequest) String() string {
 	var b strings.Builder
 	version := "HTTP/1.0"
@@ -288,13 +290,13 @@ func (r *HTTPRequest) String() string {
 	return b.String()
 }
 
-// FastHTTP returns the request as one of package fasthttp, of which the caller
-// can use the parsers: Header.Cookie, URI().QueryArgs, PostArgs, MultipartForm.
-// Each call makes a new one, which belongs to the caller but shares the body.
+// FastHTTP returns the request as a fasthttp.Request, for its parsers: Header.Cookie,
+// URI().QueryArgs, PostArgs, MultipartForm. Each call makes a new one. It belongs to the
+// caller, but shares the body.
 func (r *HTTPRequest) FastHTTP() *fasthttp.Request {
 	req := &fasthttp.Request{}
 	br := bufio.NewReaderSize(strings.NewReader(r.head.text), len(r.head.text))
-	if req.Header.Read(br) != nil { // its parser refuses some of what ours takes, an empty Host say
+	if req.Header.Read(br) != nil { // fasthttp rejects heads that we accept, such as an empty Host
 		req.Header.Reset()
 		req.Header.SetMethod(r.Method())
 		req.Header.SetRequestURI(r.URI())
@@ -309,16 +311,16 @@ func (r *HTTPRequest) FastHTTP() *fasthttp.Request {
 	return req
 }
 
-// OnAbort arranges for f to be called on the loop, at most once, if the client
-// goes away before the answer is complete, a streamed one too: with an error that
-// matches [ErrReset] if it reset the connection, with io.EOF if it ended its own
-// side, which may be a half-close by a client that still waits: an answer is sent
-// then. It is told within a second, usually within a millisecond, also if it was
-// before OnAbort was called. A second call replaces f.
+// OnAbort sets f to be called on the loop, at most once, if the client disconnects before
+// the response is complete, streamed or not. The error matches [ErrReset] if the client
+// reset the connection. It is io.EOF if the client ended its own side. That may be a
+// half-close by a client that still waits, so a response is sent in this case. f is
+// called within a second of the disconnect, usually within a millisecond, even if the
+// client left before OnAbort was called. A second call replaces f.
 //
-// Once HTTPServerConfig.MaxHeaderBytes of further requests have been received
-// ahead, or while the body is being taken with OnBody and paused for as much,
-// nothing is noticed until the answer is written.
+// The server notices no disconnect until the response is written once it has read ahead
+// HTTPServerConfig.MaxHeaderBytes of further requests, or has that much of the body while
+// OnBody is paused.
 func (r *HTTPRequest) OnAbort(f func(err error)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -329,7 +331,7 @@ func (r *HTTPRequest) OnAbort(f func(err error)) {
 	}
 }
 
-// tellAbort runs on the loop.
+// tellAbort calls the function of OnAbort, on the loop.
 func (r *HTTPRequest) tellAbort() {
 	r.mu.Lock()
 	x := r.extra()
@@ -343,7 +345,7 @@ func (r *HTTPRequest) tellAbort() {
 	r.loop.call(func() { f(err) })
 }
 
-// aborted notes that the client has ended its side, or is gone.
+// aborted notes that the client has ended its side or disconnected.
 func (r *HTTPRequest) aborted(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -369,7 +371,7 @@ func (r *HTTPRequest) abortedLocked(err error) {
 	}
 }
 
-// watchAbandoned sees to it that a request which stays open is logged. The caller
+// watchAbandoned starts the timer that logs the request if it stays open. The caller
 // holds r.mu.
 func (r *HTTPRequest) watchAbandoned() {
 	if x := r.extra(); x.left == nil && !r.isComplete() {
@@ -378,17 +380,17 @@ func (r *HTTPRequest) watchAbandoned() {
 	}
 }
 
-// abandonedAfter is how long a request may stay open after its client has left,
-// before that is logged.
+// abandonedAfter is how long a request may stay open after its client has disconnected
+// before it is logged.
 const abandonedAfter = time.Minute
 
-// abandoned is the callback of the timer that the client's leaving started.
+// abandoned is the callback of watchAbandoned's timer.
 func (r *HTTPRequest) abandoned() {
-	r.loop.log(slog.LevelWarn, "a request is still open although its client left a while ago",
+	r.loop.log(slog.LevelWarn, "a request is still open long after its client disconnected",
 		"request", r.describe(), "since", abandonedAfter)
 }
 
-// lose ends a request that cannot be answered any more.
+// lose ends a request to which there can be no response, because of err.
 func (r *HTTPRequest) lose(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -416,8 +418,8 @@ func (r *HTTPRequest) loseLocked(err error) {
 	r.via.lost(r)
 }
 
-// settle is called once, when the request needs no answer any more. The caller
-// holds r.mu.
+// settle releases the handle and the timers of the request. It is called once, when the
+// response is complete or lost. The caller holds r.mu.
 func (r *HTTPRequest) settle() {
 	r.loop.count.httpSettled.Add(1)
 	if r.delayed {
@@ -429,15 +431,14 @@ func (r *HTTPRequest) settle() {
 	}
 }
 
-// stopTimer ends the bound on the time of an answer. The caller holds r.mu.
+// stopTimer stops the timer of ResponseTimeout. The caller holds r.mu.
 func (r *HTTPRequest) stopTimer() {
 	if t := r.peek().timer; t != nil {
 		t.Stop()
 	}
 }
 
-// keep reports whether the connection is to be kept after the answer. The caller
-// holds r.mu.
+// keep reports whether to keep the connection after the response. The caller holds r.mu.
 func (r *HTTPRequest) keep() bool {
 	x := r.peek()
 	return !r.last && !r.cut && x.upgraded == nil && (x.served == nil || !x.served.hijacked)
@@ -452,23 +453,24 @@ func (r *HTTPRequest) sent() {
 	}
 }
 
-// watched reports whether there is a context that has to end with r. The caller
+// watched reports whether r has a context that must end with its response. The caller
 // holds r.mu.
 func (r *HTTPRequest) watched() bool {
 	x := r.peek()
 	return x.cancel != nil && !x.ctxLasts
 }
 
-// endLocked ends the context of r when all that can be written is written. The
-// caller holds r.mu.
+// endLocked ends the context of r. It is called when the response is written, or cannot
+// be. The caller holds r.mu.
 func (r *HTTPRequest) endLocked(err error) {
 	if x := r.peek(); x.cancel != nil && !(x.ctxLasts && err == nil) {
 		x.cancel(err)
 	}
 }
 
-// httpRequestTask calls the handler with a request, which is registered if it is not
-// answered then: a response in the handler costs nothing but itself.
+// httpRequestTask calls the handler with a request. The request is registered only if the
+// handler returns before the response is complete, so a response in the handler does not
+// pay for a registration.
 type httpRequestTask HTTPRequest
 
 func (t *httpRequestTask) run() {
@@ -498,7 +500,7 @@ func (r *HTTPRequest) handled() {
 	}
 }
 
-// delay makes r one of the things that the loop has open. The caller holds r.mu.
+// delay registers r as a handle of the loop. The caller holds r.mu.
 func (r *HTTPRequest) delay() {
 	x := r.extra()
 	if err := r.loop.register(&x.pending, r, kindHTTPRequest, false); err != nil {
@@ -513,18 +515,18 @@ func (r *HTTPRequest) delay() {
 	r.via.flush()
 }
 
-// timedOut answers a request that the application did not.
+// timedOut responds after ResponseTimeout in place of the application.
 func (r *HTTPRequest) timedOut() {
 	if r.respondError(fasthttp.StatusServiceUnavailable) == nil {
 		r.event(r.opError(os.ErrDeadlineExceeded))
 	}
 }
 
-// panicked answers a request after a panic of its handler.
+// panicked responds after a panic in the handler.
 func (r *HTTPRequest) panicked(err error) {
 	if r.respondError(fasthttp.StatusInternalServerError) == ErrHTTPResponded {
 		r.mu.Lock()
-		if !r.over() && r.writer != nil { // a stream: its end would look like a good one
+		if !r.over() && r.writer != nil { // an orderly end would make the stream look complete
 			r.cutShort()
 		}
 		r.mu.Unlock()
@@ -532,7 +534,7 @@ func (r *HTTPRequest) panicked(err error) {
 	r.event(err)
 }
 
-// event delivers what went wrong with r on our side. On the loop.
+// event reports an error of the server's own side of r. On the loop.
 func (r *HTTPRequest) event(err error) { r.via.event(r, err) }
 
 // opError wraps err as an error of the request.
@@ -550,7 +552,7 @@ func (r *HTTPRequest) terminate() {
 	dropped := r.state() == responseNone
 	r.mu.Unlock()
 	if dropped {
-		r.loop.log(slog.LevelWarn, "a request was never answered", "request", r.describe())
+		r.loop.log(slog.LevelWarn, "a request never got a response", "request", r.describe())
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

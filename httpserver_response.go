@@ -14,29 +14,29 @@ import (
 )
 
 var (
-	errStatus     = errors.New("eventloop: the status of an answer is from 200 to 999")
-	errShortBody  = errors.New("eventloop: fewer bytes were written than Content-Length says")
-	errLongBody   = errors.New("eventloop: more bytes than Content-Length says")
-	errNoUpgrade  = errors.New("eventloop: the request asks for no upgrade that can be granted")
+	errStatus     = errors.New("eventloop: a response status must be from 200 to 999")
+	errShortBody  = errors.New("eventloop: the body is shorter than its Content-Length")
+	errLongBody   = errors.New("eventloop: the body is longer than its Content-Length")
+	errNoUpgrade  = errors.New("eventloop: the request cannot be upgraded")
 	errNoFlush    = fmt.Errorf("eventloop: the http.ResponseWriter cannot flush: %w", errors.ErrUnsupported)
 	errBadLength  = fmt.Errorf("%w: Content-Length", ErrHTTPHeader)
-	errUnfinished = errors.New("eventloop: the stream was cut")
+	errUnfinished = errors.New("eventloop: the stream was aborted")
 )
 
-// Respond answers the request (http-response): it queues copies of the fields and
-// the body, and does not wait. Status is from 200 to 999. Fields keep their order
-// and spelling. Date and Content-Length are added; of what is said about the
-// connection only "close" and "upgrade" count, and Content-Length and
-// Transfer-Encoding of the caller do not, but for answers without a body (to
-// HEAD, and 304). With 204, 205 and 304, and to HEAD, the body is not sent.
+// Respond sends the response (http-response): it queues copies of the header fields and
+// the body, and does not wait. Status is from 200 to 999. The fields keep their order and
+// spelling. Date and Content-Length are added. Of Connection, only "close" and "upgrade"
+// are honored. Transfer-Encoding is ignored. Content-Length is ignored except in
+// responses without a body (to HEAD, and 304). The body is not sent with 204, 205 and
+// 304, and to HEAD.
 //
-// A request is answered once: after that Respond returns [ErrHTTPResponded]. If the
-// client is known to be gone it returns why, an error that matches [ErrReset]
-// most often; with an invalid status, or fields that match [ErrHTTPHeader], an error,
-// and the request can still be answered. If the client disconnects while the
-// response is being sent, HTTPServerConfig.OnEvent is called.
+// A request has one response: a second call returns [ErrHTTPResponded]. If the client is
+// known to have disconnected, Respond returns the reason, usually an error that matches
+// [ErrReset]. An invalid status is an error, and invalid fields are an error that matches
+// [ErrHTTPHeader]; the request can still get a response after either. If the client
+// disconnects while the response is being sent, HTTPServerConfig.OnEvent is called.
 func (r *HTTPRequest) Respond(status int, headers HTTPHeaders, body []byte) error {
-	if err := checkAnswer(status, headers); err != nil {
+	if err := checkResponse(status, headers); err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -50,14 +50,15 @@ func (r *HTTPRequest) Respond(status int, headers HTTPHeaders, body []byte) erro
 	return nil
 }
 
-func checkAnswer(status int, headers HTTPHeaders) error {
+func checkResponse(status int, headers HTTPHeaders) error {
 	if status < 200 || status > 999 {
 		return errStatus
 	}
 	return headers.validate()
 }
 
-// begin chooses an answer. The caller holds r.mu.
+// begin begins the response, unless there is one or none is possible. The caller holds
+// r.mu.
 func (r *HTTPRequest) begin() error {
 	switch {
 	case r.begun():
@@ -70,7 +71,7 @@ func (r *HTTPRequest) begin() error {
 	return nil
 }
 
-// finish says that the answer is complete. The caller holds r.mu.
+// finish completes the response. The caller holds r.mu.
 func (r *HTTPRequest) finish() {
 	r.setState(responseComplete)
 	r.settle()
@@ -80,15 +81,14 @@ func (r *HTTPRequest) finish() {
 	r.via.completed(r)
 }
 
-// cutShort ends an answer that has begun and cannot be completed. The caller
-// holds r.mu.
+// cutShort ends a response that has begun and cannot be completed. The caller holds r.mu.
 func (r *HTTPRequest) cutShort() {
 	r.cut = true
 	r.finish()
 }
 
-// bodyless reports whether the answer has no body whatever is said about it (RFC
-// 9110 sections 6.4.1 and 15.3.6).
+// bodyless reports whether a response to r with that status has no body, regardless of its
+// header fields (RFC 9110 sections 6.4.1 and 15.3.6).
 func (r *HTTPRequest) bodyless(status int) bool {
 	return !bodyStatus(status) || r.Method() == fasthttp.MethodHead
 }
@@ -109,8 +109,8 @@ func appendStatusLine(b []byte, status int) []byte {
 	return append(b, "\r\n"...)
 }
 
-// clockBase is what times are counted from that need no date: they take half the
-// room, and half the time to read.
+// clockBase is the origin of clock. Times by clock have no date. Compared with a
+// time.Time, they take less memory, and half the time to read.
 var clockBase = time.Now()
 
 // clock returns the time since clockBase.
@@ -124,8 +124,8 @@ type dateLine struct {
 
 var lastDate atomic.Pointer[dateLine]
 
-// appendDate appends the Date field (RFC 9110 section 6.6.1) for a time of the
-// clock that has just been read. The date is formatted once per second.
+// appendDate appends the Date field (RFC 9110 section 6.6.1). at is the current time by
+// clock. The date is formatted once per second.
 func appendDate(b []byte, at time.Duration) []byte {
 	d := lastDate.Load()
 	if d == nil || at < d.from || at >= d.until {
@@ -140,38 +140,37 @@ func appendDate(b []byte, at time.Duration) []byte {
 	return append(b, d.line...)
 }
 
-// An HTTPResponseWriter is an answer that is sent while it is being made. What is
-// written is queued and never waits; it leaves when the callback has returned,
-// when Flush is called, or in the next turn of the loop. The request stays open,
-// and keeps the loop alive, until Close.
+// An HTTPResponseWriter streams a response. Write queues data and never waits. The data is
+// sent when the callback has returned, when Flush is called, or in the next turn of the
+// loop. The request stays open, and keeps the loop alive, until Close.
 //
 // All methods may be called from any goroutine and from any callback.
 type HTTPResponseWriter struct {
 	r *HTTPRequest
 
 	// Guarded by r.mu.
-	length  int64 // of the body that was announced, or -1
+	length  int64 // the Content-Length, or -1
 	written int64
 	chunked bool
-	drop    bool // there is no body
-	posted  bool // flush will come
+	drop    bool // the response has no body; writes are discarded
+	posted  bool // a call of Flush is posted
 	wrote   bool // bytes were written, or OnDrain was called, since onDrain last ran
-	telling bool // tellDrained is queued
-	high    bool // over the high-water mark, and half of it still there
+	telling bool // a call of tellDrained is posted
+	high    bool // HighWater was exceeded, and more than half of it is still pending
 	onDrain func()
 }
 
-// RespondStream answers the request with a body that is yet to be written: of the length
-// that the Content-Length field says if there is one, otherwise in chunks, or to
-// a client of HTTP/1.0 until the connection is closed. Errors are those of
-// Respond, and one that matches errors.ErrUnsupported if the request came through a
-// server that cannot send a part of a response; it can still be answered then.
+// RespondStream begins a response and returns the writer for its body. If there is a
+// Content-Length field, the body has that length. Otherwise the body is sent in chunks,
+// or to an HTTP/1.0 client until the connection is closed. The errors are those of
+// Respond, and one that matches errors.ErrUnsupported if the request is from a foreign
+// server that cannot send parts of a response. Then the request can still get a response.
 //
-// OnAbort tells of a client that goes away meanwhile, and the context of the
-// request ends. A stream that the client only reads, such as server-sent
-// events, should be closed then, also at io.EOF.
+// If the client disconnects meanwhile, OnAbort is called and the context of the request
+// ends. Close a stream that the client only reads, such as server-sent events, when that
+// happens, even if the error is io.EOF.
 func (r *HTTPRequest) RespondStream(status int, headers HTTPHeaders) (*HTTPResponseWriter, error) {
-	if err := checkAnswer(status, headers); err != nil {
+	if err := checkResponse(status, headers); err != nil {
 		return nil, err
 	}
 	if err := r.via.mayStream(); err != nil {
@@ -188,7 +187,7 @@ func (r *HTTPRequest) RespondStream(status int, headers HTTPHeaders) (*HTTPRespo
 	if err := r.begin(); err != nil {
 		return nil, err
 	}
-	w := &HTTPResponseWriter{r: r, length: length, drop: r.bodyless(status), wrote: true} // the header
+	w := &HTTPResponseWriter{r: r, length: length, drop: r.bodyless(status), wrote: true} // open writes the head
 	r.writer = w
 	w.chunked = r.via.open(r, status, headers, length)
 	r.loop.count.answered(status)
@@ -196,10 +195,11 @@ func (r *HTTPRequest) RespondStream(status int, headers HTTPHeaders) (*HTTPRespo
 	return w, nil
 }
 
-// Write queues a copy of p and returns len(p). It returns net.ErrClosed after
-// Close; why the client is gone if that is known; [ErrBufferFull], and takes
-// nothing, if more than HTTPServerConfig.MaxBuffered bytes would be pending; and
-// an error if p goes beyond the Content-Length.
+// Write queues a copy of p and returns len(p). After Close it returns net.ErrClosed. If
+// the client is known to have disconnected, it returns the reason. If more than
+// HTTPServerConfig.MaxBuffered bytes would be pending, it writes nothing and returns
+// [ErrBufferFull]. If p exceeds the Content-Length, it writes nothing and returns an
+// error.
 func (w *HTTPResponseWriter) Write(p []byte) (int, error) {
 	r := w.r
 	r.mu.Lock()
@@ -220,7 +220,7 @@ func (w *HTTPResponseWriter) Write(p []byte) (int, error) {
 		return 0, nil
 	}
 	w.wrote = true
-	if w.drop { // which is as good as sent
+	if w.drop { // discarded data counts as sent
 		w.checkDrain()
 		return len(p), nil
 	}
@@ -241,7 +241,8 @@ func (w *HTTPResponseWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// flushOver is how much output does not wait for the end of the turn.
+// flushOver is the amount of pending output that is sent without waiting for the next
+// turn.
 const flushOver = 16 << 10
 
 // marks returns HighWater and MaxBuffered.
@@ -250,9 +251,9 @@ func (w *HTTPResponseWriter) marks() (high, most int) {
 	return cfg.HighWater, cfg.MaxBuffered
 }
 
-// schedule has the output sent in the next turn, so that what one callback writes
-// leaves together. The goroutine is woken by the end of the handler anyway. The
-// caller holds r.mu.
+// schedule arranges for the output to be sent in the next turn, so that everything written
+// in one callback leaves together. Before the handler has returned there is nothing to
+// do: its end flushes the output. The caller holds r.mu.
 func (w *HTTPResponseWriter) schedule() {
 	if !w.posted && w.r.delayed {
 		w.posted = true
@@ -262,7 +263,7 @@ func (w *HTTPResponseWriter) schedule() {
 	}
 }
 
-// Flush has what was written sent now. It does not wait.
+// Flush sends the pending output now. It does not wait.
 func (w *HTTPResponseWriter) Flush() {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
@@ -272,9 +273,10 @@ func (w *HTTPResponseWriter) Flush() {
 	}
 }
 
-// Close ends the answer. It returns net.ErrClosed the second time, why the client
-// is gone if that is known, and an error if the Content-Length was not reached: the
-// connection is then closed so that the client notices, too.
+// Close completes the response. A second call returns net.ErrClosed. If the client is
+// known to have disconnected, Close returns the reason. If the body is shorter than the
+// Content-Length, Close returns an error and closes the connection, so that the client
+// also notices.
 func (w *HTTPResponseWriter) Close() error {
 	r := w.r
 	r.mu.Lock()
@@ -295,9 +297,9 @@ func (w *HTTPResponseWriter) Close() error {
 	return nil
 }
 
-// Abort ends the answer so that the client notices that it is not complete: the
-// connection is closed. It returns why the client is gone if that is known, and
-// net.ErrClosed after Close or Abort.
+// Abort ends the response and closes the connection, so that the client notices that the
+// response is incomplete. If the client is known to have disconnected, Abort returns the
+// reason. After Close or Abort it returns net.ErrClosed.
 func (w *HTTPResponseWriter) Abort() error {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
@@ -312,12 +314,12 @@ func (w *HTTPResponseWriter) Abort() error {
 	return nil
 }
 
-// OnDrain arranges for f to be called on the loop each time that all that was
-// written, the header included, has been handed to the kernel, or to TLS, until Close:
-// also if that was before OnDrain was called. So f is called at least once, and can
-// write all of the body. A second call replaces f, and the new f is also called at least
-// once. A response that has no body, such as one to HEAD, drops what is written, and f is
-// called all the same.
+// OnDrain sets f to be called on the loop each time the kernel, or TLS, has taken
+// everything that was written, including the head, until Close. f is also called if that
+// happened before OnDrain was called. So f is called at least once, and can write the
+// whole body. A second call replaces f, and the new f is also called at least once. A
+// response without a body, such as one to HEAD, discards what is written, and f is called
+// as usual.
 func (w *HTTPResponseWriter) OnDrain(f func()) {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
@@ -325,8 +327,8 @@ func (w *HTTPResponseWriter) OnDrain(f func()) {
 	w.checkDrain()
 }
 
-// Buffered returns the number of bytes that are not with the kernel yet, those
-// that frame the body included.
+// Buffered returns the number of bytes that the kernel has not taken yet, including the
+// framing of the body.
 func (w *HTTPResponseWriter) Buffered() int {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
@@ -335,8 +337,8 @@ func (w *HTTPResponseWriter) Buffered() int {
 
 func (w *HTTPResponseWriter) buffered() int { return w.r.via.pending(w.r) }
 
-// NeedDrain reports whether more than HTTPServerConfig.HighWater bytes were
-// pending, and half of it still are: a producer had better wait for OnDrain.
+// NeedDrain reports whether more than HTTPServerConfig.HighWater bytes were pending, and
+// more than half of HighWater still are. Then a producer should wait for OnDrain.
 func (w *HTTPResponseWriter) NeedDrain() bool {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
@@ -344,16 +346,16 @@ func (w *HTTPResponseWriter) NeedDrain() bool {
 	return w.high
 }
 
-// checkHigh looks whether the output has fallen to half of the high-water mark. The
-// caller holds r.mu.
+// checkHigh clears high when the pending output has fallen to half of HighWater. The caller
+// holds r.mu.
 func (w *HTTPResponseWriter) checkHigh() {
 	if high, _ := w.marks(); w.high && w.buffered() <= high/2 {
 		w.high = false
 	}
 }
 
-// checkDrain arranges for OnDrain if it is due. A drain that finds no function
-// stays due. The caller holds r.mu.
+// checkDrain posts the call of OnDrain's function if it is due. If no function is set, the
+// call stays due. The caller holds r.mu.
 func (w *HTTPResponseWriter) checkDrain() {
 	w.checkHigh()
 	if w.wrote && w.buffered() == 0 && w.onDrain != nil && !w.r.over() && !w.telling {
@@ -362,7 +364,7 @@ func (w *HTTPResponseWriter) checkDrain() {
 	}
 }
 
-// tellDrained runs on the loop.
+// tellDrained calls the function of OnDrain, on the loop.
 func (w *HTTPResponseWriter) tellDrained() {
 	w.r.mu.Lock()
 	f := w.onDrain
@@ -377,18 +379,18 @@ func (w *HTTPResponseWriter) tellDrained() {
 	}
 }
 
-// Upgrade answers the request with 101 Switching Protocols and makes the
-// connection one of the loop, with the callbacks and settings of cfg, as if it
-// had been accepted by a listener; OnConnect follows when the answer is sent. The
-// headers are the application's part of the handshake, such as
-// Sec-WebSocket-Accept; Upgrade is the protocol that the client asked for unless
-// it is among them. With [Conn.NetConn] a WebSocket library that works on a
-// net.Conn can be used in a task; examples/websocket decodes frames in OnData.
-// ConnConfig.TLS is ignored: the connection keeps what it has.
+// Upgrade responds with 101 Switching Protocols and turns the connection into a Conn of
+// the loop, with the callbacks and settings of cfg, as if a listener had accepted it.
+// OnConnect is called when the response is sent. The headers are the application's part
+// of the handshake, such as Sec-WebSocket-Accept. If they have no Upgrade field, Upgrade
+// adds one with the protocol that the client requested. To use a WebSocket library that
+// works on a net.Conn, run it in a task with [Conn.NetConn]; examples/websocket decodes
+// frames in OnData. ConnConfig.TLS is ignored: if the connection uses TLS, it continues
+// to.
 //
-// It is an error if the request does not ask for an upgrade (RFC 9110 section
-// 7.8), or came through a server that is not ours; the request can still be
-// answered then. Other errors are those of Respond.
+// Upgrade returns an error if the request does not ask for an upgrade (RFC 9110 section
+// 7.8), or is from a foreign server. Then the request can still get a response. Other
+// errors are those of Respond.
 func (r *HTTPRequest) Upgrade(headers HTTPHeaders, cfg *ConnConfig) (*Conn, error) {
 	if err := headers.validate(); err != nil {
 		return nil, err

@@ -279,7 +279,7 @@ func TestMistakesWithConnectionsAndRequestsAreAnsweredAndNameTheirPlace(t *testi
 				r.Respond(http.StatusOK, nil, nil)
 				m.say(r.Respond(http.StatusOK, nil, nil))
 			}))
-		}, want: []string{"status 200", "eventloop: request answered already"}},
+		}, want: []string{"status 200", "eventloop: the request already has a response"}},
 		"a request without a response": {start: func(m *mistaken) {
 			get(m, serveHTTP(m.t, m.loop, nil, func(r *eventloop.HTTPRequest) {
 				m.loop.Post(func() {
