@@ -13,97 +13,98 @@ import (
 	"time"
 )
 
-// An HTTPServerConfig holds the settings of an HTTP server. It is copied. The
-// zero HTTPServerConfig, and nil where a *HTTPServerConfig is asked for, mean
-// the defaults, which are safe on the public internet: timeouts and limits are on.
+// An HTTPServerConfig holds the settings of an HTTP server. The server copies it. The zero
+// HTTPServerConfig and a nil *HTTPServerConfig select the defaults. They are safe on the
+// public internet: timeouts and limits are on.
 type HTTPServerConfig struct {
-	// TLS, if not nil, makes it a server of https. It is copied. In ALPN the
-	// server offers http/1.1, http/1.0 and what else NextProtos has, but never h2, which it
-	// does not speak: the tls.Config of golang.org/x/crypto/acme/autocert can be
-	// used as it is. The same goes for what GetConfigForClient returns.
+	// TLS, if not nil, makes the server an HTTPS server. The server copies it. In ALPN
+	// the server offers http/1.1, http/1.0 and the other protocols of NextProtos, but
+	// never h2, which it does not support. So the tls.Config of
+	// golang.org/x/crypto/acme/autocert works unchanged. The configs that
+	// GetConfigForClient returns are treated in the same way.
 	TLS *tls.Config
 
-	// ReadHeaderTimeout bounds the time from the first byte of a request to the
-	// end of its header, the wait for the first byte on a new connection, and
-	// the TLS handshake. A stalled header is answered with 408. Zero: 10 s.
-	// Negative: no bound.
+	// ReadHeaderTimeout limits the time from the first byte of a request to the end of
+	// its header, the wait for the first byte on a new connection, and the TLS handshake.
+	// If the header is late, the client gets a 408. Zero: 10 s. Negative: no limit.
 	ReadHeaderTimeout time.Duration
 
-	// ReadTimeout bounds the time that the body takes to arrive, counted from
-	// the end of the header; a stalled body is answered with 408. Of a body that
-	// is taken as a stream it bounds each wait for more, and does not run while
-	// the application wants none. Zero: 60 s. Negative: no bound.
+	// ReadTimeout limits the time from the end of the header to the end of the body. If
+	// the body is late, the client gets a 408. For a streamed body it limits each wait for
+	// more, and does not run while the application wants no more. Zero: 60 s. Negative:
+	// no limit.
 	ReadTimeout time.Duration
 
-	// WriteTimeout ends a connection when output is pending and the client took
-	// none of it for so long. Zero: 30 s. Negative: no bound.
+	// WriteTimeout closes a connection if output is pending and the client has taken none
+	// of it for WriteTimeout. Zero: 30 s. Negative: no limit.
 	WriteTimeout time.Duration
 
-	// IdleTimeout closes a connection that sent no request for so long, or up to
-	// a tenth longer. Zero: 75 s, because the load balancers in front keep an idle
-	// connection for 60 s (AWS, and nginx as a proxy): whichever ends it second does
-	// not lose a request. Negative: no bound.
+	// IdleTimeout closes a connection on which no request has arrived for IdleTimeout, or
+	// up to a tenth longer. Zero: 75 s. Load balancers keep an idle connection for 60 s
+	// (AWS, and nginx as a proxy), and no request is lost if the load balancer closes the
+	// connection first. Negative: no limit.
 	IdleTimeout time.Duration
 
-	// ResponseTimeout bounds the time that the application takes to answer: a
-	// request without an answer or a stream by then is answered with 503, and
-	// OnEvent gets an [ErrTimeout]. Zero or negative: no bound.
+	// ResponseTimeout limits the time until the application begins a response. If it has
+	// neither responded nor begun a stream by then, the client gets a 503, and OnEvent
+	// gets an error that matches [ErrTimeout]. Zero or negative: no limit.
 	ResponseTimeout time.Duration
 
-	// MaxHeaderBytes bounds the request line and the header fields together.
-	// More is answered with 431, or 414 if it is the request line that does not
-	// end. Zero or negative: 16 KB.
+	// MaxHeaderBytes limits the size of the request line and the header fields together.
+	// If they are longer, the client gets a 431, or a 414 if the request line alone is too
+	// long. Zero or negative: 16 KB.
 	MaxHeaderBytes int
 
-	// MaxBodyBytes bounds the body of a request, also of one that is taken as a
-	// stream. More is answered with 413. Zero: 4 MB. Negative: no bound.
+	// MaxBodyBytes limits the size of a request body, streamed or not. If the body is
+	// longer, the client gets a 413. Zero: 4 MB. Negative: no limit.
 	MaxBodyBytes int64
 
-	// MaxInlineBody makes bodies longer than so many bytes streams: the handler
-	// is called before they have arrived, and takes them with
-	// [HTTPRequest.OnBody]. Zero or negative: all bodies are whole.
+	// MaxInlineBody makes streams of the bodies that are longer than MaxInlineBody bytes:
+	// the handler is called before the body has arrived, and reads it with
+	// [HTTPRequest.OnBody]. Zero or negative: no body is a stream.
 	MaxInlineBody int64
 
-	// MaxConns bounds the open connections, upgraded ones included; while they
-	// are all open nothing is accepted. Zero or negative: no bound but that of the
+	// MaxConns limits the number of open connections, including upgraded ones. At the
+	// limit, the server accepts no connections. Zero or negative: only the limit of the
 	// system.
 	MaxConns int
 
-	// MaxConnsPerIP bounds the open connections from one IP address, upgraded ones
-	// included; those over it are closed, in the clear and on Linux after an answer of 429. Clients
-	// without an IP address are not counted. Zero or negative: no bound.
+	// MaxConnsPerIP limits the number of open connections per IP address, including
+	// upgraded ones. Connections above the limit are closed; on Linux and without TLS,
+	// the client first gets a 429. Clients without an IP address are not counted. Zero or
+	// negative: no limit.
 	MaxConnsPerIP int
 
-	// MaxRequestsPerConn closes a connection after so many requests. Zero or
-	// negative: no bound.
+	// MaxRequestsPerConn closes a connection after MaxRequestsPerConn requests. Zero or
+	// negative: no limit.
 	MaxRequestsPerConn int
 
-	// HighWater and MaxBuffered are for streamed answers what they are for
-	// connections in [ConnConfig]. Zero: 256 KB and 64 MB. Negative: no bound.
+	// HighWater and MaxBuffered apply to streamed responses as the fields of [ConnConfig]
+	// apply to connections. Zero: 256 KB and 64 MB. Negative: no limit.
 	HighWater, MaxBuffered int
 
-	// AllowHalfOpen lets the context of a request go on when its client ends its own
-	// side of the connection, as a client may do that still waits for the response.
-	// By default that ends the context, as in net/http: a client that has closed its
-	// connection altogether looks the same. Either way OnAbort is told io.EOF, and a
+	// AllowHalfOpen keeps the context of a request alive when its client ends its own
+	// side of the connection. A client that still waits for the response may do that. By
+	// default the context ends, as in net/http, because a client that has closed its
+	// connection looks the same. With either setting, OnAbort gets io.EOF, and the
 	// response is sent.
 	AllowHalfOpen bool
 
-	// Backlog and ReusePort are for ListenHTTP what they are in [ListenConfig].
+	// Backlog and ReusePort have the meaning of the fields in [ListenConfig], for
+	// ListenHTTP.
 	Backlog   int
 	ReusePort bool
 
-	// OnAcceptError is called on the loop with each failure to accept, an
-	// [*OpError] with Op [OpAccept]. Accepting goes on after a pause, of 5 ms at
-	// first and of a second at most. If nil the error goes to
-	// Config.EventHandler.
+	// OnAcceptError is called on the loop with each accept error, an [*OpError] with Op
+	// [OpAccept]. The server accepts again after a pause of 5 ms at first, and of one
+	// second at most. If OnAcceptError is nil, the error goes to Config.EventHandler.
 	OnAcceptError func(s *HTTPServer, err error)
 
-	// OnEvent is called on the loop with what went wrong with one connection or
-	// request and has no callback of its own: a TLS handshake, an answer that
-	// could not be written, a panic of the handler (with Config.CatchPanics) or of
-	// one of net/http, a ResponseTimeout. If nil it goes to Config.EventHandler, which only logs it
-	// by default.
+	// OnEvent is called on the loop with each error of a connection or request that no
+	// other callback gets: a failed TLS handshake, a response that could not be written, a
+	// panic in the handler (with Config.CatchPanics) or in an http.Handler, a
+	// ResponseTimeout. If OnEvent is nil, the error goes to Config.EventHandler, which by
+	// default only logs it.
 	OnEvent func(s *HTTPServer, err error)
 }
 
@@ -117,8 +118,8 @@ const (
 	defaultMaxBodyBytes      = 4 << 20
 )
 
-// withDefaults returns a copy of cfg in which defaults are resolved and what is
-// switched off is zero.
+// withDefaults returns a copy of cfg with the defaults filled in. Timeouts and byte limits
+// that are off become zero.
 func (cfg *HTTPServerConfig) withDefaults() *HTTPServerConfig {
 	c := HTTPServerConfig{}
 	if cfg != nil {
@@ -143,8 +144,8 @@ func (cfg *HTTPServerConfig) withDefaults() *HTTPServerConfig {
 	return &c
 }
 
-// offerHTTP1 returns a copy of conf that negotiates http/1.1, http/1.0 and what else
-// conf offers, such as acme-tls/1, but not h2.
+// offerHTTP1 returns a copy of conf that negotiates http/1.1, http/1.0 and the other
+// protocols of conf, such as acme-tls/1, but not h2.
 func offerHTTP1(conf *tls.Config) *tls.Config {
 	conf = conf.Clone()
 	conf.NextProtos = slices.DeleteFunc(slices.Clone(conf.NextProtos), func(p string) bool { return p == "h2" })
@@ -165,8 +166,8 @@ func offerHTTP1(conf *tls.Config) *tls.Config {
 	return conf
 }
 
-// timeLimit resolves a timeout of which zero is the default and negative is
-// none, which becomes zero.
+// timeLimit resolves a timeout setting. Zero selects the default. A negative d means no
+// timeout, and becomes zero.
 func timeLimit(d, byDefault time.Duration) time.Duration {
 	if d == 0 {
 		return byDefault
@@ -174,34 +175,33 @@ func timeLimit(d, byDefault time.Duration) time.Duration {
 	return max(d, 0)
 }
 
-// An HTTPServer serves HTTP/1.1 and HTTP/1.0 to the clients of a listener, and
-// calls its handler on the loop with each request. It keeps the loop alive until
-// it is closed and the last answer is out, unless it is unref'd. All methods may
-// be called from any goroutine and from any callback.
+// An HTTPServer serves HTTP/1.1 and HTTP/1.0 to the clients of a listener. It calls its
+// handler on the loop with each request. It keeps the loop alive until it is closed and
+// the last response is sent, unless it is unref'd. All methods may be called from any
+// goroutine and from any callback.
 type HTTPServer struct {
 	handle
 	acceptor
 	cfg     *HTTPServerConfig
 	handler func(r *HTTPRequest)
-	closing atomic.Bool // under mu when it is set
+	closing atomic.Bool // set with mu held
 
-	mu      sync.Mutex // guards the following
+	mu      sync.Mutex // guards the fields below
 	conns   map[*httpConn]struct{}
 	perIP   map[netip.Addr]int
 	stopped bool  // the acceptor has ended
-	gone    bool  // so has the last connection
-	forced  error // why connections were cut
+	gone    bool  // the acceptor and the last connection have ended
+	forced  error // why connections were closed by force
 	waiters []*Future[struct{}]
 	graces  []*Timer // of Shutdown
 }
 
-// ListenHTTP listens on a local TCP address and calls h on the loop with each
-// request (http-server). With an empty host it listens on 0.0.0.0; port 0 means
-// any free one, see [HTTPServer.Addr]. What is wrong with the address, or that
-// it is in use, comes back here.
+// ListenHTTP listens on a local TCP address and calls h on the loop with each request
+// (http-server). With an empty host it listens on 0.0.0.0. Port 0 selects a free port; see
+// [HTTPServer.Addr]. ListenHTTP returns an error if the address is invalid or in use.
 //
-// h answers with [HTTPRequest.Respond] or [HTTPRequest.RespondStream], before it
-// returns or any time later.
+// h responds with [HTTPRequest.Respond] or [HTTPRequest.RespondStream], before it returns
+// or at any later time.
 func (l *Loop) ListenHTTP(address string, h func(r *HTTPRequest), cfg *HTTPServerConfig) (*HTTPServer, error) {
 	lc := ListenConfig{}
 	if cfg != nil {
@@ -230,9 +230,9 @@ func (l *Loop) ListenHTTP(address string, h func(r *HTTPRequest), cfg *HTTPServe
 	return s, err
 }
 
-// ServeHTTP is ListenHTTP for a listener of an existing service, of any kind:
-// unix sockets, TLS, and connections that are no sockets at all. The listener is
-// closed with the server. On error ln is left alone.
+// ServeHTTP is like ListenHTTP for an existing listener of any kind: unix sockets, TLS,
+// and connections that are not sockets. The listener is closed with the server. If
+// ServeHTTP returns an error, ln stays open.
 func (l *Loop) ServeHTTP(ln net.Listener, h func(r *HTTPRequest), cfg *HTTPServerConfig) (*HTTPServer, error) {
 	if ln == nil {
 		return nil, errors.New("eventloop: ServeHTTP of a nil listener")
@@ -256,14 +256,14 @@ func (l *Loop) ServeHTTP(ln net.Listener, h func(r *HTTPRequest), cfg *HTTPServe
 	return s, nil
 }
 
-// Addr returns the address that is listened on, with the port that was chosen.
+// Addr returns the listener's address, with the actual port.
 func (s *HTTPServer) Addr() net.Addr { return s.addr }
 
-// Close closes the server gracefully (close-http-server): it frees the address,
-// closes idle connections, and closes the others as soon as their requests are
-// answered, of which the answers tell the clients. It does not wait; see
-// Shutdown for that. It returns net.ErrClosed if the server is closed already, by
-// Close, by Shutdown or with the loop, and nil otherwise.
+// Close closes the server gracefully (close-http-server): it frees the address, closes
+// idle connections, and closes the other connections when the responses to their requests
+// are complete. These responses announce it with "Connection: close". Close does not
+// wait; see Shutdown for that. It returns net.ErrClosed if the server is closed already,
+// by Close, by Shutdown or with the loop, and nil otherwise.
 func (s *HTTPServer) Close() error {
 	s.mu.Lock()
 	if s.closing.Swap(true) {
@@ -280,12 +280,12 @@ func (s *HTTPServer) Close() error {
 	return nil
 }
 
-// Shutdown is Close with a bound, and by the rule of [Loop.Shutdown]: the future
-// succeeds when the last connection is closed. When grace is over before that,
-// connections are cut, requests without a response are lost, and the future fails
-// with an error that matches [ErrForced] and names the clients. A grace of zero
-// cuts at once; with a negative one Shutdown waits without limit. After a second
-// call the shorter remaining grace counts.
+// Shutdown is like Close, with a time limit, as in [Loop.Shutdown]. The future succeeds
+// when the last connection is closed. If grace ends before that, the remaining
+// connections are closed by force, requests without a response are lost, and the future
+// fails with an error that matches [ErrForced] and names the clients. If grace is zero,
+// connections are closed by force at once. If grace is negative, there is no limit. After
+// a second call, the shorter remaining grace applies.
 func (s *HTTPServer) Shutdown(grace time.Duration) *Future[struct{}] {
 	f := newFuture[struct{}](s.loop, kindFuture)
 	s.mu.Lock()
@@ -308,7 +308,7 @@ func (s *HTTPServer) Shutdown(grace time.Duration) *Future[struct{}] {
 	return f
 }
 
-// force cuts the connections at the end of the grace period.
+// force closes the remaining connections by force at the end of the grace period.
 func (s *HTTPServer) force() {
 	s.mu.Lock()
 	var cut []string
@@ -326,7 +326,7 @@ func (s *HTTPServer) force() {
 	s.cut(why)
 }
 
-// cut closes the server by force. why is nil if no response is lost by that.
+// cut closes the server by force. why is nil if no response is lost.
 func (s *HTTPServer) cut(why error) {
 	s.Close()
 	s.mu.Lock()
@@ -393,8 +393,8 @@ func (s *HTTPServer) accepted(nc net.Conn) {
 	}
 }
 
-// countIP counts a connection of addr, or with -1 the end of one, and reports
-// whether it may be open. The caller holds s.mu.
+// countIP adds by, 1 or -1, to the number of connections from addr. It reports whether
+// the connection may be open. The caller holds s.mu.
 func (s *HTTPServer) countIP(addr netip.Addr, by int) bool {
 	if s.cfg.MaxConnsPerIP <= 0 || !addr.IsValid() {
 		return true
@@ -411,7 +411,7 @@ func (s *HTTPServer) countIP(addr netip.Addr, by int) bool {
 	return true
 }
 
-// remove forgets a connection that is closed, or has left the server by Upgrade.
+// remove removes a connection that is closed, or has left the server by Upgrade.
 func (s *HTTPServer) remove(c *httpConn) {
 	s.loop.count.httpConns.Add(-1)
 	s.mu.Lock()
@@ -426,8 +426,7 @@ func (s *HTTPServer) remove(c *httpConn) {
 	}
 }
 
-// release gives the place of a connection back that counted for MaxConns and
-// MaxConnsPerIP.
+// release stops counting a connection for MaxConns and MaxConnsPerIP.
 func (s *HTTPServer) release(ip netip.Addr) {
 	s.mu.Lock()
 	s.countIP(ip, -1)
@@ -435,8 +434,8 @@ func (s *HTTPServer) release(ip netip.Addr) {
 	s.connGone()
 }
 
-// isGone reports, once, whether nothing of the server is left. The caller holds
-// s.mu.
+// isGone reports, once, whether the acceptor and all connections have ended. The caller
+// holds s.mu.
 func (s *HTTPServer) isGone() bool {
 	if s.gone || !s.stopped || len(s.conns) > 0 {
 		return false
@@ -460,7 +459,8 @@ func (s *HTTPServer) acceptEnded() {
 	}
 }
 
-// maxAhead is how much of further requests is read while one is being answered.
+// maxAhead returns how many bytes of further requests are read before the response to the
+// current one is complete.
 func (s *HTTPServer) maxAhead() int { return max(s.cfg.MaxHeaderBytes, headRead) }
 
 // Tasks of a server.
@@ -517,14 +517,14 @@ func (t httpAcceptErrTask) run() {
 
 func (t httpErrTask) run() { t.c.s.event(t.err) }
 
-// event delivers what went wrong with a connection or a request. On the loop.
+// event reports an error of a connection or a request. On the loop.
 func (s *HTTPServer) event(err error) {
 	if !s.loop.tookPanic(err, false) {
 		s.tell(err)
 	}
 }
 
-// tell is event for a panic that is no concern of the loop.
+// tell is like event, but a panic does not concern the loop.
 func (s *HTTPServer) tell(err error) {
 	l := s.loop
 	if !IsInfo(err) {
