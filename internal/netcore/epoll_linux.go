@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An epoll is an epoll instance that a goroutine waits for as for a socket.
+// An epoll is an epoll instance on which a goroutine waits as on a socket.
 type epoll struct {
 	fd     int
 	file   *os.File
@@ -19,7 +19,7 @@ type epoll struct {
 
 type epollEvent = unix.EpollEvent
 
-// What may be waited for; a failure is reported in any case.
+// The events to watch for. A failure is always reported.
 const (
 	wantInput uint32 = unix.EPOLLIN
 	wantEnd   uint32 = unix.EPOLLRDHUP
@@ -30,7 +30,7 @@ func (ep *epoll) open() error {
 	if err != nil {
 		return err
 	}
-	// Package os has its descriptors watched by the runtime if they do not block.
+	// Package os adds only nonblocking descriptors to the runtime's poller.
 	if err := unix.SetNonblock(fd, true); err != nil {
 		unix.Close(fd)
 		return err
@@ -63,9 +63,9 @@ func (ep *epoll) wait(into []event) (n int, ok bool) {
 	return ep.n, true
 }
 
-// realEpollWait takes what there is, without waiting. It may find nothing although there
-// is something: while the runtime looks at the epoll instance, from another processor.
-// That is no event missed, because the runtime reports then what it has found.
+// realEpollWait returns the available events, without waiting. It may return none although
+// there are some, while the runtime polls the epoll instance on another processor. No
+// event is missed, because the runtime then reports that the instance is ready.
 func realEpollWait(ep *epoll, events []epollEvent) int {
 	for {
 		n, err := unix.EpollWait(ep.fd, events, 0)
@@ -78,10 +78,10 @@ func realEpollWait(ep *epoll, events []epollEvent) int {
 	}
 }
 
-// realEpollSet has fd watched for one event, which is then known as e.
+// realEpollSet watches fd for one event, which is reported as e.
 func realEpollSet(ep *epoll, fd uintptr, first bool, want uint32, e event) syscall.Errno {
-	// A parked connection that has had its event is watched no longer until it is
-	// parked again, so a late event costs nothing, and events cannot repeat.
+	// After its event, the connection is not watched until it is parked again. So late
+	// events cost nothing, and events cannot repeat.
 	ev := unix.EpollEvent{Events: want | unix.EPOLLONESHOT, Fd: int32(e.slot), Pad: int32(e.gen)}
 	op := unix.EPOLL_CTL_MOD
 	if first {

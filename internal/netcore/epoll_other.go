@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// An epoll does not exist here.
+// On this system there is no epoll.
 type epoll struct{}
 
 type epollEvent struct{}
@@ -18,7 +18,7 @@ func (ep *epoll) open() error                   { return errors.ErrUnsupported }
 func (ep *epoll) close()                        {}
 func (ep *epoll) wait([]event) (n int, ok bool) { return 0, false }
 
-// The system calls are not made here.
+// The system calls do not exist on this system.
 
 func realEpollWait(*epoll, []epollEvent) int { return 0 }
 func realEpollDel(*epoll, uintptr)           {}

@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// ErrParked is returned by ReadOrPark and WatchOrPark when the connection has no
-// goroutine any more: the caller has to return and must not touch it. Serve of the
-// user is called, on another goroutine, when there is something to do.
+// ErrParked is returned by ReadOrPark and WatchOrPark when the connection no longer has a
+// goroutine. The caller must return without accessing the connection. When the connection
+// has work to do, Serve of the user is called on another goroutine.
 var ErrParked = errors.New("netcore: parked")
 
-// Start has Serve of the user called on a new goroutine, for the first time. If there
-// is nothing to do yet the connection is parked at once: most connections wait most
-// of the time, and the runtime never gives the memory of goroutines back, so those
-// that all connections have when they are new would never be freed.
+// Start calls Serve of the user on a new goroutine, for the first time. If there is
+// nothing to do yet, the connection is parked immediately. Most connections wait most of
+// the time, and the runtime never frees the memory of goroutines. If each new connection
+// kept its goroutine for a while, that memory would never be freed.
 func (c *Conn) Start() {
 	c.Disown()
 	c.user.Go(c.user.Serve)
 }
 
-// Disown has the connection parked as soon as ReadOrPark or WatchOrPark finds nothing to
-// do, instead of when it has been quiet for a while. It undoes Own. On the goroutine,
-// which ends then.
+// Disown makes ReadOrPark or WatchOrPark park the connection as soon as there is nothing
+// to do, instead of after a quiet time. It undoes Own. It runs on the connection's
+// goroutine, which ends when the connection is parked.
 func (c *Conn) Disown() {
 	if r := c.run.Load(); r.worker == nil && c.parkable() {
 		p := c.user.Poller()
@@ -33,15 +33,15 @@ func (c *Conn) Disown() {
 	}
 }
 
-// parkable reports whether the poller may wait in place of the goroutine. On the
-// goroutine.
+// parkable reports whether the poller may wait in place of the goroutine. It runs on the
+// connection's goroutine.
 func (c *Conn) parkable() bool {
 	return c.rc != nil && !c.staysAwake && c.user.Poller() != nil
 }
 
-// Own makes the caller a goroutine that belongs to the connection, and so may wait, if
-// it is a worker of the poller, which starts another one in its stead. The methods
-// that may wait call it themselves. On the goroutine.
+// Own makes the calling goroutine belong to the connection, so that it may wait. If it was
+// a worker of the poller, the poller starts another worker in its place. Methods that may
+// wait call Own themselves. It runs on the connection's goroutine.
 func (c *Conn) Own() {
 	r := c.run.Load()
 	if w := r.worker; w != nil {
@@ -50,25 +50,26 @@ func (c *Conn) Own() {
 	}
 }
 
-// mayPark has sweeps of the poller look whether the connection is quiet. On the
-// goroutine.
+// mayPark makes the sweeps of the poller check whether the connection is quiet. It runs on
+// the connection's goroutine.
 func (c *Conn) mayPark(r *runner) {
 	if r.list == nil && c.parkable() {
 		c.user.Poller().join(r)
 	}
 }
 
-// WakeForDeadline makes a deadline effective that another goroutine has just set for
-// the connection's goroutine, which is in ReadOrPark or about to enter it. A goroutine
-// that waits there sees the deadline by itself. One that is parked, or is being parked,
-// has to be woken.
+// WakeForDeadline makes a deadline effective that another goroutine has just set, while
+// the connection's goroutine is in ReadOrPark or about to enter it. A goroutine that waits
+// there notices the deadline by itself. A connection that is parked, or is being parked,
+// must be woken.
 func (c *Conn) WakeForDeadline() {
 	if place := c.place.Load(); place&placeMask != placeRead || place&bitAsked != 0 {
 		c.Wake()
 	}
 }
 
-// stayAwake has the connection never parked. On the goroutine.
+// stayAwake prevents the connection from being parked, for good. It runs on the
+// connection's goroutine.
 func (c *Conn) stayAwake() {
 	c.Own()
 	c.staysAwake = true
@@ -77,8 +78,8 @@ func (c *Conn) stayAwake() {
 	}
 }
 
-// park gives the goroutine up and has the poller wait for want. It returns ErrParked,
-// or ErrWoken if the caller has to go on.
+// park parks the connection until an event in want. It returns ErrParked, or ErrWoken if
+// the caller must continue as the connection's goroutine.
 func (c *Conn) park(r *runner, want uint32) error {
 	p := c.user.Poller()
 	if !p.watch(c, want) {
@@ -93,10 +94,10 @@ func (c *Conn) park(r *runner, want uint32) error {
 	return ErrParked
 }
 
-// leave gives the goroutine up, unless the connection has been woken. The connection is
-// the goroutine's until its place is parked, and then at once that of others: there is
-// nothing to take back, which might have been run elsewhere meanwhile. Those who find it
-// leaving have it stay.
+// leave parks the connection, unless it has been woken. The goroutine owns the connection
+// until place is placeParked. From that moment another goroutine may resume it, so leave
+// must not undo anything afterwards. A goroutine that finds placeLeaving makes this
+// goroutine stay.
 func (c *Conn) leave(p *Poller, r *runner) bool {
 	if r.worker == nil {
 		p.part(r)
@@ -113,14 +114,14 @@ func (c *Conn) leave(p *Poller, r *runner) bool {
 	return true
 }
 
-// claim makes the caller the one that resumes the connection, if it is parked, after
-// woken was set. It reports whether it is. A goroutine that is leaving stays.
+// claim reports whether the caller must resume the connection, because it is parked. woken
+// must be set before. A goroutine that is leaving stays.
 func (c *Conn) claim() bool {
 	return !c.place.CompareAndSwap(placeLeaving, placeRunning) && c.place.CompareAndSwap(placeParked, placeRunning)
 }
 
-// resume has a worker or a goroutine run the connection, which the caller has claimed.
-// event says that the peer is the reason.
+// resume runs the connection, which the caller has claimed, on a worker or on a new
+// goroutine. event means that an event of the peer is the reason.
 func (c *Conn) resume(event bool) {
 	p := c.user.Poller()
 	busy := false
@@ -139,7 +140,8 @@ func (c *Conn) resume(event bool) {
 	c.user.Go(c.user.Serve)
 }
 
-// equip gives the connection what it needs to run, on w or on a goroutine of its own.
+// equip gives the connection a runner, so that it can run on w or, if w is nil, on its own
+// goroutine.
 func (c *Conn) equip(p *Poller, w *worker) {
 	r := p.getRunner(c)
 	c.Lock()
@@ -149,7 +151,7 @@ func (c *Conn) equip(p *Poller, w *worker) {
 	c.Unlock()
 	r.worker = w
 	c.run.Store(r)
-	c.woken.Store(false) // the user looks at everything anyway
+	c.woken.Store(false) // Serve checks all requests anyway
 }
 
 // getRunner returns a runner for c.
@@ -159,7 +161,7 @@ func (p *Poller) getRunner(c *Conn) *runner {
 		return newRunner(c)
 	}
 	select {
-	case <-r.wake: // of the connection that had it last
+	case <-r.wake: // sent for the previous connection of r
 	default:
 	}
 	r.c = c
@@ -172,15 +174,15 @@ func (p *Poller) putRunner(r *runner) {
 	p.runners.Put(r)
 }
 
-// A worker is a goroutine that runs connections, one after the other. None of them
-// may have it wait: Own takes it out of the ranks first.
+// A worker is a goroutine that runs connections, one after the other. It must not wait for
+// one of them: Own first removes it from the workers of the poller.
 type worker struct {
 	p     *Poller
-	apart bool // it is the first goroutine of a connection, and never was in the ranks
-	left  bool // it belongs to a connection now
+	apart bool // it is the first goroutine of a connection, and not counted in Poller.workers
+	left  bool // it now belongs to a connection
 }
 
-// leave takes w out of the ranks. On w.
+// leave removes w from the workers of the poller. It runs on w.
 func (w *worker) leave() {
 	w.left = true
 	if w.apart {
@@ -192,7 +194,7 @@ func (w *worker) leave() {
 	w.p.staff()
 }
 
-// enqueue has a worker run c, which is not parked any more.
+// enqueue queues c, which is no longer parked, for a worker.
 func (p *Poller) enqueue(c *Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -204,8 +206,7 @@ func (p *Poller) enqueue(c *Conn) {
 	p.staff()
 }
 
-// staff wakes or starts a worker if there is something to do. The caller holds the
-// lock.
+// staff wakes or starts a worker if the queue is not empty. The caller holds the lock.
 func (p *Poller) staff() {
 	switch {
 	case p.head == len(p.queue):
@@ -218,13 +219,13 @@ func (p *Poller) staff() {
 	}
 }
 
-// work is a worker.
+// work is the body of a worker's goroutine.
 func (p *Poller) work() {
 	w := &worker{p: p}
 	ended := false
 	defer func() {
 		if !ended && !w.left {
-			w.leave() // code that crypto/tls has called has ended the goroutine
+			w.leave() // a callback of crypto/tls has called runtime.Goexit
 		}
 	}()
 	for !w.left {
@@ -242,8 +243,8 @@ func (p *Poller) work() {
 	}
 }
 
-// next takes a connection from the queue. If there is none the worker is to wait for a
-// token; ok is false if it is to end.
+// next takes a connection from the queue. If it returns nil, the worker must wait for a
+// token, or end if ok is false.
 func (p *Poller) next() (c *Conn, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

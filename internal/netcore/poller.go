@@ -7,47 +7,45 @@ import (
 	"time"
 )
 
-// A Poller waits in the place of connections that have been quiet for a while, so
-// that these need no goroutine: they are parked. It has one descriptor for all of
-// them, an epoll instance, which the poller of the runtime watches as it watches
-// sockets; so there is one goroutine for any number of parked connections. On other
-// systems than Linux nothing is ever parked.
+// A Poller waits for connections that have been quiet for a while, so that these need no
+// goroutine: they are parked. It has one descriptor for all of them, an epoll instance,
+// which the runtime's poller watches like a socket. So one goroutine serves any number of
+// parked connections. Connections are only parked on Linux.
 //
-// Who owns what:
+// Ownership:
 //
-//   - A connection alone uses its descriptor, also to have it watched. The poller
-//     neither reads, nor writes, nor closes it.
-//   - The goroutine that turns the place of a connection from parked to running, by
-//     one compare-and-swap, owns the connection: the goroutine of the poller for an
-//     event, the caller of Wake for an order, a sweep for a deadline. It has the
-//     connection resumed. Nothing but these three resumes a
-//     connection: the kernel says nothing of a descriptor that is closed, and the
-//     deadlines of a net.Conn wake only those who wait in it.
-//   - Events are known by the slot of their connection and by its generation, which
-//     changes each time the connection is resumed. Neither the descriptor nor a
-//     pointer would do: a number is used again while events of its last connection
-//     are still to be handled.
+//   - Only the connection uses its descriptor, also to add it to the epoll instance. The
+//     poller neither reads, nor writes, nor closes it.
+//   - The goroutine that changes the place of a connection from parked to running, by one
+//     compare-and-swap, owns the connection and resumes it. This is the poller's
+//     goroutine for an event, the caller of Wake, or a sweep for a deadline. Only these
+//     three resume a connection: the kernel does not report that a descriptor was closed,
+//     and the deadline of a net.Conn wakes only goroutines that wait in it.
+//   - An event carries the slot of its connection and the slot's generation, which changes
+//     each time the connection is resumed. Neither the descriptor nor a pointer would be
+//     enough: the system reuses a descriptor number while events of the previous
+//     connection are still to be handled.
 //
-// A connection that is resumed is run by one of a few workers, until there is nothing
-// more to be read, and then it is parked again. Only one that goes on, or has to wait
-// in the middle of something, has a goroutine of its own: the worker, which another
-// one takes the place of. So if all connections are woken at once there are not as
-// many goroutines, whose memory the runtime would keep.
+// One of a few workers runs a resumed connection until there is nothing left to read, and
+// then parks it again. Only a connection that stays busy, or has to wait in the middle of
+// an operation, gets its own goroutine: it keeps the worker, and another worker takes its
+// place. So waking all connections at once does not create a goroutine for each of them,
+// whose memory the runtime would keep.
 //
-// Locks: that of the poller is taken last but for those of deadlines (pokeMu). No
-// user is called with it.
+// Locks: the poller's lock is taken last, except for the locks of deadlines (pokeMu). No
+// method of a user is called while it is held.
 type Poller struct {
 	runners sync.Pool
 	wg      sync.WaitGroup // all goroutines
 	ep      epoll          // set by open
 
 	mu      sync.Mutex // guards the following
-	queue   []*Conn    // to be run by workers
-	head    int        // first one in queue
+	queue   []*Conn    // connections for the workers
+	head    int        // index of the first one in queue
 	tokens  chan struct{}
 	workers int
-	idle    int // workers that wait on tokens and have none coming
-
+	idle    int // workers that wait on tokens and have not been sent one
+	
 	opened bool
 	closed bool
 	retry  time.Duration // when to try again after a failure, since epoch
@@ -56,33 +54,33 @@ type Poller struct {
 	free   []int32 // indexes of slots without a connection
 	parked int
 	failed uint64
-	shared int           // slots whose descriptor others may close
-	due    time.Duration // no deadline of a parked connection is earlier; 0: there is none
-
-	awake   runnerList // those that may be parked when they are quiet
-	pace    int        // how many times sweepEvery lies between two sweeps
+	shared int           // number of slots whose descriptor other code may close
+	due    time.Duration // a lower bound of the deadlines of parked connections; 0: no deadlines
+	
+	awake   runnerList // connections that may be parked when they are quiet
+	pace    int        // the interval of sweeps, in units of sweepEvery
 	timer   *time.Timer
 	alarm   time.Duration // when timer fires, 0 if it does not
-	checked time.Duration // when shared descriptors were last looked at
-}
-
-// A slot is what the poller knows of a connection.
-type slot struct {
+	checked time.Duration // when shared descriptors were last checked
+	}
+	
+	// A slot is the poller's record of a connection.
+	type slot struct {
 	c        *Conn
 	deadline time.Duration // for reading; 0: none
 	gen      uint32
 	armed    bool // parked and watched
-	reads    bool // for input, too
+	reads    bool // watched for input as well
 	shared   bool
-}
-
-// What makes a connection quiet. Variables because tests do not wait so long.
-var (
+	}
+	
+	// The times that decide whether a connection is quiet. Tests shorten them, see Hasten.
+	var (
 	sweepEvery = tunable(500 * time.Millisecond)
-	// busyWithin is how soon after another an event gives a connection a goroutine
-	// of its own. A worker costs some microseconds a message more.
+	// If two events come within busyWithin, the connection gets its own goroutine. A
+	// worker costs some microseconds more per message.
 	busyWithin = tunable(100 * time.Millisecond)
-)
+	)
 
 func tunable(d time.Duration) *atomic.Int64 {
 	v := &atomic.Int64{}
@@ -90,8 +88,8 @@ func tunable(d time.Duration) *atomic.Int64 {
 	return v
 }
 
-// Hasten makes all pollers of the process sweep at other intervals, and take
-// connections for busy by another measure, until undo is called. It is for tests.
+// Hasten replaces sweepEvery and busyWithin for all pollers of the process, until undo is
+// called. It is for tests.
 func Hasten(every, busy time.Duration) (undo func()) {
 	oldEvery, oldBusy := sweepEvery.Swap(int64(every)), busyWithin.Swap(int64(busy))
 	return func() {
@@ -101,44 +99,46 @@ func Hasten(every, busy time.Duration) (undo func()) {
 }
 
 const (
-	// quietSweeps is how many sweeps in a row must find a connection in the same
-	// wait after the one that found it there first.
+	// quietSweeps is the number of sweeps in a row that must find a connection in the
+	// same wait, after the sweep that first found it there.
 	quietSweeps = 2
-
-	// sweepMost is how many connections one sweep looks at. Of more, sweeps look at
-	// a part each, so that parking them does not hold up everything else.
+	
+	// sweepMost is the maximum number of connections that one sweep checks, so that
+	// parking them does not delay everything else. The next sweeps check the others.
 	sweepMost = 256
-
-	// slowest is by how much sweeps slow down while they find nothing to do.
+	
+	// slowest bounds pace, which doubles while sweeps find nothing to do.
 	slowest = 16
-
-	// retryAfter is when parking is tried again after the kernel has refused it.
+	
+	// retryAfter is the time until parking is tried again after the kernel has refused
+	// it.
 	retryAfter = 10 * time.Second
-
-	// maxWorkers is how many workers there are for each processor. One may have to
-	// wait for room in the queue of the event loop.
+	
+	// maxWorkers is the maximum number of workers per processor. It is more than one,
+	// because a worker may have to wait for room in the queue of the event loop.
 	maxWorkers = 4
-
-	// maxChunks is how many reads in a row a worker does for a connection.
+	
+	// maxChunks is the maximum number of chunks that a worker reads for a connection
+	// in a row.
 	maxChunks = 2
 )
 
-// Parked returns how many connections are parked.
+// Parked returns the number of parked connections.
 func (p *Poller) Parked() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.parked
 }
 
-// Failed returns how many times the kernel has refused to watch a connection, which
-// kept its goroutine then.
+// Failed returns how often the kernel has refused to watch a connection, which then kept
+// its goroutine.
 func (p *Poller) Failed() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.failed
 }
 
-// Close ends the goroutines of the poller, which must have no connection any more.
+// Close ends the goroutines of the poller. All its connections must have ended before.
 func (p *Poller) Close() {
 	p.mu.Lock()
 	p.closed = true
@@ -156,8 +156,8 @@ func (p *Poller) Close() {
 	p.wg.Wait()
 }
 
-// open makes the epoll instance and starts the goroutine, the first time. The caller
-// holds the lock.
+// open creates the epoll instance and starts the poller's goroutine, on the first call.
+// The caller holds the lock.
 func (p *Poller) open() bool {
 	if p.opened {
 		return true
@@ -170,7 +170,7 @@ func (p *Poller) open() bool {
 	return true
 }
 
-// wait is the goroutine.
+// wait is the body of the poller's goroutine.
 func (p *Poller) wait() {
 	var events [128]event
 	for {
@@ -184,10 +184,10 @@ func (p *Poller) wait() {
 	}
 }
 
-// An event says that something has happened to a parked connection.
+// An event is an event of a parked connection.
 type event struct{ slot, gen uint32 }
 
-// happened resumes the connection of an event, unless it was resumed otherwise.
+// happened resumes the connection of an event, unless it was already resumed.
 func (p *Poller) happened(e event) {
 	p.mu.Lock()
 	var c *Conn
@@ -196,7 +196,7 @@ func (p *Poller) happened(e event) {
 	}
 	p.mu.Unlock()
 	if c == nil {
-		return // late, or twice
+		return // the event is late or a duplicate
 	}
 	c.woken.Store(true) // as in Wake
 	between(c, inWake)
@@ -205,8 +205,8 @@ func (p *Poller) happened(e event) {
 	}
 }
 
-// watch has the poller wait for events of c, until unwatch. It returns false if c is
-// to keep its goroutine. On the goroutine of c.
+// watch starts to watch c for events, until unwatch. It returns false if c must keep its
+// goroutine. It runs on the goroutine of c.
 func (p *Poller) watch(c *Conn, want uint32) bool {
 	now := time.Since(epoch)
 	c.pokeMu.Lock()
@@ -248,8 +248,8 @@ func (p *Poller) watch(c *Conn, want uint32) bool {
 	return false
 }
 
-// bound has c woken at the time at, or earlier. It returns false if c is not parked,
-// waiting for input.
+// bound makes sure that c is woken at the time at, or earlier. It returns false if c is
+// not parked and watched for input.
 func (p *Poller) bound(c *Conn, at time.Duration) bool {
 	now := time.Since(epoch)
 	p.mu.Lock()
@@ -275,7 +275,7 @@ func (p *Poller) mayWatch(deadline, now time.Duration) bool {
 	case p.closed || now < p.retry:
 		return false
 	case deadline != 0 && deadline < now+2*early():
-		return false // not worth it
+		return false // too soon: c would be resumed almost immediately
 	case !p.open():
 		p.failed++
 		p.retry = now + retryAfter
@@ -300,7 +300,7 @@ func (p *Poller) place(c *Conn) {
 	}
 }
 
-// remove takes the slot of c away. The caller holds the lock.
+// remove frees the slot of c. The caller holds the lock.
 func (p *Poller) remove(c *Conn) {
 	s := &p.slots[c.slot]
 	if s.shared {
@@ -311,8 +311,8 @@ func (p *Poller) remove(c *Conn) {
 	c.slot = -1
 }
 
-// unwatch makes events of c that come from now on, or are on their way, those of the
-// past. By the one who has resumed c.
+// unwatch invalidates all events of c that have not been handled. The goroutine that
+// resumed c calls it.
 func (p *Poller) unwatch(c *Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -331,9 +331,9 @@ func (p *Poller) unwatchLocked(c *Conn) {
 	}
 }
 
-// forget is for a connection whose descriptor is about to be closed or handed out. The
-// kernel would go on watching one that has a duplicate, in a child process for
-// example. On the goroutine of c.
+// forget removes c from the poller before its descriptor is closed or released. If the
+// descriptor has a duplicate, for example in a child process, the kernel would otherwise
+// continue to watch it. It runs on the goroutine of c.
 func (p *Poller) forget(c *Conn) {
 	p.part(c.run.Load())
 	if c.slot < 0 {
@@ -345,15 +345,15 @@ func (p *Poller) forget(c *Conn) {
 	p.remove(c)
 }
 
-// early is how long before its deadline a parked connection is resumed. What is left
-// of the time it waits for in a goroutine, and then it is exact.
+// early is how long before its deadline a parked connection is resumed. It waits for the
+// rest of the time in a goroutine, so that the deadline is exact.
 func early() time.Duration { return time.Duration(sweepEvery.Load()) }
 
-// checkEvery is how often the poller looks whether the descriptors of parked
-// connections that do not belong to us alone were closed: of that there is no event.
+// checkEvery is the interval at which the poller checks parked connections whose
+// descriptor other code may close: there is no event when it is closed.
 const checkEvery = time.Second
 
-// join has sweeps look at the connection of r. On its goroutine.
+// join makes sweeps check the connection of r. It runs on the connection's goroutine.
 func (p *Poller) join(r *runner) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -366,7 +366,7 @@ func (p *Poller) join(r *runner) {
 	p.soon(now, now+time.Duration(sweepEvery.Load()))
 }
 
-// part undoes join. On the goroutine of the connection.
+// part undoes join. It runs on the connection's goroutine.
 func (p *Poller) part(r *runner) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -375,7 +375,8 @@ func (p *Poller) part(r *runner) {
 	}
 }
 
-// soon has a sweep come at the time at, or earlier. The caller holds the lock.
+// soon schedules a sweep for the time at, unless one comes earlier. The caller holds the
+// lock.
 func (p *Poller) soon(now, at time.Duration) {
 	if p.alarm != 0 && p.alarm <= at {
 		return
@@ -388,8 +389,8 @@ func (p *Poller) soon(now, at time.Duration) {
 	}
 }
 
-// sweep looks which connections have become quiet, and at what the kernel does not
-// report of parked ones.
+// sweep finds connections that have become quiet, and parked connections with a deadline
+// or a closed descriptor, which the kernel does not report.
 func (p *Poller) sweep() {
 	now := time.Since(epoch)
 	p.mu.Lock()
@@ -406,8 +407,7 @@ func (p *Poller) sweep() {
 	}
 }
 
-// sweepAwake asks connections that are quiet to park themselves. The caller holds the
-// lock.
+// sweepAwake asks quiet connections to park themselves. The caller holds the lock.
 func (p *Poller) sweepAwake(now time.Duration) {
 	n := min(p.awake.len, sweepMost)
 	if n == 0 {
@@ -425,8 +425,8 @@ func (p *Poller) sweepAwake(now time.Duration) {
 	p.soon(now, now+every*time.Duration(n)/time.Duration(p.awake.len))
 }
 
-// look reports whether the connection has done anything since the last sweep, or is
-// on its way to be parked.
+// look asks the connection to park itself if it is quiet and mayPark is set. It reports
+// whether the connection has been active since the last sweep, or is about to be parked.
 func (r *runner) look(mayPark bool) (changed bool) {
 	c := r.c
 	place := c.place.Load()
@@ -449,8 +449,8 @@ func (r *runner) look(mayPark bool) (changed bool) {
 	return true
 }
 
-// sweepParked returns the parked connections whose deadline comes, or whose
-// descriptor other code may have closed. The caller holds the lock.
+// sweepParked returns the parked connections whose deadline is near, or whose descriptor
+// was closed by other code. The caller holds the lock.
 func (p *Poller) sweepParked(now time.Duration) (late []*Conn) {
 	check := p.shared > 0 && now >= p.checked+checkEvery
 	by := now + early()
@@ -491,7 +491,7 @@ type runnerList struct {
 	len   int
 }
 
-// next returns the first one, which becomes the last.
+// next returns the first runner and makes it the last.
 func (l *runnerList) next() *runner {
 	r := l.first
 	l.first = r.after
@@ -518,7 +518,8 @@ func (l *runnerList) remove(r *runner) {
 	r.list, r.after, r.before = nil, nil, nil
 }
 
-// watchFD has ep watch the descriptor. On the goroutine.
+// watchFD adds the descriptor to ep, or watches it again. It runs on the connection's
+// goroutine.
 func (c *Conn) watchFD(ep *epoll, first bool, want uint32, e event) (errno syscall.Errno) {
 	errno = syscall.EBADF
 	c.control(func(fd uintptr) { errno = epollSet(ep, fd, first, want, e) })

@@ -7,26 +7,26 @@ import (
 	"github.com/onloop/eventloop/internal/sockio"
 )
 
-// The methods in this file are for the connection's goroutine only.
+// Only the connection's goroutine calls the methods in this file.
 
-// Read waits until there is input and returns up to size bytes of it, in a buffer
-// that the caller owns. It tries before it waits, and holds no buffer while it
-// waits for a socket. Errors are ErrWoken, os.ErrDeadlineExceeded, io.EOF, and those
-// of the connection; after an error other than the first two there is no more input.
+// Read waits until there is input and returns up to size bytes of it, in a buffer that the
+// caller owns. It tries before it waits, and holds no buffer while it waits for a socket.
+// Errors are ErrWoken, os.ErrDeadlineExceeded, io.EOF, and errors of the connection. After
+// an error other than the first two there is no more input.
 //
 // Waiting is only safe after EAGAIN: the poller reports edges, and data and FIN that
-// arrived together make one edge. The next message is often there by the time the
-// last one was dealt with, and is then read without going through the poller, which
-// is worth more than the vain try costs (echo with 50 connections: 1.15 of a
-// goroutine per connection, 1.08 with a FIN hint from TCP_INQ instead of the try;
-// with 500 1.08 against 1.00).
+// arrive together make one edge. The next message has often arrived by the time the last
+// one was processed, and is then read without the poller. This gains more than an
+// unsuccessful try costs (echo with 50 connections: 1.15 of a goroutine per connection,
+// 1.08 with a FIN hint from TCP_INQ instead of the try; with 500 connections 1.08 against
+// 1.00).
 func (c *Conn) Read(size int) (*sockio.Buffer, error) {
 	c.Own()
 	return c.read(size, placeRead)
 }
 
-// ReadOrPark is Read for a connection that need not have a goroutine meanwhile. If
-// it is parked the error is ErrParked.
+// ReadOrPark is Read for a connection that may be parked. If it is parked, the error is
+// ErrParked.
 func (c *Conn) ReadOrPark(size int) (*sockio.Buffer, error) {
 	if c.chunks >= maxChunks {
 		c.Own()
@@ -38,7 +38,7 @@ func (c *Conn) read(size int, place uint32) (*sockio.Buffer, error) {
 	r := c.run.Load()
 	switch {
 	case r.worker != nil:
-		place = placeRunning // it only tries
+		place = placeRunning // a worker tries and does not wait
 	case place&bitParkable != 0:
 		c.mayPark(r)
 	}
@@ -64,18 +64,17 @@ func (c *Conn) read(size int, place uint32) (*sockio.Buffer, error) {
 	return nil, c.whyEnded(r, err, asked, wantInput)
 }
 
-// Watch waits until the connection fails, by a reset for example, without reading
-// anything, and returns why. With forEnd it also waits for the end of the peer's
-// side, which is io.EOF, though bytes may come before it. Other errors are ErrWoken
-// and os.ErrDeadlineExceeded. If the connection is no socket it only waits to be
-// woken.
+// Watch waits until the connection fails, for example by a reset, and returns the reason.
+// It reads nothing. With forEnd it also waits for the end of the peer's side, for which it
+// returns io.EOF, although unread bytes may come before it. Other errors are ErrWoken and
+// os.ErrDeadlineExceeded. If the connection is not a socket, Watch only waits for Wake.
 func (c *Conn) Watch(forEnd bool) error {
 	c.Own()
 	return c.watch(forEnd, placeWatch)
 }
 
-// WatchOrPark is Watch for a connection that need not have a goroutine meanwhile. If
-// it is parked the error is ErrParked.
+// WatchOrPark is Watch for a connection that may be parked. If it is parked, the error is
+// ErrParked.
 func (c *Conn) WatchOrPark(forEnd bool) error { return c.watch(forEnd, placeWatch|bitParkable) }
 
 func (c *Conn) watch(forEnd bool, place uint32) error {
@@ -85,7 +84,7 @@ func (c *Conn) watch(forEnd bool, place uint32) error {
 	}
 	r := c.run.Load()
 	if r.worker != nil {
-		place = placeRunning // it only looks
+		place = placeRunning // a worker checks and does not wait
 	} else if place&bitParkable != 0 {
 		c.mayPark(r)
 	}
@@ -104,14 +103,15 @@ func (c *Conn) watch(forEnd bool, place uint32) error {
 	return c.whyEnded(r, err, asked, want)
 }
 
-// whyEnded returns why waiting for the peer ended without input. err is what the
-// poller of the runtime or nc said; asked says that a sweep has asked for the
-// goroutine. The connection is parked, to wait for want, if it may be.
+// whyEnded returns the reason why waiting for the peer ended without input. err is the
+// error of the runtime's poller or of nc. asked means that a sweep has asked the goroutine
+// to park the connection. If the connection may be parked, whyEnded parks it to wait for
+// want.
 func (c *Conn) whyEnded(r *runner, err error, asked bool, want uint32) error {
 	if err == nil {
 		err = r.err
 	}
-	if err == nil && r.worker != nil { // nothing is there
+	if err == nil && r.worker != nil { // there is no input
 		return c.park(r, want)
 	}
 	if !isTimeout(err) {
@@ -125,11 +125,11 @@ func (c *Conn) whyEnded(r *runner, err error, asked bool, want uint32) error {
 	case poked || alarmed || woken:
 		return ErrWoken
 	}
-	return err // a deadline of the user's, or of a wrapper around the connection
+	return err // a deadline of the user, or of a wrapper around the connection
 }
 
-// tryFD is called by the poller of the runtime when something may have happened; it
-// returns false to wait, which a worker must not do.
+// tryFD is called by the runtime's poller when the descriptor may be ready. It returns
+// false to wait, but not on a worker, which must not wait.
 func (r *runner) tryFD(fd uintptr) (done bool) {
 	if r.watch {
 		why, failed := broken(fd, r.c.isShut())
@@ -149,7 +149,7 @@ func (r *runner) tryFD(fd uintptr) (done bool) {
 	return got || r.worker != nil
 }
 
-// readNow reads what is there. It returns false if there is nothing.
+// readNow reads available input. It returns false if there is none.
 func (r *runner) readNow(fd uintptr) bool {
 	b := sockio.GetBuffer(r.size)
 	room := b.Room()[:min(len(b.Room()), r.size)]
@@ -180,7 +180,7 @@ func (r *runner) readNow(fd uintptr) bool {
 	return true
 }
 
-// took keeps the n bytes that were read into b.
+// took stores b with the n bytes that were read, or releases b if n is 0.
 func (r *runner) took(b *sockio.Buffer, n int) {
 	if n == 0 {
 		b.Release()
@@ -190,8 +190,8 @@ func (r *runner) took(b *sockio.Buffer, n int) {
 	r.buf = b
 }
 
-// endOf returns why reading fd found the end of the stream. A reset that a writer
-// has met before looks like one.
+// endOf returns the reason why a read of fd returned the end of the stream. If a writer
+// has already received the error of a reset, the reset looks like the end of the stream.
 func (c *Conn) endOf(fd uintptr) error {
 	if !c.isShut() && sockio.WasReset(fd) {
 		return syscall.ECONNRESET
@@ -223,12 +223,12 @@ func (r *runner) readForeign() error {
 		r.c.letIn(n > 0 || err != nil && !isTimeout(err))
 	}
 	if n > 0 && err != nil && !isTimeout(err) {
-		return nil // it comes again
+		return nil // the next Read returns the error again
 	}
 	return err
 }
 
-// foreignRead is Read of nc, whose panics are errors.
+// foreignRead is Read of nc. It returns a panic as an error.
 func (c *Conn) foreignRead(p []byte) (n int, err error) {
 	defer func() {
 		if v := recover(); v != nil {

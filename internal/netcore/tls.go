@@ -13,36 +13,36 @@ import (
 	"github.com/onloop/eventloop/internal/sockio"
 )
 
-// A secure is TLS on a connection: the net.Conn below crypto/tls, and the user's
+// A secure is the TLS state of a connection: the net.Conn below crypto/tls, and the user's
 // output that waits to be encrypted.
 //
-// crypto/tls writes from Read, too: alerts and replies to KeyUpdates, while it holds
-// the lock that its Write needs. So Write of this net.Conn never waits. It appends
-// to the output of the connection, and no peer can keep a reader, or the end of a
-// connection, waiting for it. The writer encrypts only what it can write next.
+// Read of crypto/tls also writes alerts and replies to KeyUpdates, while it holds the lock
+// that Write of crypto/tls needs. Therefore Write of this net.Conn never waits. It appends
+// to the output of the connection, so no peer can block a reader, or the end of a
+// connection, by not reading. The writer encrypts only output that it can write next.
 type secure struct {
 	c *Conn
 
 	// Guarded by the lock of the connection.
 	app      sockio.Queue // output to be encrypted
-	clear    int          // how many bytes at the head of Conn.out are not of TLS
-	sealed   int          // how much of app is encrypted and in Conn.out
-	tls      *tls.Conn    // after the handshake
-	tail     int          // bytes of TLS itself that the kernel has got since those of the user's
-	tails    int          // in so many writes
+	clear    int          // bytes at the head of Conn.out that are plaintext
+	sealed   int          // bytes of app that are encrypted and in Conn.out
+	tls      *tls.Conn    // set after the handshake
+	tail     int          // bytes of the TLS layer that the kernel accepted after the user's last byte
+	tails    int          // the number of writes of these bytes
 	mayBlock bool         // Write may wait for a renegotiation
-	shaking  bool         // in a handshake
-	open     bool         // Open was called after it
-	userSent bool         // the kernel may have output of the user's that the peer has not
-
-	// Of the connection's goroutine.
-	dry     bool    // Read gives nothing that is not there already
-	trying  bool    // Read is called within the poller's call of tryFD
-	sawEnd  bool    // of the connection below
-	heardOf bool    // bytes of the user's were received
+	shaking  bool         // a handshake is due or in progress
+	open     bool         // Open was called after the handshake
+	userSent bool         // the kernel may hold output of the user that the peer has not received
+	
+	// Owned by the connection's goroutine.
+	dry     bool    // Read returns only bytes of early
+	trying  bool    // Read is called within the runtime poller's call of tryFD
+	sawEnd  bool    // the connection below has ended
+	heardOf bool    // bytes for the user were received
 	fd      uintptr // while trying
-	early   []byte  // what had been read before TLS
-	timeout error   // that errAgain stands for
+	early   []byte  // bytes that were read before TLS
+	timeout error   // the error that errAgain replaces
 
 	heard   atomic.Int64 // when bytes last arrived, since epoch
 	flooded atomic.Bool
@@ -50,8 +50,8 @@ type secure struct {
 	bare    atomic.Bool // after Release: a plain net.Conn
 }
 
-// Secure begins TLS: what was appended to Queue before is still sent in the clear,
-// what is appended from now on waits for Handshake and Open. The caller holds the
+// Secure starts TLS. Output that was appended to Queue before is still sent in plaintext.
+// Output that is appended from now on waits for Handshake and Open. The caller holds the
 // lock.
 func (c *Conn) Secure() {
 	c.sec = &secure{c: c, shaking: true, userSent: c.up, clear: c.out.Len()}
@@ -66,13 +66,13 @@ func (c *Conn) Shaking() bool { return c.sec != nil && c.sec.tls == nil }
 // Secured reports whether Secure was called. The caller holds the lock.
 func (c *Conn) Secured() bool { return c.sec != nil }
 
-// Handshake performs the handshake of TLS after Secure. early is what was read
-// already. When ctx ends the handshake does, too. The callbacks of conf run on a
-// goroutine of their own: they may panic or call runtime.Goexit, and a handshake
-// needs a deep stack, which a goroutine keeps. With a nil conf the handshake is that
-// of the *tls.Conn that was attached.
+// Handshake performs the TLS handshake after Secure. early contains the bytes that were
+// already read. The handshake ends when ctx ends. The callbacks of conf run on a separate
+// goroutine: they may panic or call runtime.Goexit, and a handshake needs a deep stack,
+// which a goroutine keeps. If conf is nil, Handshake performs the handshake of the
+// attached *tls.Conn.
 //
-// Call Open afterwards. After a failure the alert is among the output.
+// Call Open afterwards. After a failed handshake, the output contains the alert.
 func (c *Conn) Handshake(ctx context.Context, conf *tls.Config, client bool, early []byte) error {
 	c.Own()
 	r, s := c.run.Load(), c.sec
@@ -86,7 +86,7 @@ func (c *Conn) Handshake(ctx context.Context, conf *tls.Config, client bool, ear
 		s.mayBlock = conf.Renegotiation != tls.RenegotiateNever
 		c.Unlock()
 		if s.mayBlock {
-			c.stayAwake() // so may Read
+			c.stayAwake() // Read may also wait
 		}
 	default:
 		t = tls.Server(s, conf)
@@ -94,7 +94,7 @@ func (c *Conn) Handshake(ctx context.Context, conf *tls.Config, client bool, ear
 	if s != nil {
 		s.early = early
 	}
-	c.calm() // crypto/tls cannot go on after a timeout in a handshake
+	c.calm() // crypto/tls cannot continue after a timeout in a handshake
 	done := make(chan error, 1)
 	c.user.Go(func() {
 		err := c.user.Recovered(nil) // unless HandshakeContext returns
@@ -110,20 +110,20 @@ func (c *Conn) Handshake(ctx context.Context, conf *tls.Config, client bool, ear
 	if s == nil {
 		return err
 	}
-	c.calm() // after Close
+	c.calm() // undoes the poke of Close
 	c.Lock()
 	defer c.Unlock()
 	s.shaking = false
 	if err == nil {
 		r.tls, r.sec = t, s
 		s.tls = t
-		// The peer, which has gone through the handshake, has read what came before.
+		// The peer has completed the handshake, so it has read everything before it.
 		s.userSent, s.tail, s.tails = false, 0, 0
 	}
 	return err
 }
 
-// readTLS is Read of TLS. A panic of a callback of the tls.Config is an error.
+// readTLS is Read of TLS. It returns a panic in a callback of the tls.Config as an error.
 func (r *runner) readTLS(p []byte) (n int, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -134,20 +134,20 @@ func (r *runner) readTLS(p []byte) (n int, err error) {
 	if n > 0 {
 		r.sec.heardOf = true
 	}
-	// After a reply that could not be written crypto/tls cannot decrypt what comes.
+	// If a reply could not be written, crypto/tls cannot decrypt further input.
 	if err != nil && r.sec.flooded.Load() {
 		return n, ErrFlood
 	}
-	// crypto/tls takes an end between two records for a proper one. Of a peer that
-	// has sent nothing, nothing is missing: it has only looked.
+	// crypto/tls accepts an end between two records as regular. If the peer has sent no
+	// data, no data can be missing.
 	if err == io.EOF && r.sec.sawEnd && r.sec.heardOf {
 		err = ErrTruncated
 	}
 	return n, err
 }
 
-// wrote accounts for n bytes that the kernel has taken, with own of the user's that
-// were not encrypted. The caller holds the connection's lock.
+// wrote accounts for n bytes that the kernel has accepted. own of them are plaintext of
+// the user. The caller holds the connection's lock.
 func (s *secure) wrote(n, own int) {
 	switch {
 	case own > 0 || s.sealed > 0:
@@ -158,7 +158,7 @@ func (s *secure) wrote(n, own int) {
 	}
 }
 
-// maxSeal is how much the writer encrypts at a time.
+// maxSeal is the number of bytes that the writer encrypts at a time.
 const maxSeal = 64 << 10
 
 // seal encrypts the next piece of output. The caller holds the connection's lock,
@@ -185,7 +185,7 @@ func (s *secure) seal() {
 	}
 }
 
-// write encrypts p. A panic of a callback of the tls.Config is an error.
+// write encrypts p. It returns a panic in a callback of the tls.Config as an error.
 func (s *secure) write(p []byte) (n int, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -195,8 +195,8 @@ func (s *secure) write(p []byte) (n int, err error) {
 	return s.tls.Write(p)
 }
 
-// errAgain says that nothing is there. crypto/tls can go on after it because it is
-// temporary.
+// errAgain means that there is no input. crypto/tls can continue after it, because it is a
+// temporary error.
 var errAgain error = again{}
 
 type again struct{}
@@ -210,7 +210,7 @@ type truncated struct{}
 func (truncated) Error() string { return "tls: the connection ended without close_notify" }
 func (truncated) Unwrap() error { return io.ErrUnexpectedEOF }
 
-// Read gives crypto/tls what arrives.
+// Read is called by crypto/tls to read from the connection below.
 func (s *secure) Read(p []byte) (int, error) {
 	if len(s.early) > 0 {
 		n := copy(p, s.early)
@@ -276,11 +276,11 @@ func (s *secure) readBelow(p []byte) (int, error) {
 	return n, err
 }
 
-// maxReplies bounds the output that Read of crypto/tls may cause: a peer that sends
-// KeyUpdates and never reads would fill the memory.
+// maxReplies bounds the output that Read of crypto/tls may cause. Without it, a peer that
+// sends KeyUpdates and never reads would fill the memory.
 const maxReplies = 64 << 10
 
-// Write appends what crypto/tls writes to the output of the connection.
+// Write is called by crypto/tls. It appends p to the output of the connection.
 func (s *secure) Write(p []byte) (int, error) {
 	c := s.c
 	if s.bare.Load() {
@@ -326,8 +326,8 @@ func (s *secure) SetDeadline(t time.Time) error {
 	return errors.Join(s.SetReadDeadline(t), s.SetWriteDeadline(t))
 }
 
-// The deadlines of crypto/tls, for close_notify, are of no use where Write never
-// waits.
+// crypto/tls sets deadlines for close_notify. They have no effect until Release, because
+// Write never waits.
 
 func (s *secure) SetReadDeadline(t time.Time) error {
 	if s.bare.Load() {

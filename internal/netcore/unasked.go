@@ -2,23 +2,23 @@ package netcore
 
 import "github.com/onloop/eventloop/internal/sockio"
 
-// Unasked says that the peer has no reason to send anything before it has received
-// output that is appended from now on. If it has, the connection is cut before any
-// of that output is written, so that the user can send it elsewhere: see Untouched.
-// The caller holds the lock.
+// Unasked declares that the peer has no reason to send input before it receives output
+// that is appended from now on. If input arrives nevertheless, the connection is cut
+// before any of that output is written, so that the user can send it elsewhere: see
+// Untouched. The caller holds the lock.
 //
-// For sockets that is exact: while unasked input may be in the hands of the
-// goroutine no writer begins, and a writer looks for input first. What a net.Conn of
-// another kind has received is only known once Read has returned.
+// For sockets this is exact: no writer starts while the goroutine may be reading unasked
+// input, and a writer checks for input first. For any other net.Conn, input is noticed
+// only when Read has returned.
 func (c *Conn) Unasked() { c.unasked.Store(true) }
 
 // Untouched reports whether nothing was written since Unasked. The caller holds the
 // lock.
 func (c *Conn) Untouched() bool { return c.unasked.Load() }
 
-// Holds reports whether TLS holds input that came with what was read, for example in
-// the same record, and that nothing which looks at the socket can see. Some of it is
-// lost then. On the goroutine.
+// Holds reports whether TLS holds input that was received together with bytes already
+// read, for example in the same record. A check of the socket does not find such input.
+// Holds drops part of it. It runs on the connection's goroutine.
 func (c *Conn) Holds() bool {
 	r := c.run.Load()
 	if r.tls == nil {
@@ -31,8 +31,8 @@ func (c *Conn) Holds() bool {
 	return n > 0 || err != errAgain
 }
 
-// keepOut keeps writers from beginning while the goroutine reads unasked input, and
-// reports whether that was necessary. It costs other reads no lock.
+// keepOut prevents writers from starting while the goroutine reads unasked input, and
+// reports whether that was necessary. Other reads take no lock.
 func (c *Conn) keepOut() bool {
 	if !c.unasked.Load() {
 		return false
@@ -43,7 +43,7 @@ func (c *Conn) keepOut() bool {
 	return c.hearing
 }
 
-// letIn undoes keepOut. got says that there was input, an end, or an error.
+// letIn undoes keepOut. got means that there was input, an end, or an error.
 func (c *Conn) letIn(got bool) {
 	c.Lock()
 	defer c.Unlock()
@@ -64,10 +64,11 @@ func (c *Conn) heardUnasked(got bool) {
 	}
 }
 
-// mayBegin is asked by a writer before it writes. The caller holds the lock.
+// mayBegin is called by a writer before it writes. It cuts the connection and returns
+// false if there is unasked input. The caller holds the lock.
 func (c *Conn) mayBegin() bool {
 	if !c.unasked.Load() || c.sec != nil && c.sec.sealed == 0 {
-		return true // the latter is output of TLS itself, which has no response
+		return true // output of the TLS layer causes no response
 	}
 	if c.fd >= 0 && !sockio.Quiet(uintptr(c.fd)) || c.fd < 0 && c.HasInput() {
 		c.cut = true // the goroutine is about to read it

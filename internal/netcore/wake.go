@@ -2,39 +2,39 @@ package netcore
 
 import "time"
 
-// Where a connection's goroutine is. It says so before it looks whether it was
-// woken, and Wake does it the other way round: one of the two sees the other.
+// The place of a connection's goroutine. The goroutine stores its place, then loads woken.
+// Wake stores woken, then loads the place. One of them always sees the other.
 const (
 	placeRunning uint32 = iota
 	placeRead           // waits for the peer in Read
-	placeWatch          // or in Watch
+	placeWatch          // waits for the peer in Watch
 	placeWait           // waits in Wait
 	placeUntil          // waits in WaitUntil
-	placeLeaving        // is about to go
-	placeParked         // there is none
+	placeLeaving        // is about to park the connection
+	placeParked         // there is no goroutine
 
 	placeMask = 7
 )
 
-// A handover is a place in the code where a connection changes hands.
+// A handover is a point in the code where a connection changes its owner.
 type handover uint8
 
 const (
-	inWake  handover = iota // the connection was woken, but nothing has been told yet
-	inLeave                 // the goroutine says that it leaves, and has not left yet
-	inPark                  // the connection is watched, and its goroutine has not left yet
+	inWake  handover = iota // woken is set, but the goroutine is not notified yet
+	inLeave                 // the place is placeLeaving, and the connection is not parked yet
+	inPark                  // the connection is watched, and the goroutine has not left yet
 )
 
-// Bits beside placeRead and placeWatch.
+// Bits added to placeRead and placeWatch.
 const (
 	bitParkable uint32 = 8 << iota // the connection may be parked
 	bitQuiet                       // the goroutine has been there since the last sweep
-	bitAsked                       // and is to park the connection
+	bitAsked                       // a sweep has asked the goroutine to park the connection
 )
 
-// Wake makes the connection's goroutine look at its orders: the Read, Watch or Wait
-// that it is in, or its next one, returns ErrWoken. Any number of calls before that
-// count as one, so the goroutine has to look at every order each time.
+// Wake makes the connection's goroutine check its requests: the current Read, Watch or
+// Wait, or the next one, returns ErrWoken. Several calls before that count as one, so the
+// goroutine must check all requests each time.
 func (c *Conn) Wake() {
 	c.woken.Store(true)
 	between(c, inWake)
@@ -50,11 +50,11 @@ func (c *Conn) Wake() {
 	}
 }
 
-// token ends Wait, this one or the next.
+// token ends the current Wait, or the next one.
 func (c *Conn) token() {
 	r := c.run.Load()
 	if r == nil {
-		return // it has been parked since
+		return // the connection has been parked in the meantime
 	}
 	select {
 	case r.wake <- struct{}{}:
@@ -62,8 +62,8 @@ func (c *Conn) token() {
 	}
 }
 
-// poke interrupts the goroutine where it waits for the peer. Unless anywhere is
-// set that is only in Read and Watch: it may have left them meanwhile.
+// poke interrupts the goroutine's wait for the peer. Unless anywhere is set, it does so
+// only in Read and Watch, which the goroutine may have left in the meantime.
 func (c *Conn) poke(anywhere bool) {
 	c.pokeMu.Lock()
 	defer c.pokeMu.Unlock()
@@ -82,8 +82,8 @@ func (c *Conn) atSocket() bool {
 	return p == placeRead || p == placeWatch
 }
 
-// wakeIn has a goroutine that is in Read woken in d, if nothing comes before. It
-// returns false if the goroutine is elsewhere.
+// wakeIn wakes a goroutine in Read after d, unless input comes first. It returns false if
+// the goroutine is not in Read.
 func (c *Conn) wakeIn(d time.Duration) bool {
 	c.pokeMu.Lock()
 	defer c.pokeMu.Unlock()
@@ -95,7 +95,8 @@ func (c *Conn) wakeIn(d time.Duration) bool {
 	return true
 }
 
-// calm undoes poke and wakeIn, and reports which of them there was. On the goroutine.
+// calm undoes poke and wakeIn, and reports which of them was called. It runs on the
+// connection's goroutine.
 func (c *Conn) calm() (poked, alarmed bool) {
 	c.pokeMu.Lock()
 	defer c.pokeMu.Unlock()
@@ -108,8 +109,8 @@ func (c *Conn) calm() (poked, alarmed bool) {
 	return poked, alarmed
 }
 
-// enter says where the goroutine is going to wait. It returns false if the
-// goroutine was woken, and then it is not to wait.
+// enter stores the place where the goroutine is about to wait. It returns false if the
+// goroutine was woken and must not wait.
 func (c *Conn) enter(place uint32) bool {
 	c.place.Store(place)
 	if c.woken.Load() && c.woken.Swap(false) {
@@ -119,8 +120,7 @@ func (c *Conn) enter(place uint32) bool {
 	return true
 }
 
-// Wait waits for Wake, and until the goroutine's place is given back if it was
-// borrowed.
+// Wait waits for Wake. If Borrow was called meanwhile, it also waits for Return.
 func (c *Conn) Wait() {
 	c.Own()
 	r := c.run.Load()
@@ -131,8 +131,8 @@ func (c *Conn) Wait() {
 	c.woken.Store(false)
 }
 
-// WaitOrPark is Wait for a connection that need not have a goroutine meanwhile. It
-// returns false if it has none any more, as ErrParked says.
+// WaitOrPark is Wait for a connection that may be parked. It returns false if the
+// connection is parked; see ErrParked.
 func (c *Conn) WaitOrPark() bool {
 	r := c.run.Load()
 	if r.worker == nil {
@@ -146,9 +146,9 @@ func (c *Conn) WaitOrPark() bool {
 	return true
 }
 
-// Borrow makes the caller the connection's goroutine, until Return. It fails if the
-// goroutine is not in Wait, and for connections that are no sockets or have TLS:
-// there a read may not be interruptible, or run foreign code.
+// Borrow makes the calling goroutine the connection's goroutine, until Return. It returns
+// false if the connection's goroutine is not in Wait, or if the connection is not a socket
+// or has TLS: then a read may not be interruptible, or may run foreign code.
 func (c *Conn) Borrow() bool {
 	if c.rc == nil || !c.place.CompareAndSwap(placeWait, placeRunning) {
 		return false
@@ -160,7 +160,7 @@ func (c *Conn) Borrow() bool {
 	return true
 }
 
-// Return undoes Borrow. The goroutine looks at its orders.
+// Return undoes Borrow. The connection's goroutine checks its requests.
 func (c *Conn) Return() {
 	c.place.Store(placeWait)
 	c.Wake()
@@ -181,7 +181,7 @@ func (c *Conn) WaitUntil(t time.Time) {
 	c.woken.Store(false)
 }
 
-// SetReadDeadline bounds the waiting of Read and Watch. The zero time is no bound.
+// SetReadDeadline bounds the waits of Read and Watch. The zero time means no bound.
 func (c *Conn) SetReadDeadline(t time.Time) {
 	c.pokeMu.Lock()
 	defer c.pokeMu.Unlock()
@@ -195,7 +195,8 @@ func (c *Conn) SetReadDeadline(t time.Time) {
 	}
 }
 
-// ReadDeadline returns what SetReadDeadline has set. On the goroutine.
+// ReadDeadline returns the deadline that SetReadDeadline set. It runs on the connection's
+// goroutine.
 func (c *Conn) ReadDeadline() time.Time { return c.readDeadline() }
 
 func (c *Conn) readDeadline() time.Time {
@@ -205,10 +206,10 @@ func (c *Conn) readDeadline() time.Time {
 	return epoch.Add(c.deadline)
 }
 
-// HearsDeadlines reports whether the goroutine can be got out of Read without
-// closing the connection. As far as nc says: it may say so and do nothing. Any goroutine
-// may call it, but only while no read deadline of the user's is set. The caller
-// holds the lock.
+// HearsDeadlines reports whether a deadline can interrupt Read, according to nc: its
+// SetReadDeadline may return nil and have no effect. Any goroutine may call
+// HearsDeadlines, but only while the user has set no read deadline. The caller holds the
+// lock.
 func (c *Conn) HearsDeadlines() bool {
 	c.pokeMu.Lock()
 	defer c.pokeMu.Unlock()

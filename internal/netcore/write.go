@@ -9,8 +9,8 @@ import (
 	"github.com/onloop/eventloop/internal/sockio"
 )
 
-// Queue returns where the user's output is to be appended. The caller holds the
-// lock, and calls Send afterwards.
+// Queue returns the queue to which the user appends its output. The caller holds the lock,
+// and calls Send afterwards.
 func (c *Conn) Queue() *sockio.Queue {
 	if c.sec != nil {
 		return &c.sec.app
@@ -18,11 +18,11 @@ func (c *Conn) Queue() *sockio.Queue {
 	return &c.out
 }
 
-// Send has sent what was appended to Queue. The caller holds the lock.
+// Send starts to send the output that was appended to Queue. The caller holds the lock.
 func (c *Conn) Send() { c.start() }
 
-// Pending returns how many bytes of the user's output are not with the kernel. The
-// caller holds the lock.
+// Pending returns the number of bytes of the user's output that the kernel has not
+// accepted. The caller holds the lock.
 func (c *Conn) Pending() int {
 	if c.cut {
 		return 0
@@ -33,30 +33,29 @@ func (c *Conn) Pending() int {
 	return c.out.Len()
 }
 
-// Writing reports whether a writer has the output. The caller holds the lock.
+// Writing reports whether a writer owns the output. The caller holds the lock.
 func (c *Conn) Writing() bool { return c.output != outputIdle }
 
-// Blocked reports whether the kernel takes no more output at the moment. The caller
-// holds the lock.
+// Blocked reports whether a writer waits because the kernel accepts no more output. The
+// caller holds the lock.
 func (c *Conn) Blocked() bool { return c.output == outputBlocked }
 
-// PauseOutput keeps the user's output from being sent, or lets it go again. The
-// caller holds the lock.
+// PauseOutput stops or resumes sending the user's output. The caller holds the lock.
 func (c *Conn) PauseOutput(paused bool) {
 	c.paused = paused
 	c.anew()
 	c.start()
 }
 
-// SetStall bounds the time in which the peer takes nothing of pending output; zero
-// or less is no bound. The time starts anew. The caller holds the lock.
+// SetStall bounds the time in which the peer receives none of the pending output. Zero or
+// negative means no bound. The time restarts. The caller holds the lock.
 func (c *Conn) SetStall(d time.Duration) {
 	c.stall = d
 	c.anew()
 }
 
-// anew has a writer that waits look at the state of the connection again. The
-// caller holds the lock.
+// anew makes a waiting writer check the state of the connection again, and restarts the
+// time of SetStall. The caller holds the lock.
 func (c *Conn) anew() {
 	if b := c.blocker(); b != nil {
 		b.since, b.kicked = time.Now(), true
@@ -64,8 +63,8 @@ func (c *Conn) anew() {
 	}
 }
 
-// EndOutput ends the stream to the peer when all output is sent. The caller holds
-// the lock.
+// EndOutput ends the stream to the peer after all output is sent. The caller holds the
+// lock.
 func (c *Conn) EndOutput() {
 	c.stream = max(c.stream, streamEnding)
 	c.start()
@@ -74,9 +73,9 @@ func (c *Conn) EndOutput() {
 // OutputEnding reports whether EndOutput was called. The caller holds the lock.
 func (c *Conn) OutputEnding() bool { return c.stream != streamOpen }
 
-// Lost returns how many bytes of output are known not to have been delivered. After
-// Finish that includes what the peer's kernel has not acknowledged, unless Cut was
-// called. The caller holds the lock.
+// Lost returns the number of bytes of output that are known not to have been delivered.
+// After Finish this includes bytes that the peer's kernel has not acknowledged, unless Cut
+// was called. The caller holds the lock.
 func (c *Conn) Lost() int64 {
 	if c.x == nil {
 		return 0
@@ -91,8 +90,8 @@ func (c *Conn) lose(n int64) {
 	}
 }
 
-// LossCause returns why Finish found output that was with the kernel to be lost, or
-// nil. The caller holds the lock.
+// LossCause returns the reason why output that the kernel had accepted was lost, as found
+// by Finish, or nil. The caller holds the lock.
 func (c *Conn) LossCause() error {
 	if c.x == nil {
 		return nil
@@ -100,7 +99,8 @@ func (c *Conn) LossCause() error {
 	return c.x.cause
 }
 
-// Unsealed returns how many bytes of output wait for TLS. The caller holds the lock.
+// Unsealed returns the number of bytes of output that wait for TLS. The caller holds the
+// lock.
 func (c *Conn) Unsealed() int {
 	if c.sec == nil {
 		return 0
@@ -108,22 +108,22 @@ func (c *Conn) Unsealed() int {
 	return c.sec.app.Len()
 }
 
-// Unacked returns how many bytes of output the peer's kernel has not acknowledged; 0
-// if that cannot be told.
+// Unacked returns the number of bytes of output that the peer's kernel has not
+// acknowledged, or 0 if that is unknown.
 func (c *Conn) Unacked() (n int) {
 	n, _ = c.probe()
 	return n
 }
 
-// Delivered reports whether the peer's kernel has all that was handed to ours, as far
-// as that can be told. The end of the stream need not be with it. The caller holds the
-// lock.
+// Delivered reports whether the peer's kernel has acknowledged all output that the local
+// kernel accepted, as far as that is known. The end of the stream does not count. The
+// caller holds the lock.
 func (c *Conn) Delivered() bool { return c.userUnacked() == 0 }
 
-// userUnacked returns how many bytes of the user's output the peer's kernel has not
-// acknowledged, as far as that can be told. On a unix socket those count that the peer
-// has not read. Neither the FIN counts nor, behind the user's last byte, what TLS says
-// itself: a peer need not read close_notify. The caller holds the lock.
+// userUnacked returns the number of bytes of the user's output that the peer's kernel has
+// not acknowledged, as far as that is known. On a unix socket it counts bytes that the
+// peer has not read. It does not count the FIN, nor output of the TLS layer after the
+// user's last byte, because a peer need not read close_notify. The caller holds the lock.
 func (c *Conn) userUnacked() int {
 	n, ok := c.probe()
 	s := c.sec
@@ -133,18 +133,18 @@ func (c *Conn) userUnacked() int {
 	case n > 0 && s != nil && s.tails > 0:
 		c.probeFD(func(fd uintptr) { n -= sockio.Cost(fd, s.tail, s.tails) })
 	}
-	if n <= 1 && (c.shut || n <= 0) { // one is the FIN
+	if n <= 1 && (c.shut || n <= 0) { // the FIN counts as one byte
 		return 0
 	}
 	return n
 }
 
-// OutputEnded reports whether EndOutput was carried out. The caller holds the lock.
+// OutputEnded reports whether the end of the stream was sent. The caller holds the lock.
 func (c *Conn) OutputEnded() bool { return c.stream == streamEnded }
 
-// Cut discards the output, and with reset has the peer see a reset where the network
-// has such a thing. What a writer has in its hands is safe: buffers go back to their
-// pool when it is done. The caller holds the lock.
+// Cut discards the output. With reset, the peer sees a reset if the network supports
+// resets. The buffers of an active writer return to their pool only when it has stopped.
+// The caller holds the lock.
 func (c *Conn) Cut(reset bool) {
 	c.cut = true
 	c.reset = c.reset || reset
@@ -153,12 +153,12 @@ func (c *Conn) Cut(reset bool) {
 		c.drop()
 	}
 	if c.nc != nil && c.rc == nil {
-		c.hangUp() // there is nothing to wait for
+		c.hangUp() // no need to wait for a Read or Write
 	}
 }
 
-// DropUnsealed discards what waits for a handshake, which failed. The caller holds
-// the lock.
+// DropUnsealed discards output that waits for a handshake, after it has failed. The caller
+// holds the lock.
 func (c *Conn) DropUnsealed() {
 	if s := c.sec; s != nil && s.app.Len() > 0 {
 		c.lose(int64(s.app.Len()))
@@ -166,8 +166,7 @@ func (c *Conn) DropUnsealed() {
 	}
 }
 
-// drop empties the queues, when no writer has anything of them. The caller holds
-// the lock.
+// drop empties the queues. No writer may use them. The caller holds the lock.
 func (c *Conn) drop() {
 	if s := c.sec; s != nil {
 		c.lose(int64(s.clear + s.sealed + s.app.Len()))
@@ -179,8 +178,8 @@ func (c *Conn) drop() {
 	c.out.Reset()
 }
 
-// start gives the output to a writer if there is something for it to do and none
-// has it. The caller holds the lock.
+// start enqueues a writer if there is work for it and no writer owns the output. The
+// caller holds the lock.
 func (c *Conn) start() {
 	if c.output == outputIdle && c.hasWork() {
 		c.output = outputQueued
@@ -188,21 +187,21 @@ func (c *Conn) start() {
 	}
 }
 
-// hasWork reports whether a writer has something to do. The caller holds the lock.
+// hasWork reports whether there is work for a writer. The caller holds the lock.
 func (c *Conn) hasWork() bool {
 	switch {
 	case c.cut || c.shut || c.finished || c.failed() || c.nc == nil || c.hearing:
 		return false
 	case c.sec != nil:
 		if c.out.Len() > 0 {
-			return true // of TLS, or written before it
+			return true // output of TLS, or output written before TLS
 		}
 		return c.sec.open && !c.paused && (c.sec.app.Len() > 0 || c.stream == streamEnding)
 	}
 	return c.up && !c.paused && (c.out.Len() > 0 || c.stream == streamEnding)
 }
 
-// Flush is the job of a writer of the pool.
+// Flush is the job of a writer of the pool. It does not wait.
 func (c *Conn) Flush() {
 	c.Lock()
 	c.output = outputWriting
@@ -237,8 +236,8 @@ func (c *Conn) Flush() {
 	c.Unlock()
 }
 
-// block makes a goroutine that may wait the writer. The caller holds the lock,
-// which is released.
+// block passes the output to a goroutine that may wait. The caller holds the lock, which
+// block releases.
 func (c *Conn) block() {
 	c.output = outputBlocked
 	c.extra().blocked = &blockedWriter{since: time.Now()}
@@ -248,19 +247,19 @@ func (c *Conn) block() {
 
 // A blockedWriter is a writer that waits for the peer. Guarded by the lock.
 type blockedWriter struct {
-	since   time.Time // when the peer last took something
-	unacked int       // bytes that the peer's kernel had not acknowledged when last looked at
-	kicked  bool      // the write deadline is there to have the state looked at
-}
-
-// writeBlocking writes until nothing is left.
+	since   time.Time // when the peer last received output
+	unacked int       // bytes that the peer's kernel had not acknowledged at the last look
+	kicked  bool      // anew has set the write deadline
+	}
+	
+	// writeBlocking writes until no output is left.
 func (c *Conn) writeBlocking() {
 	returned := false
 	defer func() {
 		if !returned { // foreign code called runtime.Goexit
 			c.Lock()
 			c.fail(c.user.Recovered(nil))
-			c.hangUp() // as after a panic, so that Read ends, too
+			c.hangUp() // as after a panic, so that Read also ends
 			c.stop()
 			c.Unlock()
 		}
@@ -293,13 +292,13 @@ func (c *Conn) writeBlocking() {
 	returned = true
 }
 
-// looks is how many times within its bound a writer that waits looks whether the
-// peer takes anything.
+// looks is how often a waiting writer checks the peer's progress within the time of
+// SetStall.
 const looks = 8
 
-// bound sets a write deadline for the next look, or for the end of the bound if
-// there is no way to look. The caller holds the lock, and so no other party can
-// change what it depends on without taking the writer out of its wait.
+// bound sets a write deadline for the next look, or for the end of the time of SetStall if
+// progress cannot be checked. The caller holds the lock, so every later change of the
+// state, which calls anew, interrupts the writer's wait.
 func (c *Conn) bound() {
 	b := c.x.blocked
 	if c.stall <= 0 {
@@ -320,7 +319,7 @@ func (c *Conn) bound() {
 	c.nc.SetWriteDeadline(time.Now().Add(left))
 }
 
-// unbound takes the write deadline away. The caller holds the lock.
+// unbound removes the write deadline. The caller holds the lock.
 func (c *Conn) unbound() {
 	if b := c.blocker(); c.bounded || b != nil && b.kicked {
 		c.nc.SetWriteDeadline(noDeadline)
@@ -328,8 +327,8 @@ func (c *Conn) unbound() {
 	c.bounded = false
 }
 
-// excused reports whether err, of a write that took n bytes, is no failure: a look
-// at the state, or a peer that is slow. The caller holds the lock.
+// excused reports whether err, of a write of n bytes, is not a failure: anew interrupted
+// the write, or it was time for a look and the peer is slow. The caller holds the lock.
 func (c *Conn) excused(n int, err error) bool {
 	b := c.x.blocked
 	switch {
@@ -341,7 +340,7 @@ func (c *Conn) excused(n int, err error) bool {
 		}
 		return true
 	case c.stall <= 0 || !c.bounded:
-		return false // a deadline of a wrapper's
+		return false // a deadline of a wrapper around the connection
 	}
 	if left, ok := c.probe(); ok && left < b.unacked {
 		b.since = time.Now()
@@ -349,7 +348,7 @@ func (c *Conn) excused(n int, err error) bool {
 	return time.Since(b.since) < c.stall
 }
 
-// writeWaiting waits until the kernel has taken some of views.
+// writeWaiting waits until the kernel has accepted a part of views.
 func (c *Conn) writeWaiting(views [][]byte) (n int, err error) {
 	if c.rc == nil {
 		return c.foreignWrite(views[0][:min(len(views[0]), 16<<10)])
@@ -365,7 +364,7 @@ func (c *Conn) writeWaiting(views [][]byte) (n int, err error) {
 	return n, err
 }
 
-// foreignWrite is Write of nc, whose panics are errors.
+// foreignWrite is Write of nc. It returns a panic as an error.
 func (c *Conn) foreignWrite(p []byte) (n int, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -379,20 +378,20 @@ func (c *Conn) foreignWrite(p []byte) (n int, err error) {
 	return n, err
 }
 
-// writeNow hands views to the kernel without waiting.
+// writeNow passes views to the kernel without waiting.
 func (c *Conn) writeNow(views [][]byte) (int, syscall.Errno) {
 	if c.fd >= 0 {
 		return writeFD(uintptr(c.fd), views)
 	}
-	// Other code may close the descriptor, so that only its owner can be trusted
-	// with the number. That takes views of its own: those of Flush are to stay on
+	// Other code may close the descriptor, so it is only used within RawConn.Write.
+	// The function for it needs a copy of views, because those of Flush must stay on
 	// the stack.
 	w := c.x.slow
 	w.views = copy(w.space[:], views)
 	err := c.rc.Write(w.write)
 	clear(w.space[:])
 	if err != nil {
-		return 0, syscall.EPIPE // closed behind our back
+		return 0, syscall.EPIPE // other code has closed it
 	}
 	return w.n, w.errno
 }
@@ -406,8 +405,8 @@ func newSlowPath() *slowPath {
 	return w
 }
 
-// sent accounts for n bytes that the kernel has taken. The caller holds the lock,
-// which is released while the user reports.
+// sent accounts for n bytes that the kernel has accepted. The caller holds the lock, which
+// is released while the user reports.
 func (c *Conn) sent(n int) {
 	c.out.Advance(n)
 	own := n
@@ -423,7 +422,7 @@ func (c *Conn) sent(n int) {
 	c.tell(own)
 }
 
-// tell tells the user of n bytes. The caller holds the lock, which is released
+// tell reports n sent bytes to the user. The caller holds the lock, which is released
 // while the user reports.
 func (c *Conn) tell(n int) {
 	if c.cut {
@@ -437,7 +436,7 @@ func (c *Conn) tell(n int) {
 	}
 }
 
-// produce makes more bytes for the wire: output to be encrypted, or the end. The
+// produce adds bytes to the wire's queue by encrypting output, or ends the stream. The
 // caller holds the lock, which is released meanwhile.
 func (c *Conn) produce() {
 	s := c.sec
@@ -446,7 +445,7 @@ func (c *Conn) produce() {
 		return
 	}
 	c.stream = streamEnded
-	c.shut = s == nil // before it is: a reader that sees its effects asks
+	c.shut = s == nil // set first: a reader that sees the effects checks shut
 	var err error
 	c.Unlock()
 	if s != nil {
@@ -460,13 +459,13 @@ func (c *Conn) produce() {
 	switch {
 	case err != nil:
 		c.fail(err)
-	case c.out.Len() == 0: // of TLS there may be something now
+	case c.out.Len() == 0: // TLS may have added its close_notify
 		c.tell(0)
 	}
 }
 
-// fail ends writing with err, unless it was ended by force, which is why it
-// failed then. The caller holds the lock, which is released meanwhile.
+// fail ends writing with err. After Cut it does nothing, because Cut has caused the error.
+// The caller holds the lock, which is released meanwhile.
 func (c *Conn) fail(err error) {
 	if c.cut || c.failed() {
 		return
@@ -480,7 +479,7 @@ func (c *Conn) fail(err error) {
 	c.Lock()
 }
 
-// WriteError returns why writing failed, or nil. The caller holds the lock.
+// WriteError returns the error of writing, or nil. The caller holds the lock.
 func (c *Conn) WriteError() error {
 	if c.x == nil {
 		return nil
@@ -491,7 +490,7 @@ func (c *Conn) WriteError() error {
 // failed reports whether writing failed. The caller holds the lock.
 func (c *Conn) failed() bool { return c.x != nil && c.x.werr != nil }
 
-// extra returns c.x, which it makes if need be. The caller holds the lock.
+// extra returns c.x and allocates it if needed. The caller holds the lock.
 func (c *Conn) extra() *extra {
 	if c.x == nil {
 		c.x = &extra{}
@@ -520,7 +519,7 @@ func (c *Conn) stop() {
 		c.drop()
 	}
 	if c.closing != notClosing && !c.awaitsPeer() {
-		c.Wake() // the goroutine waits for this
+		c.Wake() // the goroutine waits until the output is idle
 		c.hangUpIfDeaf()
 	}
 }
