@@ -45,7 +45,7 @@ type Poller struct {
 	tokens  chan struct{}
 	workers int
 	idle    int // workers that wait on tokens and have not been sent one
-	
+
 	opened bool
 	closed bool
 	retry  time.Duration // when to try again after a failure, since epoch
@@ -56,31 +56,31 @@ type Poller struct {
 	failed uint64
 	shared int           // number of slots whose descriptor other code may close
 	due    time.Duration // a lower bound of the deadlines of parked connections; 0: no deadlines
-	
+
 	awake   runnerList // connections that may be parked when they are quiet
 	pace    int        // the interval of sweeps, in units of sweepEvery
 	timer   *time.Timer
 	alarm   time.Duration // when timer fires, 0 if it does not
 	checked time.Duration // when shared descriptors were last checked
-	}
-	
-	// A slot is the poller's record of a connection.
-	type slot struct {
+}
+
+// A slot is the poller's record of a connection.
+type slot struct {
 	c        *Conn
 	deadline time.Duration // for reading; 0: none
 	gen      uint32
 	armed    bool // parked and watched
 	reads    bool // watched for input as well
 	shared   bool
-	}
-	
-	// The times that decide whether a connection is quiet. Tests shorten them, see Hasten.
-	var (
+}
+
+// The times that decide whether a connection is quiet. Tests shorten them, see Hasten.
+var (
 	sweepEvery = tunable(500 * time.Millisecond)
 	// If two events come within busyWithin, the connection gets its own goroutine. A
 	// worker costs some microseconds more per message.
 	busyWithin = tunable(100 * time.Millisecond)
-	)
+)
 
 func tunable(d time.Duration) *atomic.Int64 {
 	v := &atomic.Int64{}
@@ -102,22 +102,22 @@ const (
 	// quietSweeps is the number of sweeps in a row that must find a connection in the
 	// same wait, after the sweep that first found it there.
 	quietSweeps = 2
-	
+
 	// sweepMost is the maximum number of connections that one sweep checks, so that
 	// parking them does not delay everything else. The next sweeps check the others.
 	sweepMost = 256
-	
+
 	// slowest bounds pace, which doubles while sweeps find nothing to do.
 	slowest = 16
-	
+
 	// retryAfter is the time until parking is tried again after the kernel has refused
 	// it.
 	retryAfter = 10 * time.Second
-	
+
 	// maxWorkers is the maximum number of workers per processor. It is more than one,
 	// because a worker may have to wait for room in the queue of the event loop.
 	maxWorkers = 4
-	
+
 	// maxChunks is the maximum number of chunks that a worker reads for a connection
 	// in a row.
 	maxChunks = 2

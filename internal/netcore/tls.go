@@ -34,7 +34,7 @@ type secure struct {
 	shaking  bool         // a handshake is due or in progress
 	open     bool         // Open was called after the handshake
 	userSent bool         // the kernel may hold output of the user that the peer has not received
-	
+
 	// Owned by the connection's goroutine.
 	dry     bool    // Read returns only bytes of early
 	trying  bool    // Read is called within the runtime poller's call of tryFD

@@ -250,9 +250,9 @@ type blockedWriter struct {
 	since   time.Time // when the peer last received output
 	unacked int       // bytes that the peer's kernel had not acknowledged at the last look
 	kicked  bool      // anew has set the write deadline
-	}
-	
-	// writeBlocking writes until no output is left.
+}
+
+// writeBlocking writes until no output is left.
 func (c *Conn) writeBlocking() {
 	returned := false
 	defer func() {
