@@ -96,17 +96,18 @@ func (c *Client) Consume(o ConsumeOptions) (*Consumer, error) {
 	o.Parallel = cmp.Or(o.Parallel, defaultParallel)
 	s := &Consumer{c: c, o: o, taken: make(map[string]*Delivery), after: "0", from: "0-0", done: &eventloop.Promise[struct{}]{}}
 	s.backoff = backoff{min: c.o.MinBackoff, max: c.o.MaxBackoff}
-	if err := c.addPart(s); err != nil {
-		return nil, err
-	}
 	var err error
 	s.owner, err = eventloop.NewOwner(c.l, "redis consumer", o.Stream+" "+o.Group+" "+o.Consumer, func(error) { s.over = true })
 	if err != nil {
-		c.removePart(s)
 		return nil, err
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.done.Init(s.owner)
+	if err := c.addPart(s); err != nil { // from here on the loop may end it at any time
+		s.done.Ignore()
+		s.owner.Close()
+		return nil, err
+	}
 	s.owner.OnShutdown(func() { s.end(nil) })
 	c.l.Post(func() {
 		s.read()

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -330,6 +331,64 @@ func TestAnUnrefdConsumerDoesNotKeepTheLoopAlive(t *testing.T) {
 					t.Errorf("keep=%v: the loop ends after %v", keep, time.Since(start))
 				}
 			})
+		})
+	}
+}
+
+// Whatever is made while another goroutine ends the client ends with it, or is refused.
+func TestConsumersSubscriptionsAndSessionsRaceWithAbort(t *testing.T) {
+	makes := map[string]func(c *redis.Client){
+		"consumer": func(c *redis.Client) {
+			k, err := c.Consume(redis.ConsumeOptions{Stream: "s", Group: "g", Consumer: "c", OnEntry: func(*redis.Delivery) {}})
+			if err == nil {
+				k.Done().Ignore()
+			}
+		},
+		"subscription": func(c *redis.Client) {
+			c.Subscribe(redis.SubscribeOptions{Channels: []string{"c"}}).Done().Ignore()
+		},
+		"session": func(c *redis.Client) { c.Session().Ping(background()).Ignore() },
+	}
+	for name, makeOne := range makes {
+		t.Run(name, func(t *testing.T) {
+			left := 0
+			err := eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+				release := l.Hold()
+				go func() {
+					for i := range 1000 {
+						c, err := redis.New(l, &redis.Options{Addr: "127.0.0.1:1"})
+						if err != nil {
+							t.Error(err)
+							break
+						}
+						var both sync.WaitGroup
+						both.Go(func() {
+							for range i % 300 {
+								time.Now()
+							}
+							c.Abort()
+						})
+						both.Go(func() {
+							for range 20 {
+								makeOne(c)
+							}
+						})
+						both.Wait()
+					}
+					l.Post(func() {
+						for h := range l.Handles() {
+							if strings.HasPrefix(h.Kind, "redis") {
+								left++
+							}
+						}
+						release()
+					})
+				}()
+				return nil
+			})
+			if err != nil || left > 0 {
+				t.Errorf("%v, %d handles are left", err, left)
+			}
 		})
 	}
 }

@@ -119,6 +119,7 @@ func (c *Client) Subscribe(o SubscribeOptions) *Subscription {
 	if err := c.addPart(s); err != nil {
 		s.over = true
 		s.done.Resolve(struct{}{}, err)
+		s.owner.Close() // changes fail at once
 	}
 	s.owner.OnShutdown(func() { s.Close() })
 	s.first = s.change(channels, false, o.Channels)
@@ -173,6 +174,7 @@ func (s *Subscription) RemoveShards(shard ...string) *eventloop.Future[struct{}]
 func (s *Subscription) change(kind topicKind, remove bool, names []string) *eventloop.Future[struct{}] {
 	ch := &topicChange{kind: kind, remove: remove, names: append([]string(nil), names...)}
 	if ch.Init(s.owner) != nil {
+		ch.Ignore() // Done reports it
 		return &ch.Future
 	}
 	s.c.l.Post(func() { s.apply(ch) })
