@@ -6,15 +6,17 @@ import (
 	"sync"
 )
 
-// readFromSize is how much a [Reader] reads at a time.
+// readFromSize is the maximum number of bytes of one Read of a [Reader].
 const readFromSize = 64 << 10
 
-// maxEmptyReads is how many Reads in a row may give nothing, as in package bufio.
+// maxEmptyReads is the number of consecutive Reads that may return no bytes and no error, as
+// in package bufio.
 const maxEmptyReads = 100
 
-// A Reader is an io.Reader as a handle of the loop: a file, the output of a child
-// process, a decompressor. It keeps the loop alive until its end or Stop, unless it is
-// unref'd. All methods may be called from any goroutine and from any callback.
+// A Reader is a handle of the loop that reads from an io.Reader, for example a file, the
+// output of a child process or a decompressor. It keeps the loop alive until its end or
+// Stop, unless it is unref'd. All methods may be called from any goroutine and from any
+// callback.
 type Reader struct {
 	handle
 	src    io.Reader
@@ -27,30 +29,31 @@ type Reader struct {
 	started bool       // the goroutine runs
 	paused  bool
 	stopped bool
-	calling bool   // deliver
-	piece   []byte // was read and is not delivered
-	err     error  // that ended reading; nil when onEnd has been told
-	closed  bool   // src was closed: the goroutine does not wait for foreign code
+	calling bool   // deliver is calling a function
+	piece   []byte // read and not delivered yet
+	err     error  // ended reading; nil again when it is delivered to onEnd
+	closed  bool   // src is closed: the goroutine does not wait for foreign code
 }
 
-// ReadFrom calls onData on the loop with what r gives, piece by piece, and then onEnd
-// once: with nil after io.EOF, or with the error that ended reading. A piece has at
-// most 64 KB and is valid until onData returns. A goroutine reads, and the next Read
-// waits until onData has returned, so r is read no faster than onData takes it. If
-// onEnd is nil, an error goes to Config.EventHandler as an [*OpError]. A panic of r is
-// such an error, too. ReadFrom panics if r or onData is nil.
+// ReadFrom calls onData on the loop with the data of r, piece by piece, and then onEnd once:
+// with nil after io.EOF, or with the error that ended reading. A piece has at most 64 KB and
+// is valid until onData returns. A goroutine reads from r. It calls Read again only after
+// onData has returned, so it reads no faster than onData handles the data. A panic in Read
+// ends reading, and its error is a [*PanicError]. If onEnd is nil, an error goes to
+// Config.EventHandler as an [*OpError]. ReadFrom panics if r or onData is nil.
 //
-// From now on r belongs to the Reader. If it is an io.Closer it is closed exactly once,
-// when it is not needed any more, on a goroutine of its own: after its end, by
-// [Reader.Stop], or at the end of the loop. An error of Close is ignored; a panic in it is
-// treated like one in a callback (see Config.CatchPanics). Close has to end a Read that
-// waits. Otherwise the loop waits for the Read at its end, for at most Config.WorkGrace,
-// and the error of Run names it (see [ErrWorkLeft]). [Loop.Handles] shows the type of r
-// and, if r has a method Name, as an *os.File has, its name; that may be called on any
-// goroutine.
+// The Reader takes ownership of r. If r is an io.Closer, the Reader closes it exactly once,
+// on a separate goroutine: when r is at its end, when [Reader.Stop] is called, or at the end
+// of the loop. An error of Close is ignored; a panic in Close is treated like a panic in a
+// callback (see Config.CatchPanics). Close must interrupt a Read that is waiting. Otherwise
+// the loop waits for the Read at its end, for at most Config.WorkGrace, and the error of Run
+// names it (see [ErrWorkLeft]).
 //
-// ReadFrom may be called before Run, and then begins with it. After the end of the loop
-// it only closes r.
+// [Loop.Handles] shows the type of r. If r has a method Name, as an *os.File has, it also
+// shows the name; Name may be called on any goroutine.
+//
+// If ReadFrom is called before Run, reading starts with Run. After the end of the loop,
+// ReadFrom only closes r.
 func ReadFrom(l *Loop, r io.Reader, onData func(p []byte), onEnd func(err error)) *Reader {
 	if r == nil || onData == nil {
 		panic("eventloop: ReadFrom needs a reader and a function")
@@ -68,7 +71,7 @@ func ReadFrom(l *Loop, r io.Reader, onData func(p []byte), onEnd func(err error)
 	return d
 }
 
-// start starts the goroutine. After Stop that only closes the source.
+// start starts the goroutine. After Stop, the goroutine only closes the source.
 func (r *Reader) start() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -78,7 +81,7 @@ func (r *Reader) start() {
 	}
 }
 
-// run is the goroutine.
+// run is the body of the goroutine.
 func (r *Reader) run() {
 	over := false
 	defer func() {
@@ -95,7 +98,7 @@ func (r *Reader) run() {
 		var n int
 		err := guard(func() (err error) { n, err = r.src.Read(buf); return err })
 		if n < 0 || n > len(buf) {
-			n, err = 0, fmt.Errorf("eventloop: %T read %d bytes into %d", r.src, n, len(buf))
+			n, err = 0, fmt.Errorf("eventloop: Read of %T returned %d for a buffer of %d bytes", r.src, n, len(buf))
 		}
 		if empty++; n > 0 {
 			empty = 0
@@ -116,7 +119,7 @@ func (r *Reader) run() {
 	r.finish()
 }
 
-// ended keeps err, that ended reading, for deliver.
+// ended stores err, which ended reading, for deliver.
 func (r *Reader) ended(err error) {
 	r.mu.Lock()
 	r.piece, r.err = nil, err
@@ -134,7 +137,7 @@ func (r *Reader) finish() {
 	r.loop.send((*readerGoneTask)(r))
 }
 
-// mayRead waits until the last piece is delivered and there is no pause. It returns
+// mayRead waits until the last piece is delivered and the reader is not paused. It returns
 // false after Stop.
 func (r *Reader) mayRead() (more bool) {
 	r.await(&r.mu, func() bool {
@@ -144,10 +147,10 @@ func (r *Reader) mayRead() (more bool) {
 	return more
 }
 
-// busy reports whether the dispatcher has something to deliver. The caller holds r.mu.
+// busy reports whether a delivery is pending or running. The caller holds r.mu.
 func (r *Reader) busy() bool { return r.holds() || r.calling }
 
-// holds reports whether a piece or the end is not delivered yet. The caller holds r.mu.
+// holds reports whether a piece, or the end, is not delivered yet. The caller holds r.mu.
 func (r *Reader) holds() bool { return len(r.piece) > 0 || r.err != nil }
 
 // close closes the source. A second caller waits for the first.
@@ -173,7 +176,8 @@ func (t *readerGoneTask) run() {
 	r.loop.unregister(&r.handle)
 }
 
-// deliver tells what is held, unless there is a pause, and lets the goroutine read on.
+// deliver calls onData and onEnd with the undelivered piece and end, unless the reader is
+// paused. It then lets the goroutine read again.
 func (r *Reader) deliver() {
 	defer r.delivered()
 	for r.deliverNext() {
@@ -188,7 +192,7 @@ func (r *Reader) delivered() {
 	r.ring()
 }
 
-// deliverNext calls onData or onEnd. It reports whether there is more to tell.
+// deliverNext calls onData or onEnd once. It reports whether there is more to deliver.
 func (r *Reader) deliverNext() (more bool) {
 	r.mu.Lock()
 	if !r.holds() || r.paused || r.stopped || r.loop.ended.Load() {
@@ -203,22 +207,23 @@ func (r *Reader) deliverNext() (more bool) {
 	r.mu.Unlock()
 	switch {
 	case len(p) > 0:
-		r.tell(p)
+		r.callOnData(p)
 	case err == io.EOF:
-		r.tellEnd(nil)
+		r.callOnEnd(nil)
 	default:
-		r.tellEnd(err)
+		r.callOnEnd(err)
 	}
 	return more
 }
 
-func (r *Reader) tell(p []byte) {
+func (r *Reader) callOnData(p []byte) {
 	defer r.loop.caught(nil)
 	r.onData(p)
 	poison(p)
 }
 
-func (r *Reader) tellEnd(err error) {
+// callOnEnd calls onEnd, or reports err as an event if onEnd is nil.
+func (r *Reader) callOnEnd(err error) {
 	switch {
 	case r.onEnd != nil:
 		defer r.loop.caught(nil)
@@ -229,8 +234,8 @@ func (r *Reader) tellEnd(err error) {
 	}
 }
 
-// Pause stops the callbacks, and soon reading: at most one more piece is read. If it is
-// called on the loop, no callback comes after it.
+// Pause stops the callbacks and the reading until Resume. At most one more piece is read. If
+// Pause is called on the loop, no callback runs afterwards until Resume.
 func (r *Reader) Pause() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -251,8 +256,8 @@ func (r *Reader) Resume() {
 	r.ring()
 }
 
-// Stop ends reading, and closes the io.Reader if it is an io.Closer. It does not wait.
-// If it is called on the loop, no callback comes after it. A second call does nothing.
+// Stop ends reading, and closes the io.Reader if it is an io.Closer. Stop does not wait. If
+// Stop is called on the loop, no callback runs afterwards. A second call has no effect.
 func (r *Reader) Stop() {
 	r.mu.Lock()
 	if r.stopped {
@@ -263,7 +268,7 @@ func (r *Reader) Stop() {
 	close(r.quit)
 	closed := r.closed
 	r.mu.Unlock()
-	r.Unref() // a Read that nothing ends does not keep the loop alive
+	r.Unref() // a Read that Close does not interrupt must not keep the loop alive
 	if !closed {
 		r.loop.wg.Go(r.close)
 		r.start()
