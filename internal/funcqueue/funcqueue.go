@@ -1,9 +1,9 @@
 // Package funcqueue is a queue of functions for one consumer, a goroutine that
 // takes all of them at once from time to time.
 //
-// Functions are stored in chunks, which circulate between the queue and the batches
-// of the consumer. So a growing queue copies nothing, a queue that is emptied in
-// time allocates nothing, and a burst leaves no large array behind.
+// Functions are stored in chunks, which circulate between the queue and the batches of the
+// consumer. So a growing queue copies nothing, a queue that is emptied regularly allocates
+// nothing, and a burst leaves no large array behind.
 package funcqueue
 
 const (
@@ -11,10 +11,9 @@ const (
 	maxSpare  = 32  // chunks that an empty queue keeps
 )
 
-// A Callback is an element of a queue that is not a function: an object that has a
-// callback. To queue it as a function would take a closure, which is an allocation.
-// Functions do not have to pay for that: an interface in their place makes a post a
-// quarter slower (measured).
+// A Callback is an element of a queue that is not a function: an object with a callback.
+// Queuing it as a function would need a closure, which is an allocation. Functions are
+// not queued as callbacks, because an interface makes a post a quarter slower (measured).
 type Callback interface{ Call() }
 
 // maxCallbacks is the capacity for callbacks that an empty queue keeps.
@@ -33,7 +32,7 @@ type Queue struct {
 	n          int
 	spare      *chunk // list
 	spares     int
-	callbacks  []Callback // whose places among the functions are nil
+	callbacks  []Callback // each has a nil function in its place
 }
 
 // Len returns the number of functions and callbacks.

@@ -13,17 +13,17 @@ type Passer struct {
 	file   *os.File // an eventfd; nil before the first pass
 	raw    syscall.RawConn
 	step   func(fd uintptr) bool
-	armed  bool // the present pass waits for the poller
-	failed bool // there is no descriptor to be had
+	armed  bool // the current pass waits for the poller
+	failed bool // creating the descriptor has failed
 }
 
-// Pass lets all goroutines run that can, and those whose connections are ready. If
-// there are none it takes 1.5 microseconds.
+// Pass lets all runnable goroutines run, and the goroutines whose connections are ready. If
+// there are none, it takes 1.5 microseconds.
 //
-// The caller waits for a descriptor that it has just made readable itself, so it
-// goes on when the scheduler has polled the network. With more than one processor
-// another one polls meanwhile, and then this would only cost time (6 to 10 % of the
-// echoes with 50 and 500 connections on two processors): Pass is runtime.Gosched.
+// The caller waits for a descriptor that it has just made readable, so it continues when
+// the scheduler has polled the network. With more than one processor, another processor
+// polls meanwhile, and waiting would only cost time (6 to 10 % of the echoes with 50 and
+// 500 connections on two processors). Pass is runtime.Gosched then.
 func (p *Passer) Pass() {
 	if runtime.GOMAXPROCS(0) > 1 || p.file == nil && !p.open() {
 		runtime.Gosched()
@@ -35,7 +35,7 @@ func (p *Passer) Pass() {
 	}
 }
 
-// open makes the descriptor. Without it, Pass is runtime.Gosched from then on.
+// open creates the descriptor. If that fails, Pass is runtime.Gosched from then on.
 func (p *Passer) open() bool {
 	if p.failed {
 		return false
@@ -55,8 +55,8 @@ func (p *Passer) open() bool {
 	return true
 }
 
-// ready makes the descriptor readable and says that it is not, so that the caller
-// waits for it; the second time it takes back what it wrote.
+// ready makes the descriptor readable and returns false, so that the caller waits for it.
+// The second call clears the descriptor and returns true.
 func (p *Passer) ready(fd uintptr) (done bool) {
 	if !p.armed {
 		one := [8]byte{0: 1, 7: 1} // not zero in any byte order
@@ -69,7 +69,7 @@ func (p *Passer) ready(fd uintptr) (done bool) {
 	return true
 }
 
-// Close gives the descriptor back.
+// Close closes the descriptor.
 func (p *Passer) Close() {
 	if p.file != nil {
 		p.file.Close()

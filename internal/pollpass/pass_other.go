@@ -7,7 +7,7 @@ import "runtime"
 // A Passer is for one goroutine. The zero Passer is ready for use.
 type Passer struct{}
 
-// Pass lets other goroutines run that can.
+// Pass lets other runnable goroutines run.
 func (p *Passer) Pass() { runtime.Gosched() }
 
 // Close does nothing.

@@ -1,6 +1,6 @@
-// Package sockio moves bytes between connections and buffers: pooled buffers
-// that an idle connection does not hold, a queue of bytes to write, and reads
-// and writes on a descriptor that never block.
+// Package sockio moves bytes between connections and buffers. It has pooled buffers, which
+// an idle connection does not hold, a queue of bytes to write, and reads and writes on a
+// descriptor that never block.
 package sockio
 
 import "sync"
@@ -8,22 +8,22 @@ import "sync"
 // MaxBuffer is the size of the largest buffer, and so of the largest read.
 const MaxBuffer = 64 << 10
 
-// sizes are those of the pooled buffers. Three are enough: small messages, what
-// a page of output needs, and the most that one read of a fast peer gives.
+// sizes are the sizes of the pooled buffers. Three are enough: one for small messages, one
+// for a page of output, and one for the largest read from a fast peer.
 var sizes = [...]int{4 << 10, 16 << 10, MaxBuffer}
 
 var pools [len(sizes)]sync.Pool
 
-// A Buffer holds the bytes data[r:w]. It belongs to one owner at a time, who
-// gives it back with Release.
+// A Buffer holds the bytes data[r:w]. It has one owner at a time. The last owner calls
+// Release.
 type Buffer struct {
 	data []byte
 	r, w int
 	next *Buffer // in a Queue
 }
 
-// GetBuffer returns an empty buffer with room for size bytes, or for MaxBuffer
-// bytes if size is more.
+// GetBuffer returns an empty buffer with room for at least size bytes, or for MaxBuffer
+// bytes if size is larger.
 func GetBuffer(size int) *Buffer {
 	class := classOf(size)
 	if b, ok := pools[class].Get().(*Buffer); ok {
@@ -41,7 +41,7 @@ func classOf(size int) int {
 	return len(sizes) - 1
 }
 
-// Release gives the buffer back. Its bytes must not be used any more.
+// Release returns the buffer to its pool. Its bytes must not be used afterwards.
 func (b *Buffer) Release() {
 	b.r, b.w, b.next = 0, 0, nil
 	pools[classOf(len(b.data))].Put(b)
@@ -50,29 +50,28 @@ func (b *Buffer) Release() {
 // Bytes returns the bytes of the buffer, which are valid until Release.
 func (b *Buffer) Bytes() []byte { return b.data[b.r:b.w] }
 
-// Size returns how many bytes the buffer has room for when it is empty.
+// Size returns the number of bytes that fit into the empty buffer.
 func (b *Buffer) Size() int { return len(b.data) }
 
 // Len returns the number of bytes in the buffer.
 func (b *Buffer) Len() int { return b.w - b.r }
 
-// Room returns the free space behind the bytes; Fill says how much of it now
-// holds bytes.
+// Room returns the free space after the bytes. After storing bytes there, call Fill.
 func (b *Buffer) Room() []byte { return b.data[b.w:] }
 
-// Fill adds n bytes, which were stored in Room.
+// Fill adds the first n bytes of Room to the bytes of the buffer.
 func (b *Buffer) Fill(n int) { b.w += n }
 
 // Consume drops the first n bytes.
 func (b *Buffer) Consume(n int) { b.r += n }
 
-// MaxViews is the most views that one WriteFD takes. Sixteen of the largest
-// buffers are more than the kernel buffers for a connection by default.
+// MaxViews is the maximum number of views of one WriteFD. Sixteen of the largest buffers
+// are more than the kernel buffers for a connection by default.
 const MaxViews = 16
 
-// A Queue holds bytes in order of arrival. The zero Queue is empty and holds no
-// memory. It is not safe for concurrent use, with one exception: what Views
-// returned may be read while Append adds more.
+// A Queue holds bytes in order of arrival. The zero Queue is empty and holds no memory. It
+// is not safe for concurrent use, with one exception: the views that Views returned may be
+// read while Append adds bytes.
 type Queue struct {
 	head, tail *Buffer
 	n          int
@@ -107,7 +106,7 @@ func (q *Queue) AppendString(s string) {
 	}
 }
 
-// AppendBuffer moves b, which the queue owns from now on, to the end.
+// AppendBuffer appends b without copying it. The queue owns b from now on.
 func (q *Queue) AppendBuffer(b *Buffer) {
 	q.n += b.Len()
 	q.push(b)

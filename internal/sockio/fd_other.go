@@ -4,7 +4,7 @@ package sockio
 
 import "syscall"
 
-// Raw is false: connections are read and written through net.Conn here.
+// Raw is false: on this platform, connections are read and written through net.Conn.
 const Raw = false
 
 // ReadFD is not called on this platform.

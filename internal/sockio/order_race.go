@@ -4,18 +4,19 @@ package sockio
 
 import "syscall"
 
-// The race detector knows that what was written to a connection happened before it is
-// read, because package syscall says so in Read and Write. The calls of this package
-// bypass those, so they say it with a read and a write of no bytes.
+// The race detector knows that a write to a connection happens before the read of its
+// bytes, because syscall.Read and syscall.Write contain annotations. The calls of this
+// package bypass these functions, so they make the annotations with a read and a write of
+// no bytes.
 
 var null, _ = syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 
-// received says that something was read.
+// received annotates a read that has returned bytes.
 func received() {
 	syscall.Read(null, nil)
 }
 
-// sending says that something is about to be written.
+// sending annotates a write that is about to start.
 func sending() {
 	syscall.Write(null, nil)
 }

@@ -5,10 +5,9 @@ import (
 	"syscall"
 )
 
-// Descriptor returns access to the descriptor of nc for ReadFD and WriteFD, if the
-// platform has these and nc is a stream socket of package net itself. Anything else,
-// a wrapper above all, may have a meaning of its own for Read and Write and has to be
-// asked.
+// Descriptor returns access to the descriptor of nc for ReadFD and WriteFD, if the platform
+// has these functions and nc is a stream socket of package net. Any other net.Conn, such
+// as a wrapper, may change the meaning of Read and Write, so its methods must be called.
 func Descriptor(nc net.Conn) (syscall.RawConn, bool) {
 	if !Raw {
 		return nil, false
@@ -16,7 +15,7 @@ func Descriptor(nc net.Conn) (syscall.RawConn, bool) {
 	return socket(nc)
 }
 
-// Probe is Descriptor for Unacked alone, which macOS has, too.
+// Probe is Descriptor for Unacked only, which also exists on macOS.
 func Probe(nc net.Conn) (syscall.RawConn, bool) {
 	if !acknowledges {
 		return nil, false
@@ -31,7 +30,7 @@ func socket(nc net.Conn) (syscall.RawConn, bool) {
 		return rc, err == nil
 	case *net.UnixConn:
 		if a := c.LocalAddr(); a == nil || a.Network() != "unix" {
-			return nil, false // datagrams have boundaries, and empty ones are no EOF
+			return nil, false // datagrams have boundaries, and an empty one is not EOF
 		}
 		rc, err := c.SyscallConn()
 		return rc, err == nil

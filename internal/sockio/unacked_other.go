@@ -4,8 +4,8 @@ package sockio
 
 const acknowledges = false
 
-// Unacked cannot tell on this platform.
+// Unacked returns no number on this platform.
 func Unacked(uintptr) (int, bool) { return 0, false }
 
-// Cost returns what Unacked reports of n bytes that are all that is left.
+// Cost returns the result of Unacked if exactly n bytes are left.
 func Cost(_ uintptr, n, _ int) int { return n }

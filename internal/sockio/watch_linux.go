@@ -8,18 +8,18 @@ import (
 
 const acknowledges = true
 
-// Unacked returns how many bytes of output the peer's kernel has not acknowledged.
-// On a TCP socket whose own side was shut down, the FIN counts as one more byte
-// until it is acknowledged. On a unix socket it is the memory of what the peer has
-// not read, which is more than its bytes. ok is false if it cannot be told.
+// Unacked returns the number of bytes of output that the peer's kernel has not
+// acknowledged. On a TCP socket whose own side was shut down, the FIN counts as one more
+// byte until it is acknowledged. On a unix socket it returns the memory that the unread
+// bytes occupy, which is more than their number. ok is false if the number is unknown.
 func Unacked(fd uintptr) (n int, ok bool) {
 	n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
 	return n, err == nil
 }
 
-// Cost returns what Unacked reports of n bytes that were handed to the socket fd in
-// the given number of writes of about the same size, and that are all that is left. On
-// a unix socket that is known from another one.
+// Cost returns the result of Unacked if exactly n bytes are left, which were written to
+// the socket fd in the given number of writes of about the same size. For a unix socket it
+// measures the cost of such a write on a new pair of sockets.
 func Cost(fd uintptr, n, writes int) int {
 	if domain, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || domain != unix.AF_UNIX {
 		return n
@@ -35,13 +35,13 @@ func Cost(fd uintptr, n, writes int) int {
 	return cost * writes
 }
 
-// HasEnded reports whether the peer of the socket fd has ended its side, also where
-// that is behind bytes that were not read yet.
+// HasEnded reports whether the peer of the socket fd has ended its side, even if there are
+// unread bytes before that end.
 func HasEnded(fd uintptr) bool {
 	return poll(fd, unix.POLLRDHUP)&(unix.POLLRDHUP|unix.POLLHUP) != 0
 }
 
-// poll asks for the state of fd, without waiting.
+// poll returns the state of fd, without waiting.
 func poll(fd uintptr, events int16) int16 {
 	p := [1]unix.PollFd{{Fd: int32(fd), Events: events}}
 	for {
@@ -55,12 +55,12 @@ func poll(fd uintptr, events int16) int16 {
 	}
 }
 
-// Broken reports whether the connection of the socket fd has failed, by a reset
-// for example, and why. It takes no byte and, unlike a read, sees past bytes that
-// were not read yet. The end of the peer's side alone is no failure.
-// With shut, that our side was shut down, the end of both is none either.
+// Broken reports whether the connection of the socket fd has failed, for example by a
+// reset, and why. It reads no bytes and, unlike a read, finds a failure after unread bytes.
+// The end of the peer's side alone is not a failure. shut means that the socket's own side
+// was shut down; then the end of both sides is not a failure either.
 func Broken(fd uintptr, shut bool) (why syscall.Errno, broken bool) {
-	switch state := poll(fd, 0); { // errors and hang-ups are reported unasked
+	switch state := poll(fd, 0); { // poll always reports errors and hang-ups
 	case state&unix.POLLERR != 0:
 	case state&unix.POLLHUP != 0 && !shut && WasReset(fd):
 	default:

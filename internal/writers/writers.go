@@ -1,14 +1,14 @@
 // Package writers runs write jobs on a few goroutines, separate from the goroutine
 // that adds them.
 //
-// It is made for a dispatcher that works in turns. Jobs that are added during a
-// turn are held back until the dispatcher releases them, so that everything that a
-// callback writes to a connection leaves together, and a whole batch of connections
-// is released with one lock and one wake-up. This is faster than writing on the
-// dispatcher, which has only one core, and faster than waking a goroutine per
-// connection, which costs a goroutine switch per message (both measured). There is
-// one exception: a dispatcher that would otherwise sleep runs a single job itself.
-// One connection that exchanges messages then has 1.2 times the throughput.
+// It is designed for a dispatcher that works in turns. Jobs that are added during a turn
+// are held back until the dispatcher releases them. So everything that a callback writes
+// to a connection is sent together, and a whole batch of connections is released with one
+// lock and one wake-up. This is faster than writing on the dispatcher, which has only one
+// core, and faster than waking a goroutine per connection, which costs a goroutine switch
+// per message (both measured). There is one exception: a dispatcher that would otherwise
+// sleep runs a single job itself. This gives one connection that exchanges messages 1.2
+// times the throughput.
 package writers
 
 import (
@@ -17,7 +17,7 @@ import (
 	"sync/atomic"
 )
 
-// A Job is a piece of writing that does not block.
+// A Job is a write that does not block.
 type Job interface{ Flush() }
 
 // share is the number of jobs that a worker takes at a time, and that justify
@@ -101,9 +101,9 @@ func (p *Pool[J]) Release() {
 	p.mu.Unlock()
 }
 
-// EndTurn releases the jobs; from now on Add releases them at once. If idle says
-// that the dispatcher has nothing else to do, and there is a single job, EndTurn
-// runs the job instead of waking a worker.
+// EndTurn releases the jobs. From now on Add releases jobs immediately. idle means that
+// the dispatcher has nothing else to do; if there is a single job then, EndTurn runs the
+// job instead of waking a worker.
 func (p *Pool[J]) EndTurn(idle bool) {
 	p.inTurn.Store(false)
 	if !p.fresh.Load() {
