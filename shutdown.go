@@ -37,7 +37,7 @@ const firstReport = 5 * time.Second
 // the functions of [Loop.OnShutdown]. Connections, timers, requests, tasks and holds
 // continue until they end by themselves; then Run returns nil. Until then signal handlers
 // are still called, but they no longer keep the loop alive. Shutdown logs the handles that
-// the loop waits for after 5 s, and again after further 10 s, 20 s, 40 s and so on.
+// the loop waits for after 5 s, and again after another 10 s, 20 s, 40 s and so on.
 //
 // When the grace period is over, the loop ends by force, as with [Loop.Stop]. The handles
 // that kept the loop alive are logged, and Run returns an error that matches [ErrForced] and

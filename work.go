@@ -76,7 +76,7 @@ func (j *jobOf[T]) run() {
 		j.canceled(context.Cause(j.ctx))
 		return
 	case !j.state.CompareAndSwap(jobQueued, jobRunning):
-		return // the loop has ended in between, and so has the future
+		return // the loop has just ended, and with it the future
 	}
 	var v T
 	err := errGoexit // unless f returns
