@@ -22,40 +22,40 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// ServeHTTP answers the request by h, a handler of package net/http: an http.ServeMux,
-// an http.FileServer, httputil.ReverseProxy, pprof, promhttp. h runs on a goroutine of
-// its own, beside the loop, and may block. ServeHTTP does not wait for it.
+// ServeHTTP responds to the request with h, a handler for net/http: an http.ServeMux, an
+// http.FileServer, httputil.ReverseProxy, pprof, promhttp. h runs on its own goroutine,
+// not on the loop, and may block. ServeHTTP does not wait for it.
 //
 // The contract of h is that of net/http in every detail, because net/http itself makes
-// the response: each request is given to an http.Server that serves only this one. The
-// http.ResponseWriter can flush, set deadlines and hijack the connection. Writing waits
-// while more than HTTPServerConfig.HighWater bytes are pending. The request has all
-// fields that net/http sets. Its body is [HTTPRequest.Body], or is read while it arrives
-// if it is longer than HTTPServerConfig.MaxInlineBody. Its context ends when h returns,
-// when the client disconnects, and when the loop ends.
+// the response: each request gets an http.Server that serves only this request. The
+// http.ResponseWriter can flush, set deadlines and hijack the connection. Write waits
+// while more than HTTPServerConfig.HighWater bytes are pending. The http.Request has all
+// fields that net/http sets. Its body is [HTTPRequest.Body] or, if it is longer than
+// HTTPServerConfig.MaxInlineBody, is read while it arrives. Its context ends when h
+// returns, when the client disconnects, and when the loop ends.
 //
-// As in net/http, h runs at once, and no number of handlers that wait delays another.
-// The bound is that of connections, HTTPServerConfig.MaxConns, because the requests of a
-// connection come one after the other. Neither Config.MaxWork nor
-// HTTPServerConfig.ResponseTimeout counts; http.TimeoutHandler bounds the time of h.
+// As in net/http, h runs at once, and waiting handlers never delay another handler. Only
+// HTTPServerConfig.MaxConns limits their number, because the requests of a connection
+// arrive one at a time. Config.MaxWork and HTTPServerConfig.ResponseTimeout do not apply;
+// use http.TimeoutHandler to limit the time of h.
 //
-// A panic of h ends the connection, as in net/http, and is an event of the request: an
-// [*OpError] goes to HTTPServerConfig.OnEvent, or else to Config.EventHandler, and
-// otherwise to the log, whether CatchPanics is set or not. A panic with
-// http.ErrAbortHandler is no event. At the end of the loop, Run waits for h for
+// A panic in h ends the connection, as in net/http, and is reported as an event of the
+// request: an [*OpError] goes to HTTPServerConfig.OnEvent, or else to
+// Config.EventHandler, and otherwise to the log, with or without CatchPanics. A panic
+// with http.ErrAbortHandler is not reported. At the end of the loop, Run waits for h for
 // Config.WorkGrace, and then names the request in its error; see [ErrWorkLeft].
 //
-// Mounted in a server of net/http ([HTTPHandler]), that server calls h, with its own
-// http.ResponseWriter and on its own goroutine, for which Run does not wait. Mounted in
-// a server of fasthttp ([FastHTTPHandler]), h cannot hijack the connection, and
-// informational responses are dropped.
+// In a net/http server ([HTTPHandler]), that server calls h with its own
+// http.ResponseWriter and on its own goroutine, for which Run does not wait. In a
+// fasthttp server ([FastHTTPHandler]), h cannot hijack the connection, and informational
+// responses are dropped.
 //
-// A connection that h hijacks belongs to h, also beyond the end of the loop. Until it is
-// closed it counts for HTTPServerConfig.MaxConns and MaxConnsPerIP.
+// A connection that h hijacks belongs to h, even after the end of the loop. Until it is
+// closed, it counts for HTTPServerConfig.MaxConns and MaxConnsPerIP.
 //
-// ServeHTTP is a response: after it, Respond and the like return [ErrHTTPResponded]. It
-// returns what they would return, and an error if OnBody has taken a body that is a
-// stream. ServeHTTP panics if h is nil.
+// ServeHTTP counts as the response: afterwards, Respond and its variants return
+// [ErrHTTPResponded]. ServeHTTP returns the same errors as they do, and an error if
+// OnBody was called for a streamed body. ServeHTTP panics if h is nil.
 func (r *HTTPRequest) ServeHTTP(h http.Handler) error {
 	if h == nil {
 		panic("eventloop: ServeHTTP needs a handler")
@@ -68,8 +68,8 @@ func (r *HTTPRequest) ServeHTTP(h http.Handler) error {
 	if err := r.begin(); err != nil {
 		return err
 	}
-	// The request has its place among the handles, and its name in an ordered loop, before
-	// the goroutine of the handler exists.
+	// Register the request before the handler's goroutine starts, so that it has its place
+	// among the handles, and its name in an ordered loop.
 	if !r.delayed {
 		if r.delay(); r.over() {
 			return ErrLoopClosed
@@ -86,30 +86,30 @@ func (r *HTTPRequest) ServeHTTP(h http.Handler) error {
 	return nil
 }
 
-// A servedResponse is a response that a handler of package net/http makes. The handler
-// is called by an http.Server, of which a servedResponse is the only connection: Read
-// gives the request as the client sent it, and what is written is the response.
+// A servedResponse is a response that an http.Handler makes. An http.Server calls the
+// handler. The servedResponse is the only connection of that server: Read returns the
+// request as the client sent it, and Write gets the response.
 type servedResponse struct {
 	r      *HTTPRequest
 	h      http.Handler
 	local  net.Addr
 	server http.Server
-	over   chan struct{} // closed when the server has nothing more to do
-	once   sync.Once     // closes it
+	over   chan struct{} // closed when the http.Server is done
+	once   sync.Once     // closes over
 
-	turn sync.Cond // something has changed; its lock, that of r, guards the following
+	turn sync.Cond // wakes Read, Write and conn; its lock, that of r, guards the fields below
 
-	in       []byte // of the request, to be read next
-	buf      []byte // what a piece of a streamed body is copied to
-	bodyRead bool   // all of the body has been in in
-	inChunk  bool   // the line end of the last chunk in in is not there yet
-	bare     bool   // the body alone is read, without the head and frames
-	counted  bool   // by its status
-	aborted  bool   // the handler has panicked
+	in       []byte // bytes of the request that Read returns next
+	buf      []byte // the buffer of in, for a streamed body
+	bodyRead bool   // the whole body was put into in
+	inChunk  bool   // in lacks the line end of its last chunk
+	bare     bool   // Read returns only the body, without head and framing
+	counted  bool   // the response was counted by its status
+	aborted  bool   // the handler panicked
 	read     lateness
 	write    lateness
 	hijacked bool
-	nc       net.Conn // the connection that was hijacked, when it is there
+	nc       net.Conn // the hijacked connection; nil until adopt
 }
 
 // start serves the request on another goroutine. The caller holds r.mu.
@@ -125,7 +125,7 @@ func (s *servedResponse) run() {
 	ctx := context.WithValue(r.Context(), http.ServerContextKey, &s.server)
 	s.server.Handler = http.HandlerFunc(s.call)
 	s.server.Protocols = onlyHTTP1
-	s.server.MaxHeaderBytes = 1 << 30 // the bound was that of our server
+	s.server.MaxHeaderBytes = 1 << 30 // our server has applied its own limit
 	s.server.ErrorLog = log.New((*logWriter)(r.loop), "", 0)
 	s.server.ConnContext = func(context.Context, net.Conn) context.Context { return ctx }
 	s.server.ConnState = s.connState
@@ -146,7 +146,8 @@ var onlyHTTP1 = func() *http.Protocols {
 	return p
 }()
 
-// call calls the handler. If that panics, net/http is told, but need not log it.
+// call calls the handler. If the handler panics, call panics with http.ErrAbortHandler, so
+// that net/http ends the response but does not log the panic.
 func (s *servedResponse) call(w http.ResponseWriter, req *http.Request) {
 	defer s.r.loop.worksFor(&s.r.x.pending)()
 	returned := false
@@ -155,7 +156,7 @@ func (s *servedResponse) call(w http.ResponseWriter, req *http.Request) {
 		if !returned {
 			s.abort(v)
 		}
-		if s.isHijacked() { // of which the server does not tell
+		if s.isHijacked() { // then the http.Server does not report the end
 			s.finished()
 		}
 		if v != nil {
@@ -169,7 +170,7 @@ func (s *servedResponse) call(w http.ResponseWriter, req *http.Request) {
 	returned = true
 }
 
-// abort is called when the handler has panicked with v, or called Goexit.
+// abort is called after the handler has panicked with v, or called Goexit.
 func (s *servedResponse) abort(v any) {
 	r := s.r
 	r.mu.Lock()
@@ -193,7 +194,7 @@ func (s *servedResponse) isHijacked() bool {
 
 func (s *servedResponse) connState(_ net.Conn, state http.ConnState) {
 	switch state {
-	case http.StateIdle: // the server would take another request
+	case http.StateIdle: // the http.Server waits for another request
 		s.end(true)
 	case http.StateHijacked:
 		s.hijack()
@@ -205,7 +206,7 @@ func (s *servedResponse) connState(_ net.Conn, state http.ConnState) {
 // finished is called when the handler has returned and the response is written.
 func (s *servedResponse) finished() { s.once.Do(func() { close(s.over) }) }
 
-// end completes the response. keep says that the connection may be kept.
+// end completes the response. If keep is set, the connection may be kept.
 func (s *servedResponse) end(keep bool) {
 	r := s.r
 	r.mu.Lock()
@@ -220,7 +221,7 @@ func (s *servedResponse) end(keep bool) {
 	s.turn.Broadcast()
 }
 
-// hijack makes the connection that of the handler.
+// hijack ends the response so that the connection can be passed to the handler.
 func (s *servedResponse) hijack() {
 	r := s.r
 	r.mu.Lock()
@@ -233,8 +234,8 @@ func (s *servedResponse) hijack() {
 	}
 }
 
-// adopt is called with the connection that was hijacked, or with nil if it is closed. The
-// caller holds r.mu.
+// adopt sets the hijacked connection. nc is nil if the connection is closed. The caller
+// holds r.mu.
 func (s *servedResponse) adopt(nc net.Conn) {
 	if nc == nil {
 		nc, _ = net.Pipe()
@@ -244,7 +245,7 @@ func (s *servedResponse) adopt(nc net.Conn) {
 	s.turn.Broadcast()
 }
 
-// Read gives the request, and then waits for the client to leave.
+// Read returns the request, and then waits for the client to disconnect.
 func (s *servedResponse) Read(p []byte) (int, error) {
 	r := s.r
 	r.mu.Lock()
@@ -270,8 +271,8 @@ func (s *servedResponse) Read(p []byte) (int, error) {
 	}
 }
 
-// fill moves more of the body to s.in, framed as the head says, and reports whether
-// there was more to do. The caller holds r.mu.
+// fill puts more of the body into s.in, framed as the head announces. It reports whether
+// it did. The caller holds r.mu.
 func (s *servedResponse) fill() (more bool, err error) {
 	r := s.r
 	st := r.stream
@@ -282,8 +283,8 @@ func (s *servedResponse) fill() (more bool, err error) {
 	case !st.reads():
 		s.bodyRead, piece = true, r.body
 	case st.held:
-		// The next piece is not read until it is wanted, so that ReadTimeout bounds only
-		// waits of the handler.
+		// Do not read the next piece before the handler wants it, so that ReadTimeout limits
+		// only the time that the handler waits.
 		piece, st.held, st.paused = st.piece, false, true
 		r.via.wake()
 	case st.err != nil:
@@ -305,11 +306,11 @@ func (s *servedResponse) fill() (more bool, err error) {
 	return true, nil
 }
 
-// isFramed reports whether the body is in chunks when it is read.
+// isFramed reports whether Read returns the body in chunks.
 func (s *servedResponse) isFramed() bool { return s.r.head.Chunked && !s.bare }
 
-// appendPiece appends a piece of the body to b. The line end after a chunk waits for
-// what follows: if the connection is hijacked, that may be the rest of the client's chunk.
+// appendPiece appends a piece of the body to b. It leaves the line end of the chunk to the
+// next call: if the connection is hijacked, the rest of the client's chunk may follow.
 func (s *servedResponse) appendPiece(b, piece []byte) []byte {
 	if s.isFramed() && len(piece) > 0 {
 		b = appendChunkSize(s.endChunk(b), int64(len(piece)))
@@ -330,8 +331,8 @@ func (s *servedResponse) endChunk(b []byte) []byte {
 	return b
 }
 
-// takeUnread returns what of the request was taken from the connection and not read by
-// the handler. What follows on the connection continues it.
+// takeUnread returns the part of the request that was read from the connection and that
+// the handler has not read. The next bytes of the connection continue it.
 func (s *servedResponse) takeUnread(c *httpConn) []byte {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -367,13 +368,13 @@ func (s *servedResponse) takeUnread(c *httpConn) []byte {
 	return unread
 }
 
-// Write queues a part of the response, and waits while too much is pending.
+// Write queues a part of the response, and waits while too much output is pending.
 func (s *servedResponse) Write(p []byte) (n int, err error) {
 	r := s.r
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.stream.reads() && bytes.Equal(p, continueHead) {
-		return len(p), nil // the body is here already
+		return len(p), nil // the body has been read already
 	}
 	s.count(p)
 	for most := s.mostPending(); ; {
@@ -399,7 +400,7 @@ func (s *servedResponse) Write(p []byte) (n int, err error) {
 	}
 }
 
-// count counts the response by its status, with which the head begins.
+// count counts the response by its status. p is the beginning of the head.
 func (s *servedResponse) count(p []byte) {
 	if s.counted || len(p) < len("HTTP/1.1 200") {
 		return
@@ -458,7 +459,7 @@ func (s *servedResponse) setDeadline(d *lateness, t time.Time) error {
 	return nil
 }
 
-// A lateness is a deadline of one direction.
+// A lateness is the deadline for one direction.
 type lateness struct {
 	timer *time.Timer
 	late  bool
@@ -471,11 +472,11 @@ func (d *lateness) stop() {
 	}
 }
 
-// A servedConn is the connection that an http.Server sees: a servedResponse, and once it
-// was hijacked the connection itself.
+// A servedConn is the net.Conn of the http.Server: the servedResponse, and after a hijack
+// the connection itself.
 type servedConn struct{ s *servedResponse }
 
-// conn returns what is behind c. A connection that was hijacked may be on its way.
+// conn returns the net.Conn behind c. After a hijack it waits for adopt.
 func (c servedConn) conn() net.Conn {
 	s := c.s
 	s.r.mu.Lock()
@@ -498,7 +499,7 @@ func (c servedConn) SetDeadline(t time.Time) error      { return c.conn().SetDea
 func (c servedConn) SetReadDeadline(t time.Time) error  { return c.conn().SetReadDeadline(t) }
 func (c servedConn) SetWriteDeadline(t time.Time) error { return c.conn().SetWriteDeadline(t) }
 
-// CloseWrite keeps the half-close of the connection within reach.
+// CloseWrite half-closes the connection if it can.
 func (c servedConn) CloseWrite() error {
 	if cw, ok := c.conn().(closeWriter); ok {
 		return cw.CloseWrite()
@@ -506,7 +507,7 @@ func (c servedConn) CloseWrite() error {
 	return errUnsupported
 }
 
-// A servedTLS tells net/http the state of TLS.
+// A servedTLS is a servedConn with the TLS state, for net/http.
 type servedTLS struct {
 	servedConn
 	state *tls.ConnectionState
@@ -527,7 +528,7 @@ func (ln *oneListener) Accept() (nc net.Conn, err error) {
 func (ln *oneListener) Close() error   { return nil }
 func (ln *oneListener) Addr() net.Addr { return noAddr{} }
 
-// A hijackedConn frees its place in the server when it is closed.
+// A hijackedConn counts for the limits of the server until it is closed.
 type hijackedConn struct {
 	prefixConn
 	once sync.Once
@@ -553,8 +554,7 @@ func (w lentWriter) SetWriteDeadline(t time.Time) error    { return w.rc.SetWrit
 func (w lentWriter) WriteString(s string) (int, error)     { return io.WriteString(w.ResponseWriter, s) }
 func (w lentWriter) ReadFrom(src io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, src) }
 
-// serveNet calls the handler with the http.ResponseWriter of the server in which the
-// request was mounted.
+// serveNet calls the handler with the http.ResponseWriter of the foreign net/http server.
 func (s *servedResponse) serveNet(w http.ResponseWriter, req *http.Request) {
 	r := s.r
 	ctx := r.Context()
@@ -569,8 +569,8 @@ func (s *servedResponse) serveNet(w http.ResponseWriter, req *http.Request) {
 	s.h.ServeHTTP(w, req)
 }
 
-// A mountedBody is the body of a request to a server of net/http, which has been read
-// already, or is read for the request.
+// A mountedBody is the body of a request from a foreign net/http server, in place of the
+// body of that server, which is read by the guest.
 type mountedBody struct {
 	s      *servedResponse
 	closed atomic.Bool
@@ -588,7 +588,7 @@ func (b *mountedBody) Close() error {
 	return nil
 }
 
-// serveFast gives the response to a server of fasthttp.
+// serveFast passes the handler's response to the fasthttp server of ctx.
 func (r *HTTPRequest) serveFast(ctx *fasthttp.RequestCtx) {
 	out := &guestReader{r}
 	resp, err := readFinal(bufio.NewReader(out), r.Method())
@@ -630,7 +630,7 @@ func (r *HTTPRequest) serveFast(ctx *fasthttp.RequestCtx) {
 	}
 }
 
-// readFinal reads the final response.
+// readFinal reads the final response, and skips informational ones.
 func readFinal(br *bufio.Reader, method string) (*http.Response, error) {
 	for {
 		resp, err := http.ReadResponse(br, &http.Request{Method: method})
@@ -640,7 +640,7 @@ func readFinal(br *bufio.Reader, method string) (*http.Response, error) {
 	}
 }
 
-// A fastBodyOut is the body of a response, that gives fasthttp the trailers at its end.
+// A fastBodyOut is the body of a response. At its end it passes the trailers to fasthttp.
 type fastBodyOut struct {
 	resp  *http.Response
 	out   *guestReader
@@ -660,8 +660,8 @@ func (b *fastBodyOut) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close waits for the handler if it has written the whole body. Otherwise fasthttp could
-// not send it.
+// Close waits for the end of the handler's output if the whole body was read. If not,
+// fasthttp could not send it.
 func (b *fastBodyOut) Close() error {
 	if b.whole {
 		io.Copy(io.Discard, b.out)
@@ -669,7 +669,7 @@ func (b *fastBodyOut) Close() error {
 	return b.out.Close()
 }
 
-// A logWriter logs what net/http has to say, such as a superfluous WriteHeader.
+// A logWriter logs the messages of net/http, for example about a superfluous WriteHeader.
 type logWriter Loop
 
 func (w *logWriter) Write(p []byte) (int, error) {

@@ -19,13 +19,13 @@ import (
 // runs f as a task for each request. The context of the task is that of the request,
 // which ends with the task rather than with the response.
 //
-// When f returns, the response is over. Without a response the client gets a 500; a
-// stream that is still open is closed if f returned nil, and cut otherwise, so that
-// the client notices. That f returned an error, gave no response, or panicked (with
-// Config.CatchPanics) goes to HTTPServerConfig.OnEvent, as an [*OpError] with the
-// request; without OnEvent to Config.EventHandler, and otherwise to the log. An error
-// after the client has left is not reported if it tells of that: it is information
-// (see [IsInfo]), net.ErrClosed, or the end of the context.
+// When f returns, the response ends. If there is no response, the client gets a 500. A
+// stream that is still open is closed if f returned nil. Otherwise it is aborted, so that
+// the client notices. If f returns an error, does not respond, or panics (with
+// Config.CatchPanics), HTTPServerConfig.OnEvent gets an [*OpError] with the request;
+// without OnEvent it goes to Config.EventHandler, and otherwise to the log. After the
+// client has disconnected, an error that only says so is not reported: information (see
+// [IsInfo]), net.ErrClosed, or the end of the context.
 //
 // TaskHandler panics if f is nil.
 func TaskHandler(f func(t *Task, r *HTTPRequest) error) func(r *HTTPRequest) {
@@ -58,7 +58,7 @@ func (r *HTTPRequest) taskEnded(err error) {
 		w.Abort()
 	}
 	switch {
-	case err == nil, r.tellsOfLeaving(err):
+	case err == nil, r.isDisconnect(err):
 	case isPanic(err):
 		r.event(err)
 	default:
@@ -66,14 +66,14 @@ func (r *HTTPRequest) taskEnded(err error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !served { // whose context ends with its handler
+	if !served { // with ServeHTTP, the context ends with the handler
 		r.x.ctxLasts = false
 		r.x.cancel(nil)
 	}
 }
 
-// tellsOfLeaving reports whether err is how a task hears that its client has left.
-func (r *HTTPRequest) tellsOfLeaving(err error) bool {
+// isDisconnect reports whether the client has disconnected and err only says so.
+func (r *HTTPRequest) isDisconnect(err error) bool {
 	r.mu.Lock()
 	left, cause := r.x.abort != nil, context.Cause(r.x.ctx)
 	r.mu.Unlock()
@@ -83,7 +83,7 @@ func (r *HTTPRequest) tellsOfLeaving(err error) bool {
 
 var errNoResponse = errors.New("the task ended without a response")
 
-// respondError answers with the text of status.
+// respondError responds with status and its text.
 func (r *HTTPRequest) respondError(status int) error {
 	return r.RespondText(status, fasthttp.StatusMessage(status)+"\n")
 }
@@ -93,9 +93,9 @@ func (r *HTTPRequest) RespondText(status int, text string) error {
 	return r.Respond(status, textPlain, []byte(text))
 }
 
-// RespondJSON is [HTTPRequest.Respond] with v as application/json. If v cannot be
-// encoded it returns the error of package encoding/json, and the request can still be
-// answered.
+// RespondJSON is [HTTPRequest.Respond] with v as application/json. If v cannot be encoded,
+// it returns the error of package encoding/json, and the request can still get a
+// response.
 func (r *HTTPRequest) RespondJSON(status int, v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
@@ -109,35 +109,35 @@ var (
 	applicationJSON = HTTPHeaders{{"Content-Type", "application/json"}}
 )
 
-// QueryValues returns the values that the query of the target has, decoded. What is
-// malformed is left out, as by [url.URL.Query].
+// QueryValues returns the decoded values of the target's query. Like [url.URL.Query], it
+// omits malformed pairs.
 func (r *HTTPRequest) QueryValues() url.Values {
 	values, _ := url.ParseQuery(r.Query())
 	return values
 }
 
-// FormValues returns the values of a form in the body, which must be of the type
-// application/x-www-form-urlencoded; otherwise, and if the body is a stream
-// ([HTTPRequest.HasBodyStream]), it returns an error. If parts of the form are
-// malformed, it returns the others together with an error.
-// [HTTPRequest.FastHTTP] has a parser for multipart/form-data.
+// FormValues returns the values of a form in the body. It returns an error if the body is
+// not of type application/x-www-form-urlencoded, or is a stream
+// ([HTTPRequest.HasBodyStream]). If parts of the form are malformed, it returns the other
+// parts together with an error. [HTTPRequest.FastHTTP] has a parser for
+// multipart/form-data.
 func (r *HTTPRequest) FormValues() (url.Values, error) {
 	const form = "application/x-www-form-urlencoded"
 	switch media, _, err := mime.ParseMediaType(r.Header("Content-Type")); {
 	case err != nil || media != form:
-		return nil, fmt.Errorf("eventloop: the body is not of type %s but %q", form, r.Header("Content-Type"))
+		return nil, fmt.Errorf("eventloop: the body must be of type %s, not %q", form, r.Header("Content-Type"))
 	case r.HasBodyStream():
 		return nil, errors.New("eventloop: the body of the form is a stream")
 	}
 	return url.ParseQuery(string(r.Body()))
 }
 
-// Cookies returns the cookies of the request, in order. What is malformed is left out, as
-// by [http.Request.Cookies].
+// Cookies returns the cookies of the request, in order. Like [http.Request.Cookies], it
+// omits malformed ones.
 func (r *HTTPRequest) Cookies() []*http.Cookie { return r.parsed("Cookie").Cookies() }
 
-// Cookie returns the value of the first cookie with that name, and whether there is one.
-// Quotation marks around the value are left out.
+// Cookie returns the value of the first cookie with that name, without surrounding
+// quotation marks, and whether there is one.
 func (r *HTTPRequest) Cookie(name string) (value string, ok bool) {
 	c, err := r.parsed("Cookie").Cookie(name)
 	if err != nil {
@@ -146,13 +146,13 @@ func (r *HTTPRequest) Cookie(name string) (value string, ok bool) {
 	return c.Value, true
 }
 
-// BasicAuth returns the name and the password of the Authorization field, and whether
-// they are there (RFC 7617). Passwords are compared by [crypto/subtle.ConstantTimeCompare].
+// BasicAuth returns the username and password of the Authorization field, and whether the
+// field has them (RFC 7617). Compare passwords with [crypto/subtle.ConstantTimeCompare].
 func (r *HTTPRequest) BasicAuth() (username, password string, ok bool) {
 	return r.parsed("Authorization").BasicAuth()
 }
 
-// parsed returns a request of net/http that has the fields with one name.
+// parsed returns an http.Request that has only the fields with that name.
 func (r *HTTPRequest) parsed(name string) *http.Request {
 	var values []string
 	for _, f := range r.Headers() {
@@ -163,13 +163,13 @@ func (r *HTTPRequest) parsed(name string) *http.Request {
 	return &http.Request{Header: http.Header{name: values}}
 }
 
-// HTTP returns the http.Request that a server of net/http gave to [HTTPHandler], or
-// nil if the request came otherwise. Its body has been read already: see
-// [HTTPRequest.Body] and [HTTPRequest.OnBody]. It must not be modified.
+// HTTP returns the http.Request that a net/http server passed to [HTTPHandler], or nil if
+// the request is from another server. It must not be modified. Do not read its body; use
+// [HTTPRequest.Body] or [HTTPRequest.OnBody].
 func (r *HTTPRequest) HTTP() *http.Request { return r.via.httpRequest() }
 
-// PathValue returns what the http.ServeMux around [HTTPHandler] matched for the
-// wildcard name of its pattern, or "" if there is no such wildcard or no such mux.
+// PathValue returns the value that the http.ServeMux around [HTTPHandler] matched for the
+// wildcard name of its pattern. It returns "" if there is no such wildcard or mux.
 func (r *HTTPRequest) PathValue(name string) string {
 	if req := r.HTTP(); req != nil {
 		return req.PathValue(name)
