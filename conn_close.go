@@ -41,7 +41,7 @@ func (c *Conn) Close() error {
 
 // Abort closes the connection immediately and discards the unsent output. The peer sees
 // a reset if the network supports resets. Abort also ends a Close that is in progress.
-// Otherwise, on a closed connection, it returns net.ErrClosed.
+// After Abort, and once the connection is closed, it returns net.ErrClosed.
 func (c *Conn) Abort() error {
 	c.core.Lock()
 	if c.life != lifeClosed {

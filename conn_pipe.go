@@ -57,7 +57,7 @@ func (p *pipe) take() error {
 	case src.life >= lifeClosing:
 		return net.ErrClosed
 	case x.sink != nil:
-		return errors.New("eventloop: the connection's data is taken already")
+		return errors.New("eventloop: a task or a pipe already reads the connection")
 	}
 	src.setSink(p)
 	return nil
@@ -73,7 +73,7 @@ func (p *pipe) start() {
 	x.onLow = append(x.onLow, p.low)
 	dst.core.Unlock()
 	if dst.Closed() || !dst.NeedDrain() {
-		p.room() // postLow may have run already, or may never run
+		p.room() // no notification will come
 	}
 	p.src.core.Lock()
 	ended := p.src.facts.has(factEnded)

@@ -73,7 +73,7 @@ func (c *Conn) mayUpgrade(conf *tls.Config) error {
 	case c.life == lifeConnecting:
 		return errNotUp
 	case has || c.core.Secured():
-		return errors.New("TLS was started already")
+		return errors.New("TLS was already started")
 	case c.reasons.why() != nil || c.core.WriteError() != nil:
 		return c.closedError()
 	case !c.core.HearsDeadlines():

@@ -109,7 +109,8 @@ type waiter struct {
 	d   *deadline // bounds the wait
 }
 
-// wake resumes the task immediately: its callers run no user code after it.
+// wake resumes the task immediately. The caller must be the only code in its turn, see
+// Task.wakeNow.
 func (w *waiter) wake() {
 	if t := w.t; t != nil {
 		w.t = nil
@@ -356,7 +357,7 @@ func (s *stream) wait(t *Task, w *waiter, d *deadline, op string) error {
 	return err
 }
 
-var errBusy = errors.New("another task is waiting to do that")
+var errBusy = errors.New("another task is already waiting in this operation")
 
 // Write queues p in pieces of at most HighWater bytes, and waits before each piece while
 // too many bytes are pending.

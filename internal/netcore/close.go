@@ -90,10 +90,11 @@ func (c *Conn) awaitsPeer() bool {
 
 // Finish ends the connection, on its goroutine. It sends the pending output and ends the
 // stream to the peer. It waits until the peer's kernel has acknowledged everything, as
-// long as there is progress as defined by SetStall, and then for Linger for the peer's own
-// end. Then it closes the descriptor. Meanwhile it reads and drops input, so that two
-// peers that both have much to send do not wait for each other. Cut ends all these waits.
-// over means that the peer's end, or an error, was already read.
+// long as there is progress within the time of SetStall, and then briefly for the peer's
+// own end, see Linger and SetPatience. Then it closes the descriptor. Meanwhile it reads
+// and drops input, so that two peers that both have much to send do not wait for each
+// other. Cut ends all these waits. over means that the peer's end, or an error, was already
+// read.
 //
 // Finish returns the number of bytes of output that are known to be lost. Bytes that Cut
 // leaves to the kernel do not count.
@@ -279,7 +280,7 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 		}
 		skipped := c.run.Load().skipped
 		over = c.pass(over, next)
-		if c.rc == nil && c.run.Load().broke != nil && left > 0 { // a failed socket no longer counts its output
+		if c.rc == nil && c.run.Load().broke != nil && left > 0 { // a failed socket forgets its output
 			c.Lock()
 			c.extra().cause = c.run.Load().broke
 			c.Unlock()

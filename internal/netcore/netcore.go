@@ -131,7 +131,7 @@ type Conn struct {
 	fd int32           // the descriptor, for writers, if no other code can close it; or -1
 
 	unasked atomic.Bool   // Unasked was called, and nothing was written since; set with the lock held
-	place   atomic.Uint32 // where the goroutine waits, see placeMask
+	place   atomic.Uint32 // where the goroutine waits, see placeRunning
 	woken   atomic.Bool   // Wake was called, and the goroutine has not noticed it yet
 
 	// The order of the fields below avoids padding: there are many idle connections.

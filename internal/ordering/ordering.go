@@ -17,7 +17,7 @@ type Gate interface {
 
 	// Choose returns the index of the candidate to run now. It returns -1 if another
 	// party goes first; the caller then starts again with Rest. Candidates are in the
-	// order of Since. The caller must not change the ready work before Choose returns.
+	// order of Since. The caller must not change them until Choose has returned.
 	Choose(candidates []Candidate) int
 
 	// Alike reports that two candidates with this name became ready at the same time.

@@ -13,8 +13,7 @@ import (
 // [net.DNSError] with IsNotFound; the former unwraps to ErrNoData.
 var ErrNoData = errors.New("name has no records of this type")
 
-// What is wrong with a name or the reply of a server. These become the text of a
-// net.DNSError.
+// Errors of names and of servers' replies. They become the text of a net.DNSError.
 var (
 	errNoSuchHost  = errors.New("no such host")
 	errNoSuitable  = errors.New("no suitable address found")
@@ -34,7 +33,7 @@ var (
 // value, so that it cannot be confused with a cause of the caller.
 var errClosed = fmt.Errorf("resolver is closed: %w", net.ErrClosed)
 
-// ctxError returns why ctx ended: errClosed, or the plain error of ctx. It never
+// ctxError returns the reason why ctx ended: errClosed, or the error of ctx. It never
 // returns the caller's own cause, because callers check for context.Canceled.
 func ctxError(ctx context.Context) error {
 	if context.Cause(ctx) == errClosed {
@@ -43,9 +42,8 @@ func ctxError(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// dnsError returns the error of a lookup of name. Its flags are those that package
-// net sets for the same causes, so that callers need not know which resolver they
-// use.
+// dnsError returns the error of a lookup of name. It sets the same flags as package net
+// for the same causes, so that callers need not know which resolver they use.
 func dnsError(err error, name, server string) *net.DNSError {
 	e := &net.DNSError{Err: err.Error(), Name: name, Server: server}
 	switch {

@@ -317,7 +317,8 @@ func streamRoundTrip(conn net.Conn, q question, query []byte) (*dns.Msg, int, er
 	return m, len(reply), nil
 }
 
-// noReply returns errNoReply if err says that the server closed the connection.
+// noReply returns errNoReply if err means that the server closed the connection, and err
+// otherwise.
 func noReply(err error) error {
 	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errNoReply
@@ -342,8 +343,8 @@ func (r *Resolver) dial(ctx context.Context, deadline time.Time, network, server
 	defer cancel()
 	conn, err := r.connect(try, network, server)
 	if err != nil && try.Err() != nil && ctx.Err() == nil {
-		// Only the attempt is over. This must not look like the end of the caller's
-		// context.
+		// Only this attempt has timed out. The error must not look like the end of the
+		// caller's context.
 		err = os.ErrDeadlineExceeded
 	}
 	return conn, err

@@ -44,7 +44,7 @@ type linkState uint8
 
 const (
 	linkDialing linkState = iota
-	linkOpen              // takes queries
+	linkOpen              // accepts queries
 	linkRetired           // accepts no new queries; closes when no query waits any more
 	linkOver
 )
@@ -91,10 +91,10 @@ type landing struct {
 	again bool // the server closed a stream that had worked: send the query again
 }
 
-// shared sends q over a link and returns the reply and its size. A server may close
-// the stream at any time (RFC 7766 section 6.2.4). Then shared sends the query
-// again over another stream, the last time over one of its own, because some
-// servers close the stream after each reply.
+// shared sends q over a link and returns the reply and its size. A server may close the
+// stream at any time (RFC 7766 section 6.2.4). Then shared sends the query again over
+// another stream. The last time this is a stream for the query alone, because some servers
+// close the stream after each reply.
 func (r *Resolver) shared(ctx context.Context, deadline time.Time, network string, srv *nameServer, q question, m *dns.Msg) (*dns.Msg, int, error) {
 	for resends := 0; ; resends++ {
 		l, f, err := r.join(network, srv, q, deadline, resends == maxResends)

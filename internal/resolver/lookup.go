@@ -25,7 +25,7 @@ func (r *Resolver) lookupHost(ctx context.Context, s *settings, network string, 
 		addrs, err := r.lookupName(ctx, s, network, fqdn, &life, c)
 		if len(addrs) > 0 {
 			set := &addrSet{addrs: addrs}
-			if len(addrs) > 1 { // here, so that the dispatcher need not
+			if len(addrs) > 1 { // sorted here, so that the dispatcher need not sort them
 				set.sort(time.Now())
 			}
 			return &answer{addrs: set, expires: life.expires(true)}
@@ -42,7 +42,7 @@ func (r *Resolver) lookupHost(ctx context.Context, s *settings, network string, 
 			final = err
 		}
 	}
-	// A name that exists under one suffix exists.
+	// If the name exists under one suffix, the result is not that it does not exist.
 	if noData != nil && final.IsNotFound {
 		final = noData
 	}
@@ -134,9 +134,9 @@ func (r *Resolver) awaitSecond(ctx context.Context, s *settings, first *answer, 
 	return late
 }
 
-// worse returns the error that says more about a name. That the name does not exist
-// is true for all types. That the name exists without records of one type says
-// nothing if the result for the other type is unknown.
+// worse returns the error with more information about a name. If a name does not exist,
+// it has no records of any type. If it has no records of one type, nothing follows for the
+// other type, whose result is unknown.
 func worse(a, b *net.DNSError) *net.DNSError {
 	rank := func(e *net.DNSError) int {
 		switch {

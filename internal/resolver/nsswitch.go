@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// order says where host names are looked up, and in which order.
+// order defines where host names are looked up, and in which order.
 type order uint8
 
 const (

@@ -52,7 +52,7 @@ const (
 	resolutionDelay = 50 * time.Millisecond
 )
 
-// Config says how names are resolved. The zero Config uses the files of the system.
+// Config configures how names are resolved. The zero Config uses the files of the system.
 // Each field that is set replaces the corresponding setting of the files.
 type Config struct {
 	// Servers are the name servers to query, in order: IP addresses with or without
@@ -61,8 +61,8 @@ type Config struct {
 	// Search is the list of suffixes for incomplete names. Nil means that of the
 	// system; an empty list that is not nil means none.
 	Search []string
-	// Ndots is the number of dots from which a name is first tried as it is.
-	// Negative means none.
+	// Ndots is the minimum number of dots in a name that is first tried as an absolute
+	// name. Negative means none.
 	Ndots int
 	// Attempts is how often each server is queried. Timeout bounds each attempt.
 	Attempts int
@@ -103,8 +103,8 @@ type Config struct {
 	// is nil, the functions are called directly.
 	Guard func(f func() error) error
 
-	// Logger receives the mistakes in the configuration files, once per version of
-	// a file. If nil, they are not logged.
+	// Logger receives the errors found in the configuration files, once per version of a
+	// file. If nil, they are not logged.
 	Logger *slog.Logger
 }
 
@@ -134,8 +134,8 @@ type Resolver struct {
 	open                            atomic.Int64
 }
 
-// New returns a resolver. It does not read files or send queries yet. An error says
-// what is wrong with cfg.
+// New returns a resolver. It does not read files or send queries yet. It returns an error
+// if cfg is invalid.
 func New(cfg Config) (*Resolver, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -421,7 +421,7 @@ func (r *Resolver) ready(ctx context.Context, host string) error {
 	return nil
 }
 
-// localResult is the result of a lookup as far as it is known without a query.
+// localResult is the part of a lookup's result that is known without a query.
 type localResult struct {
 	addrs []netip.Addr
 	err   error
@@ -431,8 +431,8 @@ type localResult struct {
 	key     key
 }
 
-// local decides as much as possible without a server. If quick is set, it makes no
-// system calls, and may leave the result open for that reason.
+// local resolves as much as possible without a server. If quick is set, it makes no system
+// calls, and may therefore leave the result open.
 func (r *Resolver) local(s *settings, network, host string, quick bool) localResult {
 	kind, ok := kindOf(network)
 	if !ok {
@@ -444,8 +444,8 @@ func (r *Resolver) local(s *settings, network, host string, quick bool) localRes
 		}
 		return localResult{addrs: []netip.Addr{a}}
 	}
-	// A localhost in the file takes precedence over the rule, whatever the order
-	// says: no server is queried for it.
+	// A localhost entry in the file takes precedence over the rule, whatever the order
+	// is: no server is queried for it.
 	if s.order.filesFirst() || s.order.hasFiles() && isLocalhost(host) {
 		addrs, found, done := s.hosts.lookup(network, host, quick)
 		if !done {

@@ -13,14 +13,14 @@ const (
 	firstProbe = time.Second
 	maxProbe   = time.Minute
 
-	// ednsPause is how long queries to a server that seems to lose or refuse EDNS
-	// have none. After that, the network may have changed or recovered.
+	// ednsPause is how long queries to a server that seems to lose or refuse EDNS are
+	// sent without EDNS. After that, the network may have changed or recovered.
 	ednsPause = 10 * time.Minute
 
-	// maxEDNSLosses is how many consecutive questions a server that supports EDNS
-	// must answer only without EDNS. A single one can be a coincidence: the first
-	// query started a recursive lookup that had finished when the second query
-	// arrived.
+	// maxEDNSLosses is the number of consecutive questions that a server with EDNS
+	// support must answer only without EDNS before queries to it have none. A single one
+	// can be a coincidence: the first query started a recursive lookup that had finished
+	// when the second query arrived.
 	maxEDNSLosses = 3
 )
 
@@ -40,7 +40,7 @@ func newNameServer(addr string) *nameServer {
 	return &nameServer{addr: addr, links: make(map[string][]*link)}
 }
 
-// health says whether a server is considered alive.
+// health records whether a server is considered alive.
 //
 //	alive -- a query brought no reply --> dead -- any reply --> alive
 //
@@ -90,13 +90,13 @@ func backoff(d, limit time.Duration, n int) time.Duration {
 	return min(d, limit)
 }
 
-// ednsState says whether queries to a server have an OPT record (RFC 6891). In the
-// zero state that is unknown, and they have one.
+// ednsState records whether a server supports EDNS, and so whether queries to it have an
+// OPT record (RFC 6891). In the zero state this is unknown, and queries have one.
 type ednsState struct {
-	replied  time.Time // when the server last replied to a query with one
-	accepted time.Time // when it last replied to one with an answer, or an OPT record
+	replied  time.Time // the last reply to a query with an OPT record
+	accepted time.Time // the last such reply with an answer or an OPT record
 	sends    bool      // that reply had an OPT record
-	losses   int       // consecutive questions that it answered only without one
+	losses   int       // consecutive questions answered only without an OPT record
 	offUntil time.Time
 }
 
@@ -140,7 +140,7 @@ func (e *ednsState) mayRefuse(now time.Time, m *dns.Msg) bool {
 	return false
 }
 
-// isAnswer reports whether m says something about the name, even if only that it
+// isAnswer reports whether m contains information about the name, even if only that it
 // does not exist.
 func isAnswer(m *dns.Msg) bool {
 	return m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError

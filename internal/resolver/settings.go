@@ -18,14 +18,14 @@ const (
 	// checkInterval is the minimum time between two checks of the files.
 	checkInterval = 5 * time.Second
 
-	// The maximum that is read of a file. Hosts files that block advertisements
-	// have a few megabytes.
+	// The maximum size of a file. Hosts files that block advertisements have a few
+	// megabytes.
 	maxConfSize  = 1 << 20
 	maxHostsSize = 64 << 20
 )
 
-// settings is everything that a lookup needs to know. It is immutable; a lookup
-// uses the same settings from start to end.
+// settings is the configuration of a lookup. It is immutable; a lookup uses the same
+// settings from start to end.
 type settings struct {
 	resolvConf // its servers are not used: see below
 
