@@ -49,6 +49,10 @@ type call struct {
 	try      attempt                // that runs
 	unwait   func() bool            // of the last wait for a retry; or nil
 
+	// byHead is true if responses are judged when the head is there. Others are judged when
+	// the body is: that saves a turn of the loop and a context, 2.5 of 25 µs for a small GET.
+	byHead bool
+
 	// live is the context of the attempts. It ends with ctx, with the loop, when the call has
 	// its result, and to end an attempt; then the next one needs another.
 	live   context.Context
@@ -77,7 +81,7 @@ type sink interface {
 	data(res *Response, p []byte)
 }
 
-// A verdict is what a call does with a response. It is made when the head is there.
+// A verdict is what a call does with a response.
 type verdict struct {
 	action    action
 	next      *url.URL  // of a redirect
@@ -100,12 +104,22 @@ const (
 func (r *Request) begin(s sink) *call {
 	c := &call{Request: *r, sink: s}
 	c.headers = slices.Clone(r.headers) // Header changes them in place
-	c.live, c.cancel = context.WithCancelCause(c.ctx)
+	c.byHead = s != nil || c.digest || c.retry.Max > 0
+	c.renew()
 	if r.sent {
 		c.err = ErrSent
 	}
 	r.sent, r.body = true, nil // the body belongs to the call
 	return c
+}
+
+// renew makes the context of the next attempts.
+func (c *call) renew() {
+	if c.byHead {
+		c.live, c.cancel = context.WithCancelCause(c.ctx)
+	} else {
+		c.live, c.cancel = c.ctx, func(error) {} // the attempt is never ended early
+	}
 }
 
 // launch starts a call and returns the future of p, which done resolves.
@@ -257,7 +271,10 @@ func ofBody(name string) bool {
 func (c *call) send() {
 	c.attempts++
 	c.try = attempt{method: c.try.method}
-	opts := eventloop.HTTPOptions{Jar: c.client.opts.Jar, Decompress: c.decompress, OnResponse: c.onHead}
+	opts := eventloop.HTTPOptions{Jar: c.client.opts.Jar, Decompress: c.decompress}
+	if c.byHead {
+		opts.OnResponse = c.onHead
+	}
 	if c.atHome() {
 		opts.Host = c.host
 	}
@@ -334,15 +351,10 @@ func (c *call) addDigest(h *eventloop.HTTPHeaders) {
 	}
 }
 
-// onHead is called for the head of a response. The head decides what is done: the body of a
-// response that is not the result may be endless.
+// onHead is called for the head of a response if byHead. The head decides what is done: the
+// body of a response that is not the result may be endless.
 func (c *call) onHead(res *eventloop.HTTPResponse) {
-	res.Redirects = c.redirects
-	c.try.res = &Response{HTTPResponse: res, Attempts: c.attempts, charset: c.charset}
-	c.try.verdict = c.decide(c.try.res)
-	if err := c.client.logResponse(res); err != nil {
-		c.try.verdict = verdict{action: fail, err: err}
-	}
+	c.judge(res)
 	switch {
 	case c.delivers():
 		if c.sink != nil {
@@ -350,6 +362,16 @@ func (c *call) onHead(res *eventloop.HTTPResponse) {
 		}
 	case c.try.verdict.action != deliver:
 		c.hurry()
+	}
+}
+
+// judge sets the verdict of a response.
+func (c *call) judge(res *eventloop.HTTPResponse) {
+	res.Redirects = c.redirects
+	c.try.res = &Response{HTTPResponse: res, Attempts: c.attempts, charset: c.charset}
+	c.try.verdict = c.decide(c.try.res)
+	if err := c.client.logResponse(res); err != nil {
+		c.try.verdict = verdict{action: fail, err: err}
 	}
 }
 
@@ -394,7 +416,10 @@ func (c *call) onBody(res *eventloop.HTTPResponse, p []byte) {
 func (c *call) isError(res *Response) bool { return c.check && res.Status >= 400 }
 
 // onResult is called when an attempt is over.
-func (c *call) onResult(_ *eventloop.HTTPResponse, err error) {
+func (c *call) onResult(res *eventloop.HTTPResponse, err error) {
+	if !c.byHead && err == nil {
+		c.judge(res)
+	}
 	if c.try.patience != nil {
 		c.try.patience.Stop()
 	}
@@ -404,9 +429,13 @@ func (c *call) onResult(_ *eventloop.HTTPResponse, err error) {
 	}
 	if c.try.stopped {
 		err = nil // the rest of the body was not wanted
-		c.live, c.cancel = context.WithCancelCause(c.ctx)
+		c.renew()
 	}
-	res, v := c.try.res, c.try.verdict
+	c.settle(c.try.res, c.try.verdict, err)
+}
+
+// settle does what the verdict says. err is the error of a body that is not the result.
+func (c *call) settle(res *Response, v verdict, err error) {
 	if c.digest {
 		if info := res.Header("Authentication-Info"); info != "" && c.atHome() {
 			c.client.digests.next(c.key, info)

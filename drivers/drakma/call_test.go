@@ -68,7 +68,7 @@ func TestTheBodyOfAResponseThatIsNotTheResultIsNotNeeded(t *testing.T) {
 	}
 }
 
-func TestARedirectMayHaveABodyOverTheLimit(t *testing.T) {
+func TestARedirectThatIsJudgedByItsHeadMayHaveABodyOverTheLimit(t *testing.T) {
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/x" {
 			io.WriteString(w, "ok")
@@ -80,9 +80,14 @@ func TestARedirectMayHaveABodyOverTheLimit(t *testing.T) {
 	})
 	onLoop(t, func(ctx context.Context, l *eventloop.Loop) {
 		c := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{MaxBodyBytes: 1000})
-		New(l, Options{Client: c}).Get(ctx, s.URL).Text().Then(func(text string, err error) {
+		New(l, Options{Client: c, Retry: Retry{Max: 1}}).Get(ctx, s.URL).Text().Then(func(text string, err error) {
 			equal(t, "the text", text, "ok")
 			equal(t, "the error", err, nil)
+		})
+		New(l, Options{Client: c}).Get(ctx, s.URL).Text().Then(func(_ string, err error) {
+			if !errors.Is(err, eventloop.ErrHTTPTooLarge) {
+				t.Errorf("without retries: %v, want ErrHTTPTooLarge", err)
+			}
 		})
 	})
 }

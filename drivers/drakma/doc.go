@@ -38,9 +38,11 @@
 // kept connections, and cookies of the jar are stored after each. Only bodies that can be sent
 // again are: all but those of [Request.Body] and [Reader].
 //
-// The head of a response decides what is done with it. The body of one that is not the result
-// is read for a second, and up to 256 KB if its length is known, so that its connection can be
-// used again; then it is given up.
+// With a Retry, with digest authorization, and in Save and Stream, the head of a response
+// decides what is done with it. The body of one that is not the result is read for a second,
+// and up to 256 KB if its length is known, so that its connection can be used again; then it
+// is given up. Other requests read the body first: a redirect with a body over
+// [eventloop.HTTPClientConfig].MaxBodyBytes is an error then.
 //
 // Credentials, that is Authorization, Cookie and Proxy-Authorization fields, the field Host and
 // the answers to challenges, go to the scheme, host and port of the request's URL alone,
