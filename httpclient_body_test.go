@@ -637,6 +637,32 @@ func TestHTTPSThroughAProxy(t *testing.T) {
 	}
 }
 
+// A slowWriteConn is a connection whose Write returns long after the peer has what it wrote, as
+// on a machine that is busy.
+type slowWriteConn struct{ net.Conn }
+
+func (c slowWriteConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	time.Sleep(30 * time.Millisecond)
+	return n, err
+}
+
+func TestAProxyMayRespondBeforeTheWriteReturns(t *testing.T) {
+	server := newHTTPPeer(t, withTLS(httpServerTLS(), answerAll(httpOK)))
+	p, _ := newHTTPProxy(t, server.addr, "HTTP/1.1 200 Connection established\r\n\r\n")
+	cfg := eventloop.HTTPClientConfig{
+		TLS:   httpClientTLS(),
+		Proxy: func(*url.URL) (*url.URL, error) { return url.Parse("http://" + p.addr) },
+		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+			return slowWriteConn{c}, err
+		},
+	}
+	if res, err := doHTTP(t, cfg, "GET", "https://example.com", nil); err != nil || string(res.Body) != "ok" {
+		t.Errorf("%+v, %v", res, err)
+	}
+}
+
 func TestHTTPSProxyWithTLSItself(t *testing.T) {
 	server := newHTTPPeer(t, withTLS(httpServerTLS(), answerAll(httpOK)))
 	p := newHTTPPeer(t, withTLS(httpServerTLS(), func(c net.Conn) {

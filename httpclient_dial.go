@@ -170,13 +170,13 @@ func (c *httpCall) tunnel(ctx context.Context, conn *httpclient.Conn) error {
 	conn.Begin(time.Time{}, 0)
 	stop := context.AfterFunc(ctx, conn.Interrupt)
 	err := c.askTunnel(conn, c.route.proxy)
+	clean := conn.EndTunnel(err == nil)
 	if !stop() {
 		return contextError(ctx)
 	}
-	if !conn.End(err == nil) && err == nil {
+	if err == nil && !clean {
 		err = fmt.Errorf("%w: data before the tunnel", ErrHTTPMalformed)
 	}
-	conn.Tunneled()
 	return err
 }
 

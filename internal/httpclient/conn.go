@@ -174,9 +174,6 @@ func (c *Conn) Begin(deadline time.Time, silence time.Duration) (queued bool) {
 	return queued
 }
 
-// Tunneled says that what was a request so far was for the proxy.
-func (c *Conn) Tunneled() { c.uses = 0 }
-
 // bound sets the times of a request that begins now. The caller holds the lock.
 func (c *Conn) bound(deadline time.Time, silence time.Duration) {
 	c.state = connBusy
@@ -327,14 +324,24 @@ func (c *Conn) dropResponse() {
 // End ends the request. Unless more is false, it reports whether the connection can
 // carry another one: all of the request was written, nothing failed, and no input is
 // left.
-func (c *Conn) End(more bool) bool {
+func (c *Conn) End(more bool) bool { return c.end(more, settleTime) }
+
+// EndTunnel is End for a request to a proxy, after which the connection is a tunnel. The
+// proxy has responded to all that was written, so a writer that has not told yet only
+// waits for its turn on a processor, however long that takes. Interrupt ends the wait.
+func (c *Conn) EndTunnel(more bool) bool {
+	c.uses = 0 // what was a request so far was for the proxy
+	return c.end(more, time.Hour)
+}
+
+func (c *Conn) end(more bool, patience time.Duration) bool {
 	clean := more && len(c.window) == 0 && c.failed == nil && !c.core.Holds()
 	c.dropResponse()
 	c.release()
 	c.core.Lock()
 	defer c.core.Unlock()
 	if clean && !c.writing {
-		c.settle()
+		c.settle(patience)
 	}
 	clean = clean && !c.cut && !c.writing && c.werr == nil && c.core.Pending() == 0
 	c.stopped = true
@@ -360,7 +367,7 @@ func (c *Conn) Release() (nc net.Conn, rest []byte) {
 	c.release()
 	c.core.Lock()
 	if !c.writing {
-		c.settle()
+		c.settle(settleTime)
 	}
 	clean := !c.cut && !c.writing && c.werr == nil && c.core.Pending() == 0
 	c.stopped = true
@@ -383,9 +390,9 @@ const settleTime = time.Millisecond
 
 // settle waits until the writers have told what they wrote: the response may be
 // faster. The caller holds the lock.
-func (c *Conn) settle() {
+func (c *Conn) settle(patience time.Duration) {
 	c.settling = true
-	until := time.Now().Add(settleTime)
+	until := time.Now().Add(patience)
 	for c.core.Pending() > 0 && c.core.Writing() && !c.cut && c.werr == nil {
 		if now := time.Now(); c.core.Blocked() && !now.Before(until) {
 			break
