@@ -52,11 +52,12 @@ func New(l *eventloop.Loop, o *Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{l: l, o: o, parts: make(map[part]struct{})}
+	c.pipe = newPipe(l, o, nil) // loopEnded needs it, and may be called as soon as there is an owner
 	c.owner, err = eventloop.NewOwner(l, "redis", o.Addr, c.loopEnded)
 	if err != nil {
 		return nil, err
 	}
-	c.pipe = newPipe(l, o, c.owner)
+	c.pipe.owner = c.owner
 	c.pipe.events = pipeEvents{state: c.stateChanged, sendFailed: o.OnSendError}
 	c.Commands = Commands{p: c.pipe, c: c}
 	c.blocking.c = c

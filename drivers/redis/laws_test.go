@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -833,4 +834,32 @@ func TestD12TheClientWorksInABubbleOverNetPipe(t *testing.T) {
 			t.Errorf("Run returned %v after %v", err, took)
 		}
 	})
+}
+
+// A client that is made while the loop ends is refused, or ends with it.
+func TestD2AClientMayBeMadeWhileTheLoopEnds(t *testing.T) {
+	for range 60 {
+		l := eventloop.New(nil)
+		var makers sync.WaitGroup
+		for range 2 {
+			makers.Go(func() {
+				for {
+					c, err := redis.New(l, nil)
+					if err == eventloop.ErrLoopClosed {
+						return
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					c.Ping(background()).Ignore()
+				}
+			})
+		}
+		l.AfterFunc(100*time.Microsecond, l.Stop)
+		if err := l.Run(t.Context()); err != nil {
+			t.Error(err)
+		}
+		makers.Wait()
+	}
 }
