@@ -12,9 +12,9 @@ import (
 	"github.com/onloop/eventloop/internal/sockio"
 )
 
-// An httpUpload sends the body of a request on a goroutine of its own, while the
-// answer is waited for: a server may answer before it has read all, and then it
-// may read no more.
+// An httpUpload sends the body of a request on its own goroutine while the connection's
+// goroutine waits for the response. A server may respond before it has read the whole
+// body, and then read no more.
 type httpUpload struct {
 	call    *httpCall
 	conn    *httpclient.Conn
@@ -25,13 +25,13 @@ type httpUpload struct {
 	done    chan struct{}
 	length  int64
 	trailer httpclient.Trailer // of the body; or nil
-	wait    chan struct{}      // closed when the server wants the body; nil: at once
+	wait    chan struct{}      // closed when the server wants the body; nil: do not wait
 	once    sync.Once          // closes wait
 	over    chan struct{}      // closed when the exchange has ended
 }
 
-// expectTimeout is how long the body waits for "100 Continue". Servers that do not
-// know of it never send it.
+// expectTimeout is how long the body waits for "100 Continue". Servers that do not support
+// it never send it.
 const expectTimeout = time.Second
 
 func newHTTPUpload(c *httpCall, conn *httpclient.Conn) *httpUpload {
@@ -66,22 +66,23 @@ func (u *httpUpload) start() {
 	}
 }
 
-// end ends the upload: when it returns the body is not read any more.
+// end ends the upload. No Read of Body begins or runs after it, and no Read of BodyReader
+// begins.
 func (u *httpUpload) end() {
 	close(u.over)
 	u.body.end()
 	u.closeFetched()
 }
 
-// An uploadBody is a body that can be taken away from the goroutine that sends it,
-// which may be in the middle of a write.
+// An uploadBody is a body whose reads can be stopped while the goroutine that sends it may
+// be in the middle of a write.
 type uploadBody struct {
 	src     io.Reader
-	own     bool          // src is over Body, so that a read takes no time
+	own     bool          // src reads from Body, so a Read does not block
 	from    *uploadSource // nil if own
-	fetched *bodyCloser   // src is of GetBody; or nil
+	fetched *bodyCloser   // set if GetBody returned src
 
-	mu    sync.Mutex // held while own is read; guards ended, and from while the upload goes on
+	mu    sync.Mutex // held while own is read; guards ended, and from during the upload
 	ended bool
 }
 
@@ -100,23 +101,23 @@ func (b *uploadBody) Read(p []byte) (int, error) {
 	return b.src.Read(p)
 }
 
-// end waits for a read of Body, not for one of BodyReader, which is closed if it can
-// be.
+// end stops the reads. It waits for a read of Body, but not for a read of BodyReader, which
+// is interrupted by closing it, if it has a Close method.
 func (b *uploadBody) end() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.ended = true
 }
 
-// permit lets the body go that waits.
+// permit ends the wait for "100 Continue".
 func (u *httpUpload) permit() {
 	if u.wait != nil {
 		u.once.Do(func() { close(u.wait) })
 	}
 }
 
-// run is the goroutine. It ends when the body is sent, when the connection is
-// closed, or when the reader fails; a reader that waits is closed.
+// run is the goroutine. It ends when the body is sent, when the connection is closed, or
+// when the reader fails. Closing the reader ends a Read that waits.
 func (u *httpUpload) run() {
 	defer close(u.done)
 	returned := false
@@ -131,7 +132,7 @@ func (u *httpUpload) run() {
 	returned = true
 }
 
-// send sends the body when it is time to.
+// send sends the body, after the head was sent and the server wants the body.
 func (u *httpUpload) send() {
 	if u.conn.AwaitBegun() != nil || !u.mayBegin() {
 		return
@@ -144,12 +145,13 @@ func (u *httpUpload) send() {
 	if readErr != nil {
 		u.fail(fmt.Errorf("request body: %w", readErr))
 	}
-	// An error of the connection is for the reading side to find, together with the
-	// response that may have come before it.
+	// The reading side reports errors of the connection, together with a response that may
+	// have arrived before.
 }
 
-// fail ends the request, unless the upload has been ended: then the response has come,
-// the reader was closed for that, and the same connection may carry the next request.
+// fail ends the request, unless the upload has been ended. In that case the response has
+// arrived, the reader was closed because of it, and the connection may carry the next
+// request already.
 func (u *httpUpload) fail(err error) {
 	u.body.mu.Lock()
 	defer u.body.mu.Unlock()
@@ -158,7 +160,8 @@ func (u *httpUpload) fail(err error) {
 	}
 }
 
-// mayBegin waits until the server wants the body, or may be thought to.
+// mayBegin waits until the server wants the body, or expectTimeout has passed. It returns
+// false if the exchange has ended.
 func (u *httpUpload) mayBegin() bool {
 	if u.wait == nil {
 		return true
@@ -176,26 +179,26 @@ func (u *httpUpload) mayBegin() bool {
 	}
 }
 
-// An httpStream hands a response to OnResponse, and then its body to OnBody, piece by
-// piece. The goroutine of the request has one piece at a time with the dispatcher.
+// An httpStream passes a response to OnResponse, and then its body to OnBody, piece by
+// piece. The dispatcher has one piece at a time.
 type httpStream struct {
 	call  *httpCall
 	conn  *httpclient.Conn
 	res   *HTTPResponse
-	chunk *sockio.Buffer // with the dispatcher; nil: the head
+	chunk *sockio.Buffer // the piece for the dispatcher; nil: the head
 	back  chan struct{}  // the dispatcher is done with chunk; one slot
 	again chan struct{}  // reading was resumed; one slot
 	panic *PanicError    // of OnResponse or OnBody
 
-	mu     sync.Mutex // guards the following
+	mu     sync.Mutex // guards the fields below
 	paused bool
 	held   bool // the dispatcher left chunk until reading is resumed
-	over   bool // no more OnBody
+	over   bool // OnBody must not be called again
 }
 
-// PauseReading stops OnBody, and soon reading itself, so that the server has to
-// wait. If it is called on the loop, no OnBody comes after it. The total timeout of the
-// request continues. Without OnBody it has no effect.
+// PauseReading stops OnBody and, soon after, the reading of the body, so that the server
+// has to wait. If it is called on the loop, OnBody is not called afterwards. The total
+// timeout of the request continues. Without OnBody it has no effect.
 func (r *HTTPResponse) PauseReading() {
 	if s := r.stream; s != nil {
 		s.mu.Lock()
@@ -219,8 +222,8 @@ func (r *HTTPResponse) ResumeReading() {
 	}
 }
 
-// pause pauses reading or resumes it. During a pause the silence of the server does not
-// count. The caller holds the lock.
+// pause pauses reading or resumes it. InactivityTimeout does not run during a pause. The
+// caller holds the lock.
 func (s *httpStream) pause(paused bool) {
 	if s.paused == paused {
 		return
@@ -255,7 +258,7 @@ func (c *httpCall) stream(res *HTTPResponse, conn *httpclient.Conn) error {
 	return s.readPieces(body)
 }
 
-// readPieces hands the body to OnBody.
+// readPieces passes the body to OnBody.
 func (s *httpStream) readPieces(body io.Reader) error {
 	size := 4 << 10
 	for {
@@ -263,7 +266,7 @@ func (s *httpStream) readPieces(body io.Reader) error {
 		n, err := body.Read(b.Room())
 		b.Fill(n)
 		if len(b.Room()) == 0 {
-			size = sockio.MaxBuffer // it comes fast
+			size = sockio.MaxBuffer // the body arrives fast
 		}
 		if n > 0 && !s.hand(b) {
 			b.Release()
@@ -279,7 +282,8 @@ func (s *httpStream) readPieces(body io.Reader) error {
 	}
 }
 
-// decoder returns the body as OnBody gets it.
+// decoder returns the body for OnBody, decompressed if need be. Then it also removes
+// Content-Encoding and Content-Length from res.Headers.
 func (c *httpCall) decoder(res *HTTPResponse, resp *httpclient.Response) io.Reader {
 	if !c.decodes() || resp.NoBody || codingOf(res, "gzip") == "" {
 		return resp
@@ -289,7 +293,8 @@ func (c *httpCall) decoder(res *HTTPResponse, resp *httpclient.Response) io.Read
 	return &gunzip{coded: coded, data: coding.NewGunzip(coded)}
 }
 
-// gunzip undoes gzip, and tells errors of the connection from those of the coding.
+// gunzip decompresses gzip, and distinguishes errors of the connection from errors of the
+// coding.
 type gunzip struct {
 	coded *lastError
 	data  *coding.Gunzip
@@ -306,7 +311,7 @@ func (g *gunzip) Read(p []byte) (n int, err error) {
 	return n, fmt.Errorf("%w: Content-Encoding gzip: %v", ErrHTTPMalformed, err)
 }
 
-// A lastError remembers the error of a reader that is read through another one.
+// A lastError stores the error of a reader that is read through another reader.
 type lastError struct {
 	r   io.Reader
 	err error
@@ -320,8 +325,8 @@ func (e *lastError) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// hand gives b to OnBody, or the head to OnResponse if b is nil, and waits until that
-// has returned. It returns false if the request ends.
+// hand passes b to OnBody, or the head to OnResponse if b is nil, and waits until the
+// callback has returned. It returns false if the request ends.
 func (s *httpStream) hand(b *sockio.Buffer) bool {
 	defer s.conn.Renew()
 	l := s.call.client.loop
@@ -345,14 +350,14 @@ func (s *httpStream) hand(b *sockio.Buffer) bool {
 			return false
 		}
 		select {
-		case <-s.back: // the dispatcher still had it
-		case <-s.again: // it had been held, and is to be handed over again
+		case <-s.back: // the dispatcher still had the chunk
+		case <-s.again: // the chunk was held, and reading was resumed
 		}
 		return false
 	}
 }
 
-// failure is why hand returned false.
+// failure returns the reason why hand returned false.
 func (s *httpStream) failure() error {
 	if s.panic != nil {
 		return s.panic

@@ -6,12 +6,12 @@ import (
 	"github.com/onloop/eventloop/internal/httpclient"
 )
 
-// This file decides whether a redirect is followed. httpCall.follow follows it.
+// This file decides whether to follow a redirect. httpCall.follow follows it.
 
 // defaultRedirects is the limit if there is a CheckRedirect, as in net/http.
 const defaultRedirects = 10
 
-// maxRedirects returns how many redirects are followed at most.
+// maxRedirects returns the limit on the number of redirects.
 func (c *httpCall) maxRedirects() int {
 	if c.opts.MaxRedirects == 0 && c.opts.CheckRedirect != nil {
 		return defaultRedirects
@@ -19,7 +19,8 @@ func (c *httpCall) maxRedirects() int {
 	return c.opts.MaxRedirects
 }
 
-// redirectTarget returns where the response leads, nil if it is the result.
+// redirectTarget returns the target of a redirect response, or nil if the response is the
+// result.
 func (c *httpCall) redirectTarget(resp *httpclient.Response) (*httpTarget, error) {
 	if c.maxRedirects() <= 0 {
 		return nil, nil
@@ -41,8 +42,7 @@ func (c *httpCall) redirectTarget(resp *httpclient.Response) (*httpTarget, error
 	return &next, err
 }
 
-// checkRedirect asks CheckRedirect whether end.next is to be followed. It clears
-// end.next if the response is the result.
+// checkRedirect calls CheckRedirect. It clears end.next if the response is the result.
 func (c *httpCall) checkRedirect(end *requestEnd) error {
 	check := c.opts.CheckRedirect
 	if check == nil || int(c.redirects) == c.maxRedirects() {
@@ -65,19 +65,19 @@ type httpCallback struct {
 	call *httpCall
 	what string
 	f    func()
-	err  error // why f was not called, or did not return
+	err  error // the reason why f was not called, or did not return
 	done chan struct{}
 }
 
-// callOnLoop calls f, code of the application, on the loop, and waits for it. The
-// error says that the request ends, or that f panicked.
+// callOnLoop calls f, which is code of the application, on the loop, and waits for it. It
+// returns an error if the request ends, or if f panics.
 func (c *httpCall) callOnLoop(what string, f func()) error {
 	cb := &httpCallback{call: c, what: what, f: f, err: errOver, done: make(chan struct{})}
 	c.client.loop.send(cb)
 	select {
-	case <-cb.done: // the loop runs all tasks while there is a request
+	case <-cb.done: // the loop runs all tasks while a request is open
 		return cb.err
-	case <-c.client.loop.done: // and gave this one up, because of foreign code
+	case <-c.client.loop.done: // the loop did not wait for this request, because of foreign code
 		return errOver
 	}
 }

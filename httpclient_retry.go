@@ -6,13 +6,13 @@ import (
 	"github.com/onloop/eventloop/internal/httpclient"
 )
 
-// This file decides whether a request is sent again. depart asks, and httpSlot.conclude
-// then has the slot dial a new connection. Whether a body can be read again: see
-// canSendAgain.
+// This file decides whether to retry a request. depart calls shouldRetry, and then
+// httpSlot.conclude makes the slot dial a new connection. canSendAgain decides whether the
+// body can be read again.
 
-// shouldRetry reports whether the request may be sent again after err: it was never
-// sent, or it is idempotent and the server has ended a connection that was kept
-// without a byte of a response.
+// shouldRetry reports whether the request may be sent again after err. It may if it was
+// never sent, or if it is idempotent and the server has ended a reused connection before
+// the first byte of a response.
 func (c *httpCall) shouldRetry(conn *httpclient.Conn, err error) bool {
 	switch {
 	case c.isAborted():
@@ -24,7 +24,7 @@ func (c *httpCall) shouldRetry(conn *httpclient.Conn, err error) bool {
 		(err == io.EOF || isReset(err)) && c.canSendAgain()
 }
 
-// idempotent reports whether a method is, by RFC 9110 section 9.2.2.
+// idempotent reports whether a method is idempotent by RFC 9110 section 9.2.2.
 func idempotent(method string) bool {
 	switch method {
 	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":

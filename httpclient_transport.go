@@ -15,10 +15,10 @@ import (
 	"github.com/onloop/eventloop/internal/httpclient"
 )
 
-// errTransport is the error of requests that need what a transport does not do.
+// errTransport is the error for settings that a Transport does not support.
 var errTransport = errors.New("has no effect with HTTPClientConfig.Transport")
 
-// transportConflict returns an error if a setting is made that would be ignored.
+// transportConflict returns an error if a setting would have no effect.
 func (cfg *HTTPClientConfig) transportConflict() error {
 	if cfg.Transport == nil {
 		return nil
@@ -46,8 +46,8 @@ func (cfg *HTTPClientConfig) transportConflict() error {
 	return nil
 }
 
-// checkTransport returns an error if the request needs what the transport of the
-// configuration does not do.
+// checkTransport returns an error if the client or the request has a setting that the
+// Transport does not support.
 func (c *httpCall) checkTransport() error {
 	switch {
 	case c.client.conflict != nil:
@@ -61,7 +61,7 @@ func (c *httpCall) checkTransport() error {
 	return nil
 }
 
-// carry has the transport of the configuration carry the request. It is a goroutine.
+// carry sends the request with the Transport. It runs on its own goroutine.
 func (c *httpCall) carry() {
 	l := c.client.loop
 	l.worksFor(&c.handle)
@@ -94,7 +94,7 @@ func (c *httpCall) carryOn(end *requestEnd) error {
 	}
 	ctx := req.Context()
 	switch {
-	case ctx.Err() != nil: // which the transport may ignore
+	case ctx.Err() != nil: // the transport may ignore the end of ctx
 		if err == nil && res != nil {
 			res.Body.Close()
 		}
@@ -123,7 +123,7 @@ func (c *httpCall) carryOn(end *requestEnd) error {
 	return err
 }
 
-// netRequest returns the request as package net/http has it, and its bodies.
+// netRequest returns the request as an http.Request, and its bodies.
 func (c *httpCall) netRequest() (*http.Request, *carriedBodies, error) {
 	req := &http.Request{}
 	if c.trip != nil {
@@ -147,48 +147,49 @@ func (c *httpCall) netRequest() (*http.Request, *carriedBodies, error) {
 	}
 	req.ContentLength = c.length
 	var err error
-	// A transport may close BodyReader without having read it.
+	// After a redirect, use GetBody even if BodyReader was not read: the transport may have
+	// closed it.
 	req.Body, err = s.open(c.redirects > 0)
 	return req, s, err
 }
 
-// fillRequest makes req the request of a Do.
+// fillRequest fills req from the arguments of Do.
 func (c *httpCall) fillRequest(req *http.Request) {
 	u := *c.target.u
-	u.User = nil // it is in the fields
+	u.User = nil // the Authorization field has it
 	h := make(http.Header)
 	c.addFields(h, &httpRoute{})
 	req.Method, req.URL, req.Host, req.Header = c.method, &u, h.Get("Host"), h
 	req.Proto, req.ProtoMajor, req.ProtoMinor = "HTTP/1.1", 1, 1
 	req.Close = c.close
 	if _, named := h["User-Agent"]; !named {
-		h["User-Agent"] = []string{""} // or package net/http sends its own
+		h["User-Agent"] = []string{""} // otherwise net/http sends its own
 	}
 	for _, name := range []string{"Host", "Connection", "Content-Length", "Transfer-Encoding", "Trailer"} {
 		delete(h, name)
 	}
 }
 
-// carriedBodies are the bodies of a request that a transport carries: the one that it is
-// given, and those that it gets by GetBody.
+// carriedBodies are the bodies of a request that a Transport sends: the Body of the
+// http.Request, and those that the transport gets from GetBody.
 type carriedBodies struct {
 	call    *httpCall
-	opts    HTTPOptions // of the request when it was given to the transport
+	opts    HTTPOptions // of the request at the call of RoundTrip
 	trailer http.Header // of the http.Request, filled at the end of a body; or nil
 
-	mu    sync.Mutex // guards the following, and trailer
+	mu    sync.Mutex // guards the fields below, and trailer
 	all   []*carriedBody
 	ended bool
 }
 
-// A carriedBody is a body as a transport reads it. Close may come from any goroutine,
-// and need not come at all.
+// A carriedBody is a body that a transport reads. The transport may call Close from any
+// goroutine, or not at all.
 type carriedBody struct {
 	uploadBody
 	of *carriedBodies
 }
 
-// open returns the body, from its beginning. If again is set it is not the first one.
+// open returns the body, from its beginning. If again is set, the body was opened before.
 func (s *carriedBodies) open(again bool) (io.ReadCloser, error) {
 	b := &carriedBody{of: s}
 	switch {
@@ -216,7 +217,7 @@ func (s *carriedBodies) open(again bool) (io.ReadCloser, error) {
 // getBody is GetBody of the http.Request.
 func (s *carriedBodies) getBody() (io.ReadCloser, error) { return s.open(true) }
 
-// end ends all bodies. It closes what the transport has left open.
+// end ends all bodies.
 func (s *carriedBodies) end() {
 	s.mu.Lock()
 	s.ended = true
@@ -227,7 +228,8 @@ func (s *carriedBodies) end() {
 	}
 }
 
-// fillTrailer gives the http.Request its trailer, or only the names in it.
+// fillTrailer sets the names in the trailer of the http.Request, and if values is set,
+// their values.
 func (s *carriedBodies) fillTrailer(values bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -262,22 +264,22 @@ func (b *carriedBody) Close() error {
 	return nil
 }
 
-// end ends the body. What GetBody has returned is closed then, and a panic in its Close
-// reported. BodyReader is closed with the request.
+// end ends the body. It closes a reader from GetBody, and reports a panic in that Close.
+// BodyReader is closed with the request.
 func (b *carriedBody) end() {
 	b.uploadBody.end()
 	f := b.fetched
 	if f == nil {
 		return
 	}
-	aside(func() error { f.close(); return nil }) // it may call runtime.Goexit
+	aside(func() error { f.close(); return nil }) // Close may call runtime.Goexit
 	if f.panic != nil {
 		b.of.call.client.loop.strayEvent(f.panic)
 	}
 }
 
-// headOf returns the head of res as text, for the parser. Neither the length of the body
-// nor its coding on the wire mean anything any more.
+// headOf returns the head of res as text for the parser. Its Content-Length does not frame
+// the body, and Transfer-Encoding is left out: FromReader reads the body until io.EOF.
 func headOf(res *http.Response) string {
 	var b strings.Builder
 	reason := strings.TrimPrefix(res.Status, strconv.Itoa(res.StatusCode))
@@ -291,8 +293,8 @@ func headOf(res *http.Response) string {
 	return b.String()
 }
 
-// A boundBody is the body of a response of a transport until the request ends, which a
-// transport may ignore.
+// A boundBody is the body of a response from a transport. Read fails after the end of the
+// request, which the transport may ignore.
 type boundBody struct {
 	ctx  context.Context
 	body io.Reader
@@ -307,13 +309,13 @@ func (b *boundBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// carried receives the response of a transport for a RoundTripper.
+// carried receives the response from a transport for a RoundTripper.
 func (t *httpTrip) carried(res *http.Response) error {
 	own := *res
 	own.Request = t.req
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		if t.respond(&own) {
-			return nil // the body is the connection, and belongs to the caller
+			return nil // the body is the connection; it belongs to the caller
 		}
 		return res.Body.Close()
 	}
@@ -322,7 +324,7 @@ func (t *httpTrip) carried(res *http.Response) error {
 	if err != nil {
 		return err
 	}
-	own.Trailer = res.Trailer.Clone() // the transport may change it meanwhile
+	own.Trailer = res.Trailer.Clone() // the transport may change it during the body
 	if own.Body = (*tripBody)(t); res.Body == http.NoBody || t.call.method == "HEAD" {
 		own.Body = http.NoBody
 	}

@@ -12,9 +12,9 @@ import (
 	"github.com/onloop/eventloop/internal/httpclient"
 )
 
-// An HTTPStatusError says that a response refused what the client needed a connection
-// for: the 101 of [HTTPClient.Upgrade], or the tunnel that a proxy was asked for with
-// CONNECT. It is in the error of the future: use errors.As.
+// An HTTPStatusError reports a response that refused a connection: instead of the 101 of
+// [HTTPClient.Upgrade], or of the tunnel that CONNECT requests from a proxy. The error of
+// the future wraps it: use errors.As.
 type HTTPStatusError struct {
 	Proxy   bool        // the response is that of a proxy to CONNECT
 	Status  int         // such as 407
@@ -31,16 +31,16 @@ func (e *HTTPStatusError) Error() string {
 	if e.Proxy {
 		what = "CONNECT"
 	}
-	return strings.TrimSpace(fmt.Sprintf("%s was answered by %d %s", what, e.Status, e.Reason))
+	return strings.TrimSpace(fmt.Sprintf("%s got the response %d %s", what, e.Status, e.Reason))
 }
 
-// Bounds of HTTPStatusError.Body.
+// Limits of HTTPStatusError.Body: size and time.
 const (
 	maxRefusal  = 4 << 10
 	refusalTime = time.Second
 )
 
-// refusal returns the error that resp is, whose head has been read.
+// refusal returns resp as an error. The head of resp has been read.
 func refusal(resp *httpclient.Response, proxy bool) error {
 	return &HTTPStatusError{
 		Proxy: proxy, Status: resp.Status, Reason: resp.Reason,
@@ -55,22 +55,21 @@ var (
 )
 
 // Upgrade sends a GET request that asks the server for another protocol, such as
-// WebSocket, and makes the connection one of the loop when the server agrees (101
-// Switching Protocols). It is the counterpart of [HTTPRequest.Upgrade]. The headers
-// must have the field Upgrade, which names the protocol; "Connection: Upgrade" is
-// added. The schemes ws and wss mean http and https. An HTTP proxy is asked for a
-// tunnel, whatever the scheme.
+// WebSocket. When the server agrees (101 Switching Protocols), the connection becomes a
+// Conn of the loop. Upgrade is the counterpart of [HTTPRequest.Upgrade]. The headers must
+// have the field Upgrade, which names the protocol; "Connection: Upgrade" is added. The
+// schemes ws and wss mean http and https. An HTTP proxy is asked for a tunnel, with any
+// scheme.
 //
-// The future succeeds with the Conn, which has the callbacks and settings of cfg, as
-// one that was dialed; ConnConfig.TLS and Dial are ignored. Callbacks of the future come
-// before OnConnect. What the server sent after the head of its response is the first
-// input of the Conn. ctx and the timeouts of the client apply until the response is
-// there, those of cfg from then on.
+// The future succeeds with the Conn. The Conn has the callbacks and settings of cfg, like
+// a dialed one; ConnConfig.TLS and Dial are ignored. The callbacks of the future run
+// before OnConnect. Data that the server sent after the head of its response is the first
+// input of the Conn. Until the response has arrived, ctx and the timeouts of the client
+// apply, and from then on the timeouts of cfg.
 //
-// Any other response fails the future with an error that contains an
-// [*HTTPStatusError]. Redirects are not followed. A 101 whose field Upgrade names none of
-// the protocols that were asked for is an error that matches [ErrHTTPMalformed]. Other
-// errors are those of Do.
+// Any other response fails the future with an error that contains an [*HTTPStatusError].
+// Redirects are not followed. A 101 whose Upgrade field names none of the requested
+// protocols is an error that matches [ErrHTTPMalformed]. Other errors are those of Do.
 //
 // Use Do with [HTTPOptions.Upgrade] for another method, a body or a unix socket, and to
 // see the headers of the response.
@@ -94,7 +93,7 @@ func (c *HTTPClient) Upgrade(ctx context.Context, url string, headers HTTPHeader
 	return f
 }
 
-// httpScheme returns url with the scheme http in place of ws, and https of wss.
+// httpScheme returns url with the scheme http in place of ws, and https in place of wss.
 func httpScheme(url string) string {
 	scheme, rest, _ := strings.Cut(url, ":")
 	switch strings.ToLower(scheme) {
@@ -106,8 +105,8 @@ func httpScheme(url string) string {
 	return url
 }
 
-// checkSwitch returns an error if resp, a 101, is not to a protocol that was asked for
-// (RFC 9110 section 7.8): neither side would understand the other.
+// checkSwitch returns an error if resp, a 101, does not switch to a requested protocol
+// (RFC 9110 section 7.8): the two sides would not understand each other.
 func (c *httpCall) checkSwitch(resp *httpclient.Response) error {
 	got := resp.Fields.Get("Upgrade")
 	var asked []string
@@ -125,27 +124,27 @@ func (c *httpCall) checkSwitch(resp *httpclient.Response) error {
 // mustSwitch reports whether any response but 101 is an error.
 func (c *httpCall) mustSwitch() bool { return c.opts.mustUpgrade }
 
-// switches reports whether the connection becomes a Conn when res has been delivered.
+// switches reports whether the connection becomes a Conn after res.
 func (c *httpCall) switches(res *HTTPResponse) bool {
 	return c.opts.Upgrade != nil && res.Status == 101
 }
 
-// A switched is a connection on which the server speaks another protocol.
+// A switched is a connection after a 101, until it is open as a Conn.
 type switched struct {
 	to   *Conn
 	nc   net.Conn
 	ours bool
 }
 
-// switchProtocols makes conn, whose request is over, a Conn that is not up yet: see
-// begin. It takes conn over.
+// switchProtocols makes conn, whose request is over, a Conn that is not open yet: see
+// begin. It takes ownership of conn.
 func (c *httpCall) switchProtocols(conn *httpclient.Conn, end *requestEnd) error {
 	nc, rest := conn.Release()
 	if nc == nil {
 		if err := conn.WriteError(); err != nil {
 			return err
 		}
-		return errHalfSent // unless the request was interrupted, which comes first
+		return errHalfSent // if the request was interrupted, that error takes precedence
 	}
 	l := c.client.loop
 	conf := c.opts.Upgrade.withDefaults()
@@ -164,8 +163,9 @@ func (c *httpCall) switchProtocols(conn *httpclient.Conn, end *requestEnd) error
 	return nil
 }
 
-// begin brings the Conn up when the callbacks of the request's future have run: its own
-// come later. They do not run any more when the loop has ended.
+// begin opens the Conn after the callbacks of the request's future have run, so that its
+// own callbacks come later. If the loop ends, the future's callbacks do not run, and begin
+// does not wait for them.
 func (s *switched) begin() {
 	l := s.to.loop
 	ready := make(chan struct{})

@@ -220,7 +220,7 @@ func TestHTTPUpgradeThatIsRefusedTellsTheResponse(t *testing.T) {
 						if se.Status != test.status || se.Proxy || se.Headers.Get("X") != "y" || string(se.Body) != test.body {
 							t.Errorf("%+v", se)
 						}
-						if !strings.Contains(err.Error(), fmt.Sprintf("an upgrade was answered by %d", test.status)) || strings.HasSuffix(err.Error(), " ") {
+						if !strings.Contains(err.Error(), fmt.Sprintf("an upgrade got the response %d", test.status)) || strings.HasSuffix(err.Error(), " ") {
 							t.Errorf("message %q", err)
 						}
 					})
@@ -597,7 +597,7 @@ func TestHTTPProxyThatRefusesTellsTheResponse(t *testing.T) {
 		t.Errorf("%+v", se)
 	}
 	wantSlice(t, "Proxy-Authenticate", se.Headers.Values("Proxy-Authenticate"), []string{`Basic realm="a"`, "Negotiate"})
-	if want := "proxy: CONNECT was answered by 407 Proxy Authentication Required"; !strings.HasSuffix(err.Error(), want) {
+	if want := "proxy: CONNECT got the response 407 Proxy Authentication Required"; !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("message %q", err)
 	}
 }

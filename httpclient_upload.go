@@ -13,21 +13,20 @@ import (
 	"github.com/onloop/eventloop/internal/httpclient"
 )
 
-// This file is about the body of a request that a reader gives: how long it is, and
-// reading it again.
+// This file finds the length of a BodyReader, and reads it again for a retry or redirect.
 
-// A uploadSource is what is known of BodyReader. The goroutine of the present upload
-// writes it, with the lock of its uploadBody held; the goroutine of the request reads it
-// with that lock, or when the upload has ended.
+// An uploadSource is the state of BodyReader. The goroutine of the current upload writes
+// it with the lock of its uploadBody held. The goroutine of the request reads it with that
+// lock, or after the end of the upload.
 type uploadSource struct {
-	begun bool  // it was read
-	seeks bool  // it can be set back to start
-	start int64 // where it was at first
+	begun bool  // a Read has begun
+	seeks bool  // it can seek back to start
+	start int64 // its first position
 	file  bool  // the length is that of a file, which may change
 }
 
-// isNilBody reports whether r is a nil pointer of one of the types whose length is asked
-// for: that would be a panic.
+// isNilBody reports whether r is a nil pointer of a type whose Len we call. That call
+// would panic.
 func isNilBody(r io.Reader) bool {
 	switch r := r.(type) {
 	case *bytes.Buffer:
@@ -40,7 +39,7 @@ func isNilBody(r io.Reader) bool {
 	return false
 }
 
-// bodyLength returns the length of the body, -1 if it is not known.
+// bodyLength returns the length of the body, or -1 if it is unknown.
 func (c *httpCall) bodyLength() int64 {
 	o := c.opts
 	if o.BodyReader == nil {
@@ -69,8 +68,8 @@ func (c *httpCall) bodyLength() int64 {
 	return -1
 }
 
-// fileLength returns how many bytes f has after its offset, -1 if that is not known. Do
-// calls it: of a file that is open already it takes two system calls.
+// fileLength returns the number of bytes after the offset of f, or -1 if it is unknown. It
+// takes two system calls on an open file, so Do can call it.
 func fileLength(f *os.File) int64 {
 	info, err := f.Stat()
 	if err != nil || !info.Mode().IsRegular() {
@@ -83,7 +82,7 @@ func fileLength(f *os.File) int64 {
 	if n := info.Size() - offset; n > 0 {
 		return n
 	}
-	// Files that the kernel makes up, as in /proc, say that they are empty.
+	// Files that the kernel generates, as in /proc, report a size of zero.
 	if n, err := f.ReadAt(make([]byte, 1), offset); n > 0 || err != io.EOF {
 		return -1
 	}
@@ -105,8 +104,8 @@ func trailerLines(fields HTTPHeaders) ([]byte, error) {
 	return lines, nil
 }
 
-// canSendAgain reports whether the body can be sent a second time. If it can because
-// nothing of it was read, nothing is from here on, until the next upload.
+// canSendAgain reports whether the body can be sent again. If it can because none of it
+// was read, canSendAgain ensures that none of it is read until the next upload.
 func (c *httpCall) canSendAgain() bool {
 	if c.opts.BodyReader == nil || c.opts.GetBody != nil {
 		return true
@@ -128,7 +127,7 @@ func (c *httpCall) canSendAgain() bool {
 	return b.from.seeks
 }
 
-// prepare sets the body to its beginning.
+// prepare sets the body to its beginning: with GetBody or Seek if it was read before.
 func (u *httpUpload) prepare() error {
 	b := u.body
 	if b.own {
@@ -149,7 +148,7 @@ func (u *httpUpload) prepare() error {
 
 var errNilGetBody = errors.New("GetBody returned nil")
 
-// fetch makes what GetBody returns the body.
+// fetch replaces the body with the reader that getBody returns.
 func (b *uploadBody) fetch(getBody func() (io.ReadCloser, error)) error {
 	r, err := getBody()
 	if err != nil {
@@ -164,14 +163,14 @@ func (b *uploadBody) fetch(getBody func() (io.ReadCloser, error)) error {
 	return nil
 }
 
-// seek finds out where the body begins, or sets it back there.
+// seek stores the first position of a Seeker, or sets it back to that position.
 func (u *httpUpload) seek() error {
 	b := u.body
 	s, ok := b.src.(io.Seeker)
 	if !ok || u.getBody != nil {
 		return nil
 	}
-	if u.before != nil { // it may be in the middle of a read, which nothing interrupts
+	if u.before != nil { // the last upload may be in a Read, which cannot be interrupted
 		select {
 		case <-u.before.done:
 		case <-u.over:
@@ -189,7 +188,7 @@ func (u *httpUpload) seek() error {
 	return nil
 }
 
-// closeSent closes the body that was sent, unless it may be needed again.
+// closeSent closes the body after it was sent, unless it may be needed again.
 func (u *httpUpload) closeSent() {
 	b := u.body
 	if u.again && u.getBody != nil {
@@ -201,7 +200,7 @@ func (u *httpUpload) closeSent() {
 	}
 }
 
-// closeFetched closes what GetBody has returned, once.
+// closeFetched closes the reader that GetBody has returned, once.
 func (u *httpUpload) closeFetched() {
 	b := u.body
 	b.mu.Lock()
@@ -216,9 +215,9 @@ func (u *httpUpload) closeFetched() {
 	}
 }
 
-// A fileBody is a file of which left bytes are to be sent. It looks for more before it
-// gives the last of them, so that a file that has grown is never sent as a whole: the
-// server could answer before the error is there.
+// A fileBody is a file, of which left bytes remain to be sent. Before it returns the last
+// of them, it checks whether more follow. So a file that has grown is never sent as a
+// complete body: the server could respond before the request fails.
 type fileBody struct {
 	r    io.Reader
 	left int64
