@@ -20,11 +20,12 @@ func Random() Policy {
 	}}
 }
 
-// PCT gives every handle a random priority, and always runs the handle with the highest
-// priority. At depth-1 random steps of a run, the handle that would run next gets the lowest
-// priority. PCT finds an order that needs few unlikely choices sooner than Random does
-// (Burckhardt and others, "A Randomized Scheduler with Probabilistic Guarantees of
-// Finding Bugs", 2010). A depth below 1 means 1: priorities never change.
+// PCT gives every source of callbacks, such as the data of one connection, a random
+// priority, and always runs the source with the highest priority. At depth-1 random steps of
+// a run, the source that would run next gets the lowest priority. PCT finds an order that
+// needs few unlikely choices sooner than Random does (Burckhardt and others, "A Randomized
+// Scheduler with Probabilistic Guarantees of Finding Bugs", 2010). A depth below 1 means 1:
+// priorities never change.
 func PCT(depth int) Policy {
 	return Policy{name: "pct", make: func(seed uint64) chooser {
 		r := rand.New(rand.NewPCG(seed, 0x706374))

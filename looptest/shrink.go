@@ -88,14 +88,25 @@ func leaveResult(events []Event) error {
 	return os.WriteFile(name, []byte(formatChoices(choicesOf(events))+"\n"+formatTrace(events)), 0o600)
 }
 
-// A shrinker searches for a simpler trace that still fails. It runs the test again in
-// separate processes, because a failed attempt cannot be undone in the running test.
+// A shrinker searches for a simpler trace that still fails.
 type shrinker struct {
+	try   func(choices []int) *failure // runs the test; nil if it does not fail
+	until time.Time
+}
+
+// A failure is a run of the test that failed.
+type failure struct {
+	choices []int
+	trace   string
+}
+
+// A process runs the test again in separate processes, because a failed attempt cannot be
+// undone in the running test.
+type process struct {
 	test  string // for -test.run
 	dir   string
 	until time.Time
 	runs  int
-	trace string // of the best run
 }
 
 // shrink returns the trace of a failing run in which as few choices as it can find differ
@@ -110,40 +121,49 @@ func shrink(t *testing.T, events []Event, limit time.Duration) (trace string, ru
 	for part := range strings.SplitSeq(t.Name(), "/") {
 		parts = append(parts, "^"+regexp.QuoteMeta(part)+"$")
 	}
-	s := &shrinker{test: strings.Join(parts, "/"), dir: dir, until: time.Now().Add(limit)}
-	best, failed := s.try(choicesOf(events))
-	if !failed {
-		return "", s.runs, fmt.Errorf("the same choices do not fail in a separate process")
+	p := &process{test: strings.Join(parts, "/"), dir: dir, until: time.Now().Add(limit)}
+	s := &shrinker{try: p.run, until: p.until}
+	best := s.shrink(choicesOf(events))
+	if best == nil {
+		return "", p.runs, fmt.Errorf("the same choices do not fail in a separate process")
+	}
+	return best.trace, p.runs, nil
+}
+
+// shrink returns the simplest failure that it finds, or nil if choices do not fail.
+func (s *shrinker) shrink(choices []int) *failure {
+	best := s.try(choices)
+	if best == nil {
+		return nil
 	}
 	for again := true; again && time.Now().Before(s.until); {
 		best, again = s.pass(best)
 	}
-	return s.trace, s.runs, nil
+	return best
 }
 
 // pass replaces ranges of best with zeros, large ranges first, and then single choices with
 // smaller ones. It reports whether it found a simpler trace.
-func (s *shrinker) pass(best []int) (_ []int, found bool) {
-	for size := len(best); size > 0; size /= 2 {
-		for at := 0; at < len(best); at += size {
-			try := slices.Clone(best)
-			clear(try[at:min(at+size, len(try))])
-			if slices.Equal(try, best) {
-				continue
-			}
-			if next, failed := s.try(try); failed && less(next, best) {
-				best, found = next, true
+func (s *shrinker) pass(best *failure) (_ *failure, found bool) {
+	try := func(choices []int) {
+		if next := s.try(choices); next != nil && less(next.choices, best.choices) {
+			best, found = next, true
+		}
+	}
+	for size := len(best.choices); size > 0; size /= 2 {
+		for at := 0; at < len(best.choices); at += size {
+			choices := slices.Clone(best.choices)
+			clear(choices[at:min(at+size, len(choices))])
+			if !slices.Equal(choices, best.choices) {
+				try(choices)
 			}
 		}
 	}
-	for at := 0; at < len(best); at++ {
-		if best[at] < 2 {
-			continue
-		}
-		try := slices.Clone(best)
-		try[at] = 1
-		if next, failed := s.try(try); failed && less(next, best) {
-			best, found = next, true
+	for at := 0; at < len(best.choices); at++ {
+		if best.choices[at] >= 2 {
+			choices := slices.Clone(best.choices)
+			choices[at] = 1
+			try(choices)
 		}
 	}
 	return best, found
@@ -172,40 +192,40 @@ func less(a, b []int) bool {
 	return len(a) < len(b)
 }
 
-// try runs the test with choices, and returns those that it made.
-func (s *shrinker) try(choices []int) (made []int, failed bool) {
-	if !time.Now().Before(s.until) && s.runs > 0 {
-		return nil, false
+// run runs the test with choices. The failure has the choices that the test made.
+func (p *process) run(choices []int) *failure {
+	if !time.Now().Before(p.until) && p.runs > 0 {
+		return nil
 	}
-	s.runs++
-	in, out := filepath.Join(s.dir, "choices"), filepath.Join(s.dir, "result")
+	p.runs++
+	in, out := filepath.Join(p.dir, "choices"), filepath.Join(p.dir, "result")
 	os.Remove(out)
 	if os.WriteFile(in, []byte(formatChoices(choices)), 0o600) != nil {
-		return nil, false
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	exe, err := os.Executable()
 	if err != nil {
-		return nil, false
+		return nil
 	}
-	cmd := exec.CommandContext(ctx, exe, "-test.run="+s.test, "-test.count=1")
+	cmd := exec.CommandContext(ctx, exe, "-test.run="+p.test, "-test.count=1")
 	cmd.Env = append(os.Environ(), choicesVariable+"="+in, resultVariable+"="+out, shrinkVariable+"=")
 	if cmd.Run() == nil {
-		return nil, false
+		return nil
 	}
 	text, err := os.ReadFile(out)
 	if err != nil {
-		return nil, false // it failed for another reason
+		return nil // it failed for another reason
 	}
 	head, trace, _ := strings.Cut(string(text), "\n\n")
+	f := &failure{trace: trace}
 	for _, field := range strings.Fields(head) {
 		n, err := strconv.Atoi(field)
 		if err != nil {
-			return nil, false
+			return nil
 		}
-		made = append(made, n)
+		f.choices = append(f.choices, n)
 	}
-	s.trace = trace
-	return made, true
+	return f
 }

@@ -371,7 +371,7 @@ func TestARefusedAddKeepsTheNamesBeforeIt(t *testing.T) {
 }
 
 // What ends by itself is reported, unless the application asks for the reason.
-func TestAnEndThatNobodyAsksForIsReported(t *testing.T) {
+func TestAnEndWithoutACallOfCloseIsReported(t *testing.T) {
 	for _, name := range []string{"subscription", "change", "consumer", "closed client"} {
 		for _, asked := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s,asked=%v", name, asked), func(t *testing.T) {
