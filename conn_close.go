@@ -94,7 +94,7 @@ func (c *Conn) closeLocked(how howToClose) bool {
 	case how == closeSealed:
 		c.dropUnsealed()
 	}
-	c.order()
+	c.interrupt()
 	return true
 }
 
@@ -109,10 +109,10 @@ func (c *Conn) dropUnsealed() {
 	c.core.SetStall(min(c.flushTime(), flushTimeout))
 }
 
-// order interrupts the connection's goroutine so that it ends the connection. The
+// interrupt wakes the connection's goroutine so that it ends the connection. The
 // caller holds the lock.
-func (c *Conn) order() {
-	if c.owes() {
+func (c *Conn) interrupt() {
+	if c.closeDeferred() {
 		c.extra().boundClose(c)
 		return
 	}
@@ -128,9 +128,9 @@ func (c *Conn) order() {
 	}
 }
 
-// owes reports whether Close must let a dial or a handshake continue, because output
+// closeDeferred reports whether Close must let a dial or a handshake continue, because output
 // waits for it. The caller holds the lock.
-func (c *Conn) owes() bool {
+func (c *Conn) closeDeferred() bool {
 	if c.facts.has(factCut) {
 		return false
 	}
@@ -140,15 +140,15 @@ func (c *Conn) owes() bool {
 	return c.pending() > 0 && c.reasons.why() == nil
 }
 
-// owesUpgrade reports whether Close must let a StartTLS continue that has not begun.
-func (cr *connReader) owesUpgrade() bool {
+// upgradeDeferred reports whether Close must let a StartTLS continue that has not begun.
+func (cr *connReader) upgradeDeferred() bool {
 	c := (*Conn)(cr)
 	if !c.is(bitUpgrade) {
 		return false
 	}
 	c.core.Lock()
 	defer c.core.Unlock()
-	return c.owes()
+	return c.closeDeferred()
 }
 
 // boundClose bounds a Close that needs a dial or a handshake before it can write: after

@@ -30,7 +30,7 @@ func (c *Conn) Detach() *Future[net.Conn] {
 	c.life = lifeClosing
 	c.quit.Store(true)
 	c.core.SetStall(c.flushTime())
-	c.order()
+	c.interrupt()
 	return f
 }
 
@@ -52,8 +52,8 @@ func (c *Conn) mayDetach() error {
 	return nil
 }
 
-// handOut resolves the future of Detach.
-func (cl *connLoop) handOut(x *connExtra) {
+// resolveDetach resolves the future of Detach.
+func (cl *connLoop) resolveDetach(x *connExtra) {
 	c := (*Conn)(cl)
 	p := &prefixConn{}
 	c.core.Lock()

@@ -273,12 +273,12 @@ func (cl *connLoop) event(err error) {
 		return
 	}
 	switch {
-	case err != io.EOF && cl.asked():
+	case err != io.EOF && cl.futureReports():
 	case err != io.EOF && !isPanic(err) && c.loop.hasTasks() && !cl.taskNeverStarts():
 		// A task may be about to call NetConn, which then returns the error.
 		x := cl.lockedExtra()
-		x.untold = looseFuture[struct{}](c.loop)
-		x.untold.fail(err)
+		x.unreported = looseFuture[struct{}](c.loop)
+		x.unreported.fail(err)
 	default:
 		c.loop.event(err, c.kind == kindConnIn)
 	}
@@ -291,9 +291,9 @@ func (cl *connLoop) lockedExtra() *connExtra {
 	return c.extra()
 }
 
-// asked reports whether a future of c that is about to fail is handled. The future then
+// futureReports reports whether a future of c that is about to fail is handled. The future then
 // reports the error, and nothing else does.
-func (cl *connLoop) asked() bool {
+func (cl *connLoop) futureReports() bool {
 	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -356,7 +356,7 @@ func (cl *connLoop) closed() {
 	}
 	c.core.Cut(false)
 	cl.countLost()
-	if t := c.silence.Load(); t != nil {
+	if t := c.readTimer.Load(); t != nil {
 		t.timer.Stop()
 	}
 	if x := c.x.Load(); x != nil {
@@ -382,7 +382,7 @@ func (cl *connLoop) callClose(f func(c *Conn)) {
 func (cl *connLoop) forget() {
 	c := (*Conn)(cl)
 	if x := c.x.Load(); x != nil && x.detached != nil {
-		cl.handOut(x)
+		cl.resolveDetach(x)
 	}
 	for _, b := range []*sockio.Buffer{c.chunk, c.readerSide().takeNext()} {
 		if b != nil {
@@ -454,27 +454,27 @@ func failWith[T any](c *Conn, f *Future[T], err error) {
 func (c *Conn) armReadTimer() {
 	d, _ := c.timeouts()
 	if d <= 0 {
-		if t := c.silence.Load(); t != nil {
+		if t := c.readTimer.Load(); t != nil {
 			t.timer.Stop()
 		}
 		return
 	}
-	t := c.silence.Load()
+	t := c.readTimer.Load()
 	if t == nil {
 		t = &readTimer{timer: Timer{loop: c.loop, f: c.loopSide().readTimedOut}}
 		t.timer.Unref() // the connection itself keeps the loop alive
-		c.silence.Store(t)
+		c.readTimer.Store(t)
 	}
 	t.last.Store(int64(time.Since(c.loop.epoch)))
 	t.timer.Reset(d)
 }
 
-// heard restarts the read timeout after a chunk was consumed. It only stores the time,
+// noteRead restarts the read timeout after a chunk was consumed. It only stores the time,
 // which the timer checks when it fires: resetting the timer would change the heap for
 // each chunk.
-func (cl *connLoop) heard() {
+func (cl *connLoop) noteRead() {
 	c := (*Conn)(cl)
-	if t := c.silence.Load(); t != nil {
+	if t := c.readTimer.Load(); t != nil {
 		t.last.Store(int64(time.Since(c.loop.epoch)))
 	}
 }
@@ -487,7 +487,7 @@ func (cl *connLoop) readTimedOut() {
 		c.core.Unlock()
 		return
 	}
-	t := c.silence.Load()
+	t := c.readTimer.Load()
 	left := time.Duration(t.last.Load()) + d - time.Since(c.loop.epoch)
 	if at := c.core.LastHeard(); !at.IsZero() {
 		left = max(left, d-time.Since(at)) // part of a TLS record arrived

@@ -36,7 +36,7 @@ func (cr *connReader) serve() {
 // serveToEnd returns when the connection has ended or is parked.
 func (cr *connReader) serveToEnd() {
 	c := (*Conn)(cr)
-	for !c.quit.Load() || cr.owesUpgrade() {
+	for !c.quit.Load() || cr.upgradeDeferred() {
 		if !cr.step() {
 			return
 		}
@@ -201,7 +201,7 @@ func (cr *connReader) took(b *sockio.Buffer) {
 // on the loop.
 func (cl *connLoop) consumed() {
 	c := (*Conn)(cl)
-	cl.heard() // the time spent in a callback does not count against the peer
+	cl.noteRead() // the time spent in a callback does not count against the peer
 	c.holding.Store(false)
 	if !c.loop.offer(c.readerSide()) {
 		c.core.Wake()
@@ -235,7 +235,7 @@ func (cl *connLoop) deliver() {
 	quit := c.quit.Load() // loaded once: Detach may be called between two loads
 	switch {
 	case quit && cl.detaching():
-		return // handOut passes the chunk on
+		return // resolveDetach passes the chunk on
 	case quit || c.loop.ended.Load():
 	case s != nil:
 		b := c.chunk
@@ -426,7 +426,7 @@ func (c *Conn) clearPause(reason uint32) {
 	if c.is(pauseReads) || c.life >= lifeClosing {
 		return
 	}
-	if c.silence.Load() != nil {
+	if c.readTimer.Load() != nil {
 		c.armReadTimer() // the pause does not count
 	}
 	c.readerChanged()

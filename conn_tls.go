@@ -136,7 +136,7 @@ func (cr *connReader) upgrade() {
 	defer cancel()
 	c.x.Load().cancel = cancel
 	c.unset(bitUpgrade)
-	stop := c.life >= lifeClosing && !c.owes()
+	stop := c.life >= lifeClosing && !c.closeDeferred()
 	c.core.Unlock()
 	if stop {
 		return
@@ -237,5 +237,5 @@ func (t *tlsTask) run() {
 	defer c.core.Unlock()
 	x.upgrade = nil
 	c.dropUnsealed()
-	c.order() // Close has deferred it, see owes
+	c.interrupt() // Close has deferred it, see closeDeferred
 }

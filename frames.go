@@ -101,7 +101,7 @@ func (s *splitter) take(c *Conn, data []byte) {
 		}
 		switch {
 		case err != nil:
-			c.loopSide().misframed(err)
+			c.loopSide().splitFailed(err)
 			return
 		case frame == nil && advance == 0:
 			c.loopSide().keepPart(rest, len(rest) == len(data))
@@ -117,9 +117,9 @@ func (s *splitter) take(c *Conn, data []byte) {
 	}
 }
 
-// misframed delivers an error of a splitter, and closes the connection. Unlike after
+// splitFailed delivers an error of a splitter, and closes the connection. Unlike after
 // other errors, OnEvent can still write.
-func (cl *connLoop) misframed(err error) {
+func (cl *connLoop) splitFailed(err error) {
 	c := (*Conn)(cl)
 	err = c.opError(OpRead, err)
 	c.failed = true

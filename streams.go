@@ -71,8 +71,8 @@ func (cl *connLoop) openSink() (*streamSink, error) {
 		return old, nil
 	case nil:
 		if c.life >= lifeClosing {
-			if x.untold != nil {
-				x.untold.Ignore() // the error is returned here
+			if x.unreported != nil {
+				x.unreported.Ignore() // the error is returned here
 			}
 			return nil, c.closedError()
 		}
@@ -220,15 +220,15 @@ func (s *streamSink) giveBack() {
 // releaseEnd reports an end that no stream has returned, and closes the connection if
 // the peer has ended its side.
 func (s *streamSink) releaseEnd(gone bool) {
-	c, untold := s.c, s.err != nil && s.err != s.told
+	c, unreported := s.c, s.err != nil && s.err != s.told
 	switch {
 	case c.loop.ended.Load():
 	case s.err == io.EOF && !gone:
-		if untold {
+		if unreported {
 			c.loopSide().event(io.EOF)
 		}
 		c.loopSide().afterEOF()
-	case untold && c.failed:
+	case unreported && c.failed:
 		c.loop.event(s.err, true) // too late for the callbacks of the connection
 	}
 }

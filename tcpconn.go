@@ -237,14 +237,14 @@ type Conn struct {
 	// core moves the bytes. Its lock also guards the fields marked below.
 	core netcore.Conn
 
-	listener *Listener                  // the listener that accepted it, or nil
-	cfg      atomic.Pointer[ConnConfig] // replaced as a whole by SetCallbacks
-	x        atomic.Pointer[connExtra]  // allocated under the lock when needed
-	silence  atomic.Pointer[readTimer]  // allocated under the lock when needed
-	reasons  connReasons
-	quit     atomic.Bool   // life is closing or closed: no callback except OnClose
-	holding  atomic.Bool   // the dispatcher has the chunk
-	bits     atomic.Uint32 // changed under the lock
+	listener  *Listener                  // the listener that accepted it, or nil
+	cfg       atomic.Pointer[ConnConfig] // replaced as a whole by SetCallbacks
+	x         atomic.Pointer[connExtra]  // allocated under the lock when needed
+	readTimer atomic.Pointer[readTimer]  // allocated under the lock when needed
+	reasons   connReasons
+	quit      atomic.Bool   // life is closing or closed: no callback except OnClose
+	holding   atomic.Bool   // the dispatcher has the chunk
+	bits      atomic.Uint32 // changed under the lock
 
 	// The order of the fields below avoids padding: there are many idle connections.
 
@@ -404,9 +404,9 @@ type connExtra struct {
 	writeTimeout time.Duration
 	ownTimeouts  bool // SetTimeouts was called
 
-	next     *sockio.Buffer    // read by probe; owned by the connection's goroutine
-	released net.Conn          // owned by the connection's goroutine, then by goneTask
-	untold   *Future[struct{}] // an error that a task may still claim; only on the loop
+	next       *sockio.Buffer    // read by probe; owned by the connection's goroutine
+	released   net.Conn          // owned by the connection's goroutine, then by goneTask
+	unreported *Future[struct{}] // an error that a task may still claim; only on the loop
 }
 
 var _ io.StringWriter = (*Conn)(nil)
@@ -536,8 +536,8 @@ func (cr *connReader) dial(ctx context.Context, cancel context.CancelFunc, netwo
 		conf = clientTLS(conf, address)
 	}
 	c.core.Attach(nc, cfg.Dial == nil)
-	if asks := cr.noteForeign(nc); needsTLS(nc, conf) || asks {
-		err = cr.prepare(ctx, nc, conf, true, asks)
+	if noAddrs := cr.noteForeign(nc); needsTLS(nc, conf) || noAddrs {
+		err = cr.prepare(ctx, nc, conf, true, noAddrs)
 	}
 	cr.up(err)
 }
@@ -578,25 +578,25 @@ func (cr *connReader) adopted(nc net.Conn, conf *tls.Config, client, ours bool) 
 	if !attached {
 		c.core.Attach(nc, ours)
 	}
-	asks := cr.noteForeign(nc)
-	if !asks && !needsTLS(nc, conf) {
+	noAddrs := cr.noteForeign(nc)
+	if !noAddrs && !needsTLS(nc, conf) {
 		cr.up(nil)
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	c.core.Lock()
-	if c.life >= lifeClosing && !c.owes() {
+	if c.life >= lifeClosing && !c.closeDeferred() {
 		cancel()
 	}
 	c.extra().cancel = cancel
 	c.core.Unlock()
-	cr.up(cr.prepare(ctx, nc, conf, client, asks))
+	cr.up(cr.prepare(ctx, nc, conf, client, noAddrs))
 }
 
 // noteForeign records nc in connExtra if it is foreign, and reports whether its
 // addresses are still unknown.
-func (cr *connReader) noteForeign(nc net.Conn) (asks bool) {
+func (cr *connReader) noteForeign(nc net.Conn) (noAddrs bool) {
 	if !isForeign(nc) {
 		return false
 	}
@@ -616,9 +616,9 @@ func needsTLS(nc net.Conn, conf *tls.Config) bool {
 
 // prepare runs the steps between connecting and OnConnect: the addresses of a foreign
 // net.Conn, and the TLS handshake.
-func (cr *connReader) prepare(ctx context.Context, nc net.Conn, conf *tls.Config, client, asks bool) error {
-	if asks {
-		if err := cr.askAddrs(ctx, nc); err != nil {
+func (cr *connReader) prepare(ctx context.Context, nc net.Conn, conf *tls.Config, client, noAddrs bool) error {
+	if noAddrs {
+		if err := cr.readAddrs(ctx, nc); err != nil {
 			return err
 		}
 	}
@@ -628,10 +628,10 @@ func (cr *connReader) prepare(ctx context.Context, nc net.Conn, conf *tls.Config
 	return cr.handshake(ctx, conf, client, nil)
 }
 
-// askAddrs calls LocalAddr and RemoteAddr of a foreign connection, with the timeout of
+// readAddrs calls LocalAddr and RemoteAddr of a foreign connection, with the timeout of
 // a handshake: RemoteAddr may wait for the peer, for example if the address comes from
 // a PROXY protocol header.
-func (cr *connReader) askAddrs(ctx context.Context, nc net.Conn) error {
+func (cr *connReader) readAddrs(ctx context.Context, nc net.Conn) error {
 	c := (*Conn)(cr)
 	ctx, cancel := cr.handshakeContext(ctx)
 	defer cancel()
