@@ -494,7 +494,7 @@ func (c *Conn) guard() {
 	case c.finished:
 		return
 	case b != nil && !c.cut:
-		if c.stall <= 0 || time.Since(b.since) < c.stall {
+		if c.stall <= 0 || c.paused || time.Since(b.since) < c.stall {
 			break
 		}
 		c.hangUp()

@@ -57,9 +57,21 @@ func (c *Conn) SetStall(d time.Duration) {
 // anew makes a waiting writer check the state of the connection again, and restarts the
 // time of SetStall. The caller holds the lock.
 func (c *Conn) anew() {
-	if b := c.blocker(); b != nil {
-		b.since, b.kicked = time.Now(), true
+	b := c.blocker()
+	if b == nil {
+		return
+	}
+	b.since = time.Now()
+	switch {
+	case c.rc != nil || c.cut:
+		b.kicked = true
 		c.nc.SetWriteDeadline(longAgo)
+	case c.paused:
+		c.unbound()
+	default:
+		// After a Write of a tls.Conn has timed out, every later one fails. So the writer
+		// stays in its Write, which gets the new bound.
+		c.bound()
 	}
 }
 
@@ -249,7 +261,8 @@ func (c *Conn) block() {
 type blockedWriter struct {
 	since   time.Time // when the peer last received output
 	unacked int       // bytes that the peer's kernel had not acknowledged at the last look
-	kicked  bool      // anew has set the write deadline
+	kicked  bool      // anew has set a write deadline in the past
+	early   bool      // a Write timed out early, and nothing was written since then
 }
 
 // writeBlocking writes until no output is left.
@@ -280,7 +293,7 @@ func (c *Conn) writeBlocking() {
 		n, err := c.writeWaiting(space[:n])
 		c.Lock()
 		if n > 0 {
-			c.x.blocked.since = time.Now()
+			c.x.blocked.since, c.x.blocked.early = time.Now(), false
 			c.sent(n)
 		}
 		if err != nil && !c.excused(n, err) {
@@ -342,10 +355,15 @@ func (c *Conn) excused(n int, err error) bool {
 	case c.stall <= 0 || !c.bounded:
 		return false // a deadline of a wrapper around the connection
 	}
-	if left, ok := c.probe(); ok && left < b.unacked {
+	left, ok := c.probe()
+	if ok && left < b.unacked {
 		b.since = time.Now()
 	}
-	return time.Since(b.since) < c.stall
+	if time.Since(b.since) >= c.stall || b.early {
+		return false
+	}
+	b.early = !ok // the bound changed during the Write; a second time, nc itself is the cause
+	return true
 }
 
 // writeWaiting waits until the kernel has accepted a part of views.
