@@ -42,9 +42,9 @@ const firstReport = 5 * time.Second
 // When the grace period is over, the loop ends by force, as with [Loop.Stop]. The handles
 // that kept the loop alive are logged, and Run returns an error that matches [ErrForced] and
 // names them. The end still counts as graceful if nothing is lost: only idle servers are
-// open, and closed connections whose peers have all of their output. On Linux, output
-// counts as delivered when the peer's kernel has acknowledged it; elsewhere, when the local
-// kernel has accepted it.
+// open, and closed connections whose peers have all of their output. On Linux and macOS,
+// output counts as delivered when the peer's kernel has acknowledged it; elsewhere, when the
+// local kernel has accepted it.
 //
 // If grace is zero, the loop ends by force at once. If grace is negative, Shutdown waits
 // without limit. Shutdown closes no connections except the idle ones of an [HTTPServer]. Any

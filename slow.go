@@ -45,8 +45,8 @@ func (l *Loop) stopWatch() {
 	}
 }
 
-// run checks often enough to report a callback at most half the limit late. It never
-// reports a callback that takes less than the limit.
+// run checks often enough to report a callback at most half the limit late, or 1 ms if that
+// is more. It never reports a callback that takes less than the limit.
 func (w *slowWatch) run() {
 	defer close(w.done)
 	tick := time.NewTicker(max(w.limit/2, time.Millisecond))
