@@ -11,21 +11,21 @@ import (
 	"github.com/onloop/eventloop/internal/writers"
 )
 
-// A requestEnd is what came of a request on a connection.
+// A requestEnd is the outcome of a request on a connection.
 type requestEnd struct {
-	res  *HTTPResponse // nil of a RoundTripper
-	head bool          // of a response was there
-	next *httpTarget   // where the response leads, if that is to be followed
+	res  *HTTPResponse // nil for a RoundTripper
+	head bool          // the head of a response has arrived
+	next *httpTarget   // the target of a redirect that is to be followed
 	err  error
-	over time.Time
+	over time.Time // the end of the response
 
-	switched *switched // what the connection has become
+	switched *switched // the connection, if it becomes a Conn
 
 	reusable bool // the connection may carry another request
 }
 
-// submit finds the request a connection: an idle one, which is given the request at
-// once, or one that is dialed. Or the request waits until one is free.
+// submit finds a connection for the request: an idle one, which gets the request at once,
+// or a new one. At the limit of connections, the request waits until one is free.
 func (c *httpCall) submit() {
 	client := c.client
 	if client.cfg.Transport != nil {
@@ -33,7 +33,7 @@ func (c *httpCall) submit() {
 		return
 	}
 	if c.jar() != nil || c.route == nil && client.ownProxy && c.opts.UnixSocket == "" {
-		client.loop.wg.Go(func() { // Jar and Proxy are of the application
+		client.loop.wg.Go(func() { // Jar and Proxy are code of the application
 			client.loop.worksFor(&c.handle)
 			if err := aside(c.prepareHop); err != nil {
 				c.finish(nil, err)
@@ -50,13 +50,13 @@ func (c *httpCall) submit() {
 	c.getConn()
 }
 
-// prepareHop finds out what the request to the present target needs.
+// prepareHop loads the cookies and the route for the current target.
 func (c *httpCall) prepareHop() error {
 	c.loadCookies()
 	return c.findRoute()
 }
 
-// findRoute finds the way to the target.
+// findRoute sets the route to the target.
 func (c *httpCall) findRoute() error {
 	if c.route != nil {
 		return nil
@@ -81,20 +81,20 @@ func (c *httpCall) getConn() {
 		client.loop.wg.Go(s.serve)
 		return
 	}
-	if c.isAborted() && client.pool.Remove(c) { // before it was there to be removed
+	if c.isAborted() && client.pool.Remove(c) { // aborted before it was in the pool's queue
 		c.finishAside(nil, errOver)
 	}
 }
 
-// An httpSlot is a slot of the pool, with a goroutine: it dials, carries requests on the
-// connection, waits for the next one while the connection is idle, and closes it. While
-// the connection is parked there is no goroutine.
+// An httpSlot is a slot of the pool, with a goroutine. The goroutine dials, carries requests
+// on the connection, waits for the next request while the connection is idle, and closes
+// it. A parked connection has no goroutine.
 type httpSlot struct {
 	client *HTTPClient
 	key    *httpclient.Key
-	conn   *httpclient.Conn // nil: to be dialed for call
+	conn   *httpclient.Conn // nil: must be dialed for call
 	call   *httpCall        // nil: conn is idle, or the slot is free
-	begun  bool             // call is being carried
+	begun  bool             // call has begun on conn
 	end    requestEnd       // of call
 }
 
@@ -102,7 +102,7 @@ type httpSlot struct {
 func (s *httpSlot) serve() {
 	over := false
 	defer func() {
-		if !over { // foreign code called Goexit: the slot goes on elsewhere
+		if !over { // foreign code called Goexit: continue on another goroutine
 			if s.conn != nil {
 				s.conn.Core().Own()
 			}
@@ -122,8 +122,8 @@ func (s *httpSlot) serve() {
 	s.client.goroutineEnded()
 }
 
-// recover goes on after a Goexit, which was in Read of the connection, or in Close of
-// a body whose request has its result.
+// recover continues after a Goexit in Read of the connection, or in Close of the body of a
+// request that has its result.
 func (s *httpSlot) recover() {
 	if s.conn != nil {
 		s.conn.Fail(errGoexit)
@@ -135,8 +135,8 @@ func (s *httpSlot) recover() {
 	s.serve()
 }
 
-// step does the next thing that is to be done. It returns false if the connection is
-// parked, and then s must not be touched.
+// step dials, carries a request, or waits for the next one. It returns false if the
+// connection is parked. Then the caller must not touch s.
 func (s *httpSlot) step() bool {
 	pool := s.client.pool
 	switch {
@@ -159,7 +159,7 @@ func (s *httpSlot) step() bool {
 			s.close()
 		}
 	default:
-		s.conn.Core().Own() // a request may have the goroutine wait for many things
+		s.conn.Core().Own() // during a request, the goroutine may wait in many places
 		s.begun = true
 		s.call.exchange(s.conn, &s.end)
 		s.conclude()
@@ -174,8 +174,9 @@ func (s *httpSlot) close() {
 	}
 }
 
-// conclude ends the request on the connection, finds the connection its next one, and
-// tells the result: a callback that asks again finds the connection.
+// conclude ends the request on the connection, gets the next request from the pool, and
+// then delivers the result. In this order, a callback that sends another request can use
+// the connection.
 func (s *httpSlot) conclude() {
 	call, end, pool := s.call, s.end, s.client.pool
 	s.begun, s.end = false, requestEnd{}
@@ -204,13 +205,13 @@ func (s *httpSlot) conclude() {
 	call.conclude(&end)
 }
 
-// asCall returns the request that the pool gave, or nil.
+// asCall returns the request from the pool, or nil.
 func asCall(r httpclient.Request) *httpCall {
 	call, _ := r.(*httpCall)
 	return call
 }
 
-// conclude has the request follow a redirect, or end.
+// conclude follows a redirect, or ends the request.
 func (c *httpCall) conclude(end *requestEnd) {
 	switch {
 	case end.err != nil:
@@ -228,7 +229,7 @@ func (c *httpCall) conclude(end *requestEnd) {
 	}
 }
 
-// exchange carries the request on conn, and leaves in end what came of it.
+// exchange carries the request on conn, and stores the outcome in end.
 func (c *httpCall) exchange(conn *httpclient.Conn, end *requestEnd) {
 	resp := conn.Response()
 	queued := conn.Begin(c.deadline, c.client.cfg.InactivityTimeout)
@@ -250,10 +251,10 @@ func (c *httpCall) exchange(conn *httpclient.Conn, end *requestEnd) {
 	end.reusable = end.err == nil && !c.close && resp.Reusable()
 }
 
-// depart ends the exchange. It reports whether conn can carry another request, or,
-// otherwise, whether this one is to be sent again on a new connection.
+// depart ends the exchange. It reports whether conn can carry another request, and if not,
+// whether to retry this one on a new connection.
 func (c *httpCall) depart(conn *httpclient.Conn, end *requestEnd) (reusable, retry bool) {
-	c.Attach(nil) // from here on abort leaves the connection alone
+	c.Attach(nil) // from here on, abort does not interrupt the connection
 	c.endUpload()
 	if end.err != nil || !c.switches(end.res) {
 		reusable = conn.End(end.reusable)
@@ -261,7 +262,7 @@ func (c *httpCall) depart(conn *httpclient.Conn, end *requestEnd) (reusable, ret
 	c.count(conn)
 	if end.err == nil || end.head || !c.shouldRetry(conn, end.err) {
 		if end.next == nil && c.body != nil && c.trip == nil {
-			aside(func() error { c.closeBody(); return nil }) // it may wait, conn may not
+			aside(func() error { c.closeBody(); return nil }) // Close may block; conn must not wait for it
 		}
 		return reusable, false
 	}
@@ -272,7 +273,8 @@ func (c *httpCall) depart(conn *httpclient.Conn, end *requestEnd) (reusable, ret
 	return false, true
 }
 
-// exchangeHeads sends the request, or begins to, and reads the head of the response.
+// exchangeHeads sends the request, or starts its upload, and reads the head of the
+// response.
 func (c *httpCall) exchangeHeads(conn *httpclient.Conn, resp *httpclient.Response, queued bool) error {
 	if conn.Stale() {
 		return httpclient.ErrStale
@@ -280,8 +282,8 @@ func (c *httpCall) exchangeHeads(conn *httpclient.Conn, resp *httpclient.Respons
 	if !queued {
 		c.send(conn)
 	}
-	// After a failed write too: a server that did not want the request may have said
-	// so before it closed the connection.
+	// Read the head even after a failed write: a server that refused the request may have
+	// sent a response before it closed the connection.
 	err := resp.ReadHead(conn, c.method, c.client.cfg.MaxHeaderBytes, c)
 	if conn.Stale() {
 		return httpclient.ErrStale
@@ -297,12 +299,12 @@ func (c *httpCall) exchangeHeads(conn *httpclient.Conn, resp *httpclient.Respons
 	return err
 }
 
-// uploads reports whether the body is sent by a goroutine of its own.
+// uploads reports whether the body is sent on its own goroutine.
 func (c *httpCall) uploads() bool {
 	return c.opts.BodyReader != nil || !httpclient.Inline(len(c.opts.Body)) || c.expect || c.length < 0
 }
 
-// send sends the request, or begins to.
+// send sends the request, or its head if the body has its own goroutine.
 func (c *httpCall) send(conn *httpclient.Conn) {
 	if !c.uploads() {
 		conn.Send(c.message(c.opts.Body), false)
@@ -313,21 +315,21 @@ func (c *httpCall) send(conn *httpclient.Conn) {
 	c.upload.start()
 }
 
-// message returns the head of the request and body.
+// message returns the head of the request together with body.
 func (c *httpCall) message(body []byte) *httpclient.Message {
 	head := c.head(c.route)
 	defer head.Release()
 	return head.Message(body)
 }
 
-// Interim is called for each interim response.
+// Interim handles an interim response.
 func (c *httpCall) Interim(status int) {
 	if status == 100 && c.upload != nil {
 		c.upload.permit()
 	}
 }
 
-// response returns what the head of the response says.
+// response returns the response, with the values of its head.
 func (c *httpCall) response(conn *httpclient.Conn, r *httpclient.Response) *HTTPResponse {
 	res := &HTTPResponse{
 		Status: r.Status, Reason: r.Reason, Proto: r.Proto,
@@ -348,7 +350,7 @@ func (c *httpCall) response(conn *httpclient.Conn, r *httpclient.Response) *HTTP
 	return res
 }
 
-// tlsOf returns what tells the state of TLS, or nil.
+// tlsOf returns the TLS connection of conn, or nil.
 func tlsOf(conn *httpclient.Conn) interface{ ConnectionState() tls.ConnectionState } {
 	core := conn.Core()
 	core.Lock()
@@ -360,8 +362,8 @@ func tlsOf(conn *httpclient.Conn) interface{ ConnectionState() tls.ConnectionSta
 	return t
 }
 
-// maxDiscard bounds the body of a response that redirects: reading it is cheaper than
-// a new connection only if it is short.
+// maxDiscard limits how much of a redirect's body is read. Reading it is cheaper than a new
+// connection only if it is short.
 const maxDiscard = 64 << 10
 
 // receive reads the body of the response.
@@ -395,7 +397,7 @@ func (c *httpCall) receive(conn *httpclient.Conn, end *requestEnd) (err error) {
 	return err
 }
 
-// readBody reads the body as a whole.
+// readBody reads the whole body.
 func (c *httpCall) readBody(res *HTTPResponse, resp *httpclient.Response) error {
 	body, err := resp.ReadAll(c.client.cfg.MaxBodyBytes)
 	if err != nil {
@@ -408,7 +410,7 @@ func (c *httpCall) readBody(res *HTTPResponse, resp *httpclient.Response) error 
 	return nil
 }
 
-// endUpload ends what still sends the body: nothing reads it any more.
+// endUpload ends the upload, if there is one, so that it does not read the body any more.
 func (c *httpCall) endUpload() {
 	if c.upload != nil {
 		c.upload.end()
@@ -416,20 +418,20 @@ func (c *httpCall) endUpload() {
 	}
 }
 
-// count adds what the connection carried to the statistics.
+// count adds the bytes of the connection to the statistics.
 func (c *httpCall) count(conn *httpclient.Conn) {
 	in, out := conn.Bytes()
 	count := &c.client.loop.count
 	count.bytesIn.Add(uint64(in))
-	count.written.Add(uint64(out)) // nothing of it waits
+	count.written.Add(uint64(out)) // no output is pending
 	count.bytesOut.Add(uint64(out))
 }
 
-// An httpHost is a client as its connections see it.
+// An httpHost is the HTTPClient as the host of its connections.
 type httpHost HTTPClient
 
-// Go runs f, for which the loop has to live on: what a goroutine of a connection has
-// written is sent by the loop's writers.
+// Go runs f. The loop does not end before f, because the loop's writers send the output of
+// a connection's goroutine.
 func (h *httpHost) Go(f func()) {
 	c := (*HTTPClient)(h)
 	c.goroutineBegun()

@@ -19,19 +19,19 @@ import (
 // An httpTarget is a URL that a request can be sent to.
 type httpTarget struct {
 	u    *url.URL
-	name string // of the server: what is resolved, and verified
+	name string // the server's name, to resolve and to verify
 	addr string // name:port
 	host string // the field Host
-	uri  string // path and query, as requested
+	uri  string // path and query, escaped for the request line
 }
 
 var errNoHost = errors.New("URL without a host")
 
-// parseTarget finds out where a URL leads.
+// parseTarget returns the target of a URL.
 func parseTarget(raw string) (httpTarget, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
-		// The message of url.Error quotes the URL, which OpError does too.
+		// The message of url.Error quotes the URL, and so does OpError.
 		var ue *url.Error
 		if errors.As(err, &ue) {
 			err = ue.Err
@@ -71,14 +71,14 @@ func newTarget(u *url.URL) (httpTarget, error) {
 		t.host = t.addr[:len(t.addr)-len(":")-len(port)]
 	}
 	if zone := strings.IndexByte(t.name, '%'); zone >= 0 {
-		// A zone means something on this machine only (RFC 6874 section 4).
+		// A zone has a meaning only on this machine (RFC 6874 section 4).
 		t.host = strings.Replace(t.host, t.name[zone:], "", 1)
 	}
 	t.uri = requestURI(u)
 	return t, nil
 }
 
-// joinHostPort returns what net.JoinHostPort does, but host if it is that already,
+// joinHostPort is like net.JoinHostPort. If host is the result already, it returns host,
 // which saves an allocation for most URLs of services.
 func joinHostPort(host, name, port string) string {
 	if len(host) == len(name)+len(":")+len(port) && strings.HasPrefix(host, name) && strings.IndexByte(name, ':') < 0 {
@@ -87,7 +87,7 @@ func joinHostPort(host, name, port string) string {
 	return net.JoinHostPort(name, port)
 }
 
-// asciiHost returns the form of a host name that is resolved and sent (RFC 5891).
+// asciiHost returns the ASCII form of a host name, which is resolved and sent (RFC 5891).
 func asciiHost(name string) (string, error) {
 	plain := true
 	for i := range len(name) {
@@ -112,7 +112,7 @@ func asciiHost(name string) (string, error) {
 		}
 		return host, nil
 	}
-	if !utf8.ValidString(name) { // package idna accepts it, and asks for another name
+	if !utf8.ValidString(name) { // package idna would accept it as another name
 		return "", fmt.Errorf("host %q of the URL is not valid", name)
 	}
 	ascii, err := idna.Lookup.ToASCII(name)
@@ -131,11 +131,11 @@ func isASCII(s string) bool {
 	return true
 }
 
-// requestURI returns what comes after the method: path and query, escaped. What
-// the caller has escaped stays as it is; what net/url leaves as it is, spaces in a
-// query above all, is escaped too.
+// requestURI returns the target of the request line: path and query, escaped. It keeps the
+// escapes of the caller. It also escapes bytes that net/url does not, in particular spaces
+// in a query.
 func requestURI(u *url.URL) string {
-	s := u.RawPath // as it was written, if that matters
+	s := u.RawPath // set if the caller's escapes differ from the default
 	if s == "" {
 		s = u.EscapedPath()
 	}
@@ -153,7 +153,7 @@ func requestURI(u *url.URL) string {
 	return s
 }
 
-// uriByte reports whether c may be in a URI (RFC 3986), if only in some places.
+// uriByte reports whether c is allowed anywhere in a URI (RFC 3986).
 func uriByte(c byte) bool {
 	switch c {
 	case '"', '<', '>', '\\', '^', '`', '{', '|', '}':
@@ -179,14 +179,14 @@ func (t *httpTarget) sameOrigin(o *httpTarget) bool {
 	return t.u.Scheme == o.u.Scheme && t.addr == o.addr
 }
 
-// redirect returns the target of a Location that t answered with.
+// redirect returns the target of a Location field in a response from t.
 func (t *httpTarget) redirect(location string) (httpTarget, error) {
 	u, err := t.u.Parse(location)
 	if err != nil {
 		return httpTarget{}, fmt.Errorf("%w: Location %q", ErrHTTPMalformed, location)
 	}
 	if u.User == nil && u.Scheme == t.u.Scheme && u.Host == t.u.Host {
-		u.User = t.u.User // as in a relative one
+		u.User = t.u.User // as with a relative Location
 	}
 	if u.Fragment == "" {
 		u.Fragment, u.RawFragment = t.u.Fragment, t.u.RawFragment // RFC 9110 section 10.2.2
@@ -198,25 +198,25 @@ func (t *httpTarget) redirect(location string) (httpTarget, error) {
 	return next, nil
 }
 
-// basicAuth returns the value of the field that carries the user of a URL.
+// basicAuth returns the value of the Authorization field for the user of a URL.
 func basicAuth(user *url.Userinfo) string {
 	password, _ := user.Password()
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password))
 }
 
-// redacted returns a URL for messages, without the password.
+// redacted returns a URL without its password, for messages.
 func redacted(raw string) string {
 	if strings.IndexByte(raw, '@') < 0 {
 		return raw
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
-		return "(URL that is not valid)" // and might have a password in it
+		return "(URL that is not valid)" // it may contain a password
 	}
 	return u.Redacted()
 }
 
-// withoutUser returns the URL u, which was written as raw, without user and password.
+// withoutUser returns the URL u without user and password. raw is the text of u.
 func withoutUser(u *url.URL, raw string) string {
 	if u.User == nil {
 		return raw
@@ -226,24 +226,24 @@ func withoutUser(u *url.URL, raw string) string {
 	return own.String()
 }
 
-// An httpRoute is the way to a target.
+// An httpRoute describes the connection to a target.
 type httpRoute struct {
 	key     httpclient.Key
 	network string
-	addr    string // to connect to
+	addr    string // the address to connect to
 	proxy   *url.URL
 	socks   bool // proxy is a SOCKS proxy
 }
 
-// An httpPlace is what a URL leads to. It does not change.
+// An httpPlace is the cached target and route of a URL. It is immutable.
 type httpPlace struct {
 	asked  string
 	target httpTarget
-	route  *httpRoute // nil if only the goroutine of the request can find it out
+	route  *httpRoute // nil if the goroutine of the request must find it
 }
 
-// place finds out what a URL leads to. It remembers that of the last one: many
-// clients ask for the same again and again, and parsing takes longer than sending.
+// place returns the target and route of a URL. It caches the last result, because many
+// clients request the same URL again and again, and parsing takes longer than sending.
 func (c *HTTPClient) place(asked string) (*httpPlace, error) {
 	if p := c.last.Load(); p != nil && p.asked == asked {
 		return p, nil
@@ -253,8 +253,8 @@ func (c *HTTPClient) place(asked string) (*httpPlace, error) {
 	if p.target, err = parseTarget(asked); err != nil {
 		return nil, err
 	}
-	if !c.ownProxy { // that of the application is not called here
-		if r, err := c.route(&p.target, ""); err == nil { // else the goroutine says so
+	if !c.ownProxy { // a Proxy of the application must not be called here
+		if r, err := c.route(&p.target, ""); err == nil { // the request's goroutine reports the error
 			p.route = &r
 		}
 	}
@@ -262,13 +262,13 @@ func (c *HTTPClient) place(asked string) (*httpPlace, error) {
 	return p, nil
 }
 
-// tunnel reports whether an HTTP proxy is to connect to the target.
+// tunnel reports whether the route is a tunnel through an HTTP proxy (CONNECT).
 func (r *httpRoute) tunnel() bool { return r.proxy != nil && !r.socks && r.key.Addr != "" }
 
-// absolute reports whether the request names the whole URL, for the proxy.
+// absolute reports whether the request line has the whole URL, for an HTTP proxy.
 func (r *httpRoute) absolute() bool { return r.proxy != nil && r.key.Addr == "" }
 
-// route finds the way to t: through a unix socket, a proxy, or straight.
+// route returns the route to t: through a unix socket, through a proxy, or directly.
 func (c *HTTPClient) route(t *httpTarget, socket string) (httpRoute, error) {
 	r := httpRoute{network: "tcp", addr: t.addr, key: httpclient.Key{Scheme: t.u.Scheme, Addr: t.addr}}
 	if socket != "" {
@@ -276,7 +276,7 @@ func (c *HTTPClient) route(t *httpTarget, socket string) (httpRoute, error) {
 	}
 	u := t.u
 	if c.ownProxy {
-		own := *u // the application may change it, and it may be remembered
+		own := *u // the application may change it, and u may be cached
 		u = &own
 	}
 	proxy, err := c.cfg.Proxy(u)
@@ -292,13 +292,13 @@ func (c *HTTPClient) route(t *httpTarget, socket string) (httpRoute, error) {
 	}
 	r.proxy, r.key.Proxy = proxy, proxy.String()
 	if t.u.Scheme == "http" && !r.socks {
-		r.key.Addr = "" // the proxy carries requests to any server on one connection
+		r.key.Addr = "" // one connection to the proxy can carry requests to any server
 	}
 	return r, nil
 }
 
-// throughTunnel returns r with a tunnel through a proxy that is told the target in the
-// request otherwise, which not many do for another protocol than HTTP.
+// throughTunnel returns r with a tunnel in place of an absolute request line. Few proxies
+// forward requests with an absolute request line for protocols other than HTTP.
 func throughTunnel(r *httpRoute, t *httpTarget) *httpRoute {
 	if r == nil || !r.absolute() {
 		return r
@@ -308,7 +308,7 @@ func throughTunnel(r *httpRoute, t *httpTarget) *httpRoute {
 	return &own
 }
 
-// unixRoute returns the way to t through a unix socket.
+// unixRoute returns the route to t through a unix socket.
 func unixRoute(t *httpTarget, socket string) *httpRoute {
 	return &httpRoute{
 		network: "unix", addr: socket,

@@ -21,50 +21,51 @@ import (
 )
 
 // RoundTripper returns the client as an [http.RoundTripper], for the Transport of an
-// http.Client and for libraries that take one. Requests through it use the settings,
-// the connections and the statistics of c; of the settings, only MaxBodyBytes and Jar do
-// not apply. Timeout bounds a request until its body is read, and InactivityTimeout also
-// the silence within a body: unlike with http.Transport, a stream of events that is
-// silent for a minute ends, unless that is set. The result also has the method
-// CloseIdleConnections, which [http.Client.CloseIdleConnections] calls.
+// http.Client and for libraries that take one. Its requests use the settings, connections
+// and statistics of c, except the settings MaxBodyBytes and Jar. Timeout limits a request
+// until its body is read. InactivityTimeout also applies within a body: unlike with
+// http.Transport, an event stream that is silent for a minute ends, unless
+// InactivityTimeout says otherwise. The result also has the method CloseIdleConnections,
+// which [http.Client.CloseIdleConnections] calls.
 //
-// RoundTrip may be called while the loop runs, by any goroutine and by any task of the
-// loop. On a goroutine other than the loop's it blocks. In a task it suspends the task,
+// RoundTrip may be called while the loop runs, from any goroutine and from any task of the
+// loop. On a goroutine other than the loop's, it blocks. In a task, it suspends the task,
 // and the loop continues. In a callback, which can do neither, it returns [ErrOnLoop] at
-// once. The same holds for Read of the response body, whatever called RoundTrip; Close
-// never waits. A library in a task works as long as it neither sleeps nor waits for
-// goroutines of its own.
+// once. The same applies to Read of the response body, regardless of the caller of
+// RoundTrip; Close never waits. A library works in a task if it neither sleeps nor waits
+// for its own goroutines.
 //
-// RoundTrip returns when the head of the response is there. It does what net/http asks
-// of a RoundTripper: it does not change the request, follows no redirects, neither
-// sends nor stores cookies, adds no Authorization, and always closes the body of the
-// request, if need be after it has returned, and never on the loop. It does not ask for
-// compression, so the body is what the server sends. Request.Cancel and GetBody are used,
-// and a body that is an io.Seeker can be sent again, too. A method CONNECT is an error.
-// The hooks of package net/http/httptrace are not called: a net/http/httptrace.ClientTrace
-// in the request's context has no effect.
+// RoundTrip returns when the head of the response has arrived. It follows the contract of
+// http.RoundTripper: it does not change the request, follows no redirects, neither sends
+// nor stores cookies, adds no Authorization, and always closes the body of the request,
+// possibly after it has returned, and never on the loop. It does not ask for compression,
+// and never decompresses the body. Request.Cancel and GetBody are supported. A body that
+// is an io.Seeker can also be sent again. The method CONNECT is an error. The hooks of
+// package net/http/httptrace are not called: a net/http/httptrace.ClientTrace in the
+// request's context has no effect.
 //
-// The body of the response is read ahead by up to 256 KB; then the server has to wait.
-// An open body is a pending request: it keeps the loop alive, and the end of the
-// request's context ends it. Close before the end closes the connection, unless the rest
-// of the body is short and arrives at once. Read after Close returns
-// http.ErrBodyReadAfterClose. The body of a response with status 101 (Switching
-// Protocols) is an io.ReadWriteCloser over the connection, to which no timeout of the
-// client applies any more.
+// Up to 256 KB of the response body are read ahead; then the server has to wait. An open
+// body is a pending request: it keeps the loop alive, and the end of the request's context
+// ends it. Close before the end of the body closes the connection, unless the rest of the
+// body is short and arrives at once. Read after Close returns http.ErrBodyReadAfterClose.
+// The body of a response with status 101 (Switching Protocols) is an io.ReadWriteCloser
+// for the connection. No timeout of the client applies to it.
 //
 // A panic in Read or Close of the request's body is an error of RoundTrip. If there is a
-// response, a panic in Read before its end is the error of its body, and a panic in Close
-// is reported like one in a callback: see [Config].CatchPanics.
+// response already, a panic in Read before the end of the response is the error of the
+// response body, and a panic in Close is reported like one in a callback: see
+// [Config].CatchPanics.
 //
-// An error is an [*OpError] as of [HTTPClient.Do]. At the end of the context it matches
-// the error of the context and its cause, and Timeout reports whether a time was over.
-// When the loop ends by force, RoundTrip and Read return [ErrLoopClosed].
+// Errors are [*OpError] values, as with [HTTPClient.Do]. If the context has ended, the
+// error matches the error of the context and its cause, and its Timeout method reports
+// whether a deadline has passed. When the loop ends by force, RoundTrip and Read return
+// [ErrLoopClosed].
 func (c *HTTPClient) RoundTripper() http.RoundTripper { return (*roundTripper)(c) }
 
 // A roundTripper is an HTTPClient as an http.RoundTripper.
 type roundTripper HTTPClient
 
-// CloseIdleConnections closes the connections that are kept for later requests.
+// CloseIdleConnections closes the idle connections.
 func (rt *roundTripper) CloseIdleConnections() { (*HTTPClient)(rt).CloseIdle() }
 
 // RoundTrip implements http.RoundTripper.
@@ -89,7 +90,7 @@ func (rt *roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // send sends the request, or ends it with an error.
 func (t *httpTrip) send(task *Task) {
-	err := errGoexit // unless the methods of the context return
+	err := errGoexit // until the methods of the context have returned
 	sent, wait := false, task == nil
 	defer func() {
 		if !sent {
@@ -109,8 +110,8 @@ func (t *httpTrip) send(task *Task) {
 	t.call.submit()
 }
 
-// refuse ends a request that is not sent. If wait is set, the body is closed when it
-// returns. That may take any time, so wait must not be set on the loop.
+// refuse ends a request that is not sent. If wait is set, refuse returns after it has closed
+// the body. Close may block, so wait must not be set on the loop.
 func (t *httpTrip) refuse(err error, wait bool) {
 	defer t.call.finish(nil, err) // Close may call runtime.Goexit
 	if wait {
@@ -118,8 +119,8 @@ func (t *httpTrip) refuse(err error, wait bool) {
 	}
 }
 
-// discard closes the body of a request that the loop did not accept. Off the loop a
-// panic in Close is the caller's: the loop may not report it any more.
+// discard closes the body of a request that the loop did not accept. If the caller is not on
+// the loop, a panic in Close goes to the caller, because the ended loop cannot report it.
 func (t *httpTrip) discard(onLoop bool) {
 	switch body := t.req.Body; {
 	case body == nil:
@@ -171,7 +172,7 @@ func (t *httpTrip) prepare() error {
 	case c.body == nil:
 		c.length = 0
 	case c.length <= 0 || len(req.TransferEncoding) > 0 && req.TransferEncoding[0] == "chunked":
-		c.length = -1 // not known
+		c.length = -1 // unknown
 	}
 	if err := t.announceTrailer(); err != nil {
 		return err
@@ -196,7 +197,7 @@ func (t *httpTrip) prepare() error {
 	return nil
 }
 
-// hostOf returns the value of the field Host, if it is not that of the URL.
+// hostOf returns the value of the field Host, or "" for the host of the URL.
 func hostOf(req *http.Request) (string, error) {
 	host := req.Host
 	if host == "" || host == req.URL.Host || isASCII(host) {
@@ -213,8 +214,8 @@ func hostOf(req *http.Request) (string, error) {
 	return name, err
 }
 
-// fieldsOf returns h in the order in which net/http sends it, without the fields that
-// are not for the caller to send.
+// fieldsOf returns h in the order in which net/http sends it, without the fields that the
+// caller must not send.
 func fieldsOf(h http.Header) HTTPHeaders {
 	n := 0
 	for _, values := range h {
@@ -236,8 +237,8 @@ func fieldsOf(h http.Header) HTTPHeaders {
 	return fields
 }
 
-// framesMessage reports whether a field says which host a message is for or where its
-// body ends. Its name may have any case: to a server that makes no difference.
+// framesMessage reports whether a field names the host of a message or frames its body. It
+// ignores the case of name, because servers do.
 func framesMessage(name string) bool {
 	switch len(name) {
 	case len("Host"):
@@ -274,7 +275,8 @@ func (t *httpTrip) announceTrailer() error {
 	return nil
 }
 
-// sentTrailer returns the trailer section of the request, whose body is at its end.
+// sentTrailer returns the trailer section of the request. It is called at the end of the
+// body.
 func (t *httpTrip) sentTrailer() ([]byte, error) {
 	fields := fieldsOf(t.req.Trailer)
 	if err := fields.validate(); err != nil {
@@ -287,13 +289,13 @@ func (t *httpTrip) sentTrailer() ([]byte, error) {
 	return lines, nil
 }
 
-// saysClose reports whether "Connection: close" is to be added.
+// saysClose reports whether the request needs an additional "Connection: close".
 func (t *httpTrip) saysClose() bool {
 	h := t.opts.Headers
 	return !h.hasToken("Connection", "close") && !h.hasToken("Connection", "upgrade")
 }
 
-// address returns the URL for messages, without the password.
+// address returns the URL without its password, for messages.
 func (t *httpTrip) address() string {
 	if t.req.URL == nil {
 		return ""
@@ -301,8 +303,8 @@ func (t *httpTrip) address() string {
 	return t.req.URL.Redacted()
 }
 
-// takeBody makes the body the BodyReader of the request. A short one that is in memory
-// is read at once: it is then sent together with the head, without a goroutine.
+// takeBody makes the body the BodyReader of the request. If the body is short and in memory,
+// takeBody reads it, so that it is sent together with the head, without a goroutine.
 func (t *httpTrip) takeBody() error {
 	c := &t.call
 	if c.body == nil {
@@ -330,7 +332,7 @@ func (t *httpTrip) takeBody() error {
 	return nil
 }
 
-// The types of what io.NopCloser returns.
+// The types of the readers that io.NopCloser returns.
 var nopCloserTypes = [...]reflect.Type{
 	reflect.TypeOf(io.NopCloser(nil)),
 	reflect.TypeOf(io.NopCloser(struct {
@@ -339,7 +341,7 @@ var nopCloserTypes = [...]reflect.Type{
 	}{})),
 }
 
-// unwrapped returns the reader in what io.NopCloser has returned.
+// unwrapped returns the reader inside a reader from io.NopCloser.
 func unwrapped(body io.Reader) io.Reader {
 	if t := reflect.TypeOf(body); t == nopCloserTypes[0] || t == nopCloserTypes[1] {
 		body, _ = reflect.ValueOf(body).Field(0).Interface().(io.Reader)
@@ -347,7 +349,7 @@ func unwrapped(body io.Reader) io.Reader {
 	return body
 }
 
-// isInMemory reports whether reading and closing body takes no time.
+// isInMemory reports whether Read and Close of body never block.
 func isInMemory(body io.Reader) bool {
 	switch unwrapped(body).(type) {
 	case *bytes.Reader, *bytes.Buffer, *strings.Reader:
@@ -366,7 +368,7 @@ func (t *httpTrip) watchCancel(done chan struct{}) {
 	}
 }
 
-// release ends the handle.
+// release unregisters the handle.
 func (t *httpTrip) release() {
 	l := t.call.loop
 	l.unregister(&t.call.handle)
@@ -375,8 +377,8 @@ func (t *httpTrip) release() {
 	}
 }
 
-// finish ends the request. Its body may not be closed yet; that takes as long as the
-// application likes.
+// finish ends the request. If the body is not closed yet, another goroutine closes it,
+// because Close may block.
 func (t *httpTrip) finish(err error) {
 	c := &t.call
 	b := c.body
@@ -396,7 +398,7 @@ func (t *httpTrip) finish(err error) {
 	t.end(err, pe)
 }
 
-// placeOf is place for the URL of a request, which may change afterwards.
+// placeOf is like place, for the URL of an http.Request, which may change afterwards.
 func (c *HTTPClient) placeOf(u *url.URL) (*httpPlace, error) {
 	if p := c.lastTrip.Load(); p != nil && *p.target.u == *u {
 		return p, nil
@@ -432,7 +434,7 @@ func isURI(s string) bool {
 	return true
 }
 
-// headerOf returns the fields of a response as net/http has them.
+// headerOf returns the fields of a response as an http.Header.
 func headerOf(fields http1.Fields) http.Header {
 	n := fields.Count()
 	h := make(http.Header, n)
@@ -451,9 +453,9 @@ func headerOf(fields http1.Fields) http.Header {
 // probeTime is how long the head of a request waits for the first byte of its body.
 const probeTime = 200 * time.Millisecond
 
-// mayBeEmpty reports whether the body had better be looked at before the head is sent.
-// Its length is not known, and the method usually has no body. If it is empty, the
-// server had better not see chunks. Package net/http does the same.
+// mayBeEmpty reports whether to probe the body before the head is sent: its length is
+// unknown, and the method usually has no body. An empty body should not be sent in chunks.
+// Package net/http does the same.
 func (t *httpTrip) mayBeEmpty() bool {
 	if t.call.length >= 0 || t.opts.BodyReader == nil || len(t.req.TransferEncoding) > 0 {
 		return false
@@ -465,8 +467,8 @@ func (t *httpTrip) mayBeEmpty() bool {
 	return false
 }
 
-// probe waits for the first byte of the body, or its end. It returns an error if the
-// request ends meanwhile.
+// probe waits for the first byte or the end of the body, for probeTime at most. It returns
+// an error if the request ends meanwhile.
 func (t *httpTrip) probe(task *Task) error {
 	c := &t.call
 	b := &probedBody{call: c, src: t.opts.BodyReader, first: looseFuture[int](c.loop)}
@@ -493,18 +495,17 @@ func (t *httpTrip) probe(task *Task) error {
 	return nil
 }
 
-// A probedBody is a body of which a goroutine reads the first byte.
+// A probedBody is a body whose first byte is read by a separate goroutine.
 type probedBody struct {
 	call  *httpCall
 	src   io.Reader
-	first *Future[int] // how many bytes that Read gave
+	first *Future[int] // the result of that Read
 	byte  [1]byte
-	taken bool // by Read
+	taken bool // Read has returned the result of first
 }
 
-// probe is the goroutine. It closes an empty body, since Close is code of the
-// application, too, and must not run on the goroutine of RoundTrip, which may be the
-// loop's.
+// probe is the goroutine. It closes an empty body. Close is code of the application, so it
+// must not run on the goroutine of RoundTrip, which may be the loop's.
 func (b *probedBody) probe() {
 	if b.look() == io.EOF {
 		b.call.closeBody()
@@ -513,7 +514,7 @@ func (b *probedBody) probe() {
 
 // look reads the first byte. It returns the error of that Read if there was no byte.
 func (b *probedBody) look() (err error) {
-	n, err := 0, errGoexit // unless Read returns
+	n, err := 0, errGoexit // until Read has returned
 	defer func() {
 		if v := recover(); v != nil {
 			err = newPanicError(v)
@@ -521,7 +522,7 @@ func (b *probedBody) look() (err error) {
 		b.first.finish(futureClosed, n, err)
 	}()
 	if n, err = b.src.Read(b.byte[:]); n > 0 {
-		err = nil // it comes again
+		err = nil // the next Read returns it again
 	}
 	return err
 }

@@ -20,45 +20,45 @@ import (
 )
 
 // An httpTrip is a request of a RoundTripper, from RoundTrip to the end of the response.
-// Two parties share it: the goroutine of the connection, which reads the response, and
-// the caller, which waits in RoundTrip and then reads the body. Either may be faster: a
-// short response is over before RoundTrip returns.
+// Two parties share it: the goroutine of the connection reads the response, and the caller
+// waits in RoundTrip and then reads the body. Either may be faster: a short response is
+// over before RoundTrip returns.
 type httpTrip struct {
 	call   httpCall
 	opts   HTTPOptions
 	closer bodyCloser
 	req    *http.Request
-	conn   *httpclient.Conn // after 101; nil: there was none
-	cut    chan struct{}    // closed when the connection is interrupted after that. Guarded by call.mu
+	conn   *httpclient.Conn // the connection after a 101, and otherwise nil
+	cut    chan struct{}    // closed when conn is interrupted; guarded by call.mu
 	done   chan struct{}    // closed at the end; nil unless Request.Cancel is watched
 
-	mu       sync.Mutex  // guards the following
+	mu       sync.Mutex  // guards the fields below
 	waiters  tripWaiters // in RoundTrip or in Read
 	res      *http.Response
 	ready    bool          // RoundTrip may return res
-	err      error         // how the response ended, io.EOF if it is whole; nil: not yet
+	err      error         // the end of the response; io.EOF if it is complete, nil before the end
 	over     bool          // the request has ended
 	closed   bool          // Close was called
 	paused   bool          // the goroutine of the connection waits for room
-	room     chan struct{} // ends that; one slot
+	room     chan struct{} // ends that wait; one slot
 	body     sockio.Queue
-	drained  int   // bytes of the body after Close
-	left     int64 // bytes of the body that were not read from the connection; -1: not known
+	drained  int   // bytes of the body that arrived after Close
+	left     int64 // bytes of the body that were not read from the connection; -1: unknown
 	trailer  http1.Fields
 	trailers http.Header // of HTTPClientConfig.Transport
 }
 
-// tripAhead is how much of a body is read before it is asked for.
+// tripAhead limits how much of a body is read before the caller reads it.
 const tripAhead = 256 << 10
 
-// tripWaiters are the goroutines and tasks that wait for something to change.
+// tripWaiters are the goroutines and tasks that wait for a change of an httpTrip.
 type tripWaiters struct {
 	sync.Cond
 	tasks []waiter
 }
 
-// wait waits for wake, on t or, if it is nil, on the goroutine that calls. It returns an
-// error if the context of t, or the loop, has ended. The caller holds the lock.
+// wait waits for wake. It suspends t or, if t is nil, blocks the calling goroutine. It
+// returns an error if the context of t, or the loop, has ended. The caller holds the lock.
 func (w *tripWaiters) wait(t *Task) error {
 	if t == nil {
 		w.Cond.Wait()
@@ -74,11 +74,11 @@ func (w *tripWaiters) wait(t *Task) error {
 	return t.suspend()
 }
 
-// wake wakes all of them. The caller holds the lock.
+// wake wakes all waiters. The caller holds the lock.
 func (w *tripWaiters) wake() {
 	w.Broadcast()
 	for _, task := range w.tasks {
-		task.t.wake(task.seq, nil) // has no effect if it no longer waits
+		task.t.wake(task.seq, nil) // no effect if the task no longer waits
 	}
 	clear(w.tasks)
 	w.tasks = w.tasks[:0]
@@ -88,7 +88,7 @@ func (w *tripWaiters) wake() {
 func (t *httpTrip) await(task *Task) (*http.Response, error) {
 	res, err := t.awaitHead(task)
 	if err != nil {
-		t.call.abort(err) // has no effect if it has ended
+		t.call.abort(err) // no effect if the request has ended
 	}
 	return res, err
 }
@@ -108,9 +108,9 @@ func (t *httpTrip) awaitHead(task *Task) (*http.Response, error) {
 	return t.res, nil
 }
 
-// receive reads the response. On the goroutine of the connection. A response that is
-// there as a whole is left for end, so that the caller is woken only once, and finds the
-// connection free.
+// receive reads the response, on the goroutine of the connection. If the whole response has
+// arrived, receive leaves it to end to wake the caller, so that the caller wakes only once,
+// and finds the connection free.
 func (t *httpTrip) receive(conn *httpclient.Conn) error {
 	resp := conn.Response()
 	res := t.response(conn, resp)
@@ -128,7 +128,7 @@ func (t *httpTrip) receive(conn *httpclient.Conn) error {
 	return nil
 }
 
-// respond makes res the response. It returns false if the loop has given the request up:
+// respond sets the response to res. It returns false if the loop has abandoned the request:
 // see abandon.
 func (t *httpTrip) respond(res *http.Response) bool {
 	t.mu.Lock()
@@ -140,14 +140,14 @@ func (t *httpTrip) respond(res *http.Response) bool {
 	return true
 }
 
-// endBody stores the trailer fields of the response, which is whole.
+// endBody stores the trailer fields of a complete response.
 func (t *httpTrip) endBody(fields http1.Fields, trailers http.Header) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.trailer, t.trailers = fields, trailers
 }
 
-// readBody reads the body to its end, and returns why it ended.
+// readBody reads the body to its end, and returns the reason for the end.
 func (t *httpTrip) readBody(conn *httpclient.Conn, resp *httpclient.Response) error {
 	wait := false
 	for {
@@ -167,7 +167,7 @@ func (t *httpTrip) readBody(conn *httpclient.Conn, resp *httpclient.Response) er
 	}
 }
 
-// response returns what the head of the response says.
+// response returns the http.Response, with the values of the head.
 func (t *httpTrip) response(conn *httpclient.Conn, r *httpclient.Response) *http.Response {
 	res := &http.Response{
 		Status:     strings.TrimSpace(strconv.Itoa(r.Status) + " " + r.Reason),
@@ -181,7 +181,7 @@ func (t *httpTrip) response(conn *httpclient.Conn, r *httpclient.Response) *http
 		Request:    t.req,
 	}
 	if res.ProtoMinor > 0 && slices.ContainsFunc(res.Header["Connection"], saysClose) {
-		delete(res.Header, "Connection") // as net/http: Close says it
+		delete(res.Header, "Connection") // as in net/http: res.Close has the information
 	}
 	res.ContentLength = r.Length
 	switch {
@@ -209,7 +209,7 @@ func (t *httpTrip) response(conn *httpclient.Conn, r *httpclient.Response) *http
 // saysClose reports whether a value of the field Connection has the option close.
 func saysClose(value string) bool { return http1.HasElement(value, "close") }
 
-// declaredTrailer takes the field Trailer out of h, and returns the names in it.
+// declaredTrailer removes the field Trailer from h, and returns the names in it.
 func declaredTrailer(h http.Header) http.Header {
 	values, ok := h["Trailer"]
 	if !ok {
@@ -227,7 +227,7 @@ func declaredTrailer(h http.Header) http.Header {
 	return trailer
 }
 
-// push adds b to what the caller can read.
+// push adds b to the body that the caller can read.
 func (t *httpTrip) push(b *sockio.Buffer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -246,7 +246,7 @@ func (t *httpTrip) push(b *sockio.Buffer) {
 		t.body.Append(b.Bytes())
 		b.Release()
 	}
-	if t.ready { // else the caller is woken when it is
+	if t.ready { // otherwise the caller is woken later, with ready
 		t.waiters.wake()
 	}
 }
@@ -259,8 +259,8 @@ func (t *httpTrip) publish() {
 	t.waiters.wake()
 }
 
-// awaitRoom waits until more of the body is to be read. It returns false if the request
-// ends.
+// awaitRoom waits until there is room to read more of the body. It returns false if the
+// request ends.
 func (t *httpTrip) awaitRoom(conn *httpclient.Conn) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -279,7 +279,7 @@ func (t *httpTrip) awaitRoom(conn *httpclient.Conn) bool {
 	return true
 }
 
-// pause has the goroutine of the connection wait for resume. It returns false if the
+// pause waits for resume, on the goroutine of the connection. It returns false if the
 // request ends early. The caller holds the lock.
 func (t *httpTrip) pause() bool {
 	if t.room == nil {
@@ -301,7 +301,7 @@ func (t *httpTrip) pause() bool {
 func (t *httpTrip) resume() {
 	if t.paused {
 		t.paused = false
-		t.room <- struct{}{} // empty: after the end of the request there is no pause
+		t.room <- struct{}{} // does not block: there is no pause after the end of the request
 	}
 }
 
@@ -313,7 +313,7 @@ func (t *httpTrip) ended() <-chan struct{} {
 	return t.cut
 }
 
-// whyEnded returns why the request ends early, unless failure knows better.
+// whyEnded returns the reason why the request ends early. failure may replace it.
 func (t *httpTrip) whyEnded() error {
 	if t.conn == nil {
 		return contextError(t.call.waitContext())
@@ -321,7 +321,7 @@ func (t *httpTrip) whyEnded() error {
 	return errOver
 }
 
-// detach has the request not end any more with its context.
+// detach makes the request independent of its context and of Request.Cancel.
 func (t *httpTrip) detach() {
 	if t.call.releaseCtx != nil {
 		t.call.releaseCtx()
@@ -339,10 +339,10 @@ func (t *httpTrip) unwatch() {
 	}
 }
 
-// end tells how the request has ended. It has no effect on the loop any more, except
-// that it reports pe, a panic in Close of the body of the request. That is an error of
-// RoundTrip if it has to return one anyway. The response says nothing of it: its body
-// may be empty, or closed before its end.
+// end ends the request with err, and reports pe, a panic in Close of the request's body. If
+// RoundTrip returns an error, pe is joined to it. Otherwise pe is an event of the loop: the
+// response cannot carry it, because its body may be empty, or closed before its end.
+// Apart from that, end has no effect on the loop.
 func (t *httpTrip) end(err error, pe *PanicError) {
 	c := &t.call
 	t.mu.Lock()
@@ -428,7 +428,8 @@ func (t *httpTrip) mergeTrailer() {
 	}
 }
 
-// The rest of a body after Close is read if that is cheaper than a new connection.
+// Limits of reading the rest of a body after Close: reading a short rest is cheaper than a
+// new connection.
 const (
 	tripDrain     = 8 << 10
 	tripDrainTime = 50 * time.Millisecond
@@ -469,7 +470,7 @@ type tripStream struct {
 	writing sync.Mutex // held during a Write
 }
 
-// relay has the caller read from the connection, and write to it, until Close.
+// relay lets the caller read from the connection and write to it, until Close.
 func (t *httpTrip) relay(conn *httpclient.Conn, resp *httpclient.Response, res *http.Response) error {
 	conn.Upgrade()
 	resp.Upgrade()
@@ -492,15 +493,15 @@ func (t *httpTrip) relay(conn *httpclient.Conn, resp *httpclient.Response, res *
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.err = io.EOF // the caller may go on writing
+	t.err = io.EOF // the caller may continue to write
 	t.waiters.wake()
-	for !t.closed && t.pause() { // Read resumes, too
+	for !t.closed && t.pause() { // Read also calls resume
 	}
 	return errOver
 }
 
-// Write implements io.Writer. It returns when the kernel has taken all of p. In a task
-// whose context ends it returns 0 and goes on meanwhile: how much was sent is not known.
+// Write implements io.Writer. It returns when the kernel has taken all of p. In a task whose
+// context ends, it returns 0 while the write continues: how much was sent is unknown.
 func (s *tripStream) Write(p []byte) (int, error) {
 	t := (*httpTrip)(s.tripBody)
 	l := t.call.client.loop
@@ -520,8 +521,8 @@ func (s *tripStream) Write(p []byte) (int, error) {
 	return f.Await(task)
 }
 
-// write writes p on the calling goroutine, which may have to wait. It returns how many
-// bytes the kernel has taken, without those of the last piece that it takes while the
+// write writes p on the calling goroutine, and may block. It returns the number of bytes
+// that the kernel has taken, without those of the last piece that it takes while the
 // connection ends.
 func (s *tripStream) write(p []byte) (n int, err error) {
 	s.writing.Lock()
@@ -553,7 +554,7 @@ func (s *tripStream) write(p []byte) (n int, err error) {
 func (t *httpTrip) writeError(err error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err == os.ErrDeadlineExceeded { // the request ends, and is about to tell why
+	if err == os.ErrDeadlineExceeded { // the request is ending; wait for its error
 		for !t.closed && !t.over {
 			t.waiters.Wait()
 		}
