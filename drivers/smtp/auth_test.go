@@ -56,6 +56,7 @@ func TestAFailedAuthenticationFailsTheMailsThatWait(t *testing.T) {
 		{"NUL in the password", Plain("u", "p\x00"), "AUTH PLAIN", nil, nil},
 		{"too many challenges", Plain("u", "p"), "AUTH PLAIN", say("AUTH PLAIN *", "334 eA==", "*", "501 canceled"), nil},
 		{"an invalid mechanism", func([]string) (string, func([]byte) ([]byte, error), error) { return "X\r\nQUIT", nil, nil }, "AUTH X", nil, nil},
+		{"no function", func([]string) (string, func([]byte) ([]byte, error), error) { return "X", nil, nil }, "AUTH X", nil, nil},
 		{"an error of the mechanism", func([]string) (string, func([]byte) ([]byte, error), error) {
 			return "X", func([]byte) ([]byte, error) { return nil, noMore }, nil
 		}, "AUTH X", nil, noMore},

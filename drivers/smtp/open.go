@@ -119,6 +119,9 @@ func (s *session) auth() error {
 	if err == nil {
 		err = smtpwire.CheckMechanism(mechanism)
 	}
+	if err == nil && respond == nil {
+		err = fmt.Errorf("%s: Auth returned no function", mechanism)
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrAuth, err)
 	}
