@@ -40,7 +40,7 @@ const deafAfter = time.Second
 func (c *Conn) Closing() {
 	c.closing = closing
 	c.paused = false
-	c.anew()
+	c.recheck()
 	c.start()
 	c.Wake()
 	if c.nc != nil && c.rc == nil {
@@ -62,7 +62,7 @@ func (c *Conn) ClosingQuietly() {
 	c.closing = closingQuietly
 	c.paused = false
 	c.stream = max(c.stream, streamEnding)
-	c.anew()
+	c.recheck()
 	c.start()
 	if c.output == outputIdle && !c.awaitsPeer() {
 		c.Wake()
@@ -441,9 +441,9 @@ func (c *Conn) Lowest() net.Conn { return lowest(c.nc) }
 // hangUpIfDeaf closes a net.Conn whose deadlines have no effect, unless a writer uses it.
 // The caller holds the lock.
 func (c *Conn) hangUpIfDeaf() {
-	c.pokeMu.Lock()
+	c.deadlineMu.Lock()
 	deaf := c.deaf
-	c.pokeMu.Unlock()
+	c.deadlineMu.Unlock()
 	if deaf && (c.cut || c.output == outputIdle) {
 		c.hangUp()
 	}
@@ -513,9 +513,9 @@ func (c *Conn) guard() {
 // isDeaf reports whether the goroutine is still in a Read that a read deadline in the past
 // should have ended.
 func (c *Conn) isDeaf() bool {
-	c.pokeMu.Lock()
-	defer c.pokeMu.Unlock()
-	return c.poked || c.deaf
+	c.deadlineMu.Lock()
+	defer c.deadlineMu.Unlock()
+	return c.interrupted || c.deaf
 }
 
 // ended reports whether a handshake was ended.

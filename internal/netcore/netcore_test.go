@@ -430,11 +430,11 @@ func TestAbortEndsAQuietCloseAtOnce(t *testing.T) {
 	c.Cut(true)
 	c.Closing()
 	c.Unlock()
-	c.pokeMu.Lock()
-	if c.alarm && !c.poked {
+	c.deadlineMu.Lock()
+	if c.alarm && !c.interrupted {
 		t.Error("the goroutine is left to the alarm")
 	}
-	c.pokeMu.Unlock()
+	c.deadlineMu.Unlock()
 	if err := wait(t, read, "end of Read"); err != ErrWoken {
 		t.Errorf("Read = %v, want ErrWoken", err)
 	}

@@ -32,7 +32,7 @@ import (
 // place. So waking all connections at once does not create a goroutine for each of them,
 // whose memory the runtime would keep.
 //
-// Locks: the poller's lock is taken last, except for the locks of deadlines (pokeMu). No
+// Locks: the poller's lock is taken last, except for the locks of deadlines (deadlineMu). No
 // method of a user is called while it is held.
 type Poller struct {
 	runners sync.Pool
@@ -209,9 +209,9 @@ func (p *Poller) happened(e event) {
 // goroutine. It runs on the goroutine of c.
 func (p *Poller) watch(c *Conn, want uint32) bool {
 	now := time.Since(epoch)
-	c.pokeMu.Lock()
+	c.deadlineMu.Lock()
 	deadline := c.deadline
-	c.pokeMu.Unlock()
+	c.deadlineMu.Unlock()
 	p.mu.Lock()
 	if !p.mayWatch(deadline, now) {
 		p.mu.Unlock()
@@ -444,7 +444,7 @@ func (r *runner) look(mayPark bool) (changed bool) {
 		return r.quiet <= quietSweeps
 	}
 	if c.place.CompareAndSwap(place, place|bitAsked) {
-		c.poke(false)
+		c.interrupt(false)
 	}
 	return true
 }

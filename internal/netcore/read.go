@@ -43,7 +43,7 @@ func (c *Conn) read(size int, place uint32) (*sockio.Buffer, error) {
 		c.mayPark(r)
 	}
 	if !c.enter(place) {
-		c.calm()
+		c.clearInterrupt()
 		return nil, ErrWoken
 	}
 	r.size, r.err = size, nil
@@ -89,7 +89,7 @@ func (c *Conn) watch(forEnd bool, place uint32) error {
 		c.mayPark(r)
 	}
 	if !c.enter(place) {
-		c.calm()
+		c.clearInterrupt()
 		return ErrWoken
 	}
 	r.watch, r.forEnd, r.err = true, forEnd, nil
@@ -118,11 +118,11 @@ func (c *Conn) whyEnded(r *runner, err error, asked bool, want uint32) error {
 		return err // nil if a net.Conn has returned no bytes and no error
 	}
 	woken := c.woken.Swap(false)
-	poked, alarmed := c.calm()
+	interrupted, alarmed := c.clearInterrupt()
 	switch {
-	case poked && asked && !woken && !alarmed:
+	case interrupted && asked && !woken && !alarmed:
 		return c.park(r, want)
-	case poked || alarmed || woken:
+	case interrupted || alarmed || woken:
 		return ErrWoken
 	}
 	return err // a deadline of the user, or of a wrapper around the connection

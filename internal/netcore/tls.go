@@ -94,7 +94,7 @@ func (c *Conn) Handshake(ctx context.Context, conf *tls.Config, client bool, ear
 	if s != nil {
 		s.early = early
 	}
-	c.calm() // crypto/tls cannot continue after a timeout in a handshake
+	c.clearInterrupt() // crypto/tls cannot continue after a timeout in a handshake
 	done := make(chan error, 1)
 	c.user.Go(func() {
 		err := c.user.Recovered(nil) // unless HandshakeContext returns
@@ -110,7 +110,7 @@ func (c *Conn) Handshake(ctx context.Context, conf *tls.Config, client bool, ear
 	if s == nil {
 		return err
 	}
-	c.calm() // undoes the poke of Close
+	c.clearInterrupt() // undoes the interrupt of Close
 	c.Lock()
 	defer c.Unlock()
 	s.shaking = false
@@ -309,7 +309,7 @@ func (s *secure) Close() error {
 		return c.nc.Close()
 	}
 	s.stopped.Store(true)
-	c.poke(true)
+	c.interrupt(true)
 	c.Lock()
 	defer c.Unlock()
 	c.hangUpIfDeaf()

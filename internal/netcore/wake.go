@@ -40,9 +40,9 @@ func (c *Conn) Wake() {
 	between(c, inWake)
 	switch c.place.Load() & placeMask {
 	case placeRead, placeWatch:
-		c.poke(false)
+		c.interrupt(false)
 	case placeWait, placeUntil:
-		c.token()
+		c.endWait()
 	case placeLeaving, placeParked:
 		if c.claim() {
 			c.resume(false)
@@ -50,8 +50,8 @@ func (c *Conn) Wake() {
 	}
 }
 
-// token ends the current Wait, or the next one.
-func (c *Conn) token() {
+// endWait ends the current Wait, or the next one.
+func (c *Conn) endWait() {
 	r := c.run.Load()
 	if r == nil {
 		return // the connection has been parked in the meantime
@@ -62,19 +62,19 @@ func (c *Conn) token() {
 	}
 }
 
-// poke interrupts the goroutine's wait for the peer. Unless anywhere is set, it does so
+// interrupt ends the goroutine's wait for the peer. Unless anywhere is set, it does so
 // only in Read and Watch, which the goroutine may have left in the meantime.
-func (c *Conn) poke(anywhere bool) {
-	c.pokeMu.Lock()
-	defer c.pokeMu.Unlock()
-	if c.poked || !anywhere && !c.atSocket() {
+func (c *Conn) interrupt(anywhere bool) {
+	c.deadlineMu.Lock()
+	defer c.deadlineMu.Unlock()
+	if c.interrupted || !anywhere && !c.atSocket() {
 		return
 	}
 	if c.nc.SetReadDeadline(longAgo) != nil && c.rc == nil {
 		c.deaf = true
 		return
 	}
-	c.poked = true
+	c.interrupted = true
 }
 
 func (c *Conn) atSocket() bool {
@@ -85,9 +85,9 @@ func (c *Conn) atSocket() bool {
 // wakeIn wakes a goroutine in Read after d, unless input comes first. It returns false if
 // the goroutine is not in Read.
 func (c *Conn) wakeIn(d time.Duration) bool {
-	c.pokeMu.Lock()
-	defer c.pokeMu.Unlock()
-	if c.poked || c.place.Load()&placeMask != placeRead {
+	c.deadlineMu.Lock()
+	defer c.deadlineMu.Unlock()
+	if c.interrupted || c.place.Load()&placeMask != placeRead {
 		return false
 	}
 	c.alarm = true
@@ -95,18 +95,18 @@ func (c *Conn) wakeIn(d time.Duration) bool {
 	return true
 }
 
-// calm undoes poke and wakeIn, and reports which of them was called. It runs on the
-// connection's goroutine.
-func (c *Conn) calm() (poked, alarmed bool) {
-	c.pokeMu.Lock()
-	defer c.pokeMu.Unlock()
-	poked, alarmed = c.poked, c.alarm
-	if !poked && !alarmed {
+// clearInterrupt undoes interrupt and wakeIn, and reports which of them was called. It
+// runs on the connection's goroutine.
+func (c *Conn) clearInterrupt() (interrupted, alarmed bool) {
+	c.deadlineMu.Lock()
+	defer c.deadlineMu.Unlock()
+	interrupted, alarmed = c.interrupted, c.alarm
+	if !interrupted && !alarmed {
 		return false, false
 	}
-	c.poked, c.alarm = false, false
+	c.interrupted, c.alarm = false, false
 	c.nc.SetReadDeadline(c.readDeadline())
-	return poked, alarmed
+	return interrupted, alarmed
 }
 
 // enter stores the place where the goroutine is about to wait. It returns false if the
@@ -183,13 +183,13 @@ func (c *Conn) WaitUntil(t time.Time) {
 
 // SetReadDeadline bounds the waits of Read and Watch. The zero time means no bound.
 func (c *Conn) SetReadDeadline(t time.Time) {
-	c.pokeMu.Lock()
-	defer c.pokeMu.Unlock()
+	c.deadlineMu.Lock()
+	defer c.deadlineMu.Unlock()
 	c.deadline = 0
 	if !t.IsZero() {
 		c.deadline = t.Sub(epoch)
 	}
-	if !c.poked {
+	if !c.interrupted {
 		c.alarm = false
 		c.nc.SetReadDeadline(t)
 	}
@@ -211,7 +211,7 @@ func (c *Conn) readDeadline() time.Time {
 // HearsDeadlines, but only while the user has set no read deadline. The caller holds the
 // lock.
 func (c *Conn) HearsDeadlines() bool {
-	c.pokeMu.Lock()
-	defer c.pokeMu.Unlock()
-	return c.poked || c.nc.SetReadDeadline(noDeadline) == nil
+	c.deadlineMu.Lock()
+	defer c.deadlineMu.Unlock()
+	return c.interrupted || c.nc.SetReadDeadline(noDeadline) == nil
 }

@@ -43,7 +43,7 @@ func (c *Conn) Blocked() bool { return c.output == outputBlocked }
 // PauseOutput stops or resumes sending the user's output. The caller holds the lock.
 func (c *Conn) PauseOutput(paused bool) {
 	c.paused = paused
-	c.anew()
+	c.recheck()
 	c.start()
 }
 
@@ -51,12 +51,13 @@ func (c *Conn) PauseOutput(paused bool) {
 // negative means no bound. The time restarts. The caller holds the lock.
 func (c *Conn) SetStall(d time.Duration) {
 	c.stall = d
-	c.anew()
+	c.recheck()
 }
 
-// anew makes a waiting writer check the state of the connection again, and restarts the
-// time of SetStall. The caller holds the lock.
-func (c *Conn) anew() {
+// recheck restarts the time of SetStall and applies the state of the connection to a
+// waiting writer: it interrupts the writer, or gives the writer's Write a new deadline. The
+// caller holds the lock.
+func (c *Conn) recheck() {
 	b := c.blocker()
 	if b == nil {
 		return
@@ -64,7 +65,7 @@ func (c *Conn) anew() {
 	b.since = time.Now()
 	switch {
 	case c.rc != nil || c.cut:
-		b.kicked = true
+		b.rechecked = true
 		c.nc.SetWriteDeadline(longAgo)
 	case c.paused:
 		c.unbound()
@@ -160,7 +161,7 @@ func (c *Conn) OutputEnded() bool { return c.stream == streamEnded }
 func (c *Conn) Cut(reset bool) {
 	c.cut = true
 	c.reset = c.reset || reset
-	c.anew()
+	c.recheck()
 	if c.output == outputIdle {
 		c.drop()
 	}
@@ -259,10 +260,10 @@ func (c *Conn) block() {
 
 // A blockedWriter is a writer that waits for the peer. Guarded by the lock.
 type blockedWriter struct {
-	since   time.Time // when the peer last received output
-	unacked int       // bytes that the peer's kernel had not acknowledged at the last look
-	kicked  bool      // anew has set a write deadline in the past
-	early   bool      // a Write timed out early, and nothing was written since then
+	since     time.Time // when the peer last received output
+	unacked   int       // bytes that the peer's kernel had not acknowledged at the last look
+	rechecked bool      // recheck has set a write deadline in the past
+	early     bool      // a Write timed out early, and nothing was written since then
 }
 
 // writeBlocking writes until no output is left.
@@ -311,15 +312,15 @@ const looks = 8
 
 // bound sets a write deadline for the next look, or for the end of the time of SetStall if
 // progress cannot be checked. The caller holds the lock, so every later change of the
-// state, which calls anew, interrupts the writer's wait.
+// state calls recheck and reaches the writer.
 func (c *Conn) bound() {
 	b := c.x.blocked
 	if c.stall <= 0 {
 		c.unbound()
-		b.kicked = false
+		b.rechecked = false
 		return
 	}
-	b.kicked = false
+	b.rechecked = false
 	left := time.Until(b.since.Add(c.stall))
 	n, ok := c.probe()
 	if b.unacked = n; ok || c.rc != nil {
@@ -334,21 +335,22 @@ func (c *Conn) bound() {
 
 // unbound removes the write deadline. The caller holds the lock.
 func (c *Conn) unbound() {
-	if b := c.blocker(); c.bounded || b != nil && b.kicked {
+	if b := c.blocker(); c.bounded || b != nil && b.rechecked {
 		c.nc.SetWriteDeadline(noDeadline)
 	}
 	c.bounded = false
 }
 
-// excused reports whether err, of a write of n bytes, is not a failure: anew interrupted
-// the write, or it was time for a look and the peer is slow. The caller holds the lock.
+// excused reports whether err, of a write of n bytes, is not a failure: recheck
+// interrupted the write, or it was time for a look and the peer is slow. The caller holds
+// the lock.
 func (c *Conn) excused(n int, err error) bool {
 	b := c.x.blocked
 	switch {
 	case !isTimeout(err):
 		return false
-	case n > 0 || b.kicked:
-		if b.kicked {
+	case n > 0 || b.rechecked:
+		if b.rechecked {
 			c.nc.SetWriteDeadline(noDeadline)
 		}
 		return true
