@@ -195,6 +195,11 @@ func (s *streamSink) release() {
 		c.chunk, s.buf = s.buf, nil
 		c.facts |= factHeld
 	}
+	// The callbacks get bytes of Unread before the end, so the end is held as well.
+	held := s.err == io.EOF && s.told != io.EOF && !gone && c.is(bitUnread)
+	if held {
+		c.facts |= factEndHeld
+	}
 	c.setSink(nil)
 	c.x.Load().removeLow(s.low)
 	c.core.Unlock()
@@ -207,7 +212,9 @@ func (s *streamSink) release() {
 		s.reader.wake()
 		s.writer.wake()
 	})
-	s.releaseEnd(gone)
+	if !held {
+		s.releaseEnd(gone)
+	}
 }
 
 // giveBack passes the unread chunk to Detach, if Detach was called.

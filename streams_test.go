@@ -1267,3 +1267,44 @@ func TestNoTaskGoesOnAfterAnotherHasStoppedTheLoopInTheSameTurn(t *testing.T) {
 		wantEqual(t, "Run", err, nil)
 	})
 }
+
+func TestBytesThatATaskGaveBackComeBeforeTheEnd(t *testing.T) {
+	for _, pause := range []bool{false, true} {
+		t.Run(fmt.Sprint("paused ", pause), func(t *testing.T) {
+			var got []string
+			err := virtually(t, nil, func(l *eventloop.Loop) {
+				near, far := net.Pipe()
+				go func() {
+					far.Write([]byte("hello"))
+					far.Close()
+				}()
+				c, err := l.Adopt(near, &eventloop.ConnConfig{
+					OnData:  func(_ *eventloop.Conn, p []byte) { got = append(got, string(p)) },
+					OnEvent: func(_ *eventloop.Conn, err error) { got = append(got, err.Error()) },
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				l.Go(context.Background(), func(k *eventloop.Task) error {
+					p := make([]byte, 10)
+					n, err := c.NetConn(k).Read(p)
+					if err != nil {
+						return err
+					}
+					k.Sleep(time.Second) // the peer has ended its side
+					if pause {
+						c.PauseReading()
+						l.AfterFunc(time.Second, func() {
+							wantEqual(t, "callbacks during the pause", len(got), 0)
+							c.ResumeReading()
+						})
+					}
+					return c.Unread(p[1:n])
+				})
+			})
+			wantEqual(t, "Run", err, nil)
+			wantSlice(t, "callbacks", got, []string{"ello", "EOF"})
+		})
+	}
+}
