@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A Key tells which connections are as good as one another.
+// A Key identifies connections that are interchangeable.
 type Key struct {
 	Scheme string // of the request: "http" or "https"
 	Addr   string // host:port of the server; empty if the proxy is told in each request
@@ -14,9 +14,8 @@ type Key struct {
 	Socket string // path of a unix socket
 }
 
-// A Pool keeps connections alive between requests, bounds how many there are, and
-// has the queues of the requests that wait for one. All methods may be called from
-// any goroutine.
+// A Pool keeps idle connections, limits the number of connections, and queues the requests
+// that wait for one. All methods may be called from any goroutine.
 type Pool struct {
 	maxPerHost int
 	maxIdle    int // of a host
@@ -30,7 +29,7 @@ type Pool struct {
 	closed bool
 }
 
-// host is what the pool knows of one Key.
+// A host is the state of the pool for one Key.
 type host struct {
 	idle    []*Conn   // that last used is last
 	open    int       // slots taken: connections that are idle, in use, or being dialed
@@ -40,15 +39,15 @@ type host struct {
 // idleLinks chain the idle connections in the order in which they became idle.
 type idleLinks struct{ next, prev *Conn }
 
-// A Place is where a request waits in a Pool.
+// A Place is the position of a request in a queue of a Pool.
 type Place struct {
 	host *host
 	elem *list.Element
 }
 
-// NewPool returns a pool of at most maxPerHost connections to a host, of which
-// maxIdle may be idle, and maxTotal idle ones altogether. A connection is idle
-// for at most lifetime; if that is not positive none is kept.
+// NewPool returns a pool with at most maxPerHost connections per host, at most maxIdle idle
+// connections per host, and at most maxTotal idle connections to all hosts. It keeps an
+// idle connection for lifetime. If lifetime is not positive, it keeps none.
 func NewPool(maxPerHost, maxIdle, maxTotal int, lifetime time.Duration) *Pool {
 	return &Pool{
 		maxPerHost: maxPerHost, maxIdle: maxIdle, maxTotal: maxTotal, lifetime: lifetime,
@@ -56,10 +55,10 @@ func NewPool(maxPerHost, maxIdle, maxTotal int, lifetime time.Duration) *Pool {
 	}
 }
 
-// Get gives r an idle connection of key if there is one: it is assigned to r, which
-// begins now, and m, if it is not nil, is written at once. If there is none but a
-// slot is free, Get takes the slot and returns true: the caller has to dial.
-// Otherwise r waits: Put or Release will return it, unless it is removed before.
+// Get assigns an idle connection of key to r if there is one. Then r begins, and m is
+// written at once if it is not nil. If there is no idle connection but a free slot, Get
+// takes the slot and returns true: the caller must dial. Otherwise r waits until Put or
+// Release returns it, or Remove removes it.
 func (p *Pool) Get(key Key, r Request, m *Message, deadline time.Time, silence time.Duration) (dial bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -99,7 +98,8 @@ func (p *Pool) Remove(r Request) bool {
 	return true
 }
 
-// next takes the first request that waits, nil if there is none. The pool is locked.
+// next removes and returns the first waiting request, or nil if there is none. The pool is
+// locked.
 func (h *host) next() Request {
 	e := h.waiting.Front()
 	if e == nil {
@@ -111,15 +111,15 @@ func (h *host) next() Request {
 	return r
 }
 
-// Put gives back a connection that can carry another request. Either it returns a
-// request that the connection is to carry now, or the connection is kept: then Next
-// is to be called. If neither is so the connection is to be closed, and then its slot
-// released.
+// Put returns a connection that can carry another request to the pool. If it returns a
+// request, the connection must carry that request now. If kept is true, the connection is
+// idle, and the caller must call Next. Otherwise the caller must close the connection and
+// then release its slot.
 func (p *Pool) Put(c *Conn, now time.Time) (next Request, kept bool) {
 	life := p.lifetime
 	if c.hint != 0 {
-		// The server says when it will close. A second for the request to get
-		// there, so that it does not cross with the end.
+		// The server announced when it will close. Leave a second for a request to arrive,
+		// so that it does not cross with the end of the connection.
 		life = min(life, c.hint-time.Second)
 	}
 	p.mu.Lock()
@@ -146,8 +146,8 @@ func (p *Pool) Put(c *Conn, now time.Time) (next Request, kept bool) {
 	return nil, true
 }
 
-// Release gives back the slot of a connection that was closed, or never came up. If
-// it returns a request, the caller keeps the slot and has to dial for that.
+// Release frees the slot of a connection that was closed, or could not be dialed. If it
+// returns a request, the caller keeps the slot and must dial for that request.
 func (p *Pool) Release(key Key) (next Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -158,7 +158,7 @@ func (p *Pool) Release(key Key) (next Request) {
 	return next
 }
 
-// leave takes c and its slot away if c is idle still.
+// leave removes c and its slot if c is still idle.
 func (p *Pool) leave(c *Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -191,7 +191,7 @@ func (p *Pool) link(c *Conn) {
 	p.oldest.prev = c
 }
 
-// take takes c, the i-th idle connection of h, from among the idle ones. The pool is
+// take removes c, the i-th idle connection of h, from the idle connections. The pool is
 // locked.
 func (p *Pool) take(h *host, c *Conn, i int) {
 	copy(h.idle[i:], h.idle[i+1:])
@@ -211,8 +211,8 @@ func (p *Pool) take(h *host, c *Conn, i int) {
 	c.idle = idleLinks{}
 }
 
-// drop takes an idle connection and its slot away, and has its goroutine close it.
-// No request waits for the slot: it would have got the connection. The pool is locked.
+// drop removes an idle connection and its slot, and makes its goroutine close it. No request
+// waits for the slot, because it would have gotten the connection. The pool is locked.
 func (p *Pool) drop(c *Conn) {
 	h := p.hosts[*c.key]
 	for i := range h.idle {
@@ -225,7 +225,7 @@ func (p *Pool) drop(c *Conn) {
 	}
 }
 
-// CloseIdle has the connections that are idle closed.
+// CloseIdle closes the idle connections.
 func (p *Pool) CloseIdle() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -234,8 +234,8 @@ func (p *Pool) CloseIdle() {
 	}
 }
 
-// Close has the connections that are idle closed, and those that are in use once
-// they are put back. Requests go on waiting for slots.
+// Close closes the idle connections, and each busy connection when Put gets it. Requests
+// continue to wait for slots.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed = true
@@ -243,7 +243,7 @@ func (p *Pool) Close() {
 	p.CloseIdle()
 }
 
-// Idle returns how many connections are idle.
+// Idle returns the number of idle connections.
 func (p *Pool) Idle() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -11,9 +11,8 @@ import (
 	"github.com/onloop/eventloop/internal/sockio"
 )
 
-// A Head is the head of a request. Fields keep their order and the case of their
-// names; what Content-Length and the like say is what was added, nothing is made
-// up.
+// A Head is the head of a request. Fields keep their order and the case of their names. The
+// Head adds no fields, such as Content-Length, and changes none.
 type Head struct{ h fasthttp.RequestHeader }
 
 var heads = sync.Pool{New: func() any { return new(Head) }}
@@ -45,13 +44,13 @@ const maxInline = 48 << 10
 // Inline reports whether a body of n bytes can be part of a Message.
 func Inline(n int) bool { return n <= maxInline }
 
-// A Message is what is sent of a request at once.
+// A Message is the part of a request that is sent in one write.
 type Message struct {
 	buf   *sockio.Buffer // nil: it is too long for one
 	bytes []byte
 }
 
-// Message returns the head followed by body. It is to be sent or released.
+// Message returns the head followed by body. The caller must send or release it.
 func (h *Head) Message(body []byte) *Message {
 	size := 4 << 10
 	if len(body) > size/2 {
@@ -81,7 +80,7 @@ func (m *Message) moveTo(q *sockio.Queue) {
 	m.Release()
 }
 
-// Release gives the message back. A nil message is none.
+// Release frees the message. It has no effect on a nil Message.
 func (m *Message) Release() {
 	if m == nil {
 		return
@@ -93,16 +92,16 @@ func (m *Message) Release() {
 	messages.Put(m)
 }
 
-// ErrBodyLength is the error of a body that is not as long as was announced.
+// ErrBodyLength is the error of a body that does not have the announced length.
 var ErrBodyLength = errors.New("eventloop: request body is not as long as was said")
 
 // A Trailer returns the trailer section of a request: lines that end in CRLF. It is
 // called at the end of the body.
 type Trailer func() ([]byte, error)
 
-// SendBody sends what r gives until io.EOF: n bytes, or chunks if n is negative, and
-// after those the trailer section, unless trailer is nil. readErr is an error of r or of
-// trailer, or ErrBodyLength; writeErr one of the connection.
+// SendBody sends the bytes of r until io.EOF. It sends n bytes or, if n is negative, chunks
+// and then the trailer section, unless trailer is nil. readErr is an error of r or of
+// trailer, or ErrBodyLength. writeErr is an error of the connection.
 func SendBody(c *Conn, r io.Reader, n int64, trailer Trailer) (readErr, writeErr error) {
 	b := sockio.GetBuffer(32 << 10)
 	defer b.Release()
@@ -114,7 +113,7 @@ func SendBody(c *Conn, r io.Reader, n int64, trailer Trailer) (readErr, writeErr
 
 func sendFixed(c *Conn, r io.Reader, left int64, buf []byte) (readErr, writeErr error) {
 	for {
-		if left > 0 { // else only the end is to be read
+		if left > 0 { // otherwise only io.EOF remains to be read
 			if werr := c.AwaitRoom(); werr != nil {
 				return nil, werr
 			}

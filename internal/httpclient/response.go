@@ -16,9 +16,9 @@ import (
 )
 
 // A Response reads one response: ReadHead, then Read until io.EOF, or ReadAll.
-// Package http1 has the grammar. Added here are bounds that grow with what arrives,
-// not with what is announced, and the error of the connection where that is why a
-// response ends too early.
+// Package http1 has the grammar. A Response adds memory limits that grow with the received
+// bytes, not with the announced length. If a response ends early because the connection
+// failed, it returns the error of the connection.
 type Response struct {
 	http1.Response
 
@@ -83,7 +83,7 @@ func (r *Response) begin(maxTrailer int) {
 	}
 }
 
-// Read reads from the body. Any end but its own is an error.
+// Read reads from the body. It returns io.EOF only at the complete end of the body.
 func (r *Response) Read(p []byte) (int, error) {
 	if r.src != nil && !r.body.Over() {
 		return r.readSource(p)
@@ -105,8 +105,8 @@ func (r *Response) Read(p []byte) (int, error) {
 	}
 }
 
-// Excerpt reads the beginning of the body of a response that is an error: at most max
-// bytes, and no more than arrives within d. The connection is of no use afterwards.
+// Excerpt reads the beginning of the body of an error response: at most max bytes, and no
+// more than arrives within d. The connection cannot be reused afterwards.
 func (r *Response) Excerpt(max int, d time.Duration) []byte {
 	r.c.limit(time.Now().Add(d))
 	body := make([]byte, min(512+len(r.c.window), max))
@@ -124,8 +124,9 @@ func (r *Response) Excerpt(max int, d time.Duration) []byte {
 	}
 }
 
-// FromReader returns a Conn that has a response, to a request with that method, and no
-// connection. The names of the fields in head must be canonical. src gives the body.
+// FromReader returns a Conn without a connection, for the response to a request with that
+// method. The names of the fields in head must be canonical. The body is read from src
+// until io.EOF.
 func FromReader(head, method string, src io.Reader) (*Conn, error) {
 	r := &Response{}
 	c := &Conn{firstAt: time.Now(), resp: r}
@@ -186,7 +187,7 @@ func (r *Response) bufferSource(wait bool) (*sockio.Buffer, error) {
 	b := sockio.GetBuffer(sockio.MaxBuffer / 4)
 	n, err := r.readSource(b.Room())
 	if b.Fill(n); n > 0 {
-		return b, nil // the error comes again
+		return b, nil // the next read returns the error again
 	}
 	b.Release()
 	return nil, err
@@ -265,8 +266,8 @@ func grow(body []byte, length, max int) []byte {
 	return slices.Grow(body, min(cap(body), max+1-cap(body)))
 }
 
-// Discard reads the rest of the body, of at most max bytes, and reports whether
-// it came to the end. It does not if the connection is of no use afterwards.
+// Discard reads up to max bytes of the rest of the body, and reports whether it reached the
+// end. It reads nothing if the connection cannot be reused anyway.
 func (r *Response) Discard(max int) bool {
 	if !r.KeepAlive || !r.NoBody && r.Length > int64(max) {
 		return false
@@ -299,8 +300,8 @@ func (r *Response) KeepAliveTimeout() time.Duration {
 	return 0
 }
 
-// Trailers returns the fields that came after a chunked body, without those that
-// must not.
+// Trailers returns the fields after a chunked body, without the fields that are not allowed
+// there.
 func (r *Response) Trailers() http1.Fields { return r.body.TrailerFields() }
 
 // readHead waits until a whole head is in the window, and returns it without taking
