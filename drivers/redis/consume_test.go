@@ -3,6 +3,7 @@ package redis_test
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sort"
 	"strings"
@@ -364,7 +365,7 @@ func TestConsumersSubscriptionsAndSessionsRaceWithAbort(t *testing.T) {
 						var both sync.WaitGroup
 						both.Go(func() {
 							for range i % 300 {
-								time.Now()
+								runtime.Gosched()
 							}
 							c.Abort()
 						})
