@@ -1,11 +1,10 @@
 // Package httpclient carries HTTP/1.1 requests over connections: the client's side of
-// a connection, and a pool of connections that are kept alive. It knows no loop.
+// a connection, and a pool of idle connections. It does not depend on the loop.
 //
 // A connection has one goroutine, from dialing to its end, which reads each response
 // and waits for the next request in between. Requests that wait for a connection have
-// no goroutine. A request that comes while a connection is idle is written by the
-// writers of the connection, and the goroutine, which waits for input anyway, wakes
-// up when the response is there.
+// no goroutine. If a request gets an idle connection, the connection's writers write it,
+// and the goroutine, which waits for input anyway, wakes when the response arrives.
 package httpclient
 
 import (
@@ -439,8 +438,7 @@ func (c *Conn) CloseWrite() {
 	c.core.EndOutput()
 }
 
-// Interrupt makes all reading and writing fail, now and later. Any goroutine may call
-// it.
+// Interrupt makes all reads and writes fail, now and later. Any goroutine may call it.
 func (c *Conn) Interrupt() {
 	c.core.Lock()
 	defer c.core.Unlock()

@@ -267,7 +267,7 @@ func grow(body []byte, length, max int) []byte {
 }
 
 // Discard reads up to max bytes of the rest of the body, and reports whether it reached the
-// end. It reads nothing if the connection cannot be reused anyway.
+// end. It reads nothing if the connection cannot be reused, or if Length exceeds max.
 func (r *Response) Discard(max int) bool {
 	if !r.KeepAlive || !r.NoBody && r.Length > int64(max) {
 		return false
