@@ -191,7 +191,12 @@ func (cl *connLoop) highTimedOut() {
 	h.timer.Reset(h.delay)
 }
 
-func (u *connUser) Go(f func())             { u.loop.wg.Go(f) }
+func (u *connUser) Go(f func()) { u.loop.wg.Go(f) }
+
+func (u *connUser) Aside(f func() error) error {
+	return u.loop.aside(func() string { return "TLS handshake of conn " + (*Conn)(u).describe() }, f)
+}
+
 func (u *connUser) Enqueue(job writers.Job) { u.loop.enqueue(job) }
 
 func (u *connUser) Poller() *netcore.Poller { return &u.loop.poller }

@@ -69,8 +69,9 @@ type Config struct {
 
 	// WorkGrace is how long Run waits for functions of [Work] to return when the loop ends
 	// by force. Zero means 5 s; negative means that Run does not wait. WorkGrace also
-	// limits the wait for methods of a net.Conn or net.Listener that is not of package net;
-	// these get at least 100 ms.
+	// limits the wait for other code of the application that runs beside the loop, such as
+	// methods of a net.Conn that is not of package net; it gets at least 100 ms. See
+	// [ErrWorkLeft].
 	WorkGrace time.Duration
 
 	// MaxBuffered limits the bytes of pending output on all connections together, including

@@ -5,18 +5,28 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"reflect"
+	"slices"
+	"sync/atomic"
 	"time"
 
+	"github.com/onloop/eventloop/internal/goid"
 	"github.com/onloop/eventloop/internal/netcore"
 )
 
-// Foreign code means the methods of a net.Conn or a net.Listener whose type is not from
-// package net. Any of these methods may block, so the dispatcher calls none of them
-// except the setters of deadlines, which must take effect immediately. A method that
-// does not return is treated like a function of Work: Run waits for it for
-// Config.WorkGrace, and then names it in its error.
+// Foreign code is code of the application that runs beside the loop: functions of a
+// configuration, methods of a request body or a cookie jar, and the methods of a net.Conn
+// or a net.Listener whose type is not from package net. It may block, so the dispatcher
+// calls none of it except the setters of deadlines, which must take effect immediately.
+// Foreign code that does not return is treated like a function of Work: Run waits for it
+// for Config.WorkGrace, and then names it in its error.
+//
+// There are three ways to call it. Loop.aside waits for the call, and stops waiting when
+// the loop gives the call up: what it returns to ends as usual. Loop.goForeign does not
+// wait. The methods of connections and listeners are called directly, because a separate
+// goroutine for each Read would be too slow; what owns them is an abandoner.
 
 // foreignGrace is the minimum time that foreign code has for returning at the end of
 // the loop. It is asked to return only then, so a WorkGrace of zero would leave it no
@@ -36,8 +46,16 @@ func isForeign(nc net.Conn) bool {
 	return reflect.TypeOf(nc) != pipeType
 }
 
-// A foreignCall is a call of foreign code, Close or Dial, that has not returned yet.
-type foreignCall struct{ what string }
+// A foreignCall is a call of foreign code that has not returned yet.
+type foreignCall struct {
+	what    func() string  // names it; see unnamed
+	givenUp func()         // is called when Run waits for it no longer
+	waits   goid.ID        // the goroutine that waits for it, or zero
+	on      atomic.Uintptr // the ID of the goroutine it is on; zero: not known yet
+}
+
+// unnamed is the name of a call that only waits for another one.
+func unnamed() string { return "" }
 
 // closeConn closes nc without waiting: at once if it is a socket of package net, and
 // otherwise on a separate goroutine. TLS sends its close alert first.
@@ -62,21 +80,62 @@ func (l *Loop) closeAside(nc net.Conn) {
 // goForeign calls f, which calls foreign code, on a goroutine. If f has not returned at
 // the end of the loop, the error of Run names it as what. f may call runtime.Goexit.
 func (l *Loop) goForeign(what string, f func()) {
-	call := &foreignCall{what}
+	l.wg.Add(1)
+	call := l.beginCall(&foreignCall{what: func() string { return what }, givenUp: l.wg.Done})
+	go func() {
+		defer func() {
+			if l.endCall(call) {
+				l.wg.Done()
+			}
+		}()
+		call.on.Store(uintptr(goid.Current()))
+		f()
+	}()
+}
+
+// aside calls f, foreign code, on a separate goroutine, as the function aside does, and
+// waits for it. If f has not returned when Run waits no longer, the error of Run names it
+// as what, and aside returns ErrLoopClosed. After that f may still run, so what it
+// writes must not be read after an error. aside must not be called on the loop.
+func (l *Loop) aside(what func() string, f func() error) error {
+	done, givenUp := make(chan error, 1), make(chan struct{})
+	call := l.beginCall(&foreignCall{what: what, givenUp: func() { close(givenUp) }, waits: goid.Current()})
+	go func() {
+		call.on.Store(uintptr(goid.Current()))
+		err := errGoexit // unless f returns
+		defer func() {
+			if !l.endCall(call) && isUncaught(err) {
+				l.log(slog.LevelError, "panic in foreign code after the end of the loop", "code", what(), "err", err)
+			}
+			done <- err
+		}()
+		err = guard(f)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-givenUp:
+		return ErrLoopClosed
+	}
+}
+
+func (l *Loop) beginCall(call *foreignCall) *foreignCall {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.calls == nil {
 		l.calls = make(map[*foreignCall]struct{})
 	}
 	l.calls[call] = struct{}{}
-	l.mu.Unlock()
-	l.wg.Go(func() {
-		defer func() {
-			l.mu.Lock()
-			delete(l.calls, call)
-			l.mu.Unlock()
-		}()
-		f()
-	})
+	return call
+}
+
+// endCall reports whether call was not given up.
+func (l *Loop) endCall(call *foreignCall) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, ok := l.calls[call]
+	delete(l.calls, call)
+	return ok
 }
 
 // An abandoner is an owner that may wait for foreign code.
@@ -95,24 +154,40 @@ func (l *Loop) abandonForeign() {
 			owners = append(owners, a)
 		}
 	}
-	var calls []*foreignCall
-	for call := range l.calls {
-		calls = append(calls, call)
-	}
-	clear(l.calls)
+	calls := slices.Collect(maps.Keys(l.calls))
 	l.mu.Unlock()
-	for _, call := range calls {
-		l.gaveUp(call.what)
+	for _, call := range innermost(calls) {
+		if l.endCall(call) {
+			if what := call.what(); what != "" {
+				l.nameLeft(what)
+			}
+			call.givenUp()
+		}
 	}
 	for _, a := range owners {
 		a.abandon()
 	}
 }
 
-// gaveUp makes Run return without waiting for foreign code that did not return. The
-// error of Run names the code.
+// innermost returns the calls whose goroutine does not wait for another call: the others
+// are not in foreign code themselves.
+func innermost(calls []*foreignCall) []*foreignCall {
+	wait := make(map[goid.ID]bool)
+	for _, call := range calls {
+		wait[call.waits] = call.waits != 0
+	}
+	return slices.DeleteFunc(calls, func(call *foreignCall) bool { return wait[goid.ID(call.on.Load())] })
+}
+
+// gaveUp makes Run return without waiting for the goroutines of the loop, because one of
+// them is in foreign code that did not return. The error of Run names the code.
 func (l *Loop) gaveUp(what string) {
 	l.abandoned = true
+	l.nameLeft(what)
+}
+
+// nameLeft has the error of Run name foreign code that did not return.
+func (l *Loop) nameLeft(what string) {
 	l.log(slog.LevelError, "foreign code did not return", "code", what)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -170,8 +245,6 @@ func (s *HTTPServer) abandon() {
 
 func (c *httpCall) abandon() {
 	switch {
-	case c.body != nil && c.body.state.Load() == bodyClosing:
-		c.loop.gaveUp("Close of the body of the request " + c.describe())
 	case c.client.cfg.Transport != nil: // the call runs in goForeign, which names it
 	case c.client.cfg.Dial != nil:
 		c.loop.gaveUp("a connection of HTTPClientConfig.Dial of " + c.describe())

@@ -7,7 +7,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"os"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -685,4 +689,300 @@ func TestGoexitInOnCloseOfAnAbandonedConnection(t *testing.T) {
 		close(release)
 		synctest.Wait()
 	})
+}
+
+// A hookJar is a cookie jar that calls a hook.
+type hookJar struct{ cookies, set func() }
+
+func (j hookJar) Cookies(*url.URL) []*http.Cookie     { j.cookies(); return nil }
+func (j hookJar) SetCookies(*url.URL, []*http.Cookie) { j.set() }
+
+// A hookBody is a request body that calls hooks.
+type hookBody struct {
+	io.Reader
+	read, close func()
+}
+
+func (b hookBody) Read(p []byte) (int, error) { b.read(); return b.Reader.Read(p) }
+func (b hookBody) Close() error               { b.close(); return nil }
+
+// A hookSeeker is one that can be read again.
+type hookSeeker struct {
+	hookBody
+	seek func()
+}
+
+func (b hookSeeker) Seek(offset int64, whence int) (int64, error) {
+	b.seek()
+	return b.Reader.(io.Seeker).Seek(offset, whence)
+}
+
+// A hookListener is a listener of a foreign type.
+type hookListener struct {
+	net.Listener
+	accept, close func()
+}
+
+func (ln hookListener) Accept() (net.Conn, error) { ln.accept(); return ln.Listener.Accept() }
+func (ln hookListener) Close() error              { ln.close(); return ln.Listener.Close() }
+
+// Every piece of code of the application that runs beside the loop may block for good.
+// Run then returns after WorkGrace, and its error names that code, and nothing else.
+func TestRunNamesEachHookThatNeverReturns(t *testing.T) {
+	srv, _ := serveHandler(t, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		http.SetCookie(w, &http.Cookie{Name: "a", Value: "b"})
+		if r.URL.Path == "/again" {
+			http.Redirect(w, r, "/", http.StatusTemporaryRedirect)
+		}
+	})
+	tlsConf, clientConf := testTLS()
+	secure := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	secure.TLS = tlsConf
+	secure.StartTLS()
+	t.Cleanup(secure.Close)
+	pass := func() {}
+	var dial atomic.Value // of the resolver
+	text := func() io.Reader { return strings.NewReader("text") }
+	opaque := func() io.Reader { return io.MultiReader(text()) }
+	do := func(l *eventloop.Loop, cfg *eventloop.HTTPClientConfig, url string, opts *eventloop.HTTPOptions) {
+		eventloop.NewHTTPClient(l, cfg).Do(context.Background(), "POST", url, opts).Ignore()
+	}
+	post := func(l *eventloop.Loop, opts *eventloop.HTTPOptions) { do(l, nil, srv.URL+"/again", opts) }
+	clientTLS := func(block func()) *tls.Config {
+		conf := clientConf.Clone()
+		conf.VerifyConnection = func(tls.ConnectionState) error { block(); return nil }
+		return conf
+	}
+	serverTLS := func(block func()) *tls.Config {
+		conf := tlsConf.Clone()
+		conf.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { block(); return nil, nil }
+		return conf
+	}
+	listen := func() net.Listener {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ln
+	}
+	pair := func(l *eventloop.Loop, block func(), method string) net.Conn {
+		near, far := net.Pipe()
+		go io.Copy(io.Discard, far)
+		go func() {
+			<-l.Done()
+			far.Close()
+		}()
+		return &hookConn{near, block, method}
+	}
+	fromPeer := func(l *eventloop.Loop, addr net.Addr, f func(nc net.Conn)) {
+		nc, err := net.Dial("tcp", addr.String())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		go f(nc)
+		go func() {
+			<-l.Done()
+			nc.Close()
+		}()
+	}
+	handshake := func(nc net.Conn) { tls.Client(nc, clientConf).Handshake() }
+	// Those whose name ends with "at the end" are called when the loop ends.
+	for _, test := range []struct {
+		name, named string
+		start       func(l *eventloop.Loop, block func())
+	}{
+		{"Jar.Cookies", "Cookies of eventloop_test.hookJar of the request " + srv.URL, func(l *eventloop.Loop, block func()) {
+			post(l, &eventloop.HTTPOptions{Jar: hookJar{block, pass}})
+		}},
+		{"Jar.SetCookies", "SetCookies of eventloop_test.hookJar", func(l *eventloop.Loop, block func()) {
+			post(l, &eventloop.HTTPOptions{Jar: hookJar{pass, block}})
+		}},
+		{"Jar.Cookies over a Transport", "Cookies of eventloop_test.hookJar", func(l *eventloop.Loop, block func()) {
+			do(l, &eventloop.HTTPClientConfig{Transport: &http.Transport{DisableKeepAlives: true}}, srv.URL, &eventloop.HTTPOptions{Jar: hookJar{block, pass}})
+		}},
+		{"Jar.SetCookies over a Transport", "SetCookies of eventloop_test.hookJar", func(l *eventloop.Loop, block func()) {
+			do(l, &eventloop.HTTPClientConfig{Transport: &http.Transport{DisableKeepAlives: true}}, srv.URL, &eventloop.HTTPOptions{Jar: hookJar{pass, block}})
+		}},
+		{"Proxy", "HTTPClientConfig.Proxy", func(l *eventloop.Loop, block func()) {
+			do(l, &eventloop.HTTPClientConfig{Proxy: func(*url.URL) (*url.URL, error) { block(); return nil, nil }}, srv.URL, nil)
+		}},
+		{"Transport", "RoundTrip of eventloop_test.tripFunc", func(l *eventloop.Loop, block func()) {
+			do(l, &eventloop.HTTPClientConfig{Transport: tripFunc(func(*http.Request) (*http.Response, error) { block(); return nil, nil })}, srv.URL, nil)
+		}},
+		{"HTTPClientConfig.Dial", "HTTPClientConfig.Dial", func(l *eventloop.Loop, block func()) {
+			do(l, &eventloop.HTTPClientConfig{Dial: func(context.Context, string, string) (net.Conn, error) { block(); return nil, nil }}, srv.URL, nil)
+		}},
+		{"HTTPClientConfig.TLS", "TLS handshake of an HTTP client", func(l *eventloop.Loop, block func()) {
+			do(l, &eventloop.HTTPClientConfig{TLS: clientTLS(block)}, secure.URL, nil)
+		}},
+		{"HTTPClientConfig.TLS of a proxy", "TLS handshake of an HTTP client", func(l *eventloop.Loop, block func()) {
+			proxy, _ := url.Parse(secure.URL)
+			do(l, &eventloop.HTTPClientConfig{TLS: clientTLS(block), Proxy: func(*url.URL) (*url.URL, error) { return proxy, nil }}, srv.URL, nil)
+		}},
+		{"BodyReader.Read", "Read of a request body", func(l *eventloop.Loop, block func()) {
+			post(l, &eventloop.HTTPOptions{BodyReader: hookBody{text(), block, pass}})
+		}},
+		{"BodyReader.Close", "Close of the body", func(l *eventloop.Loop, block func()) {
+			post(l, &eventloop.HTTPOptions{BodyReader: hookBody{text(), pass, block}})
+		}},
+		{"BodyReader.Close after a refusal", "Close of the body", func(l *eventloop.Loop, block func()) {
+			do(l, nil, "no url", &eventloop.HTTPOptions{BodyReader: hookBody{text(), pass, block}})
+		}},
+		{"BodyReader.Seek", "Seek of eventloop_test.hookSeeker", func(l *eventloop.Loop, block func()) {
+			post(l, &eventloop.HTTPOptions{BodyReader: hookSeeker{hookBody{text(), pass, pass}, block}})
+		}},
+		{"GetBody", "GetBody of the request", func(l *eventloop.Loop, block func()) {
+			post(l, &eventloop.HTTPOptions{MaxRedirects: 1, BodyReader: opaque(), GetBody: func() (io.ReadCloser, error) { block(); return nil, nil }})
+		}},
+		{"Read of what GetBody returns", "Read of a request body", func(l *eventloop.Loop, block func()) {
+			post(l, &eventloop.HTTPOptions{MaxRedirects: 1, BodyReader: opaque(), GetBody: func() (io.ReadCloser, error) { return hookBody{text(), block, pass}, nil }})
+		}},
+		{"Close of what GetBody returns", "Close of the body", func(l *eventloop.Loop, block func()) {
+			post(l, &eventloop.HTTPOptions{MaxRedirects: 1, BodyReader: opaque(), GetBody: func() (io.ReadCloser, error) { return hookBody{text(), pass, block}, nil }})
+		}},
+		{"Read of http.Request.Body", "Read of a request body", func(l *eventloop.Loop, block func()) {
+			tripBeside(t, l, srv.URL, hookBody{text(), block, pass})
+		}},
+		{"Close of http.Request.Body", "Close of the body", func(l *eventloop.Loop, block func()) {
+			tripBeside(t, l, srv.URL, hookBody{text(), pass, block})
+		}},
+		{"http.Handler", "http.Handler of", func(l *eventloop.Loop, block func()) {
+			s, _ := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {
+				r.ServeHTTP(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { block() }))
+			}, nil)
+			fromPeer(l, s.Addr(), func(nc net.Conn) { io.WriteString(nc, plainGET) })
+		}},
+		{"HTTPServerConfig.TLS", "TLS handshake of http server", func(l *eventloop.Loop, block func()) {
+			s, _ := l.ListenHTTP("127.0.0.1:0", func(r *eventloop.HTTPRequest) {}, &eventloop.HTTPServerConfig{TLS: serverTLS(block)})
+			fromPeer(l, s.Addr(), handshake)
+		}},
+		{"Accept for an HTTP server", "eventloop_test.hookListener of http server", func(l *eventloop.Loop, block func()) {
+			l.ServeHTTP(hookListener{listen(), block, pass}, func(r *eventloop.HTTPRequest) {}, nil)
+		}},
+		{"Accept", "eventloop_test.hookListener of listener", func(l *eventloop.Loop, block func()) {
+			l.Serve(hookListener{listen(), block, pass}, nil)
+		}},
+		{"Close of a listener at the end", "eventloop_test.hookListener of listener", func(l *eventloop.Loop, block func()) {
+			l.Serve(hookListener{listen(), pass, block}, nil)
+		}},
+		{"ConnConfig.Dial", "ConnConfig.Dial", func(l *eventloop.Loop, block func()) {
+			l.Dial(context.Background(), "tcp", "h:1", &eventloop.ConnConfig{Dial: func(context.Context, string, string) (net.Conn, error) { block(); return nil, nil }})
+		}},
+		{"ConnConfig.TLS of Dial", "TLS handshake of conn", func(l *eventloop.Loop, block func()) {
+			l.Dial(context.Background(), "tcp", secure.Listener.Addr().String(), &eventloop.ConnConfig{TLS: clientTLS(block)})
+		}},
+		{"ConnConfig.TLS of a listener", "TLS handshake of conn", func(l *eventloop.Loop, block func()) {
+			ln, _ := l.Listen("tcp", "127.0.0.1:0", &eventloop.ConnConfig{TLS: serverTLS(block)})
+			fromPeer(l, ln.Addr(), handshake)
+		}},
+		{"StartTLS", "TLS handshake of conn", func(l *eventloop.Loop, block func()) {
+			l.Dial(context.Background(), "tcp", secure.Listener.Addr().String(), &eventloop.ConnConfig{
+				OnConnect: func(c *eventloop.Conn) { c.StartTLS(clientTLS(block)).Ignore() },
+			})
+		}},
+		{"Read of a connection", "eventloop_test.hookConn of conn", func(l *eventloop.Loop, block func()) {
+			l.Adopt(pair(l, block, "Read"), nil)
+		}},
+		{"Close of a connection at the end", "eventloop_test.hookConn", func(l *eventloop.Loop, block func()) {
+			l.Adopt(pair(l, block, "Close"), nil)
+		}},
+		{"RemoteAddr of a connection", "eventloop_test.hookConn of conn", func(l *eventloop.Loop, block func()) {
+			l.Adopt(pair(l, block, "RemoteAddr"), nil)
+		}},
+		{"Read of ReadFrom", "reader eventloop_test.hookBody", func(l *eventloop.Loop, block func()) {
+			eventloop.ReadFrom(l, hookBody{text(), block, pass}, func([]byte) {}, nil)
+		}},
+		{"Close of ReadFrom", "reader eventloop_test.hookBody", func(l *eventloop.Loop, block func()) {
+			eventloop.ReadFrom(l, hookBody{text(), pass, block}, func([]byte) {}, nil)
+		}},
+		{"ResolverConfig.Dial", "ResolverConfig.Dial", func(l *eventloop.Loop, block func()) {
+			dial.Store(func() (net.Conn, error) { block(); return nil, io.EOF })
+			l.LookupNetIP(context.Background(), "ip", "name.test").Ignore()
+		}},
+		{"Read of a connection to a server of names", "a connection of ResolverConfig", func(l *eventloop.Loop, block func()) {
+			dial.Store(func() (net.Conn, error) { return pair(l, block, "Read"), nil })
+			l.LookupNetIP(context.Background(), "ip", "name.test").Ignore()
+		}},
+		{"Close of a connection to a server of names", "Close of .*hookConn|a connection of ResolverConfig", func(l *eventloop.Loop, block func()) {
+			dial.Store(func() (net.Conn, error) { l.Stop(); return pair(l, block, "Close"), nil })
+			l.LookupNetIP(context.Background(), "ip", "name.test").Ignore()
+		}},
+		{"Read of a connection of HTTPClientConfig.Dial", "a connection of HTTPClientConfig.Dial", func(l *eventloop.Loop, block func()) {
+			do(l, &eventloop.HTTPClientConfig{Dial: func(context.Context, string, string) (net.Conn, error) { return pair(l, block, "Read"), nil }}, srv.URL, nil)
+		}},
+		{"Work", "TestRunNamesEachHookThatNeverReturns", func(l *eventloop.Loop, block func()) {
+			eventloop.Work(context.Background(), l, func(context.Context) (int, error) { block(); return 0, nil }).Ignore()
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			checkLeaks(t)
+			release, blocked := make(chan struct{}), make(chan struct{}, 100)
+			l := eventloop.New(&eventloop.Config{WorkGrace: -1, Logger: slog.New(slog.DiscardHandler), Resolver: &eventloop.ResolverConfig{
+				Servers: []string{"127.0.0.1"},
+				Dial: func(context.Context, string, string) (net.Conn, error) {
+					return dial.Load().(func() (net.Conn, error))()
+				},
+			}})
+			l.Post(func() {
+				test.start(l, func() {
+					blocked <- struct{}{}
+					<-release
+				})
+				if strings.HasSuffix(test.name, "at the end") {
+					l.Stop()
+				}
+			})
+			go func() {
+				select {
+				case <-blocked:
+					l.Stop()
+				case <-l.Done():
+				}
+			}()
+			watch(t, l)
+			err := l.Run(context.Background())
+			if !errors.Is(err, eventloop.ErrWorkLeft) {
+				t.Errorf("Run = %v, want %v", err, eventloop.ErrWorkLeft)
+			} else {
+				for line := range strings.Lines(err.Error()) {
+					if !regexp.MustCompile(test.named).MatchString(line) {
+						t.Errorf("Run = %v, want only what has to do with %s", err, test.named)
+					}
+				}
+			}
+			close(release)
+		})
+	}
+}
+
+// A hookConn calls a hook in one of its methods.
+type hookConn struct {
+	net.Conn
+	hook   func()
+	method string
+}
+
+func (c *hookConn) at(method string) {
+	if c.method == method {
+		c.hook()
+	}
+}
+
+func (c *hookConn) Read(p []byte) (int, error) { c.at("Read"); return c.Conn.Read(p) }
+func (c *hookConn) Close() error               { c.at("Close"); return c.Conn.Close() }
+func (c *hookConn) RemoteAddr() net.Addr       { c.at("RemoteAddr"); return c.Conn.RemoteAddr() }
+
+// tripBeside sends a request by the RoundTripper of the loop's client, on a goroutine.
+func tripBeside(t *testing.T, l *eventloop.Loop, url string, body io.ReadCloser) {
+	req := newRequest(t, "POST", url, nil)
+	req.Body, req.ContentLength = body, 4
+	rt := l.HTTP().RoundTripper()
+	l.Hold()
+	go func() {
+		if res, err := rt.RoundTrip(req); err == nil {
+			res.Body.Close()
+		}
+	}()
 }

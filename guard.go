@@ -405,5 +405,7 @@ func (l *Loop) connPanicked(op string, err error) {
 	}
 }
 
-// guardLookup is aside for the resolver, whose TLS connections may run user code.
-func (l *Loop) guardLookup(f func() error) error { return l.foreign(aside(f)) }
+// guardLookup calls foreign code for the resolver.
+func (l *Loop) guardLookup(f func() error) error {
+	return l.foreign(l.aside(func() string { return "a connection of ResolverConfig" }, f))
+}

@@ -346,19 +346,17 @@ func (c *httpCall) finish(res *HTTPResponse, err error) {
 		c.trip.finish(err)
 		return
 	}
-	defer func() { // Close of the body may call runtime.Goexit
-		c.resolve(c.afterClose(res, err))
-	}()
 	c.closeBody()
+	c.resolve(c.afterClose(res, err))
 }
 
 // afterClose returns the result of the request, of which a panic in Close of the body
 // is part. The body is closed.
 func (c *httpCall) afterClose(res *HTTPResponse, err error) (*HTTPResponse, error) {
-	if c.body == nil || c.body.panic == nil {
+	if c.body == nil || c.body.panicked() == nil {
 		return res, err
 	}
-	switch pe := c.body.panic; {
+	switch pe := c.body.panicked(); {
 	case c.loop.ended.Load():
 		c.loop.strayEvent(pe) // the future does not tell any more
 		return res, err
@@ -435,49 +433,66 @@ func (c *httpCall) opError(err error) error {
 
 // A bodyCloser is a BodyReader that is to be closed.
 type bodyCloser struct {
-	body  io.Closer
-	over  sync.Once
-	state atomic.Uint32 // bodyOpen and so on
-	panic *PanicError   // of Close; valid in the state bodyClosed
+	mu    sync.Mutex // held during Close; guards body
+	body  io.Closer  // nil when it is closed
+	state atomic.Uint32
+	panic *PanicError // of Close; valid in the state bodyClosed
 }
 
 // States of a bodyCloser.
 const (
 	bodyOpen    uint32 = iota
-	bodyClosing        // Close was called
-	bodyClosed         // and has returned
+	bodyClosing        // a goroutine is about to call Close, or has
+	bodyClosed         // Close has returned, or Run does not wait for it any more
 )
 
 // closeBody closes BodyReader, once, when it is not needed any more. When it returns
 // the body is closed, by whichever goroutine.
 func (c *httpCall) closeBody() {
 	if c.body != nil {
-		c.body.close()
+		c.body.close(c)
 	}
 }
 
-func (b *bodyCloser) close() {
-	b.over.Do(func() {
-		b.state.Store(bodyClosing)
-		defer func() {
-			if v := recover(); v != nil {
-				b.panic = newPanicError(v)
-			}
-			b.state.Store(bodyClosed)
-		}()
-		closer := b.body
-		b.body = nil // the future may live on
-		closer.Close()
-	})
+// close closes the body, once. A second caller waits for the first, as foreign code that
+// has no name: that of the first has it.
+func (b *bodyCloser) close(c *httpCall) {
+	switch {
+	case b.state.CompareAndSwap(bodyOpen, bodyClosing):
+		b.closeNow(c)
+	case b.state.Load() == bodyClosing:
+		c.client.loop.aside(unnamed, func() error { b.closeNow(c); return nil })
+	}
+}
+
+// panicked returns the panic of Close, nil if there was none or Close has not returned.
+func (b *bodyCloser) panicked() *PanicError {
+	if b.state.Load() != bodyClosed {
+		return nil
+	}
+	return b.panic
+}
+
+func (b *bodyCloser) closeNow(c *httpCall) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	body := b.body
+	if body == nil {
+		return
+	}
+	b.body = nil // the future may live on
+	what := func() string { return "Close of the body of the request " + c.describe() }
+	b.panic = panicIn(c.client.loop.aside(what, func() error { body.Close(); return nil }))
+	b.state.Store(bodyClosed)
 }
 
 // bodyPanicked reports whether Close of BodyReader has panicked.
-func (c *httpCall) bodyPanicked() bool { return c.body != nil && c.body.panic != nil }
+func (c *httpCall) bodyPanicked() bool { return c.body != nil && c.body.panicked() != nil }
 
 // closeUnused closes BodyReader of a request that was refused.
 func (c *httpCall) closeUnused() {
 	c.closeBody()
-	if pe := c.body.panic; pe != nil {
+	if pe := c.body.panicked(); pe != nil {
 		c.client.loop.strayEvent(pe)
 	}
 }

@@ -1,6 +1,7 @@
 package eventloop
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -21,18 +22,28 @@ func (c *httpCall) jar() http.CookieJar {
 	return c.client.cfg.Jar
 }
 
-// loadCookies asks the jar for the cookies of the request. It is code of the
-// application.
-func (c *httpCall) loadCookies() {
+// loadCookies asks the jar for the cookies of the request.
+func (c *httpCall) loadCookies() error {
 	jar := c.jar()
 	if jar == nil {
-		return
+		return nil
 	}
-	r := http.Request{Header: make(http.Header)}
-	for _, cookie := range jar.Cookies(c.cookieURL()) {
-		r.AddCookie(cookie)
+	u, r := c.cookieURL(), http.Request{Header: make(http.Header)}
+	err := c.asideFor("Cookies of", jar, func() error {
+		for _, cookie := range jar.Cookies(u) {
+			r.AddCookie(cookie)
+		}
+		return nil
+	})
+	if err == nil {
+		c.more().cookies = r.Header.Get("Cookie")
 	}
-	c.more().cookies = r.Header.Get("Cookie")
+	return err
+}
+
+// asideFor calls f, a method of what the application gave, by Loop.aside.
+func (c *httpCall) asideFor(method string, of any, f func() error) error {
+	return c.client.loop.aside(func() string { return fmt.Sprintf("%s %T of the request %s", method, of, c.describe()) }, f)
 }
 
 // storeCookies gives the jar the cookies of a response.
@@ -45,7 +56,8 @@ func (c *httpCall) storeCookies(resp *httpclient.Response) error {
 	if len(set) == 0 {
 		return nil
 	}
-	return aside(func() error { jar.SetCookies(c.cookieURL(), set); return nil })
+	u := c.cookieURL()
+	return c.asideFor("SetCookies of", jar, func() error { jar.SetCookies(u, set); return nil })
 }
 
 // cookieURL returns the URL by which the jar knows the server. As in net/http, its

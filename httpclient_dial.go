@@ -155,7 +155,7 @@ func (c *httpCall) handshake(ctx context.Context, conn *httpclient.Conn) error {
 func (c *httpCall) proxyHandshake(ctx context.Context, nc net.Conn) (net.Conn, error) {
 	began := time.Now()
 	tc := tls.Client(nc, c.tlsConfig(c.route.proxy.Hostname()))
-	if err := tc.HandshakeContext(ctx); err != nil {
+	if err := (*httpHost)(c.client).Aside(func() error { return tc.HandshakeContext(ctx) }); err != nil {
 		if ctx.Err() != nil {
 			err = contextError(ctx)
 		}

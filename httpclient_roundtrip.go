@@ -24,48 +24,71 @@ type requestEnd struct {
 	reusable bool // the connection may carry another request
 }
 
-// submit finds a connection for the request: an idle one, which gets the request at once,
-// or a new one. At the limit of connections, the request waits until one is free.
+// submit gives the request to the transport, if there is one, or finds a connection for
+// it: an idle one, which gets the request at once, or a new one. At the limit of
+// connections, the request waits until one is free.
 func (c *httpCall) submit() {
 	client := c.client
-	if client.cfg.Transport != nil {
-		client.loop.goForeign(fmt.Sprintf("RoundTrip of %T", client.cfg.Transport), c.carry)
+	if c.jar() == nil && !c.asksProxy() {
+		c.submitTo(c.findRoute())
 		return
 	}
-	if c.jar() != nil || c.route == nil && client.ownProxy && c.opts.UnixSocket == "" {
-		client.loop.wg.Go(func() { // Jar and Proxy are code of the application
-			client.loop.worksFor(&c.handle)
-			if err := aside(c.prepareHop); err != nil {
-				c.finish(nil, err)
-			} else {
-				c.getConn()
-			}
-		})
-		return
-	}
-	if err := c.findRoute(); err != nil {
-		c.finishAside(nil, err)
-		return
-	}
-	c.getConn()
+	client.loop.wg.Go(func() { // Jar and Proxy are code of the application
+		client.loop.worksFor(&c.handle)
+		err := c.loadCookies()
+		if err == nil {
+			err = c.findRoute()
+		}
+		c.submitTo(err)
+	})
 }
 
-// prepareHop loads the cookies and the route for the current target.
-func (c *httpCall) prepareHop() error {
-	c.loadCookies()
-	return c.findRoute()
+// submitTo submits the request to the transport or the pool, unless there is an error.
+func (c *httpCall) submitTo(err error) {
+	l, transport := c.client.loop, c.client.cfg.Transport
+	switch {
+	case err != nil:
+		c.finishAside(nil, err)
+	case transport != nil:
+		l.goForeign(fmt.Sprintf("RoundTrip of %T", transport), c.carry)
+	default:
+		c.getConn()
+	}
+}
+
+// asksProxy reports whether the way to the target is for HTTPClientConfig.Proxy to say.
+func (c *httpCall) asksProxy() bool {
+	return c.route == nil && c.client.ownProxy && c.opts.UnixSocket == "" && c.client.cfg.Transport == nil
 }
 
 // findRoute sets the route to the target.
 func (c *httpCall) findRoute() error {
-	if c.route != nil {
+	if c.route != nil || c.client.cfg.Transport != nil {
 		return nil
 	}
-	r, err := c.client.route(c.target, c.opts.UnixSocket)
-	if c.route = &r; c.opts.Upgrade != nil {
-		c.route = throughTunnel(&r, c.target)
+	target, socket := c.target, c.opts.UnixSocket
+	if !c.asksProxy() {
+		r, err := c.client.route(target, socket)
+		return c.take(&r, err)
 	}
-	return err
+	var r httpRoute
+	what := func() string { return "HTTPClientConfig.Proxy for the request " + c.describe() }
+	err := c.client.loop.aside(what, func() (err error) { r, err = c.client.route(target, socket); return err })
+	if err != nil {
+		return err
+	}
+	return c.take(&r, nil)
+}
+
+// take makes r the route of the request, unless there is an error.
+func (c *httpCall) take(r *httpRoute, err error) error {
+	if err != nil {
+		return err
+	}
+	if c.route = r; c.opts.Upgrade != nil {
+		c.route = throughTunnel(r, c.target)
+	}
+	return nil
 }
 
 // getConn asks the pool for a connection.
@@ -262,7 +285,7 @@ func (c *httpCall) depart(conn *httpclient.Conn, end *requestEnd) (reusable, ret
 	c.count(conn)
 	if end.err == nil || end.head || !c.shouldRetry(conn, end.err) {
 		if end.next == nil && c.body != nil && c.trip == nil {
-			aside(func() error { c.closeBody(); return nil }) // Close may block; conn must not wait for it
+			c.closeBody() // Close may block; conn must not wait for it
 		}
 		return reusable, false
 	}
@@ -439,6 +462,11 @@ func (h *httpHost) Go(f func()) {
 		defer c.goroutineEnded()
 		f()
 	})
+}
+
+// Aside implements netcore.Host.
+func (h *httpHost) Aside(f func() error) error {
+	return h.loop.aside(func() string { return "TLS handshake of an HTTP client" }, f)
 }
 
 func (h *httpHost) Enqueue(job writers.Job) { h.loop.enqueue(job) }

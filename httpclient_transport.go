@@ -70,12 +70,6 @@ func (c *httpCall) carry() {
 		end.err = l.foreign(end.err)
 		c.conclude(&end)
 	}()
-	if c.jar() != nil {
-		if err := aside(func() error { c.loadCookies(); return nil }); err != nil {
-			end.err = err
-			return
-		}
-	}
 	end.err = guard(func() error { return c.carryOn(&end) })
 }
 
@@ -199,7 +193,7 @@ func (s *carriedBodies) open(again bool) (io.ReadCloser, error) {
 		b.src, b.from = s.opts.BodyReader, &uploadSource{}
 	default:
 		b.from = &uploadSource{}
-		if err := b.fetch(s.opts.GetBody); err != nil {
+		if err := b.fetch(s.call, s.opts.GetBody); err != nil {
 			return nil, err
 		}
 	}
@@ -257,7 +251,7 @@ func (b *carriedBody) Close() error {
 	switch {
 	case b.own:
 	case b.fetched != nil:
-		b.fetched.close()
+		b.fetched.close(b.of.call)
 	default:
 		b.of.call.closeBody()
 	}
@@ -272,9 +266,9 @@ func (b *carriedBody) end() {
 	if f == nil {
 		return
 	}
-	aside(func() error { f.close(); return nil }) // Close may call runtime.Goexit
-	if f.panic != nil {
-		b.of.call.client.loop.strayEvent(f.panic)
+	f.close(b.of.call)
+	if f.panicked() != nil {
+		b.of.call.client.loop.strayEvent(f.panicked())
 	}
 }
 

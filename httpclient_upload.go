@@ -135,7 +135,7 @@ func (u *httpUpload) prepare() error {
 	}
 	var err error
 	if u.again && u.getBody != nil {
-		err = b.fetch(u.getBody)
+		err = b.fetch(u.call, u.getBody)
 	} else {
 		err = u.seek()
 	}
@@ -149,9 +149,10 @@ func (u *httpUpload) prepare() error {
 var errNilGetBody = errors.New("GetBody returned nil")
 
 // fetch replaces the body with the reader that getBody returns.
-func (b *uploadBody) fetch(getBody func() (io.ReadCloser, error)) error {
-	r, err := getBody()
-	if err != nil {
+func (b *uploadBody) fetch(c *httpCall, getBody func() (io.ReadCloser, error)) error {
+	var r io.ReadCloser
+	what := func() string { return "GetBody of the request " + c.describe() }
+	if err := c.client.loop.aside(what, func() (err error) { r, err = getBody(); return err }); err != nil {
 		return err
 	}
 	if r == nil {
@@ -177,11 +178,15 @@ func (u *httpUpload) seek() error {
 			return errOver
 		}
 	}
+	offset, whence := int64(0), io.SeekCurrent
 	if u.again {
-		_, err := s.Seek(b.from.start, io.SeekStart)
+		offset, whence = b.from.start, io.SeekStart
+	}
+	var start int64
+	err := u.call.asideFor("Seek of", s, func() (err error) { start, err = s.Seek(offset, whence); return err })
+	if u.again || isUncaught(err) || err == ErrLoopClosed {
 		return err
 	}
-	start, err := s.Seek(0, io.SeekCurrent)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.from.start, b.from.seeks = start, err == nil
@@ -209,9 +214,9 @@ func (u *httpUpload) closeFetched() {
 	if f == nil {
 		return
 	}
-	aside(func() error { f.close(); return nil })
-	if f.panic != nil {
-		u.call.client.loop.strayEvent(f.panic)
+	f.close(u.call)
+	if f.panicked() != nil {
+		u.call.client.loop.strayEvent(f.panicked())
 	}
 }
 

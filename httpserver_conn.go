@@ -988,7 +988,13 @@ func (c *httpConn) isSpare() bool {
 // An httpUser is the httpConn as the user of its core.
 type httpUser httpConn
 
-func (u *httpUser) Go(f func())             { u.s.loop.wg.Go(f) }
+func (u *httpUser) Go(f func()) { u.s.loop.wg.Go(f) }
+
+func (u *httpUser) Aside(f func() error) error {
+	c := (*httpConn)(u)
+	return u.s.loop.aside(func() string { return "TLS handshake of http server " + addrName(c.s.addr) }, f)
+}
+
 func (u *httpUser) Enqueue(job writers.Job) { u.s.loop.enqueue(job) }
 func (u *httpUser) Poller() *netcore.Poller { return &u.s.loop.poller }
 func (u *httpUser) Serve()                  { (*httpConn)(u).serve() }

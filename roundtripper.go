@@ -392,7 +392,7 @@ func (t *httpTrip) finish(err error) {
 	}
 	var pe *PanicError
 	if b != nil {
-		pe = b.panic
+		pe = b.panicked()
 	}
 	t.release()
 	t.end(err, pe)

@@ -81,7 +81,7 @@ func (l *Loop) closeAll() {
 		}
 	}
 	l.writers.Close()
-	l.names.close()
+	l.wg.Go(l.names.close) // waits for foreign code
 	l.endCoroutines()
 	l.awaitGoroutines(foreign)
 	l.poller.Close()

@@ -105,9 +105,11 @@ func logLatePanic[T any](result *Future[T], err error) {
 	}
 }
 
-// ErrWorkLeft matches the error of [Loop.Run] when functions of [Work], or methods of a
-// net.Conn or net.Listener that is not of package net, did not return within
-// Config.WorkGrace of the end of the loop.
+// ErrWorkLeft matches the error of [Loop.Run] when functions of [Work], or other code of
+// the application that runs beside the loop, did not return within Config.WorkGrace of
+// the end of the loop. The error names the code: Dial functions, TLS callbacks, methods of
+// request bodies, cookie jars and readers, and those of a net.Conn or net.Listener that is
+// not of package net.
 var ErrWorkLeft = errors.New("eventloop: work did not return")
 
 // Defaults of Config.

@@ -47,7 +47,23 @@ func newHost(t testing.TB) *testHost {
 	return h
 }
 
-func (h *testHost) Go(f func())             { h.wg.Go(f) }
+func (h *testHost) Go(f func()) { h.wg.Go(f) }
+
+func (h *testHost) Aside(f func() error) error {
+	done := make(chan error, 1)
+	h.Go(func() {
+		err := h.Recovered(nil) // unless f returns
+		defer func() {
+			if v := recover(); v != nil {
+				err = h.Recovered(v)
+			}
+			done <- err
+		}()
+		err = f()
+	})
+	return <-done
+}
+
 func (h *testHost) Enqueue(job writers.Job) { h.pool.Add(job) }
 func (h *testHost) CloseAside(nc net.Conn)  { h.Go(func() { nc.Close() }) }
 func (h *testHost) Recovered(v any) error   { return fmt.Errorf("recovered: %v", v) }

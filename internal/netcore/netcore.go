@@ -35,6 +35,11 @@ type Host interface {
 	// Go runs f on a new goroutine. The host waits for it when it ends.
 	Go(f func())
 
+	// Aside calls f, which may run foreign code, on a separate goroutine, and returns its
+	// error. A panic or runtime.Goexit is an error, too. When the host ends, Aside may
+	// return an error before f has returned.
+	Aside(f func() error) error
+
 	// Enqueue arranges for Flush of job to be called soon, on a goroutine that must
 	// not wait. Enqueue itself never waits.
 	Enqueue(job writers.Job)

@@ -95,18 +95,7 @@ func (c *Conn) Handshake(ctx context.Context, conf *tls.Config, client bool, ear
 		s.early = early
 	}
 	c.clearInterrupt() // crypto/tls cannot continue after a timeout in a handshake
-	done := make(chan error, 1)
-	c.user.Go(func() {
-		err := c.user.Recovered(nil) // unless HandshakeContext returns
-		defer func() {
-			if v := recover(); v != nil {
-				err = c.user.Recovered(v)
-			}
-			done <- err
-		}()
-		err = t.HandshakeContext(ctx)
-	})
-	err := <-done
+	err := c.user.Aside(func() error { return t.HandshakeContext(ctx) })
 	if s == nil {
 		return err
 	}

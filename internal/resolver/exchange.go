@@ -196,10 +196,15 @@ func (r *Resolver) roundTrip(ctx context.Context, s *settings, network string, s
 	deadline := began.Add(s.timeout)
 	query := q.msg(edns, s.trustAD)
 	if network == "udp" && r.takeSocket() {
+		var reply *dns.Msg // apart, because the function may still run after an error
+		var n int
 		err = r.guard(func() (err error) {
-			m, size, err = r.single(ctx, deadline, network, srv.addr, q, query)
+			reply, n, err = r.single(ctx, deadline, network, srv.addr, q, query)
 			return err
 		})
+		if err == nil {
+			m, size = reply, n
+		}
 		<-r.sockets
 	} else {
 		m, size, err = r.shared(ctx, deadline, network, srv, q, query)

@@ -99,8 +99,9 @@ type Config struct {
 
 	// Guard calls functions that may run code of the application, that is Dial, its
 	// connections and the callbacks of TLS, and returns their error. If such a
-	// function panics or exits the goroutine, Guard also returns an error. If Guard
-	// is nil, the functions are called directly.
+	// function panics or exits the goroutine, Guard also returns an error. It may return
+	// an error while the function still runs, to give it up. If Guard is nil, the
+	// functions are called directly.
 	Guard func(f func() error) error
 
 	// Logger receives the errors found in the configuration files, once per version of a
