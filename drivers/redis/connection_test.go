@@ -127,7 +127,7 @@ func TestStatesAndFailuresOfSendAreTold(t *testing.T) {
 }
 
 // Commands of Send that never leave are told as well.
-func TestOnSendErrorHearsOfCommandsThatAreNotSent(t *testing.T) {
+func TestOnSendErrorIsCalledForCommandsThatAreNotSent(t *testing.T) {
 	for name, hello := range map[string]func(p *peer, args []string) string{
 		"refused": func(*peer, []string) string { return "-WRONGPASS invalid\r\n" },
 		"overdue": func(*peer, []string) string { return silence },
