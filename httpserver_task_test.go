@@ -470,7 +470,7 @@ func TestARequestThatStaysOpenAfterItsClientLeftIsLoggedAfterAMinute(t *testing.
 				})
 				book.WriteString(logs.String())
 			})
-			wantEqual(t, "lines", strings.Count(book.String(), "client left"), v.logged)
+			wantEqual(t, "lines", strings.Count(book.String(), "still open long after"), v.logged)
 			wantEqual(t, "lines with the request", strings.Count(book.String(), "GET /poll"), v.logged)
 		})
 	}
