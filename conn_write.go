@@ -202,7 +202,7 @@ func (u *connUser) Enqueue(job writers.Job) { u.loop.enqueue(job) }
 func (u *connUser) Poller() *netcore.Poller { return &u.loop.poller }
 func (u *connUser) Serve()                  { (*connReader)(u).serve() }
 
-func (u *connUser) CloseAside(nc net.Conn) { u.loop.closeAside(nc) }
+func (u *connUser) CloseAside(nc net.Conn, reset bool) { u.loop.closeWith(nc, reset) }
 
 func (u *connUser) Recovered(v any) error {
 	if v == nil {

@@ -69,9 +69,18 @@ func (l *Loop) closeConn(nc net.Conn) {
 }
 
 // closeAside closes nc on a separate goroutine, and reports a panic.
-func (l *Loop) closeAside(nc net.Conn) {
+func (l *Loop) closeAside(nc net.Conn) { l.closeWith(nc, false) }
+
+// closeWith is closeAside, with a reset of the connection if nc can do that.
+func (l *Loop) closeWith(nc net.Conn, reset bool) {
 	l.goForeign(fmt.Sprintf("Close of %T", unguarded(nc)), func() {
-		if err := aside(nc.Close); isUncaught(err) {
+		err := aside(func() error {
+			if reset {
+				netcore.SetReset(nc)
+			}
+			return nc.Close()
+		})
+		if isUncaught(err) {
 			l.strayEvent(err)
 		}
 	})

@@ -245,6 +245,15 @@ func (g *guardedConn) SetWriteDeadline(t time.Time) error {
 	return g.aside(OpDeadline, func() error { return g.nc.SetWriteDeadline(t) })
 }
 
+// SetLinger lets an abort reset a foreign connection that has the method.
+func (g *guardedConn) SetLinger(sec int) error {
+	t, ok := g.nc.(interface{ SetLinger(sec int) error })
+	if !ok {
+		return errUnsupported
+	}
+	return g.aside(OpClose, func() error { return t.SetLinger(sec) })
+}
+
 // A guardedHalfCloser can also close the write side.
 type guardedHalfCloser struct {
 	*guardedConn

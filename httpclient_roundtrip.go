@@ -469,8 +469,8 @@ func (h *httpHost) Aside(f func() error) error {
 	return h.loop.aside(func() string { return "TLS handshake of an HTTP client" }, f)
 }
 
-func (h *httpHost) Enqueue(job writers.Job) { h.loop.enqueue(job) }
-func (h *httpHost) CloseAside(nc net.Conn)  { h.loop.closeAside(nc) }
+func (h *httpHost) Enqueue(job writers.Job)            { h.loop.enqueue(job) }
+func (h *httpHost) CloseAside(nc net.Conn, reset bool) { h.loop.closeWith(nc, reset) }
 
 func (h *httpHost) Poller() *netcore.Poller { return &h.loop.poller }
 

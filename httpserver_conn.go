@@ -995,11 +995,11 @@ func (u *httpUser) Aside(f func() error) error {
 	return u.s.loop.aside(func() string { return "TLS handshake of http server " + addrName(c.s.addr) }, f)
 }
 
-func (u *httpUser) Enqueue(job writers.Job) { u.s.loop.enqueue(job) }
-func (u *httpUser) Poller() *netcore.Poller { return &u.s.loop.poller }
-func (u *httpUser) Serve()                  { (*httpConn)(u).serve() }
-func (u *httpUser) CloseAside(nc net.Conn)  { u.s.loop.closeAside(nc) }
-func (u *httpUser) Report()                 {}
+func (u *httpUser) Enqueue(job writers.Job)            { u.s.loop.enqueue(job) }
+func (u *httpUser) Poller() *netcore.Poller            { return &u.s.loop.poller }
+func (u *httpUser) Serve()                             { (*httpConn)(u).serve() }
+func (u *httpUser) CloseAside(nc net.Conn, reset bool) { u.s.loop.closeWith(nc, reset) }
+func (u *httpUser) Report()                            {}
 
 func (u *httpUser) Recovered(v any) error {
 	if v == nil {

@@ -240,3 +240,35 @@ func TestAPeerOfACrashedHostHearsOfItWhenItIsUpAgain(t *testing.T) {
 		}
 	})
 }
+
+func TestAbortResetsTheConnectionOfThePeer(t *testing.T) {
+	var got error
+	looptest.Run(t, func(t *testing.T, l *eventloop.Loop) error {
+		got = nil
+		n := looptest.NewNet(t)
+		ln, err := n.Listen("server:7")
+		if err != nil {
+			return err
+		}
+		var s *eventloop.Listener
+		s, err = l.Serve(ln, &eventloop.ConnConfig{
+			OnConnect: func(c *eventloop.Conn) { s.Close() },
+			OnData:    func(c *eventloop.Conn, p []byte) { c.Abort() },
+		})
+		if err != nil {
+			return err
+		}
+		c, err := l.Dial(t.Context(), "tcp", "server:7", &eventloop.ConnConfig{
+			Dial:    n.Dialer("client"),
+			OnData:  discard,
+			OnEvent: func(_ *eventloop.Conn, err error) { got = errors.Join(got, err) },
+		})
+		if err == nil {
+			c.WriteString("hello")
+		}
+		return err
+	})
+	if !errors.Is(got, eventloop.ErrReset) {
+		t.Errorf("the peer got %v, want %v", got, eventloop.ErrReset)
+	}
+}

@@ -757,13 +757,13 @@ func (c *Conn) finish() {
 // user is the Conn as its core sees it.
 type user Conn
 
-func (u *user) Go(f func())                { u.host.Go(f) }
-func (u *user) Aside(f func() error) error { return u.host.Aside(f) }
-func (u *user) Enqueue(job writers.Job)    { u.host.Enqueue(job) }
-func (u *user) CloseAside(nc net.Conn)     { u.host.CloseAside(nc) }
-func (u *user) Recovered(v any) error      { return u.host.Recovered(v) }
-func (u *user) Serve()                     { u.serve() }
-func (u *user) Report()                    {}
+func (u *user) Go(f func())                        { u.host.Go(f) }
+func (u *user) Aside(f func() error) error         { return u.host.Aside(f) }
+func (u *user) Enqueue(job writers.Job)            { u.host.Enqueue(job) }
+func (u *user) CloseAside(nc net.Conn, reset bool) { u.host.CloseAside(nc, reset) }
+func (u *user) Recovered(v any) error              { return u.host.Recovered(v) }
+func (u *user) Serve()                             { u.serve() }
+func (u *user) Report()                            {}
 
 func (u *user) Poller() *netcore.Poller {
 	if u.serve == nil {

@@ -42,12 +42,12 @@ func (f *fed) RemoteAddr() net.Addr            { return nil }
 // host is the surroundings of connections that write nothing.
 type host struct{}
 
-func (host) Go(f func())                { go f() }
-func (host) Aside(f func() error) error { return f() }
-func (host) Poller() *netcore.Poller    { return nil }
-func (host) Enqueue(writers.Job)        {}
-func (host) CloseAside(nc net.Conn)     { nc.Close() }
-func (host) Recovered(v any) error      { return fmt.Errorf("panic: %v", v) }
+func (host) Go(f func())                    { go f() }
+func (host) Aside(f func() error) error     { return f() }
+func (host) Poller() *netcore.Poller        { return nil }
+func (host) Enqueue(writers.Job)            {}
+func (host) CloseAside(nc net.Conn, _ bool) { nc.Close() }
+func (host) Recovered(v any) error          { return fmt.Errorf("panic: %v", v) }
 
 // read reads one answer.
 func read(method string, raw []byte, piece int) (r *httpclient.Response, fields []string, body []byte, reusable bool, err error) {

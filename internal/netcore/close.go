@@ -156,12 +156,12 @@ func (c *Conn) close() {
 	c.drop()
 	c.finished = true
 	c.stopGuard()
-	if c.reset {
-		c.setReset()
-	}
-	nc := c.nc
+	nc, reset := c.nc, c.reset
 	c.Unlock()
 	c.unwatched()
+	if reset {
+		SetReset(nc)
+	}
 	nc.Close()
 	c.Lock()
 }
@@ -409,9 +409,10 @@ func (c *Conn) stallTime() time.Duration {
 	return c.stall
 }
 
-// setReset makes closing the descriptor reset the connection. The caller holds the lock.
-func (c *Conn) setReset() {
-	if t, ok := lowest(c.nc).(*net.TCPConn); ok {
+// SetReset makes closing nc reset the connection, if nc can do that. nc may be foreign, so
+// the caller must not hold the lock.
+func SetReset(nc net.Conn) {
+	if t, ok := lowest(nc).(interface{ SetLinger(sec int) error }); ok {
 		t.SetLinger(0)
 	}
 }
@@ -456,10 +457,7 @@ func (c *Conn) hangUp() {
 	if c.finished {
 		return
 	}
-	if c.reset {
-		c.setReset()
-	}
-	c.user.CloseAside(lowest(c.nc))
+	c.user.CloseAside(lowest(c.nc), c.reset)
 }
 
 // watchForeign starts the guard: after d and then periodically, it closes a net.Conn that

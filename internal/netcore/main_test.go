@@ -65,8 +65,16 @@ func (h *testHost) Aside(f func() error) error {
 }
 
 func (h *testHost) Enqueue(job writers.Job) { h.pool.Add(job) }
-func (h *testHost) CloseAside(nc net.Conn)  { h.Go(func() { nc.Close() }) }
-func (h *testHost) Recovered(v any) error   { return fmt.Errorf("recovered: %v", v) }
+func (h *testHost) CloseAside(nc net.Conn, reset bool) {
+	h.Go(func() {
+		if reset {
+			SetReset(nc)
+		}
+		nc.Close()
+	})
+}
+
+func (h *testHost) Recovered(v any) error { return fmt.Errorf("recovered: %v", v) }
 
 // A testConn is a connection whose user notes what it is told.
 type testConn struct {

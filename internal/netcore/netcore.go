@@ -44,8 +44,9 @@ type Host interface {
 	// not wait. Enqueue itself never waits.
 	Enqueue(job writers.Job)
 
-	// CloseAside closes a net.Conn on a separate goroutine, because Close may wait.
-	CloseAside(nc net.Conn)
+	// CloseAside closes a net.Conn on a separate goroutine, because Close may wait. With
+	// reset, it calls SetReset first.
+	CloseAside(nc net.Conn, reset bool)
 
 	// Recovered converts the value of a recovered panic of foreign code into an
 	// error. Nil means that the code called runtime.Goexit.
