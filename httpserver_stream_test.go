@@ -555,6 +555,61 @@ func TestHTTPUpgradeMakesAConnectionOfTheLoop(t *testing.T) {
 	}
 }
 
+// What the server has read behind the request is delivered whatever the limits of the
+// connection are: they bound what the application gives, and these bytes it never had.
+func TestAnUpgradeLosesNothingThatTheServerHasReadAhead(t *testing.T) {
+	early := strings.Repeat("early", 5_000)
+	for name, cfg := range map[string]*eventloop.ConnConfig{
+		"defaults":         {},
+		"a small buffer":   {MaxBuffered: 10},
+		"a small read":     {ReadBufferSize: 1},
+		"a small mark":     {HighWater: 1, MaxBuffered: 100},
+		"no buffer at all": {MaxBuffered: -1, HighWater: -1},
+	} {
+		for _, secure := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, TLS %t", name, secure), func(t *testing.T) {
+				l, _ := startLoop(t, nil)
+				conf := &eventloop.HTTPServerConfig{}
+				if secure {
+					conf.TLS = serverConf
+				}
+				var got strings.Builder
+				closed := make(chan error, 1)
+				own := *cfg
+				own.OnData = func(c *eventloop.Conn, data []byte) { got.Write(data) }
+				own.OnClose = func(c *eventloop.Conn) { closed <- c.Err() }
+				s := serveHTTP(t, l, conf, func(r *eventloop.HTTPRequest) {
+					l.AfterFunc(time.Millisecond, func() { // the server may read ahead meanwhile
+						if _, err := r.Upgrade(nil, &own); err != nil {
+							t.Error(err)
+						}
+					})
+				})
+				nc, err := net.Dial("tcp", s.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if secure {
+					nc = tls.Client(nc, clientConf)
+				}
+				c := newRawClient(t, nc)
+				c.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n%s", early)
+				if resp, err := http.ReadResponse(c.br, nil); err != nil || resp.StatusCode != 101 {
+					t.Fatalf("%v %v", resp, err)
+				}
+				c.send("late")
+				nc.(interface{ CloseWrite() error }).CloseWrite()
+				if err := wait(t, closed, "OnClose"); err != io.EOF {
+					t.Errorf("closed with %v, want io.EOF", err)
+				}
+				if got.String() != early+"late" {
+					t.Errorf("%d bytes came, want %d", got.Len(), len(early)+4)
+				}
+			})
+		}
+	}
+}
+
 func TestHTTPServerWithTLS(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	events := make(chan error, 1)
