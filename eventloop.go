@@ -422,9 +422,9 @@ func (l *Loop) stopPanic(p *PanicError) {
 }
 
 // OnExit arranges for f to be called on the loop after the loop has ended, for any reason,
-// and all handles but signal handlers are closed. Exit callbacks run last in, first out. In them, Post and similar
-// calls return [ErrLoopClosed]. If one panics, the others still run. A nil f is ignored, and
-// so is a call after the end of the loop.
+// and all handles but signal handlers are closed. Exit callbacks run last in, first out. In
+// them, Post and similar calls return [ErrLoopClosed]. If one panics, the others still run.
+// A nil f is ignored, and so is a call after the end of the loop.
 func (l *Loop) OnExit(f func()) {
 	if f == nil {
 		return

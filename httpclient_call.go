@@ -18,12 +18,13 @@ import (
 	"github.com/onloop/eventloop/internal/httpclient"
 )
 
-// An httpCall is one request, redirects included, from Do to its result. It has no
-// goroutine: the connection that carries it has one, see httpSlot. While it waits for
-// a connection it is in a queue of the pool. A second goroutine sends a body that is
-// long, or that a reader gives, while the response is waited for.
+// An httpCall is one request, including its redirects, from Do to its result. It has no
+// goroutine of its own: the goroutine of the connection that carries it does the work, see
+// httpSlot. While the request waits for a connection, it is in a queue of the pool. A second
+// goroutine sends a body that is long or comes from a reader, while the connection's
+// goroutine waits for the response.
 //
-// It is ended early by abort: at the end of ctx or of the loop, or when the second
+// abort ends the request early: at the end of ctx or of the loop, or when the second
 // goroutine fails.
 type httpCall struct {
 	handle
@@ -33,44 +34,44 @@ type httpCall struct {
 	asked  string          // the URL
 	opts   *HTTPOptions    // a copy of the caller's, or noOptions
 	begun  time.Time
-	at     uintptr     // where the caller is
-	body   *bodyCloser // nil: nothing is to be closed
+	at     uintptr     // program counter of the caller
+	body   *bodyCloser // nil: there is nothing to close
 
-	// Of the goroutine that carries it, changed by redirects.
+	// Owned by the goroutine that carries the request. Redirects change them.
 	method    string
 	url       string
 	target    *httpTarget
 	route     *httpRoute  // nil: not known yet
-	length    int64       // of the body: -1 chunked
-	redirects int32       // how many were followed
-	close     bool        // after this request
+	length    int64       // of the body; -1: chunked
+	redirects int32       // number of redirects followed
+	close     bool        // the connection, after this request
 	expect    bool        // 100-continue
-	retried   bool        // it was sent twice
-	upload    *httpUpload // sends the body meanwhile; nil if none is needed
+	retried   bool        // the request was sent twice
+	upload    *httpUpload // sends the body concurrently; nil if none is needed
 	slow      *slowStart  // see start
 	extra     *callExtra  // see more
-	trip      *httpTrip   // of a RoundTripper; nil: of Do
+	trip      *httpTrip   // the request comes from a RoundTripper; nil: from Do
 
 	deadline   time.Time
 	releaseCtx func() bool // stops watching ctx
 
-	place httpclient.Place // in a queue. Guarded by the mutex of the pool
+	place httpclient.Place // in a queue; guarded by the mutex of the pool
 
 	mu     sync.Mutex       // guards the following
-	cause  error            // why it is to end early; the first counts
-	conn   *httpclient.Conn // that carries it now
-	waits  context.Context  // ends with it; made when it is needed
-	cancel func()           // of waits
+	cause  error            // why the request must end early; only the first is kept
+	conn   *httpclient.Conn // carries the request now
+	waits  context.Context  // ends with the request; created when first needed
+	cancel func()           // cancels waits
 }
 
-// A slowStart is what only requests have that did not find an idle connection.
+// A slowStart holds the state of a request that did not find an idle connection.
 type slowStart struct {
 	times    HTTPTiming // up to the handshake
 	queued   time.Time
-	patience *time.Timer // ends the waiting for a connection at the request's deadline
+	patience *time.Timer // ends the wait for a connection at the request's deadline
 }
 
-// start returns the slowStart of the request.
+// start returns the slowStart of the request, and creates it if needed.
 func (c *httpCall) start() *slowStart {
 	if c.slow == nil {
 		c.slow = &slowStart{}
@@ -78,14 +79,14 @@ func (c *httpCall) start() *slowStart {
 	return c.slow
 }
 
-// A callExtra is what only requests have that need more than most.
+// A callExtra holds the state that few requests need.
 type callExtra struct {
-	cookies string       // of the jar, for the present target
+	cookies string       // of the jar, for the current target
 	source  uploadSource // of BodyReader
 	upload  *httpUpload  // the last one of BodyReader
 }
 
-// more returns the callExtra of the request.
+// more returns the callExtra of the request, and creates it if needed.
 func (c *httpCall) more() *callExtra {
 	if c.extra == nil {
 		c.extra = &callExtra{}
@@ -93,7 +94,7 @@ func (c *httpCall) more() *callExtra {
 	return c.extra
 }
 
-// noOptions are those of a request that was given none. They are not changed.
+// noOptions holds the options of a request without options. It is never changed.
 var noOptions HTTPOptions
 
 func (c *httpCall) terminate() { c.abort(ErrLoopClosed) }
@@ -120,7 +121,7 @@ func (c *httpCall) begin(method string) {
 	err := errGoexit
 	returned := false
 	defer func() {
-		if !returned { // a method of the context panicked, so that Do returns no future
+		if !returned { // a method of the context panicked, so Do returns no future
 			c.future.Ignore()
 		}
 		if err != nil {
@@ -133,7 +134,7 @@ func (c *httpCall) begin(method string) {
 	}
 }
 
-// prepare checks what was asked for. It runs in Do.
+// prepare checks the arguments of the request. It runs in Do.
 func (c *httpCall) prepare(method string) error {
 	o := c.opts
 	c.method, c.url = method, c.asked
@@ -178,7 +179,7 @@ func (c *httpCall) prepare(method string) error {
 	return c.ctx.Err()
 }
 
-// check checks what is to be sent.
+// check checks the fields of the request.
 func (c *httpCall) check() error {
 	o := c.opts
 	if err := c.checkTransport(); err != nil {
@@ -210,11 +211,11 @@ func (c *httpCall) check() error {
 	return nil
 }
 
-// isHostField reports whether s may be sent as the field Host. Empty means the host of
-// the URL.
+// isHostField reports whether s may be sent as the Host field. An empty s stands for the
+// host of the URL.
 func isHostField(s string) bool { return s == "" || http1.IsHost(s) }
 
-// watch sets the time of the request, and has it end with ctx.
+// watch sets the deadline of the request, and makes the request end with ctx.
 func (c *httpCall) watch() {
 	d := c.opts.Timeout
 	if d == 0 {
@@ -236,7 +237,7 @@ func (c *httpCall) abort(cause error) {
 	}
 }
 
-// finishAside is finish on a goroutine of its own if it runs code of the application.
+// finishAside is finish, on a separate goroutine if it runs code of the application.
 func (c *httpCall) finishAside(res *HTTPResponse, err error) {
 	if c.body != nil {
 		c.client.loop.wg.Go(func() { c.finish(res, err) })
@@ -245,8 +246,8 @@ func (c *httpCall) finishAside(res *HTTPResponse, err error) {
 	}
 }
 
-// interrupt ends what the request waits for, but only while conn carries it, if conn
-// is not nil.
+// interrupt ends all waits of the request. If conn is not nil, it does so only while conn
+// carries the request.
 func (c *httpCall) interrupt(conn *httpclient.Conn, cause error) {
 	c.mu.Lock()
 	if conn != nil && c.conn != conn {
@@ -269,14 +270,14 @@ func (c *httpCall) interrupt(conn *httpclient.Conn, cause error) {
 	}
 }
 
-// isAborted reports whether the request is to end early.
+// isAborted reports whether the request must end early.
 func (c *httpCall) isAborted() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.cause != nil
 }
 
-// waitContext returns a context for all waits except that for a connection.
+// waitContext returns the context of all waits except the wait for a connection.
 func (c *httpCall) waitContext() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -297,8 +298,8 @@ func (c *httpCall) waitContext() context.Context {
 	return ctx
 }
 
-// Attach makes conn the connection of the request, to be interrupted by abort; nil
-// for none.
+// Attach makes conn the connection of the request, which abort interrupts. A nil conn
+// means none.
 func (c *httpCall) Attach(conn *httpclient.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -308,10 +309,10 @@ func (c *httpCall) Attach(conn *httpclient.Conn) {
 	}
 }
 
-// Place returns where the request waits for a connection.
+// Place returns the position of the request in a queue of the pool.
 func (c *httpCall) Place() *httpclient.Place { return &c.place }
 
-// Queued begins the waiting for a connection, which the time of the request bounds.
+// Queued begins the wait for a connection. It ends at the request's deadline at the latest.
 func (c *httpCall) Queued() {
 	w := c.start()
 	w.queued = time.Now()
@@ -320,7 +321,7 @@ func (c *httpCall) Queued() {
 	}
 }
 
-// Unqueued ends it.
+// Unqueued ends the wait for a connection.
 func (c *httpCall) Unqueued() {
 	w := c.slow
 	w.times.Wait = time.Since(w.queued)
@@ -329,14 +330,14 @@ func (c *httpCall) Unqueued() {
 	}
 }
 
-// finish ends what still goes on and resolves the future.
+// finish ends the parts of the request that are still running, and resolves the future.
 func (c *httpCall) finish(res *HTTPResponse, err error) {
 	if c.releaseCtx != nil {
 		c.releaseCtx()
 	}
 	if err != nil {
 		if isUncaught(err) && c.loop.ended.Load() {
-			c.loop.strayEvent(err) // the future does not tell any more
+			c.loop.strayEvent(err) // the future no longer reports it
 		}
 		err = c.failure(err)
 		res = nil
@@ -350,15 +351,15 @@ func (c *httpCall) finish(res *HTTPResponse, err error) {
 	c.resolve(c.afterClose(res, err))
 }
 
-// afterClose returns the result of the request, of which a panic in Close of the body
-// is part. The body is closed.
+// afterClose returns the result of the request, which includes a panic in Close of the body.
+// The body is already closed.
 func (c *httpCall) afterClose(res *HTTPResponse, err error) (*HTTPResponse, error) {
 	if c.body == nil || c.body.panicked() == nil {
 		return res, err
 	}
 	switch pe := c.body.panicked(); {
 	case c.loop.ended.Load():
-		c.loop.strayEvent(pe) // the future does not tell any more
+		c.loop.strayEvent(pe) // the future no longer reports it
 		return res, err
 	case err == nil:
 		return nil, c.opError(pe)
@@ -367,7 +368,7 @@ func (c *httpCall) afterClose(res *HTTPResponse, err error) (*HTTPResponse, erro
 	}
 }
 
-// resolve gives the future its result. That is the end of the request.
+// resolve resolves the future, which ends the request.
 func (c *httpCall) resolve(res *HTTPResponse, err error) {
 	c.settle()
 	defer c.loop.worksFor(&c.handle)()
@@ -377,38 +378,39 @@ func (c *httpCall) resolve(res *HTTPResponse, err error) {
 		c.future.finishFrom(origin{kind: kindHTTPClient, at: c.at}, futureResolved, res, err)
 	}
 	l := c.loop
-	c.opts, c.target, c.route, c.slow, c.extra = &noOptions, nil, nil, nil, nil // the future may live on
+	// The future may outlive the request.
+	c.opts, c.target, c.route, c.slow, c.extra = &noOptions, nil, nil, nil, nil
 	l.unregister(&c.handle)
 	if l.ended.Load() {
 		l.wake() // closeAll waits for the last handle
 	}
 }
 
-// settle takes the request out of those that Stats counts, before its callbacks
-// can look. The handle still keeps the loop alive until they are posted.
+// settle removes the request from the requests that Stats counts, before its callbacks can
+// read Stats. The handle keeps the loop alive until the callbacks are posted.
 func (c *httpCall) settle() {
 	l := c.loop
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if c.handle.owner == nil {
-		return // abandoned, and counted out
+		return // abandoned, so no longer counted
 	}
 	l.kinds[c.handle.kind]--
 	c.handle.kind = kindHTTPPool
 	l.kinds[c.handle.kind]++
 }
 
-// errOver is the cause of what still goes on when the request has its result.
+// errOver is the cause with which finish interrupts the parts that are still running.
 var errOver = errors.New("request is over")
 
-// failure returns the error that is told, once, for err.
+// failure returns the error that the request reports, once, for err.
 func (c *httpCall) failure(err error) error {
 	c.mu.Lock()
 	cause := c.cause
 	c.mu.Unlock()
 	switch {
 	case cause != nil:
-		err = cause // err is what came of it
+		err = cause // err is only a consequence of it
 	case c.ctx.Err() != nil:
 		err = endedBy(c.ctx, c.ctx.Err())
 	case errors.Is(err, context.DeadlineExceeded):
@@ -420,7 +422,7 @@ func (c *httpCall) failure(err error) error {
 	return c.opError(err)
 }
 
-// opError returns err as the error of the request.
+// opError wraps err in the OpError of the request.
 func (c *httpCall) opError(err error) error {
 	address := ""
 	if c.trip != nil {
@@ -431,10 +433,10 @@ func (c *httpCall) opError(err error) error {
 	return &OpError{Op: OpRequest, Addr: address, Err: err}
 }
 
-// A bodyCloser is a BodyReader that is to be closed.
+// A bodyCloser closes a BodyReader, once.
 type bodyCloser struct {
 	mu    sync.Mutex // held during Close; guards body
-	body  io.Closer  // nil when it is closed
+	body  io.Closer  // nil when Close was called
 	state atomic.Uint32
 	panic *PanicError // of Close; valid in the state bodyClosed
 }
@@ -442,20 +444,20 @@ type bodyCloser struct {
 // States of a bodyCloser.
 const (
 	bodyOpen    uint32 = iota
-	bodyClosing        // a goroutine is about to call Close, or has
-	bodyClosed         // Close has returned, or Run does not wait for it any more
+	bodyClosing        // a goroutine is about to call Close, or has called it
+	bodyClosed         // Close has returned, or Run no longer waits for it
 )
 
-// closeBody closes BodyReader, once, when it is not needed any more. When it returns
-// the body is closed, by whichever goroutine.
+// closeBody closes BodyReader, once, when it is no longer needed. When closeBody returns,
+// this or another goroutine has closed the body.
 func (c *httpCall) closeBody() {
 	if c.body != nil {
 		c.body.close(c)
 	}
 }
 
-// close closes the body, once. A second caller waits for the first, as foreign code that
-// has no name: that of the first has it.
+// close closes the body, once. A second caller waits for the first. That wait is an unnamed
+// foreign call, because the call of the first caller already has the name.
 func (b *bodyCloser) close(c *httpCall) {
 	switch {
 	case b.state.CompareAndSwap(bodyOpen, bodyClosing):
@@ -465,7 +467,7 @@ func (b *bodyCloser) close(c *httpCall) {
 	}
 }
 
-// panicked returns the panic of Close, nil if there was none or Close has not returned.
+// panicked returns the panic of Close, or nil if there was none or Close has not returned.
 func (b *bodyCloser) panicked() *PanicError {
 	if b.state.Load() != bodyClosed {
 		return nil
@@ -480,7 +482,7 @@ func (b *bodyCloser) closeNow(c *httpCall) {
 	if body == nil {
 		return
 	}
-	b.body = nil // the future may live on
+	b.body = nil // the future may outlive the request
 	what := func() string { return "Close of the body of the request " + c.describe() }
 	b.panic = panicIn(c.client.loop.aside(what, func() error { body.Close(); return nil }))
 	b.state.Store(bodyClosed)
@@ -489,7 +491,7 @@ func (b *bodyCloser) closeNow(c *httpCall) {
 // bodyPanicked reports whether Close of BodyReader has panicked.
 func (c *httpCall) bodyPanicked() bool { return c.body != nil && c.body.panicked() != nil }
 
-// closeUnused closes BodyReader of a request that was refused.
+// closeUnused closes the BodyReader of a request that was rejected.
 func (c *httpCall) closeUnused() {
 	c.closeBody()
 	if pe := c.body.panicked(); pe != nil {
@@ -497,7 +499,7 @@ func (c *httpCall) closeUnused() {
 	}
 }
 
-// follow makes the request the one for next, the target that res leads to.
+// follow changes the request into the one for next, the target that res redirects to.
 func (c *httpCall) follow(res *HTTPResponse, next *httpTarget) {
 	if c.jar() != nil {
 		c.overrideCookies(cookiesOf(res.Headers))
@@ -521,7 +523,7 @@ func (c *httpCall) follow(res *HTTPResponse, next *httpTarget) {
 	c.slow = nil
 }
 
-// dropBody makes it a request without a body.
+// dropBody makes c a request without a body.
 func (c *httpCall) dropBody() {
 	c.closeBody()
 	c.opts.Body, c.opts.BodyReader, c.opts.Trailers = nil, nil, nil
@@ -532,7 +534,7 @@ func (c *httpCall) dropBody() {
 	})
 }
 
-// head returns the head of the request on the way that route is.
+// head returns the head of the request for route.
 func (c *httpCall) head(route *httpRoute) *httpclient.Head {
 	target := c.target.uri
 	if route.absolute() && c.target.u.Opaque == "" {
@@ -543,7 +545,7 @@ func (c *httpCall) head(route *httpRoute) *httpclient.Head {
 	return h
 }
 
-// addFields adds the fields of the request on the way that route is.
+// addFields adds the fields of the request for route.
 func (c *httpCall) addFields(h fieldAdder, route *httpRoute) {
 	h.Add("Host", c.hostField())
 	if value, named := c.opts.Headers.lookup("User-Agent"); !named {
@@ -563,11 +565,11 @@ func (c *httpCall) addFields(h fieldAdder, route *httpRoute) {
 	}
 }
 
-// sends reports whether a field of the caller is sent.
+// sends reports whether the client sends f, a field of the caller.
 func (c *httpCall) sends(f *HTTPHeader) bool {
 	switch len(f.Name) {
 	case len("Expect"):
-		// RFC 9110 section 10.1.1: not without a body.
+		// RFC 9110 section 10.1.1 forbids it in a request without a body.
 		return c.length != 0 || !http1.EqualFold(f.Name, "Expect")
 	case len("User-Agent"):
 		if (f.Value == "" || c.trip != nil) && http1.EqualFold(f.Name, "User-Agent") {
@@ -580,7 +582,7 @@ func (c *httpCall) sends(f *HTTPHeader) bool {
 	return c.trip != nil || !ownField(f.Name)
 }
 
-// hostField returns the value of the field Host.
+// hostField returns the value of the Host field.
 func (c *httpCall) hostField() string {
 	if c.opts.Host != "" {
 		return c.opts.Host
@@ -591,7 +593,7 @@ func (c *httpCall) hostField() string {
 	return c.target.host
 }
 
-// addOwn adds the fields that the request needs and the caller did not give.
+// addOwn adds the fields that the request needs and the caller did not set.
 func (c *httpCall) addOwn(h fieldAdder, route *httpRoute) {
 	has := func(name string) bool { _, ok := c.opts.Headers.lookup(name); return ok }
 	switch {
@@ -620,21 +622,21 @@ func (c *httpCall) addOwn(h fieldAdder, route *httpRoute) {
 	}
 }
 
-// hasBody reports whether requests with that method usually have a body, so that
-// its absence must be said (RFC 9110 section 8.6).
+// hasBody reports whether requests with that method usually have a body. If such a request
+// has none, it must say so with Content-Length: 0 (RFC 9110 section 8.6).
 func hasBody(method string) bool {
 	return method == "POST" || method == "PUT" || method == "PATCH"
 }
 
-// ownField reports whether a field is not for the caller to send: the client sends
-// it itself, or it belongs to the connection.
+// ownField reports whether the caller must not send a field, because the client sends it
+// itself, or because it belongs to the connection.
 func ownField(name string) bool {
 	switch len(name) {
 	case len("Host"):
 		return http1.EqualFold(name, "Host")
 	case len("Upgrade"):
 		return http1.EqualFold(name, "Upgrade")
-	case len("Connection"): // and of Keep-Alive
+	case len("Connection"): // also the length of Keep-Alive
 		return http1.EqualFold(name, "Connection") || http1.EqualFold(name, "Keep-Alive")
 	case len("Content-Length"):
 		return http1.EqualFold(name, "Content-Length")
@@ -657,8 +659,8 @@ func headersOf(fields http1.Fields, n int) HTTPHeaders {
 	return h
 }
 
-// decodes reports whether the client asks for a coding, and undoes it. A part of a
-// coded body cannot be decoded.
+// decodes reports whether the client requests a content coding and decodes it. It does
+// neither for a range request, because a part of a coded body cannot be decoded.
 func (c *httpCall) decodes() bool {
 	if !c.opts.Decompress {
 		return false
@@ -667,7 +669,7 @@ func (c *httpCall) decodes() bool {
 	return !part
 }
 
-// codings are those that the client asks for and can undo.
+// codings returns the content codings that the client requests and can decode.
 func (c *httpCall) codings() string {
 	if c.opts.OnBody != nil {
 		return "gzip"
@@ -675,7 +677,7 @@ func (c *httpCall) codings() string {
 	return "gzip, br, zstd"
 }
 
-// codingOf returns the coding of the body if it is one of those, else "".
+// codingOf returns the coding of the body if it is one of codings, or else "".
 func codingOf(res *HTTPResponse, codings string) string {
 	values := res.Headers.Values("Content-Encoding")
 	if len(values) != 1 {
@@ -691,13 +693,13 @@ func codingOf(res *HTTPResponse, codings string) string {
 	return name
 }
 
-// decoded takes the fields away that are true of the coded body only.
+// decoded removes the fields that describe only the coded body.
 func decoded(res *HTTPResponse) {
 	res.Headers.Del("Content-Encoding")
 	res.Headers.Del("Content-Length")
 }
 
-// decompress undoes the coding of the whole body.
+// decompress decodes the whole body.
 func decompress(res *HTTPResponse, max int) error {
 	name := codingOf(res, "gzip, br, zstd")
 	if name == "" {

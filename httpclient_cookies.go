@@ -11,7 +11,7 @@ import (
 	"github.com/onloop/eventloop/internal/httpclient"
 )
 
-// jar returns the cookie jar of the request, nil if there is none.
+// jar returns the cookie jar of the request, or nil if there is none.
 func (c *httpCall) jar() http.CookieJar {
 	if c.trip != nil {
 		return nil
@@ -41,7 +41,8 @@ func (c *httpCall) loadCookies() error {
 	return err
 }
 
-// asideFor calls f, a method of what the application gave, by Loop.aside.
+// asideFor calls f with Loop.aside. f calls a method of a value that the application
+// provided.
 func (c *httpCall) asideFor(method string, of any, f func() error) error {
 	return c.client.loop.aside(func() string { return fmt.Sprintf("%s %T of the request %s", method, of, c.describe()) }, f)
 }
@@ -60,8 +61,8 @@ func (c *httpCall) storeCookies(resp *httpclient.Response) error {
 	return c.asideFor("SetCookies of", jar, func() error { jar.SetCookies(u, set); return nil })
 }
 
-// cookieURL returns the URL by which the jar knows the server. As in net/http, its
-// host is the one that is sent.
+// cookieURL returns the URL for the cookie jar. As in net/http, its host is that of the Host
+// field.
 func (c *httpCall) cookieURL() *url.URL {
 	u := *c.target.u
 	u.User, u.Host = nil, c.hostField()
@@ -78,15 +79,15 @@ func cookiesOf(headers HTTPHeaders) []*http.Cookie {
 	return r.Cookies()
 }
 
-// cookieField returns the value of the field Cookie: the cookies that the caller gave,
-// then those of the jar, as in net/http. It is one field (RFC 6265 section 5.4).
+// cookieField returns the value of the Cookie field: the cookies of the caller, then those of
+// the jar, as in net/http. There is only one field (RFC 6265 section 5.4).
 func (c *httpCall) cookieField(jar string) string {
 	return strings.Join(append(c.opts.Headers.Values("Cookie"), jar), "; ")
 }
 
-// overrideCookies takes the cookies that a response has set out of those that the
-// caller gave: the jar has the new ones. The domain and the path of the caller's are
-// not known, so the names alone decide, as in net/http.
+// overrideCookies removes the cookies that a response has set from the cookies of the caller,
+// because the jar has the new values. The domains and paths of the caller's cookies are not
+// known, so only the names count, as in net/http.
 func (c *httpCall) overrideCookies(set []*http.Cookie) {
 	if len(set) == 0 {
 		return
@@ -102,7 +103,7 @@ func (c *httpCall) overrideCookies(set []*http.Cookie) {
 	})
 }
 
-// withoutCookies takes the cookies whose names are in set out of a Cookie field.
+// withoutCookies removes the cookies whose names are in set from a Cookie field.
 func withoutCookies(field string, set []*http.Cookie) string {
 	var kept []string
 	for pair := range strings.SplitSeq(field, ";") {

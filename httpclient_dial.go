@@ -13,9 +13,9 @@ import (
 	"github.com/onloop/eventloop/internal/httpclient"
 )
 
-// dial connects for the route, with everything that comes before the request. It runs
-// aside: Dial and the callbacks of TLS are code of the application, and the stack that
-// dialing takes is not that of the connection.
+// dial connects for the route, including proxies and TLS. It runs on a separate goroutine,
+// because Dial and the callbacks of TLS are code of the application, and so that the stack
+// of the connection's goroutine does not grow for dialing.
 func (c *httpCall) dial() (conn *httpclient.Conn, err error) {
 	conn = httpclient.NewConn((*httpHost)(c.client), &c.route.key)
 	if err = aside(func() error { return c.dialConn(conn) }); err != nil {
@@ -48,7 +48,7 @@ func (c *httpCall) dialConn(conn *httpclient.Conn) error {
 	return nil
 }
 
-// attachConn connects conn to the server, or to the proxy, if that can be.
+// attachConn connects conn to the server, or to the proxy.
 func (c *httpCall) attachConn(ctx context.Context, conn *httpclient.Conn) error {
 	r := c.route
 	nc, err := c.connect(ctx)
@@ -80,7 +80,7 @@ func (c *httpCall) attachConn(ctx context.Context, conn *httpclient.Conn) error 
 	return nil
 }
 
-// connect connects to the server, or to the proxy.
+// connect dials the server, or the proxy, and records how long that took.
 func (c *httpCall) connect(ctx context.Context) (net.Conn, error) {
 	r, times := c.route, &c.start().times
 	began := time.Now()
@@ -95,7 +95,7 @@ func (c *httpCall) connect(ctx context.Context) (net.Conn, error) {
 	return nc, err
 }
 
-// dialTo connects by HTTPClientConfig.Dial if there is one.
+// dialTo dials address, with HTTPClientConfig.Dial if it is set.
 func (c *httpCall) dialTo(ctx context.Context, network, address string) (net.Conn, error) {
 	l := c.client.loop
 	dial := c.client.cfg.Dial
@@ -109,21 +109,21 @@ func (c *httpCall) dialTo(ctx context.Context, network, address string) (net.Con
 	return guardConn(nc, l.connPanicked), nil
 }
 
-// A lookupTime is where the dialer leaves how long the lookup of a name took. It
-// finds it in the context, under lookupTimeKey.
+// A lookupTime receives from the dialer how long the lookup of a name took. The dialer finds
+// it in the context, under lookupTimeKey.
 type lookupTime struct{ d time.Duration }
 
 type lookupTimeKey struct{}
 
-// recordLookup is called by the dialer when a lookup that began at that time has
-// ended.
+// recordLookup adds the time since began to the lookupTime of ctx, if it has one. The dialer
+// calls it at the end of a lookup.
 func recordLookup(ctx context.Context, began time.Time) {
 	if t, ok := ctx.Value(lookupTimeKey{}).(*lookupTime); ok {
 		t.d += time.Since(began)
 	}
 }
 
-// tlsConfig returns the configuration of TLS with the server of that name.
+// tlsConfig returns the TLS configuration for the server with the given name.
 func (c *httpCall) tlsConfig(name string) *tls.Config {
 	conf := c.client.cfg.TLS
 	if conf.ServerName == "" {
@@ -133,7 +133,7 @@ func (c *httpCall) tlsConfig(name string) *tls.Config {
 	return conf
 }
 
-// handshake begins TLS with the server.
+// handshake performs the TLS handshake with the server.
 func (c *httpCall) handshake(ctx context.Context, conn *httpclient.Conn) error {
 	began := time.Now()
 	core := conn.Core()
@@ -151,7 +151,7 @@ func (c *httpCall) handshake(ctx context.Context, conn *httpclient.Conn) error {
 	return nil
 }
 
-// proxyHandshake makes the connection to a proxy a TLS connection.
+// proxyHandshake performs the TLS handshake with a proxy, and returns the TLS connection.
 func (c *httpCall) proxyHandshake(ctx context.Context, nc net.Conn) (net.Conn, error) {
 	began := time.Now()
 	tc := tls.Client(nc, c.tlsConfig(c.route.proxy.Hostname()))
@@ -212,7 +212,7 @@ func (c *httpCall) askSOCKS(ctx context.Context, nc net.Conn) error {
 	if err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
-	// The connection itself is used afterwards: a wrapped one hides its descriptor.
+	// Keep using nc itself afterwards: a wrapped connection hides its descriptor.
 	socks := dialer.(interface {
 		DialWithConn(ctx context.Context, nc net.Conn, network, address string) (net.Addr, error)
 	})
