@@ -40,6 +40,7 @@ type Owner struct {
 //
 // NewOwner may be called before Run. After the end of the loop it returns ErrLoopClosed.
 func NewOwner(l *Loop, kind, name string, end func(err error)) (*Owner, error) {
+	checkLoop(l)
 	if kind == "" {
 		return nil, errNoKind
 	}

@@ -266,6 +266,14 @@ func checkContext(ctx context.Context) {
 	}
 }
 
+// checkLoop panics if l is nil. Functions that take a loop call it, because otherwise the
+// mistake shows later, in a method of what they returned.
+func checkLoop(l *Loop) {
+	if l == nil {
+		panic("eventloop: nil Loop")
+	}
+}
+
 // begin turns a new loop into a running one.
 func (l *Loop) begin(ctx context.Context) error {
 	l.mu.Lock()

@@ -63,6 +63,7 @@ const unhandledGrace = time.Second
 // may be called from any goroutine; only the first call has an effect. After the end of
 // the loop, NewFuture returns a future that has already failed with [ErrLoopClosed].
 func NewFuture[T any](l *Loop) (f *Future[T], resolve func(v T, err error)) {
+	checkLoop(l)
 	f = newFuture[T](l, kindFuture)
 	return f, f.resolve
 }
@@ -544,6 +545,7 @@ func (f *Future[T]) Wait(ctx context.Context) (T, error) {
 // All returns a future of all results, in the order of fs. It fails with the first
 // error. With no fs it succeeds with an empty slice.
 func All[T any](l *Loop, fs ...*Future[T]) *Future[[]T] {
+	checkLoop(l)
 	values := make([]T, len(fs))
 	return combine(l, fs, values, func(c *combination[T, []T], i int, v T, err error) {
 		values[i] = v
@@ -558,6 +560,7 @@ func All[T any](l *Loop, fs ...*Future[T]) *Future[[]T] {
 // Any returns a future of the first success among fs. If all fail, it fails with their
 // errors joined, in order. With no fs it fails at once.
 func Any[T any](l *Loop, fs ...*Future[T]) *Future[T] {
+	checkLoop(l)
 	if len(fs) == 0 {
 		return failedFuture[T](l, errNoFutures)
 	}
@@ -575,6 +578,7 @@ func Any[T any](l *Loop, fs ...*Future[T]) *Future[T] {
 // Race returns a future of the first result among fs, whether success or failure. With
 // no fs it fails at once.
 func Race[T any](l *Loop, fs ...*Future[T]) *Future[T] {
+	checkLoop(l)
 	if len(fs) == 0 {
 		return failedFuture[T](l, errNoFutures)
 	}

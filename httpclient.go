@@ -240,6 +240,7 @@ func (l *Loop) HTTP() *HTTPClient {
 // NewHTTPClient returns a client with its own settings and connections. It need not be
 // closed. A nil config means the zero HTTPClientConfig. NewHTTPClient copies config.
 func NewHTTPClient(l *Loop, config *HTTPClientConfig) *HTTPClient {
+	checkLoop(l)
 	var cfg HTTPClientConfig
 	if config != nil {
 		cfg = *config

@@ -160,6 +160,7 @@ type guestResponse struct {
 // gets a 503 if the loop is not running, or ends before it has responded.
 // FastHTTPHandler panics if h is nil.
 func FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
+	checkLoop(l)
 	return (&HTTPServerConfig{}).FastHTTPHandler(l, h)
 }
 
@@ -526,6 +527,7 @@ func (r *HTTPRequest) isCut() bool {
 // ends before it has responded. So shut down a service in this order: first the server
 // with its Shutdown, then the loop, then what both use, such as a database.
 func HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
+	checkLoop(l)
 	return (&HTTPServerConfig{}).HTTPHandler(l, h)
 }
 

@@ -313,3 +313,29 @@ func TestATaskThatEndsWithItsClientSaysNothing(t *testing.T) {
 		wantEqual(t, "what the program is told", answer, "")
 	})
 }
+
+func TestAFunctionThatIsGivenNoLoopSaysSo(t *testing.T) {
+	ctx, ch := context.Background(), make(chan int)
+	for name, f := range map[string]func(){
+		"All":             func() { eventloop.All[int](nil) },
+		"Any":             func() { eventloop.Any[int](nil) },
+		"Race":            func() { eventloop.Race[int](nil) },
+		"Call":            func() { eventloop.Call(ctx, nil, func() (int, error) { return 0, nil }) },
+		"FastHTTPHandler": func() { eventloop.FastHTTPHandler(nil, func(*eventloop.HTTPRequest) {}) },
+		"HTTPHandler":     func() { eventloop.HTTPHandler(nil, func(*eventloop.HTTPRequest) {}) },
+		"NewFuture":       func() { eventloop.NewFuture[int](nil) },
+		"NewHTTPClient":   func() { eventloop.NewHTTPClient(nil, nil) },
+		"NewOwner":        func() { eventloop.NewOwner(nil, "kind", "name", func(error) {}) },
+		"NewPipe":         func() { eventloop.NewPipe(nil, 0) },
+		"NewWorkers":      func() { eventloop.NewWorkers(nil, 1, "") },
+		"ReadFrom":        func() { eventloop.ReadFrom(nil, strings.NewReader(""), func([]byte) {}, nil) },
+		"Receive":         func() { eventloop.Receive(nil, ch, func(int, bool) {}) },
+		"ReceiveBatch":    func() { eventloop.ReceiveBatch(nil, ch, func([]int, bool) {}) },
+		"SendTo":          func() { eventloop.SendTo(nil, ch) },
+		"Work":            func() { eventloop.Work(ctx, nil, func(context.Context) (int, error) { return 0, nil }) },
+	} {
+		if panicked, _ := outcome(f); fmt.Sprint(panicked) != "eventloop: nil Loop" {
+			t.Errorf("%s: panic %v", name, panicked)
+		}
+	}
+}

@@ -41,6 +41,7 @@ type PipeWriter struct {
 // NewPipe may be called before Run. A pipe that is created after the end of the loop is
 // closed.
 func NewPipe(l *Loop, highWater int) (*PipeWriter, io.ReadCloser) {
+	checkLoop(l)
 	w := &PipeWriter{high: limit(highWater, defaultHighWater)}
 	w.readers.L = &w.mu
 	w.loop = l

@@ -55,6 +55,7 @@ type Reader struct {
 // If ReadFrom is called before Run, reading starts with Run. After the end of the loop,
 // ReadFrom only closes r.
 func ReadFrom(l *Loop, r io.Reader, onData func(p []byte), onEnd func(err error)) *Reader {
+	checkLoop(l)
 	if r == nil || onData == nil {
 		panic("eventloop: ReadFrom needs a reader and a function")
 	}

@@ -38,6 +38,7 @@ type Receiver[T any] struct {
 // before Run, it starts to receive with Run; after the end of the loop it receives nothing.
 // Receive panics if ch or f is nil.
 func Receive[T any](l *Loop, ch <-chan T, f func(v T, ok bool)) *Receiver[T] {
+	checkLoop(l)
 	if ch == nil || f == nil {
 		panic("eventloop: Receive needs a channel and a function")
 	}
@@ -48,6 +49,7 @@ func Receive[T any](l *Loop, ch <-chan T, f func(v T, ok bool)) *Receiver[T] {
 // values of a batch, at least one, and once with no values and ok == false when ch is closed.
 // vs is valid until f returns. ReceiveBatch panics if ch or f is nil.
 func ReceiveBatch[T any](l *Loop, ch <-chan T, f func(vs []T, ok bool)) *Receiver[T] {
+	checkLoop(l)
 	if ch == nil || f == nil {
 		panic("eventloop: ReceiveBatch needs a channel and a function")
 	}

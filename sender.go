@@ -34,6 +34,7 @@ var ErrChannelClosed = errors.New("eventloop: send on a closed channel")
 // goroutine only while values wait for a receiver. Do not close ch before all values are
 // received. SendTo panics if ch is nil.
 func SendTo[T any](l *Loop, ch chan<- T) *Sender[T] {
+	checkLoop(l)
 	if ch == nil {
 		panic("eventloop: SendTo needs a channel")
 	}

@@ -32,6 +32,7 @@ import (
 // The worker goroutine has the pprof labels of [Loop.Run] and later runs other functions. If
 // f locks it to its thread, f must unlock it.
 func Work[T any](ctx context.Context, l *Loop, f func(ctx context.Context) (T, error)) *Future[T] {
+	checkLoop(l)
 	return work(ctx, &l.work, f, origin{kindWork, 0, callSite()})
 }
 
@@ -167,6 +168,7 @@ type Workers struct {
 // negative, the limit is 64. In [Loop.Handles] and in errors that match [ErrWorkLeft], name
 // precedes the name of each function. NewWorkers may be called before Run.
 func NewWorkers(l *Loop, n int, name string) *Workers {
+	checkLoop(l)
 	w := &Workers{}
 	w.init(l, n, name)
 	return w
@@ -411,6 +413,7 @@ func (j *job) left() bool {
 // A panic in f is treated like a panic in a callback. Call then returns [ErrLoopClosed] or,
 // with Config.CatchPanics, the [*PanicError].
 func Call[T any](ctx context.Context, l *Loop, f func() (T, error)) (T, error) {
+	checkLoop(l)
 	var zero T
 	if f == nil {
 		return zero, errNilFunc
