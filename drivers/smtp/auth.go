@@ -8,11 +8,12 @@ import (
 )
 
 // An Auth authenticates the client (RFC 4954). [Plain], [Login] and [Password] return
-// one. A function of the application can implement other mechanisms: it is called on
-// the loop for each session, so it must not block, with the mechanisms that the server
-// offers, in upper case. It returns the one to be used, and a function that is called
-// with nil for the initial response (nil: there is none) and then with each challenge
-// of the server. An error ends the session and matches [ErrAuth].
+// one. An application can implement other mechanisms. The client calls the function on
+// the loop, once per session, with the mechanisms that the server offers, in upper case.
+// The function must not block. It returns the mechanism to use and a respond function.
+// The client calls respond with nil for the initial response (a nil result: there is
+// none), and then with each challenge of the server. An error ends the session and
+// matches [ErrAuth].
 type Auth func(offered []string) (mechanism string, respond func(challenge []byte) ([]byte, error), err error)
 
 // Plain is the mechanism PLAIN (RFC 4616).
@@ -37,14 +38,14 @@ func Login(user, password string) Auth {
 		give := answers(user, password)
 		return "LOGIN", func(challenge []byte) ([]byte, error) {
 			if challenge == nil {
-				return nil, nil // servers expect to ask for the user
+				return nil, nil // the server asks for the user with a challenge
 			}
 			return give(challenge)
 		}, nil
 	}
 }
 
-// Password is PLAIN if the server offers it, else LOGIN.
+// Password uses PLAIN if the server offers it, else LOGIN.
 func Password(user, password string) Auth {
 	return func(offered []string) (string, func([]byte) ([]byte, error), error) {
 		if slices.Contains(offered, "PLAIN") {
@@ -61,7 +62,7 @@ func checkOffered(offered []string, mechanism string) error {
 	return nil
 }
 
-// answers gives its arguments in turn.
+// answers returns a function that returns its arguments in turn.
 func answers(list ...string) func(challenge []byte) ([]byte, error) {
 	return func([]byte) ([]byte, error) {
 		if len(list) == 0 {

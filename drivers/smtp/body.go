@@ -11,26 +11,26 @@ import (
 	"github.com/onloop/eventloop/drivers/smtp/internal/smtpwire"
 )
 
-// chunkSize is how much of a body is read at a time. A body that is not longer is
-// measured before it is sent, and can be sent again whatever it is.
+// chunkSize is the size of the chunks in which a body is read. A body that fits in one
+// chunk is measured before it is sent, and can be sent again whatever its type.
 const chunkSize = 64 << 10
 
-// A body gives the bytes of a mail to a session, chunk by chunk. Its methods are for the
-// task of the session that sends the mail, except cancel.
+// A body passes the bytes of a mail to a session, chunk by chunk. Except for cancel, only
+// the task of the session that sends the mail uses its methods.
 type body struct {
 	l     *eventloop.Loop
 	src   any // Mail.Body
 	meter smtpwire.Meter
-	whole bool // first is all of the body, and meter has measured it
+	whole bool // first is the complete body, and meter has measured it
 
-	first []byte // the body if it is a []byte, else its first chunk once that is there
+	first []byte // the body if it is a []byte, else its first chunk, once it has been read
 	given bool   // next has returned first
 
-	ctx    context.Context // ends when the body is not needed any more
+	ctx    context.Context // ends when the body is no longer needed
 	cancel context.CancelFunc
 	closed sync.Once
-	feed   *feed // reads src if it is not a []byte; nil before
-	offset int64 // where src began, if seeks
+	feed   *feed // reads src if it is not a []byte; nil before reading starts
+	offset int64 // the initial offset of src, if seeks is set
 	seeks  bool
 }
 
@@ -43,7 +43,7 @@ func newBody(l *eventloop.Loop, src any) *body {
 	return b
 }
 
-// begin waits for the first chunk, and goes back to it if the mail is sent again.
+// begin waits for the first chunk. If the mail is sent again, begin rewinds the body.
 func (b *body) begin(t *eventloop.Task) error {
 	if b.whole || b.feed != nil && !b.given {
 		b.given = false
@@ -67,13 +67,13 @@ func (b *body) prompt() bool {
 	return b.whole || ok && len(p) <= chunkSize
 }
 
-// load gets the first chunk and measures it.
+// load reads the first chunk and measures it.
 func (b *body) load(t *eventloop.Task) error {
 	b.meter = smtpwire.Meter{}
 	if p, ok := b.src.([]byte); ok {
 		for ; len(p) > chunkSize; p = p[chunkSize:] {
 			b.meter.Add(p[:chunkSize])
-			if err := t.Yield(); err != nil { // a large mail must not hold up the loop
+			if err := t.Yield(); err != nil { // a large mail must not block the loop
 				return err
 			}
 			if err := b.ended(); err != nil {
@@ -119,7 +119,7 @@ func (b *body) next(t *eventloop.Task) ([]byte, error) {
 	return p, nil
 }
 
-// again reports whether begin can start from the beginning once more.
+// again reports whether the body can be read again from its beginning.
 func (b *body) again() bool {
 	if b.whole || b.feed == nil || !b.given {
 		return true
@@ -128,7 +128,7 @@ func (b *body) again() bool {
 	return b.seeks || !reads
 }
 
-// rewind ends the reading in progress, and goes back to the beginning.
+// rewind stops the current read. The next load starts from the beginning.
 func (b *body) rewind(t *eventloop.Task) error {
 	b.feed.stop(errStopped)
 	if _, err := b.feed.done.Await(t); err != nil && !b.feed.over() {
@@ -138,7 +138,7 @@ func (b *body) rewind(t *eventloop.Task) error {
 	return nil
 }
 
-// startFeed starts to read src, from its beginning.
+// startFeed starts to read src from its beginning.
 func (b *body) startFeed() {
 	f := &feed{l: b.l, space: make(chan struct{}, 1)}
 	first := b.feed == nil && !b.seeks
@@ -157,7 +157,7 @@ func (b *body) startFeed() {
 	f.done.Then(func(_ struct{}, err error) { f.end(err) })
 }
 
-// seek remembers where src is, or goes back to there.
+// seek records the current offset of src the first time, and later returns to it.
 func (b *body) seek(first bool) error {
 	s, ok := b.src.(io.Seeker)
 	switch {
@@ -172,11 +172,11 @@ func (b *body) seek(first bool) error {
 	return nil
 }
 
-// ended returns an error when the mail has its result: then what first refers to belongs
-// to the application.
+// ended returns an error when the mail has its result. The application then owns the
+// memory of first.
 func (b *body) ended() error { return context.Cause(b.ctx) }
 
-// end says that the body is not needed any more.
+// end releases the body, which is no longer needed.
 func (b *body) end() {
 	b.cancel()
 	if _, ok := b.src.(io.Closer); !ok {
@@ -200,8 +200,8 @@ func (b *body) close() {
 
 var errStopped = errors.New("the mail is not sent")
 
-// A feed hands what is read on another goroutine to a task, which waits for it. There
-// is one chunk at the task and one that is being filled.
+// A feed passes chunks from the goroutine that reads a body to the task that sends it.
+// The task holds one chunk while the goroutine fills another.
 type feed struct {
 	l     *eventloop.Loop
 	done  *eventloop.Future[struct{}] // of the goroutine
@@ -209,14 +209,14 @@ type feed struct {
 
 	mu    sync.Mutex // guards the following
 	fill  []byte
-	spare []byte // was given to the task, which is done with it
+	spare []byte // the buffer of the chunk that the task took last
 	ready func(struct{}, error)
 	ended bool
 	err   error // why reading ended; nil at the end of the body
-	quit  error // why no more is to be read
+	quit  error // why the goroutine must stop reading; nil: it continues
 }
 
-// read is the goroutine.
+// read copies src to f. It runs on the goroutine.
 func (f *feed) read(src any) error {
 	if w, ok := src.(io.WriterTo); ok {
 		_, err := w.WriteTo(f)
@@ -226,8 +226,8 @@ func (f *feed) read(src any) error {
 	return err
 }
 
-// Write adds p to the chunk that is being filled. When that is full, it waits until the
-// task has taken it.
+// Write appends p to the current chunk. When the chunk is full, Write waits until the task
+// has taken it.
 func (f *feed) Write(p []byte) (n int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -274,7 +274,7 @@ func (f *feed) take(t *eventloop.Task) (p []byte, last bool, err error) {
 	return p, last, nil
 }
 
-// end says that the goroutine has ended. The first call counts.
+// end records that the goroutine has ended. Only the first call has an effect.
 func (f *feed) end(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -294,8 +294,8 @@ func (f *feed) over() bool {
 	return err != eventloop.ErrPending
 }
 
-// stop makes take, and the Write of the goroutine, fail with err. The goroutine may go
-// on for a while, in a Read that waits.
+// stop makes take and the goroutine's Write fail with err. The goroutine may keep running
+// for a while, in a blocked Read.
 func (f *feed) stop(err error) {
 	f.end(err)
 	f.mu.Lock()
@@ -306,7 +306,7 @@ func (f *feed) stop(err error) {
 	f.poke()
 }
 
-// tell wakes the task that waits. The caller holds the lock.
+// tell wakes the waiting task. The caller holds the lock.
 func (f *feed) tell() {
 	if f.ready != nil {
 		f.ready(struct{}{}, nil)

@@ -16,24 +16,24 @@ import (
 // called from any goroutine and from any callback; none of them waits, and none runs
 // code of the application.
 //
-// The client connects when there is something to send. While mails are pending they
-// keep the loop alive; sessions without a mail do not.
+// The client connects when there is a mail to send. Pending mails keep the loop alive;
+// sessions without a mail do not.
 type Client struct {
 	l     *eventloop.Loop
 	opts  Options
 	owner *eventloop.Owner
 
-	mu      sync.Mutex // guards the following, and the fields of jobs that say so
+	mu      sync.Mutex // guards the following, and the fields of a job that name it
 	queue   []*job     // mails that wait for a session, in order
-	bytes   int        // of the []byte bodies in queue
+	bytes   int        // total size of the []byte bodies in queue
 	pending int        // mails without a result
 	posted  bool       // pump is posted
-	closing *closing   // Close or Abort was called
+	closing *closing   // not nil after Close or Abort
 
-	pool pool // only on the loop
+	pool pool // used only on the loop
 }
 
-// closing is the end of a client.
+// closing is the state of Close and Abort.
 type closing struct {
 	abort   bool
 	done    *eventloop.Future[struct{}]
@@ -64,67 +64,67 @@ func New(l *eventloop.Loop, o *Options) (*Client, error) {
 	return c, nil
 }
 
-// ended is called at the end of the loop. The futures have failed already.
+// ended runs at the end of the loop. The futures have already failed.
 func (c *Client) ended(err error) {
 	for _, j := range c.waiting() {
 		j.giveUp(err)
 	}
 }
 
-// A job is a mail that is to be sent.
+// A job is a mail to send.
 type job struct {
 	eventloop.Promise[Receipt]
 	c      *Client
 	mail   Mail
 	body   *body
-	unhook func() bool // from the caller's context
-	tries  int         // sessions that were lost in the middle of the mail. Only on the loop
+	unhook func() bool // stops watching the caller's context
+	tries  int         // sessions lost in the middle of the mail; used only on the loop
 
 	// Guarded by c.mu.
-	until   time.Time // when waiting for a session ends; zero: never
+	until   time.Time // when the wait for a session times out; zero: never
 	state   jobState
-	session *session // that sends it; giving up the mail closes its connection
+	session *session // sends the mail; giving up the mail closes its connection
 }
 
-// jobState is how far a mail has come.
+// jobState is the progress of a mail.
 type jobState uint8
 
 const (
 	jobQueued  jobState = iota
-	jobSending          // a session has it, and has not sent its end
-	jobSent             // all of it was sent, but for the reply
+	jobSending          // a session has the mail and has not sent its end
+	jobSent             // the mail was sent completely; its reply is outstanding
 	jobSettled          // the future has a result
 )
 
-// Send sends the mail and returns a future of the server's receipt. The server accepted
-// the mail if the future succeeds; that it accepted only some of the recipients is a
-// success, see [Receipt.Rejected].
+// Send sends the mail and returns a future of the server's receipt. If the future
+// succeeds, the server accepted the mail for at least one recipient;
+// [Receipt.Rejected] lists the others.
 //
-// Mails begin in the order of the calls, each on the first session that is free.
-// An invalid mail fails the future at once, as does a full queue, with
-// [eventloop.ErrBufferFull], and a closed client, with [net.ErrClosed]. Any other
+// The client starts mails in the order of the calls, each on the first free session.
+// The future fails at once if the mail is invalid, if the queue is full, with
+// [eventloop.ErrBufferFull], or if the client is closed, with [net.ErrClosed]. Any other
 // failure is an [*eventloop.OpError] with [OpSend] and the address of the server:
 //
 //   - an [*Error], if the server refused the mail, or all of its recipients;
 //   - [ErrUncertain], if the connection was lost, or ctx ended, after the end of the mail
 //     was sent and before the reply to it;
-//   - the cause of ctx. The client then gives up the mail, and the session that was
-//     sending it;
+//   - the cause of ctx. The client then gives up the mail and closes the session that
+//     was sending it;
 //   - the error of the connection. If the connection was lost before the end of the mail
-//     was sent, the client sends it once more, on another session, provided that the
-//     body can be read again; see [Mail.Body];
-//   - an error that matches [eventloop.ErrTimeout], if the server did not answer within
+//     was sent, the client first retries once, on another session, provided that it can
+//     read the body again; see [Mail.Body];
+//   - an error that matches [eventloop.ErrTimeout], if the server did not reply within
 //     Options.ReplyTimeout, or the mail got no session within Options.QueueTimeout;
 //   - the error of reading the body;
 //   - [ErrNoTLS], [ErrAuth], [ErrTooLarge], [ErrMalformed], [ErrReplyTooLarge], or
 //     errors.ErrUnsupported.
 //
-// If the loop ends first, the future fails with [eventloop.ErrLoopClosed], whatever
-// becomes of the mail.
+// If the loop ends first, the future fails with [eventloop.ErrLoopClosed], whether or not
+// the server accepts the mail.
 //
-// A failure to connect that another attempt may mend, such as a refused connection, is
-// followed by further attempts, while the mails wait. Any other, such as wrong
-// credentials, is the error of all mails that wait, if there is no other session.
+// After a transient failure to connect, such as a refused connection, the client retries
+// while the mails wait. After a permanent failure, such as wrong credentials, all waiting
+// mails fail with that error if the client has no other session.
 func (c *Client) Send(ctx context.Context, m Mail) *eventloop.Future[Receipt] {
 	if ctx == nil {
 		panic("smtp: nil context")
@@ -143,7 +143,7 @@ func (c *Client) Send(ctx context.Context, m Mail) *eventloop.Future[Receipt] {
 	return &j.Future
 }
 
-// enqueue takes the mail, or returns why not.
+// enqueue adds the mail to the queue, or returns why it cannot.
 func (c *Client) enqueue(ctx context.Context, j *job) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -169,27 +169,28 @@ func (c *Client) enqueue(ctx context.Context, j *job) error {
 	return nil
 }
 
-// setUntil bounds the wait for a session that begins now.
+// setUntil sets the deadline of a wait for a session that begins now.
 func (j *job) setUntil() {
 	if d := j.c.opts.QueueTimeout; d > 0 {
 		j.until = time.Now().Add(d)
 	}
 }
 
-// memory returns the bytes that the client holds of a mail that waits.
+// memory returns the number of bytes that a waiting mail occupies in the client.
 func memory(m *Mail) int {
 	p, _ := m.Body.([]byte)
 	return len(p)
 }
 
-// wakeLocked lets the pool look at the queue. The caller holds the lock.
+// wakeLocked posts pump, which looks at the queue. The caller holds the lock.
 func (c *Client) wakeLocked() {
 	if !c.posted {
 		c.posted = c.l.Post(c.pool.pump) == nil
 	}
 }
 
-// take takes the next mail from the queue, if there is one that ok permits.
+// take removes the first mail from the queue and returns it, if ok permits that mail.
+// Otherwise it returns nil.
 func (c *Client) take(ok func(j *job) bool) *job {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -202,7 +203,7 @@ func (c *Client) take(ok func(j *job) bool) *job {
 	return j
 }
 
-// attach says that s sends the mail. It returns false if the mail is settled.
+// attach records that s sends the mail. It returns false if the mail is settled.
 func (j *job) attach(s *session) bool {
 	j.c.mu.Lock()
 	defer j.c.mu.Unlock()
@@ -235,8 +236,8 @@ func (c *Client) queued() int {
 	return len(c.queue)
 }
 
-// overdue returns the mails that have waited for too long, and the time when the next
-// one will have.
+// overdue returns the queued mails whose wait has timed out, and the time of the next such
+// timeout.
 func (c *Client) overdue(now time.Time) (list []*job, next time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -252,8 +253,8 @@ func (c *Client) overdue(now time.Time) (list []*job, next time.Time) {
 	return list, next
 }
 
-// requeue puts a mail at the front of the queue, to be sent once more. It does nothing
-// after Abort, and if the mail is settled.
+// requeue puts a mail back at the front of the queue for a retry. It does nothing after
+// Abort, or if the mail is settled.
 func (c *Client) requeue(j *job) (ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -275,8 +276,8 @@ func (j *job) settled() bool {
 	return j.state == jobSettled
 }
 
-// sending says that the end of the mail is about to be sent, or, if it is not true,
-// that it was not sent after all.
+// sending(true) records that the end of the mail is about to be sent; sending(false), that
+// it was not sent after all.
 func (j *job) sending(sent bool) {
 	j.c.mu.Lock()
 	defer j.c.mu.Unlock()
@@ -289,7 +290,7 @@ func (j *job) sending(sent bool) {
 	}
 }
 
-// settle gives the mail its result, if it has none. On the loop.
+// settle gives the mail its result, if it has none. It runs on the loop.
 func (j *job) settle(r Receipt, err error) {
 	if err != nil {
 		err = j.c.opError(err)
@@ -300,10 +301,10 @@ func (j *job) settle(r Receipt, err error) {
 	}
 }
 
-// cancel gives up the mail because its context has ended with err. A mail that waits
-// fails at once. One that a session has fails on the loop, where the task of the session
-// does not read the body at the same time: with the result the body belongs to the
-// application. It may be called from any goroutine.
+// cancel gives up the mail because its context has ended with err. A queued mail fails at
+// once. A mail that a session has fails on the loop, so that the session's task cannot
+// read the body at the same time: once the mail has its result, the application owns the
+// body. cancel may be called from any goroutine.
 func (j *job) cancel(err error) {
 	if _, _, ok := j.finish(true); !ok {
 		j.c.l.Post(func() { j.giveUp(err) })
@@ -314,8 +315,8 @@ func (j *job) cancel(err error) {
 }
 
 // giveUp makes err the result of the mail, if it has none, and closes the connection of
-// the session that is sending it: SMTP cannot take back a mail in any other way. On the
-// loop.
+// the session that is sending it: SMTP has no other way to withdraw a mail. giveUp runs
+// on the loop.
 func (j *job) giveUp(err error) {
 	state, s, ok := j.finish(false)
 	if !ok {
@@ -331,9 +332,9 @@ func (j *job) giveUp(err error) {
 	j.Resolve(Receipt{}, j.c.opError(err))
 }
 
-// finish makes j settled, or does nothing if it is, or if it has to wait in the queue and
-// does not. It returns the state and the session before that, and whether it has settled
-// j.
+// finish marks j as settled. It does nothing if j is already settled, or if mustWait is
+// set and j is not in the queue. It returns the previous state and session of j, and
+// whether it has settled j.
 func (j *job) finish(mustWait bool) (state jobState, s *session, ok bool) {
 	c := j.c
 	c.mu.Lock()
@@ -356,13 +357,14 @@ func (j *job) finish(mustWait bool) (state jobState, s *session, ok bool) {
 	return state, s, true
 }
 
-// Close ends the client gracefully: no new mails are taken, those that were taken are
-// sent, and the sessions end with QUIT. The future succeeds when the last session is
-// closed. A second call, or one after Abort, fails with [net.ErrClosed].
+// Close ends the client gracefully: it accepts no new mails, sends the pending ones, and
+// ends the sessions with QUIT. The future succeeds when the last session is closed. A
+// second call, or a call after Abort, fails with [net.ErrClosed].
 func (c *Client) Close() *eventloop.Future[struct{}] { return c.close(false) }
 
-// Abort ends the client at once: pending mails fail with [net.ErrClosed], together with
-// [ErrUncertain] if all of the mail was sent, and the connections are closed.
+// Abort ends the client at once and closes its connections. Pending mails fail with
+// [net.ErrClosed]; the error of a mail that was sent completely also matches
+// [ErrUncertain].
 func (c *Client) Abort() { c.close(true).Ignore() }
 
 func (c *Client) close(abort bool) *eventloop.Future[struct{}] {

@@ -15,22 +15,22 @@ import (
 const OpSend = "send mail"
 
 // Errors of Send. The error of a future is an [*eventloop.OpError] with the address of
-// the server; test for these with [errors.Is]. The replies of a server are an [*Error],
-// for [errors.As].
+// the server; test for these with [errors.Is]. A negative reply of the server is an
+// [*Error]; find it with [errors.As].
 var (
 	// ErrUncertain says that the connection ended, or the caller gave up, after the last
-	// byte of the mail was sent and before the server's reply to it. The server may have
-	// accepted the mail, so the client does not send it again. The error also matches the
-	// cause.
+	// byte of the mail was sent and before the server's reply to it arrived. The server may
+	// have accepted the mail, so the client does not send it again. The error also matches
+	// the cause.
 	ErrUncertain = errors.New("smtp: the mail may have been delivered")
 
 	// ErrNoTLS says that [StartTLS] is required and the server does not offer STARTTLS,
-	// or that [Mail.RequireTLS] is set and there is no TLS.
+	// or that [Mail.RequireTLS] is set and the connection does not use TLS.
 	ErrNoTLS = errors.New("smtp: no TLS")
 
 	// ErrAuth says that the client could not authenticate: the server refused the
-	// credentials, offers no mechanism that the client has, or the connection is not
-	// encrypted.
+	// credentials or offers no mechanism that the client supports, or the connection is
+	// not encrypted.
 	ErrAuth = errors.New("smtp: authentication failed")
 
 	// ErrTooLarge says that the mail is larger than the server permits (SIZE).
@@ -40,7 +40,7 @@ var (
 	// that has no meaning at that point. The client closed the connection.
 	ErrMalformed = errors.New("smtp: malformed reply")
 
-	// ErrReplyTooLarge says that a reply had more than [Options.MaxReplyBytes]. The
+	// ErrReplyTooLarge says that a reply was larger than [Options.MaxReplyBytes]. The
 	// client closed the connection.
 	ErrReplyTooLarge = errors.New("smtp: reply too large")
 )
@@ -52,13 +52,13 @@ var (
 
 // An Error is the negative reply of a server.
 type Error struct {
-	Command  string // to which the server replied, such as "RCPT"; "DATA" also for the mail itself, "" for the greeting
+	Command  string // such as "RCPT"; "DATA" also for the mail itself, "" for the greeting
 	Code     int    // 400 to 599
 	Enhanced string // the enhanced status code, such as "5.1.1", or ""
-	Text     string // of the reply; lines end with "\n", but for the last
+	Text     string // the text of the reply; every line except the last ends with "\n"
 
 	// Rejected has all recipients and the reply to each, if the server refused all of
-	// them. The other fields are those of the first.
+	// them. The other fields are then those of the first reply.
 	Rejected []Rejection
 }
 
@@ -96,7 +96,7 @@ func newError(command string, r *smtpwire.Reply) *Error {
 	return &Error{Command: command, Code: r.Code, Enhanced: r.Enhanced.String(), Text: r.Text()}
 }
 
-// unexpected is the error of a reply with a code that the command cannot have.
+// unexpected returns the error for a reply whose code is not valid for the command.
 func unexpected(command string, r *smtpwire.Reply) error {
 	if command == "" {
 		return fmt.Errorf("%w: %d as the greeting", ErrMalformed, r.Code)
@@ -104,8 +104,8 @@ func unexpected(command string, r *smtpwire.Reply) error {
 	return fmt.Errorf("%w: %d to %s", ErrMalformed, r.Code, command)
 }
 
-// opError adds the operation and the address to err. An error of the connection has
-// them already, so only its cause is needed.
+// opError adds the operation and the address to err. A connection error already has
+// them, so opError uses only its cause.
 func (c *Client) opError(err error) error {
 	if op, ok := err.(*eventloop.OpError); ok {
 		cause := op.Err
@@ -120,7 +120,7 @@ func (c *Client) opError(err error) error {
 // uncertain marks err as the failure of a mail that may have been delivered.
 func uncertain(err error) error { return fmt.Errorf("%w: %w", ErrUncertain, err) }
 
-// wireError gives errors of the parser the names of this package.
+// wireError converts errors of the parser to errors of this package.
 func wireError(err error) error {
 	switch {
 	case errors.Is(err, smtpwire.ErrTooLarge):

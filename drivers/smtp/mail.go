@@ -13,44 +13,45 @@ import (
 // A Mail is a message and its envelope. [Client.Send] copies all of it but Body.
 type Mail struct {
 	// From is the address of the sender, to which failures are reported: "a@example.com",
-	// or "<a@example.com>", without a name. It may be empty, as that of a notification is.
+	// or "<a@example.com>", without a name. It may be empty, as in delivery notifications.
 	From string
 
-	// To are the addresses of the recipients, at least one. They alone decide where the
-	// mail goes, not the header fields To, Cc and Bcc of the message.
+	// To lists the addresses of the recipients, at least one. The server delivers to these
+	// addresses and ignores the header fields To, Cc and Bcc of the message.
 	To []string
 
 	// Body is the message, header and text: a []byte, an io.WriterTo such as the *Msg of
-	// github.com/wneessen/go-mail, or an io.Reader. It must not be changed or used until
-	// the future has its result; a Read or WriteTo in progress may then still go on if
-	// the mail has failed. CR and LF alone are sent as CRLF, and dots at the
-	// beginning of lines are doubled as SMTP wants it.
+	// github.com/wneessen/go-mail, or an io.Reader. The caller must not change or use it
+	// until the future has its result. If the mail has failed, a Read or WriteTo in
+	// progress may outlast the result. The client sends a bare CR or LF as CRLF, and
+	// doubles dots at the beginning of lines as SMTP requires.
 	//
-	// WriteTo and Read are called on a goroutine of [eventloop.Work], and may block. They
-	// are read no faster than the server takes the mail. If they fail, the client closes
+	// WriteTo and Read run on a goroutine of [eventloop.Work] and may block. The client
+	// reads no faster than the server accepts the mail. If they fail, the client closes
 	// the connection before the mail is complete, so that the server drops it.
 	//
-	// When a mail is sent again, see [Client.Send], a Body that is an io.Seeker is read
-	// again from where it was, and WriteTo of one that is not an io.Reader is called
-	// again. Any other Body is sent again only if it had at most 64 KB.
+	// If a mail is sent again, see [Client.Send], the client reads a Body that is an
+	// io.Seeker again from its initial offset, and calls WriteTo again if Body is not an
+	// io.Reader. It sends any other Body again only if it had at most 64 KB.
 	//
-	// A Body that is an io.Closer is closed, once, when the client does not need it any
-	// more; that has to end a Read that waits. A Body that Send refuses at once, because
-	// the mail is invalid or the queue is full, is not closed.
+	// A Body that is an io.Closer is closed, once, when the client no longer needs it;
+	// Close must unblock a Read in progress. If Send rejects the mail at once, because it
+	// is invalid or the queue is full, Body is not closed.
 	Body any
 
 	// Size is the number of bytes of Body with CRLF line ends, if the caller knows it;
-	// 0 if not. A []byte and a Body of at most 64 KB are measured. The server is told the
-	// size, so that it can refuse the mail before it is sent. It may be an estimate.
+	// 0 if not. The client measures a []byte and any Body of at most 64 KB. It sends the
+	// size to the server, which can then refuse the mail before it is sent. Size may be an
+	// estimate.
 	Size int64
 
-	// UTF8 says that the header has characters beyond ASCII that are not encoded, as
-	// addresses in it may have (SMTPUTF8, RFC 6531). If an address of the envelope has
-	// such characters, this is set by itself. The mail fails with an error that matches
-	// [errors.ErrUnsupported] if the server cannot take it.
+	// UTF8 says that the header contains unencoded non-ASCII characters, as addresses in
+	// it may (SMTPUTF8, RFC 6531). It is implied if an address of the envelope contains
+	// such characters. The mail fails with an error that matches [errors.ErrUnsupported]
+	// if the server does not support it.
 	UTF8 bool
 
-	// RequireTLS asks for TLS on the whole way to the recipient (RFC 8689). The mail
+	// RequireTLS asks for TLS on the whole path to the recipient (RFC 8689). The mail
 	// fails with [ErrNoTLS] if the connection has no TLS, and with an error that matches
 	// [errors.ErrUnsupported] if the server does not offer REQUIRETLS.
 	RequireTLS bool
@@ -65,28 +66,28 @@ type Mail struct {
 // offer DSN.
 type DSN struct {
 	Notify     []string // any of SUCCESS, FAILURE and DELAY, or NEVER alone; empty: the server's default
-	Return     string   // what a notification of failure has of the mail: "FULL", "HDRS", or ""
-	EnvelopeID string   // comes back in notifications: at most 100 printable characters of ASCII, or ""
+	Return     string   // the part of the mail in a notification of failure: "FULL", "HDRS", or ""
+	EnvelopeID string   // repeated in notifications: at most 100 printable ASCII characters, or ""
 }
 
 // A Receipt says that a server has accepted a mail.
 type Receipt struct {
-	// Reply is the server's reply to the mail, without codes. It often has the number
-	// under which the server queued the mail. From an LMTP server it is that for the
-	// first recipient that was accepted.
+	// Reply is the server's reply to the mail, without codes. It often contains the
+	// server's queue ID of the mail. From an LMTP server it is the reply for the first
+	// accepted recipient.
 	Reply string
 
-	// Rejected are the recipients that the server refused while it accepted others, in
+	// Rejected lists the recipients that the server refused while it accepted others, in
 	// the order of Mail.To. They do not get the mail.
 	Rejected []Rejection
 }
 
-// A Rejection is a recipient that the server refused, and why.
+// A Rejection is a recipient that the server refused, with the server's reply.
 type Rejection struct {
 	To       string
 	Code     int    // 400 to 599
 	Enhanced string // the enhanced status code, such as "5.1.1", or ""
-	Text     string // lines end with "\n", but for the last
+	Text     string // every line except the last ends with "\n"
 }
 
 // String returns the recipient and the reply, as one line.
@@ -106,7 +107,7 @@ func newRejection(to string, r *smtpwire.Reply) Rejection {
 	return Rejection{To: to, Code: r.Code, Enhanced: r.Enhanced.String(), Text: r.Text()}
 }
 
-// bare returns an address without the angle brackets that it may be in.
+// bare returns an address without its angle brackets, if it has any.
 func bare(addr string) string {
 	if inner, ok := strings.CutPrefix(addr, "<"); ok && strings.HasSuffix(inner, ">") {
 		return strings.TrimSuffix(inner, ">")
@@ -114,8 +115,7 @@ func bare(addr string) string {
 	return addr
 }
 
-// clone returns a copy with an envelope that the application cannot change: what was
-// checked is what is sent.
+// clone returns a copy whose envelope the application cannot change after it was checked.
 func (m Mail) clone() Mail {
 	m.To = slices.Clone(m.To)
 	if m.DSN != nil {

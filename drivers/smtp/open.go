@@ -9,8 +9,7 @@ import (
 	"github.com/onloop/eventloop/drivers/smtp/internal/smtpwire"
 )
 
-// open takes a new connection to where mails can be sent: greeting, EHLO, STARTTLS and
-// EHLO again, AUTH.
+// open prepares a new connection for mails: greeting, EHLO, STARTTLS and EHLO again, AUTH.
 func (s *session) open() error {
 	if _, err := s.conn.Connected().Await(s.t); err != nil {
 		return err
@@ -32,9 +31,9 @@ func (s *session) open() error {
 	return s.auth()
 }
 
-// wants returns the error of a reply that should have a code. Another positive code is
-// an error, too: the reply may be to something else, and the session would go on with
-// replies that have shifted.
+// wants returns an error unless the reply has the given code. Another positive code is an
+// error, too: the reply may belong to another command, and then every later reply would be
+// matched to the wrong command.
 func wants(code int, command string, r *smtpwire.Reply) error {
 	switch {
 	case r.Code == code:
@@ -45,7 +44,7 @@ func wants(code int, command string, r *smtpwire.Reply) error {
 	return unexpected(command, r)
 }
 
-// hello introduces the client, and learns what the server offers.
+// hello sends EHLO, LHLO or HELO, and records the extensions that the server offers.
 func (s *session) hello() error {
 	verb := "EHLO"
 	if s.c.opts.LMTP {
@@ -70,7 +69,7 @@ func (s *session) hello() error {
 	return nil
 }
 
-// startTLS turns the connection into one with TLS, as Options.Security says.
+// startTLS upgrades the connection to TLS, as Options.Security says.
 func (s *session) startTLS() error {
 	required := s.c.opts.Security == StartTLS
 	if !required && s.c.opts.Security != Opportunistic {
@@ -92,18 +91,18 @@ func (s *session) startTLS() error {
 	if err := wants(220, "STARTTLS", &r); err != nil {
 		return err
 	}
-	// What came in the clear after the reply would pass for what the server said over
-	// TLS: the injection of CVE-2011-0411.
+	// Plaintext bytes after the reply would pass for data that the server sent over TLS:
+	// the injection of CVE-2011-0411.
 	if s.in.Buffered() > 0 {
 		return errEarlyBytes
 	}
 	if _, err := s.conn.StartTLS(s.c.opts.TLS).Await(s.t); err != nil {
 		return err
 	}
-	return s.hello() // RFC 3207, section 4.2: what was said in the clear does not count
+	return s.hello() // RFC 3207, section 4.2: discard the extensions offered in plaintext
 }
 
-// auth authenticates the client, if it is to be.
+// auth authenticates the client, if Options.Auth is set.
 func (s *session) auth() error {
 	choose := s.c.opts.Auth
 	if choose == nil {
@@ -153,11 +152,11 @@ func (s *session) auth() error {
 	return nil
 }
 
-// encoded returns a response of the client as it is sent.
+// encoded returns a response of the client in the form in which it is sent.
 func encoded(response []byte) string { return base64.StdEncoding.EncodeToString(response) }
 
-// hide removes what the client has sent from a reply: there are servers that repeat a
-// command that they do not understand.
+// hide removes the client's secrets from a reply: some servers repeat a command that they
+// do not understand.
 func hide(r *smtpwire.Reply, secrets []string) {
 	for i := range r.Lines {
 		for _, secret := range secrets {
@@ -168,8 +167,8 @@ func hide(r *smtpwire.Reply, secrets []string) {
 	}
 }
 
-// respond answers the challenge r, and returns the next reply and the response as it was
-// sent. If the mechanism cannot answer, it cancels the exchange.
+// respond sends the response to the challenge r. It returns the next reply and the encoded
+// response. If the mechanism returns an error, respond cancels the exchange.
 func (s *session) respond(r *smtpwire.Reply, respond func([]byte) ([]byte, error)) (next smtpwire.Reply, secret string, err error) {
 	challenge, err := smtpwire.Challenge(r)
 	if err != nil {

@@ -18,15 +18,15 @@ import (
 type Security uint8
 
 const (
-	// StartTLS begins in the clear and requires STARTTLS (RFC 3207). It is the default,
+	// StartTLS begins in plaintext and requires STARTTLS (RFC 3207). It is the default,
 	// and is common on port 587.
 	StartTLS Security = iota
 
 	// ImplicitTLS begins with TLS (RFC 8314), as on port 465.
 	ImplicitTLS
 
-	// Opportunistic uses STARTTLS if the server offers it. An attacker on the way can
-	// remove that offer. The certificate is verified as Options.TLS says.
+	// Opportunistic uses STARTTLS if the server offers it. An attacker on the network path
+	// can remove the offer. The certificate is verified as Options.TLS says.
 	Opportunistic
 
 	// NoTLS never encrypts.
@@ -44,61 +44,61 @@ type Options struct {
 	// Security is StartTLS if it is not set.
 	Security Security
 
-	// TLS configures TLS. Nil: the defaults of crypto/tls. If ServerName is empty it is
-	// the host of Addr.
+	// TLS configures TLS. Nil: the defaults of crypto/tls. An empty ServerName means the
+	// host of Addr.
 	TLS *tls.Config
 
 	// Auth authenticates each session. Nil: no authentication.
 	Auth Auth
 
-	// PlaintextAuth permits Auth on a connection without TLS. Without it that is
-	// permitted only if Addr is a unix socket, "localhost" or a loopback address.
+	// PlaintextAuth permits Auth on a connection without TLS. If it is false, Auth without
+	// TLS is permitted only if Addr is a unix socket, "localhost" or a loopback address.
 	PlaintextAuth bool
 
-	// LocalName is how the client names itself: the name of its host, or an address
+	// LocalName is the name that the client sends in EHLO: its host name, or an address
 	// literal. Empty: the address literal of the connection's local address.
 	LocalName string
 
-	// LMTP speaks LMTP (RFC 2033), with a server that delivers to mailboxes.
+	// LMTP selects LMTP (RFC 2033), for a server that delivers to mailboxes.
 	LMTP bool
 
-	// Dial connects instead of the loop, see [eventloop.ConnConfig.Dial].
+	// Dial replaces the loop's dialer, see [eventloop.ConnConfig.Dial].
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// ConnectTimeout bounds dialing, and each TLS handshake. Zero: 30 s.
 	ConnectTimeout time.Duration
 
-	// ReplyTimeout bounds the wait for each reply, and how long the server may take none
-	// of what is sent. The reply to a complete mail may take twice as long. Zero: 5 min,
-	// as RFC 5321, section 4.5.3.2, recommends.
+	// ReplyTimeout bounds the wait for each reply, and the time for which a write may make
+	// no progress. The reply to a complete mail may take twice as long. Zero: 5 min, as
+	// RFC 5321, section 4.5.3.2, recommends.
 	ReplyTimeout time.Duration
 
-	// QueueTimeout bounds how long a mail waits for a session. When it has passed the
-	// mail fails with an error that matches [eventloop.ErrTimeout] and the last error of
-	// connecting, if there was one. Zero: 1 min. Negative: no bound.
+	// QueueTimeout bounds the time that a mail waits for a session. After it the mail
+	// fails with an error that matches [eventloop.ErrTimeout] and the last connect error,
+	// if there was one. Zero: 1 min. Negative: no bound.
 	QueueTimeout time.Duration
 
 	MaxConns    int           // sessions at a time. Zero: 5
 	MaxMessages int           // mails per session. Zero: 100. Negative: no bound
-	IdleTimeout time.Duration // how long a session without mails is kept. Zero: 30 s
+	IdleTimeout time.Duration // how long a session without mails stays open. Zero: 30 s
 
 	MaxQueue      int // mails that wait for a session. Zero: 1,000
-	MaxQueueBytes int // the bytes of the []byte bodies among them. Zero: 64 MB
-	MaxReplyBytes int // of one reply. Zero: 64 KB
+	MaxQueueBytes int // total size of their []byte bodies. Zero: 64 MB
+	MaxReplyBytes int // size of one reply. Zero: 64 KB
 
-	// Rate is how many mails per second begin at most, evenly spaced, and at least one
-	// per year. Zero: no limit.
+	// Rate limits the mails that begin per second, evenly spaced. It must be at least one
+	// mail per year. Zero: no limit.
 	Rate float64
 
-	// After a failure to connect the client waits before the next attempt: MinBackoff,
-	// and twice as long after each further failure, up to MaxBackoff, with up to a half
-	// taken off at random. Zero: 500 ms and 30 s; a default yields to the other one
-	// if that is set. Neither may be negative, nor MinBackoff more than MaxBackoff.
+	// MinBackoff is the delay after the first failure to connect. The delay doubles with
+	// each further failure, up to MaxBackoff, and is shortened by up to a half at random.
+	// Zero: 500 ms and 30 s. If only one of them is set, the default of the other adapts
+	// to it. Neither may be negative, and MinBackoff must not exceed MaxBackoff.
 	MinBackoff, MaxBackoff time.Duration
 }
 
-// minRate is one mail per year. The time between mails of a much lower rate would not be
-// a time.Duration.
+// minRate is one mail per year. At a much lower rate, the time between two mails would
+// overflow a time.Duration.
 const minRate = 1.0 / (365 * 24 * 3600)
 
 // withDefaults returns a copy with the defaults set. It fails if the options are invalid.

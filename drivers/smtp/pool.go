@@ -13,17 +13,17 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// A pool has the sessions of a client. Only on the loop.
+// A pool holds the sessions of a client. It is used only on the loop.
 type pool struct {
 	c        *Client
-	sessions []*session // all whose connection is not closed yet
-	idle     []*session // the last one was used last
-	opening  int        // attempts to open a session that have not ended
+	sessions []*session // the sessions whose connection is not closed
+	idle     []*session // the last element is the most recently used session
+	opening  int        // attempts to open a session in progress
 
-	failures int       // attempts to connect that failed, since the last success
-	lastErr  error     // of the last attempt that failed
-	retryAt  time.Time // no attempt before, if there were failures
-	nextAt   time.Time // no mail begins before, because of Options.Rate
+	failures int       // failed attempts to connect since the last success
+	lastErr  error     // of the last failed attempt
+	retryAt  time.Time // the earliest time of the next attempt, if failures > 0
+	nextAt   time.Time // the earliest start of the next mail, because of Options.Rate
 	timer    *eventloop.Timer
 
 	shutting bool // the loop is being shut down: sessions without a mail end
@@ -31,9 +31,10 @@ type pool struct {
 
 func (p *pool) init(c *Client) { p.c = c }
 
-// pump gives the mails that wait to sessions, opens new ones, and does what is due.
+// pump assigns waiting mails to sessions, opens new sessions, fails the mails that have
+// timed out, sets the timer, and completes Close and Abort.
 func (p *pool) pump() {
-	now := time.Now() // before all that follows: what is refused as too early is later than now
+	now := time.Now() // read first: times that the code below finds too early are later than now
 	c := p.c
 	c.mu.Lock()
 	c.posted = false
@@ -62,10 +63,10 @@ func (p *pool) pump() {
 	}
 }
 
-// next returns the next mail, unless there is none or it must not begin yet.
+// next returns the next mail, or nil if there is none or Options.Rate delays it.
 func (p *pool) next() *job { return p.nextIf(func(*job) bool { return true }) }
 
-// nextIf is next for a mail that ok permits.
+// nextIf is like next, but returns the mail only if ok permits it.
 func (p *pool) nextIf(ok func(j *job) bool) *job {
 	now := time.Now()
 	if now.Before(p.nextAt) {
@@ -78,7 +79,7 @@ func (p *pool) nextIf(ok func(j *job) bool) *job {
 	return j
 }
 
-// expire fails the mails that have waited for too long.
+// expire fails the mails whose wait for a session has timed out.
 func (p *pool) expire() {
 	overdue, _ := p.c.overdue(time.Now())
 	for _, j := range overdue {
@@ -90,8 +91,8 @@ func (p *pool) expire() {
 	}
 }
 
-// grow opens as many sessions as there are mails that have none and may begin. After a
-// failure it opens one at a time, when it is time to.
+// grow opens sessions for the queued mails, up to MaxConns in total. It opens none before
+// retryAt or nextAt. After a failure, or with Options.Rate, it opens one at a time.
 func (p *pool) grow() {
 	now := time.Now()
 	if p.failures > 0 && now.Before(p.retryAt) || now.Before(p.nextAt) {
@@ -113,13 +114,13 @@ func (p *pool) grow() {
 	}
 }
 
-// opened says that a session is up. opened or failed is called once for each attempt.
+// opened records that a session is open. opened or failed is called once per attempt.
 func (p *pool) opened() {
 	p.opening--
 	p.failures, p.lastErr = 0, nil
 }
 
-// failed says that a session could not be opened.
+// failed records that a session could not be opened, and schedules the next attempt.
 func (p *pool) failed(err error) {
 	o := &p.c.opts
 	p.opening--
@@ -129,7 +130,7 @@ func (p *pool) failed(err error) {
 		wait = o.MaxBackoff
 	}
 	p.failures++
-	// The clock is the seed, so that a test with a virtual clock can be repeated.
+	// The clock is the seed, so that a test with a virtual clock is reproducible.
 	random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), uint64(p.failures)))
 	wait -= time.Duration(random.Int64N(int64(wait)/2 + 1))
 	p.retryAt = time.Now().Add(wait)
@@ -138,10 +139,10 @@ func (p *pool) failed(err error) {
 			j.giveUp(err)
 		}
 	}
-	p.wake() // the connection may have called forget long before
+	p.wake() // forget may have run, and called wake, long before
 }
 
-// usable returns the number of sessions that are up.
+// usable returns the number of open sessions.
 func (p *pool) usable() (n int) {
 	for _, s := range p.sessions {
 		if s.state == sessionBusy || s.state == sessionIdle {
@@ -174,7 +175,7 @@ func isTransient(err error) bool {
 	return !errors.As(err, &cert) && !errors.As(err, &plain) && !errors.As(err, &alert)
 }
 
-// arm sets the timer to when pump has something to do again, after now.
+// arm sets the timer to the next time after now at which pump has work.
 func (p *pool) arm(now time.Time) {
 	_, at := p.c.overdue(now)
 	earliest := func(t time.Time) {
@@ -206,28 +207,28 @@ func (p *pool) park(s *session) {
 	p.wake()
 }
 
-// forget says that the connection of s is closed.
+// forget removes s, whose connection is closed.
 func (p *pool) forget(s *session) {
 	p.unpark(s)
 	p.sessions = slices.DeleteFunc(p.sessions, func(other *session) bool { return other == s })
 	p.wake()
 }
 
-// unpark says that s is not idle any more.
+// unpark removes s from the idle sessions.
 func (p *pool) unpark(s *session) {
 	p.idle = slices.DeleteFunc(p.idle, func(other *session) bool { return other == s })
 }
 
-// suspect closes the idle sessions, because the server has ended another one: it may
-// have ended all of them. A mail that was lost with the other one must not lose its
-// second try to that.
+// suspect closes the idle sessions after the server has ended another session: the server
+// may have ended all of them. The mail of the lost session must not spend its only retry
+// on one of them.
 func (p *pool) suspect() {
 	for _, s := range slices.Clone(p.idle) {
 		s.drop()
 	}
 }
 
-// wind ends the sessions of a client without mails.
+// wind ends the idle and opening sessions. The client is closing and has no pending mails.
 func (p *pool) wind() {
 	for _, s := range slices.Clone(p.sessions) {
 		switch s.state {
@@ -239,8 +240,8 @@ func (p *pool) wind() {
 	}
 }
 
-// shutdown ends the idle sessions, and the others when they have sent their mails,
-// because the loop is being shut down.
+// shutdown ends the idle sessions, because the loop is being shut down. The other sessions
+// end when they have sent their mails.
 func (p *pool) shutdown() {
 	p.shutting = true
 	for _, s := range slices.Clone(p.idle) {
@@ -260,7 +261,7 @@ func (p *pool) abort() {
 			}
 		}
 		s.drop()
-		s.conn.Abort() // also one that is waiting for the end of its QUIT
+		s.conn.Abort() // even if the session is waiting for the reply to QUIT
 	}
 }
 

@@ -12,30 +12,30 @@ import (
 	"github.com/onloop/eventloop/drivers/smtp/internal/smtpwire"
 )
 
-// A session is a connection to the server. While it opens or has a mail, a task of its
-// own reads and writes. While it is idle, the callbacks of the connection notice that
-// the server ends it. Only on the loop.
+// A session is a connection to the server. While it opens or has a mail, its own task
+// reads and writes. While it is idle, the callbacks of the connection notice when the
+// server closes it. A session is used only on the loop.
 //
-// Neither the connection nor the task keeps the loop alive: the futures of the mails do,
-// and that of Close.
+// Neither the connection nor the task keeps the loop alive: the futures of the mails and
+// of Close do.
 type session struct {
 	pool  *pool
 	c     *Client
 	conn  *eventloop.Conn
 	state sessionState
-	job   *job // that it sends
-	ahead *job // that is next, and whose envelope was sent with the end of job
+	job   *job // the mail being sent
+	ahead *job // the next mail, whose envelope was sent with the end of job
 	timer *eventloop.Timer
 
-	t   *eventloop.Task // that runs; nil while the session is idle
+	t   *eventloop.Task // the running task; nil while the session is idle
 	nc  net.Conn        // the connection, for that task
 	in  smtpwire.Parser
 	buf [1 << 10]byte // for reads
 	out []byte        // for writes
 
 	ext   smtpwire.Extensions
-	mails int  // that were begun
-	reset bool // RSET must come before the next MAIL
+	mails int  // the number of mails started
+	reset bool // RSET must precede the next MAIL
 }
 
 type sessionState uint8
@@ -58,8 +58,8 @@ func newSession(p *pool) (*session, error) {
 		ConnectTimeout: c.opts.ConnectTimeout,
 		WriteTimeout:   c.opts.ReplyTimeout,
 		Dial:           c.opts.Dial,
-		OnData:         func(*eventloop.Conn, []byte) { s.drop() }, // idle; the server says why it closes
-		OnEvent:        func(*eventloop.Conn, error) { s.drop() },  // idle; or opening, and the task gets the error too
+		OnData:         func(*eventloop.Conn, []byte) { s.drop() }, // idle: the server says why it closes
+		OnEvent:        func(*eventloop.Conn, error) { s.drop() },  // idle, or opening: the task gets the error, too
 		OnClose:        func(*eventloop.Conn) { s.over(); p.forget(s) },
 	}
 	if c.opts.Security == ImplicitTLS {
@@ -73,7 +73,8 @@ func newSession(p *pool) (*session, error) {
 	return s, nil
 }
 
-// start runs the task of the session, which opens it or sends j, and then further mails.
+// start runs the task of the session. The task opens the session if j is nil, or else
+// sends j. Then it sends further mails.
 func (s *session) start(j *job) {
 	s.job = j
 	s.c.l.Go(context.Background(), s.run)
@@ -86,7 +87,7 @@ func (s *session) wake(j *job) {
 	s.start(j)
 }
 
-// run is the task. Its errors go to the mails and to the pool.
+// run is the body of the task. Errors go to the mails and to the pool.
 func (s *session) run(t *eventloop.Task) error {
 	t.Unref()
 	s.t = t
@@ -121,8 +122,8 @@ func (s *session) run(t *eventloop.Task) error {
 	return nil
 }
 
-// leave closes a session whose task ends and that is not idle: the task has closed it
-// already, or was unwound.
+// leave closes the session when its task ends, unless the session is idle. The task has
+// already closed it, or was unwound.
 func (s *session) leave() {
 	for _, j := range []*job{s.job, s.ahead} {
 		if j != nil {
@@ -141,9 +142,9 @@ func (s *session) leave() {
 
 var errTaskEnded = fmt.Errorf("the task of the session has ended: %w", net.ErrClosed)
 
-// tryOpen opens the session and tells the pool, exactly once, how that ended, also if
-// the task is unwound. The state does not tell whether the pool knows: a connection that
-// fails at once ends the session before its task has begun.
+// tryOpen opens the session and reports the outcome to the pool, exactly once, even if the
+// task is unwound. The state does not show whether the pool has the outcome: if the
+// connection fails at once, the session ends before its task begins.
 func (s *session) tryOpen() bool {
 	err := errTaskEnded
 	defer func() {
@@ -159,8 +160,8 @@ func (s *session) tryOpen() bool {
 	return err == nil
 }
 
-// park makes the session idle, if the server has not said anything that it was not
-// asked for.
+// park makes the session idle. If the connection is closed or there is unsolicited input,
+// park drops the session instead.
 func (s *session) park() {
 	if s.in.Buffered() > 0 || s.conn.Closed() {
 		s.drop()
@@ -189,8 +190,9 @@ func (s *session) retire() {
 	})
 }
 
-// quit ends the session. The client has everything, so an error means nothing to it, and
-// the loop does not wait for the reply unless it is being shut down.
+// quit ends the session with QUIT. All mails have their results, so quit ignores errors,
+// and its wait for the reply does not keep the loop alive unless the loop is being shut
+// down.
 func (s *session) quit() {
 	s.over()
 	if s.pool.shutting {
@@ -211,7 +213,7 @@ func (s *session) drop() {
 	}
 }
 
-// over says that the session takes no more mails.
+// over marks the session as over: it takes no more mails.
 func (s *session) over() {
 	s.state = sessionOver
 	if s.timer != nil {
@@ -219,7 +221,7 @@ func (s *session) over() {
 	}
 }
 
-// write sends p, and waits while the server does not take it.
+// write sends p, and waits while the server does not accept it.
 func (s *session) write(p []byte) error {
 	_, err := s.nc.Write(p)
 	return err
@@ -255,7 +257,7 @@ func (s *session) reply(d time.Duration) (smtpwire.Reply, error) {
 	}
 }
 
-// localName returns how the client names itself.
+// localName returns the name that the client sends in EHLO.
 func (s *session) localName() string {
 	if name := s.c.opts.LocalName; name != "" {
 		return name

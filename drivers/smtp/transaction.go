@@ -11,35 +11,35 @@ import (
 	"github.com/onloop/eventloop/drivers/smtp/internal/smtpwire"
 )
 
-// pipelined is how many commands are sent before their replies are read. The replies
-// must fit into the buffers of the connection, because the client does not read while
-// it writes (RFC 2920, section 3.1).
+// pipelined is the number of commands that the client sends before it reads their replies.
+// The replies must fit into the buffers of the connection, because the client does not
+// read while it writes (RFC 2920, section 3.1).
 const pipelined = 256
 
-// A transaction is the sending of one mail.
+// A transaction sends one mail.
 type transaction struct {
 	s *session
 	j *job
 
 	mail    *Error            // the refusal of MAIL, or nil
 	refused []*smtpwire.Reply // the refusal of each recipient, or nil
-	taken   int               // recipients that were not refused
+	taken   int               // the number of accepted recipients
 	data    *Error            // the refusal of DATA, or nil
-	open    bool              // DATA was accepted: the server reads a mail
+	open    bool              // DATA was accepted: the server expects a mail
 }
 
-// errLost wraps the error of a session that ended before the end of the mail was sent,
-// in a way that says nothing about the mail.
+// errLost wraps the error of a session that ended before the end of the mail was sent, for
+// a reason that does not concern the mail.
 type errLost struct{ err error }
 
 func (e errLost) Error() string { return e.err.Error() }
 func (e errLost) Unwrap() error { return e.err }
 
 // serve sends the mail j and settles it, or puts it back into the queue. sent says that
-// its envelope was sent already, see lookAhead. serve reports whether the session can go
-// on.
+// the envelope was already sent, see lookAhead. serve reports whether the session remains
+// usable.
 func (s *session) serve(j *job, sent bool) (usable bool) {
-	if !j.attach(s) { // given up since it was taken
+	if !j.attach(s) { // given up after it was taken from the queue
 		s.job = nil
 		return !sent
 	}
@@ -50,7 +50,7 @@ func (s *session) serve(j *job, sent bool) (usable bool) {
 		s.drop()
 		s.returnAhead()
 	}
-	if j.settled() { // given up, and the connection with it
+	if j.settled() { // given up, which closed the connection
 		s.returnAhead()
 		return false
 	}
@@ -66,13 +66,13 @@ func (s *session) serve(j *job, sent bool) (usable bool) {
 	return usable
 }
 
-// lookAhead appends the envelope of the next mail to the end of the current one, if that
-// is possible: RFC 2920, section 3.1, permits it. When mails wait for sessions, each then
-// takes one round trip instead of two.
+// lookAhead appends the envelope of the next mail to the end of the current mail, if
+// possible: RFC 2920, section 3.1, permits it. While mails wait for sessions, each mail
+// then takes one round trip instead of two.
 //
-// The next mail must not make the current one wait, so its body must be there. Nothing
-// of it is lost with the connection, and giving it up closes the connection only when
-// the current one is settled.
+// The next mail must not delay the current one, so its body must be available at once. If
+// the connection is lost, the next mail is sent again without loss. Giving up the next
+// mail closes the connection only after the current mail is settled.
 func (s *session) lookAhead() {
 	p := s.pool
 	if !s.ext.Pipelining || s.mails == s.c.opts.MaxMessages || p.opening > 0 || len(p.idle) > 0 {
@@ -130,7 +130,8 @@ func (tx *transaction) run(sent bool) (r Receipt, usable bool, err error) {
 	return tx.result()
 }
 
-// permitted returns why the server cannot take the mail, as far as can be known before.
+// permitted returns an error if the extensions of the server show that it cannot accept
+// the mail.
 func (tx *transaction) permitted() error {
 	m, ext := &tx.j.mail, &tx.s.ext
 	_, secure := tx.s.conn.TLS()
@@ -151,7 +152,8 @@ func notOffered(extension string) error {
 	return fmt.Errorf("the server does not offer %s: %w", extension, errors.ErrUnsupported)
 }
 
-// measured returns why the server cannot take what is known of the body.
+// measured returns an error if the server cannot accept the part of the body measured so
+// far, or its announced size.
 func (tx *transaction) measured() error {
 	m, ext := &tx.j.body.meter, &tx.s.ext
 	size := m.Size
@@ -167,8 +169,8 @@ func (tx *transaction) measured() error {
 	return nil
 }
 
-// envelope sends RSET if need be, MAIL, RCPT and DATA, unless they were sent already,
-// and notes the replies. With PIPELINING they leave in one write.
+// envelope sends RSET if required, MAIL, RCPT and DATA, unless they were already sent, and
+// records the replies. With PIPELINING it sends them in one write.
 func (tx *transaction) envelope(sent bool) error {
 	s := tx.s
 	if !sent {
@@ -212,8 +214,8 @@ func (tx *transaction) envelope(sent bool) error {
 	return nil
 }
 
-// checkQuiet looks for bytes that the server has sent unasked. The usual ones say that
-// it is about to close the connection.
+// checkQuiet returns an error if the server has sent unsolicited bytes. Usually these are
+// reply 421: the server is about to close the connection.
 func (s *session) checkQuiet() error {
 	if s.in.Buffered() == 0 {
 		return nil
@@ -228,7 +230,8 @@ func (s *session) checkQuiet() error {
 	return errEarlyBytes
 }
 
-// lost marks err if the connection ended, so that the mail may be sent on another one.
+// lost wraps err in errLost if the connection ended, so that the mail may be sent on
+// another one.
 func (s *session) lost(err error) error {
 	if errors.Is(err, eventloop.ErrReset) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) {
 		return errLost{err}
@@ -236,8 +239,8 @@ func (s *session) lost(err error) error {
 	return err
 }
 
-// appendCommand appends the command i: RSET is -2, MAIL -1, the recipients follow from
-// 0 on, and then DATA.
+// appendCommand appends command i: RSET is -2, MAIL is -1, the recipients start at 0, and
+// DATA is last.
 func (tx *transaction) appendCommand(dst []byte, i int) []byte {
 	m := &tx.j.mail
 	switch {
@@ -272,7 +275,7 @@ func (tx *transaction) mailParams() (p smtpwire.MailParams) {
 	return p
 }
 
-// note notes the reply to the command i. An error ends the session.
+// note records the reply to command i. An error ends the session.
 func (tx *transaction) note(i int, r *smtpwire.Reply) error {
 	name := "RCPT"
 	switch i {
@@ -294,7 +297,7 @@ func (tx *transaction) note(i int, r *smtpwire.Reply) error {
 		return unexpected(name, r)
 	case name == "RSET":
 		if err := wants(250, name, r); err != nil {
-			return errLost{err} // it says nothing about the mail
+			return errLost{err} // the reply does not concern the mail
 		}
 	case name == "MAIL" && r.Negative():
 		tx.mail = newError(name, r)
@@ -308,7 +311,7 @@ func (tx *transaction) note(i int, r *smtpwire.Reply) error {
 	return nil
 }
 
-// refusal returns why the server does not take the mail, or nil.
+// refusal returns the server's refusal of the mail, or nil.
 func (tx *transaction) refusal() error {
 	switch {
 	case tx.mail != nil:
@@ -321,7 +324,7 @@ func (tx *transaction) refusal() error {
 	return nil
 }
 
-// allRefused is the error of a mail without a recipient that the server takes.
+// allRefused returns the error of a mail whose recipients were all refused.
 func (tx *transaction) allRefused(command string) *Error {
 	rejected := tx.rejected()
 	e := newError(command, tx.refused[0])
@@ -329,7 +332,7 @@ func (tx *transaction) allRefused(command string) *Error {
 	return e
 }
 
-// rejected returns the recipients that were refused.
+// rejected returns the refused recipients.
 func (tx *transaction) rejected() (list []Rejection) {
 	for i, r := range tx.refused {
 		if r != nil {
@@ -339,9 +342,9 @@ func (tx *transaction) rejected() (list []Rejection) {
 	return list
 }
 
-// withdraw brings the session back to where a mail can begin. A server that has
-// accepted DATA although it has no recipient gets a mail without a byte, which it
-// refuses (RFC 2920, section 3.1).
+// withdraw prepares the session for the next mail. If the server has accepted DATA
+// although it has no recipient, withdraw sends an empty mail, which the server refuses
+// (RFC 2920, section 3.1).
 func (tx *transaction) withdraw() error {
 	s := tx.s
 	s.reset = true
@@ -358,8 +361,8 @@ func (tx *transaction) withdraw() error {
 	return err
 }
 
-// body sends the body and its end. If it fails, the end was not sent, and the
-// connection must be closed so that the server drops what it has got.
+// body sends the body and its end. If body fails, the end was not sent, and the caller
+// must close the connection so that the server drops the incomplete mail.
 func (tx *transaction) body() error {
 	s, b := tx.s, tx.j.body
 	var stuffer smtpwire.Stuffer
@@ -376,7 +379,7 @@ func (tx *transaction) body() error {
 			return err
 		}
 		for len(p) > 0 {
-			if err := b.ended(); err != nil { // during the last write
+			if err := b.ended(); err != nil { // the mail was given up during the last write
 				return err
 			}
 			n := min(len(p), chunkSize)
@@ -404,8 +407,8 @@ func (tx *transaction) body() error {
 	return nil
 }
 
-// interrupted is the error of a write in the middle of the mail. The server may have
-// said why before it closed the connection.
+// interrupted returns the error for a failed write in the middle of the mail. The server
+// may have sent a reply with the reason before it closed the connection.
 func (tx *transaction) interrupted(err error) error {
 	s := tx.s
 	if r, err := s.reply(s.c.opts.ReplyTimeout); err == nil && r.Negative() && r.Code != 421 {
@@ -414,8 +417,8 @@ func (tx *transaction) interrupted(err error) error {
 	return s.lost(err)
 }
 
-// result waits for the reply to the mail; of an LMTP server, for the one to each
-// recipient that it took.
+// result waits for the reply to the mail. An LMTP server sends one reply per accepted
+// recipient.
 func (tx *transaction) result() (Receipt, bool, error) {
 	s := tx.s
 	var receipt Receipt
