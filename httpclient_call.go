@@ -400,7 +400,7 @@ func (c *httpCall) settle() {
 	l.kinds[c.handle.kind]++
 }
 
-// errOver is the cause with which finish interrupts the parts that are still running.
+// errOver ends everything that still runs when the request has its result.
 var errOver = errors.New("request is over")
 
 // failure returns the error that the request reports, once, for err.

@@ -92,7 +92,7 @@ func (b *Body) IsOpen() bool { return b.state == bodyOpen }
 // InChunk reports whether Left bytes of a chunk follow.
 func (b *Body) InChunk() bool { return b.state == chunkData }
 
-// BehindChunk reports whether the line end of a chunk follows.
+// BehindChunk reports whether the line end after a chunk follows.
 func (b *Body) BehindChunk() bool { return b.state == chunkEnd }
 
 // InTrailer reports whether the last chunk has been read, but the trailer section
@@ -102,8 +102,8 @@ func (b *Body) InTrailer() bool { return b.state == chunkTrail }
 // End marks the end of a body that ends with the connection.
 func (b *Body) End() { b.state = bodyOver }
 
-// Left returns how many bytes of the body, or of the current chunk, are still to
-// come. Bytes after that are not part of it.
+// Left returns how many bytes of the body, or of the current chunk, have not been consumed
+// yet. Bytes after them are not part of the body or chunk.
 func (b *Body) Left() int64 {
 	switch b.state {
 	case bodyFixed, bodyOpen, chunkData:

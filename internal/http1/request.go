@@ -229,7 +229,7 @@ func (s *HeadSearch) Find(b []byte) (end int, bad bool) {
 		}
 		i += n + 1
 		if i < 2 || b[i-2] != '\r' {
-			return 0, true // its end would never come
+			return 0, true // the head could never end
 		}
 		if i >= 4 && b[i-3] == '\n' {
 			return i, false

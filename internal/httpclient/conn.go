@@ -1,10 +1,10 @@
-// Package httpclient carries HTTP/1.1 requests over connections: the client's side of
-// a connection, and a pool of idle connections. It does not depend on the loop.
+// Package httpclient carries HTTP/1.1 requests over connections. It contains the client's
+// side of a connection, and a pool of idle connections. It does not depend on the loop.
 //
-// A connection has one goroutine, from dialing to its end, which reads each response
-// and waits for the next request in between. Requests that wait for a connection have
-// no goroutine. If a request gets an idle connection, the connection's writers write it,
-// and the goroutine, which waits for input anyway, wakes when the response arrives.
+// A connection has one goroutine, from dialing until it is closed. The goroutine reads each
+// response, and waits for the next request in between. Requests that wait for a connection
+// have no goroutine. If a request gets an idle connection, the connection's writers write
+// it. The goroutine, which already waits for input, wakes when the response arrives.
 package httpclient
 
 import (
@@ -23,43 +23,43 @@ import (
 )
 
 var (
-	// ErrMalformed is matched by the error of a response that is not HTTP.
+	// ErrMalformed matches the error of a response that is not valid HTTP.
 	ErrMalformed = errors.New("eventloop: malformed HTTP response")
 
-	// ErrTooLarge is matched by the error of a response over its bounds.
+	// ErrTooLarge matches the error of a response that exceeds its limits.
 	ErrTooLarge = errors.New("eventloop: HTTP response too large")
 
-	// ErrStale is the error of a request of which nothing was sent: the server had
-	// ended the connection, or had sent something unasked, before.
+	// ErrStale is the error of a request of which no byte was sent, because the server had
+	// already ended the connection, or had sent data that was not requested.
 	ErrStale = errors.New("eventloop: connection is stale")
 )
 
-// A Request is a request as the pool sees it. The methods are called with the pool
-// locked.
+// A Request is a request from the pool's point of view. Its methods are called with the
+// pool locked.
 type Request interface {
-	// Attach says which connection carries the request.
+	// Attach sets the connection that carries the request.
 	Attach(c *Conn)
 
-	// Queued says that the request waits for a connection, and Unqueued that it does
-	// not wait any more.
+	// Queued is called when the request begins to wait for a connection, and Unqueued
+	// when it no longer waits.
 	Queued()
 	Unqueued()
 
-	// Place returns where the pool keeps the request while it waits.
+	// Place returns the position of the request in the queue of the pool.
 	Place() *Place
 }
 
-// A connState says what a connection is used for.
+// A connState is the state of a connection.
 type connState uint8
 
 const (
 	connBusy   connState = iota // carries a request, or is about to
 	connIdle                    // in the pool
-	connRetire                  // out of the pool, to be closed by its goroutine
+	connRetire                  // removed from the pool; its goroutine must close it
 )
 
-// A Conn is the client's side of a connection. Its methods are for its goroutine,
-// unless they say otherwise.
+// A Conn is the client's side of a connection. Only its goroutine may call its methods,
+// unless a method says otherwise.
 type Conn struct {
 	core  netcore.Conn
 	host  netcore.Host
@@ -67,76 +67,76 @@ type Conn struct {
 	serve func()    // see SetServe
 	idle  idleLinks // guarded by the mutex of the pool
 
-	hint   time.Duration // how long the server keeps it, zero if not known, negative: not at all
+	hint   time.Duration // how long the server keeps it; zero: not known; negative: not at all
 	remote net.Addr
 
 	// Input of the goroutine.
-	window  []byte         // read, and not taken yet
-	buf     *sockio.Buffer // that window is in; nil: a slice of its own
+	window  []byte         // bytes read and not yet taken
+	buf     *sockio.Buffer // holds window; nil: window is a separate slice
 	failed  error          // why reading has ended
 	in      int64          // bytes of the response, after TLS
-	firstAt time.Time      // when the first of them came
-	resp    *Response      // to the present request; nil: it was not asked for yet
+	firstAt time.Time      // when the first byte of the response arrived
+	resp    *Response      // to the current request; nil: Response was not called yet
 	size    int32          // of the next read
-	slack   int32          // bytes read since the body grew last
-	uses    uint8          // requests begun; maxUses stands for more
+	slack   int32          // bytes read since the body last grew
+	uses    uint8          // requests begun, at most maxUses
 
 	released bool // see Release
 
 	// Guarded by the lock of core.
 	state    connState
-	queued   bool      // req was queued for the writers when it was assigned
-	cut      bool      // interrupted
-	writing  bool      // the body of the request is not all queued
-	stopped  bool      // no more of it is wanted
-	settling bool      // the goroutine waits for the writers
-	held     bool      // the silence does not count
-	fired    bool      // the read deadline that is set has passed
-	armed    time.Time // that deadline
-	req      Request   // assigned, and not begun by the goroutine
-	werr     error     // why writing failed
-	out      int64     // bytes written for the request, before TLS
-	deadline time.Time // of the request; of an idle connection, when it is to be closed
-	silence  time.Duration
-	since    time.Time  // when the silence began
-	room     *sync.Cond // there is room for more output; nil: nothing has waited for it yet
+	queued   bool          // req was queued for the writers when it was assigned
+	cut      bool          // interrupted
+	writing  bool          // part of the body of the request is not queued yet
+	stopped  bool          // the rest of the body is not needed
+	settling bool          // the goroutine waits for the writers
+	held     bool          // silence is suspended
+	fired    bool          // the read deadline armed has passed
+	armed    time.Time     // the read deadline that is set
+	req      Request       // assigned, and not yet begun by the goroutine
+	werr     error         // why writing failed
+	out      int64         // bytes written for the request, before TLS
+	deadline time.Time     // of the request; of an idle connection, when it must be closed
+	silence  time.Duration // limit of the time without bytes from the server or acknowledged by it
+	since    time.Time     // when the silence began
+	room     *sync.Cond    // there is room for more output; nil: no goroutine has waited yet
 }
 
 const maxUses = 2
 
-// NewConn returns a Conn that is to be attached to a connection.
+// NewConn returns a Conn. The caller must then call Attach.
 func NewConn(host netcore.Host, key *Key) *Conn {
 	c := &Conn{host: host, key: key}
 	c.core.Init((*user)(c))
 	return c
 }
 
-// Attach gives the Conn its connection. ours says that no other code can close nc.
+// Attach sets the connection that c uses. If ours is true, no other code can close nc.
 func (c *Conn) Attach(nc net.Conn, ours bool) {
 	c.remote = nc.RemoteAddr()
 	c.core.Attach(nc, ours)
 }
 
-// SetServe says what is to be called, on another goroutine, when Next has returned
-// ErrParked and there is something to do. Without it the connection is not parked.
+// SetServe sets the function that is called, on another goroutine, when the connection is
+// parked and there is something to do. Without SetServe the connection is never parked.
 func (c *Conn) SetServe(serve func()) { c.serve = serve }
 
-// Core returns the connection itself.
+// Core returns the underlying connection.
 func (c *Conn) Core() *netcore.Conn { return &c.core }
 
 // RemoteAddr returns the address of the server, or of the proxy.
 func (c *Conn) RemoteAddr() net.Addr { return c.remote }
 
-// Reused reports whether the present request is not the first.
+// Reused reports whether the connection has carried a request before the current one.
 func (c *Conn) Reused() bool { return c.uses > 1 }
 
-// Answered reports whether any byte of a response to the present request came.
+// Answered reports whether any byte of a response to the current request has arrived.
 func (c *Conn) Answered() bool { return c.in > 0 }
 
-// FirstByte returns when the first byte of a response came.
+// FirstByte returns when the first byte of the response arrived.
 func (c *Conn) FirstByte() time.Time { return c.firstAt }
 
-// Bytes returns how many bytes the present request has read and written.
+// Bytes returns the number of bytes read and written for the current request.
 func (c *Conn) Bytes() (in, out int64) {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -150,13 +150,13 @@ func (c *Conn) WriteError() error {
 	return c.werr
 }
 
-// SetKeepAlive says how long the server will keep c by its own account, zero if it
-// did not say, negative if it will not keep it.
+// SetKeepAlive sets how long the server has announced to keep the connection. Zero means that
+// it announced nothing; a negative d means that it will not keep the connection.
 func (c *Conn) SetKeepAlive(d time.Duration) { c.hint = d }
 
-// Begin begins a request. It ends at deadline, and when no byte came, or was
-// acknowledged by the server, for as long as silence; zero means never. It reports
-// whether the request was queued already, when the connection was assigned to it.
+// Begin begins a request. The request ends at deadline, or when the server has neither sent
+// nor acknowledged a byte for the duration silence. Zero means never for both. Begin reports
+// whether the request was already queued when the connection was assigned to it.
 func (c *Conn) Begin(deadline time.Time, silence time.Duration) (queued bool) {
 	c.uses = min(c.uses+1, maxUses)
 	c.slack = 0
@@ -173,22 +173,22 @@ func (c *Conn) Begin(deadline time.Time, silence time.Duration) (queued bool) {
 	return queued
 }
 
-// bound sets the times of a request that begins now. The caller holds the lock.
+// bound sets the timeouts of a request that begins now. The caller holds the lock.
 func (c *Conn) bound(deadline time.Time, silence time.Duration) {
 	c.state = connBusy
 	c.deadline, c.since, c.out = deadline, time.Now(), 0
 	c.writing, c.stopped, c.held = false, false, false
 	if c.silence != silence {
 		c.silence = silence
-		if c.core.Raw() { // else due sees to it
+		if c.core.Raw() { // otherwise due applies silence
 			c.core.SetStall(silence)
 		}
 	}
 	c.arm(c.since)
 }
 
-// assign gives an idle connection a request. What is queued of it, if anything, is
-// written without the goroutine. The pool is locked.
+// assign assigns r to an idle connection. If m is not nil, the writers write it without the
+// goroutine. The pool is locked.
 func (c *Conn) assign(r Request, m *Message, deadline time.Time, silence time.Duration) {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -210,7 +210,7 @@ func (c *Conn) queue(m *Message) {
 	c.core.Send()
 }
 
-// Send queues what is sent of a request at once. more says that Write follows.
+// Send queues m, the beginning of a request. If more is true, calls of Write follow.
 func (c *Conn) Send(m *Message, more bool) {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -225,9 +225,9 @@ func (c *Conn) Send(m *Message, more bool) {
 	c.queue(m)
 }
 
-// AwaitRoom waits until more of a body is to be read and queued: when the kernel has
-// taken all that was queued before. A body is read no earlier, since the response may
-// come instead. Any goroutine may call it.
+// AwaitRoom waits until the next part of a body should be read and queued: when the kernel
+// has taken all queued output. A body is not read earlier, because the response may arrive
+// first. Any goroutine may call AwaitRoom.
 func (c *Conn) AwaitRoom() error {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -237,8 +237,8 @@ func (c *Conn) AwaitRoom() error {
 	return c.writeEnd()
 }
 
-// Write queues a copy of p; last says that it is the last of the request. Any goroutine
-// may call it, one at a time, after AwaitRoom.
+// Write queues a copy of p. If last is true, p is the last part of the request. Any goroutine
+// may call Write, one at a time, after AwaitRoom.
 func (c *Conn) Write(p []byte, last bool) error {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -254,7 +254,8 @@ func (c *Conn) Write(p []byte, last bool) error {
 	return nil
 }
 
-// awaitRoom waits for madeRoom. The caller holds the lock, which is released meanwhile.
+// awaitRoom waits for madeRoom. The caller holds the lock, which awaitRoom releases while it
+// waits.
 func (c *Conn) awaitRoom() {
 	if c.room == nil {
 		c.room = sync.NewCond(&c.core)
@@ -262,15 +263,16 @@ func (c *Conn) awaitRoom() {
 	c.room.Wait()
 }
 
-// madeRoom has what waits for output look again. The caller holds the lock.
+// madeRoom wakes the goroutines that wait for the state of the output. The caller holds the
+// lock.
 func (c *Conn) madeRoom() {
 	if c.room != nil {
 		c.room.Broadcast()
 	}
 }
 
-// AwaitBegun waits until some of the request was written: until then it may have to
-// be sent on another connection. Any goroutine may call it.
+// AwaitBegun waits until part of the request is written. Until then the request may have to
+// be sent on another connection. Any goroutine may call AwaitBegun.
 func (c *Conn) AwaitBegun() error {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -280,7 +282,7 @@ func (c *Conn) AwaitBegun() error {
 	return c.writeEnd()
 }
 
-// writeEnd returns why nothing more can be written. The caller holds the lock.
+// writeEnd returns why nothing more can be written, or nil. The caller holds the lock.
 func (c *Conn) writeEnd() error {
 	switch {
 	case c.cut || c.stopped:
@@ -291,8 +293,8 @@ func (c *Conn) writeEnd() error {
 	return nil
 }
 
-// Stale reports whether nothing of the request was written because something had
-// arrived before.
+// Stale reports whether no byte of the request was written, because input or the end of the
+// stream had arrived before.
 func (c *Conn) Stale() bool {
 	if c.uses == 1 || c.in == 0 && c.failed == nil {
 		return false
@@ -302,7 +304,8 @@ func (c *Conn) Stale() bool {
 	return !c.cut && c.core.Untouched()
 }
 
-// Response returns what reads the response to the present request, until End.
+// Response returns the Response that reads the response to the current request. It is valid
+// until End.
 func (c *Conn) Response() *Response {
 	if c.resp == nil {
 		c.resp = responses.Get().(*Response)
@@ -310,7 +313,8 @@ func (c *Conn) Response() *Response {
 	return c.resp
 }
 
-// responses are kept apart from connections, since most of these are idle.
+// responses is a pool. A Conn does not contain its Response, because most connections are
+// idle.
 var responses = sync.Pool{New: func() any { return new(Response) }}
 
 func (c *Conn) dropResponse() {
@@ -320,16 +324,16 @@ func (c *Conn) dropResponse() {
 	}
 }
 
-// End ends the request. Unless more is false, it reports whether the connection can
-// carry another one: all of the request was written, nothing failed, and no input is
-// left.
+// End ends the request. It reports whether the connection can carry another request: more is
+// true, the whole request was written, nothing failed, and no unread input remains.
 func (c *Conn) End(more bool) bool { return c.end(more, settleTime) }
 
 // EndTunnel is End for a request to a proxy, after which the connection is a tunnel. The
-// proxy has responded to all that was written, so a writer that has not told yet only
-// waits for its turn on a processor, however long that takes. Interrupt ends the wait.
+// proxy has responded to everything that was written, so a writer that has not reported yet
+// only waits for a processor. EndTunnel waits for the writer however long that takes.
+// Interrupt ends the wait.
 func (c *Conn) EndTunnel(more bool) bool {
-	c.uses = 0 // what was a request so far was for the proxy
+	c.uses = 0 // the request to the proxy does not count
 	return c.end(more, time.Hour)
 }
 
@@ -348,7 +352,7 @@ func (c *Conn) end(more bool, patience time.Duration) bool {
 	return clean
 }
 
-// limit has the request end at t, if not earlier.
+// limit moves the deadline of the request to t, unless it is earlier than t.
 func (c *Conn) limit(t time.Time) {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -357,9 +361,9 @@ func (c *Conn) limit(t time.Time) {
 	}
 }
 
-// Release ends a request in place of End, and returns what is below the connection,
-// with what was read of it and not used. It returns nil if the request was not sent as a
-// whole, or something failed; then c is still to be closed.
+// Release ends a request, in place of End, and returns the underlying net.Conn and the bytes
+// that were read from it but not used. If part of the request was not sent, or something
+// failed, Release returns nil, and the caller must still close c.
 func (c *Conn) Release() (nc net.Conn, rest []byte) {
 	rest = bytes.Clone(c.window)
 	c.dropResponse()
@@ -379,16 +383,16 @@ func (c *Conn) Release() (nc net.Conn, rest []byte) {
 	return c.core.Release(), rest
 }
 
-// Released reports whether the connection is not to be closed, since Release has ended
-// its time here.
+// Released reports whether Release has returned the underlying net.Conn. Then the connection
+// must not be closed.
 func (c *Conn) Released() bool { return c.released }
 
-// settleTime is how long the end of a request waits for a writer that waits for the
-// server itself: it may have been told just now that it need not.
+// settleTime is how long the end of a request waits for a writer that itself waits for the
+// server: that writer may be about to continue.
 const settleTime = time.Millisecond
 
-// settle waits until the writers have told what they wrote: the response may be
-// faster. The caller holds the lock.
+// settle waits until the writers have reported everything that they wrote. The response may
+// arrive before their report. The caller holds the lock.
 func (c *Conn) settle(patience time.Duration) {
 	c.settling = true
 	until := time.Now().Add(patience)
@@ -403,42 +407,42 @@ func (c *Conn) settle(patience time.Duration) {
 	c.settling = false
 }
 
-// Renew says that the response was not read for some time, which was not the server's
-// fault: the silence begins now.
+// Renew restarts the silence timeout, after a time in which the client did not read the
+// response.
 func (c *Conn) Renew() {
 	c.core.Lock()
 	defer c.core.Unlock()
 	c.since = time.Now()
 }
 
-// Hold says whether the silence of the server counts. Any goroutine may call it, but only
-// while c carries the request.
+// Hold suspends the silence timeout if held is true, and restarts it otherwise. Any goroutine
+// may call Hold, but only while c carries the request.
 func (c *Conn) Hold(held bool) {
 	c.core.Lock()
 	defer c.core.Unlock()
 	c.held, c.since = held, time.Now()
-	c.core.Wake() // the goroutine has another deadline
+	c.core.Wake() // the deadline of the goroutine has changed
 }
 
-// Upgrade says that the connection carries another protocol from now on, without bounds
-// of time. The request is never all written.
+// Upgrade is called when the connection changes to another protocol. From then on there are
+// no timeouts, and the request never counts as completely written.
 func (c *Conn) Upgrade() {
 	c.core.Lock()
 	defer c.core.Unlock()
 	c.deadline, c.silence, c.writing = time.Time{}, 0, true
 	c.core.SetStall(0)
-	c.fired = true // so that the read deadline is taken away
+	c.fired = true // so that arm removes the read deadline
 }
 
-// CloseWrite ends the stream to the server when all output is sent. Any goroutine may
-// call it, but only while c carries the request.
+// CloseWrite ends the stream to the server when all output is sent. Any goroutine may call
+// CloseWrite, but only while c carries the request.
 func (c *Conn) CloseWrite() {
 	c.core.Lock()
 	defer c.core.Unlock()
 	c.core.EndOutput()
 }
 
-// Interrupt makes all reads and writes fail, now and later. Any goroutine may call it.
+// Interrupt makes all current and later reads and writes fail. Any goroutine may call it.
 func (c *Conn) Interrupt() {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -448,7 +452,7 @@ func (c *Conn) Interrupt() {
 	c.madeRoom()
 }
 
-// Fail says why reading has ended for a reason that Read did not tell.
+// Fail ends reading with err, for a reason that did not come from Read.
 func (c *Conn) Fail(err error) {
 	if c.failed == nil {
 		c.failed = err
@@ -458,8 +462,8 @@ func (c *Conn) Fail(err error) {
 	c.core.Cut(false)
 }
 
-// retire has the goroutine of an idle connection close it. The pool, which has let go
-// of it, is locked.
+// retire makes the goroutine of an idle connection close the connection. The pool has
+// removed the connection, and is locked.
 func (c *Conn) retire() {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -467,7 +471,7 @@ func (c *Conn) retire() {
 	c.core.Closing()
 }
 
-// setIdle says that the connection is idle until then. The pool is locked.
+// setIdle marks the connection as idle until the given time. The pool is locked.
 func (c *Conn) setIdle(until time.Time) {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -475,15 +479,15 @@ func (c *Conn) setIdle(until time.Time) {
 	c.core.Unasked()
 }
 
-// Next waits, with a connection that Pool.Put has kept, for the next request. It
-// returns nil when the connection is out of the pool, and is to be closed: because it
-// was idle for too long, or the server has ended it, or has sent something unasked. If
-// parked is true the connection has no goroutine any more, and must not be touched.
+// Next waits for the next request, on a connection that Pool.Put has kept. It returns nil
+// when the connection has left the pool and must be closed, because it was idle for too
+// long, or because the server has ended it or sent data that was not requested. If parked
+// is true, the connection no longer has a goroutine, and the caller must not touch it.
 func (c *Conn) Next(p *Pool) (r Request, parked bool) {
 	c.in, c.size = 0, 0
 	if c.uses == 1 && c.serve != nil {
-		// The next request may be far off. If it is not, the goroutine that the
-		// connection gets for it stays for a while.
+		// The next request may be a long time away. If it arrives soon, the goroutine
+		// that the connection gets for it stays for a while.
 		c.core.Disown()
 	}
 	for {
@@ -507,8 +511,8 @@ func (c *Conn) Next(p *Pool) (r Request, parked bool) {
 	}
 }
 
-// look waits until there is input, or something has changed. It returns false if the
-// connection is parked.
+// look waits until input arrives or the state changes. It returns false if the connection is
+// parked.
 func (c *Conn) look() bool {
 	b, err := c.core.ReadOrPark(firstRead)
 	switch {
@@ -522,8 +526,8 @@ func (c *Conn) look() bool {
 	return true
 }
 
-// timedOut reports whether err says that the read deadline has passed. A net.Conn of
-// another kind may have timeouts of its own.
+// timedOut reports whether err means that the read deadline has passed. A net.Conn that is
+// not a socket may have timeouts of its own.
 func (c *Conn) timedOut(err error) bool {
 	var ne net.Error
 	if !errors.As(err, &ne) || !ne.Timeout() {
@@ -535,8 +539,8 @@ func (c *Conn) timedOut(err error) bool {
 	return c.fired
 }
 
-// arm sets the read deadline, if it would come too late. One that comes too early
-// does no harm, and so it serves for many requests. The caller holds the lock.
+// arm sets the read deadline if the current one is too late. A deadline that is too early does
+// no harm, so one deadline serves many requests. The caller holds the lock.
 func (c *Conn) arm(now time.Time) {
 	due := c.due(now)
 	if !c.fired && (due.IsZero() || !c.armed.IsZero() && !due.Before(c.armed)) {
@@ -548,7 +552,7 @@ func (c *Conn) arm(now time.Time) {
 	}
 }
 
-// due returns when the connection must be looked at, the zero time for never. The
+// due returns when the goroutine must check the connection, or the zero time for never. The
 // caller holds the lock.
 func (c *Conn) due(now time.Time) time.Time {
 	if c.state == connIdle || c.silence <= 0 || c.held {
@@ -564,9 +568,9 @@ func (c *Conn) due(now time.Time) time.Time {
 	return silent
 }
 
-// sending reports whether the server may still wait for the rest of the request. That
-// it takes what is pending is for the core to watch, except where nothing can be known
-// but how many bytes were accepted. The caller holds the lock.
+// sending reports whether the server may still wait for the rest of the request. The core
+// watches whether the server takes the pending output, except on a connection that only
+// tells how many bytes it accepted. The caller holds the lock.
 func (c *Conn) sending() bool {
 	if c.core.Pending() > 0 {
 		return c.core.Raw() && c.werr == nil
@@ -574,7 +578,8 @@ func (c *Conn) sending() bool {
 	return c.writing && c.werr == nil
 }
 
-// mayWait returns an error if the time of the request is over.
+// mayWait returns an error if the request has timed out or was interrupted. Otherwise it sets
+// the read deadline.
 func (c *Conn) mayWait() error {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -589,11 +594,11 @@ func (c *Conn) mayWait() error {
 	return nil
 }
 
-// The first read of a response has a small buffer. If it is full, the others are as
-// large as they can be.
+// firstRead is the size of the first read of a response. After a read that fills its buffer,
+// the next one is as large as possible.
 const firstRead = 4 << 10
 
-// more adds input to the window. It returns why there is none.
+// more adds input to the window, or returns why there is none.
 func (c *Conn) more() error {
 	for n := len(c.window); len(c.window) == n; {
 		switch {
@@ -611,7 +616,7 @@ func (c *Conn) more() error {
 	return nil
 }
 
-// readOnce reads what there is, or waits once.
+// readOnce reads the available input, or waits for input once.
 func (c *Conn) readOnce() {
 	b, err := c.core.Read(max(int(c.size), firstRead))
 	switch {
@@ -658,8 +663,8 @@ func (c *Conn) take(n int) {
 	}
 }
 
-// takeBuffer takes up to n bytes out of the window, in a buffer of their own. If they are all
-// that the window has, that is the buffer they were read into.
+// takeBuffer takes up to n bytes out of the window, and returns them in a separate buffer. If
+// n is the size of the window, takeBuffer returns the buffer that the bytes were read into.
 func (c *Conn) takeBuffer(n int) *sockio.Buffer {
 	if b := c.buf; b != nil && n == len(c.window) {
 		b.Consume(b.Len() - n)
@@ -689,15 +694,15 @@ func readError(err error) error {
 	return err
 }
 
-// maxSlack bounds what a response may consist of in addition to its head and body:
-// chunk sizes and their extensions. A server that sends nothing else would keep the
-// connection busy without end.
+// maxSlack limits the bytes of a response between two parts of its body, such as chunk sizes
+// and their extensions. A server that sent nothing else would keep the connection busy
+// without end.
 const maxSlack = 64 << 10
 
 var errSlack = errors.New("endless framing")
 
-// cause returns the error of a response that ended too early, or was wrong: what
-// happened to the connection comes before what the parser made of it.
+// cause returns the error of a response that ended too early or was malformed. A failure of
+// the connection takes precedence over err, the error of the parser.
 func (c *Conn) cause(err error) error {
 	switch {
 	case c.failed == errSlack:
@@ -710,8 +715,8 @@ func (c *Conn) cause(err error) error {
 	return malformed(err)
 }
 
-// Close closes the connection. It waits neither for the server nor for the code of
-// the application that a connection of another kind may be.
+// Close closes the connection. It waits neither for the server nor, if the connection is not
+// a socket, for the code of the application that implements it.
 func (c *Conn) Close() {
 	c.release()
 	c.core.Lock()
@@ -730,11 +735,11 @@ func (c *Conn) Close() {
 	}
 }
 
-// parting is how long the end of a connection that is no socket waits for
-// close_notify to be written, which a goroutine does.
+// parting is how long the end of a connection that is not a socket waits for another
+// goroutine to write close_notify.
 const parting = 100 * time.Millisecond
 
-// finish sends close_notify, if the kernel takes it, and closes the connection.
+// finish sends close_notify, if the kernel accepts it, and closes the connection.
 func (c *Conn) finish() {
 	c.core.Lock()
 	c.settling = true
@@ -754,7 +759,7 @@ func (c *Conn) finish() {
 	c.core.Finish(true)
 }
 
-// user is the Conn as its core sees it.
+// A user is the Conn from the core's point of view.
 type user Conn
 
 func (u *user) Go(f func())                        { u.host.Go(f) }
@@ -772,7 +777,7 @@ func (u *user) Poller() *netcore.Poller {
 	return u.host.Poller()
 }
 
-// Sent accounts for n bytes that the kernel has taken.
+// Sent records n bytes that the kernel has accepted.
 func (u *user) Sent(n int, all bool) (report bool) {
 	u.out += int64(n)
 	u.since = time.Now()
@@ -783,7 +788,7 @@ func (u *user) Sent(n int, all bool) (report bool) {
 	return false
 }
 
-// WriteFailed has the goroutine look at err.
+// WriteFailed records err and wakes the goroutine.
 func (u *user) WriteFailed(err error) {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {

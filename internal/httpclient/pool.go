@@ -9,7 +9,7 @@ import (
 // A Key identifies connections that are interchangeable.
 type Key struct {
 	Scheme string // of the request: "http" or "https"
-	Addr   string // host:port of the server; empty if the proxy is told in each request
+	Addr   string // host:port of the server; empty if each request names it to the proxy
 	Proxy  string // URL of the proxy, with its password; empty: none
 	Socket string // path of a unix socket
 }
@@ -31,12 +31,12 @@ type Pool struct {
 
 // A host is the state of the pool for one Key.
 type host struct {
-	idle    []*Conn   // that last used is last
+	idle    []*Conn   // the most recently used one is last
 	open    int       // slots taken: connections that are idle, in use, or being dialed
 	waiting list.List // of Request
 }
 
-// idleLinks chain the idle connections in the order in which they became idle.
+// idleLinks links the idle connections in the order in which they became idle.
 type idleLinks struct{ next, prev *Conn }
 
 // A Place is the position of a request in a queue of a Pool.
@@ -119,7 +119,7 @@ func (p *Pool) Put(c *Conn, now time.Time) (next Request, kept bool) {
 	life := p.lifetime
 	if c.hint != 0 {
 		// The server announced when it will close. Leave a second for a request to arrive,
-		// so that it does not cross with the end of the connection.
+		// so that the request does not cross the end of the stream.
 		life = min(life, c.hint-time.Second)
 	}
 	p.mu.Lock()

@@ -31,7 +31,7 @@ func GetHead(method, target string) *Head {
 // Add appends a field. Name and value must be valid.
 func (h *Head) Add(name, value string) { h.h.Add(name, value) }
 
-// Release gives the Head back.
+// Release returns the Head to its pool.
 func (h *Head) Release() {
 	h.h.Reset()
 	heads.Put(h)
@@ -46,7 +46,7 @@ func Inline(n int) bool { return n <= maxInline }
 
 // A Message is the part of a request that is sent in one write.
 type Message struct {
-	buf   *sockio.Buffer // nil: it is too long for one
+	buf   *sockio.Buffer // holds bytes; nil: they are too long for a buffer
 	bytes []byte
 }
 
@@ -80,7 +80,7 @@ func (m *Message) moveTo(q *sockio.Queue) {
 	m.Release()
 }
 
-// Release frees the message. It has no effect on a nil Message.
+// Release returns the message to its pool. It has no effect on a nil Message.
 func (m *Message) Release() {
 	if m == nil {
 		return
@@ -139,11 +139,11 @@ func sendFixed(c *Conn, r io.Reader, left int64, buf []byte) (readErr, writeErr 
 	}
 }
 
-// Room for the size of a chunk before it and the line end behind it.
+// Room for the size line before the data of a chunk, and for the line end after it.
 const chunkBefore, chunkAfter = 10, 2
 
-// sendChunks sends each piece as soon as r has it. The size is written into buf
-// right before the piece, and so the chunk goes out in one write.
+// sendChunks sends each piece of data as soon as r returns it. The size line is placed in buf
+// directly before the piece, so the chunk is sent in one write.
 func sendChunks(c *Conn, r io.Reader, buf []byte, trailer Trailer) (readErr, writeErr error) {
 	for {
 		if werr := c.AwaitRoom(); werr != nil {
@@ -171,7 +171,7 @@ func sendChunks(c *Conn, r io.Reader, buf []byte, trailer Trailer) (readErr, wri
 	}
 }
 
-// sendLast sends p, which ends with the last chunk, with the trailer section put in.
+// sendLast sends p, which ends with the last chunk, and inserts the trailer section.
 func sendLast(c *Conn, p []byte, trailer Trailer) (readErr, writeErr error) {
 	if trailer != nil {
 		lines, err := trailer()
@@ -186,8 +186,8 @@ func sendLast(c *Conn, p []byte, trailer Trailer) (readErr, writeErr error) {
 
 const lastChunk = "0\r\n\r\n"
 
-// readSome reads at least one byte, or an error. A reader that keeps returning
-// nothing is an error, too.
+// readSome reads until r returns data or an error. It returns io.ErrNoProgress if r keeps
+// returning neither.
 func readSome(r io.Reader, p []byte) (int, error) {
 	for range 100 {
 		n, err := r.Read(p)

@@ -24,7 +24,7 @@ type Response struct {
 
 	c    *Conn
 	raw  string    // the head
-	src  io.Reader // gives the body, if it is not the connection; or nil
+	src  io.Reader // source of the body; nil: the connection
 	body http1.Body
 }
 
@@ -34,9 +34,10 @@ func malformed(err error) error {
 
 func tooLarge(what string) error { return fmt.Errorf("%w: %s", ErrTooLarge, what) }
 
-// ReadHead reads the head of the final response to a request with that method. Head
-// fields may have max bytes, including those of interim responses (1xx), for each of
-// which interim is called, if it is not nil. Trailer fields have the same bound.
+// ReadHead reads the head of the final response to a request with the given method. The head
+// may have up to max bytes, including the heads of interim responses (1xx). ReadHead calls
+// interim, if it is not nil, for each interim response. The trailer section has the same
+// limit of its own.
 func (r *Response) ReadHead(c *Conn, method string, max int, interim Interim) error {
 	r.c = c
 	for left := max; ; {
@@ -64,7 +65,7 @@ func (r *Response) ReadHead(c *Conn, method string, max int, interim Interim) er
 // An Interim is called for each interim response.
 type Interim interface{ Interim(status int) }
 
-// Upgrade makes all that follows a response with status 101 its body.
+// Upgrade makes all input after a response with status 101 its body.
 func (r *Response) Upgrade() { r.body.UntilClose() }
 
 // begin begins the body.
@@ -124,9 +125,9 @@ func (r *Response) Excerpt(max int, d time.Duration) []byte {
 	}
 }
 
-// FromReader returns a Conn without a connection, for the response to a request with that
-// method. The names of the fields in head must be canonical. The body is read from src
-// until io.EOF.
+// FromReader returns a Conn without a connection, for the response to a request with the given
+// method. The names of the fields in head must be canonical. Read reads the body from src until
+// io.EOF.
 func FromReader(head, method string, src io.Reader) (*Conn, error) {
 	r := &Response{}
 	c := &Conn{firstAt: time.Now(), resp: r}
@@ -154,7 +155,7 @@ func (r *Response) readSource(p []byte) (int, error) {
 // ErrWait is returned by ReadBuffer if it would have to wait.
 var ErrWait = errors.New("httpclient: nothing is there yet")
 
-// ReadBuffer is Read into a buffer that the caller owns. It waits only if wait is set.
+// ReadBuffer is Read into a new buffer, which the caller owns. It waits only if wait is true.
 func (r *Response) ReadBuffer(wait bool) (*sockio.Buffer, error) {
 	if r.src != nil && !r.body.Over() {
 		return r.bufferSource(wait)
@@ -193,7 +194,8 @@ func (r *Response) bufferSource(wait bool) (*sockio.Buffer, error) {
 	return nil, err
 }
 
-// fill reads more input. err is why the body wants it.
+// fill reads more input. err is the error of the body that made it necessary. If err is not
+// http1.ErrMore, fill reads nothing and returns the matching error.
 func (r *Response) fill(err error) error {
 	c := r.c
 	switch {
@@ -205,7 +207,7 @@ func (r *Response) fill(err error) error {
 		return malformed(err)
 	}
 	if r.body.InTrailer() {
-		c.slack = 0 // which has a bound of its own
+		c.slack = 0 // the trailer section has its own limit
 	}
 	if err := c.more(); err != nil {
 		if r.body.IsOpen() && c.failed == io.EOF {
@@ -219,10 +221,11 @@ func (r *Response) fill(err error) error {
 
 const maxInt = int(^uint(0) >> 1)
 
-// firstRoom is what is set aside for a body before any of it has come, at most.
+// firstRoom is the maximum number of bytes that are allocated for a body before any of it
+// arrives.
 const firstRoom = 64 << 10
 
-// ReadAll reads the body to its end. It may have max bytes.
+// ReadAll reads the body to its end. The body may have up to max bytes.
 func (r *Response) ReadAll(max int) ([]byte, error) {
 	if r.body.Over() {
 		return nil, nil
@@ -230,7 +233,7 @@ func (r *Response) ReadAll(max int) ([]byte, error) {
 	if r.Length > int64(max) {
 		return nil, tooLarge("body of " + strconv.FormatInt(r.Length, 10) + " bytes")
 	}
-	max = min(max, maxInt-1) // so that one more is a number too
+	max = min(max, maxInt-1) // so that max+1 does not overflow
 	length := int(r.Length)
 	var body []byte
 	if length > 0 {
@@ -248,21 +251,21 @@ func (r *Response) ReadAll(max int) ([]byte, error) {
 			return body, nil
 		case err != nil:
 			return body, err
-		case len(body) == length: // only the end is to be read, into no room
+		case len(body) == length: // only io.EOF remains, which needs no room
 		case len(body) == cap(body):
 			body = grow(body, length, max)
 		}
 	}
 }
 
-// grow makes room for as much again, but for no more than there can be.
+// grow doubles the capacity of body, up to the maximum length of the body.
 func grow(body []byte, length, max int) []byte {
 	if length > 0 {
 		grown := make([]byte, len(body), min(2*cap(body), length))
 		copy(grown, body)
 		return grown
 	}
-	// One more than max tells a body that is too long.
+	// The byte after max shows that a body is too long.
 	return slices.Grow(body, min(cap(body), max+1-cap(body)))
 }
 
@@ -276,13 +279,13 @@ func (r *Response) Discard(max int) bool {
 	return err == nil && n <= int64(max) && r.body.Over()
 }
 
-// Reusable reports whether, as far as the response goes, its connection may carry
-// another request.
+// Reusable reports whether the connection may carry another request, judging only by the
+// response.
 func (r *Response) Reusable() bool { return r.KeepAlive && r.body.Over() }
 
-// KeepAliveTimeout returns how long the server says it will keep the connection
-// (Keep-Alive: timeout=5), zero if it does not say, or a negative duration if it does
-// not keep it (timeout=0).
+// KeepAliveTimeout returns how long the server announces to keep the connection (Keep-Alive:
+// timeout=5), zero if it announces nothing, or a negative duration if it does not keep the
+// connection (timeout=0).
 func (r *Response) KeepAliveTimeout() time.Duration {
 	if !strings.Contains(r.raw, "\nKeep-Alive:") {
 		return 0
@@ -304,8 +307,8 @@ func (r *Response) KeepAliveTimeout() time.Duration {
 // there.
 func (r *Response) Trailers() http1.Fields { return r.body.TrailerFields() }
 
-// readHead waits until a whole head is in the window, and returns it without taking
-// it out.
+// readHead waits until the window contains a whole head, and returns the head without taking
+// it.
 func (c *Conn) readHead(max int) ([]byte, error) {
 	searched := 0
 	for {
