@@ -11,10 +11,10 @@ import (
 // A request is a command without its result.
 type request struct {
 	command []byte // encoded; nil when it is sent
-	tube    string // which the connection has to use; empty: any
+	tube    string // the tube that the connection must use; empty: any
 	timeout time.Duration
 	due     time.Time // when it times out; zero: never
-	size    int       // what it counts against Options.MaxPendingBytes
+	size    int       // its share of Options.MaxPendingBytes
 	hasBody bool
 	waiter  waiter
 
@@ -26,17 +26,17 @@ type requestState uint8
 
 const (
 	waiting  requestState = iota // not sent
-	sent                         // the reply will come, or the connection ends
+	sent                         // waiting for the reply or the end of the connection
 	canceled                     // the waiter has its error; the reply is dropped
 )
 
 // A waiter gets the reply to a request. Its methods are called on the loop.
 type waiter interface {
-	// answer takes the reply. An error says that it does not fit: the connection ends,
-	// and fail is called.
+	// answer handles the reply. An error says that the reply does not fit the request: the
+	// link calls fail and ends the connection.
 	answer(r wire.Reply) error
 
-	// fail is called if there is no reply that fits.
+	// fail reports that the request has no valid reply.
 	fail(err error)
 }
 
@@ -45,13 +45,13 @@ type call[T any] struct {
 	eventloop.Promise[T]
 	request
 	decode func(r wire.Reply) (v T, err error, ok bool) // not ok: the reply does not fit
-	unhook func() bool                                  // from the context
+	unhook func() bool                                  // stops watching the context
 }
 
 func (c *call[T]) answer(r wire.Reply) error {
 	v, err, ok := c.decode(r)
 	if !ok {
-		// A server that does not know put takes the body for commands.
+		// A server that does not know put parses the body as commands.
 		if err = refusals[r.Kind]; err == nil || r.Kind == wire.UnknownCommand && c.hasBody {
 			return unexpected(r.Kind)
 		}
@@ -114,7 +114,7 @@ func failed[T any](c *Client, err error) *eventloop.Future[T] {
 	return &p.Future
 }
 
-// An answerFunc is a waiter for a command that the driver sends by itself.
+// An answerFunc is a waiter for a command that the driver itself sends.
 type answerFunc func(r wire.Reply) error
 
 func (f answerFunc) answer(r wire.Reply) error { return f(r) }

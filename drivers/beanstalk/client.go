@@ -14,39 +14,39 @@ import (
 )
 
 // A Client is a client of one server, for one loop. All commands share one connection,
-// which is opened for the first of them. Each consumer has connections of its own, see
+// which the client opens for the first command. Each consumer has its own connections, see
 // [Client.Consume].
 //
-// An idle client does not keep the loop alive. A pending command does, and so do a
-// consumer and a job that is not settled.
+// An idle client does not keep the loop alive. A pending command, a consumer and an
+// unsettled job do.
 //
 // If the connection is lost, commands that were sent fail with an error that matches
 // [ErrUncertain], and those that were not sent wait for the next connection, within
 // their timeouts. The client reconnects when there is a command to send.
 //
 // All methods may be called from any goroutine and from any callback, and none of them
-// blocks. Commands of one goroutine are sent in order.
+// blocks. The client sends the commands of one goroutine in order.
 type Client struct {
 	l     *eventloop.Loop
 	o     *Options
 	owner *eventloop.Owner
 
 	mu        sync.Mutex                   // guards the following
-	closing   error                        // of later commands; nil while the client is open
-	added     []*request                   // not yet seen by the loop
-	posted    bool                         // flush is queued
-	pending   int                          // requests that are not over
-	bytes     int                          // of the pending requests
-	consumers map[*Consumer]struct{}       // that have not ended
-	closed    *eventloop.Promise[struct{}] // of Close; nil before
+	closing   error                        // the error of later commands; nil while the client is open
+	added     []*request                   // new requests, for the next flush
+	posted    bool                         // flush is posted
+	pending   int                          // the number of unfinished requests
+	bytes     int                          // the total size of the pending requests
+	consumers map[*Consumer]struct{}       // the consumers that have not ended
+	closed    *eventloop.Promise[struct{}] // the promise of Close; nil before Close
 
-	// Only on the loop.
-	waiting []*request // for a connection
+	// Used only on the loop.
+	waiting []*request // the requests that wait for a connection
 	link    *link      // nil if there is none
-	lost    error      // why there is none
+	lost    error      // why there is no link
 	backoff backoff
-	retryAt time.Time        // no attempt to connect before
-	retry   *eventloop.Timer // for that; nil if not armed
+	retryAt time.Time        // the earliest time of the next attempt to connect
+	retry   *eventloop.Timer // calls flush at retryAt; nil if not armed
 	timer   *eventloop.Timer // for the first waiting request; nil if not armed
 	drained *eventloop.Promise[struct{}]
 	over    bool
@@ -77,7 +77,7 @@ func (c *Client) Loop() *eventloop.Loop { return c.l }
 // Addr returns the address of the server.
 func (c *Client) Addr() string { return c.o.Addr }
 
-// refuse makes later commands fail with err. The first call counts.
+// refuse makes later commands fail with err. Only the first call has an effect.
 func (c *Client) refuse(err error) (first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -88,7 +88,7 @@ func (c *Client) refuse(err error) (first bool) {
 	return true
 }
 
-// count counts a request as pending, if the bounds permit it. The caller holds c.mu.
+// count adds r to the pending requests, if the bounds permit it. The caller holds c.mu.
 func (c *Client) count(r *request) error {
 	if c.pending >= c.o.MaxPending || r.size > c.o.MaxPendingBytes-c.bytes {
 		return eventloop.ErrBufferFull
@@ -101,7 +101,7 @@ func (c *Client) count(r *request) error {
 	return nil
 }
 
-// add adds a request to be sent. After an error, its waiter is not called.
+// add queues a request. If add returns an error, the waiter is not called.
 func (c *Client) add(r *request) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -119,8 +119,8 @@ func (c *Client) add(r *request) error {
 	return nil
 }
 
-// postFlush has flush run once for all that this turn adds. The caller holds c.mu. If the
-// loop has ended, the promises of the owner fail.
+// postFlush posts flush, once for all requests that this turn adds. The caller holds c.mu.
+// If the loop has ended, the promises of the owner fail.
 func (c *Client) postFlush() {
 	if !c.posted {
 		c.posted = true
@@ -129,14 +129,15 @@ func (c *Client) postFlush() {
 }
 
 // cancel calls fail for a request whose context has ended with cause. If the request was
-// sent, its reply is dropped when it comes; other replies do not shift.
+// sent, the client drops its reply on arrival; the later replies still match their
+// requests.
 func (c *Client) cancel(r *request, cause error, fail func(err error)) {
 	err := c.o.opError(cause)
 	c.mu.Lock()
 	if r.state == sent {
 		err = uncertain(err)
 	} else {
-		c.postFlush() // drops it
+		c.postFlush() // drops the request
 	}
 	r.state = canceled
 	c.mu.Unlock()
@@ -158,7 +159,7 @@ func (c *Client) done(r *request) {
 	}
 }
 
-// flush sends what was added, or connects.
+// flush sends the added requests, or connects first.
 func (c *Client) flush() {
 	c.mu.Lock()
 	c.posted = false
@@ -207,7 +208,7 @@ func (c *Client) failWaiting(err error, match func(r *request) bool) {
 
 func all(*request) bool { return true }
 
-// send sends what waits.
+// send sends the waiting requests.
 func (c *Client) send() {
 	// One critical section decides for each request whether it is canceled or sent.
 	c.remove(func(r *request) bool {
@@ -226,12 +227,12 @@ func (c *Client) send() {
 		return
 	}
 	c.unmark()
-	if errors.Is(err, eventloop.ErrBufferFull) { // of all connections of the loop
+	if errors.Is(err, eventloop.ErrBufferFull) { // the limit for all connections of the loop
 		c.retryIn(10 * time.Millisecond)
-	} // any other error is the end of the connection, which linkDown reports
+	} // any other error ends the connection, and linkDown reports it
 }
 
-// unmark undoes what send has marked.
+// unmark clears the marks that send has set.
 func (c *Client) unmark() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -276,7 +277,7 @@ func (c *Client) linkDown(err error) {
 	if errors.Is(err, net.ErrClosed) && c.link == nil {
 		return // Abort
 	}
-	if c.link != nil && c.link.answered { // connecting alone says little about a server
+	if c.link != nil && c.link.answered { // a connection without a reply does not prove a working server
 		c.backoff.reset()
 	}
 	c.link, c.lost = nil, err
@@ -296,7 +297,7 @@ func (c *Client) report(up bool, err error) {
 	}
 }
 
-// armTimer arranges for the first waiting request to time out.
+// armTimer sets the timer to the timeout of the first waiting request.
 func (c *Client) armTimer() {
 	if c.timer != nil || c.over || len(c.waiting) == 0 || c.waiting[0].due.IsZero() {
 		return
@@ -324,10 +325,10 @@ func (e *notSentError) Error() string {
 func (e *notSentError) Timeout() bool   { return true }
 func (e *notSentError) Unwrap() []error { return []error{os.ErrDeadlineExceeded, e.lost} }
 
-// Close ends the client when the pending commands have their replies and its consumers
-// are closed, see [Consumer.Close]; a job of ReserveJob goes back to the server. Later commands fail with net.ErrClosed. The future
-// succeeds when the client has ended, by Abort too; after a second call it fails with
-// net.ErrClosed.
+// Close ends the client when the pending commands have their replies and its consumers are
+// closed, see [Consumer.Close]. A job of ReserveJob goes back to the server. Later commands
+// fail with net.ErrClosed. The future succeeds when the client has ended, even by Abort.
+// The future of a second call fails with net.ErrClosed.
 func (c *Client) Close() *eventloop.Future[struct{}] {
 	if !c.refuse(net.ErrClosed) {
 		return failed[struct{}](c, net.ErrClosed)
@@ -396,9 +397,9 @@ func (c *Client) finish() {
 	c.owner.Close()
 }
 
-// Abort ends the client at once. Pending commands fail with net.ErrClosed, and the errors
-// of those that were sent match [ErrUncertain], too. Consumers end as by
-// [Consumer.Abort]. Abort cuts a Close short.
+// Abort ends the client at once. Pending commands fail with net.ErrClosed. The error of a
+// command that was sent also matches [ErrUncertain]. Consumers end as after
+// [Consumer.Abort]. Abort also ends a Close in progress.
 func (c *Client) Abort() {
 	c.refuse(net.ErrClosed)
 	c.mu.Lock()

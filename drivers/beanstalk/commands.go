@@ -16,17 +16,17 @@ type PutOptions struct {
 	// below 1024 are counted as urgent.
 	Priority uint32
 
-	// Delay is the time before the job is ready. A fraction of a second counts as one.
+	// Delay is the time before the job is ready. It is rounded up to whole seconds.
 	Delay time.Duration
 
 	// TTR is the time to run: a job that is reserved for longer becomes ready for another
-	// consumer. A consumer of this package extends it while it has the job. A fraction of
-	// a second counts as one. Zero: 60 s.
+	// consumer. A consumer of this package extends it while it has the job. TTR is rounded
+	// up to whole seconds. Zero: 60 s.
 	TTR time.Duration
 }
 
-// Put adds a job to a tube and returns the number of the job. The body is copied. If the
-// result is [ErrBuried], the job exists, too, and the number is valid.
+// Put adds a job to a tube and returns the ID of the job. Put copies the body. If the error
+// is [ErrBuried], the job exists as well, and the ID is valid.
 func (c *Client) Put(ctx context.Context, tube string, body []byte, o PutOptions) *eventloop.Future[uint64] {
 	if o.TTR == 0 {
 		o.TTR = time.Minute
@@ -53,28 +53,28 @@ func (c *Client) Put(ctx context.Context, tube string, body []byte, o PutOptions
 	return start(ctx, c, x)
 }
 
-// A Peeked is a job as it is, without being reserved.
+// A Peeked is a job that was read without being reserved.
 type Peeked struct {
 	ID   uint64
 	Body []byte
 }
 
-// Peek returns the job with the number id, in any state.
+// Peek returns the job with the given ID, in any state.
 func (c *Client) Peek(ctx context.Context, id uint64) *eventloop.Future[Peeked] {
 	return c.peek(ctx, wire.Append(nil, "peek", id), "")
 }
 
-// PeekReady returns the job of a tube that would be reserved next.
+// PeekReady returns the next ready job of a tube.
 func (c *Client) PeekReady(ctx context.Context, tube string) *eventloop.Future[Peeked] {
 	return c.peekTube(ctx, "peek-ready", tube)
 }
 
-// PeekDelayed returns the job of a tube whose delay ends first.
+// PeekDelayed returns the delayed job of a tube whose delay ends first.
 func (c *Client) PeekDelayed(ctx context.Context, tube string) *eventloop.Future[Peeked] {
 	return c.peekTube(ctx, "peek-delayed", tube)
 }
 
-// PeekBuried returns the job of a tube that was buried first.
+// PeekBuried returns the first buried job of a tube.
 func (c *Client) PeekBuried(ctx context.Context, tube string) *eventloop.Future[Peeked] {
 	return c.peekTube(ctx, "peek-buried", tube)
 }
@@ -95,7 +95,7 @@ func (c *Client) peek(ctx context.Context, command []byte, tube string) *eventlo
 }
 
 // Kick makes up to bound jobs of a tube ready: buried jobs if there are any, else delayed
-// ones. It returns how many.
+// jobs. It returns the number of jobs that it made ready.
 func (c *Client) Kick(ctx context.Context, tube string, bound int) *eventloop.Future[int] {
 	if err := checkTube(tube); err != nil {
 		return failed[int](c, err)
@@ -113,14 +113,14 @@ func (c *Client) KickJob(ctx context.Context, id uint64) *eventloop.Future[struc
 	return c.plain(ctx, wire.Append(nil, "kick-job", id), wire.Kicked)
 }
 
-// Delete deletes a job that is ready, delayed or buried. A reserved job is deleted by its
-// consumer, with [Job.Delete].
+// Delete deletes a ready, delayed or buried job. The consumer of a reserved job deletes it
+// with [Job.Delete].
 func (c *Client) Delete(ctx context.Context, id uint64) *eventloop.Future[struct{}] {
 	return c.plain(ctx, wire.Append(nil, "delete", id), wire.Deleted)
 }
 
-// PauseTube makes the server give no jobs of a tube to consumers for d. A fraction of a
-// second counts as one. With zero a pause ends.
+// PauseTube stops the server from giving jobs of a tube to consumers for d, rounded up to
+// whole seconds. A zero d ends a pause.
 func (c *Client) PauseTube(ctx context.Context, tube string, d time.Duration) *eventloop.Future[struct{}] {
 	s, err := seconds("pause", d)
 	if err == nil {

@@ -15,27 +15,27 @@ import (
 
 // ConsumeOptions are the settings of a [Consumer].
 type ConsumeOptions struct {
-	// Tubes are the tubes whose jobs are consumed. None: "default".
+	// Tubes lists the tubes to reserve jobs from. Empty: "default".
 	Tubes []string
 
-	// Parallel is how many jobs the application has at a time. Each needs a connection,
-	// because a connection that waits for a job answers nothing else. Zero: 1. It must
-	// not be negative, and is at most 65,535.
+	// Parallel bounds the jobs that the application has at a time. Each needs a connection,
+	// because a connection that waits for a job cannot serve other commands. Zero: 1. It
+	// must not be negative or exceed 65,535.
 	Parallel int
 
-	// OnJob is called on the loop with each job. The application settles the job, in
-	// OnJob or at any time later; then it gets the next one. It must not be nil. After a
-	// panic that is caught, see [eventloop.Config.CatchPanics], the connection ends, so the job is
-	// lost and another consumer gets it.
+	// OnJob is called on the loop with each job. The application settles the job, in OnJob
+	// or at any time later, and then gets the next job. OnJob must not be nil. After a
+	// caught panic, see [eventloop.Config.CatchPanics], the connection ends: the job is
+	// lost, and the server gives it to another consumer.
 	OnJob func(j *Job)
 
-	// OnLost, if not nil, is called on the loop when a job that is not settled is lost:
-	// its connection has ended, or its time to run was over. The server has made it
-	// ready for another consumer.
+	// OnLost, if not nil, is called on the loop when an unsettled job is lost: its
+	// connection has ended, or its time to run is over. The server has made the job ready
+	// for another consumer.
 	OnLost func(j *Job, err error)
 
 	// OnError, if not nil, is called on the loop when a connection is lost or an attempt
-	// to connect has failed. The consumer connects again, see Options.MinBackoff. If it
+	// to connect has failed. The consumer reconnects, see Options.MinBackoff. If OnError
 	// is nil, only panics of OnJob are reported.
 	OnError func(err error)
 
@@ -43,18 +43,18 @@ type ConsumeOptions struct {
 	ManualTouch bool
 }
 
-// heartbeat bounds each wait for a job. After it the server says that there was none,
-// which shows that it is there.
+// heartbeat bounds each wait for a job. The server then replies that there was no job,
+// which shows that the server is alive.
 const heartbeat = 30 * time.Second
 
-// A Consumer gets jobs from a server, see [Client.Consume]. It keeps the loop alive until
-// it is closed, unless it is unref'd; [eventloop.Loop.Shutdown] closes it. All methods may
-// be called from any goroutine and from any callback.
+// A Consumer reserves jobs from a server, see [Client.Consume]. It keeps the loop alive
+// until it is closed, unless it is unref'd; [eventloop.Loop.Shutdown] closes it. All methods
+// may be called from any goroutine and from any callback.
 type Consumer struct {
 	c     *Client
 	o     ConsumeOptions
 	owner *eventloop.Owner
-	done  eventloop.Promise[struct{}] // resolved when it has ended
+	done  eventloop.Promise[struct{}] // resolved when the consumer has ended
 	slots []*slot
 
 	mu      sync.Mutex // guards the following
@@ -63,7 +63,7 @@ type Consumer struct {
 	aborted bool
 	unref   bool
 
-	open int // slots that have not ended; only on the loop
+	open int // the number of slots that have not ended; used only on the loop
 }
 
 // Consume reserves jobs and calls o.OnJob with them. It may be called before the loop
@@ -113,23 +113,24 @@ func (c *Client) Consume(o ConsumeOptions) (*Consumer, error) {
 	return k, nil
 }
 
-// Pause stops the consumer from getting jobs. Jobs that the application has are not
-// concerned. If Pause is called on the loop, OnJob is not called after it, until Resume.
+// Pause stops the consumer from reserving jobs. It does not affect jobs that the
+// application already has. If Pause is called on the loop, OnJob is not called after it,
+// until Resume.
 func (k *Consumer) Pause() { k.set(&k.paused, true) }
 
 // Resume undoes Pause.
 func (k *Consumer) Resume() { k.set(&k.paused, false) }
 
-// Close ends the consumer when the jobs that the application has are settled. No other
-// job comes. If Close is called on the loop, OnJob is not called after it. The future
+// Close ends the consumer when the application has settled its jobs. The consumer reserves
+// no more jobs. If Close is called on the loop, OnJob is not called after it. The future
 // succeeds when the consumer has ended.
 func (k *Consumer) Close() *eventloop.Future[struct{}] {
 	k.set(&k.closing, true)
 	return &k.done.Future
 }
 
-// Abort ends the consumer at once. The server makes the jobs that are not settled ready
-// for other consumers; OnLost is not called for them.
+// Abort ends the consumer at once. The server makes its unsettled jobs ready for other
+// consumers. OnLost is not called for them.
 func (k *Consumer) Abort() {
 	k.mu.Lock()
 	k.closing = true
@@ -140,8 +141,8 @@ func (k *Consumer) Abort() {
 // Ref makes the consumer keep the loop alive. This is the default.
 func (k *Consumer) Ref() { k.setUnref(false) }
 
-// Unref lets the loop end although the consumer is open, and although it has jobs: those
-// that it gets later.
+// Unref lets the loop end although the consumer is open. Jobs that the consumer gets after
+// Unref do not keep the loop alive either.
 func (k *Consumer) Unref() { k.setUnref(true) }
 
 func (k *Consumer) setUnref(unref bool) {
@@ -155,7 +156,7 @@ func (k *Consumer) setUnref(unref bool) {
 	}
 }
 
-// set changes what the consumer is to do, and has its slots do it.
+// set sets a flag of the consumer, and makes its slots act on the change.
 func (k *Consumer) set(flag *bool, v bool) {
 	k.mu.Lock()
 	changed := *flag != v
@@ -170,14 +171,14 @@ func (k *Consumer) set(flag *bool, v bool) {
 	}
 }
 
-// wants reports what the consumer is to do.
+// wants reports whether the consumer reserves jobs, is closing, or was aborted.
 func (k *Consumer) wants() (jobs, end, abort bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return !k.paused && !k.closing, k.closing, k.aborted
 }
 
-// ended counts a slot that has ended.
+// ended records the end of a slot. After the last slot, the consumer ends.
 func (k *Consumer) ended() {
 	if k.open--; k.open > 0 {
 		return
@@ -189,19 +190,19 @@ func (k *Consumer) ended() {
 	k.owner.Close()
 }
 
-// A slot gets one job at a time, over a connection of its own. All of it is on the loop.
+// A slot reserves one job at a time, over its own connection. It is used only on the loop.
 type slot struct {
 	k         *Consumer
 	link      *link
-	job       *Job // that the application has; nil if it has none
+	job       *Job // the application's current job, or nil
 	reserving bool // a reserve is in flight
 	backoff   backoff
-	retry     *eventloop.Timer // to connect; nil if not armed
+	retry     *eventloop.Timer // for the next attempt to connect; nil if not armed
 	over      bool
 }
 
-// proceed does what the consumer wants in the state in which the slot is. It is the only
-// place that decides this; events change the state and call it.
+// proceed performs the next step of the slot, given its state and the consumer's flags.
+// Only proceed makes this decision; events change the state and call proceed.
 func (s *slot) proceed() {
 	jobs, end, abort := s.k.wants()
 	switch {
@@ -220,8 +221,8 @@ func (s *slot) proceed() {
 	}
 }
 
-// isIdle reports whether the slot can be left without a loss: a job that the server has
-// just reserved for it becomes ready again.
+// isIdle reports whether the slot can disconnect without losing a job. If the server has
+// just reserved a job for it, that job becomes ready again.
 func (s *slot) isIdle() bool {
 	if s.job != nil || s.link == nil {
 		return s.job == nil
@@ -229,7 +230,7 @@ func (s *slot) isIdle() bool {
 	return len(s.link.inFlight) == 0 || s.reserving && len(s.link.inFlight) == 1
 }
 
-// leave closes the connection, and ends waiting for one.
+// leave closes the connection, and stops the retry timer.
 func (s *slot) leave() {
 	if s.retry != nil {
 		s.retry.Stop()
@@ -303,7 +304,8 @@ func (s *slot) done(r *request) {
 	}
 }
 
-// own returns a command of the slot itself, whose reply may take up to wait longer.
+// own returns a command that the slot itself sends. Its reply may take longer, by up to
+// wait.
 func (s *slot) own(command []byte, wait time.Duration, answer answerFunc) *request {
 	r := &request{command: command, waiter: answer}
 	if t := s.k.c.o.Timeout; t > 0 {
@@ -312,7 +314,7 @@ func (s *slot) own(command []byte, wait time.Duration, answer answerFunc) *reque
 	return r
 }
 
-// reserve asks for the next job.
+// reserve sends the command for the next job.
 func (s *slot) reserve() {
 	s.reserving = true
 	if err := s.link.send(s.reserveRequest()); err != nil {
@@ -324,7 +326,8 @@ func (s *slot) reserveRequest() *request {
 	return s.own(wire.Append(nil, "reserve-with-timeout", uint64(heartbeat/time.Second)), heartbeat, s.reserved)
 }
 
-// andReserve adds the command for the next job to the one that settles the last.
+// andReserve appends the command for the next job to the command that settles the current
+// job.
 func (s *slot) andReserve(requests []*request) []*request {
 	if jobs, _, _ := s.k.wants(); !jobs {
 		return requests
@@ -336,26 +339,26 @@ func (s *slot) andReserve(requests []*request) []*request {
 // settled is called when the command that settles the job has been sent.
 func (s *slot) settled() {
 	s.job = nil
-	s.backoff.reset() // not before: a server, or a job, may end every connection
+	s.backoff.reset() // not earlier: the server, or a job, may end every connection
 	s.proceed()
 }
 
-// reserved takes the reply to a reserve.
+// reserved handles the reply to a reserve.
 func (s *slot) reserved(r wire.Reply) error {
 	s.reserving = false
 	jobs, _, _ := s.k.wants()
 	switch {
-	case r.Kind == wire.TimedOut, r.Kind == wire.DeadlineSoon: // there was none
+	case r.Kind == wire.TimedOut, r.Kind == wire.DeadlineSoon: // there was no job
 		s.backoff.reset()
 		s.proceed()
 		return nil
 	case r.Kind != wire.Reserved:
 		if err := refusals[r.Kind]; err != nil {
-			return err // the server is in trouble: connect again later
+			return err // the server has a problem: reconnect later
 		}
 		return unexpected(r.Kind)
 	case !jobs:
-		s.leave() // Pause or Close was called meanwhile; the server gets the job back
+		s.leave() // Pause or Close was called in the meantime; the job becomes ready again
 		s.proceed()
 		return nil
 	}

@@ -22,32 +22,32 @@
 //
 // # Producing
 //
-// [Client.Put] adds a job to a tube. All commands share one connection: what one turn of
-// the loop asks for leaves in one write, and the driver sends "use" only when the tube
+// [Client.Put] adds a job to a tube. All commands share one connection. The driver sends
+// the commands of one turn of the loop in one write, and sends "use" only when the tube
 // changes.
 //
 // # Consuming
 //
 // [Client.Consume] reserves jobs and calls a function with each. The application settles
-// a job with [Job.Delete], [Job.Release] or [Job.Bury], at any time. It has up to
-// ConsumeOptions.Parallel jobs at a time: that is the back-pressure. The command that
-// settles a job and the one that asks for the next leave in one write, so a job costs one
-// round trip.
+// a job with [Job.Delete], [Job.Release] or [Job.Bury], at any time. Back-pressure: it has
+// at most ConsumeOptions.Parallel jobs at a time. The driver sends the command that settles
+// a job and the reserve command for the next job in one write, so a job costs one round
+// trip.
 //
 // A job has a time to run. While the application has the job, the driver extends this
 // time. If the program or its connection ends, the server gives the job to another
-// consumer. So a job may run twice: if the second run would do harm, the application has
-// to notice it.
+// consumer. So a job may run twice. If a second run would do harm, the application must
+// detect it.
 //
 // # Lifetime
 //
 // The client connects with its first command. An idle client does not keep the loop
-// alive; a pending command, a consumer and a job that is not settled do.
-// [Consumer.Close] waits for the jobs that the application has, and so do [Client.Close]
-// and Loop.Shutdown. Abort waits for nothing.
+// alive; a pending command, a consumer and an unsettled job do. [Consumer.Close],
+// [Client.Close] and Loop.Shutdown wait for the jobs that the application has. Abort waits
+// for nothing.
 //
-// If a connection is lost, the driver connects again after a time that grows with each
-// failure: for commands when there is one to send, for a consumer always.
+// If a connection is lost, the driver reconnects after a delay that grows with each
+// failure: for commands, when there is a command to send; for a consumer, always.
 //
 // # Errors
 //
@@ -55,15 +55,15 @@
 //   - Errors of a connection are an [*eventloop.OpError]. They match
 //     [eventloop.ErrTimeout], [eventloop.ErrRefused] and the other sentinels.
 //   - [ErrUncertain] matches the error of a command that was sent and has no reply: the
-//     server may have executed it. It is never sent again; whether that is right, only
-//     the application knows.
+//     server may have executed it. The driver never sends such a command again: only the
+//     application knows whether that is safe.
 //   - A command beyond Options.MaxPending fails with [eventloop.ErrBufferFull] at once.
 //
-// A command whose context ends fails at once. If it was sent, its reply is dropped when
-// it comes, and never becomes that of another command. Every command has a timeout, by
-// default 5 s from the call. An overdue reply ends its connection, because no later reply
-// can come before it.
+// A command whose context ends fails at once. If it was sent, the driver drops its reply
+// on arrival, and never matches that reply to another command. Every command has a
+// timeout, by default 5 s from the call. An overdue reply ends its connection, because no
+// later reply can arrive before it.
 //
-// The commands list-tube-used and list-tubes-watched, which ask about a connection, have
-// no method: the driver manages its connections itself.
+// The commands list-tube-used and list-tubes-watched have no method: they concern a
+// connection, and the driver manages its connections itself.
 package beanstalk

@@ -12,13 +12,13 @@ import (
 // Errors of commands. Errors of a connection are an [*eventloop.OpError] whose Op is
 // OpBeanstalk and match the sentinels of package eventloop, too, such as
 // [eventloop.ErrTimeout]. A command beyond the bound of pending commands fails with
-// [eventloop.ErrBufferFull], a command of a closed client with net.ErrClosed, and the end
-// of the loop is [eventloop.ErrLoopClosed].
+// [eventloop.ErrBufferFull], a command of a closed client with net.ErrClosed, and a command
+// pending at the end of the loop with [eventloop.ErrLoopClosed].
 var (
 	// ErrNotFound is the error of a command about a job or a tube that does not exist, or
-	// about a job that is not in the state that the command needs. For a Delete, Release,
-	// Bury or Touch of a reserved job it means that the time to run was over: the server
-	// has made the job ready for another consumer.
+	// about a job that is in the wrong state for the command. For a Delete, Release, Bury
+	// or Touch of a reserved job it means that the time to run was over: the server has
+	// made the job ready for another consumer.
 	ErrNotFound = errors.New("beanstalk: not found")
 
 	// ErrUncertain matches the error of a command that was sent and has no reply: the
@@ -27,11 +27,11 @@ var (
 	ErrUncertain = errors.New("beanstalk: the command may have been executed")
 
 	// ErrJobLost matches the error of a command about a reserved job whose connection is
-	// lost. The server has made the job ready again, and it will run a second time.
+	// lost. The server has made the job ready again, so it will run a second time.
 	ErrJobLost = errors.New("beanstalk: the connection that reserved the job is lost")
 
-	// ErrSettled is the error of a command about a job that was deleted, released or
-	// buried before.
+	// ErrSettled is the error of a command about a job that was already deleted, released
+	// or buried.
 	ErrSettled = errors.New("beanstalk: the job is settled")
 
 	// ErrBuried is the error of a Put or a Release that the server could carry out only
@@ -48,23 +48,22 @@ var (
 	// ErrOutOfMemory is a reply of the server.
 	ErrOutOfMemory = errors.New("beanstalk: the server is out of memory")
 
-	// ErrInternal is the reply of a server that has found a mistake in itself.
+	// ErrInternal is the reply of a server that has detected an internal error.
 	ErrInternal = errors.New("beanstalk: internal error of the server")
 
-	// ErrUnknownCommand is the reply of a server that is older than the command.
+	// ErrUnknownCommand is the reply of a server that is too old for the command.
 	ErrUnknownCommand = errors.New("beanstalk: the server does not know the command")
 
-	// ErrMalformed matches the end of a connection that sent something other than the
-	// replies to its commands.
+	// ErrMalformed matches the error of a connection that received something other than
+	// the replies to its commands.
 	ErrMalformed = errors.New("beanstalk: malformed reply")
 
-	// ErrTooLarge matches the end of a connection that sent a body larger than
+	// ErrTooLarge matches the error of a connection that received a body larger than
 	// Options.MaxBodyBytes.
 	ErrTooLarge = errors.New("beanstalk: reply larger than MaxBodyBytes")
 
-	// ErrTube matches the error of a command with an invalid name of a tube. A name has 1
-	// to 200 bytes: letters, digits and any of -+/;.$_(), without a hyphen at the
-	// beginning.
+	// ErrTube matches the error of a command with an invalid tube name. A name has 1 to 200
+	// bytes: letters, digits and any of -+/;.$_(). It must not begin with a hyphen.
 	ErrTube = errors.New("beanstalk: invalid name of a tube")
 )
 
@@ -88,7 +87,7 @@ func checkTube(name string) error {
 	return nil
 }
 
-// A causeError is a cause that matches a sentinel of this package, too.
+// A causeError is a cause that also matches a sentinel of this package.
 type causeError struct {
 	kind  error
 	cause error
@@ -98,7 +97,7 @@ func (e *causeError) Error() string        { return e.cause.Error() }
 func (e *causeError) Unwrap() error        { return e.cause }
 func (e *causeError) Is(target error) bool { return target == e.kind }
 
-// uncertain returns the error of a command that was sent, for err, which ended its
+// uncertain returns the error of a command that was sent, given the error that ended its
 // connection or the wait for its reply.
 func uncertain(err error) error {
 	if err == eventloop.ErrLoopClosed {
@@ -107,7 +106,7 @@ func uncertain(err error) error {
 	return withKind(ErrUncertain, err, "the command may have been executed: %w")
 }
 
-// withKind returns err so that it matches kind, too.
+// withKind returns an error like err that also matches kind.
 func withKind(kind, err error, format string) error {
 	cause := err
 	op, ok := err.(*eventloop.OpError)
@@ -123,7 +122,7 @@ func withKind(kind, err error, format string) error {
 	return &o
 }
 
-// opError returns err as the error of a connection.
+// opError returns err as a connection error.
 func (o *Options) opError(err error) error {
 	if err == eventloop.ErrLoopClosed {
 		return err
@@ -140,12 +139,12 @@ func (o *Options) opError(err error) error {
 	return &eventloop.OpError{Op: OpBeanstalk, Net: o.Network, Addr: o.Addr, Err: err}
 }
 
-// unexpected is the error of a connection with a reply that does not fit its command.
+// unexpected returns the error of a connection whose reply does not fit the command.
 func unexpected(k wire.Kind) error {
 	return &causeError{ErrMalformed, fmt.Errorf("unexpected reply %v", k)}
 }
 
-// parseError returns the error of a connection for one of the parser.
+// parseError converts an error of the parser to a connection error.
 func parseError(err error) error {
 	if err == wire.ErrTooLarge {
 		return &causeError{ErrTooLarge, err}

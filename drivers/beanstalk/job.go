@@ -10,13 +10,13 @@ import (
 	"github.com/onloop/eventloop/drivers/beanstalk/internal/wire"
 )
 
-// A Job is a job that is reserved for this program. It stays reserved until it is
-// deleted, released or buried, which settles it. The driver extends its time to run
-// meanwhile, unless ConsumeOptions.ManualTouch is set.
+// A Job is a job that is reserved for this program. It stays reserved until the
+// application settles it: deletes, releases or buries it. Until then the driver extends
+// its time to run, unless ConsumeOptions.ManualTouch is set.
 //
-// A job that is not settled keeps the loop alive, and [eventloop.Loop.Handles] shows it
-// with its age. If its connection is lost, the server makes the job ready for another
-// consumer, and commands about it fail with [ErrJobLost].
+// An unsettled job keeps the loop alive, and [eventloop.Loop.Handles] shows it with its
+// age. If its connection is lost, the server makes the job ready for another consumer, and
+// commands about it fail with [ErrJobLost].
 //
 // All methods may be called from any goroutine and from any callback.
 type Job struct {
@@ -25,15 +25,15 @@ type Job struct {
 
 	c     *Client
 	link  *link
-	slot  *slot // of a consumer; nil for ReserveJob
+	slot  *slot // the slot of the consumer; nil for ReserveJob
 	owner *eventloop.Owner
 
-	// Only on the loop.
+	// Used only on the loop.
 	state jobState
 	held  eventloop.Promise[struct{}] // keeps the loop alive
 	touch *eventloop.Timer            // nil if the time to run is not extended
 	ttr   time.Duration               // zero if not known
-	lost  func(j *Job, err error)     // or nil
+	lost  func(j *Job, err error)     // ConsumeOptions.OnLost, or nil
 }
 
 type jobState uint8
@@ -44,12 +44,12 @@ const (
 	jobLost
 )
 
-// firstTouch is how long a job is held before the driver asks for its time to run, and
-// extends it. It is less than the second that the time to run has at least. A job that is
-// settled sooner, as most are, costs no command for this.
+// firstTouch is the time after which the driver first queries and extends the time to run
+// of a job. It is less than the minimum time to run, one second. Most jobs are settled
+// sooner and cost no extra command.
 const firstTouch = 400 * time.Millisecond
 
-// hold begins to hold a job. On the loop.
+// hold begins to hold the job. It runs on the loop.
 func (j *Job) hold(unref, manual bool) {
 	l := j.c.l
 	j.link.jobs = append(j.link.jobs, j)
@@ -69,13 +69,13 @@ func (j *Job) hold(unref, manual bool) {
 	}
 }
 
-// Delete deletes the job: it is done.
+// Delete deletes the job, which is done.
 func (j *Job) Delete() *eventloop.Future[struct{}] {
 	return j.settle(wire.Append(nil, "delete", j.ID), kind(wire.Deleted))
 }
 
-// Release makes the job ready again, with a new priority, after a delay. A fraction of a
-// second counts as one.
+// Release makes the job ready again, with a new priority, after a delay. The delay is
+// rounded up to whole seconds.
 func (j *Job) Release(priority uint32, delay time.Duration) *eventloop.Future[struct{}] {
 	s, err := seconds("delay", delay)
 	if err != nil {
@@ -95,7 +95,7 @@ func (j *Job) Bury(priority uint32) *eventloop.Future[struct{}] {
 	return j.settle(wire.Append(nil, "bury", j.ID, uint64(priority)), kind(wire.Buried))
 }
 
-// Touch gives the job its whole time to run from now on.
+// Touch restarts the job's time to run.
 func (j *Job) Touch() *eventloop.Future[struct{}] {
 	if err := j.refused(); err != nil {
 		return failed[struct{}](j.c, err)
@@ -114,9 +114,9 @@ func (j *Job) settle(command []byte, decode func(r wire.Reply) (struct{}, error,
 	return &x.Future
 }
 
-// refused returns why the client takes no command about the job any more. Close of the
-// client waits for the jobs of consumers, but not for those of ReserveJob: the connection
-// would be closed behind the command, whose outcome would then be uncertain.
+// refused returns an error if the client no longer accepts commands about the job. Close
+// of the client waits for the jobs of consumers, but not for those of ReserveJob: it would
+// close the connection right after the command, whose outcome would then be uncertain.
 func (j *Job) refused() error {
 	if j.slot != nil {
 		return nil
@@ -126,8 +126,8 @@ func (j *Job) refused() error {
 	return j.c.closing
 }
 
-// call makes a command about the job. Its owner is the client's, because the command may
-// outlive the job.
+// call creates a command about the job. The command belongs to the client's owner, because
+// it may outlive the job.
 func (j *Job) call(command []byte, decode func(r wire.Reply) (struct{}, error, bool)) *call[struct{}] {
 	x := &call[struct{}]{decode: decode}
 	x.command, x.timeout, x.size = command, j.c.o.Timeout, len(command)
@@ -136,8 +136,8 @@ func (j *Job) call(command []byte, decode func(r wire.Reply) (struct{}, error, b
 	return x
 }
 
-// send sends a command about the job. A job that is settled makes room for the next one:
-// both commands leave in one write.
+// send sends a command about the job. If the command settles the job, send sends the
+// command for the next job in the same write.
 func (j *Job) send(x *call[struct{}], settles bool) {
 	switch j.state {
 	case jobSettled:
@@ -175,7 +175,7 @@ func (j *Job) send(x *call[struct{}], settles bool) {
 	}
 }
 
-// end ends the hold. On the loop.
+// end ends the hold. It runs on the loop.
 func (j *Job) end(state jobState) {
 	if j.state != jobHeld {
 		return
@@ -191,7 +191,7 @@ func (j *Job) end(state jobState) {
 	}
 }
 
-// lose ends the hold because of err. On the loop.
+// lose ends the hold because of err. It runs on the loop.
 func (j *Job) lose(err error) {
 	if j.state != jobHeld {
 		return
@@ -202,7 +202,7 @@ func (j *Job) lose(err error) {
 	}
 }
 
-// extend extends the time to run. The first time it asks for it.
+// extend extends the time to run. The first call also queries it.
 func (j *Job) extend() {
 	if j.state != jobHeld || j.link.over {
 		return
@@ -219,7 +219,7 @@ func (j *Job) extend() {
 	requests = append(requests, j.own("touch", func(r wire.Reply) error {
 		switch {
 		case r.Kind == wire.NotFound:
-			j.lose(ErrNotFound) // its time was over, and the server has it back
+			j.lose(ErrNotFound) // its time to run was over: the job is ready again
 		case j.state == jobHeld:
 			j.touch.Reset(max(j.ttr/2, firstTouch))
 		}
@@ -230,7 +230,7 @@ func (j *Job) extend() {
 	}
 }
 
-// own returns a command about the job that the driver sends by itself.
+// own returns a command about the job that the driver itself sends.
 func (j *Job) own(command string, answer answerFunc) *request {
 	r := &request{command: wire.Append(nil, command, j.ID), waiter: answer}
 	if j.c.o.Timeout > 0 {
@@ -239,7 +239,7 @@ func (j *Job) own(command string, answer answerFunc) *request {
 	return r
 }
 
-// giveBack releases a job that nothing has asked for, with the priority that it has.
+// giveBack releases a job that no caller waits for, with its current priority.
 func (j *Job) giveBack() {
 	j.link.send(j.own("stats-job", func(r wire.Reply) error {
 		j.Release(uint32(parseStats(r.Body).Int("pri")), 0).Ignore()
@@ -247,9 +247,9 @@ func (j *Job) giveBack() {
 	}))
 }
 
-// ReserveJob reserves the job with the number id, if it is ready, delayed or buried. The
-// job belongs to the connection for commands. If ctx ends when the command has been sent,
-// the job is released. A server older than 1.12 does not know this command.
+// ReserveJob reserves the job with the given ID, if it is ready, delayed or buried. The
+// job belongs to the connection for commands. If ctx ends after the command was sent, the
+// client releases the job. Servers older than 1.12 do not support this command.
 func (c *Client) ReserveJob(ctx context.Context, id uint64) *eventloop.Future[*Job] {
 	x := &call[*Job]{}
 	x.decode = func(r wire.Reply) (*Job, error, bool) {

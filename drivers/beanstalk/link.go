@@ -11,7 +11,7 @@ import (
 	"github.com/onloop/eventloop/drivers/beanstalk/internal/wire"
 )
 
-// A link is one connection to the server, from the dial to its end. All of it runs on the
+// A link is one connection to the server, from the dial to its end. It is used only on the
 // loop.
 type link struct {
 	l    *eventloop.Loop
@@ -27,20 +27,20 @@ type link struct {
 	armed    time.Time // when the timer is due; zero: it is not armed
 	grace    bool      // the timer was late and is armed again, see overdue
 	up       bool
-	answered bool // a reply has come
+	answered bool // a reply has arrived
 	over     bool
 }
 
-// A linkHost is what a link belongs to.
+// A linkHost is the owner of a link.
 type linkHost interface {
-	// linkUp says that the link is connected.
+	// linkUp reports that the link is connected.
 	linkUp()
 
-	// linkDown says that the link has ended because of err. It is called once, last, and
-	// not after link.close.
+	// linkDown reports that the link has ended because of err. It is the last call, made
+	// once, and not after link.close.
 	linkDown(err error)
 
-	// done says that a request is over. It is called before the waiter of the request.
+	// done reports that a request is finished. It is called before the request's waiter.
 	done(r *request)
 }
 
@@ -59,8 +59,8 @@ func dialLink(l *eventloop.Loop, o *Options, host linkHost) (*link, error) {
 		OnClose:        func(*eventloop.Conn) { k.end(eventloop.ErrLoopClosed) }, // unless it has ended
 		Dial:           o.Dial,
 		ConnectTimeout: timeout,
-		HighWater:      -1, // replies are read, whatever is to be sent
-		MaxBuffered:    -1, // the client has a bound
+		HighWater:      -1, // replies are read regardless of unsent output
+		MaxBuffered:    -1, // the client has its own bound
 	})
 	if err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func (k *link) connected() {
 	}
 }
 
-// send writes requests. After an error it has taken none of them.
+// send writes requests. If it returns an error, it has accepted none of them.
 func (k *link) send(requests ...*request) error {
 	if k.over || !k.up {
 		return errNoLink
@@ -135,10 +135,10 @@ func (k *link) onData(_ *eventloop.Conn, data []byte) {
 			}
 		}
 	}
-	k.armTimer() // the request that is the first now may be due earlier
+	k.armTimer() // the new first request may be due earlier
 }
 
-// armTimer arranges for the first request to time out.
+// armTimer sets the timer to the timeout of the first request.
 func (k *link) armTimer() {
 	if len(k.inFlight) == 0 || k.inFlight[0].due.IsZero() || k.grace || k.over {
 		return
@@ -160,9 +160,9 @@ func (k *link) setTimer(d time.Duration) {
 	}
 }
 
-// overdue ends the connection if the first reply is overdue. If the timer is late, replies
-// that have arrived get time to be read: the callback that has held up the loop has held
-// up reading as well.
+// overdue ends the connection if the first reply is overdue. If the timer is late, overdue
+// first waits for lateGrace, so that the loop can read replies that have arrived: a slow
+// callback has delayed reading as well as the timer.
 func (k *link) overdue() {
 	k.armed = time.Time{}
 	late := time.Duration(-1)
@@ -182,12 +182,12 @@ func (k *link) overdue() {
 }
 
 const (
-	lateTimer = 10 * time.Millisecond // that late the timer is only if a callback is slow
+	lateTimer = 10 * time.Millisecond // a timer is this late only after a slow callback
 	lateGrace = 50 * time.Millisecond
 )
 
-// errOverdue ends a connection whose server does not reply. Requests whose own timeout is
-// not over fail with it, too: no reply can come before that of the first.
+// errOverdue ends a connection whose server does not reply. Requests whose own timeout has
+// not passed fail with it, too: no reply can arrive before that of the first request.
 var errOverdue error = &overdueError{}
 
 type overdueError struct{}
@@ -205,8 +205,8 @@ func (k *link) end(err error) {
 	}
 }
 
-// close is end without a word to the host. The requests in flight fail, and the jobs of
-// the connection are lost.
+// close is like end, but does not call the host. The requests in flight fail, and the jobs
+// of the connection are lost.
 func (k *link) close(err error) {
 	if k.over {
 		return

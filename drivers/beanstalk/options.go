@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Options are the settings of a [Client]. They are copied. The zero Options, and nil
-// where an *Options is asked for, mean a server on this machine.
+// Options are the settings of a [Client]. [New] copies them. The zero Options, or a nil
+// *Options, mean a server on this machine.
 type Options struct {
 	// Addr is the address of the server: "host:port", or the path of a unix socket.
 	// Empty: "127.0.0.1:11300".
@@ -25,8 +25,8 @@ type Options struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// Timeout bounds each command, from the call to its reply, including the time
-	// without a connection. A reply that is overdue ends its connection. Zero: 5 s.
-	// Negative: no bound.
+	// without a connection. An overdue reply ends its connection. Zero: 5 s. Negative: no
+	// bound.
 	Timeout time.Duration
 
 	// ConnectTimeout bounds connecting. Zero: 5 s. Negative: no bound.
@@ -34,7 +34,7 @@ type Options struct {
 
 	// MinBackoff is the time before the first attempt to reconnect. It doubles with
 	// each failure, up to MaxBackoff, and is shortened by up to a half at random. Zero:
-	// 50 ms and 5 s. Neither may be negative, nor MinBackoff more than MaxBackoff.
+	// 50 ms and 5 s. Neither may be negative, and MinBackoff must not exceed MaxBackoff.
 	MinBackoff, MaxBackoff time.Duration
 
 	// MaxPending bounds the commands without a reply, and MaxPendingBytes the sum of
@@ -43,8 +43,8 @@ type Options struct {
 	// Negative: no bound.
 	MaxPending, MaxPendingBytes int
 
-	// MaxBodyBytes bounds the body of a reply, such as that of a job. A larger one ends
-	// its connection with [ErrTooLarge]. Zero: 64 MB. Negative: no bound.
+	// MaxBodyBytes bounds the body of a reply, such as a job. A larger body ends its
+	// connection with [ErrTooLarge]. Zero: 64 MB. Negative: no bound.
 	MaxBodyBytes int
 
 	// OnState, if not nil, is called on the loop when the connection for commands is
@@ -53,8 +53,8 @@ type Options struct {
 	OnState func(up bool, err error)
 }
 
-// withDefaults returns a copy of o in which defaults are resolved. Zero means no bound
-// in a duration, and the greatest int in a number.
+// withDefaults returns a copy of o with the defaults set. In the copy, no bound is zero
+// for a duration, and the greatest int for a number.
 func (o *Options) withDefaults() (*Options, error) {
 	c := Options{}
 	if o != nil {
@@ -105,7 +105,7 @@ func bound[T int | time.Duration](n, byDefault, none T) T {
 	return n
 }
 
-// seconds converts d to the unit of the protocol. A fraction counts as a second.
+// seconds converts d to the unit of the protocol, rounded up to whole seconds.
 func seconds(what string, d time.Duration) (uint32, error) {
 	s := int64(d / time.Second)
 	if d%time.Second > 0 {

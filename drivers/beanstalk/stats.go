@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Stats are the statistics of a server, a tube or a job, by their names in the protocol,
-// such as "current-jobs-ready".
+// Stats maps the names of statistics in the protocol, such as "current-jobs-ready", to
+// their values, for a server, a tube or a job.
 type Stats map[string]string
 
 // Int returns a statistic that is a number, or zero if there is no such number.
@@ -28,8 +28,8 @@ func (s Stats) Seconds(name string) time.Duration {
 	return time.Duration(f * float64(time.Second))
 }
 
-// parseStats parses a dictionary, in the part of YAML that the server uses: a line for
-// each key, with a scalar that may have quotes.
+// parseStats parses a dictionary in the subset of YAML that the server uses: one line per
+// key, with a scalar that may be quoted.
 func parseStats(text []byte) Stats {
 	s := make(Stats)
 	for line := range strings.Lines(string(text)) {
@@ -40,7 +40,7 @@ func parseStats(text []byte) Stats {
 	return s
 }
 
-// parseList parses a list: a line for each element.
+// parseList parses a list: one line per element.
 func parseList(text []byte) (list []string) {
 	for line := range strings.Lines(string(text)) {
 		if element, ok := strings.CutPrefix(strings.TrimSpace(line), "- "); ok {
