@@ -24,9 +24,9 @@ import (
 // for Config.WorkGrace, and then names it in its error.
 //
 // There are three ways to call it. Loop.aside waits for the call, and stops waiting when
-// the loop gives the call up: what it returns to ends as usual. Loop.goForeign does not
-// wait. The methods of connections and listeners are called directly, because a separate
-// goroutine for each Read would be too slow; what owns them is an abandoner.
+// the loop gives the call up: its caller then ends as usual. Loop.goForeign does not wait.
+// The methods of connections and listeners are called directly, because a separate
+// goroutine for each Read would be too slow; their owners are abandoners.
 
 // foreignGrace is the minimum time that foreign code has for returning at the end of
 // the loop. It is asked to return only then, so a WorkGrace of zero would leave it no
@@ -49,9 +49,9 @@ func isForeign(nc net.Conn) bool {
 // A foreignCall is a call of foreign code that has not returned yet.
 type foreignCall struct {
 	what    func() string  // names it; see unnamed
-	givenUp func()         // is called when Run waits for it no longer
-	waits   goid.ID        // the goroutine that waits for it, or zero
-	on      atomic.Uintptr // the ID of the goroutine it is on; zero: not known yet
+	givenUp func()         // called when Run no longer waits for the call
+	waits   goid.ID        // the goroutine that waits for the call, or zero
+	on      atomic.Uintptr // the ID of the goroutine that runs it; zero: not known yet
 }
 
 // unnamed is the name of a call that only waits for another one.
@@ -71,7 +71,7 @@ func (l *Loop) closeConn(nc net.Conn) {
 // closeAside closes nc on a separate goroutine, and reports a panic.
 func (l *Loop) closeAside(nc net.Conn) { l.closeWith(nc, false) }
 
-// closeWith is closeAside, with a reset of the connection if nc can do that.
+// closeWith is closeAside. If reset is true, it resets the connection if nc supports that.
 func (l *Loop) closeWith(nc net.Conn, reset bool) {
 	l.goForeign(fmt.Sprintf("Close of %T", unguarded(nc)), func() {
 		err := aside(func() error {
@@ -103,9 +103,9 @@ func (l *Loop) goForeign(what string, f func()) {
 }
 
 // aside calls f, foreign code, on a separate goroutine, as the function aside does, and
-// waits for it. If f has not returned when Run waits no longer, the error of Run names it
-// as what, and aside returns ErrLoopClosed. After that f may still run, so what it
-// writes must not be read after an error. aside must not be called on the loop.
+// waits for it. If f has not returned when Run stops waiting, the error of Run names it as
+// what, and aside returns ErrLoopClosed. After that f may still run, so its caller must not
+// read anything that f writes after an error. aside must not be called on the loop.
 func (l *Loop) aside(what func() string, f func() error) error {
 	done, givenUp := make(chan error, 1), make(chan struct{})
 	call := l.beginCall(&foreignCall{what: what, givenUp: func() { close(givenUp) }, waits: goid.Current()})
@@ -195,7 +195,7 @@ func (l *Loop) gaveUp(what string) {
 	l.nameLeft(what)
 }
 
-// nameLeft has the error of Run name foreign code that did not return.
+// nameLeft makes the error of Run name foreign code that did not return.
 func (l *Loop) nameLeft(what string) {
 	l.log(slog.LevelError, "foreign code did not return", "code", what)
 	l.mu.Lock()

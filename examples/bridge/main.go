@@ -1,9 +1,9 @@
-// Bridge makes a blocking API asynchronous with one call of Work: it hashes files,
-// and runs a command, beside the loop, while the loop goes on ticking.
+// Bridge makes a blocking API asynchronous with one call of Work: it hashes files and
+// runs a command on other goroutines, while the loop continues to tick.
 //
 //	go run ./examples/bridge [-work n] [-timeout d] file ...
 //
-// Results come as they are ready. SIGINT cancels what is left.
+// Results are printed as soon as they are ready. SIGINT cancels the remaining work.
 package main
 
 import (
@@ -45,7 +45,7 @@ func main() {
 	}
 }
 
-// report writes what the blocking functions say, on the loop.
+// report writes the results of the blocking functions, on the loop.
 func report(ctx context.Context, l *eventloop.Loop, w io.Writer, files []string) {
 	output(ctx, l, "go", "version").Then(func(out string, err error) {
 		if err != nil {
@@ -73,8 +73,8 @@ func output(ctx context.Context, l *eventloop.Loop, name string, args ...string)
 	})
 }
 
-// hash is the SHA-256 of a file for an event loop. Reading a file cannot be
-// interrupted, but between two reads the context can be asked.
+// hash returns a future of the SHA-256 of a file. Reading a file cannot be interrupted,
+// but the function can check the context between two reads.
 func hash(ctx context.Context, l *eventloop.Loop, name string) *eventloop.Future[string] {
 	return eventloop.Work(ctx, l, func(ctx context.Context) (string, error) {
 		f, err := os.Open(name)
@@ -90,7 +90,7 @@ func hash(ctx context.Context, l *eventloop.Loop, name string) *eventloop.Future
 	})
 }
 
-// A reader ends with its context.
+// A reader returns an error when its context has ended.
 type reader struct {
 	ctx context.Context
 	r   io.Reader

@@ -1,7 +1,7 @@
-// Delayed is the benchmark server of cl-async. It answers each request with the
-// same 110 bytes, five seconds later, so that connections pile up: with R new
-// ones a second, 5R of them are open. Statistics are printed each second, until
-// SIGINT ends it gracefully: those who wait still get their answer.
+// Delayed is the benchmark server of cl-async. It responds to each request with the
+// same 110 bytes, five seconds later, so that connections accumulate: at R new
+// connections per second, 5R are open. It prints statistics every second. SIGINT ends
+// it gracefully: waiting clients still get their responses.
 //
 //	go run ./examples/delayed
 //	curl http://127.0.0.1:9009/
@@ -26,7 +26,7 @@ const response = "HTTP/1.1 200 OK\r\n" +
 	"\r\n" +
 	"omglolwtf"
 
-// A server is the state of the program. Only callbacks touch it: no locks.
+// A server is the state of the program. It needs no locks, because only callbacks use it.
 type server struct {
 	loop  *eventloop.Loop
 	delay time.Duration
@@ -58,7 +58,7 @@ func (s *server) start(addr string) error {
 		OnDrain: s.answered,
 		OnClose: func(c *eventloop.Conn) {
 			if answer, ok := c.Data().(*eventloop.Timer); ok {
-				answer.Stop() // the client left before its time
+				answer.Stop() // the client disconnected before the response
 			}
 		},
 		OnEvent: func(_ *eventloop.Conn, err error) {
@@ -74,14 +74,14 @@ func (s *server) start(addr string) error {
 	s.loop.Every(time.Second, s.showStats)
 	fmt.Printf("TCP server on %v, answers after %v, SIGINT ends it.\n", ln.Addr(), s.delay)
 
-	// Shutdown ends what has no end of its own: the listener and the statistics.
-	// Connections and timers still run to their end, however long that takes; a
-	// second SIGINT cuts them off.
+	// Shutdown closes the handles that would not end by themselves: the listener and the
+	// interval of the statistics. Connections and timers continue until they end, however
+	// long that takes. A second SIGINT cuts them off.
 	return s.loop.ShutdownOn(-1, os.Interrupt)
 }
 
-// request answers later, whatever was asked. What else arrives on the connection
-// is part of the same request.
+// request schedules the response, whatever the request is. All further input on the
+// connection counts as part of the same request.
 func (s *server) request(c *eventloop.Conn, _ []byte) {
 	if c.Data() != nil {
 		return
@@ -89,7 +89,7 @@ func (s *server) request(c *eventloop.Conn, _ []byte) {
 	c.SetData(s.loop.AfterFunc(s.delay, func() { c.WriteString(response) }))
 }
 
-// answered is called when the answer is on its way.
+// answered is called when the response has been written.
 func (s *server) answered(c *eventloop.Conn) {
 	c.Close()
 	s.finished++

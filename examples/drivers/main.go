@@ -7,11 +7,11 @@
 //	curl http://127.0.0.1:8080/orders/1
 //
 // The handler takes a number from Redis, stores the order in MongoDB, and puts a job into
-// beanstalkd. A consumer asks a price service over HTTP (drakma), stores the invoice in S3,
-// sends the mail over SMTP, and notes in Redis how far it is. The state of the program, the
-// counters that /stats shows, needs no lock: all of this runs on one goroutine.
+// beanstalkd. A consumer queries a price service over HTTP (drakma), stores the invoice in
+// S3, sends the mail over SMTP, and records its progress in Redis. The counters that /stats
+// shows need no lock, because all callbacks and tasks run on one goroutine.
 //
-// A job that fails goes back to the queue. It may run a second time, and then writes the same
+// A job that fails returns to the queue. It may run a second time, and then writes the same
 // invoice to the same place. Ctrl-C lets requests and jobs finish.
 package main
 
@@ -64,7 +64,7 @@ type config struct {
 	listen, redis, beanstalk, mongo, s3, smtp, prices string
 }
 
-// A shop is used on the loop only.
+// A shop is used only on the loop.
 type shop struct {
 	loop    *eventloop.Loop
 	server  *eventloop.HTTPServer
@@ -110,7 +110,8 @@ func open(l *eventloop.Loop, cfg config) (err error) {
 		return err
 	}
 	s.orders = mongoloop.In[order](db, "shop", "orders")
-	// A server in the local network takes mails without TLS. Others get smtp.StartTLS, the default.
+	// A server in the local network may accept mail without TLS. For other servers, use
+	// smtp.StartTLS, the default.
 	if s.mails, err = smtp.New(l, &smtp.Options{Addr: cfg.smtp, Security: smtp.Opportunistic}); err != nil {
 		return err
 	}
@@ -156,7 +157,7 @@ var (
 	errMissing = errors.New("no such page")
 )
 
-// reply responds with what f returns, which runs in a task.
+// reply runs f in a task, and responds with its result.
 func (s *shop) reply(r *eventloop.HTTPRequest, status int, f func(t *eventloop.Task, r *eventloop.HTTPRequest) (any, error)) {
 	s.loop.Go(r.Context(), func(t *eventloop.Task) error {
 		v, err := f(t, r)
@@ -201,7 +202,7 @@ func (s *shop) take(t *eventloop.Task, r *eventloop.HTTPRequest) (any, error) {
 	return o, nil
 }
 
-// state returns how far an order is.
+// state returns the progress of an order.
 func (s *shop) state(t *eventloop.Task, r *eventloop.HTTPRequest) (any, error) {
 	id, err := strconv.ParseInt(strings.TrimPrefix(r.Path(), "/orders/"), 10, 64)
 	if err != nil || r.Method() != "GET" {
@@ -210,13 +211,13 @@ func (s *shop) state(t *eventloop.Task, r *eventloop.HTTPRequest) (any, error) {
 	return s.numbers.Get(t.Context(), key(id)).Await(t)
 }
 
-// note notes how far an order is.
+// note records the progress of an order.
 func (s *shop) note(t *eventloop.Task, id int64, state string) error {
 	_, err := s.numbers.Set(t.Context(), key(id), state).Await(t)
 	return err
 }
 
-// key returns the key in Redis of the state of an order.
+// key returns the Redis key for the state of an order.
 func key(id int64) string { return fmt.Sprint("order:", id) }
 
 func (s *shop) onJob(j *beanstalk.Job) {

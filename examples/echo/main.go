@@ -1,10 +1,10 @@
-// Echo is the echo server of cl-async: it sends back what it gets, until SIGINT.
+// Echo is the echo server of cl-async: it sends back all bytes that it receives.
 //
 //	go run ./examples/echo
 //	nc 127.0.0.1 9003
 //
-// SIGINT (Ctrl-C) ends it gracefully: it accepts no more connections, those that are
-// open may go on for -grace, and a second SIGINT ends it at once.
+// SIGINT (Ctrl-C) ends it gracefully: it accepts no more connections, and open
+// connections may continue for -grace. A second SIGINT ends it at once.
 package main
 
 import (

@@ -1,10 +1,10 @@
-// Fetch is a small curl: it gets many URLs at once on one loop, and says how far
-// it is and what came of it.
+// Fetch is a small curl: it downloads many URLs concurrently on one loop, and prints its
+// progress and the results.
 //
 //	fetch [flags] URL...
 //
-// A URL may be followed by *n, which gets it n times. Bodies are dropped, or
-// stored with -d under the last element of their path.
+// A URL followed by *n is downloaded n times. Bodies are discarded, or with -d stored
+// under the last element of their path.
 package main
 
 import (
@@ -56,7 +56,7 @@ func main() {
 	}
 }
 
-// expand repeats what ends in *n.
+// expand repeats each argument that ends in *n.
 func expand(args []string) []string {
 	var urls []string
 	for _, arg := range args {
@@ -71,20 +71,20 @@ func expand(args []string) []string {
 	return urls
 }
 
-// A fetcher needs no locks: all of it happens on the loop.
+// A fetcher needs no locks, because it is used only on the loop.
 type fetcher struct {
 	loop   *eventloop.Loop
 	ticker *eventloop.Timer
 	began  time.Time
 	took   time.Duration
 
-	urls                   []string // not begun
+	urls                   []string // not yet requested
 	inFlight, done, failed int
 	bytes                  int64
 	reused                 uint64
 	status                 map[int]int
 	times                  []time.Duration
-	open                   map[*output]bool // bodies on their way
+	open                   map[*output]bool // bodies being received
 }
 
 func (f *fetcher) start(l *eventloop.Loop) {
@@ -94,7 +94,7 @@ func (f *fetcher) start(l *eventloop.Loop) {
 	l.OnExit(func() {
 		f.took = time.Since(f.began)
 		f.reused = l.Stats().HTTPClient.ReusedTotal
-		for out := range f.open { // an interrupt came before their results
+		for out := range f.open { // an interrupt arrived before their results
 			out.close(context.Canceled)
 		}
 	})
@@ -103,7 +103,7 @@ func (f *fetcher) start(l *eventloop.Loop) {
 	}
 }
 
-// next begins a request if one is left.
+// next begins the next request, if there is one.
 func (f *fetcher) next() {
 	if len(f.urls) == 0 {
 		return
@@ -172,7 +172,8 @@ func (f *fetcher) report() {
 	}
 }
 
-// An output stores a body, if that is asked for, once there is one.
+// An output stores a body in a file, if -d is given. It creates the file when the body
+// begins.
 type output struct {
 	url  string
 	file *os.File

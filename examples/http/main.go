@@ -1,6 +1,5 @@
-// Http is a small web application on an event loop: a JSON API, answers that
-// come later, server-sent events with a page that shows them, and the statistics
-// of the loop, live.
+// Http is a small web application on an event loop: a JSON API, delayed responses,
+// server-sent events with a page that shows them, and live statistics of the loop.
 //
 //	go run ./examples/http -addr 127.0.0.1:8080
 //
@@ -11,9 +10,9 @@
 //	curl http://127.0.0.1:8080/api/later?ms=500
 //	curl -N http://127.0.0.1:8080/events
 //
-// All of its state is used by callbacks of one loop, so there is no lock in it.
-// An interrupt (^C) ends it gracefully: requests that wait are answered, event
-// streams are closed, and then nothing keeps the loop alive.
+// Only callbacks of one loop use its state, so it needs no locks. An interrupt (^C)
+// ends it gracefully: pending requests get their responses, event streams are closed,
+// and then nothing keeps the loop alive.
 package main
 
 import (
@@ -36,7 +35,7 @@ import (
 //go:embed page.html
 var page []byte
 
-// An app is used on the loop only.
+// An app is used only on the loop.
 type app struct {
 	loop    *eventloop.Loop
 	server  *eventloop.HTTPServer
@@ -61,7 +60,7 @@ func main() {
 	}
 }
 
-// newApp starts everything that the application needs.
+// newApp starts the application.
 func newApp(l *eventloop.Loop, addr string) error {
 	a := &app{loop: l, notes: []note{}}
 	s, err := l.ListenHTTP(addr, a.handle, &eventloop.HTTPServerConfig{ResponseTimeout: 30 * time.Second})
@@ -69,7 +68,7 @@ func newApp(l *eventloop.Loop, addr string) error {
 		return err
 	}
 	a.server = s
-	// What waits for its response has ten seconds.
+	// Pending requests have ten seconds to finish.
 	l.OnShutdown(a.closeStreams)
 	if err := l.ShutdownOn(10*time.Second, os.Interrupt); err != nil {
 		return err
@@ -79,7 +78,8 @@ func newApp(l *eventloop.Loop, addr string) error {
 	return nil
 }
 
-// closeStreams ends the event streams, which otherwise last until their clients go.
+// closeStreams ends the event streams, which otherwise last until their clients
+// disconnect.
 func (a *app) closeStreams() {
 	fmt.Println("closing; requests that wait are answered")
 	for _, w := range a.streams {
@@ -109,7 +109,7 @@ func (a *app) handle(r *eventloop.HTTPRequest) {
 	}
 }
 
-// only runs f for one method, and for HEAD if that is GET.
+// only runs f if the request has the given method, or HEAD if the method is GET.
 func (a *app) only(r *eventloop.HTTPRequest, method string, f func()) {
 	if r.Method() == method || r.Method() == "HEAD" && method == "GET" {
 		f()
@@ -134,7 +134,7 @@ func (a *app) addNote(r *eventloop.HTTPRequest) {
 	a.broadcast("note", n)
 }
 
-// later answers after some time. A client that does not wait costs no timer.
+// later responds after some time. If the client disconnects first, the timer is stopped.
 func (a *app) later(r *eventloop.HTTPRequest) {
 	query, _ := url.ParseQuery(r.Query())
 	ms, err := strconv.Atoi(query.Get("ms"))
@@ -153,14 +153,14 @@ func (a *app) later(r *eventloop.HTTPRequest) {
 	})
 }
 
-// events sends server-sent events until the client goes away.
+// events sends server-sent events until the client disconnects.
 func (a *app) events(r *eventloop.HTTPRequest) {
 	w, err := r.RespondStream(200, eventloop.HTTPHeaders{
 		{Name: "Content-Type", Value: "text/event-stream"},
 		{Name: "Cache-Control", Value: "no-store"},
 	})
 	if err != nil {
-		return // the client is gone already
+		return // the client has already disconnected
 	}
 	if r.Method() == "HEAD" {
 		w.Close()
@@ -192,7 +192,7 @@ func send(w *eventloop.HTTPResponseWriter, event string, v any) {
 		log.Print(err)
 		return
 	}
-	fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event, data) // OnAbort tells of failures
+	fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event, data) // OnAbort reports failures
 }
 
 func respond(r *eventloop.HTTPRequest, status int, contentType string, body []byte) {

@@ -115,7 +115,7 @@ func (r *chat) serve(t *eventloop.Task, c *eventloop.Conn) error {
 	return lines.Err()
 }
 
-// askName asks until the name is free.
+// askName prompts for a name until the name is free.
 func (r *chat) askName(w io.Writer, lines *bufio.Scanner) (string, error) {
 	for {
 		if _, err := fmt.Fprint(w, "name? "); err != nil {
@@ -152,7 +152,7 @@ func (r *chat) say(from, line string) {
 	}
 }
 
-// A store keeps values and knows who waits for which.
+// A store keeps values, and the tasks that wait for a value.
 type store struct {
 	l       *eventloop.Loop
 	values  map[string]json.RawMessage
@@ -161,7 +161,7 @@ type store struct {
 
 // An arrival is resolved when its key is set.
 type arrival struct {
-	tasks   int // that wait
+	tasks   int // number of waiting tasks
 	value   *eventloop.Future[json.RawMessage]
 	resolve func(v json.RawMessage, err error)
 }

@@ -65,7 +65,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (ok bool,
 	ok = true
 	err = eventloop.Run(ctx, cfg, func(l *eventloop.Loop) error {
 		l.Go(ctx, func(t *eventloop.Task) error {
-			// The lookups run side by side; what they print stays in order.
+			// The lookups run concurrently; their output stays in order.
 			results := make([]*result, len(opts.names))
 			group := t.Group()
 			for i, name := range opts.names {
@@ -149,7 +149,7 @@ func parse(args []string, stderr io.Writer) (*options, *eventloop.Config, error)
 	return opts, cfg, nil
 }
 
-// recordType returns the number of a type: by its name, or as RFC 3597 has it.
+// recordType returns the number of a record type, given by name or as in RFC 3597.
 func recordType(s string) (uint16, error) {
 	s = strings.ToUpper(s)
 	if t, ok := dns.StringToType[s]; ok {
@@ -163,12 +163,12 @@ func recordType(s string) (uint16, error) {
 	return 0, fmt.Errorf("unknown record type %q", s)
 }
 
-// A result is what one name has brought.
+// A result holds the records of one name, or why there are none.
 type result struct {
 	name  string
 	lines []string
 	err   error
-	took  []time.Duration // by each repeat
+	took  []time.Duration // duration of each repeat
 }
 
 // lookup does all repeats for one name.
@@ -185,7 +185,7 @@ func lookup(t *eventloop.Task, name string, opts *options) *result {
 	return r
 }
 
-// ask does one lookup and returns what is to be printed.
+// ask does one lookup and returns the lines to print.
 func ask(t *eventloop.Task, name string, qtype uint16) ([]string, error) {
 	addr, err := netip.ParseAddr(name)
 	switch {

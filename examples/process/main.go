@@ -37,7 +37,7 @@ func main() {
 	os.Exit(p.code)
 }
 
-// A process is a child and what is known of it. Only the loop uses it.
+// A process is a child process and its state. It is used only on the loop.
 type process struct {
 	began   time.Time
 	outputs map[*eventloop.Reader]bool // that have not ended
@@ -52,7 +52,7 @@ func (p *process) start(l *eventloop.Loop, limit time.Duration, args []string, i
 		cancel()
 		return err
 	}
-	// Pipes of our own, since Wait closes those of cmd.StdoutPipe with what is not read.
+	// Not the pipe of cmd.StdoutPipe: Wait closes it, and its unread output is lost.
 	out, outEnd, err1 := os.Pipe()
 	errs, errsEnd, err2 := os.Pipe()
 	cmd.Stdout, cmd.Stderr = outEnd, errsEnd
@@ -92,12 +92,12 @@ func (p *process) start(l *eventloop.Loop, limit time.Duration, args []string, i
 	return nil
 }
 
-// feed sends what input gives to the child, no faster than the child reads.
+// feed sends input to the child, no faster than the child reads it.
 func (p *process) feed(l *eventloop.Loop, input io.Reader, in *eventloop.PipeWriter) *eventloop.Reader {
 	var r *eventloop.Reader
 	r = eventloop.ReadFrom(l, input, func(data []byte) {
 		if _, err := in.Write(data); err != nil {
-			r.Stop() // the child reads no more
+			r.Stop() // the child no longer reads
 			return
 		}
 		if in.NeedDrain() {
@@ -125,7 +125,7 @@ func (p *process) show(l *eventloop.Loop, name string, output io.Reader) {
 			rest = rest[n:]
 		}
 		rest = bytes.Clone(rest)
-	}, func(error) { // the child, and all of its children, have closed it
+	}, func(error) { // the child and all of its children have closed the output
 		if len(rest) > 0 {
 			line(rest)
 		}

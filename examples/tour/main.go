@@ -1,9 +1,9 @@
-// Tour shows a loop at work, on nothing but this machine:
+// Tour shows a loop at work. It uses no other machine:
 //
 //	go run ./examples/tour
 //
-// Read its output first, and then this file from top to bottom: every chapter of
-// the output is a function.
+// Read its output first, and then this file from top to bottom. Each chapter of the
+// output is a function.
 package main
 
 import (
@@ -34,7 +34,7 @@ type tour struct {
 }
 
 func main() {
-	// Package os/signal keeps a goroutine from its first use on, which is now.
+	// Package os/signal starts a goroutine at its first use, and keeps it. Use it now.
 	sig := make(chan os.Signal, 1)
 	signal.Notify(sig, os.Interrupt)
 	signal.Stop(sig)
@@ -44,7 +44,7 @@ func main() {
 	cfg := &eventloop.Config{
 		Name:        "tour",
 		CatchPanics: true,
-		EventHandler: func(err error) { // what no other callback takes
+		EventHandler: func(err error) { // errors that no other callback handles
 			if eventloop.IsInfo(err) {
 				return // a client closed its connection
 			}
@@ -62,8 +62,8 @@ func main() {
 	r.say("Run returned nil. Goroutines before: %d, now: %d.", before, runtime.NumGoroutine())
 }
 
-// start runs on the loop. It starts a task, which leads from chapter to chapter:
-// where it waits for something, the loop goes on.
+// start runs on the loop. It starts a task, which runs the chapters one after another.
+// While the task waits, the loop continues.
 func (r *tour) start(l *eventloop.Loop) error {
 	r.loop = l
 	l.OnExit(func() { r.say("the exit callback: everything is closed") })
@@ -118,7 +118,7 @@ func (r *tour) turns(t *eventloop.Task) error {
 	return err
 }
 
-// timers shows one-shots, which fire in order of time, and an interval.
+// timers shows one-shot timers, which fire in the order of their times, and an interval.
 func (r *tour) timers(t *eventloop.Task) error {
 	for _, d := range []time.Duration{30, 10, 20} {
 		r.loop.AfterFunc(d*time.Millisecond, func() { r.say("timer of %d ms", d) })
@@ -167,8 +167,8 @@ func (r *tour) servers(*eventloop.Task) error {
 	return nil
 }
 
-// traffic lets clients come, half of them to each server. Each sends its message
-// again as soon as the echo is back, for a quarter of a second.
+// traffic connects clients, half of them to each server. Each client sends its message
+// again as soon as the echo arrives, for a quarter of a second.
 func (r *tour) traffic(t *eventloop.Task) error {
 	const clients = 20
 	r.say("%d clients play ping-pong with the servers, 250 ms each", clients)
@@ -215,7 +215,7 @@ func (r *tour) showStats() {
 		r.echoes, s.Conns.BytesInTotal, s.Loop.IterationsTotal, s.Loop.LagP99.Round(time.Microsecond))
 }
 
-// work gives a computation to another goroutine.
+// work runs a computation on another goroutine.
 func (r *tour) work(t *eventloop.Task) error {
 	ticks := 0
 	interval := r.loop.Every(time.Millisecond, func() { ticks++ })
@@ -232,14 +232,14 @@ func (r *tour) work(t *eventloop.Task) error {
 	return err
 }
 
-// signal lets the process send one to itself.
+// signal makes the process send a signal to itself.
 func (r *tour) signal(t *eventloop.Task) error {
 	got, resolve := eventloop.NewFuture[os.Signal](r.loop)
 	h, err := r.loop.OnSignal(func(sig os.Signal) { resolve(sig, nil) }, os.Interrupt)
 	if err != nil {
 		return err
 	}
-	defer h.Stop() // and what the signal did before is in force again
+	defer h.Stop() // restores the previous effect of the signal
 	self, err := os.FindProcess(os.Getpid())
 	if err != nil {
 		return err
@@ -268,7 +268,7 @@ func (r *tour) refused(t *eventloop.Task) error {
 		},
 	})
 	if err != nil {
-		return err // what is wrong with the call itself, such as a bad address
+		return err // an error of the call itself, such as a bad address
 	}
 	_, err = over.Await(t)
 	return err
@@ -288,7 +288,7 @@ func (r *tour) panics(t *eventloop.Task) error {
 	return nil
 }
 
-// handles lists what is open, and closes it. Nothing keeps the loop alive then.
+// handles lists the open handles, and closes them. Then nothing keeps the loop alive.
 func (r *tour) handles(*eventloop.Task) error {
 	for h := range r.loop.Handles() {
 		r.say("%v", strings.TrimSpace(h.String()))

@@ -15,9 +15,9 @@ import (
 )
 
 // connect opens a WebSocket to url, ws or wss (RFC 6455 section 4.1), and calls ready on
-// the loop when it is open, or with an error. Set the callbacks of the socket before
-// that: none of them is called earlier. If connect fails, none is called at all, except
-// onClose if the server agreed in a wrong way.
+// the loop when it is open, or with an error. Set the callbacks of the socket before that:
+// none of them is called earlier. If connect fails, none is called at all, except onClose
+// if the server accepted the upgrade with an invalid response.
 func connect(ctx context.Context, l *eventloop.Loop, url string, s *socket, ready func(err error)) {
 	nonce := make([]byte, 16)
 	rand.Read(nonce)
@@ -46,8 +46,8 @@ func connect(ctx context.Context, l *eventloop.Loop, url string, s *socket, read
 	})
 }
 
-// member is a member of a room until the end of in, of which it says each line. What it
-// hears goes to out.
+// member joins a room until the end of in. It sends each line of in as a message, and writes
+// the messages that it receives to out.
 func member(url string, in io.Reader, out io.Writer) error {
 	ctx := context.Background()
 	var failed error
@@ -70,7 +70,7 @@ func member(url string, in io.Reader, out io.Writer) error {
 	return errors.Join(err, failed)
 }
 
-// sayLines says each line of in, and leaves at its end.
+// sayLines sends each line of in as a message, and leaves at its end.
 func (s *socket) sayLines(in io.Reader) *eventloop.Reader {
 	var partial []byte
 	return eventloop.ReadFrom(s.conn.Loop(), in, func(data []byte) {

@@ -1,20 +1,20 @@
-// Websocket is a chat room on an event loop: browsers come in by WebSocket, and
-// what one says all hear.
+// Websocket is a chat room on an event loop: browsers connect with WebSocket, and every
+// message goes to all members.
 //
 //	go run . -addr 127.0.0.1:8080
 //
-// Then open http://127.0.0.1:8080/ in two windows, or be a member in a terminal
-// (client.go), where each line of the input is said:
+// Then open http://127.0.0.1:8080/ in two windows, or join from a terminal (client.go),
+// where each line of the input is a message:
 //
 //	go run . -join 'ws://127.0.0.1:8080/chat?name=ann'
 //
-// The room and its members are used by callbacks of one loop, so there is no lock
-// in it, and no goroutine for a member. This file is the room; websocket.go is the
-// protocol, from HTTPRequest.Upgrade on, which you may take along. It is a module
-// of its own for the sake of its codec, which eventloop does not depend on.
+// Only callbacks of one loop use the room and its members, so they need no locks and no
+// goroutine per member. This file contains the room. websocket.go contains the protocol,
+// from HTTPRequest.Upgrade on, and you may copy it. The example is a separate module
+// because of its codec, on which eventloop does not depend.
 //
-// An interrupt (^C) ends it gracefully: the members are told that the server is
-// going away, and when they have answered nothing keeps the loop alive.
+// An interrupt (^C) ends it gracefully: the members get a close frame that says that the
+// server is going away. When they have responded, nothing keeps the loop alive.
 package main
 
 import (
@@ -37,14 +37,14 @@ var page []byte
 const (
 	maxMembers = 1000
 	maxName    = 20               // letters
-	pingEvery  = 30 * time.Second // keeps proxies from taking the connection for dead
+	pingEvery  = 30 * time.Second // so that proxies do not close the connection as idle
 )
 
-// A room is used on the loop only.
+// A room is used only on the loop.
 type room struct {
 	loop    *eventloop.Loop
 	members map[*socket]string // their names
-	guests  int                // who came without a name
+	guests  int                // number of clients that joined without a name
 	closing bool
 }
 
@@ -113,10 +113,10 @@ func (m *room) enter(r *eventloop.HTTPRequest) {
 	m.say("* " + name + " is here")
 }
 
-// name returns what the client of r wants to be called: ?name=...
+// name returns the name that the client of r has chosen with ?name=..., or a new one.
 func (m *room) name(r *eventloop.HTTPRequest) string {
 	query, _ := url.ParseQuery(r.Query())
-	letters := []rune(query.Get("name")) // and so valid UTF-8
+	letters := []rune(query.Get("name")) // the conversion makes it valid UTF-8
 	if len(letters) == 0 {
 		m.guests++
 		return fmt.Sprint("guest ", m.guests)
@@ -127,17 +127,17 @@ func (m *room) name(r *eventloop.HTTPRequest) string {
 // say sends a line to every member.
 func (m *room) say(line string) { m.tell(textFrame(line)) }
 
-// tell sends a frame to every member. The set of members does not change meanwhile: a
-// member that is cut off because of it leaves in a later turn, with onClose.
+// tell sends a frame to every member. The set of members does not change during the call: a
+// member that is cut off because of the frame leaves in a later turn, with onClose.
 func (m *room) tell(frame []byte) {
 	for s := range m.members {
 		s.send(frame)
 	}
 }
 
-// close ends the room. Shutdown has closed the server and the pings; the connections
-// end by themselves when their clients answer, or are cut off when the grace period
-// is over.
+// close ends the room. Shutdown has already closed the server and the interval of the
+// pings. The connections end when their clients respond, or are cut off when the grace
+// period is over.
 func (m *room) close() {
 	fmt.Println("closing; members told:", len(m.members))
 	m.closing = true

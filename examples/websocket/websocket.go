@@ -19,36 +19,35 @@ const (
 	maxMessage   = 4 << 10          // bytes of a message, however many frames it has
 	maxPending   = 256 << 10        // bytes that wait for a client that reads slowly
 	silence      = 75 * time.Second // without even a pong: the client is gone
-	takeTimeout  = 10 * time.Second // for a client that takes nothing of what waits
-	closeTimeout = 5 * time.Second  // for the client's answer to our close frame
+	takeTimeout  = 10 * time.Second // for a client that accepts none of the pending output
+	closeTimeout = 5 * time.Second  // for the client's reply to our close frame
 )
 
-// A socket is an end of a WebSocket (RFC 6455) on a connection of the loop: upgrade
-// makes the server's, connect the client's. It is used on the loop only, where its
-// callbacks run too.
+// A socket is one end of a WebSocket (RFC 6455) on a connection of the loop: upgrade
+// makes the server's end, connect the client's. It is used only on the loop, where its
+// callbacks also run.
 //
-// The codec is github.com/gobwas/ws, because it is nothing else: it knows frames
-// and their rules, reads from any io.Reader and leaves waiting to its caller.
-// Libraries that offer a connection with a blocking read want a goroutine for each
-// client. Ours is the rest: frames that arrive in pieces, messages that come in
-// fragments, and the ways to end.
+// The codec is github.com/gobwas/ws, because it is only a codec: it parses and checks
+// frames, reads from any io.Reader and leaves waiting to its caller. Libraries that offer
+// a connection with a blocking read need a goroutine per client. This file adds the rest:
+// frames that arrive in pieces, messages in fragments, and the ways to end a connection.
 type socket struct {
 	conn    *eventloop.Conn
 	onText  func(text string) // with each message, which is valid UTF-8
-	onClose func()            // once, last, however it ended
+	onClose func()            // called once, last, however the connection ended
 
-	state   ws.State         // tells whether a message is half there
+	state   ws.State         // tells whether a message is incomplete
 	partial []byte           // the beginning of a frame
 	message []byte           // the fragments of a message so far
-	ending  bool             // a close frame is sent: the last one
-	overdue *eventloop.Timer // the client's close frame, if ours was the first
+	ending  bool             // a close frame was sent, which is the last frame
+	overdue *eventloop.Timer // waits for the client's close frame, if ours was first
 }
 
 // upgrade makes a WebSocket of the connection of r (RFC 6455 section 4.2). If it
-// cannot, it answers r and returns nil.
+// cannot, it responds to r with an error and returns nil.
 //
-// Set the callbacks of the socket before you return to the loop, which calls none
-// of them earlier. You may write at once, too: that is sent after the handshake.
+// Set the callbacks of the socket before you return to the loop, which calls none of
+// them earlier. You may also write at once: the output is sent after the handshake.
 func upgrade(r *eventloop.HTTPRequest) *socket {
 	key := r.Header("Sec-WebSocket-Key")
 	nonce, err := base64.StdEncoding.DecodeString(key)
@@ -78,13 +77,13 @@ func upgrade(r *eventloop.HTTPRequest) *socket {
 	return s
 }
 
-// acceptOf returns the proof that a server has understood the handshake with that key.
+// acceptOf returns the value with which a server accepts a handshake with the given key.
 func acceptOf(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// config returns what the connection of s is to do.
+// config returns the configuration of the connection of s.
 func (s *socket) config() *eventloop.ConnConfig {
 	return &eventloop.ConnConfig{
 		OnData:       func(_ *eventloop.Conn, data []byte) { s.received(data) },
@@ -96,12 +95,12 @@ func (s *socket) config() *eventloop.ConnConfig {
 }
 
 func refuse(r *eventloop.HTTPRequest, status int, why string, headers ...eventloop.HTTPHeader) {
-	r.Respond(status, headers, []byte(why+"\n")) // an error means that the client is gone
+	r.Respond(status, headers, []byte(why+"\n")) // an error means that the client has disconnected
 }
 
-// sameOrigin reports whether r comes from a page of this server, or from no
-// browser. Browsers let every page of the web open a WebSocket to every server,
-// with the cookies of the user: it is the server that has to look.
+// sameOrigin reports whether r comes from a page of this server, or not from a browser.
+// Browsers let every page of the web open a WebSocket to every server, with the cookies
+// of the user, so the server must check.
 func sameOrigin(r *eventloop.HTTPRequest) bool {
 	origin := r.Header("Origin")
 	if origin == "" {
@@ -111,18 +110,18 @@ func sameOrigin(r *eventloop.HTTPRequest) bool {
 	return err == nil && strings.EqualFold(u.Host, r.Header("Host"))
 }
 
-// send sends a frame, as textFrame makes it. It never waits: a client that reads
-// more slowly than the others talk is cut off when too much waits for it.
+// send sends a frame that textFrame returned. It never waits: a client that reads more
+// slowly than the others send is cut off when too much output is pending.
 func (s *socket) send(frame []byte) {
 	if s.ending {
 		return
 	}
 	if _, err := s.conn.Write(frame); errors.Is(err, eventloop.ErrBufferFull) {
 		s.conn.Abort()
-	} // after any other error onClose is on its way
+	} // after any other error, the loop will call onClose
 }
 
-// sendFrame sends a frame, which a client has to mask (RFC 6455 section 5.3).
+// sendFrame sends a frame. A client must mask its frames (RFC 6455 section 5.3).
 func (s *socket) sendFrame(f ws.Frame) {
 	if s.state.ClientSide() {
 		f = ws.MaskFrame(f)
@@ -133,7 +132,7 @@ func (s *socket) sendFrame(f ws.Frame) {
 // textFrame returns a message that can be sent to any number of sockets.
 func textFrame(text string) []byte { return ws.MustCompileFrame(ws.NewTextFrame([]byte(text))) }
 
-// end begins the closing handshake: the client answers with a close frame, too.
+// end begins the closing handshake: the client responds with a close frame, too.
 func (s *socket) end(code ws.StatusCode, reason string) {
 	if s.ending {
 		return
@@ -142,11 +141,11 @@ func (s *socket) end(code ws.StatusCode, reason string) {
 	s.overdue = s.conn.Loop().AfterFunc(closeTimeout, func() { s.conn.Abort() })
 }
 
-// fail ends a connection to a client that breaks the rules. It is told why, and
-// not waited for (RFC 6455 section 7.1.7).
+// fail ends a connection to a client that violates the protocol. It sends the reason, and
+// does not wait for the client (RFC 6455 section 7.1.7).
 func (s *socket) fail(code ws.StatusCode, reason string) {
 	s.sendClose(ws.NewCloseFrameBody(code, reason))
-	s.conn.Close() // after what was written is sent
+	s.conn.Close() // sends the pending output first
 }
 
 func (s *socket) sendClose(body []byte) {
@@ -161,8 +160,8 @@ func (s *socket) closed() {
 	s.onClose()
 }
 
-// received handles the frames in what has arrived, and keeps the beginning of the
-// one that is not complete.
+// received handles the frames in the input, and keeps the beginning of an incomplete
+// frame.
 func (s *socket) received(data []byte) {
 	if len(s.partial) > 0 {
 		s.partial = append(s.partial, data...)
@@ -184,14 +183,14 @@ func (s *socket) received(data []byte) {
 		s.partial = nil // a client that is silent holds no memory
 		return
 	}
-	s.partial = append(s.partial[:0], data...) // which is not ours when we return
+	s.partial = append(s.partial[:0], data...) // data is valid only during the callback
 }
 
 var errTooBig = errors.New("message too big")
 
-// cut cuts the first frame off data, and unmasks it where it is. What is wrong
-// with a frame is found out from its header, before the rest has arrived. The
-// error is io.ErrUnexpectedEOF if more has to come.
+// cut cuts the first frame off data, and unmasks it in place. It detects an invalid frame
+// by its header, before the rest has arrived. It returns io.ErrUnexpectedEOF if the frame
+// is incomplete.
 func (s *socket) cut(data []byte) (h ws.Header, payload, rest []byte, err error) {
 	r := bytes.NewReader(data)
 	h, err = ws.ReadHeader(r)
@@ -224,13 +223,13 @@ func codeOf(err error) ws.StatusCode {
 	return ws.StatusProtocolError
 }
 
-// frame handles a frame. A client that has not seen our close frame yet is still
-// heard, and not answered.
+// frame handles a frame. Frames of a client that has not received our close frame yet are
+// still handled, but get no reply.
 func (s *socket) frame(h ws.Header, payload []byte) {
 	switch {
 	case h.OpCode == ws.OpClose:
 		s.closeFrame(payload)
-	case h.OpCode == ws.OpPong: // that it came was enough: see silence
+	case h.OpCode == ws.OpPong: // its arrival was enough: see silence
 	case h.OpCode == ws.OpPing:
 		s.sendFrame(ws.NewPongFrame(payload))
 	case h.OpCode == ws.OpBinary:
@@ -238,7 +237,7 @@ func (s *socket) frame(h ws.Header, payload []byte) {
 	case !h.Fin:
 		s.state = s.state.Set(ws.StateFragmented)
 		s.message = append(s.message, payload...)
-	default: // the whole of a message, or its last fragment
+	default: // a whole message, or its last fragment
 		text := string(s.message) + string(payload)
 		s.state = s.state.Clear(ws.StateFragmented)
 		s.message = nil
@@ -250,8 +249,8 @@ func (s *socket) frame(h ws.Header, payload []byte) {
 	}
 }
 
-// closeFrame ends the connection: the client has answered our close frame, or it
-// gets the same one back.
+// closeFrame ends the connection: the client has responded to our close frame, or it gets
+// its own close frame back.
 func (s *socket) closeFrame(body []byte) {
 	if len(body) > 0 {
 		if err := ws.CheckCloseFrameData(ws.ParseCloseFrameData(body)); err != nil {
