@@ -298,8 +298,9 @@ type HTTPOptions struct {
 	// a goroutine of the request, and only if BodyReader has been read. With
 	// HTTPClientConfig.Transport it is called after each redirect that sends the body
 	// again, and when the transport asks for the body. Each reader that it returns is
-	// closed exactly once. Its error is the error of the request. A *bytes.Buffer needs
-	// no GetBody, but its bytes must not change until the request has ended.
+	// closed exactly once; without a Transport, the last reader is closed before GetBody is
+	// called. Its error is the error of the request. A *bytes.Buffer needs no GetBody, but
+	// its bytes must not change until the request has ended.
 	GetBody func() (io.ReadCloser, error)
 
 	// ContentLength is the number of bytes that BodyReader returns. Zero means unknown,

@@ -135,6 +135,9 @@ func (u *httpUpload) prepare() error {
 	}
 	var err error
 	if u.again && u.getBody != nil {
+		// The last upload closes BodyReader after it has sent it, but the server may have
+		// responded faster. What GetBody returned then is closed by end.
+		u.call.closeBody()
 		err = b.fetch(u.call, u.getBody)
 	} else {
 		err = u.seek()
