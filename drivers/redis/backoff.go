@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// A backoff tells how long to wait before the next attempt to connect.
+// A backoff computes the delay before the next attempt to connect.
 type backoff struct {
 	min, max time.Duration
-	next     time.Duration // before it is made shorter at random; 0: min
+	next     time.Duration // the next delay, before it is shortened at random; 0: min
 }
 
 // delay returns the time to wait after a failure.
@@ -21,5 +21,5 @@ func (b *backoff) delay() time.Duration {
 	return d - rand.N(d/2)
 }
 
-// reset begins anew after a success.
+// reset returns to the minimum delay after a success.
 func (b *backoff) reset() { b.next = 0 }

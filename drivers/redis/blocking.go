@@ -10,13 +10,13 @@ import (
 	"github.com/onloop/eventloop/drivers/redis/internal/resp"
 )
 
-// A blockingPool has the connections of blocking commands. A command has one to itself
-// from when it is sent to its reply. All of it is on the loop.
+// A blockingPool holds the connections of blocking commands. A command has a connection to
+// itself until its reply arrives. The pool is used only on the loop.
 type blockingPool struct {
 	c       *Client
 	pipes   []*pipe // all
 	idle    []*pipe
-	waiting list.List // of *blockingCommand, for a connection
+	waiting list.List // the *blockingCommand values that wait for a connection
 }
 
 // A blockingCommand is a command that may wait at the server.
@@ -30,8 +30,8 @@ type blockingCommand struct {
 	// Only on the loop. At most one of pipe and place is not nil.
 	pipe  *pipe            // while it runs
 	place *list.Element    // while it waits for a connection
-	timer *eventloop.Timer // for that
-	stop  func() bool      // ends the watch of ctx
+	timer *eventloop.Timer // bounds the wait for a connection
+	stop  func() bool      // stops watching ctx
 	over  bool
 }
 
@@ -59,7 +59,7 @@ func block[T any](ctx context.Context, c *Client, owner *eventloop.Owner, decode
 	return &call.Future
 }
 
-// start sends the command, or has it wait for a connection.
+// start sends the command, or queues it until a connection is free.
 func (b *blockingCommand) start() {
 	p := b.pool
 	if p.c.closed() {
@@ -83,17 +83,17 @@ func (b *blockingCommand) start() {
 	}
 }
 
-// timeout returns how long the command may take, if that has a bound: the time that it
-// may wait at the server, and Options.Timeout.
+// timeout returns the timeout of the command, if it has one: the time that the command may
+// wait at the server plus Options.Timeout.
 func (b *blockingCommand) timeout() (d time.Duration, ok bool) {
 	t := b.pool.c.o.Timeout
 	return b.limit + t, b.limit != noLimit && t > 0
 }
 
-// free reports whether there is a connection for another command, or may be one.
+// free reports whether a connection is idle, or another one may be opened.
 func (p *blockingPool) free() bool { return len(p.idle) > 0 || len(p.pipes) < p.c.o.MaxBlocking }
 
-// run sends the command over a connection that is free.
+// run sends the command over an idle connection, or over a new one.
 func (b *blockingCommand) run() {
 	p := b.pool
 	if len(p.idle) == 0 {
@@ -114,7 +114,7 @@ func (b *blockingCommand) answer(v resp.Value) {
 	b.to.answer(v)
 }
 
-// fail is called on the loop only: all that a pipe of the pool does is there.
+// fail implements waiter. It runs only on the loop, like every call of a pipe of the pool.
 func (b *blockingCommand) fail(err error) {
 	b.end()
 	b.to.fail(err)
@@ -122,13 +122,13 @@ func (b *blockingCommand) fail(err error) {
 
 var errNoConnection = errors.New("all connections of blocking commands are in use")
 
-// overdue fails a command that has waited for a connection for too long.
+// overdue fails a command whose wait for a connection has timed out.
 func (b *blockingCommand) overdue() {
 	b.fail(b.pool.c.o.opError(&notSentError{errNoConnection}))
 }
 
-// end gives the connection to the next command. The reply, or the failure, of a command
-// is the last thing that a connection does with it.
+// end passes the connection on to the next command. After the reply to a command or its
+// failure, the connection no longer uses the command.
 func (b *blockingCommand) end() {
 	p := b.pool
 	b.over = true
@@ -146,7 +146,7 @@ func (b *blockingCommand) end() {
 	}
 }
 
-// waitNoMore takes the command out of those that wait for a connection.
+// waitNoMore removes the command from the waiting list.
 func (b *blockingCommand) waitNoMore() {
 	if b.place == nil {
 		return
@@ -158,7 +158,7 @@ func (b *blockingCommand) waitNoMore() {
 	}
 }
 
-// next starts the commands that wait and for which there is a connection.
+// next starts waiting commands while connections are free.
 func (p *blockingPool) next() {
 	for p.waiting.Len() > 0 && p.free() {
 		b := p.waiting.Front().Value.(*blockingCommand)
@@ -167,8 +167,9 @@ func (p *blockingPool) next() {
 	}
 }
 
-// cancel ends the command because its context has ended. If it has been sent, the server
-// still waits, and might hand over an element that is lost: its connection ends.
+// cancel ends the command because its context has ended. If the command was sent, the
+// server is still waiting and might send an element that would be lost, so cancel closes
+// the connection.
 func (b *blockingCommand) cancel() {
 	err := b.pool.c.pipe.canceledBy(b.ctx)
 	switch {
@@ -180,7 +181,7 @@ func (b *blockingCommand) cancel() {
 	}
 }
 
-// abort ends everything.
+// abort ends all commands and connections.
 func (p *blockingPool) abort(err error) {
 	for p.waiting.Len() > 0 {
 		p.waiting.Front().Value.(*blockingCommand).fail(err)

@@ -8,8 +8,8 @@ import (
 	"github.com/onloop/eventloop/drivers/redis/internal/resp"
 )
 
-// A call is a command whose reply becomes the result of a future. It is the one
-// allocation of a command, except for what the result needs.
+// A call is a command whose reply becomes the result of a future. It is the only
+// allocation of a command, apart from those of the result.
 type call[T any] struct {
 	eventloop.Promise[T]
 	decode func(v resp.Value) (T, error)
@@ -26,7 +26,7 @@ func (c *call[T]) fail(err error) {
 	c.Resolve(*new(T), err)
 }
 
-// newCall returns a call. If the client is closed, it has failed already, and ok is
+// newCall returns a call. If the client is closed, the call has already failed, and ok is
 // false.
 func newCall[T any](owner *eventloop.Owner, decode func(v resp.Value) (T, error)) (c *call[T], ok bool) {
 	c = &call[T]{decode: decode}
@@ -57,8 +57,8 @@ func runFor[T any](ctx context.Context, x *Commands, owner *eventloop.Owner, dec
 	return &c.Future
 }
 
-// watch has the end of ctx cancel the call, and first fail others with the same error.
-// It returns nil if ctx does not end.
+// watch cancels the call when ctx ends, after it has failed others with the same error. It
+// returns nil if ctx never ends.
 func (c *call[T]) watch(ctx context.Context, q *queue, others []waiter) *canceling {
 	if ctx.Done() == nil {
 		return nil
@@ -84,7 +84,7 @@ func (c *call[T]) watch(ctx context.Context, q *queue, others []waiter) *canceli
 	return &c.cancel
 }
 
-// canceledBy returns the error of a command that the end of ctx has canceled.
+// canceledBy returns the error of a command that was canceled by the end of ctx.
 func (q *queue) canceledBy(ctx context.Context) error {
 	return q.o.opError(context.Cause(ctx))
 }

@@ -9,19 +9,19 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// A Client is a client of one server, for one loop. It has one connection that all
-// commands share; blocking commands, sessions and subscriptions have connections of
-// their own. Nothing is connected before the first command.
+// A Client is a client of one server, for one loop. All commands share one connection.
+// Blocking commands, sessions and subscriptions have their own connections. The client
+// connects with the first command.
 //
 // The client does not keep the loop alive, but pending commands and open subscriptions
-// do. Loop.Shutdown waits for the former and closes the latter.
+// do. Loop.Shutdown waits for pending commands and closes subscriptions.
 //
 // If the connection is lost, the commands that were sent fail with an error that matches
 // [ErrUncertain], and those that were not sent wait for the next connection, within
 // their timeouts. The client reconnects when there is a command to send.
 //
 // All methods may be called from any goroutine and from any callback, and none of them
-// blocks. A client belongs to its loop: for a Group make one for each loop.
+// blocks. A client belongs to its loop. For a Group, create one client per loop.
 type Client struct {
 	Commands
 	l     *eventloop.Loop
@@ -32,7 +32,7 @@ type Client struct {
 	blocking blockingPool // only on the loop
 
 	mu      sync.Mutex // guards the following
-	closing error      // of later calls; nil while the client is open
+	closing error      // the error of later calls; nil while the client is open
 	parts   map[part]struct{}
 }
 
@@ -65,12 +65,12 @@ func New(l *eventloop.Loop, o *Options) (*Client, error) {
 }
 
 // Send sends a command and drops its reply. It is for commands whose outcome does not
-// matter; see Options.OnSendError for failures. It allocates nothing. Like a future, a
-// command that was sent keeps the loop alive until its reply has come.
+// matter; see Options.OnSendError for failures. It allocates nothing. Like a future, the
+// command keeps the loop alive until its reply arrives.
 //
-// The error says that the command was not taken: an argument cannot be encoded, too many
-// commands are pending, or the client is closed. The arguments are those of [Do], and
-// blocking commands are refused as well.
+// An error means that the client did not accept the command: an argument cannot be encoded,
+// too many commands are pending, or the client is closed. The arguments are those of [Do],
+// but Send also refuses blocking commands.
 func (c *Client) Send(args ...any) error {
 	s, args := specialOf(args)
 	if s.kind == blocks || s.refused(&c.Commands, args) {
@@ -85,7 +85,7 @@ func (c *Client) Loop() *eventloop.Loop { return c.l }
 // Addr returns the address of the server.
 func (c *Client) Addr() string { return c.o.Addr }
 
-// stateChanged is called when the shared connection is up or down.
+// stateChanged is called when the shared connection goes up or down.
 func (c *Client) stateChanged(up bool, err error) {
 	if up {
 		c.owner.SetName(c.o.Addr)
@@ -97,7 +97,7 @@ func (c *Client) stateChanged(up bool, err error) {
 	}
 }
 
-// close refuses later calls with err. It reports whether it is the first to do so.
+// close makes later calls fail with err. It reports whether this is the first call.
 func (c *Client) close(err error) (first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -114,7 +114,7 @@ func (c *Client) closed() bool {
 	return c.closing != nil
 }
 
-// addPart takes a session or a subscription, unless the client is closed.
+// addPart registers a session or a subscription, unless the client is closed.
 func (c *Client) addPart(p part) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -131,7 +131,7 @@ func (c *Client) removePart(p part) {
 	delete(c.parts, p)
 }
 
-// abortParts ends blocking commands, sessions and subscriptions. On the loop.
+// abortParts ends blocking commands, sessions and subscriptions. It runs on the loop.
 func (c *Client) abortParts(err error) {
 	c.mu.Lock()
 	parts := c.parts
@@ -144,9 +144,9 @@ func (c *Client) abortParts(err error) {
 }
 
 // Close ends the client when the pending commands have their replies. Later calls fail
-// with net.ErrClosed. Blocking commands, sessions and subscriptions are not waited for:
-// they end at once. The future succeeds when the connection is closed; of a second call,
-// and after Abort, it fails with net.ErrClosed.
+// with net.ErrClosed. Close does not wait for blocking commands, sessions and
+// subscriptions: they end at once. The future succeeds when the connection is closed. The
+// future of a second call, or of a call after Abort, fails with net.ErrClosed.
 func (c *Client) Close() *eventloop.Future[struct{}] {
 	if !c.close(net.ErrClosed) {
 		return failed[struct{}](c.owner, net.ErrClosed)
@@ -169,8 +169,8 @@ func (c *Client) Close() *eventloop.Future[struct{}] {
 	return &done.Future
 }
 
-// Abort ends the client at once. Pending commands fail with net.ErrClosed; the errors of
-// those that were sent match [ErrUncertain], too. It cuts a Close short.
+// Abort ends the client at once. Pending commands fail with net.ErrClosed. The error of a
+// command that was sent also matches [ErrUncertain]. Abort also ends a Close in progress.
 func (c *Client) Abort() {
 	c.close(net.ErrClosed)
 	c.pipe.queue.close(net.ErrClosed)

@@ -11,22 +11,22 @@ import (
 // A Popped is an element with the key from which it was taken.
 type Popped struct{ Key, Value string }
 
-// BLPop takes the first element of the first of the lists that has one. If none has one
-// it waits for up to wait, or without end if wait is negative or 0; then it fails with
-// [ErrNil].
+// BLPop removes and returns the first element of the first list that is not empty. If all
+// lists are empty, it waits for up to wait, and then fails with [ErrNil]. If wait is
+// negative or 0, it waits without end.
 //
-// If ctx ends while it waits, an element that was taken at the same moment may be lost:
-// the error matches [ErrUncertain].
+// If ctx ends while BLPop waits, an element that the server removed at the same moment may
+// be lost: the error matches [ErrUncertain].
 func (c *Client) BLPop(ctx context.Context, wait time.Duration, keys ...string) *eventloop.Future[Popped] {
 	return do(ctx, &c.Commands, toPopped, "BLPOP", keys, seconds(wait))
 }
 
-// BRPop is BLPop for last elements.
+// BRPop is like BLPop, but removes the last element.
 func (c *Client) BRPop(ctx context.Context, wait time.Duration, keys ...string) *eventloop.Future[Popped] {
 	return do(ctx, &c.Commands, toPopped, "BRPOP", keys, seconds(wait))
 }
 
-// BLMove is LMove that waits as BLPop does.
+// BLMove is like LMove, but waits as BLPop does.
 func (c *Client) BLMove(ctx context.Context, wait time.Duration, from, to string, take, put Side) *eventloop.Future[string] {
 	return do(ctx, &c.Commands, toString, "BLMOVE", from, to, string(take), string(put), seconds(wait))
 }
@@ -37,13 +37,13 @@ type PoppedScored struct {
 	Scored
 }
 
-// BZPopMin takes the member with the lowest score of the first of the sorted sets that
-// has one. It waits as BLPop does.
+// BZPopMin removes and returns the member with the lowest score of the first sorted set
+// that is not empty. It waits as BLPop does.
 func (c *Client) BZPopMin(ctx context.Context, wait time.Duration, keys ...string) *eventloop.Future[PoppedScored] {
 	return do(ctx, &c.Commands, toPoppedScored, "BZPOPMIN", keys, seconds(wait))
 }
 
-// seconds is the argument for a wait, of which 0 is without end.
+// seconds returns the timeout argument for a wait; 0 means without end.
 func seconds(wait time.Duration) float64 {
 	if wait <= 0 {
 		return 0

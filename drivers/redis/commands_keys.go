@@ -13,7 +13,7 @@ func (x *Commands) Del(ctx context.Context, keys ...string) *eventloop.Future[in
 	return run(ctx, x, toInt, "DEL", keys)
 }
 
-// Unlink is Del; the server frees the memory later.
+// Unlink is like Del, but the server frees the memory later.
 func (x *Commands) Unlink(ctx context.Context, keys ...string) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "UNLINK", keys)
 }
@@ -44,8 +44,8 @@ func (x *Commands) ExpireAt(ctx context.Context, key string, at time.Time) *even
 	return run(ctx, x, toBool, "PEXPIREAT", key, at.UnixMilli())
 }
 
-// Persist makes a key stay. The result is false if it does not exist or would not
-// expire.
+// Persist removes the expiry of a key. The result is false if the key does not exist or has
+// no expiry.
 func (x *Commands) Persist(ctx context.Context, key string) *eventloop.Future[bool] {
 	return run(ctx, x, toBool, "PERSIST", key)
 }
@@ -81,7 +81,7 @@ func (x *Commands) Copy(ctx context.Context, from, to string, replace bool) *eve
 	return run(ctx, x, toBool, "COPY", from, to)
 }
 
-// toDone is for commands that reply OK, or nil if a condition did not hold.
+// toDone is for commands whose reply is OK, or nil if a condition did not hold.
 func toDone(v resp.Value) (bool, error) {
 	if v.Kind == resp.Null {
 		return false, nil

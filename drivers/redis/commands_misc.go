@@ -20,7 +20,7 @@ func (x *Commands) PFCount(ctx context.Context, keys ...string) *eventloop.Futur
 	return run(ctx, x, toInt, "PFCOUNT", keys)
 }
 
-// PFMerge makes a HyperLogLog of what was added to the others, and to it.
+// PFMerge merges the other HyperLogLogs into the first.
 func (x *Commands) PFMerge(ctx context.Context, to string, from ...string) *eventloop.Future[struct{}] {
 	return run(ctx, x, toNothing, "PFMERGE", to, from)
 }
@@ -109,8 +109,8 @@ func (x *Commands) FlushDB(ctx context.Context) *eventloop.Future[struct{}] {
 	return run(ctx, x, toNothing, "FLUSHDB")
 }
 
-// Info returns a section of what the server says about itself, such as "memory", or all
-// of it if section is empty.
+// Info returns a section of the server's information, such as "memory", or all sections if
+// section is empty.
 func (x *Commands) Info(ctx context.Context, section string) *eventloop.Future[string] {
 	if section == "" {
 		return run(ctx, x, toString, "INFO")

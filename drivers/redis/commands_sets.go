@@ -16,7 +16,7 @@ func (x *Commands) SRem(ctx context.Context, key string, members ...any) *eventl
 	return run(ctx, x, toInt, "SREM", key, members)
 }
 
-// SMembers returns the members of a set, in no order.
+// SMembers returns the members of a set, in no particular order.
 func (x *Commands) SMembers(ctx context.Context, key string) *eventloop.Future[[]string] {
 	return run(ctx, x, toStrings, "SMEMBERS", key)
 }

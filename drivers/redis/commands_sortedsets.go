@@ -60,7 +60,7 @@ func (x *Commands) ZRange(ctx context.Context, key string, start, stop int64) *e
 	return run(ctx, x, toScored, "ZRANGE", key, start, stop, "WITHSCORES")
 }
 
-// ZRevRange is ZRange from the highest score to the lowest.
+// ZRevRange is like ZRange, from the highest score to the lowest.
 func (x *Commands) ZRevRange(ctx context.Context, key string, start, stop int64) *eventloop.Future[[]Scored] {
 	return run(ctx, x, toScored, "ZRANGE", key, start, stop, "REV", "WITHSCORES")
 }

@@ -106,7 +106,7 @@ func (x *Commands) XGroupDestroy(ctx context.Context, stream, group string) *eve
 
 // XReadGroup returns entries that no consumer of the group has got before, and makes
 // them pending for this consumer until XAck. See [Client.XRead] for count and block. To
-// have entries arrive by themselves, see [Client.Consume].
+// receive entries continuously, see [Client.Consume].
 func (c *Client) XReadGroup(ctx context.Context, stream, group, consumer string, count int, block time.Duration) *eventloop.Future[[]Entry] {
 	args := readArgs([]any{"XREADGROUP", "GROUP", group, consumer}, count, block)
 	return do(ctx, &c.Commands, toEntriesOfOne, append(args, "STREAMS", stream, ">")...)

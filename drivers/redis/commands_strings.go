@@ -14,7 +14,7 @@ func (x *Commands) Get(ctx context.Context, key string) *eventloop.Future[string
 	return run(ctx, x, toString, "GET", key)
 }
 
-// GetDel is Get, and deletes the key.
+// GetDel is like Get, and deletes the key.
 func (x *Commands) GetDel(ctx context.Context, key string) *eventloop.Future[string] {
 	return run(ctx, x, toString, "GETDEL", key)
 }
@@ -31,7 +31,7 @@ func (x *Commands) GetEx(ctx context.Context, key string, d time.Duration) *even
 	return run(ctx, x, toString, "GETEX", key, "PX", milliseconds(d))
 }
 
-// milliseconds rounds up, so that what is to live for a while does not die at once.
+// milliseconds rounds up, so that a short positive time does not become zero.
 func milliseconds(d time.Duration) int64 {
 	ms := int64(d / time.Millisecond)
 	if d%time.Millisecond > 0 {

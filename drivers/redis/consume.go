@@ -11,29 +11,28 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// ConsumeOptions say what a [Consumer] reads, and what it does with it.
+// ConsumeOptions are the settings of a [Consumer].
 type ConsumeOptions struct {
-	// Stream, Group and Consumer are names. All are required. The group has to exist,
-	// see [Commands.XGroupCreate]. A consumer that starts again under its name first
-	// gets the entries that it did not acknowledge.
+	// Stream, Group and Consumer are names. All are required. The group must exist, see
+	// [Commands.XGroupCreate]. A consumer that restarts under the same name first gets the
+	// entries that it did not acknowledge.
 	Stream, Group, Consumer string
 
 	// OnEntry is called on the loop with each entry. It is required. The application
 	// calls Ack when it is done with the entry, at once or later.
 	OnEntry func(d *Delivery)
 
-	// Parallel is how many entries may be in the hands of the application at a time.
-	// No more are read until some are acknowledged or released. Zero: 16. It must not be
-	// negative.
+	// Parallel bounds the unsettled entries: those that were delivered and neither
+	// acknowledged nor released. At the bound the consumer stops reading. Zero: 16. It must
+	// not be negative.
 	Parallel int
 
-	// ClaimAfter makes the consumer take over entries that other consumers of the
-	// group did not acknowledge for so long, which is at least a millisecond. Zero:
-	// never.
+	// ClaimAfter makes the consumer take over entries that other consumers of the group
+	// have not acknowledged for this time. It is at least a millisecond. Zero: never.
 	ClaimAfter time.Duration
 
-	// OnError, if not nil, is called on the loop with errors after which the consumer
-	// goes on, such as a lost connection.
+	// OnError, if not nil, is called on the loop with errors that do not end the consumer,
+	// such as a lost connection.
 	OnError func(err error)
 }
 
@@ -41,8 +40,8 @@ type ConsumeOptions struct {
 // closed. Loop.Shutdown closes it.
 //
 // Each entry is delivered at least once: if a consumer ends, or its connection is lost,
-// before an entry is acknowledged, the entry is delivered again. An entry is not
-// delivered again by the same Consumer while it is in the hands of the application.
+// before an entry is acknowledged, the entry is delivered again. The same Consumer does not
+// deliver an entry again before the application has settled it.
 //
 // All methods may be called from any goroutine and from any callback.
 type Consumer struct {
@@ -56,8 +55,8 @@ type Consumer struct {
 
 	// Only on the loop.
 	taken   map[string]*Delivery // entries that were read and are not released, by ID
-	ready   ring[*Delivery]      // those of them that wait to be delivered
-	hand    int                  // those that are in the hands of the application
+	ready   ring[*Delivery]      // the taken entries that wait for delivery
+	hand    int                  // the number of delivered entries that are not settled
 	after   string               // own pending entries were read up to this ID; ">": all of them
 	reading bool
 	timer   *eventloop.Timer // for the next attempt after an error
@@ -68,7 +67,7 @@ type Consumer struct {
 	closed atomic.Bool // at once, on whichever goroutine
 }
 
-// A Delivery is an entry in the hands of the application.
+// A Delivery is an entry that was delivered to the application.
 type Delivery struct {
 	Entry
 	consumer *Consumer
@@ -116,14 +115,13 @@ func (c *Client) Consume(o ConsumeOptions) (*Consumer, error) {
 	return s, nil
 }
 
-// Done returns a future that succeeds when the consumer is closed, and fails if it has
-// ended by itself because its group or its stream does not exist, or with net.ErrClosed
-// if the client was closed first.
+// Done returns a future that succeeds when the consumer is closed. It fails if the consumer
+// has ended because its group or its stream does not exist, or, with net.ErrClosed, if the
+// client was closed first.
 func (s *Consumer) Done() *eventloop.Future[struct{}] { return &s.done.Future }
 
-// Close ends the consumer. If it is called on the loop, OnEntry is not called after it.
-// Entries that are in the hands of the application can still be acknowledged. A second
-// call does nothing.
+// Close ends the consumer. If it is called on the loop, OnEntry is not called after it. The
+// application can still acknowledge delivered entries. A second call does nothing.
 func (s *Consumer) Close() {
 	s.closed.Store(true)
 	s.c.l.Post(func() { s.end(nil) })
@@ -143,7 +141,7 @@ func (s *Consumer) end(err error) {
 		return
 	}
 	s.over = true
-	s.cancel() // what waits at the server
+	s.cancel() // cancels the read that waits at the server
 	for _, t := range []*eventloop.Timer{s.timer, s.claims} {
 		if t != nil {
 			t.Stop()
@@ -157,8 +155,8 @@ func (s *Consumer) end(err error) {
 	s.owner.Close()
 }
 
-// read asks for entries, unless it does so already or the application has its hands
-// full. On the loop, as all that follows.
+// read requests entries, unless a read is in progress or the application has Parallel
+// unsettled entries. It runs on the loop, like all functions below.
 func (s *Consumer) read() {
 	n := s.o.Parallel - len(s.taken)
 	if s.over || s.reading || n <= 0 || s.timer != nil {
@@ -175,7 +173,7 @@ func (s *Consumer) read() {
 	block(s.ctx, s.c, s.owner, toEntriesOfOne, consumeBlock, args...).Then(s.got)
 }
 
-// got takes the result of a read.
+// got handles the result of a read.
 func (s *Consumer) got(entries []Entry, err error) {
 	s.reading = false
 	switch {
@@ -184,7 +182,7 @@ func (s *Consumer) got(entries []Entry, err error) {
 	case isCode(err, "NOGROUP"), isCode(err, "WRONGTYPE"): // another attempt would fail as well
 		s.end(err)
 		return
-	case err == ErrNil: // nothing has come for a while
+	case err == ErrNil: // no new entries within consumeBlock
 	case err != nil:
 		s.failed(err)
 		return
@@ -199,7 +197,8 @@ func (s *Consumer) got(entries []Entry, err error) {
 	s.read()
 }
 
-// failed goes on after a while. What was handed out in the meantime is read again.
+// failed schedules another read after a delay. Then the consumer reads its pending entries
+// again.
 func (s *Consumer) failed(err error) {
 	s.tell(err)
 	s.after = "0"
@@ -216,9 +215,9 @@ func (s *Consumer) tell(err error) {
 	}
 }
 
-// deliver delivers entries, as many as the application takes. The others wait until it
-// has acknowledged or released some: a read that waits at the server and a claim have
-// asked for as many each.
+// deliver delivers entries up to Parallel. The others wait until the application has
+// acknowledged or released some. There may be more than Parallel entries, because a
+// waiting read and a claim each request that many.
 func (s *Consumer) deliver(entries []Entry) {
 	for _, e := range entries {
 		switch {
@@ -245,7 +244,8 @@ func (s *Consumer) handOut() {
 	}
 }
 
-// call calls OnEntry. After a panic the entry stays pending, and makes room for another.
+// call calls OnEntry. After a panic the entry stays pending at the server, but no longer
+// counts against Parallel.
 func (s *Consumer) call(d *Delivery) {
 	returned := false
 	defer func() {
@@ -257,7 +257,7 @@ func (s *Consumer) call(d *Delivery) {
 	returned = true
 }
 
-// claim takes over entries of other consumers, from time to time.
+// claim takes over entries of other consumers, periodically.
 func (s *Consumer) claim() {
 	if s.o.ClaimAfter == 0 || s.over {
 		return
@@ -272,7 +272,7 @@ func (s *Consumer) claim() {
 		switch {
 		case s.over:
 			return
-		case err != nil: // the read may go on nevertheless, without the permission to claim for example
+		case err != nil: // reads may still work, for example without the permission to claim
 			s.tell(err)
 		default:
 			s.from = c.Next
@@ -291,9 +291,8 @@ func (s *Consumer) claimLater() {
 	}
 }
 
-// Ack tells the server that the application is done with the entry, and makes room for
-// another. The future fails if the server does not confirm: then the entry may be
-// delivered again.
+// Ack acknowledges the entry to the server, and makes room for another entry. The future
+// fails if the server does not confirm. The entry may then be delivered again.
 func (d *Delivery) Ack() *eventloop.Future[struct{}] {
 	s := d.consumer
 	f := run(context.Background(), &s.c.Commands, toNothing, "XACK", s.o.Stream, s.o.Group, d.ID)
@@ -301,9 +300,9 @@ func (d *Delivery) Ack() *eventloop.Future[struct{}] {
 	return f
 }
 
-// Release makes room for another entry without Ack: this one stays pending, for
-// XAutoClaim, for a consumer with ClaimAfter, or until a consumer starts with the same
-// name. A second call does nothing.
+// Release makes room for another entry without Ack. The released entry stays pending, until
+// XAutoClaim or a consumer with ClaimAfter claims it, or a consumer with the same name
+// starts. A second call does nothing.
 func (d *Delivery) Release() {
 	s := d.consumer
 	s.c.l.Post(func() {

@@ -27,10 +27,10 @@ import (
 //     is an element is an [*Error];
 //   - [Reply]: as it is.
 //
-// An error reply is returned as an [*Error], and a nil reply as [ErrNil], except where T
-// can tell a nil. Types that are defined from these are converted, too. Version 2 and
-// version 3 of the protocol have different types of reply for some commands, and As
-// gives the same for both.
+// An error reply is returned as an [*Error], and a nil reply as [ErrNil], unless T can
+// represent nil. Defined types with these underlying types are converted, too. Versions 2
+// and 3 of the protocol have different reply types for some commands; As returns the same
+// value for both.
 func As[T any](r Reply) (T, error) { return decoder[T]()(r.v) }
 
 // decoder returns the function that converts to T.
@@ -72,7 +72,7 @@ func toReply(v resp.Value) (Reply, error) {
 	return Reply{v}, nil
 }
 
-// toNothing is for commands whose reply says nothing but that all is well.
+// toNothing is for commands whose reply only reports success.
 func toNothing(v resp.Value) (struct{}, error) {
 	if v.Kind == resp.Error {
 		return struct{}{}, &Error{v.Str}
@@ -80,7 +80,7 @@ func toNothing(v resp.Value) (struct{}, error) {
 	return struct{}{}, nil
 }
 
-// mismatch is the error for a reply that does not fit the type that was asked for.
+// mismatch returns the error for a reply that does not fit the requested type.
 func mismatch(v resp.Value, to string) error {
 	switch v.Kind {
 	case resp.Error:
@@ -218,7 +218,8 @@ func convert(v resp.Value, to reflect.Value) error {
 	return convertElem(v, to)
 }
 
-// convertElem is convert for an element, which may be an error where to can hold one.
+// convertElem is like convert, for an element. The element may be an error if to can hold
+// an error.
 func convertElem(v resp.Value, to reflect.Value) error {
 	t := to.Type()
 	switch t.Kind() {

@@ -9,16 +9,16 @@ import (
 	"github.com/onloop/eventloop/drivers/redis/internal/resp"
 )
 
-// Commands are the commands of Redis as methods. A [Client] has them, a [Session] and a
-// [Tx]. The methods return at once. A future has the result when the reply has come; it
-// keeps the loop alive until then. Methods may be called from any goroutine, and the
-// commands of one goroutine are sent in the order of the calls. What one turn of the
-// loop asks for leaves in one write.
+// Commands has the commands of Redis as methods. A [Client], a [Session] and a [Tx] embed
+// it. The methods return at once. A future has its result when the reply arrives, and keeps
+// the loop alive until then. Methods may be called from any goroutine, and the commands of
+// one goroutine are sent in the order of the calls. The commands of one turn of the loop
+// are sent in one write.
 //
 // When the context of a command ends, its future fails at once with the cause of the
-// context; if the command was sent, the error matches [ErrUncertain], too. The context of
-// a task ends with the task, and cancels what the task did not wait for. Commands of a
-// [Tx] do not use their contexts.
+// context. If the command was sent, the error also matches [ErrUncertain]. The context of
+// a task ends with the task, and cancels the commands that the task did not wait for.
+// Commands of a [Tx] do not use their contexts.
 type Commands struct {
 	p  *pipe
 	c  *Client // of a Client, else nil
@@ -38,14 +38,13 @@ func (x *Commands) Do(ctx context.Context, args ...any) *eventloop.Future[Reply]
 
 // Do sends any command and converts its reply to a T, as [As] does.
 //
-// Arguments are strings, byte slices, integers, floats, bools (which are 1 and 0), and
-// slices of strings, of byte slices and of such arguments, which are as many arguments
-// as they have elements. An argument of another type is an error.
+// Arguments are strings, byte slices, integers, floats, bools (sent as 1 and 0), and slices
+// of strings, of byte slices and of such arguments. A slice is expanded to one argument per
+// element. An argument of another type is an error.
 //
-// On a Client, blocking commands such as BLPOP have a connection of their own while they
-// wait. What would change the state of a connection that commands share is refused: use
-// a method or another type, which the error names. Long names are two arguments:
-// "CONFIG", "GET".
+// On a Client, a blocking command such as BLPOP has its own connection while it waits. Do
+// refuses commands that would change the state of a shared connection; the error names the
+// method or type to use instead. Two-word names are two arguments: "CONFIG", "GET".
 func Do[T any](ctx context.Context, x Runner, args ...any) *eventloop.Future[T] {
 	return do(ctx, x.commands(), decoder[T](), args...)
 }
@@ -60,7 +59,7 @@ func do[T any](ctx context.Context, x *Commands, decode func(v resp.Value) (T, e
 	}
 	limit, waits := s.blockTime(args)
 	switch {
-	case !waits || x.tx != nil: // in a transaction no command waits
+	case !waits || x.tx != nil: // commands in a transaction do not block
 		return run(ctx, x, decode, args...)
 	case x.c != nil:
 		return block(ctx, x.c, x.p.owner, decode, limit, args...)
@@ -69,8 +68,8 @@ func do[T any](ctx context.Context, x *Commands, decode func(v resp.Value) (T, e
 	}
 }
 
-// invalid returns the future of a command that cannot be sent, for a reason that the
-// application can avoid. A transaction fails as a whole.
+// invalid returns the future of an invalid command, which the application could have
+// avoided. If it belongs to a transaction, the whole transaction fails.
 func invalid[T any](x *Commands, err error) *eventloop.Future[T] {
 	f := failed[T](x.p.owner, err)
 	if x.tx != nil {

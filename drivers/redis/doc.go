@@ -18,17 +18,16 @@
 //
 // # Commands
 //
-// The common commands are methods of [Commands], which a Client has. Any command can be
-// sent with [Do], which converts the reply to a Go value: a struct for HGETALL, a slice
-// of integers, and so on. [Client.Send] sends a command whose reply is of no interest.
+// The common commands are methods of [Commands], which a Client embeds. [Do] sends any
+// command and converts the reply to a Go value: a struct for HGETALL, a slice of integers,
+// and so on. [Client.Send] sends a command and drops the reply.
 //
-// Commands are pipelined by themselves: what one turn of the loop asks for leaves in one
-// write, over one connection, and the replies that arrive together are handled
-// together. No timer delays a command.
+// Commands are pipelined automatically. The client sends the commands of one turn of the
+// loop in one write, over one connection, and handles replies that arrive together in one
+// batch. No timer delays a command.
 //
-// Commands that wait at the server, such as BLPOP, have a connection of their own while
-// they wait, so they delay no others. Their order relative to other commands is not
-// defined.
+// Blocking commands, such as BLPOP, have their own connection while they wait, so they do
+// not delay other commands. Their order relative to other commands is not defined.
 //
 // # Lifetime
 //
@@ -36,9 +35,9 @@
 // alive; a pending command does, as do an open [Subscription] and an open [Consumer].
 // [Client.Close] waits for pending commands, [Client.Abort] does not.
 //
-// If the connection is lost, the client connects again when there is something to send,
-// after a time that grows with each failure. User, name and database are set before any
-// command goes out.
+// If the connection is lost, the client reconnects when there is a command to send, after
+// a delay that grows with each failure. It sets the user, name and database before it
+// sends any command.
 //
 // # Errors
 //
@@ -47,38 +46,38 @@
 //   - Errors of the connection are an [*eventloop.OpError]. They match
 //     [eventloop.ErrTimeout], [eventloop.ErrRefused] and the other sentinels.
 //   - [ErrUncertain] matches the error of a command that was sent and has no reply: the
-//     server may have executed it. The client never sends such a command again; whether
-//     that is right, only the application knows. A command that fails with any other
-//     error was not executed, or has an error reply.
-//   - More commands than Options.MaxPending fail with [eventloop.ErrBufferFull] at once.
+//     server may have executed it. The client never sends such a command again: only the
+//     application knows whether that is safe. A command that fails with any other error
+//     was not executed, or has an error reply.
+//   - A command beyond Options.MaxPending fails with [eventloop.ErrBufferFull] at once.
 //
-// A command that is canceled by its context fails at once. Its reply, if the command was
-// sent, is dropped when it comes, and never becomes that of another command.
+// A command that is canceled by its context fails at once. If it was sent, the client drops
+// its reply on arrival, and never matches that reply to another command.
 //
-// Every command has a timeout, by default 5 s from the call. When a reply is overdue,
-// the connection is given up, because no later reply can overtake it.
+// Every command has a timeout, by default 5 s from the call. When a reply is overdue, the
+// client closes the connection, because no later reply can overtake it.
 //
 // # Transactions and scripts
 //
-// [Client.Tx] collects commands and executes them as a whole. It needs no connection of
-// its own. [Client.Watch] does optimistic locking: it runs a transaction again if what
-// it has read has changed. [Session] is a connection of its own, for all that changes
-// the state of a connection. [Script] runs Lua by its hash.
+// [Client.Tx] collects commands and executes them atomically. It uses the shared
+// connection. [Client.Watch] does optimistic locking: it retries a transaction if a watched
+// key has changed. [Session] has its own connection, for commands that change the state of
+// a connection. [Script] runs a Lua script by its hash.
 //
 // # Messages and streams
 //
-// [Client.Subscribe] gets messages of channels, patterns and shards. Messages that are
-// published while the connection is down are lost, and OnGap says so.
-// [Client.Consume] reads a stream as a member of a consumer group, with a bound of the
-// entries that are in the hands of the application.
+// [Client.Subscribe] receives messages of channels, patterns and shards. Messages that are
+// published while the connection is down are lost, and OnGap reports the gap.
+// [Client.Consume] reads a stream as a member of a consumer group, with a bound on the
+// unsettled entries.
 //
 // # Goroutines
 //
 // All methods may be called from any goroutine and from any callback. Iterators
 // ([Commands.Scan], [Subscription.All]) and [Client.Watch] are for tasks.
 //
-// # What it is not
+// # Limitations
 //
-// There is no support for Redis Cluster, Sentinel and client-side caching. For these
+// The package does not support Redis Cluster, Sentinel and client-side caching. For these,
 // use rueidis in functions of [eventloop.Work].
 package redis

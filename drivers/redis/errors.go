@@ -10,28 +10,27 @@ import (
 
 // Errors of commands. Errors of the connection are an [*eventloop.OpError] whose Op is
 // OpRedis, and match the sentinels of package eventloop, too, such as
-// [eventloop.ErrTimeout]. A command that was refused because too many are pending
-// fails with [eventloop.ErrBufferFull], and one of a closed client with net.ErrClosed.
+// [eventloop.ErrTimeout]. A command beyond the bound of pending commands fails with
+// [eventloop.ErrBufferFull], and a command of a closed client with net.ErrClosed.
 var (
 	// ErrNil is the error of a command whose reply is nil, such as a Get of a key that
 	// does not exist.
 	ErrNil = errors.New("redis: nil")
 
-	// ErrUncertain matches the error of a command that was sent, and whose reply did
-	// not come: the server may have executed it. Such a command is never repeated.
-	// If a command fails with another error, it was not executed, or the error is the
-	// server's reply.
+	// ErrUncertain matches the error of a command that was sent and has no reply: the
+	// server may have executed it. Such a command is never repeated. If a command fails
+	// with another error, it was not executed, or the error is the server's reply.
 	ErrUncertain = errors.New("redis: the command may have been executed")
 
 	// ErrConflict is the error of a transaction that was not executed, because a key
 	// that its session watches has changed.
 	ErrConflict = errors.New("redis: a watched key has changed")
 
-	// ErrMalformed matches the end of a connection that sent something other than
-	// replies of Redis.
+	// ErrMalformed matches the error of a connection that received something other than
+	// Redis replies.
 	ErrMalformed = errors.New("redis: malformed reply")
 
-	// ErrTooLarge matches the end of a connection that sent a reply larger than
+	// ErrTooLarge matches the error of a connection that received a reply larger than
 	// Options.MaxReplyBytes.
 	ErrTooLarge = errors.New("redis: reply larger than MaxReplyBytes")
 )
@@ -41,13 +40,13 @@ const OpRedis = "redis"
 
 // An Error is an error reply of the server.
 type Error struct {
-	Text string // of the reply, such as "WRONGTYPE Operation against a key holding ..."
+	Text string // the text of the reply, such as "WRONGTYPE Operation against a key holding ..."
 }
 
 func (e *Error) Error() string { return "redis: " + e.Text }
 
-// Code returns the first word of the reply, which tells errors apart: ERR, WRONGTYPE,
-// NOAUTH, OOM and so on.
+// Code returns the first word of the reply, which identifies the kind of error: ERR,
+// WRONGTYPE, NOAUTH, OOM and so on.
 func (e *Error) Code() string {
 	code, _, _ := strings.Cut(e.Text, " ")
 	return code
@@ -68,7 +67,8 @@ func (e *uncertainError) Error() string {
 func (e *uncertainError) Unwrap() error        { return e.cause }
 func (e *uncertainError) Is(target error) bool { return target == ErrUncertain }
 
-// uncertain makes err, which ends a connection, the error of a command that was sent.
+// uncertain returns the error of a command that was sent, given the error that ended its
+// connection.
 func uncertain(err error) error {
 	if op, ok := err.(*eventloop.OpError); ok && op.Op == OpRedis {
 		e := *op
@@ -78,7 +78,7 @@ func uncertain(err error) error {
 	return &uncertainError{err}
 }
 
-// A badReply is the reason to give a connection up, which the parser has found.
+// A badReply is an error of the parser that ends a connection.
 type badReply struct {
 	cause error
 	kind  error
@@ -88,7 +88,7 @@ func (e *badReply) Error() string        { return e.cause.Error() }
 func (e *badReply) Unwrap() error        { return e.cause }
 func (e *badReply) Is(target error) bool { return target == e.kind }
 
-// parseError returns the error of a connection for one of the parser.
+// parseError converts an error of the parser to a connection error.
 func parseError(err error) error {
 	if err == resp.ErrTooLarge {
 		return &badReply{err, ErrTooLarge}

@@ -10,14 +10,15 @@ import (
 )
 
 // A handshake prepares a connection: the version of the protocol, the user, the name and
-// the database. Until it is complete, the connection is used for nothing else.
+// the database. Until it is complete, the connection carries no other commands.
 //
-// The first write has HELLO and SELECT. If the server does not know HELLO, or version 3
-// of the protocol, a second write has what HELLO would have done, and SELECT again.
+// The first write contains HELLO and SELECT. If the server does not know HELLO, or version
+// 3 of the protocol, a second write contains the commands that replace HELLO, and SELECT
+// again.
 type handshake struct {
 	link    *link
-	missing int   // replies
-	done    bool  // all have come
+	missing int   // the number of missing replies
+	done    bool  // all replies have arrived
 	old     error // the reply to HELLO of a server that does not know it
 	err     error // the first other failure, a *refusal
 }
@@ -56,7 +57,7 @@ func (o *Options) user() string {
 	return o.Username
 }
 
-// beginOld is begin for version 2 of the protocol.
+// beginOld is like begin, for version 2 of the protocol.
 func (h *handshake) beginOld() {
 	o := h.link.o
 	h.old, h.err = nil, nil
@@ -73,7 +74,7 @@ func (h *handshake) beginOld() {
 	if o.DB != 0 {
 		out = h.add(out, step{handshake: h}, "SELECT", o.DB)
 	}
-	if h.missing == 0 { // whatever there is to fail is to fail now
+	if h.missing == 0 { // a failure must show in the handshake, not at the first command
 		out = h.add(out, step{handshake: h}, "PING")
 	}
 	h.link.conn.Write(out)
@@ -86,7 +87,7 @@ func (h *handshake) add(out []byte, s step, args ...any) []byte {
 	return out
 }
 
-// answer takes the reply to a step.
+// answer handles the reply to a step.
 func (s step) answer(v resp.Value) {
 	h := s.handshake
 	h.missing--
@@ -99,7 +100,7 @@ func (s step) answer(v resp.Value) {
 		switch {
 		case s.hello && knowsNoHello(err):
 			h.old = err
-		case h.old != nil && s.sel: // it came before the authentication
+		case h.old != nil && s.sel: // SELECT preceded the authentication
 		case h.err == nil:
 			h.err = &refusal{err}
 		}
@@ -126,8 +127,8 @@ func (o *Options) withoutPassword(reply string) string {
 
 func (s step) fail(error) {}
 
-// wants returns the type of the reply. Something that sends back what it gets, such as a
-// connection to itself, does not pass for a server.
+// wants returns the expected type of the reply. The type exposes a peer that echoes its
+// input, such as a connection to itself.
 func (s step) wants() resp.Kind {
 	if s.hello {
 		return resp.Map
@@ -135,8 +136,8 @@ func (s step) wants() resp.Kind {
 	return resp.Simple
 }
 
-// knowsNoHello reports whether err is the reply to HELLO 3 of a server that has version
-// 2 of the protocol only.
+// knowsNoHello reports whether err is the reply to HELLO 3 of a server that supports only
+// version 2 of the protocol.
 func knowsNoHello(err *Error) bool {
 	return err.Code() == "NOPROTO" || err.Code() == "ERR" && strings.Contains(strings.ToLower(err.Text), "unknown command")
 }
@@ -147,8 +148,8 @@ type refusal struct{ reply *Error }
 func (e *refusal) Error() string { return "the server refuses the connection: " + e.reply.Text }
 func (e *refusal) Unwrap() error { return e.reply }
 
-// isPermanent reports whether it is no use to connect again after err: something is wrong
-// with the options, rather than with the network or the state of the server.
+// isPermanent reports whether a retry after err cannot succeed: the error is caused by the
+// options, not by the network or the state of the server.
 func isPermanent(err error) bool {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return true

@@ -11,7 +11,7 @@ import (
 	"github.com/onloop/eventloop/drivers/redis/internal/resp"
 )
 
-// A link is one connection to the server, from the dial to its end. All of it is on the
+// A link is one connection to the server, from the dial to its end. It is used only on the
 // loop.
 type link struct {
 	l    *eventloop.Loop
@@ -28,27 +28,27 @@ type link struct {
 	over     bool
 }
 
-// A linkHost is what a link belongs to.
+// A linkHost is the owner of a link.
 type linkHost interface {
-	// linkUp says that the handshake is complete.
+	// linkUp reports that the handshake is complete.
 	linkUp()
 
-	// linkDown says that the link has ended. It is called once, last, and not after
-	// link.close.
+	// linkDown reports that the link has ended. It is the last call, made once, and not
+	// after link.close.
 	linkDown(err error)
 
-	// answered and dropped say that requests are over.
+	// answered and dropped report that requests are finished.
 	answered(over tally)
 	dropped(over tally)
 
-	// unasked is given what arrives while no request waits for a reply, and pushes.
+	// unasked handles pushes, and values that arrive while no request waits for a reply.
 	unasked(v resp.Value) error
 
-	// brake reports whether nothing is to be read until link.pause(false).
+	// brake reports whether the link must not read until link.pause(false).
 	brake() bool
 
-	// sendFailed is given an error reply to a request without a waiter, or the error
-	// that ended such requests.
+	// sendFailed handles an error reply to a request without a waiter, or the error that
+	// ended such requests.
 	sendFailed(err error)
 }
 
@@ -65,8 +65,8 @@ func dialLink(l *eventloop.Loop, o *Options, host linkHost) (*link, error) {
 		TLS:            o.TLS,
 		Dial:           o.Dial,
 		ConnectTimeout: orNone(o.ConnectTimeout),
-		HighWater:      -1, // replies are read, whatever is to be sent
-		MaxBuffered:    -1, // the queue has a bound
+		HighWater:      -1, // replies are read regardless of unsent output
+		MaxBuffered:    -1, // the queue has its own bound
 	})
 	if err != nil {
 		return nil, err
@@ -80,7 +80,7 @@ func dialLink(l *eventloop.Loop, o *Options, host linkHost) (*link, error) {
 	return lk, nil
 }
 
-// orNone is a duration of which zero means none, for ConnConfig.
+// orNone converts a duration of which zero means none to one for ConnConfig.
 func orNone(d time.Duration) time.Duration {
 	if d == 0 {
 		return -1
@@ -94,7 +94,7 @@ func (lk *link) handshakeOverdue() {
 	}
 }
 
-// onData decodes replies and hands them to the requests that wait for them.
+// onData decodes replies and passes them to the waiting requests.
 func (lk *link) onData(c *eventloop.Conn, data []byte) {
 	var over tally
 	for len(data) > 0 && !lk.over {
@@ -116,8 +116,8 @@ func (lk *link) onData(c *eventloop.Conn, data []byte) {
 	if over.requests > 0 {
 		lk.host.answered(over)
 	}
-	// Only now: commands that leave earlier would take what has arrived behind the
-	// handshake, which nothing has asked for, for their replies.
+	// Not earlier: unsolicited values that have arrived after the handshake would be matched
+	// to commands sent before this point.
 	if lk.shake.done && !lk.up && !lk.over {
 		lk.handshakeDone()
 	}
@@ -143,7 +143,7 @@ func (lk *link) handle(v resp.Value, over *tally) {
 	}
 }
 
-// errUnasked ends a connection that sent a reply to nothing.
+// errUnasked ends a connection that received an unsolicited reply.
 var errUnasked = &badReply{errors.New("a reply that no command asked for"), ErrMalformed}
 
 // handshakeDone lets the host use the link.
@@ -168,18 +168,18 @@ func (lk *link) stopTimer() {
 	}
 }
 
-// end gives the connection up because of err. The requests in flight fail.
+// end closes the connection because of err. The requests in flight fail.
 func (lk *link) end(err error) { lk.endOverdue(err, 0) }
 
-// endOverdue is end for a reason that concerns requests that are due by now: they fail
-// with a timeout, and the others with err.
+// endOverdue is like end, but requests that are due by now fail with a timeout, and the
+// others with err.
 func (lk *link) endOverdue(err error, now int64) {
 	if lk.over {
 		return
 	}
 	lk.close()
 	if !lk.up && lk.shake.err != nil {
-		err = lk.shake.err // the server said why
+		err = lk.shake.err // the server gave the reason
 	}
 	err = lk.o.opError(err)
 	failed := uncertain(err)
@@ -205,7 +205,7 @@ func (lk *link) endOverdue(err error, now int64) {
 	lk.host.linkDown(err)
 }
 
-// close ends the connection at once, without a word to the host.
+// close ends the connection at once, without a call to the host.
 func (lk *link) close() {
 	lk.over = true
 	lk.stopTimer()
@@ -214,7 +214,7 @@ func (lk *link) close() {
 
 var errGivenUp = errors.New("the connection was given up, because a reply before it is overdue")
 
-// opError returns the error of a connection.
+// opError returns err as a connection error.
 func (o *Options) opError(err error) error {
 	if err == eventloop.ErrLoopClosed {
 		return err
@@ -240,8 +240,8 @@ type serverClosed struct{}
 func (*serverClosed) Error() string { return "the server closed the connection" }
 func (*serverClosed) Unwrap() error { return io.EOF }
 
-// leave closes the connection of a host that has no use for it any more, and calls gone
-// when it is closed.
+// leave closes a connection that the host no longer needs, and calls gone when it is
+// closed.
 func (lk *link) leave(gone func()) {
 	lk.over, lk.gone = true, gone
 	lk.stopTimer()

@@ -7,14 +7,14 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// A mailbox keeps the messages of a subscription for its iterator. All of it is on the
+// A mailbox queues the messages of a subscription for its iterator. It is used only on the
 // loop.
 type mailbox struct {
 	items ring[mail]
-	taken bool // a range goes on
-	full  bool // the connection is not to be read
+	taken bool // a range is in progress
+	full  bool // the connection must not be read
 	ended bool
-	err   error // why
+	err   error // why the subscription ended
 	wait  *eventloop.Promise[struct{}]
 }
 
@@ -24,7 +24,8 @@ type mail struct {
 	gap error
 }
 
-// A mailbox is full with this many messages, until half of them are gone.
+// mailboxSize is the number of messages at which a mailbox becomes full. It stays full
+// until half of them have been taken.
 const mailboxSize = 256
 
 // A GapError says that messages are missing, see SubscribeOptions.OnGap. Messages follow
@@ -50,7 +51,7 @@ func (b *mailbox) putGap(err error) {
 	b.wake()
 }
 
-// end is called when nothing more comes.
+// end records that no more messages will arrive.
 func (b *mailbox) end(err error) {
 	b.ended, b.err = true, err
 	b.wake()
@@ -63,15 +64,16 @@ func (b *mailbox) wake() {
 	}
 }
 
-// All returns a sequence of the messages of a subscription without OnMessage, for a task,
-// which waits for each. A gap is a [*GapError], after which the sequence goes on. It ends
-// when the subscription does, or with the cause when the context of the task ends.
+// All returns a sequence of the messages of a subscription without OnMessage, for a task.
+// The task waits for each message. A gap yields a [*GapError], and the sequence continues.
+// The sequence ends when the subscription ends, or with the cause when the context of the
+// task ends.
 //
-// Messages that the task does not take in time are kept: 256 of them. Then nothing more
-// is read, which is the pressure back to the server.
+// The subscription queues up to 256 messages that the task has not taken. Then it stops
+// reading, which is back-pressure to the server.
 //
-// Each message comes once. While one range goes on, in whichever task, another one fails
-// at once and takes nothing. When it has ended, a later range goes on where it has
+// Each message is delivered once. While a range is in progress in any task, another range
+// fails at once and takes nothing. A later range continues where the previous one has
 // stopped. If the subscription has OnMessage, a range fails at once.
 func (s *Subscription) All(t *eventloop.Task) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {

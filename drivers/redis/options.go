@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Options are the settings of a [Client]. They are copied. The zero Options, and nil
-// where an *Options is asked for, are a server on this machine.
+// Options are the settings of a [Client]. [New] copies them. The zero Options, or a nil
+// *Options, mean a server on this machine.
 type Options struct {
 	// Addr is the address of the server: "host:port", or the path of a unix socket.
 	// Empty: "127.0.0.1:6379".
@@ -33,37 +33,36 @@ type Options struct {
 	// DB is the number of the database.
 	DB int
 
-	// TLS, if not nil, makes each connection a TLS connection. If ServerName is empty,
-	// it is the host of Addr.
+	// TLS, if not nil, makes each connection a TLS connection. An empty ServerName means
+	// the host of Addr.
 	TLS *tls.Config
 
 	// Dial connects instead of the loop's resolver and dialer, see
 	// [eventloop.ConnConfig].
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// RESP2 uses version 2 of the protocol. By default version 3 is tried first.
+	// RESP2 selects version 2 of the protocol. By default the client tries version 3 first.
 	RESP2 bool
 
-	// Timeout bounds each command, from the call to its reply, including the time in
-	// which there is no connection. A command that waits at the server, such as BLPOP,
-	// has the time that it may wait in addition; if it may wait without end, it has no
-	// bound. In a Session those behind it have that time, too. The context of a command
-	// can only make it shorter. Zero: 5 s. Negative: none.
+	// Timeout bounds each command, from the call to its reply, including the time without a
+	// connection. For a blocking command, such as BLPOP, the time that it may wait at the
+	// server is added; if it may wait without end, it has no bound. In a Session, that time
+	// is also added for the commands behind it. The context of a command can only shorten
+	// the timeout. Zero: 5 s. Negative: none.
 	Timeout time.Duration
 
 	// ConnectTimeout bounds connecting, together with the handshakes of TLS and of
 	// Redis. Zero: 5 s. Negative: none.
 	ConnectTimeout time.Duration
 
-	// MinBackoff is the time between the first attempts to connect that fail. It
-	// doubles with each attempt, up to MaxBackoff, and each time is made up to a half
-	// shorter at random. Zero: 50 ms and 5 s. Neither may be negative, nor MinBackoff
-	// more than MaxBackoff.
+	// MinBackoff is the delay after the first failed attempt to connect. It doubles with
+	// each attempt, up to MaxBackoff, and is shortened by up to a half at random. Zero:
+	// 50 ms and 5 s. Neither may be negative, and MinBackoff must not exceed MaxBackoff.
 	MinBackoff, MaxBackoff time.Duration
 
-	// MaxPending bounds the commands that have no reply yet, and MaxPendingBytes the
-	// sum of their sizes. More commands fail with [eventloop.ErrBufferFull]. Zero:
-	// 128 K commands and 64 MB. Negative: no bound.
+	// MaxPending bounds the commands without a reply, and MaxPendingBytes the sum of their
+	// sizes. Commands beyond the bounds fail with [eventloop.ErrBufferFull]. Zero: 128 K
+	// commands and 64 MB. Negative: no bound.
 	MaxPending, MaxPendingBytes int
 
 	// MaxReplyBytes bounds the memory of one reply. A larger one ends the connection
@@ -71,20 +70,19 @@ type Options struct {
 	// text. Zero: 64 MB. Negative: no bound.
 	MaxReplyBytes int
 
-	// MaxBlocking bounds the connections of blocking commands such as BLPOP, each of
-	// which has one to itself while it waits. More blocking commands wait for a
-	// connection, each within its time. Zero: 16. It must not be negative.
+	// MaxBlocking bounds the connections of blocking commands such as BLPOP. Each command
+	// has one to itself while it waits at the server. Further blocking commands wait for a
+	// connection, within their timeouts. Zero: 16. It must not be negative.
 	MaxBlocking int
 
-	// OnState, if not nil, is called on the loop each time that the client's
-	// connection is up, which means that its handshake is complete, with a nil err;
-	// and each time that it is lost or an attempt to connect has failed, with the
-	// reason.
+	// OnState, if not nil, is called on the loop each time the client's connection goes up
+	// (its handshake is complete), with a nil err, and each time the connection is lost or
+	// an attempt to connect has failed, with the reason.
 	OnState func(up bool, err error)
 
-	// OnSendError, if not nil, is called on the loop with the failure of a command
-	// that was given to Client.Send: an error reply, or an error of the connection,
-	// once for all commands that it concerns. If nil, such failures are dropped.
+	// OnSendError, if not nil, is called on the loop with the failure of a Client.Send
+	// command: an error reply, or a connection error, which is reported once for all
+	// commands that it affects. If OnSendError is nil, such failures are dropped.
 	OnSendError func(err error)
 }
 
@@ -99,8 +97,8 @@ const (
 	defaultMaxBlocking     = 16
 )
 
-// withDefaults returns a copy of o in which defaults are resolved. What is switched off
-// is the greatest int, or a zero duration.
+// withDefaults returns a copy of o with the defaults set. In the copy, no bound is zero for
+// a duration, and the greatest int for a number.
 func (o *Options) withDefaults() (*Options, error) {
 	c := Options{}
 	if o != nil {
@@ -147,10 +145,10 @@ func (o *Options) withDefaults() (*Options, error) {
 	return &c, nil
 }
 
-// longest is the longest timeout. Sums of a few do not overflow.
+// longest is the longest timeout. The sum of a few timeouts does not overflow.
 const longest time.Duration = math.MaxInt64 / 8
 
-// bound resolves a setting: zero is byDefault, and what is negative is none.
+// bound resolves a setting: zero means byDefault, and a negative value means none.
 func bound[T int | time.Duration](n, byDefault, none T) T {
 	switch {
 	case n == 0:

@@ -10,12 +10,12 @@ import (
 	"github.com/onloop/eventloop/drivers/redis/internal/resp"
 )
 
-// A pipe is a queue and the connection that its commands go to. Any goroutine adds
-// commands. What one turn of the loop has added leaves in one write.
+// A pipe is a queue of commands with the connection that carries them. Any goroutine can
+// add commands. The commands added in one turn of the loop are sent in one write.
 //
-// A pipe connects when there is something to send. If the connection is lost, the
-// commands that were written fail, and the others wait for the next connection, unless
-// the pipe is for one connection only.
+// A pipe connects when there is a command to send. If the connection is lost, the commands
+// that were written fail. The others wait for the next connection, unless the pipe is
+// limited to one connection.
 type pipe struct {
 	queue
 	l       *eventloop.Loop
@@ -26,16 +26,16 @@ type pipe struct {
 	// Only on the loop.
 	link    *link // nil if there is none
 	backoff backoff
-	retryAt int64 // before it there is no attempt to connect, see queue.clock
+	retryAt int64 // the earliest time of the next attempt to connect, see queue.clock
 	retry   *eventloop.Timer
 	timer   *eventloop.Timer // for the oldest request
 	armed   int64            // when the timer is due; 0: it is not armed
 	waiting bool             // the timer was late and is armed again; see waitsForLoop
-	stopped bool             // it is not armed any more
+	stopped bool             // the timer is no longer armed
 	lost    error            // why there is no connection
 }
 
-// pipeEvents are what a pipe tells. Each may be nil.
+// pipeEvents are the callbacks of a pipe. Each may be nil.
 type pipeEvents struct {
 	state      func(up bool, err error)
 	sendFailed func(err error)
@@ -49,7 +49,7 @@ func newPipe(l *eventloop.Loop, o *Options, owner *eventloop.Owner) *pipe {
 	return p
 }
 
-// send adds a command and has it sent. See queue.add.
+// send adds a command and schedules a flush. See queue.add.
 func (p *pipe) send(to waiter, cancel *canceling, wait time.Duration, args ...any) error {
 	flush, err := p.add(to, cancel, wait, args...)
 	if flush {
@@ -58,7 +58,7 @@ func (p *pipe) send(to waiter, cancel *canceling, wait time.Duration, args ...an
 	return err
 }
 
-// sendEncoded is send for commands that are encoded, and have n replies.
+// sendEncoded is like send, for encoded commands with n replies.
 func (p *pipe) sendEncoded(to waiter, cancel *canceling, n int, encoded []byte, wait time.Duration) error {
 	flush, err := p.addEncoded(to, cancel, n, encoded, wait)
 	if flush {
@@ -67,8 +67,8 @@ func (p *pipe) sendEncoded(to waiter, cancel *canceling, n int, encoded []byte, 
 	return err
 }
 
-// sendAgain is sendEncoded for another attempt of a command that was taken already: it
-// is not refused any more.
+// sendAgain is like sendEncoded, for a retry of a command that was already accepted. It
+// does not refuse the command.
 func (p *pipe) sendAgain(to waiter, cancel *canceling, encoded []byte) {
 	if p.addAgain(to, cancel, encoded) {
 		p.postFlush()
@@ -79,7 +79,7 @@ func (p *pipe) sendAgain(to waiter, cancel *canceling, encoded []byte) {
 // owner fail as well.
 func (p *pipe) postFlush() { p.l.Post(p.flusher) }
 
-// flush sends what is in the queue, or arranges for that.
+// flush sends the queued commands, or connects first.
 func (p *pipe) flush() {
 	p.flushing()
 	switch {
@@ -95,7 +95,7 @@ func (p *pipe) write() {
 	err := p.writeTo(p.link)
 	if errors.Is(err, eventloop.ErrBufferFull) { // the connections of the loop have too much output
 		p.retryIn(writeRetry)
-	} // any other error is the end of the connection, which linkDown is about to tell
+	} // any other error ends the connection, and linkDown will report it
 }
 
 const writeRetry = 10 * time.Millisecond
@@ -154,12 +154,12 @@ func (p *pipe) linkDown(err error) {
 }
 
 func (p *pipe) answered(over tally) {
-	p.backoff.reset() // not after a handshake: the server may end all connections after it
+	p.backoff.reset() // not after the handshake: the server may close every connection after it
 	p.done(over)
 	if p.expectMore() {
 		p.postFlush()
 	} else {
-		p.armTimer() // the request that is the oldest now may be due earlier
+		p.armTimer() // the new oldest request may be due earlier
 	}
 }
 
@@ -168,7 +168,7 @@ func (p *pipe) brake() bool        { return false }
 
 func (p *pipe) unasked(v resp.Value) error {
 	if v.Kind == resp.Push {
-		return nil // news that were not asked for, such as those of CLIENT TRACKING
+		return nil // an unsolicited push, such as those of CLIENT TRACKING
 	}
 	return errUnasked
 }
@@ -179,7 +179,7 @@ func (p *pipe) sendFailed(err error) {
 	}
 }
 
-// armTimer arranges for the oldest request to time out.
+// armTimer sets the timer to the timeout of the oldest request.
 func (p *pipe) armTimer() {
 	if p.stopped || p.waiting {
 		return
@@ -208,8 +208,8 @@ func (p *pipe) oldestDue() int64 {
 	return p.firstDue()
 }
 
-// timedOut fails what is overdue. A connection with an overdue reply is given up: no
-// later reply can come before it.
+// timedOut fails overdue requests. It closes a connection with an overdue reply, because
+// no later reply can arrive before it.
 func (p *pipe) timedOut() {
 	p.armed = 0
 	now := p.clock()
@@ -227,9 +227,9 @@ func (p *pipe) timedOut() {
 	p.armTimer()
 }
 
-// waitsForLoop gives replies that have arrived time to be read, if the timer is late: the
-// callback that has held up the loop has held up reading as well. It reports whether the
-// timer is armed again.
+// waitsForLoop arms the timer again if it was late, so that the loop can read replies that
+// have arrived: a slow callback has delayed reading as well as the timer. It reports
+// whether the timer is armed again.
 func (p *pipe) waitsForLoop(late time.Duration) bool {
 	if p.waiting = !p.waiting && late > lateTimer; !p.waiting {
 		return false
@@ -239,17 +239,17 @@ func (p *pipe) waitsForLoop(late time.Duration) bool {
 }
 
 const (
-	lateTimer = 10 * time.Millisecond // that late the timer is only if a callback is slow
+	lateTimer = 10 * time.Millisecond // a timer is this late only after a slow callback
 	lateGrace = 50 * time.Millisecond
 )
 
-// notSent is the error of commands that time out before they are sent.
+// notSent returns the error of commands that time out before they are sent.
 func (p *pipe) notSent() error {
 	return p.o.opError(&notSentError{p.lost})
 }
 
-// A notSentError matches eventloop.ErrTimeout in an OpError, and the reason for which
-// there was no connection.
+// A notSentError matches eventloop.ErrTimeout in an OpError, and the reason why there was
+// no connection.
 type notSentError struct{ reason error }
 
 func (e *notSentError) Error() string {
@@ -290,8 +290,9 @@ func (p *pipe) drain(f func()) {
 	}
 }
 
-// giveUp fails everything with err. If something was sent, the connection ends, too. That
-// is no failure of the server, so the next attempt to connect is not delayed. On the loop.
+// giveUp fails all pending commands with err. If any were sent, it also closes the
+// connection. The server has not failed, so the next attempt to connect is not delayed.
+// giveUp runs on the loop.
 func (p *pipe) giveUp(err error) {
 	p.failAll(err)
 	if p.link != nil && p.link.up && p.link.inFlight.len > 0 {
@@ -301,7 +302,7 @@ func (p *pipe) giveUp(err error) {
 	}
 }
 
-// abort ends the pipe at once: everything pending fails with err. On the loop.
+// abort ends the pipe at once: all pending commands fail with err. It runs on the loop.
 func (p *pipe) abort(err error) {
 	p.close(err)
 	p.failAll(err)
@@ -311,8 +312,8 @@ func (p *pipe) abort(err error) {
 	p.stopTimers()
 }
 
-// finish closes the connection of a pipe that is drained, and calls gone when it is
-// closed. On the loop.
+// finish closes the connection of a drained pipe, and calls gone when it is closed. It
+// runs on the loop.
 func (p *pipe) finish(gone func()) {
 	p.stopTimers()
 	link := p.link

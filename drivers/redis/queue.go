@@ -22,41 +22,40 @@ type waiter interface {
 	fail(err error)
 }
 
-// A request is what is known of a command, or of the commands of a transaction, apart
-// from their bytes.
+// A request describes a command, or the commands of a transaction, without their bytes.
 type request struct {
 	to      waiter     // nil: the replies are dropped
 	cancel  *canceling // nil if it cannot be canceled
 	due     int64      // when it times out, see queue.clock; 0: never
 	size    int        // bytes
-	replies int        // that are missing
+	replies int        // the number of missing replies
 }
 
-// A queue holds commands that have not been sent, as bytes, and what is known of each.
-// Any goroutine adds to it. On the loop, what it holds is written to a connection.
+// A queue holds unsent commands, as bytes, with a request for each. Any goroutine can add
+// commands. The loop writes them to a connection.
 type queue struct {
 	o     *Options
 	owner *eventloop.Owner
 	epoch time.Time
 
 	mu       sync.Mutex // guards the following
-	err      error      // of later commands, once the queue is closed
+	err      error      // the error of later commands, once the queue is closed
 	out      []byte
 	requests []request
-	canceled int   // of the requests
-	posted   bool  // a flush is on its way
+	canceled int   // the number of canceled requests
+	posted   bool  // a flush is posted
 	flowing  bool  // the connection is up, so that a flush empties the queue
-	now      int64 // the time of the calls; read once for those of one flush
-	held     int64 // until then commands that wait at the server may hold up others
+	now      int64 // the time of the calls; read once per flush
+	held     int64 // until this time, blocking commands may delay the commands behind them
 
-	// Of the queue, and of the connection that its commands were written to.
+	// For the commands in the queue and for those written to its connection.
 	pending, pendingBytes int
 	sends                 int                            // requests without a waiter
 	hold                  *eventloop.Promise[struct{}]   // keeps the loop alive for them
 	drained               []*eventloop.Promise[struct{}] // resolved when nothing is pending
 }
 
-// outKept is the capacity of the buffer that is kept.
+// outKept is the largest capacity of an output buffer that the queue keeps for reuse.
 const outKept = 256 << 10
 
 func (q *queue) init(o *Options, owner *eventloop.Owner) {
@@ -69,7 +68,7 @@ func (q *queue) clock() int64 { return int64(time.Since(q.epoch)) + 1 }
 var errNoCommand = errors.New("redis: no command")
 
 // add adds a command that waits at the server for up to wait, or for noLimit. It reports
-// whether a flush is to be posted. After an error it has added nothing.
+// whether the caller must post a flush. If it returns an error, it has added nothing.
 func (q *queue) add(to waiter, cancel *canceling, wait time.Duration, args ...any) (flush bool, err error) {
 	if len(args) == 0 {
 		return false, errNoCommand
@@ -93,7 +92,7 @@ func (q *queue) add(to waiter, cancel *canceling, wait time.Duration, args ...an
 	return q.added(request{to: to, cancel: cancel, size: size, replies: 1}, wait), nil
 }
 
-// addEncoded is add for commands that are encoded, and have n replies.
+// addEncoded is like add, for encoded commands with n replies.
 func (q *queue) addEncoded(to waiter, cancel *canceling, n int, encoded []byte, wait time.Duration) (flush bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -107,8 +106,8 @@ func (q *queue) addEncoded(to waiter, cancel *canceling, n int, encoded []byte, 
 	return q.added(request{to: to, cancel: cancel, size: len(encoded), replies: n}, wait), nil
 }
 
-// addAgain adds another attempt of a command that was taken already, even if the queue
-// is full or closed since: what waits for pending commands waits for this one, too. It does
+// addAgain adds a retry of a command that was already accepted, even if the queue is now
+// full or closed: code that waits for pending commands also waits for this one. It does
 // nothing if the command was canceled.
 func (q *queue) addAgain(to waiter, cancel *canceling, encoded []byte) (flush bool) {
 	q.mu.Lock()
@@ -132,13 +131,13 @@ func (q *queue) mayAdd(cancel *canceling) error {
 	return nil
 }
 
-// errCanceled says that a command was canceled before it was added, and failed already.
+// errCanceled says that a command was canceled before it was added, and has already failed.
 var errCanceled = errors.New("redis: canceled")
 
 // errBadArg is the error of argument i, which is a. It lets a stay on the stack, unlike
-// a function that gives it to fmt.
+// a function that passes it to fmt.
 func errBadArg(i int, a any) error {
-	if list, ok := a.([]any); ok { // one of its elements is to blame
+	if list, ok := a.([]any); ok { // one of its elements is invalid
 		for _, e := range list {
 			if _, _, ok := resp.AppendArg(nil, e); !ok {
 				return errBadArg(i, e)
@@ -148,7 +147,7 @@ func errBadArg(i int, a any) error {
 	return fmt.Errorf("redis: argument %d of a command has the type %v, which has no encoding", i, reflect.TypeOf(a))
 }
 
-// added takes the request whose bytes were added. The caller holds the lock.
+// added adds the request for bytes that were added. The caller holds the lock.
 func (q *queue) added(r request, wait time.Duration) (flush bool) {
 	if q.o.Timeout > 0 {
 		r.due = q.dueAfter(wait)
@@ -167,8 +166,8 @@ func (q *queue) added(r request, wait time.Duration) (flush bool) {
 	return flush
 }
 
-// dueAfter returns when a request times out that is added now and waits at the server
-// for up to wait, or for noLimit. Those that are added behind it wait for it as well.
+// dueAfter returns the due time of a request that is added now and waits at the server for
+// up to wait, or for noLimit. The due times of later requests include this wait.
 func (q *queue) dueAfter(wait time.Duration) (due int64) {
 	if len(q.requests) == 0 || !q.flowing {
 		q.now = q.clock()
@@ -195,7 +194,7 @@ func (q *queue) addSend() {
 	}
 }
 
-// done takes requests that are over out of the count of what is pending.
+// done subtracts finished requests from the pending counts.
 func (q *queue) done(over tally) {
 	if over.requests == 0 {
 		return
@@ -205,8 +204,8 @@ func (q *queue) done(over tally) {
 	q.doneLocked(over)
 }
 
-// A tally counts requests. Those of a handshake, which have no size, are not counted:
-// they were in no queue.
+// A tally counts requests. It does not count those of a handshake, which have no size,
+// because they were not queued.
 type tally struct{ requests, bytes, sends int }
 
 func (t *tally) add(r *request) {
@@ -238,7 +237,7 @@ func (q *queue) doneLocked(over tally) {
 	}
 }
 
-// close refuses later commands with err. The first call counts.
+// close makes later commands fail with err. Only the first call has an effect.
 func (q *queue) close(err error) (first bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -249,21 +248,21 @@ func (q *queue) close(err error) (first bool) {
 	return true
 }
 
-// setFlowing says whether the connection is up.
+// setFlowing records whether the connection is up.
 func (q *queue) setFlowing(flowing bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.flowing = flowing
 }
 
-// isEmpty reports whether nothing waits to be sent.
+// isEmpty reports whether there are no unsent commands.
 func (q *queue) isEmpty() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.requests) == q.canceled
 }
 
-// firstDue returns when the first request in the queue times out, or 0.
+// firstDue returns the due time of the first request in the queue, or 0.
 func (q *queue) firstDue() int64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -273,8 +272,8 @@ func (q *queue) firstDue() int64 {
 	return q.requests[0].due
 }
 
-// writeTo writes the content of the queue to a link. If the connection does not take it,
-// the queue stays as it is.
+// writeTo writes the content of the queue to a link. If the connection does not accept it,
+// the queue is unchanged.
 func (q *queue) writeTo(lk *link) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -296,10 +295,10 @@ func (q *queue) writeTo(lk *link) error {
 	return nil
 }
 
-// expectMore reports whether to post a flush although nothing has been added. Callbacks
-// that were posted with replies often ask for more. A flush that is posted now runs right
-// after them, in their turn. If they had to post it, it would have a turn of its own,
-// which with one command at a time costs the dispatcher its direct wait for the reply.
+// expectMore reports whether to post a flush although the queue is empty. Callbacks posted
+// with replies often add further commands. A flush that is posted now runs right after
+// them, in their turn. If they had to post it, it would need its own turn, which, with one
+// command at a time, would cost the dispatcher its direct wait for the reply.
 func (q *queue) expectMore() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -310,7 +309,7 @@ func (q *queue) expectMore() bool {
 	return true
 }
 
-// flushing says that the flush that was posted runs.
+// flushing records that the posted flush now runs.
 func (q *queue) flushing() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -357,8 +356,8 @@ func (q *queue) remove(match func(r *request) bool) {
 	q.doneLocked(over)
 }
 
-// failUntil fails the requests that are due by now, or all if now is the greatest
-// number. It reports whether there were some without a waiter.
+// failUntil fails the requests that are due by now, or all requests if now is
+// math.MaxInt64. It reports whether any of them had no waiter.
 func (q *queue) failUntil(now int64, err error) (sends bool) {
 	var failed []waiter
 	q.mu.Lock()
@@ -387,19 +386,19 @@ func (q *queue) failUntil(now int64, err error) (sends bool) {
 // A canceling is the state of a request that its context can cancel.
 type canceling struct {
 	state cancelState // guarded by the lock of the queue
-	stop  func() bool // ends the watch of the context; set before the request is added
+	stop  func() bool // stops watching the context; set before the request is added
 }
 
 type cancelState uint8
 
 const (
 	begun    cancelState = iota // not in the queue yet
-	queued                      // can be removed without trace
-	inFlight                    // its reply will come
+	queued                      // unsent: can be removed from the queue
+	inFlight                    // sent: waiting for the reply
 	canceled
 )
 
-// end is called when the request is over.
+// end is called when the request is finished.
 func (c *canceling) end() {
 	if c.stop != nil {
 		c.stop()
@@ -414,8 +413,8 @@ func (q *queue) cancelRequest(c *canceling) (sent bool) {
 	c.state = canceled // a script is not sent a second time
 	if before == queued {
 		q.canceled++
-		// There may be no connection to write the others to, or nothing but this to wait
-		// for.
+		// There may be no connection to write the others to, or all requests of a closed
+		// queue may be canceled.
 		if q.canceled > 16 && q.canceled > len(q.requests)/2 || q.err != nil && q.canceled == len(q.requests) {
 			q.dropCanceled()
 		}

@@ -10,11 +10,12 @@ import (
 )
 
 // A Reply is a reply of the server, or an element of one. [As] and [Do] convert replies
-// to Go values. A Reply and what its methods return may be kept. The zero Reply is nil.
+// to Go values. The caller may keep a Reply and the results of its methods. The zero Reply
+// is nil.
 type Reply struct{ v resp.Value }
 
-// A Kind is the type of a [Reply] in the protocol. Version 2 of the protocol has
-// KindNil, KindStatus, KindError, KindInt, KindString and KindArray only.
+// A Kind is the type of a [Reply] in the protocol. Version 2 of the protocol has only
+// KindNil, KindStatus, KindError, KindInt, KindString and KindArray.
 type Kind uint8
 
 // The kinds of replies.
@@ -28,7 +29,7 @@ const (
 	KindFloat     = Kind(resp.Double)
 	KindBool      = Kind(resp.Bool)
 	KindBigNumber = Kind(resp.BigNumber)
-	KindVerbatim  = Kind(resp.Verbatim) // a text for people
+	KindVerbatim  = Kind(resp.Verbatim) // text for humans
 	KindMap       = Kind(resp.Map)
 	KindSet       = Kind(resp.Set)
 	KindPush      = Kind(resp.Push)
@@ -51,7 +52,7 @@ func (r Reply) Kind() Kind { return Kind(r.v.Kind) }
 // IsNil reports whether the reply is nil.
 func (r Reply) IsNil() bool { return r.v.Kind == resp.Null }
 
-// Err returns the error that the reply is, an [*Error], or nil.
+// Err returns an [*Error] if the reply is an error, else nil.
 func (r Reply) Err() error {
 	if r.v.Kind != resp.Error {
 		return nil
@@ -71,12 +72,12 @@ func (r Reply) Float() (float64, error) { return toFloat(r.v) }
 // Bool returns the reply as a bool, as As[bool] does.
 func (r Reply) Bool() (bool, error) { return toBool(r.v) }
 
-// Len returns the number of elements. The keys and the values of a map count one each.
-// It is 0 for what has no elements.
+// Len returns the number of elements. In a map, each key and each value counts as one
+// element. Len is 0 for a reply without elements.
 func (r Reply) Len() int { return len(r.v.Elems) }
 
-// At returns an element. It panics if i is not in the range from 0 to Len()-1. The
-// elements of a map are its keys and values in turn.
+// At returns element i. It panics if i is not in the range from 0 to Len()-1. The elements
+// of a map are its alternating keys and values.
 func (r Reply) At(i int) Reply { return Reply{r.v.Elems[i]} }
 
 // All returns a sequence of the elements.
@@ -90,7 +91,7 @@ func (r Reply) All() iter.Seq2[int, Reply] {
 	}
 }
 
-// String shows the reply on one line, for logs and tests: strings are quoted, elements
+// String formats the reply on one line, for logs and tests: strings are quoted, elements
 // are in brackets.
 func (r Reply) String() string {
 	var b strings.Builder

@@ -1,6 +1,6 @@
 package redis
 
-// A ring is a queue. It keeps its memory for the next elements, unless that is much.
+// A ring is a queue. It reuses its memory, up to ringKept elements.
 type ring[T any] struct {
 	buf  []T // its length is a power of two
 	head int

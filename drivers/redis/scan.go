@@ -9,17 +9,16 @@ import (
 	"github.com/onloop/eventloop/drivers/redis/internal/resp"
 )
 
-// ScanOptions say what a scan finds.
+// ScanOptions select the elements that a scan returns.
 type ScanOptions struct {
 	// Match is a pattern of the names. Empty: all.
 	Match string
 
-	// Type is the type of the values of keys, such as "hash". Empty: any. It is for
-	// Scan only.
+	// Type is the type of the values of keys, such as "hash". Empty: any. Only Scan uses it.
 	Type string
 
-	// Count is about how many elements the server looks at in one step. Zero: 10. It
-	// must not be negative.
+	// Count is the approximate number of elements that the server examines per step. Zero:
+	// 10. It must not be negative.
 	Count int
 }
 
@@ -41,27 +40,28 @@ func (o ScanOptions) args(command, key, cursor string) []any {
 	return args
 }
 
-// Scan returns a sequence of the keys of the database, for a task, which waits for each
-// step. Keys that exist during the whole scan are found. A key may be found more than
-// once. An error is the last element: of a command, or the end of the task's context.
+// Scan returns a sequence of the keys of the database, for a task. The task waits for each
+// step. The scan returns every key that exists during the whole scan, and may return a key
+// more than once. An error is the last element: that of a command, or the end of the task's
+// context.
 //
-// A scan cannot be a part of a transaction, because each of its steps needs the result of
-// the one before: the scans of a [Tx] fail at once.
+// A scan cannot be part of a transaction, because each step needs the result of the
+// previous one: the scans of a [Tx] fail at once.
 func (x *Commands) Scan(t *eventloop.Task, o ScanOptions) iter.Seq2[string, error] {
 	return scan(x, t, o, "SCAN", "", toStrings)
 }
 
-// SScan is Scan for the members of a set.
+// SScan is like Scan, for the members of a set.
 func (x *Commands) SScan(t *eventloop.Task, key string, o ScanOptions) iter.Seq2[string, error] {
 	return scan(x, t, o, "SSCAN", key, toStrings)
 }
 
-// HScan is Scan for the fields of a hash.
+// HScan is like Scan, for the fields of a hash.
 func (x *Commands) HScan(t *eventloop.Task, key string, o ScanOptions) iter.Seq2[Field, error] {
 	return scan(x, t, o, "HSCAN", key, toFields)
 }
 
-// ZScan is Scan for the members of a sorted set.
+// ZScan is like Scan, for the members of a sorted set.
 func (x *Commands) ZScan(t *eventloop.Task, key string, o ScanOptions) iter.Seq2[Scored, error] {
 	return scan(x, t, o, "ZSCAN", key, toScored)
 }
@@ -74,7 +74,7 @@ func toFields(v resp.Value) (all []Field, err error) {
 	return all, err
 }
 
-// scannable returns why x cannot scan, or nil.
+// scannable returns an error if x cannot scan.
 func scannable(x *Commands, o ScanOptions) error {
 	switch {
 	case x.tx != nil:

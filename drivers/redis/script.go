@@ -9,8 +9,8 @@ import (
 	"github.com/onloop/eventloop/drivers/redis/internal/resp"
 )
 
-// A Script is a program in Lua that the server runs. It may be kept in a variable of a
-// package and used by many clients.
+// A Script is a Lua program that the server runs. A package-level variable can hold it, and
+// many clients can use it.
 type Script struct{ source, sum string }
 
 // NewScript returns a script. It does not check the source: the server does when the
@@ -24,15 +24,15 @@ func NewScript(source string) *Script {
 func (s *Script) Hash() string { return s.sum }
 
 // Run runs the script with keys (KEYS) and arguments (ARGV). It sends the hash of the
-// script, and if the server does not know it yet, the source; then the script runs after
-// commands that were sent in the meantime. Load prevents that.
+// script. If the server does not know the hash, Run then sends the source, and the script
+// runs after commands that were sent in the meantime. Load prevents that.
 //
 // In a Tx, Run sends the source.
 func (s *Script) Run(ctx context.Context, x Runner, keys []string, args ...any) *eventloop.Future[Reply] {
 	return s.run(ctx, x.commands(), "EVALSHA", "EVAL", keys, args)
 }
 
-// RunReadOnly is Run for a script that writes nothing. The server refuses writes.
+// RunReadOnly is like Run, for a script that writes nothing. The server refuses writes.
 func (s *Script) RunReadOnly(ctx context.Context, x Runner, keys []string, args ...any) *eventloop.Future[Reply] {
 	return s.run(ctx, x.commands(), "EVALSHA_RO", "EVAL_RO", keys, args)
 }
@@ -69,14 +69,14 @@ type scriptRun struct {
 
 func (r *scriptRun) answer(v resp.Value) {
 	if v.Kind == resp.Error && (&Error{v.Str}).Code() == "NOSCRIPT" {
-		// It was not executed, so it may be sent again.
+		// The script was not executed, so it may be sent again.
 		r.p.sendAgain(r.call, r.cancel, r.bySource)
 		return
 	}
 	r.call.answer(v)
 }
 
-// Load makes the script known to the server.
+// Load loads the script into the server's cache.
 func (s *Script) Load(ctx context.Context, x Runner) *eventloop.Future[struct{}] {
 	return run(ctx, x.commands(), toNothing, "SCRIPT", "LOAD", s.source)
 }

@@ -6,16 +6,16 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// A Session has a connection of its own, for what changes the state of a connection:
-// Watch, WAIT, another database, commands that block others behind them. It connects
-// with its first command. When its connection is lost, the session is over: pending and
-// later commands fail.
+// A Session has its own connection, for commands that change the state of a connection:
+// Watch, WAIT, another database, commands that block those behind them. It connects with
+// its first command. If the connection is lost, the session ends: pending and later
+// commands fail.
 type Session struct {
 	Commands
 	client *Client
 }
 
-// Session returns a session. Close it when it is not needed any more.
+// Session returns a session. The caller must close it when it is no longer needed.
 func (c *Client) Session() *Session {
 	s := &Session{client: c}
 	p := newPipe(c.l, c.o, c.owner)
@@ -28,8 +28,8 @@ func (c *Client) Session() *Session {
 	return s
 }
 
-// Tx returns a transaction on the connection of the session. It is executed only if no
-// key has changed that the session watches.
+// Tx returns a transaction on the connection of the session. The server executes it only
+// if no key that the session watches has changed.
 func (s *Session) Tx() *Tx { return newTx(s.p, false) }
 
 // Watch makes the next transaction of the session fail with [ErrConflict] if one of the

@@ -8,22 +8,22 @@ import (
 	"time"
 )
 
-// A special is a command that Do does not simply send.
+// A special is a command that Do does not send like an ordinary command.
 type special struct {
 	kind specialKind
-	hint string        // of a refusal: what to use instead
-	at   int           // of a command that waits: index of the timeout; negative: from the end
-	unit time.Duration // of the timeout; 0: it does not wait, or has one after BLOCK
+	hint string        // for a refused command: the replacement
+	at   int           // for a blocking command: the index of the timeout; negative: from the end
+	unit time.Duration // of the timeout; 0: it does not wait, or has a timeout after BLOCK
 	sub  []string      // the subcommands that are special, in lower case; nil: all
 }
 
 type specialKind uint8
 
 const (
-	blocks  specialKind = 1 + iota // while it waits, its connection does nothing else
-	refused                        // it would end the order of requests and replies
-	private                        // it changes the state of a connection: for a Session only
-	notInTx                        // the same, and no command of a transaction
+	blocks  specialKind = 1 + iota // while it waits, it blocks its connection
+	refused                        // it would break the order of requests and replies
+	private                        // it changes the state of a connection: only for a Session
+	notInTx                        // like private, and not permitted in a transaction
 )
 
 var (
@@ -58,9 +58,9 @@ var specials = map[string]special{
 	"waitaof": {kind: private, at: 3, unit: time.Millisecond, hint: "Client.Session, because it waits for writes of its own connection"},
 }
 
-// specialOf returns what is special about a command, if anything, and its arguments. If
-// it is special, or begins with a slice, each argument is one word: what is refused as
-// separate words must not pass in a slice.
+// specialOf returns the special of a command, or the zero special, and the command's
+// arguments. If the command is special or begins with a slice, the arguments are flattened
+// to single words: a command that is refused as separate words must not pass in a slice.
 func specialOf(args []any) (special, []any) {
 	if len(args) > 0 && isSlice(args[0]) {
 		args = flatten(nil, args)
@@ -75,7 +75,7 @@ func specialOf(args []any) (special, []any) {
 	return s, args
 }
 
-// isSlice reports whether an argument is as many words as it has elements.
+// isSlice reports whether an argument expands to one word per element.
 func isSlice(a any) bool {
 	switch a.(type) {
 	case []string, [][]byte, []any:
@@ -105,7 +105,7 @@ func flatten(dst, args []any) []any {
 	return dst
 }
 
-// specialName returns what is special about the command name, if anything.
+// specialName returns the special of the command name, or the zero special.
 func specialName(name any) special {
 	var buf [16]byte // longer names are not special
 	n := 0
@@ -155,7 +155,7 @@ func (s special) hasSub(args []any) bool {
 	return false
 }
 
-// wordOf returns an argument as a text, or "" if it is none.
+// wordOf returns an argument as text, or "" if it is not text.
 func wordOf(a any) string {
 	switch a := a.(type) {
 	case string:
@@ -177,8 +177,8 @@ func (s special) refusal(args []any) error {
 	return fmt.Errorf("redis: %s cannot be sent by Do here: use %s", name, s.hint)
 }
 
-// blockTime returns for how long the command may wait, or noLimit. ok is false if it
-// does not wait at all.
+// blockTime returns the time that the command may wait, or noLimit. ok is false if the
+// command does not wait.
 func (s special) blockTime(args []any) (d time.Duration, ok bool) {
 	switch {
 	case s.unit != 0:
@@ -192,13 +192,13 @@ func (s special) blockTime(args []any) (d time.Duration, ok bool) {
 		at += len(args)
 	}
 	if at < 1 || at >= len(args) {
-		return 0, false // the server says what is wrong
+		return 0, false // the server's reply will have the error
 	}
 	return durationOf(args[at], s.unit), true
 }
 
-// readBlockTime is blockTime of XREAD and XREADGROUP. Names of groups and consumers may
-// be words of the command.
+// readBlockTime is blockTime for XREAD and XREADGROUP. The names of groups and consumers
+// may equal keywords of the command.
 func readBlockTime(args []any) (d time.Duration, ok bool) {
 	for i := 1; i < len(args); i++ {
 		switch strings.ToLower(wordOf(args[i])) {
@@ -217,8 +217,8 @@ func readBlockTime(args []any) (d time.Duration, ok bool) {
 	return 0, false
 }
 
-// durationOf returns the time that an argument says. Zero, and what is no number, is
-// noLimit.
+// durationOf returns an argument as a duration. It returns noLimit for zero, and for an
+// argument that is not a number.
 func durationOf(a any, unit time.Duration) time.Duration {
 	word := wordOf(a)
 	if word == "" {

@@ -11,37 +11,36 @@ import (
 	"github.com/onloop/eventloop/drivers/redis/internal/resp"
 )
 
-// SubscribeOptions say what a [Subscription] gets, and what it does with it.
+// SubscribeOptions are the settings of a [Subscription].
 type SubscribeOptions struct {
-	// Channels, Patterns and Shards are the names of channels, patterns of names such
-	// as "news.*", and the names of channels of shards. More can be added later.
+	// Channels, Patterns and Shards are the names of channels, patterns of names such as
+	// "news.*", and the names of shard channels. Subscription.Add and its variants add more.
 	Channels, Patterns, Shards []string
 
-	// OnMessage is called on the loop with each message, in order. If nil, messages
-	// are kept for Subscription.All.
+	// OnMessage is called on the loop with each message, in order. If it is nil, messages
+	// are queued for Subscription.All.
 	OnMessage func(m Message)
 
-	// OnGap is called on the loop each time that the subscription is complete again
-	// after its connection was lost: messages that were sent in between are missing.
-	// err says why. Redis does not keep messages, so a program that needs to know all
-	// of them has to look at the state of things now. It comes before the messages
-	// that follow the gap.
+	// OnGap is called on the loop each time the subscription is complete again after its
+	// connection was lost, before the messages that follow the gap. Messages that were
+	// published in between are missing. err is the reason. Redis does not store messages,
+	// so a program that depends on all of them must now read the current state.
 	OnGap func(err error)
 }
 
 // A Message is a message of a subscription.
 type Message struct {
 	Channel string
-	Pattern string // that the channel has matched; empty if the channel was subscribed to
+	Pattern string // the pattern that the channel matched; empty for a subscribed channel
 	Payload string
 }
 
-// A Subscription gets messages over a connection of its own. It reconnects by itself,
+// A Subscription receives messages over its own connection. It reconnects automatically,
 // and keeps the loop alive until it is closed. Loop.Shutdown closes it.
 //
-// While it is paused nothing is read: the server keeps messages, up to its limit for
+// A paused subscription does not read. The server buffers messages, up to its limit for
 // slow subscribers (client-output-buffer-limit pubsub), and then closes the connection,
-// which is a gap.
+// which causes a gap.
 //
 // All methods may be called from any goroutine and from any callback, except All.
 type Subscription struct {
@@ -57,21 +56,21 @@ type Subscription struct {
 	backoff   backoff
 	timer     *eventloop.Timer // for the next attempt to connect
 	pinger    *eventloop.Timer
-	names     [3]map[string]struct{} // that are subscribed to, by topicKind
-	groups    ring[*topicChange]     // that were sent, and are not confirmed
-	waiting   []*topicChange         // that were not sent, or whose connection was lost
+	names     [3]map[string]struct{} // the subscribed names, by topicKind
+	groups    ring[*topicChange]     // the changes that were sent and are not confirmed
+	waiting   []*topicChange         // unsent changes, and those whose connection was lost
 	restoring *topicChange           // all names, after the connection was lost
 	gap       error                  // why messages are missing, until onGap is called
-	complete  bool                   // the connection has been up and complete once
-	heard     bool                   // something has arrived since the pinger looked
+	complete  bool                   // the subscription has been complete before
+	heard     bool                   // data has arrived since the last check of the pinger
 	pinged    bool
 	over      bool
 	box       mailbox
 
-	paused, closed atomic.Bool // at once, on whichever goroutine
+	paused, closed atomic.Bool // set at once, on the caller's goroutine
 }
 
-// topicKind tells what a name is.
+// topicKind is the kind of a name: channel, pattern or shard channel.
 type topicKind int
 
 const (
@@ -91,8 +90,8 @@ type topicChange struct {
 	kind   topicKind
 	remove bool
 	names  []string
-	added  []string // those that were not subscribed to before
-	left   int      // confirmations that are missing
+	added  []string // the names that were not subscribed before
+	left   int      // the number of missing confirmations
 }
 
 // ended fails the change because the subscription has ended. Done reports that.
@@ -101,18 +100,18 @@ func (ch *topicChange) ended(err error) {
 	ch.Resolve(struct{}{}, err)
 }
 
-// pingAfter is how long a connection of a subscription may be silent before it is
-// checked. The reply has the same time.
+// pingAfter is the time without input after which a subscription checks its connection. It
+// is also the timeout of the reply.
 const pingAfter = 30 * time.Second
 
-// Subscribe begins a subscription and returns at once. A closed client, and a
-// subscription whose user may not connect, are reported by Ready and Done.
+// Subscribe begins a subscription and returns at once. Ready and Done report a closed
+// client, and a user that may not connect.
 func (c *Client) Subscribe(o SubscribeOptions) *Subscription {
 	s := &Subscription{c: c, onMessage: o.OnMessage, onGap: o.OnGap, done: &eventloop.Promise[struct{}]{}}
 	s.backoff = backoff{min: c.o.MinBackoff, max: c.o.MaxBackoff}
 	var err error
 	s.owner, err = eventloop.NewOwner(c.l, "redis subscription", c.o.Addr, func(error) { s.over = true })
-	if err != nil { // the loop has ended: so has the owner of the client
+	if err != nil { // the loop has ended, and so has the owner of the client
 		s.owner = c.owner
 	}
 	s.done.Init(s.owner)
@@ -131,13 +130,12 @@ func (c *Client) Subscribe(o SubscribeOptions) *Subscription {
 	return s
 }
 
-// Ready returns a future that succeeds when the server has confirmed what
-// SubscribeOptions asked for: every message sent after that arrives, unless there is a
-// gap.
+// Ready returns a future that succeeds when the server has confirmed the names in
+// SubscribeOptions. Every message published after that arrives, unless there is a gap.
 func (s *Subscription) Ready() *eventloop.Future[struct{}] { return s.first }
 
-// Done returns a future that succeeds when the subscription is closed, and fails if it
-// has ended by itself because the server refuses the connection.
+// Done returns a future that succeeds when the subscription is closed. It fails if the
+// subscription has ended because the server refused the connection.
 func (s *Subscription) Done() *eventloop.Future[struct{}] { return &s.done.Future }
 
 // Add subscribes to more channels. The future succeeds when the server has confirmed
@@ -146,12 +144,12 @@ func (s *Subscription) Add(channel ...string) *eventloop.Future[struct{}] {
 	return s.change(channels, false, channel)
 }
 
-// AddPatterns is Add for patterns.
+// AddPatterns is like Add, for patterns.
 func (s *Subscription) AddPatterns(pattern ...string) *eventloop.Future[struct{}] {
 	return s.change(patterns, false, pattern)
 }
 
-// AddShards is Add for channels of shards.
+// AddShards is like Add, for shard channels.
 func (s *Subscription) AddShards(shard ...string) *eventloop.Future[struct{}] {
 	return s.change(shards, false, shard)
 }
@@ -161,12 +159,12 @@ func (s *Subscription) Remove(channel ...string) *eventloop.Future[struct{}] {
 	return s.change(channels, true, channel)
 }
 
-// RemovePatterns is Remove for patterns.
+// RemovePatterns is like Remove, for patterns.
 func (s *Subscription) RemovePatterns(pattern ...string) *eventloop.Future[struct{}] {
 	return s.change(patterns, true, pattern)
 }
 
-// RemoveShards is Remove for channels of shards.
+// RemoveShards is like Remove, for shard channels.
 func (s *Subscription) RemoveShards(shard ...string) *eventloop.Future[struct{}] {
 	return s.change(shards, true, shard)
 }
@@ -181,7 +179,8 @@ func (s *Subscription) change(kind topicKind, remove bool, names []string) *even
 	return &ch.Future
 }
 
-// apply makes a change. From here on all of it is on the loop.
+// apply makes a change. It runs on the loop, like the functions below unless they say
+// otherwise.
 func (s *Subscription) apply(ch *topicChange) {
 	if s.over {
 		ch.ended(errClosed)
@@ -264,7 +263,7 @@ func (s *Subscription) linkUp() {
 	s.startPinger()
 }
 
-// restored says that the subscription is complete.
+// restored records that the subscription is complete.
 func (s *Subscription) restored() {
 	s.restoring = nil
 	s.backoff.reset()
@@ -320,7 +319,7 @@ func (s *Subscription) answered(tally)   {}
 func (s *Subscription) dropped(tally)    {}
 func (s *Subscription) sendFailed(error) {}
 
-// unasked takes all that arrives.
+// unasked implements linkHost. It handles all input of the connection.
 func (s *Subscription) unasked(v resp.Value) error {
 	s.heard = true
 	if v.Kind == resp.Error {
@@ -350,7 +349,7 @@ func (s *Subscription) unasked(v resp.Value) error {
 	return nil // and pong in version 2 of the protocol
 }
 
-// confirmed takes a confirmation of the oldest change.
+// confirmed handles a confirmation of the oldest change.
 func (s *Subscription) confirmed() {
 	if s.groups.len == 0 {
 		return
@@ -367,15 +366,15 @@ func (s *Subscription) confirmed() {
 	}
 }
 
-// unsubscribed takes a confirmation, or the news that a server sends when a shard has
-// moved away, which nothing asked for.
+// unsubscribed handles a confirmation, or the unsolicited message that a server sends when
+// a shard has moved away.
 func (s *Subscription) unsubscribed(name string) {
 	if s.groups.len > 0 && (*s.groups.front()).remove {
 		s.confirmed()
 	}
 }
 
-// refusedChange takes an error reply to a change.
+// refusedChange handles an error reply to a change.
 func (s *Subscription) refusedChange(err *Error) error {
 	if s.groups.len == 0 {
 		return err
@@ -409,8 +408,8 @@ func (s *Subscription) deliver(m Message) {
 	}
 }
 
-// Pause stops the messages, and soon reading. If it is called on the loop, no OnMessage
-// comes after it.
+// Pause stops the delivery of messages, and soon after it the reading. If Pause is called
+// on the loop, OnMessage is not called after it, until Resume.
 func (s *Subscription) Pause() {
 	s.paused.Store(true)
 	s.c.l.Post(s.setPaused)
@@ -438,8 +437,8 @@ func (s *Subscription) Ref() { s.owner.Ref() }
 // Unref lets the loop end although the subscription is open.
 func (s *Subscription) Unref() { s.owner.Unref() }
 
-// Close ends the subscription. Done tells when it has ended. If it is called on the loop,
-// no callback comes after it. A second call does nothing.
+// Close ends the subscription. Done reports its end. If Close is called on the loop, no
+// callback is called after it. A second call does nothing.
 func (s *Subscription) Close() {
 	s.closed.Store(true)
 	s.c.l.Post(func() { s.end(nil) })
@@ -496,7 +495,7 @@ func (s *Subscription) stopPinger() {
 	}
 }
 
-// ping checks a connection from which nothing comes.
+// ping checks a connection without input.
 func (s *Subscription) ping() {
 	switch {
 	case s.link == nil || !s.link.up:

@@ -11,20 +11,20 @@ import (
 	"github.com/onloop/eventloop/drivers/redis/internal/resp"
 )
 
-// A Tx is a transaction. Its methods collect commands, and [Tx.Exec] sends all of them,
-// between MULTI and EXEC, so that the server executes them without others in between.
-// The futures of the commands have results when the transaction was executed. A failure
-// of the transaction is reported by the future of Exec. A transaction that has commands
-// keeps the loop alive until Exec or [Tx.Discard].
+// A Tx is a transaction. Its methods collect commands. [Tx.Exec] sends them between MULTI
+// and EXEC, so that the server executes them without other commands in between. The futures
+// of the commands have their results after the execution. The future of Exec reports a
+// failure of the transaction. A transaction with commands keeps the loop alive until Exec
+// or [Tx.Discard].
 type Tx struct {
 	Commands
-	shared bool // its connection is that of the client
+	shared bool // it uses the client's connection
 
 	mu      sync.Mutex // guards the following
 	encoded []byte
 	calls   []waiter
-	err     error // why nothing is to be sent
-	over    error // of later calls, after Exec or Discard; nil before
+	err     error // why Exec must not send the transaction; nil: it may
+	over    error // the error of later calls, after Exec or Discard; nil before
 }
 
 // Tx returns a transaction on the client's connection.
@@ -67,8 +67,8 @@ func (tx *Tx) mayAdd(to waiter, args ...any) error {
 	return nil
 }
 
-// spoil makes Exec fail with err, because a command of the transaction is not valid:
-// the others must not be executed without it.
+// spoil makes Exec fail with err, because a command of the transaction is invalid: the
+// server must not execute the others without it.
 func (tx *Tx) spoil(err error) {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
@@ -77,17 +77,17 @@ func (tx *Tx) spoil(err error) {
 
 // Exec sends the transaction. The future has the replies to the commands, in order.
 //
-// If a command fails, the others are executed all the same: the future has all replies,
-// and the error is that of the first command that failed. If the server refuses a
-// command, such as one that it does not know, nothing is executed, and the error is the
-// first refusal. If a watched key has changed, it is [ErrConflict]. A transaction without
-// commands succeeds, and nothing is sent.
+// If a command fails, the server still executes the others: the future has all replies, and
+// the error is that of the first failed command. If the server refuses a command, such as
+// an unknown one, it executes nothing, and the error is the first refusal. If a watched key
+// has changed, the error is [ErrConflict]. A transaction without commands succeeds, and
+// nothing is sent.
 //
-// If a command is not valid, such as one with an argument of a wrong type, nothing is
-// sent, and the error is that of the command.
+// If a command is invalid, such as one with an argument of a wrong type, nothing is sent,
+// and the error is that of the command.
 //
-// ctx cancels the transaction as that of a command does. A second Exec fails, as does
-// Exec after Discard.
+// The end of ctx cancels the transaction like a single command. A second Exec fails, and so
+// does Exec after Discard.
 func (tx *Tx) Exec(ctx context.Context) *eventloop.Future[[]Reply] {
 	checkContext(ctx)
 	owner := tx.p.owner
@@ -117,9 +117,8 @@ func (tx *Tx) Exec(ctx context.Context) *eventloop.Future[[]Reply] {
 	return &c.Future
 }
 
-// Discard drops the transaction: its commands fail. A transaction that is not sent
-// should be discarded, because its futures keep the loop alive. After Exec, Discard does
-// nothing.
+// Discard drops the transaction: its commands fail. Discard every transaction that is not
+// sent, because its futures keep the loop alive. After Exec, Discard does nothing.
 func (tx *Tx) Discard() {
 	tx.mu.Lock()
 	var calls []waiter
@@ -135,14 +134,14 @@ func (tx *Tx) Discard() {
 
 var errDiscarded = errors.New("redis: the transaction was discarded")
 
-// An execution is a transaction that was sent. It gets the replies to MULTI, to each
-// command, which say that it is queued, and to EXEC.
+// An execution is a transaction that was sent. It receives the reply to MULTI, one reply
+// per command, which confirms that the command is queued, and the reply to EXEC.
 type execution struct {
 	call    *call[[]Reply]
 	waiters []waiter
-	replies int   // that have come
+	replies int   // the number of received replies
 	refused error // the first error before EXEC
-	multi   error // of MULTI
+	multi   error // the error of MULTI
 }
 
 func (e *execution) answer(v resp.Value) {
@@ -157,7 +156,7 @@ func (e *execution) answer(v resp.Value) {
 		return
 	}
 	switch {
-	case e.multi != nil: // each command was executed by itself, or refused
+	case e.multi != nil: // each command was executed separately, or refused
 		e.fail(uncertain(e.multi))
 	case v.Kind == resp.Error && e.refused != nil:
 		e.fail(e.refused)
