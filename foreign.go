@@ -29,7 +29,7 @@ import (
 // goroutine for each Read would be too slow; their owners are abandoners.
 
 // foreignGrace is the minimum time that foreign code has for returning at the end of
-// the loop. It is asked to return only then, so a WorkGrace of zero would leave it no
+// the loop. Only then is it requested to return, so a WorkGrace of zero would leave it no
 // time.
 const foreignGrace = 100 * time.Millisecond
 

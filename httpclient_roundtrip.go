@@ -433,7 +433,7 @@ func (c *httpCall) readBody(res *HTTPResponse, resp *httpclient.Response) error 
 	return nil
 }
 
-// endUpload ends the upload, if there is one, so that it does not read the body any more.
+// endUpload ends the upload, if there is one, so that it no longer reads the body.
 func (c *httpCall) endUpload() {
 	if c.upload != nil {
 		c.upload.end()

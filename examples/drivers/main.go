@@ -1,4 +1,4 @@
-// Drivers is a small shop whose loop uses all six drivers: an order comes in over HTTP, and
+// Drivers is a small shop whose loop uses all six drivers: an order arrives over HTTP, and
 // its customer gets a mail with a link to the invoice.
 //
 //	go run . -redis 127.0.0.1:6379 -beanstalk 127.0.0.1:11300 -mongo mongodb://127.0.0.1 \
@@ -51,7 +51,7 @@ const (
 	from   = "shop@example.org"
 )
 
-// An order is a document in MongoDB, and what a customer posts.
+// An order is a document in MongoDB. It is also the JSON body that a customer posts.
 type order struct {
 	ID    int64   `bson:"_id" json:"id"`
 	Mail  string  `bson:"mail" json:"mail"`

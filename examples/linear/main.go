@@ -1,6 +1,6 @@
-// Linear runs two servers whose connections are tasks: code in a straight line,
-// on one event loop. Their state is shared without a lock, and there is no
-// goroutine here but main.
+// Linear runs two servers whose connections are tasks: linear code on one event loop.
+// The tasks share their state without a lock, and main is the only goroutine of this
+// program.
 //
 //	go run ./examples/linear -chat 127.0.0.1:7001 -json 127.0.0.1:7002
 //
@@ -8,7 +8,7 @@
 //	nc 127.0.0.1 7002      a store that speaks JSON:
 //	{"op":"set","key":"a","value":[1,2]}
 //	{"op":"get","key":"a"}
-//	{"op":"wait","key":"b","ms":5000}      answers when b is set
+//	{"op":"wait","key":"b","ms":5000}      replies when b is set
 //
 // SIGINT closes the listeners and gives the clients three seconds to finish.
 package main

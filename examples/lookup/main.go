@@ -1,5 +1,5 @@
-// Lookup is a small host(1): it looks up names, addresses and records, all at
-// once, and tells how long that took and what the cache made of it.
+// Lookup is a small host(1): it looks up names, addresses and records concurrently, and
+// prints how long each lookup took and the statistics of the cache.
 //
 //	lookup example.org                    the addresses of a name
 //	lookup 192.0.2.1                      the names of an address
@@ -8,10 +8,10 @@
 //	lookup -server 127.0.0.1:5353 -n 3 a.test
 //	lookup -server 9.9.9.9 -tls dns.quad9.net example.org
 //
-// The servers are those of the system unless -server names others. With -n every
-// lookup is done that often, one after the other, to see the cache at work. With
-// -tls the servers are asked over TLS, and must have a certificate for that name. The
-// exit status is 1 if anything was not found.
+// The servers are those of the system unless -server names others. With -n every lookup
+// is repeated that many times, one after another, to show the effect of the cache. With
+// -tls the queries use TLS, and the servers must have a certificate for the given name.
+// The exit status is 1 if anything was not found.
 package main
 
 import (
@@ -35,7 +35,7 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// options are what the command line says.
+// options holds the settings from the command line.
 type options struct {
 	qtype   uint16 // dns.TypeNone: addresses of names, and names of addresses
 	repeats int
@@ -56,7 +56,7 @@ func main() {
 	}
 }
 
-// run does what args ask for, and reports whether everything was found.
+// run performs the lookups that args specify, and reports whether everything was found.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (ok bool, err error) {
 	opts, cfg, err := parse(args, stderr)
 	if err != nil {
@@ -171,7 +171,7 @@ type result struct {
 	took  []time.Duration // duration of each repeat
 }
 
-// lookup does all repeats for one name.
+// lookup looks up one name, as often as -n says.
 func lookup(t *eventloop.Task, name string, opts *options) *result {
 	r := &result{name: name}
 	for range opts.repeats {
@@ -193,7 +193,7 @@ func ask(t *eventloop.Task, name string, qtype uint16) ([]string, error) {
 		return askAddr(t, addr)
 	case qtype == dns.TypeNone:
 		return askHost(t, name)
-	case err == nil: // records of an address are those of its name below arpa
+	case err == nil: // the records of an address belong to its name in the arpa domain
 		name, _ = dns.ReverseAddr(addr.WithZone("").String())
 	}
 	return askRecords(t, name, qtype)
@@ -236,7 +236,7 @@ func askRecords(t *eventloop.Task, name string, qtype uint16) (lines []string, e
 	return lines, err
 }
 
-// print writes the answer, or why there is none, and how long it took.
+// print writes the records, or why there are none, and how long each lookup took.
 func (r *result) print(w io.Writer) {
 	for _, line := range r.lines {
 		fmt.Fprintln(w, line)

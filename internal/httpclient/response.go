@@ -36,8 +36,8 @@ func tooLarge(what string) error { return fmt.Errorf("%w: %s", ErrTooLarge, what
 
 // ReadHead reads the head of the final response to a request with the given method. The head
 // may have up to max bytes, including the heads of interim responses (1xx). ReadHead calls
-// interim, if it is not nil, for each interim response. The trailer section has the same
-// limit of its own.
+// interim, if it is not nil, for each interim response. The trailer section may have max bytes
+// as well.
 func (r *Response) ReadHead(c *Conn, method string, max int, interim Interim) error {
 	r.c = c
 	for left := max; ; {
