@@ -28,9 +28,9 @@ import (
 // The methods of connections and listeners are called directly, because a separate
 // goroutine for each Read would be too slow; their owners are abandoners.
 
-// foreignGrace is the minimum time that foreign code has for returning at the end of
-// the loop. Only then is it requested to return, so a WorkGrace of zero would leave it no
-// time.
+// foreignGrace is the minimum time that foreign code has for returning at the end of the
+// loop. The loop asks it to return only at the end, so a WorkGrace of zero would leave it
+// no time.
 const foreignGrace = 100 * time.Millisecond
 
 // isForeign reports whether nc, or the connection below TLS, is foreign.
