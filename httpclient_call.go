@@ -449,7 +449,7 @@ const (
 )
 
 // closeBody closes BodyReader, once, when it is no longer needed. When closeBody returns,
-// this or another goroutine has closed the body.
+// this or another goroutine has closed the body, unless the loop has given up that Close.
 func (c *httpCall) closeBody() {
 	if c.body != nil {
 		c.body.close(c)

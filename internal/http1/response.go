@@ -109,8 +109,8 @@ func (r *Response) parseLine(line string) error {
 // responseFields collects the fields about the framing of a response.
 type responseFields struct {
 	length           int64
-	sized, badLength bool // Transfer-Encoding is present, and "chunked"
-	coded, chunked   bool // the same for Transfer-Encoding
+	sized, badLength bool // Content-Length is present, and invalid
+	coded, chunked   bool // Transfer-Encoding is present, and "chunked"
 	badCoding        bool
 	close, keepAlive bool // from Connection
 }

@@ -330,8 +330,8 @@ func (c *Conn) End(more bool) bool { return c.end(more, settleTime) }
 
 // EndTunnel is End for a request to a proxy, after which the connection is a tunnel. The
 // proxy has responded to everything that was written, so a writer that has not reported yet
-// only waits for a processor. EndTunnel waits for the writer however long that takes.
-// Interrupt ends the wait.
+// only waits for a processor. EndTunnel waits for the writer for up to an hour; Interrupt
+// ends the wait.
 func (c *Conn) EndTunnel(more bool) bool {
 	c.uses = 0 // the request to the proxy does not count
 	return c.end(more, time.Hour)
