@@ -9,13 +9,13 @@ import (
 )
 
 // A Collection is a collection whose documents are values of T: a struct with bson tags,
-// bson.M, bson.Raw, or what else package bson of the official client encodes and decodes.
+// bson.M, bson.Raw, or any other type that package bson of the official client supports.
 //
 // The methods are those of the official client, with its filters, updates, options and
-// results. Each returns at once. They encode and decode on another goroutine: a filter, an
-// update or a document must not be changed before the future has its result. The error of an
-// operation is an [*Error]; one that has not begun, and one whose code to encode or decode
-// panics, fail as [eventloop.WorkOn] says.
+// results. Each returns at once. They encode and decode on another goroutine: the caller
+// must not change a filter, an update or a document before the future has its result. The
+// error of an operation is an [*Error]. An operation that never begins, or whose encoding or
+// decoding panics, fails as described at [eventloop.WorkOn].
 type Collection[T any] struct {
 	client *Client
 	coll   *mongo.Collection
@@ -47,8 +47,8 @@ func do[T, R any](ctx context.Context, c *Collection[T], op string, f func(ctx c
 	})
 }
 
-// single decodes the document of a result. T may have been filled in part before an error,
-// so that it is not returned with it.
+// single decodes the document of a result. With an error it returns the zero T, because the
+// decoded value may be incomplete.
 func single[T any](r *mongo.SingleResult) (v T, err error) {
 	raw, err := r.Raw()
 	if err != nil {

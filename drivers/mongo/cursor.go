@@ -13,8 +13,8 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 )
 
-// A DecodeError is the error of a document that is not a value of the type that was asked
-// for. It is wrapped in an [*Error].
+// A DecodeError is the error of a document that does not fit the requested type. It is
+// wrapped in an [*Error].
 type DecodeError struct {
 	Document bson.Raw
 	Err      error
@@ -24,27 +24,27 @@ func (e *DecodeError) Error() string { return "document does not decode: " + e.E
 
 func (e *DecodeError) Unwrap() error { return e.Err }
 
-// Find calls onDocument on the loop with one document after the other that matches the
-// filter, and then onEnd once: with nil after the last one, or with an [*Error]. Documents
-// are requested batch by batch, the next batch when onDocument has returned for all of the
-// last one; options.Find().SetBatchSize says how large they are.
+// Find calls onDocument on the loop with each document that matches the filter, in order,
+// and then onEnd once: with nil after the last document, or with an [*Error]. It requests
+// the next batch when onDocument has returned for all documents of the current one;
+// options.Find().SetBatchSize sets the size of a batch.
 //
-// A document that is not a T ends the cursor with a [*DecodeError], after the documents
-// before it. The end of ctx ends it, too. A panic in onDocument is one in a callback; with
-// Config.CatchPanics the next document follows, or onEnd. A panic in code that decodes ends
-// the cursor with an error that wraps the [*eventloop.PanicError], without the documents of
-// the same batch.
+// A document that does not fit T ends the cursor with a [*DecodeError], after the documents
+// before it. The end of ctx also ends the cursor. A panic in onDocument is a panic in a
+// callback; with Config.CatchPanics the cursor continues with the next document, or with
+// onEnd. A panic during decoding ends the cursor with an error that wraps the
+// [*eventloop.PanicError]; the documents of the same batch are not delivered.
 //
-// After [Cursor.Close] neither function is called, nor when the loop has ended, nor when it
-// ends by force before. Find may be called before Run, and then begins with it. Find panics if
+// Neither function is called after [Cursor.Close], after the end of the loop, or if the loop
+// ends by force first. If Find is called before Run, it begins with Run. Find panics if
 // onDocument or onEnd is nil.
 func (c *Collection[T]) Find(ctx context.Context, filter any, onDocument func(v T), onEnd func(err error), opts ...options.Lister[options.FindOptions]) *Cursor {
 	return start(ctx, c, "Find", c.find(filter, opts), onDocument, onEnd)
 }
 
-// All returns a sequence of the documents that match the filter, for a task, which waits for
-// each batch. An error is the last element: an [*Error] as of Find, the end of the task's
-// context, or the [*eventloop.PanicError] of code that decodes.
+// All returns a sequence of the documents that match the filter, for a task. The task waits
+// for each batch. An error is the last element: an [*Error] like that of Find, the end of
+// the task's context, or the [*eventloop.PanicError] of a panic during decoding.
 func (c *Collection[T]) All(t *eventloop.Task, filter any, opts ...options.Lister[options.FindOptions]) iter.Seq2[T, error] {
 	return all[T](t, c, "All", c.find(filter, opts))
 }
@@ -53,12 +53,12 @@ func (c *Collection[T]) find(filter any, opts []options.Lister[options.FindOptio
 	return func(ctx context.Context) (*mongo.Cursor, error) { return c.coll.Find(ctx, filter, opts...) }
 }
 
-// Aggregate is [Collection.Find] for the results of a pipeline, which are values of R.
+// Aggregate is like [Collection.Find], for the results of a pipeline, as values of R.
 func Aggregate[R, T any](ctx context.Context, c *Collection[T], pipeline any, onDocument func(v R), onEnd func(err error), opts ...options.Lister[options.AggregateOptions]) *Cursor {
 	return start(ctx, c, "Aggregate", aggregate(c, pipeline, opts), onDocument, onEnd)
 }
 
-// AggregateAll is [Collection.All] for the results of a pipeline, which are values of R.
+// AggregateAll is like [Collection.All], for the results of a pipeline, as values of R.
 func AggregateAll[R, T any](t *eventloop.Task, c *Collection[T], pipeline any, opts ...options.Lister[options.AggregateOptions]) iter.Seq2[R, error] {
 	return all[R](t, c, "AggregateAll", aggregate(c, pipeline, opts))
 }
@@ -69,10 +69,10 @@ func aggregate[T any](c *Collection[T], pipeline any, opts []options.Lister[opti
 
 type openFunc func(ctx context.Context) (*mongo.Cursor, error)
 
-// maxPiece bounds the documents that are decoded before they are delivered.
+// maxPiece bounds the decoded documents that wait for delivery.
 const maxPiece = 1000
 
-// A source gives the documents of a cursor, on goroutines of the client, one call at a time.
+// A source reads the documents of a cursor, on goroutines of the client, one call at a time.
 type source[R any] struct {
 	open   openFunc
 	cursor *mongo.Cursor
@@ -105,7 +105,7 @@ func (s *source[R]) next(ctx context.Context) (docs []R, err error) {
 	return docs, nil
 }
 
-// close tells the server that the cursor is not needed. It waits for a call of next.
+// close closes the cursor at the server. It waits for a call of next in progress.
 func (s *source[R]) close() {
 	if s.cursor == nil {
 		return
@@ -162,7 +162,7 @@ func all[R, T any](t *eventloop.Task, c *Collection[T], op string, open openFunc
 type Cursor struct {
 	owner *eventloop.Owner
 	life  eventloop.Promise[struct{}] // pending until the end
-	wake  func()                      // arranges for delivery
+	wake  func()                      // schedules a delivery
 	stop  func()                      // ends a request
 
 	mu     sync.Mutex
@@ -183,7 +183,7 @@ type reading[R any] struct {
 
 	fetching bool // a function of Work uses the source
 	posted   bool // deliver is posted
-	docs     []R  // to be delivered
+	docs     []R  // the undelivered documents
 	end      error
 	over     bool
 }
@@ -211,8 +211,8 @@ func start[R, T any](ctx context.Context, c *Collection[T], op string, open open
 	return r.Cursor
 }
 
-// post runs on the loop. Each document is delivered by a callback of its own, so that a large
-// batch does not hold up the loop.
+// post runs on the loop. It delivers each document in a separate callback, so that a large
+// batch does not block the loop.
 func (r *reading[R]) post() {
 	if !r.posted {
 		r.posted = true
@@ -262,21 +262,21 @@ func (r *reading[R]) fetch() {
 	}).Then(func(v result, err error) {
 		r.fetching = false
 		r.docs, r.end = v.docs, v.end
-		if err != nil { // it never ran, or decoding has panicked
+		if err != nil { // the function never ran, or decoding has panicked
 			r.end = r.fail(r.ctx, err)
 		}
 		r.post()
 	})
 }
 
-// finish ends the handle, once nothing uses the source.
+// finish ends the handle, once no function uses the source.
 func (r *reading[R]) finish() {
 	if r.over || r.fetching {
 		return
 	}
 	r.over, r.docs = true, nil
 	r.cancel()
-	if r.source.cursor != nil && r.end != io.EOF { // the server may still have it
+	if r.source.cursor != nil && r.end != io.EOF { // the cursor may still exist at the server
 		eventloop.WorkOn(context.Background(), r.client.workers, func(context.Context) (struct{}, error) {
 			r.source.close()
 			return struct{}{}, nil
@@ -286,8 +286,8 @@ func (r *reading[R]) finish() {
 	r.owner.Close()
 }
 
-// Pause stops the callbacks; no further batch is requested. If it is called on the loop, no
-// callback comes after it.
+// Pause stops the callbacks and the requests for further batches. If it is called on the
+// loop, no callback is called after it, until Resume.
 func (c *Cursor) Pause() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -305,8 +305,8 @@ func (c *Cursor) Resume() {
 	}
 }
 
-// Close ends the cursor, also that of the server. It does not wait, and onEnd is not called.
-// If it is called on the loop, no callback comes after it. A second call does nothing.
+// Close ends the cursor, also at the server. It does not wait, and onEnd is not called. If
+// it is called on the loop, no callback is called after it. A second call does nothing.
 func (c *Cursor) Close() {
 	c.mu.Lock()
 	closed := c.closed

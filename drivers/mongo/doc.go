@@ -18,32 +18,32 @@
 // options and results. Documents are values of its type. They are encoded and decoded off
 // the loop.
 //
-// [Collection.Find] and [Aggregate] deliver documents to callbacks, with a [Cursor] to pause
-// and to close them. [Collection.All] and [AggregateAll] are iterators for tasks. The next
-// batch is requested when the last one is used up.
+// [Collection.Find] and [Aggregate] deliver documents to callbacks, and return a [Cursor]
+// that can pause and close the delivery. [Collection.All] and [AggregateAll] are iterators
+// for tasks. The next batch is requested when the current one has been consumed.
 //
-// [Do] is for all the rest: it calls a function with the official client on a goroutine of
-// this one. There are examples of transactions, change streams and GridFS.
+// [Do] is for all other operations: it calls a function with the official client on a
+// goroutine of this client. There are examples of transactions, change streams and GridFS.
 //
 // # Lifetime
 //
 // The client connects with its first operation. An idle client does not keep the loop alive;
 // an operation and an open cursor do. When the loop ends, operations fail with
-// [eventloop.ErrLoopClosed] and the client is disconnected: nothing of it is left. An attempt
-// to connect, which the official client may make at any time, keeps the loop alive until it
-// is over.
+// [eventloop.ErrLoopClosed], and the client is disconnected: no goroutine or connection is
+// left. The official client may try to connect at any time; an attempt keeps the loop alive
+// until it has finished.
 //
 // # Errors
 //
-// An error is an [*Error] with the operation and the collection, around the error of the
-// official client. A document that does not fit the type is a [*DecodeError]. Nothing is
-// repeated beyond what the official client repeats: see RetryReads and RetryWrites of its
+// An error is an [*Error] with the operation and the collection. It wraps the error of the
+// official client. A document that does not fit the type is a [*DecodeError]. The package
+// adds no retries to those of the official client: see RetryReads and RetryWrites of its
 // options.
 //
 // # Why the official client
 //
-// Servers answer the requests of a connection one by one, so there is nothing to pipeline,
-// and a client of our own would gain only the change of goroutine; discovery of replica
-// sets, sessions, retries and authentication would have to be written again. Its pools and
-// monitors are goroutines, so it does not run in a task: it belongs on workers.
+// A server replies to the requests of a connection one by one, so pipelining gains nothing.
+// A new client would save only the switch of goroutines, and would have to reimplement
+// replica set discovery, sessions, retries and authentication. The pools and monitors of
+// the official client are goroutines, so it does not run in a task: it runs on workers.
 package mongoloop
