@@ -15,16 +15,16 @@ import (
 //
 // It also takes the methods of presigning clients, which may have to fetch credentials.
 //
-// The context of the operation ends with ctx and with the loop. The SDK repeats what its
-// Retryer allows, also while it waits between attempts the operation occupies a goroutine
-// of w. An error is that of the SDK, with service and operation: errors.As finds a
+// The context of the operation ends with ctx and with the loop. The SDK retries as its
+// Retryer allows. The operation occupies a goroutine of w even while it waits between
+// attempts. The error is that of the SDK, with service and operation: errors.As finds a
 // *smithy.OperationError, a smithy.APIError and the error types of the service. If ctx has
 // ended, the error also matches context.Cause(ctx). When the loop ends by force, the future
 // fails with [eventloop.ErrLoopClosed].
 //
-// If op is nil, the future fails. The output belongs to the caller. If it has a Body, such
-// as that of GetObject, the Body must not be read in a callback, and it must be closed;
-// package s3loop streams it to the loop.
+// If op is nil, the future fails. The output belongs to the caller. If it has a Body, like
+// the output of GetObject, the caller must close the Body and must not read it in a
+// callback; package s3loop streams it to the loop.
 func Call[In, Out, Opt any](ctx context.Context, w *eventloop.Workers, op func(ctx context.Context, in *In, opts ...func(*Opt)) (*Out, error), in *In, opts ...func(*Opt)) *eventloop.Future[*Out] {
 	return eventloop.WorkOn(ctx, w, func(ctx context.Context) (*Out, error) {
 		if op == nil {
@@ -59,13 +59,13 @@ type Paginator[Out, Opt any] interface {
 	NextPage(ctx context.Context, opts ...func(*Opt)) (*Out, error)
 }
 
-// Pages calls onPage on the loop with one page after the other, as long as there are more
-// and onPage returns true. A page is requested when onPage has returned for the one before.
-// The future resolves after the last call. Its error is as that of [Call].
+// Pages calls onPage on the loop with each page in turn, while there are more pages and
+// onPage returns true. It requests a page when onPage has returned for the previous one. The
+// future resolves after the last call. Its errors are like those of [Call].
 //
-// The paginator must not be used by other code meanwhile. A panic in onPage is one in a
-// callback: it ends the loop, or with Config.CatchPanics it ends the pages, and the future
-// fails with the [*eventloop.PanicError].
+// Other code must not use the paginator in the meantime. A panic in onPage is a panic in a
+// callback: it ends the loop. With Config.CatchPanics it only ends the sequence of pages,
+// and the future fails with the [*eventloop.PanicError].
 func Pages[Out, Opt any](ctx context.Context, w *eventloop.Workers, p Paginator[Out, Opt], onPage func(page *Out) bool, opts ...func(*Opt)) *eventloop.Future[struct{}] {
 	return eventloop.WorkOn(ctx, w, func(ctx context.Context) (struct{}, error) {
 		for p.HasMorePages() {
@@ -82,9 +82,9 @@ func Pages[Out, Opt any](ctx context.Context, w *eventloop.Workers, p Paginator[
 	})
 }
 
-// AllPages returns a sequence of the pages, for a task, which waits for each of them. A
-// page is requested when the loop over the sequence asks for it. An error is the last
-// element: of a request, as of [Call], or the end of the task's context.
+// AllPages returns a sequence of the pages, for a task. The task waits for each page, which
+// is requested when the range loop reaches it. An error is the last element: a request error
+// like those of [Call], or the end of the task's context.
 func AllPages[Out, Opt any](t *eventloop.Task, w *eventloop.Workers, p Paginator[Out, Opt], opts ...func(*Opt)) iter.Seq2[*Out, error] {
 	next := func(ctx context.Context, _ *struct{}, opts ...func(*Opt)) (*Out, error) {
 		return p.NextPage(ctx, opts...)

@@ -10,28 +10,27 @@
 //		return nil
 //	})
 //
-// The SDK is the SDK: clients, inputs, outputs, errors, credentials, retries and
-// middleware are used as everywhere else. The package only moves the calls off the loop and
-// the results onto it. Package s3loop, in a module of its own, adds uploads and downloads of
-// S3 as streams.
+// Clients, inputs, outputs, errors, credentials, retries and middleware of the SDK work as
+// usual. The package only moves the calls off the loop and the results onto it. Package
+// s3loop, in a separate module, adds S3 uploads and downloads as streams.
 //
 // # Connections
 //
 // [Config] makes the SDK send its requests through the HTTP client of the loop. The SDK also
-// works with its own, which Config replaces; then it leaves connections open, and their
-// goroutines, when the loop ends.
+// works with its own HTTP client, which Config replaces; but then its open connections and
+// their goroutines outlive the loop.
 //
 // # Goroutines
 //
-// The calls run on [eventloop.Workers]. Give each service, or each purpose, Workers of its
-// own: then a service that is slow holds up neither the others nor other functions of
-// [eventloop.Work]. An operation occupies a goroutine until its end, which includes the time
-// that the SDK waits before it repeats a request.
+// The calls run on [eventloop.Workers]. Give each service, or each purpose, its own Workers:
+// then a slow service delays neither the others nor other functions of [eventloop.Work]. An
+// operation occupies a goroutine until its end, including the time that the SDK waits before
+// a retry.
 //
-// An operation must not be called in a callback, where it fails with
-// [eventloop.ErrOnLoop], nor directly in a task, although that seems to work: the SDK sleeps
-// between attempts, and the loop would sleep with it; and it may wait for a goroutine of its
-// own that fetches credentials, which would wait for the loop.
+// Do not call an operation in a callback, where it fails with [eventloop.ErrOnLoop], or
+// directly in a task, although that seems to work. The SDK sleeps between attempts, which
+// would block the loop. It may also wait for its own goroutine that fetches credentials,
+// which would wait for the loop.
 //
 // # Lifetime
 //
@@ -42,7 +41,7 @@
 //
 // # CloudFront
 //
-// Invalidations are operations like others. Signed URLs and signed cookies are computed by
-// package feature/cloudfront/sign of the SDK, without any request: call it anywhere. There
-// are examples of both.
+// Invalidations are ordinary operations. Package feature/cloudfront/sign of the SDK computes
+// signed URLs and signed cookies without any request: call it anywhere. There are examples
+// of both.
 package awsloop

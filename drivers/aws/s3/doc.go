@@ -1,6 +1,6 @@
-// Package s3loop uploads to and downloads from Amazon S3, and from servers that speak its
-// protocol, as streams of a program on an event loop: with back-pressure in both directions
-// and in bounded memory, however large the object.
+// Package s3loop uploads to and downloads from Amazon S3 and compatible servers, as streams
+// for programs on an event loop: with back-pressure in both directions, and in bounded
+// memory, however large the object.
 //
 //	err := eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
 //		c := s3.NewFromConfig(awsloop.Config(l, cfg))
@@ -10,22 +10,22 @@
 //		return nil
 //	})
 //
-// All that is not a stream, from ListObjectsV2 to DeleteObject, is a call: see package
-// awsloop. So is presigning: awsloop.Call(ctx, w, s3.NewPresignClient(c).PresignGetObject, in).
-// The HTTP client of the loop gets and puts presigned URLs; there is an example.
+// For operations that are not streams, from ListObjectsV2 to DeleteObject, and for
+// presigning, use package awsloop: awsloop.Call(ctx, w, s3.NewPresignClient(c).PresignGetObject, in).
+// The HTTP client of the loop can get and put presigned URLs; there is an example.
 //
 // # Downloads
 //
 // [Download] delivers an object to callbacks, [Pieces] to a loop in a task, [DownloadTo] to
-// an io.Writer off the loop. A download whose connection breaks goes on where it was, as long
-// as the object is the same, which is told by its ETag. It is one request at a time: to get
-// ranges of one object in parallel, download them with a Range each.
+// an io.Writer off the loop. After a broken connection, a download resumes at the current
+// offset if the ETag shows that the object is unchanged. A download sends one request at a
+// time: to get ranges of one object in parallel, start one download per Range.
 //
 // # Uploads
 //
-// [Upload] stores what the loop writes, [UploadFrom] what an io.Reader gives. Large content
-// becomes a multipart upload by the SDK's transfer manager. No object appears before all of
-// it is stored, and none if the upload fails.
+// [Upload] stores data that the loop writes, [UploadFrom] the content of an io.Reader. The
+// SDK's transfer manager splits large content into a multipart upload. The object appears
+// only when it is stored completely, and not at all if the upload fails.
 //
 // # Errors
 //

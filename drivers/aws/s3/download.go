@@ -9,7 +9,7 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// A Getter is what downloads need of an *s3.Client.
+// A Getter is the part of an *s3.Client that downloads use.
 type Getter interface {
 	GetObject(ctx context.Context, in *s3.GetObjectInput, opts ...func(*s3.Options)) (*s3.GetObjectOutput, error)
 }
@@ -21,35 +21,34 @@ type DownloadOptions struct {
 	// request fails. Only Download uses it.
 	OnHead func(head *s3.GetObjectOutput)
 
-	// MaxResumes is how often in a row a broken download is resumed without getting
-	// a byte. Zero: 3. Negative: none; the first break ends the download.
+	// MaxResumes bounds the consecutive resumes of a broken download without a received
+	// byte. Zero: 3. Negative: none; the first break ends the download.
 	MaxResumes int
 
 	// Options are passed to each request.
 	Options []func(*s3.Options)
 }
 
-// pieceSize is how much is read at a time, as by eventloop.ReadFrom.
+// pieceSize is the size of a read, as in eventloop.ReadFrom.
 const pieceSize = 64 << 10
 
 // Download calls onData on the loop with the content of an object, piece by piece, and then
 // onEnd once: with nil after the last piece, or with an [*Error]. A piece has at most 64 KB
-// and is valid until onData returns. The object is read no faster than onData takes it:
-// Pause of the Reader holds up the server, and about 300 KB are held in memory at most. The
-// other methods of the Reader, and when it keeps the loop alive, are as of
+// and is valid until onData returns. The object is read no faster than onData accepts it:
+// Pause of the Reader slows the server down, and at most about 300 KB are held in memory.
+// For the other methods of the Reader, and for when it keeps the loop alive, see
 // [eventloop.ReadFrom].
 //
-// in is as for the SDK, with a Range or a PartNumber, if need be. It is copied.
+// in is the input of the SDK, which may have a Range or a PartNumber. Download copies it.
 //
-// If the connection breaks in the middle, the download goes on where it was, by a request
-// for the rest of the same version of the object. If it was replaced, the error matches
-// ErrChanged; what was delivered is then the beginning of the old object. The SDK verifies
-// the checksum of an object at its end, if there is one; it cannot after the download was
-// resumed, and then the length and the ETag are what is verified.
+// If the connection breaks in the middle, the download resumes at the current offset, with a
+// request for the rest of the same version of the object. If the object was replaced, the
+// error matches ErrChanged; the delivered data is then the beginning of the old object. The
+// SDK verifies the checksum of an object at its end, if there is one. It cannot do so after
+// a resume; then Download verifies the length and the ETag.
 //
-// A request is repeated as the Retryer of c says, too. The end of ctx ends the download;
-// the error then matches its cause. Download does not need a goroutine of Workers; it has
-// one of its own.
+// The Retryer of c also retries requests. The end of ctx ends the download; the error then
+// matches the cause of ctx. Download does not use a goroutine of Workers, but its own.
 //
 // Download panics if c, in, onData or onEnd is nil.
 func Download(ctx context.Context, l *eventloop.Loop, c Getter, in *s3.GetObjectInput, onData func(p []byte), onEnd func(err error), o *DownloadOptions) *eventloop.Reader {
@@ -77,8 +76,8 @@ func Download(ctx context.Context, l *eventloop.Loop, c Getter, in *s3.GetObject
 
 // DownloadTo writes the content of an object to dst, on a goroutine of w, and returns a
 // future of the response without its Body. It is for files and hashes, whose methods may
-// block. An error of dst is wrapped in the error of the future. What was written stays
-// written; Error.Offset is how much that is, or less. For all else see [Download].
+// block. The error of the future wraps an error of dst. Data written to dst before an error
+// stays there; Error.Offset is its length, or less. For everything else see [Download].
 func DownloadTo(ctx context.Context, w *eventloop.Workers, c Getter, in *s3.GetObjectInput, dst io.Writer, o *DownloadOptions) *eventloop.Future[*s3.GetObjectOutput] {
 	return eventloop.WorkOn(ctx, w, func(ctx context.Context) (*s3.GetObjectOutput, error) {
 		switch {
@@ -113,10 +112,10 @@ func DownloadTo(ctx context.Context, w *eventloop.Workers, c Getter, in *s3.GetO
 	})
 }
 
-// Pieces returns a sequence of the pieces of an object, for a task, which waits for each of
-// them. A piece has at most 64 KB and is valid until the next one. It is read on a goroutine
-// of w when the loop over the sequence asks for it, so the server waits meanwhile. An error
-// is the last element: an [*Error], or the end of the task's context. For all else see
+// Pieces returns a sequence of the pieces of an object, for a task. The task waits for each
+// piece. A piece has at most 64 KB and is valid until the next one. It is read on a goroutine
+// of w when the range loop reaches it, and the server waits until then. An error is the last
+// element: an [*Error], or the end of the task's context. For everything else see
 // [Download].
 func Pieces(t *eventloop.Task, w *eventloop.Workers, c Getter, in *s3.GetObjectInput, o *DownloadOptions) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {

@@ -13,8 +13,8 @@ var (
 	// middle, and of an upload whose file was changed while it was read.
 	ErrChanged = errors.New("s3loop: the content has changed during the transfer")
 
-	// ErrLength is the error of an upload whose body is not as long as its
-	// ContentLength says.
+	// ErrLength is the error of an upload whose body differs in length from its
+	// ContentLength.
 	ErrLength = errors.New("s3loop: the body is not as long as ContentLength says")
 )
 
@@ -25,8 +25,8 @@ type Error struct {
 	Op          string // OpUpload or OpDownload
 	Bucket, Key string
 
-	// Offset is how many bytes of the body were transferred: by a download to the
-	// application, by an upload from it.
+	// Offset is the number of bytes of the body that were transferred: to the application by
+	// a download, from the application by an upload.
 	Offset int64
 
 	Err error
@@ -44,7 +44,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Timeout reports whether a time was over, as in net.Error.
+// Timeout reports whether the error is a timeout, as in net.Error.
 func (e *Error) Timeout() bool {
 	t, ok := errors.AsType[interface {
 		error

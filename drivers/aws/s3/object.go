@@ -16,8 +16,8 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
-// An object is an object of S3 as an io.ReadCloser. The first Read sends the request. A
-// Read after a break sends one for the rest.
+// An object is an S3 object as an io.ReadCloser. The first Read sends the request. A Read
+// after a break sends a request for the rest.
 type object struct {
 	c       Getter
 	in      s3.GetObjectInput
@@ -31,8 +31,8 @@ type object struct {
 	first    int64               // position of the first byte in the object
 	length   int64               // bytes to read; -1 if not known
 	body     io.ReadCloser       // nil before a request
-	failures int                 // in a row, without a byte
-	over     error               // what Read returns from now on
+	failures int                 // consecutive failures without a received byte
+	over     error               // the error of all later Reads
 }
 
 const defaultMaxResumes = 3
@@ -49,7 +49,7 @@ func newObject(ctx context.Context, c Getter, in *s3.GetObjectInput, o *Download
 	return r
 }
 
-// Name is what Loop.Handles shows.
+// Name returns the name that Loop.Handles shows.
 func (r *object) Name() string {
 	return fmt.Sprintf("s3://%s/%s at byte %d", aws.ToString(r.in.Bucket), aws.ToString(r.in.Key), r.offset.Load())
 }
@@ -95,13 +95,13 @@ func (r *object) Close() error {
 
 func (r *object) closeBody() {
 	if r.body != nil {
-		r.body.Close() // what it returns says nothing about the bytes that were read
+		r.body.Close() // its error does not concern the bytes already read
 		r.body = nil
 	}
 }
 
-// broken handles err, which ended a request or its body. It returns what Read is to return,
-// or nil if the download is to be resumed.
+// broken handles err, which ended a request or its body. It returns the error for Read, or
+// nil if Read should resume the download.
 func (r *object) broken(err error) error {
 	r.closeBody()
 	rest := int64(1) // unknown
@@ -140,7 +140,7 @@ func (r *object) mayResume(err error) bool {
 	return !ok || status >= 500
 }
 
-// statusOf returns the status of the response that is the reason of err.
+// statusOf returns the status of the response that caused err.
 func statusOf(err error) (int, bool) {
 	res, ok := errors.AsType[*smithyhttp.ResponseError](err)
 	if !ok {
@@ -149,11 +149,11 @@ func statusOf(err error) (int, bool) {
 	return res.HTTPStatusCode(), true
 }
 
-// minBackoff is how long the second failure in a row waits, about.
+// minBackoff is the approximate delay after the second consecutive failure.
 const minBackoff = 100 * time.Millisecond
 
-// sleep waits before the rest is requested, unless it is the first failure. It reports
-// whether the time is over, and not the context.
+// sleep waits before a request for the rest, except after the first failure. It returns
+// false if the context ended first.
 func (r *object) sleep() bool {
 	if r.failures < 2 {
 		return true
@@ -202,12 +202,12 @@ func (r *object) open() error {
 	return nil
 }
 
-// openRest requests the bytes that are missing, of the same object.
+// openRest requests the missing bytes of the same object.
 func (r *object) openRest() error {
 	in := r.in
 	first, last := r.first+r.offset.Load(), r.first+r.length-1
 	in.Range = aws.String(fmt.Sprintf("bytes=%d-%d", first, last))
-	in.PartNumber = nil // the range is one of the object
+	in.PartNumber = nil // the range is relative to the object
 	in.IfMatch, in.IfNoneMatch, in.IfModifiedSince, in.IfUnmodifiedSince = r.head.ETag, nil, nil, nil
 	in.ChecksumMode = "" // the checksum is that of the whole object
 	if in.VersionId == nil && aws.ToString(r.head.VersionId) != "null" {

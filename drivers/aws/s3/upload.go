@@ -18,7 +18,7 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// A Putter is what uploads need of an *s3.Client.
+// A Putter is the part of an *s3.Client that uploads use.
 type Putter = transfermanager.S3APIClient
 
 // Types of the SDK's transfer manager.
@@ -38,26 +38,26 @@ const (
 	defaultFailTimeout = 3 * time.Second
 )
 
-// Upload uploads what the loop writes to the returned writer, up to its Close, and returns
-// a future of the result. Write never waits; NeedDrain and OnDrain of the writer are the
-// pressure back from S3. To give up, call CloseWithError: the upload then fails with that
-// error, and no object appears.
+// Upload uploads the data that the loop writes to the returned writer, until Close, and
+// returns a future of the result. Write never waits; NeedDrain and OnDrain of the writer
+// report back-pressure from S3. To cancel, call CloseWithError: the upload then fails with
+// that error, and no object appears.
 //
-// in is as for the SDK's transfer manager, without a Body. It is copied. Short content is
-// one PutObject. Content from a part's size on is a multipart upload: parts of 8 MB, 3 at a
-// time, which takes about 50 MB of memory; opts change that. S3 allows 10,000 parts, which
-// is 80 GB: for more, set ContentLength of in, or larger parts. Content that is not as long
-// as ContentLength says fails with ErrLength.
+// in is the input of the SDK's transfer manager, without a Body. Upload copies it. Content
+// shorter than one part is sent with one PutObject. Other content is a multipart upload, by
+// default with parts of 8 MB, 3 at a time, which takes about 50 MB of memory; opts change
+// that. S3 allows 10,000 parts, which is 80 GB: for more, set ContentLength of in, or larger
+// parts. Content that differs in length from ContentLength fails with ErrLength.
 //
-// The upload occupies a goroutine of w until its end, also while it waits for the loop to
-// write. A failed multipart upload is aborted, within 3 s unless opts say otherwise. That
-// cannot happen when the loop ends by force, or if the server is away: have a lifecycle rule
-// for incomplete multipart uploads on the bucket.
+// The upload occupies a goroutine of w until its end, even while it waits for the loop to
+// write. A failed multipart upload is aborted, within 3 s unless opts say otherwise. The
+// abort is not possible when the loop ends by force, or if the server is unreachable: set a
+// lifecycle rule for incomplete multipart uploads on the bucket.
 //
-// An error of the upload is an [*Error], also if the body or the client panics: it then wraps
-// an [*eventloop.PanicError]. An upload that never began fails with the error of
-// [eventloop.WorkOn]. If ctx ends, it matches the cause. When the upload fails, the writer is
-// closed: Write returns an error, and OnDrain is no longer called.
+// An error of the upload is an [*Error]. If the body or the client panics, it wraps an
+// [*eventloop.PanicError]. An upload that never began fails with the error of
+// [eventloop.WorkOn]. If ctx ends, the error matches its cause. When the upload fails, the
+// writer is closed: Write returns an error, and OnDrain is no longer called.
 func Upload(ctx context.Context, w *eventloop.Workers, c Putter, in *UploadInput, opts ...func(*UploadOptions)) (*eventloop.PipeWriter, *eventloop.Future[*UploadOutput]) {
 	u := newUpload(w, c, in, opts)
 	writer, body := eventloop.NewPipe(w.Loop(), 0)
@@ -68,15 +68,16 @@ func Upload(ctx context.Context, w *eventloop.Workers, c Putter, in *UploadInput
 	return writer, u.start(ctx)
 }
 
-// UploadFrom uploads in.Body: a file, the output of a child process, a compressor. It is
-// read on a goroutine of w. If Body is an io.Closer it is closed exactly once, after its end
-// or when the upload fails; that has to end a Read that waits.
+// UploadFrom uploads in.Body: a file, the output of a child process, a compressor. Body is
+// read on a goroutine of w. If it is an io.Closer, it is closed exactly once, after its end
+// or when the upload fails; Close must unblock a Read in progress.
 //
-// If Body is a regular file (an *os.File, or what has its Stat method), it must not change
-// meanwhile: if its length or its time of modification do, the upload fails with ErrChanged.
-// Then, as always when an upload fails, no object appears, and one that was there stays.
+// If Body is a regular file (an *os.File, or a type with its Stat method), it must not
+// change during the upload: if its length or modification time changes, the upload fails
+// with ErrChanged. As with every failed upload, no object appears, and an existing object
+// stays.
 //
-// For all else see [Upload].
+// For everything else see [Upload].
 func UploadFrom(ctx context.Context, w *eventloop.Workers, c Putter, in *UploadInput, opts ...func(*UploadOptions)) *eventloop.Future[*UploadOutput] {
 	u := newUpload(w, c, in, opts)
 	u.source.r = u.in.Body
@@ -130,7 +131,7 @@ func (u *upload) start(ctx context.Context) *eventloop.Future[*UploadOutput] {
 	return &u.Future
 }
 
-// done is called on the loop, unless that ends by force.
+// done is called on the loop, unless the loop ends by force.
 func (u *upload) done(out *UploadOutput, err error) {
 	if err != nil {
 		go u.closeBody() // if run was not called
@@ -155,7 +156,7 @@ func (u *upload) run(ctx context.Context) (*UploadOutput, error) {
 	defer u.closeBody()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(ctx, u.closeBody)() // ends a Read that waits
+	defer context.AfterFunc(ctx, u.closeBody)() // unblocks a Read in progress
 	out, err := u.transfer(ctx, cancel)
 	if err != nil {
 		err = newError(OpUpload, u.in.Bucket, u.in.Key, u.source.offset.Load(), withCause(ctx, err))
@@ -180,14 +181,15 @@ func (u *upload) transfer(ctx context.Context, cancel context.CancelCauseFunc) (
 	opts = append(opts, func(o *UploadOptions) { o.S3 = &failFast{o.S3, cancel} })
 	out, err := transfermanager.New(u.c, opts...).UploadObject(ctx, &u.in)
 	if p := u.source.panicked; p != nil && !errors.Is(err, p) {
-		err = errors.Join(err, p) // another failure was first
+		err = errors.Join(err, p) // the panic followed another failure
 	}
 	return out, err
 }
 
 // guard calls f, which is code of the application, and returns a panic in it as a
 // [*eventloop.PanicError]. The transfer manager must not see panics: it would neither end its
-// goroutines nor abort the upload, and in those goroutines nothing would recover.
+// goroutines nor abort the upload, and a panic in one of those goroutines would not be
+// recovered.
 func guard[T any](f func() (T, error)) (v T, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -208,8 +210,8 @@ func newPanicError(value any) *eventloop.PanicError {
 	return &eventloop.PanicError{Value: value, Stack: stack}
 }
 
-// A failFast ends an upload with the first part that fails. The transfer manager itself
-// notices that when it has read the next part, for which the loop may never write enough.
+// A failFast ends an upload when its first part fails. The transfer manager notices the
+// failure only when it has read the next part, and the loop may never write that much.
 type failFast struct {
 	Putter
 	cancel context.CancelCauseFunc
@@ -229,14 +231,15 @@ func (c *failFast) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteM
 	})
 }
 
-// A source is the body of an upload. It verifies at the end of the content what was known
-// about it in the beginning. The transfer manager then has not completed anything.
+// A source is the body of an upload. At the end of the content, before the transfer manager
+// completes the upload, it verifies the properties of the content that were known at the
+// beginning.
 type source struct {
 	r      io.Reader
 	ctx    context.Context
 	offset atomic.Int64
 	length int64 // expected; -1 if not known
-	wrong  error // what another length means
+	wrong  error // the error for another length
 	file   statter
 	before fs.FileInfo // of file
 
@@ -245,8 +248,8 @@ type source struct {
 
 type statter interface{ Stat() (fs.FileInfo, error) }
 
-// begin notes what is known. It sets the length of the input, which decides the size of the
-// parts.
+// begin records the known properties of the content. It sets the length of the input, which
+// determines the size of the parts.
 func (s *source) begin(in *UploadInput) error {
 	s.length = -1
 	if f, ok := s.r.(statter); ok {
@@ -287,8 +290,8 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// read reads and verifies. If the context has ended, its error says so: the transfer manager
-// prefers any other to it.
+// read reads and verifies. If the context has ended, the error says so: the transfer manager
+// prefers any other error to that of the context.
 func (s *source) read(p []byte) (int, error) {
 	if err := s.ctx.Err(); err != nil {
 		return 0, err
