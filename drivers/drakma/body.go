@@ -20,7 +20,7 @@ import (
 // ErrFileChanged matches the error of a request whose file changed while it was sent.
 var ErrFileChanged = errors.New("the file has changed")
 
-// A body is the body of a request. apply and the others are called for one attempt at a time.
+// A body is the body of a request. Its methods are called for one attempt at a time.
 type body interface {
 	contentType() string
 	// prepare learns the length. It may block, and is called once, if blocks reports true.
@@ -93,8 +93,8 @@ func setReader(opts *eventloop.HTTPOptions, size int64, open func() io.ReadClose
 	}
 }
 
-// A Part is a part of a form of [Request.Multipart]. It is made by [Field], [File], [Data]
-// or [Reader].
+// A Part is a part of a form for [Request.Multipart]. [Field], [File], [Data] and [Reader]
+// return parts.
 type Part struct {
 	name      string
 	fileName  string // "": it is a field
@@ -106,20 +106,21 @@ type Part struct {
 	modTime   time.Time
 }
 
-// Field is a part with a value.
+// Field returns a part with a value.
 func Field(name, value string) Part {
 	return Part{name: name, data: []byte(value), size: int64(len(value))}
 }
 
-// File is a part with the contents of a file, which is read while it is sent: see
-// [Request.BodyFile]. The server is told the last element of path, and a media type by its
-// extension.
+// File returns a part with the contents of a file, which is read while it is sent: see
+// [Request.BodyFile]. The part has the last element of path as its file name, and the media
+// type of its extension.
 func File(name, path string) Part {
 	return Part{name: name, fileName: filepath.Base(path), path: path, mediaType: mediaTypeOf(path)}
 }
 
-// Data is a part that the server sees as a file with this name and media type. If mediaType
-// is empty, the extension of fileName decides. p must not change until the request has ended.
+// Data returns a part that the server treats as a file with this name and media type. If
+// mediaType is empty, the extension of fileName determines it. p must not change until the
+// request has ended.
 func Data(name, fileName, mediaType string, p []byte) Part {
 	if mediaType == "" {
 		mediaType = mediaTypeOf(fileName)
@@ -127,8 +128,8 @@ func Data(name, fileName, mediaType string, p []byte) Part {
 	return Part{name: name, fileName: fileName, mediaType: mediaType, data: p, size: int64(len(p))}
 }
 
-// Reader is Data with what r gives. Its length is not known, so the request is sent in
-// chunks; and it can be sent only once: see [Request.Body].
+// Reader is like Data, with the content of r. Its length is unknown, so the request is sent
+// in chunks. The request can be sent only once: see [Request.Body].
 func Reader(name, fileName, mediaType string, r io.Reader) Part {
 	p := Data(name, fileName, mediaType, nil)
 	p.r, p.size = r, -1
@@ -172,15 +173,15 @@ func (p *Part) open() io.ReadCloser {
 	return io.NopCloser(bytes.NewReader(p.data))
 }
 
-// A fileReader reads a file, and fails if the file is not what stat has seen. One goroutine
-// calls Read, and any may call Close meanwhile.
+// A fileReader reads a file, and fails if the file has changed since stat. One goroutine
+// calls Read. Any goroutine may call Close at the same time.
 type fileReader struct {
 	path    string
 	size    int64
 	modTime time.Time
 	left    int64 // of the goroutine that reads
 
-	mu     sync.Mutex // guards the following; not held while the file system is waited for
+	mu     sync.Mutex // guards the following; not held during file system calls
 	f      *os.File   // nil before the first Read
 	closed bool
 }
@@ -201,8 +202,8 @@ func (r *fileReader) Read(b []byte) (int, error) {
 	case err != nil:
 		return n, err
 	case r.left == 0:
-		// The last bytes are kept back if the file is not what it was: the server must
-		// not take the request for whole.
+		// If the file has changed, the last bytes are not sent, so that the server cannot
+		// mistake the request for a complete one.
 		if err := r.unchanged(f); err != nil {
 			return 0, err
 		}
@@ -226,7 +227,7 @@ func (r *fileReader) file() (*os.File, error) {
 	return f, r.unchanged(f)
 }
 
-// opened returns the file if it is open, after it has set it to f if that is not nil.
+// opened sets the file to f, if f is not nil, and returns the file if it is open.
 func (r *fileReader) opened(f *os.File) (*os.File, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -306,7 +307,7 @@ func (m *multipart) close() {
 	}
 }
 
-// head returns what comes before the contents of a part.
+// head returns the boundary and header that precede the contents of a part.
 func (m *multipart) head(i int) string {
 	p := &m.parts[i]
 	var b strings.Builder
@@ -327,7 +328,7 @@ func (m *multipart) head(i int) string {
 
 var nameEscapes = strings.NewReplacer("\r", "%0D", "\n", "%0A", `"`, "%22")
 
-// escapeName escapes what would end a name, as the HTML standard has it.
+// escapeName escapes the characters that would end a name, as the HTML standard requires.
 func escapeName(s string) string { return nameEscapes.Replace(s) }
 
 func (m *multipart) tail() string {
@@ -360,8 +361,8 @@ func (m *multipart) open() io.ReadCloser {
 }
 
 // readers read one after the other, and close each when it is at its end. One goroutine calls
-// Read, and any may call Close meanwhile, which closes the reader that is being read, so that
-// a Read that waits returns.
+// Read. Any goroutine may call Close at the same time, which closes the current reader, so
+// that a blocked Read returns.
 type readers struct {
 	mu     sync.Mutex      // guards the following; not held during a call of a reader
 	list   []io.ReadCloser // those that are not closed yet
@@ -384,7 +385,7 @@ func (r *readers) Read(b []byte) (int, error) {
 	}
 }
 
-// first returns the reader that is to be read.
+// first returns the reader to read next.
 func (r *readers) first() (io.Reader, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -16,26 +16,27 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// maxInline is how long a body may be that is decoded on the loop; a longer one is decoded
-// by a function of Work. Decoding 64 KB of JSON takes about 0.5 ms.
+// maxInline is the largest size of a body that is decoded on the loop. A function of Work
+// decodes larger bodies. Decoding 64 KB of JSON takes about 0.5 ms.
 const maxInline = 64 << 10
 
-// maxErrorBody is how much of the body of a response that is an error is kept.
+// maxErrorBody bounds the body that is kept of an error response.
 const maxErrorBody = 64 << 10
 
-// A body that is not delivered is read so that its connection can be used again. More than
-// maxUseless bytes of it, or more than maxUselessTime, would cost more than another connection.
+// A body that is not delivered is drained so that its connection can be reused. Draining
+// more than maxUseless bytes, or for more than maxUselessTime, would cost more than a new
+// connection.
 const (
 	maxUseless     = 256 << 10
 	maxUselessTime = time.Second
 )
 
-// maxChallenges bounds the challenges that are answered: a first one, and stale nonces.
+// maxChallenges bounds the answered challenges: the first one, and those for stale nonces.
 const maxChallenges = 3
 
-// A call is a request that is being sent: one attempt after the other, until one of them
-// has the result. start runs on the goroutine of the caller, everything else on the loop,
-// except as said; no two of its functions run at a time.
+// A call is a request in progress. It makes one attempt after the other, until an attempt has
+// the result. start runs on the goroutine of the caller, everything else on the loop, unless
+// stated otherwise. Its functions never run concurrently.
 type call struct {
 	Request           // a copy, which the caller cannot change any more
 	u        *url.URL // of the next attempt
@@ -49,8 +50,9 @@ type call struct {
 	try      attempt                // that runs
 	unwait   func() bool            // of the last wait for a retry; or nil
 
-	// byHead is true if responses are judged when the head is there. Others are judged when
-	// the body is: that saves a turn of the loop and a context, 2.5 of 25 µs for a small GET.
+	// byHead is true if the call judges a response when its header has arrived. Otherwise it
+	// judges a response when the body has arrived, which saves a turn of the loop and a
+	// context, 2.5 of 25 µs for a small GET.
 	byHead bool
 
 	// live is the context of the attempts. It ends with ctx, with the loop, when the call has
@@ -75,13 +77,13 @@ type attempt struct {
 	stopped  bool             // it was too long
 }
 
-// A sink takes the body of the response that is the result, on the loop.
+// A sink receives the body of the final response, on the loop.
 type sink interface {
 	head(res *Response)
 	data(res *Response, p []byte)
 }
 
-// A verdict is what a call does with a response.
+// A verdict is the decision of a call about a response.
 type verdict struct {
 	action    action
 	next      *url.URL  // of a redirect
@@ -100,7 +102,7 @@ const (
 	fail // with err
 )
 
-// begin returns the call of a request. A request has one call at most.
+// begin returns the call of a request. A request has at most one call.
 func (r *Request) begin(s sink) *call {
 	c := &call{Request: *r, sink: s}
 	c.headers = slices.Clone(r.headers) // Header changes them in place
@@ -138,7 +140,7 @@ func launch[T any](c *call, p *eventloop.Promise[T]) *eventloop.Future[T] {
 	return f
 }
 
-// leave ends what the call holds when it has its result.
+// leave releases the resources of a call that has its result.
 func (c *call) leave() {
 	c.client.leave(c)
 	c.cancel(nil)
@@ -160,7 +162,7 @@ func (c *call) closeUnsent() {
 	}
 }
 
-// refuse ends a call of which nothing more is sent.
+// refuse ends a call that sends no further attempt.
 func (c *call) refuse(err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -202,7 +204,7 @@ func (c *call) start() {
 
 var errGoexit = errors.New("drakma: runtime.Goexit was called while the request was sent")
 
-// prepare finds out what is sent, and sends it.
+// prepare prepares the request, and sends it.
 func (c *call) prepare() {
 	if c.err == nil {
 		c.u, c.err = c.target()
@@ -236,7 +238,7 @@ func (c *call) prepare() {
 		})
 }
 
-// origin returns what credentials belong to: scheme, host and port.
+// origin returns the scope of credentials: scheme, host and port.
 func origin(u *url.URL) string {
 	port := u.Port()
 	if port == "" {
@@ -248,11 +250,11 @@ func origin(u *url.URL) string {
 // sameOrigin reports whether credentials for a may be sent to b.
 func sameOrigin(a, b *url.URL) bool { return a == b || origin(a) == origin(b) }
 
-// atHome reports whether the next attempt goes where credentials of the request may go.
+// atHome reports whether the next attempt may carry the credentials of the request.
 func (c *call) atHome() bool { return sameOrigin(c.first, c.u) }
 
-// isPrivate reports whether a field is for one origin only. Host is: another server would
-// look for a site that it does not have.
+// isPrivate reports whether a field is for one origin only. Host is private, because another
+// server does not serve that host.
 func isPrivate(name string) bool {
 	switch strings.ToLower(name) {
 	case "authorization", "cookie", "host", "proxy-authorization":
@@ -331,8 +333,8 @@ func (c *call) fields() eventloop.HTTPHeaders {
 	return h
 }
 
-// addDigest adds digest authorization, if there is a challenge. One that cannot be answered
-// is left to the next response.
+// addDigest adds digest authorization, if there is a challenge. It ignores a challenge that
+// it cannot answer; the next response reports it.
 func (c *call) addDigest(h *eventloop.HTTPHeaders) {
 	d, nc := c.client.digests.use(c.key)
 	if d == nil {
@@ -378,7 +380,7 @@ func (c *call) judge(res *eventloop.HTTPResponse) {
 // delivers reports whether the response is the result, and no error.
 func (c *call) delivers() bool { return c.try.verdict.action == deliver && !c.isError(c.try.res) }
 
-// hurry bounds the time for a body that is not needed.
+// hurry bounds the time for draining a body.
 func (c *call) hurry() {
 	n, err := strconv.ParseInt(c.try.res.Header("Content-Length"), 10, 64)
 	if err == nil && n > maxUseless && c.try.method != "HEAD" {
@@ -412,10 +414,10 @@ func (c *call) onBody(res *eventloop.HTTPResponse, p []byte) {
 	}
 }
 
-// isError reports whether the response is a StatusError.
+// isError reports whether the response becomes a StatusError.
 func (c *call) isError(res *Response) bool { return c.check && res.Status >= 400 }
 
-// onResult is called when an attempt is over.
+// onResult is called when an attempt has finished.
 func (c *call) onResult(res *eventloop.HTTPResponse, err error) {
 	if !c.byHead && err == nil {
 		c.judge(res)
@@ -434,7 +436,7 @@ func (c *call) onResult(res *eventloop.HTTPResponse, err error) {
 	c.settle(c.try.res, c.try.verdict, err)
 }
 
-// settle does what the verdict says. err is the error of a body that is not the result.
+// settle executes the verdict. err is the error of a body that is not the result.
 func (c *call) settle(res *Response, v verdict, err error) {
 	if c.digest {
 		if info := res.Header("Authentication-Info"); info != "" && c.atHome() {
@@ -474,7 +476,7 @@ func (c *call) headSuffices(err error) bool {
 	return c.try.res != nil && !c.delivers() && c.ctx.Err() == nil && !panicked
 }
 
-// decide returns what is done with a response.
+// decide returns the verdict for a response.
 func (c *call) decide(res *Response) verdict {
 	switch res.Status {
 	case 301, 302, 303, 307, 308:
@@ -548,7 +550,7 @@ func (c *call) decideChallenge(res *Response) verdict {
 	return verdict{action: authorize, challenge: d}
 }
 
-// follow makes the next attempt where a redirect leads.
+// follow makes the next attempt at the target of a redirect.
 func (c *call) follow(next *url.URL) {
 	c.redirects++
 	if s := c.try.res.Status; s != 307 && s != 308 {
@@ -583,7 +585,7 @@ func (c *call) onFailure(err error) {
 	c.done(nil, err)
 }
 
-// A restarter is a sink that can begin again after it has got data.
+// A restarter is a sink that can restart after it has received data.
 type restarter interface{ restart(err error) }
 
 // later makes the next attempt after a wait, unless the context ends first.
@@ -604,8 +606,8 @@ func (c *call) later(wait time.Duration) {
 	})
 }
 
-// future starts the call and returns the future of what finish makes of the response. slow
-// says that finish takes long for long bodies.
+// future starts the call and returns a future of the result that finish computes from the
+// response. slow says that finish is slow for large bodies.
 func future[T any](c *call, slow bool, finish func(*Response) (T, error)) *eventloop.Future[T] {
 	p := &eventloop.Promise[T]{}
 	settle := func(v T, err error) {
@@ -651,7 +653,7 @@ func (r *Request) Text() *eventloop.Future[string] {
 	return future(c, true, (*Response).Text)
 }
 
-// Bytes sends the request. The result is the body as it is, whatever its media type. A
+// Bytes sends the request. The result is the unchanged body, whatever its media type. A
 // status of 400 or more is a [*StatusError].
 func (r *Request) Bytes() *eventloop.Future[[]byte] {
 	c := r.begin(nil)
@@ -660,9 +662,10 @@ func (r *Request) Bytes() *eventloop.Future[[]byte] {
 }
 
 // Into sends the request and decodes the body of the response as JSON into v, which is a
-// pointer. v must not be used until the future has its result. A status of 400 or more is a
-// [*StatusError], and a body that cannot be decoded a [*DecodeError]; both have the
-// response. The field Accept is set unless the request or Options.Headers has it.
+// pointer. The caller must not use v until the future has its result. A status of 400 or
+// more is a [*StatusError], and a body that cannot be decoded is a [*DecodeError]; both
+// contain the response. Into sets the field Accept unless the request or Options.Headers has
+// it.
 func (r *Request) Into(v any) *eventloop.Future[*Response] {
 	if r.headers.Values("Accept") == nil && r.client.opts.Headers.Values("Accept") == nil {
 		r.Accept("application/json")
@@ -678,12 +681,12 @@ func (r *Request) Into(v any) *eventloop.Future[*Response] {
 }
 
 // Stream sends the request, and calls onData on the loop with each piece of the body as it
-// arrives. data is valid until onData returns. Nothing more is read until it has returned:
-// see also PauseReading of the response. All calls come before the future has its result,
-// the response without Body. onData gets the body of the response that is the result: not
-// that of redirects and of responses that are retried or, with [Request.Check], have a
-// status of 400 or more. A body with an unfinished coding or an early end is an error of
-// the future after some calls of onData.
+// arrives. data is valid until onData returns. No further data is read until onData has
+// returned: see also PauseReading of the response. All calls precede the result of the
+// future, which is the response without Body. onData gets only the body of the final
+// response, not the bodies of redirects, of responses that are retried or, with
+// [Request.Check], of responses with a status of 400 or more. If the body ends early or its
+// coding is incomplete, the future fails after some calls of onData.
 func (r *Request) Stream(onData func(res *Response, data []byte)) *eventloop.Future[*Response] {
 	if onData == nil {
 		r.mistake("onData is nil")

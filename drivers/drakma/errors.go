@@ -25,9 +25,8 @@ func (e *StatusError) Error() string {
 
 func (e *StatusError) Unwrap() error { return e.Err }
 
-// A CharsetError says that a text could not be converted: its encoding is unknown, or it
-// is not in the encoding that the response says, or an encoding does not have the
-// characters of a parameter.
+// A CharsetError says that a text could not be converted: its encoding is unknown, the text
+// is not valid in the declared encoding, or the encoding lacks a character of a parameter.
 type CharsetError struct {
 	Charset  string // as the response or the caller says
 	Reason   string
@@ -50,9 +49,9 @@ func (e *DecodeError) Error() string {
 
 func (e *DecodeError) Unwrap() error { return e.Err }
 
-// A ChallengeError says that the server asked for digest authorization in a way that cannot
-// be answered: malformed, by an unknown algorithm, or with auth-int for a body that is not
-// in memory.
+// A ChallengeError says that the client cannot answer the server's challenge for digest
+// authorization: it is malformed, has an unknown algorithm, or requires auth-int for a body
+// that is not in memory.
 type ChallengeError struct {
 	Reason   string
 	Response *Response // with status 401

@@ -22,9 +22,9 @@ import (
 var ErrSent = errors.New("drakma: the request was sent before")
 
 // A Request is a request in preparation. Its methods add to it and return it, so that calls
-// can be chained; something that is not valid is the error of the future. The methods
-// that return a future send it, and only one of them may be called, once. A Request must
-// not be used by two goroutines at a time.
+// can be chained; the future reports an invalid argument. The methods that return a future
+// send the request, and only one of them may be called, once. A Request must not be used by
+// two goroutines at a time.
 type Request struct {
 	client *Client
 	ctx    context.Context
@@ -135,9 +135,10 @@ func (r *Request) DigestAuth(user, password string) *Request {
 	return r
 }
 
-// Range asks for the bytes from first to last, both included; with a negative last, for
-// those from first to the end; with a negative first, for as many at the end. The response
-// has status 206 if the server takes part, and 200 and everything if it does not.
+// Range requests the bytes from first to last, both included. A negative last requests the
+// bytes from first to the end; a negative first requests that many bytes at the end. The
+// response has status 206 if the server supports ranges, or else status 200 and the complete
+// body.
 func (r *Request) Range(first, last int64) *Request {
 	switch {
 	case first < 0:
@@ -165,14 +166,13 @@ func (r *Request) Data(mediaType string, p []byte) *Request {
 	return r.setBody(bytesBody(mediaType, p))
 }
 
-// Body sends what b gives, with this media type. b is read as
-// [eventloop.HTTPOptions.BodyReader] is: by a goroutine of the request, in chunks, and it
-// is closed if it is an io.Closer. To send what the loop produces piece by piece, use the
-// reader of [eventloop.NewPipe].
+// Body sends the content of b, with this media type. A goroutine of the request reads b, in
+// chunks, as for [eventloop.HTTPOptions.BodyReader], and closes it if it is an io.Closer. To
+// send data that the loop produces piece by piece, use the reader of [eventloop.NewPipe].
 //
-// Such a body can be sent once only: no retry, no redirect with status 307 or 308 and no
-// challenge is answered. A *bytes.Reader, *bytes.Buffer or *strings.Reader is read at once,
-// and can be sent again.
+// Such a body can be sent only once: the request is not retried, does not follow a redirect
+// with status 307 or 308, and does not answer a challenge. A *bytes.Reader, *bytes.Buffer or
+// *strings.Reader is read at once, and can be sent again.
 func (r *Request) Body(mediaType string, b io.Reader) *Request {
 	switch b := b.(type) {
 	case *bytes.Reader, *bytes.Buffer, *strings.Reader:
@@ -189,16 +189,15 @@ func (r *Request) Body(mediaType string, b io.Reader) *Request {
 	}
 }
 
-// BodyFile sends the contents of a file, with this media type. The file is read by a
-// goroutine of the request. One that changes meanwhile is an error that matches
-// [ErrFileChanged]; the server never gets the whole request then.
+// BodyFile sends the contents of a file, with this media type. A goroutine of the request
+// reads the file. If the file changes in the meantime, the error matches [ErrFileChanged],
+// and the server never gets the complete request.
 func (r *Request) BodyFile(mediaType, path string) *Request {
 	return r.setBody(&fileBody{mediaType: mediaType, file: File("", path)})
 }
 
-// Multipart makes the body a form of these parts (multipart/form-data), in their order. If
-// the length of each is known, which is not so with [Reader], the server is told the length of
-// the whole.
+// Multipart makes the body a form of these parts (multipart/form-data), in their order. The
+// request has a Content-Length if the length of each part is known, which excludes [Reader].
 func (r *Request) Multipart(parts ...Part) *Request {
 	for _, p := range parts {
 		if strings.ContainsAny(p.mediaType, "\r\n\x00") {
@@ -213,8 +212,9 @@ func (r *Request) setBody(b body) *Request {
 	return r
 }
 
-// Charset says what encoding the text of the response has, whatever the response says: a
-// name in the WHATWG registry. It concerns [Request.Text] and [Response.Text].
+// Charset sets the encoding of the response's text, by its name in the WHATWG registry. It
+// overrides the encoding that the response declares. It applies to [Request.Text] and
+// [Response.Text].
 func (r *Request) Charset(name string) *Request {
 	r.charset = name
 	return r
@@ -229,11 +229,11 @@ func (r *Request) Timeout(d time.Duration) *Request {
 	return r
 }
 
-// Redirects sets how many redirects are followed: 10 by default. One more is an error that
-// matches [eventloop.ErrHTTPRedirects]. With 0 the response that redirects is the
-// result. 301, 302 and 303 turn methods other than HEAD into GET, without a body; 307 and
-// 308 send the same again. A redirect without a valid Location, or to a scheme other than
-// http and https, is the result.
+// Redirects sets the maximum number of redirects to follow: 10 by default. One more is an
+// error that matches [eventloop.ErrHTTPRedirects]. With 0 the redirect response is the
+// result. Status 301, 302 and 303 change methods other than HEAD to GET, without a body; 307
+// and 308 repeat the request unchanged. A redirect without a valid Location, or to a scheme
+// other than http and https, is the result.
 func (r *Request) Redirects(n int) *Request {
 	r.maxRedirects = max(n, 0)
 	return r
@@ -260,7 +260,7 @@ func (r *Request) Check() *Request {
 	return r
 }
 
-// Retry sets how this request is repeated, instead of [Options.Retry].
+// Retry sets the retries of this request, instead of [Options.Retry].
 func (r *Request) Retry(retry Retry) *Request {
 	r.retry = retry
 	return r
@@ -360,7 +360,7 @@ func (r *Request) formBody() (body, error) {
 	return bytesBody("application/x-www-form-urlencoded", []byte(strings.Join(pairs, "&"))), nil
 }
 
-// encodeParam returns a parameter as it is sent.
+// encodeParam returns the encoded form of a parameter.
 func encodeParam(encoding string, p param) (string, error) {
 	if encoding == "" {
 		return url.QueryEscape(p.name) + "=" + url.QueryEscape(p.value), nil

@@ -9,7 +9,7 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// A Response is a response, with what it took to get it.
+// A Response is an HTTP response, with the number of requests that it took.
 type Response struct {
 	// The response of the HTTP client. Redirects counts all that were followed.
 	*eventloop.HTTPResponse

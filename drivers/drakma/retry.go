@@ -17,8 +17,8 @@ const (
 	defaultMaxWait = 30 * time.Second
 )
 
-// Retry says how a request is repeated. The zero Retry means that it is not, except as the
-// HTTP client of the loop does: see [eventloop.HTTPClient.Do].
+// Retry configures the retries of a request. The zero Retry adds no retries to those of the
+// HTTP client of the loop: see [eventloop.HTTPClient.Do].
 //
 // A request is repeated if its method is idempotent (RFC 9110 section 9.2.2) or it has the
 // field Idempotency-Key, and its body can be sent again; and if the response has status 429
@@ -27,7 +27,7 @@ const (
 // settings) or ended the connection too early. It is not repeated when [Request.Stream]
 // has delivered data.
 type Retry struct {
-	// Max is how often a request is repeated at most.
+	// Max bounds the retries of a request.
 	Max int
 
 	// MinWait is the time before the first repetition, doubled for each further one, up
@@ -56,8 +56,8 @@ func (r Retry) backoff(n int) time.Duration {
 	return wait/2 + rand.N(wait/2+1)
 }
 
-// after returns the time that a response asks for, or the backoff if it asks for none; and
-// whether that is allowed.
+// after returns the delay that a response requests in Retry-After, or else the backoff, and
+// whether that delay is allowed.
 func (r Retry) after(value string, n int, now time.Time) (time.Duration, bool) {
 	wait, ok := retryAfter(value, now)
 	if !ok {

@@ -14,11 +14,11 @@ import (
 )
 
 // Save sends the request and writes the body of the response to a file, as it arrives. It
-// is written to a temporary file in the same directory, .drakma-*.part, by a goroutine of the
-// client's own, and the server has to wait when the disk is slow. When the body is whole, and
-// written to disk, the file is renamed to path, and replaces one that is there, or a symbolic
-// link: so path always has either the old contents or all of the new. The permissions stay
-// those of the file that was there. After an error the temporary file is removed.
+// is written to a temporary file in the same directory, .drakma-*.part, by one of the
+// client's own goroutines; a slow disk slows the server down. When the body is complete and
+// written to disk, the file is renamed to path and replaces an existing file or symbolic
+// link, so path always has either the old contents or all of the new. The permissions of an
+// existing file are kept. After an error the temporary file is removed.
 //
 // The result is the response, without Body. A status of 400 or more is a [*StatusError], and
 // the file at path stays as it was. A path that is not that of a regular file is an error.
@@ -39,12 +39,13 @@ func (r *Request) Save(path string) *eventloop.Future[*Response] {
 	return launch(s.call, p)
 }
 
-// errDisk cancels a request whose file cannot be written. The error of the file is what the
-// caller gets.
+// errDisk cancels a request whose file cannot be written. The caller gets the error of the
+// file instead.
 var errDisk = errors.New("drakma: the file cannot be written")
 
-// A saver is the sink of Save. The loop writes to a pipe, and a function of Work copies
-// from there to the file, which it owns: so that it is removed however the loop ends.
+// A saver is the sink of Save. The loop writes to a pipe, and a function of Work copies from
+// the pipe to the file. The function owns the file, so that the file is removed however the
+// loop ends.
 type saver struct {
 	client *Client
 	call   *call
@@ -81,7 +82,7 @@ func (s *saver) data(res *Response, p []byte) {
 	}
 }
 
-// restart gives up what was written.
+// restart discards the data written so far.
 func (s *saver) restart(err error) {
 	if s.pipe != nil {
 		s.pipe.CloseWithError(err)
@@ -105,7 +106,7 @@ func (s *saver) finish(err error, done func(error)) {
 	})
 }
 
-// saveFile writes what r gives to a temporary file and renames it to path.
+// saveFile writes the content of r to a temporary file and renames it to path.
 func saveFile(path string, r io.Reader) (err error) {
 	defer func() {
 		if err != nil {
@@ -123,7 +124,7 @@ func saveFile(path string, r io.Reader) (err error) {
 	case !old.Mode().IsRegular():
 		return fmt.Errorf("%s is not a regular file", path)
 	default:
-		mode = 0o600 // until it is whole
+		mode = 0o600 // until the file is complete
 	}
 	// The name does not have that of path in it, which may be as long as a name can be.
 	name := filepath.Join(filepath.Dir(path), ".drakma-"+rand.Text()+".part")
