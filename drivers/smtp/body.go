@@ -15,8 +15,9 @@ import (
 // chunk is measured before it is sent, and can be sent again whatever its type.
 const chunkSize = 64 << 10
 
-// A body passes the bytes of a mail to a session, chunk by chunk. Except for cancel, only
-// the task of the session that sends the mail uses its methods.
+// A body passes the bytes of a mail to a session, chunk by chunk. The task of the session
+// that sends the mail uses its methods, except that end may be called on any goroutine and
+// close is called off the loop.
 type body struct {
 	l     *eventloop.Loop
 	src   any // Mail.Body
