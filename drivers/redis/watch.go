@@ -12,7 +12,8 @@ const maxConflicts = 100
 // Watch runs a transaction that depends on values that it reads, in a task. It watches keys
 // and calls f. f reads with s, waits for the results, and adds commands to tx. f must not
 // wait for the futures of these commands. Then Watch executes tx. If one of the keys has
-// changed in the meantime, it calls f again, and after 100 calls it returns [ErrConflict]. If f returns an error, Watch executes nothing and returns the error.
+// changed in the meantime, it calls f again, and after 100 calls it returns [ErrConflict].
+// If f returns an error, Watch executes nothing and returns the error.
 func (c *Client) Watch(t *eventloop.Task, keys []string, f func(s *Session, tx *Tx) error) error {
 	s := c.Session()
 	defer s.Close()
