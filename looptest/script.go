@@ -149,7 +149,8 @@ func ExpectBytes(p string) Step {
 	}
 }
 
-// ExpectEnd fails unless the next event is the end of the stream.
+// ExpectEnd fails unless the next event is the end of the stream. A connection that the other
+// side aborts ends with syscall.ECONNRESET instead.
 func ExpectEnd() Step {
 	return func(c net.Conn, in *bufio.Reader) error {
 		b, err := in.ReadByte()

@@ -42,7 +42,6 @@ func TestAuthentication(t *testing.T) {
 
 func TestAFailedAuthenticationFailsTheMailsThatWait(t *testing.T) {
 	noMore := errors.New("no more")
-	end := []looptest.Step{looptest.ExpectEnd()}
 	for _, c := range []struct {
 		name   string
 		auth   Auth
@@ -79,7 +78,7 @@ func TestAFailedAuthenticationFailsTheMailsThatWait(t *testing.T) {
 						}
 					})
 				}
-				return n.Script(server, steps(greet(c.offers), c.script, end)...)
+				return n.Script(server, steps(greet(c.offers), c.script, aborted)...)
 			})
 		})
 	}
@@ -122,7 +121,7 @@ func TestPasswordsAreNotSentInTheClear(t *testing.T) {
 		protocolTest(t, func(t *testing.T, l *eventloop.Loop, n *looptest.Net) error {
 			c := newClient(t, l, n, func(o *Options) { o.Security, o.Auth = security, Password("u", "p") })
 			fails(t, c.Send(t.Context(), mail()), ErrAuth).Then(func(Receipt, error) { c.Close() })
-			return n.Script(server, steps(greet("AUTH PLAIN LOGIN"), []looptest.Step{looptest.ExpectEnd()})...)
+			return n.Script(server, steps(greet("AUTH PLAIN LOGIN"), aborted)...)
 		})
 	}
 	for _, c := range []struct {

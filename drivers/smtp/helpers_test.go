@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -118,6 +119,14 @@ func accept() []looptest.Step {
 
 // bye answers QUIT.
 var bye = steps(say("QUIT", "221 bye"), []looptest.Step{looptest.ExpectEnd()})
+
+// aborted expects that the client aborts the connection.
+var aborted = []looptest.Step{func(_ net.Conn, in *bufio.Reader) error {
+	if b, err := in.ReadByte(); !errors.Is(err, syscall.ECONNRESET) {
+		return fmt.Errorf("got %q, %v, want a reset", b, err)
+	}
+	return nil
+}}
 
 // sent fails the test unless the mail was accepted, and then calls next.
 func sent(t *testing.T, f *eventloop.Future[Receipt], next func(r Receipt)) {
