@@ -167,8 +167,8 @@ func (cr *connReader) takeNext() (b *sockio.Buffer) {
 	return b
 }
 
-// readSizes are the sizes of reads; a class is an index of readSizes. A connection
-// starts with the smallest size.
+// readSizes are the sizes of read buffers. Elsewhere, a class is an index into readSizes. A
+// connection starts with the smallest size.
 var readSizes = [...]int{4 << 10, 16 << 10, sockio.MaxBuffer}
 
 func (cr *connReader) nextRead() int {

@@ -106,8 +106,8 @@ type ResolverConfig struct {
 	// nil, a net.Dialer connects.
 	//
 	// When ctx ends, the query continues without waiting for Dial. Dial should return,
-	// because the end of the loop waits for it, for at most Config.WorkGrace. A connection
-	// that it returns after the end of ctx is closed. If Dial returns an error or a nil
+	// because Run waits for it, for at most Config.WorkGrace. A connection that it
+	// returns after the end of ctx is closed. If Dial returns an error or a nil
 	// connection, calls Goexit or, with Config.CatchPanics, panics, the query fails with a
 	// corresponding error. Without Config.CatchPanics, a panic ends the loop and
 	// propagates out of Run.
