@@ -58,13 +58,13 @@ func TestASignalDuringTheEndOfTheLoopHasNoEffect(t *testing.T) {
 			raised := 0
 			mustRun(t, nil, func(l *eventloop.Loop) {
 				onSignal(t, l, func(os.Signal) {}, syscall.SIGUSR1)
-				l.OnExit(func() { raised++; raise(t, syscall.SIGUSR1) })
+				l.OnExit(func() { raised++; kill(t, syscall.SIGUSR1) })
 				eventloop.Work(t.Context(), l, func(ctx context.Context) (int, error) {
 					if name == "Stop" {
 						<-ctx.Done()
 					}
 					raised++
-					raise(t, syscall.SIGUSR1)
+					kill(t, syscall.SIGUSR1)
 					return 0, nil
 				}).Then(nil)
 				l.AfterFunc(time.Millisecond, func() { end(l) })

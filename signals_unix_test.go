@@ -19,11 +19,23 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// raise sends sig to this process.
+// raise sends sig to this process and returns when the channels of package signal
+// have received it: a signal that is still pending would reach the next test.
 func raise(t testing.TB, sig syscall.Signal) {
 	t.Helper()
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, sig)
+	kill(t, sig)
+	<-ch
+	signal.Stop(ch) // waits until the delivery is complete
+}
+
+// kill sends sig to this process. If nothing watches the signal, its default action
+// ends the process.
+func kill(t testing.TB, sig syscall.Signal) {
+	t.Helper()
 	if err := syscall.Kill(os.Getpid(), sig); err != nil {
-		t.Fatal(err)
+		t.Error(err) // not Fatal: other goroutines call this, too
 	}
 }
 
@@ -373,7 +385,7 @@ func TestOtherPackagesKeepTheirSignalChannels(t *testing.T) {
 		raise(t, syscall.SIGUSR1)
 	})
 	<-ch
-	raise(t, syscall.SIGUSR1) // would kill the process if the default action were restored
+	kill(t, syscall.SIGUSR1) // would kill the process if the default action were restored
 	<-ch
 }
 
@@ -415,7 +427,7 @@ func init() {
 		children["ignored "+name] = func(t *testing.T) {
 			signal.Ignore(syscall.SIGTERM)
 			outcome(func() { runWithSignal(t, &exit.cfg, exit.end) })
-			raise(t, syscall.SIGTERM)
+			kill(t, syscall.SIGTERM)
 			fmt.Println("survived")
 		}
 	}
@@ -424,7 +436,7 @@ func init() {
 			first := onSignal(t, l, func(os.Signal) {}, syscall.SIGTERM)
 			second := onSignal(t, l, func(os.Signal) { fmt.Println("handled") }, syscall.SIGTERM)
 			first.Stop()
-			raise(t, syscall.SIGTERM) // the second handler is still installed
+			kill(t, syscall.SIGTERM) // the second handler is still installed
 			l.AfterFunc(50*time.Millisecond, func() {
 				second.Stop()
 				raiseAndWait(t)
@@ -449,7 +461,7 @@ func runWithSignal(t *testing.T, cfg *eventloop.Config, end func(*eventloop.Loop
 // raiseAndWait raises SIGTERM and waits for it to end the process.
 func raiseAndWait(t *testing.T) {
 	fmt.Println("raising")
-	raise(t, syscall.SIGTERM)
+	kill(t, syscall.SIGTERM)
 	time.Sleep(watchdogTime)
 	fmt.Println("survived")
 }
@@ -466,7 +478,7 @@ func neverDefault(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				raise(t, syscall.SIGTERM)
+				kill(t, syscall.SIGTERM)
 			}
 		}
 	})

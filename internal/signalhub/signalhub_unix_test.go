@@ -11,10 +11,23 @@ import (
 	"testing"
 )
 
+// raise sends sig to this process and returns when the channels of package signal
+// have received it: a signal that is still pending would reach the next test.
 func raise(t *testing.T, sig syscall.Signal) {
 	t.Helper()
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, sig)
+	kill(t, sig)
+	<-ch
+	signal.Stop(ch) // waits until the delivery is complete
+}
+
+// kill sends sig to this process. If nothing else watches the signal, its default
+// action ends the process. The caller waits until the signal has arrived.
+func kill(t *testing.T, sig syscall.Signal) {
+	t.Helper()
 	if err := syscall.Kill(os.Getpid(), sig); err != nil {
-		t.Fatal(err)
+		t.Error(err) // not Fatal: also called by other goroutines
 	}
 }
 
@@ -100,7 +113,7 @@ func TestAChannelOfAnotherPackageKeepsItsSignal(t *testing.T) {
 	signal.Notify(ch, syscall.SIGUSR1)
 	defer signal.Stop(ch)
 	Watch(func(os.Signal, uint64) {}, syscall.SIGUSR1)()
-	raise(t, syscall.SIGUSR1) // would otherwise end the process
+	kill(t, syscall.SIGUSR1) // would otherwise end the process
 	<-ch
 }
 
@@ -117,15 +130,26 @@ func TestAnIgnoredSignalStillHasNoEffectAfterTheLastWatcher(t *testing.T) {
 		t.Error("the signal is ignored while it is watched")
 	}
 	second()
-	raise(t, syscall.SIGUSR2) // would otherwise end the process
+	drain(sink)
+	kill(t, syscall.SIGUSR2) // would otherwise end the process
+	<-sink
 	// The same holds for watchers and channels that come and go later.
 	Watch(func(os.Signal, uint64) {}, syscall.SIGUSR2)()
 	ch := make(chan os.Signal, 1)
 	signal.Notify(ch, syscall.SIGUSR2)
-	raise(t, syscall.SIGUSR2)
+	kill(t, syscall.SIGUSR2)
 	<-ch
 	signal.Stop(ch)
-	raise(t, syscall.SIGUSR2)
+	drain(sink)
+	kill(t, syscall.SIGUSR2)
+	<-sink
+}
+
+// drain removes what ch holds.
+func drain(ch chan os.Signal) {
+	for len(ch) > 0 {
+		<-ch
+	}
 }
 
 func TestALaterChannelOfAnotherPackageKeepsItsSignal(t *testing.T) {
@@ -138,7 +162,7 @@ func TestALaterChannelOfAnotherPackageKeepsItsSignal(t *testing.T) {
 		cancel := Watch(func(os.Signal, uint64) {}, syscall.SIGUSR1)
 		signal.Notify(ch, syscall.SIGUSR1)
 		cancel()
-		raise(t, syscall.SIGUSR1)
+		kill(t, syscall.SIGUSR1)
 		<-ch
 		signal.Stop(ch)
 	}
