@@ -483,7 +483,7 @@ func (cl *connLoop) readTimedOut() {
 	c := (*Conn)(cl)
 	c.core.Lock()
 	d, _ := c.timeouts()
-	if d <= 0 || c.is(pauseReads) || c.facts.has(factEnded) || c.life >= lifeClosing {
+	if d <= 0 || c.is(pauseReads) || c.facts.has(factEnded|factEndHeld) || c.life >= lifeClosing {
 		c.core.Unlock()
 		return
 	}

@@ -262,9 +262,18 @@ func (c *Conn) discard() {
 }
 
 // halfClosed reports whether both directions have ended on a connection that stayed open
-// after io.EOF, so that it must be closed now. The caller holds the lock.
+// after io.EOF, so that it must be closed now. Streams close it themselves when they end:
+// the callbacks may have to get the end before that. The caller holds the lock.
 func (c *Conn) halfClosed() bool {
-	return c.facts.has(factEnded) && c.core.OutputEnded() && c.life == lifeOpen
+	if !c.facts.has(factEnded) || !c.core.OutputEnded() || c.life != lifeOpen {
+		return false
+	}
+	x := c.x.Load()
+	if x == nil {
+		return true
+	}
+	_, streams := x.sink.(*streamSink)
+	return !streams
 }
 
 // A drainTask reports that output was sent for which OnDrain, a Flushed or the end of a

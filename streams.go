@@ -195,13 +195,12 @@ func (s *streamSink) release() {
 		c.chunk, s.buf = s.buf, nil
 		c.facts |= factHeld
 	}
-	// The callbacks get bytes of Unread before the end, so the end is held as well.
-	held := s.err == io.EOF && s.told != io.EOF && !gone && c.is(bitUnread)
-	if held {
-		c.facts |= factEndHeld
-	}
 	c.setSink(nil)
 	c.x.Load().removeLow(s.low)
+	held := !gone && s.err == io.EOF && s.told != io.EOF && c.is(pauseReads|bitUnread)
+	if held {
+		c.holdEndAgain()
+	}
 	c.core.Unlock()
 	if b := s.buf; b != nil {
 		s.buf = nil
@@ -215,6 +214,14 @@ func (s *streamSink) release() {
 	if !held {
 		s.releaseEnd(gone)
 	}
+}
+
+// holdEndAgain holds an end that the sink received and did not report: the callbacks get
+// it after a pause, and after the unread bytes. The end then counts as not reported. The
+// caller holds the lock.
+func (c *Conn) holdEndAgain() {
+	c.facts = c.facts&^factEnded | factEndHeld
+	c.readerChanged()
 }
 
 // giveBack passes the unread chunk to Detach, if Detach was called.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -552,6 +553,237 @@ func TestAnEndThatNoReadToldGoesToOnEventWhenTheTaskEnds(t *testing.T) {
 			wantSlice(t, "events", events, want)
 		})
 	}
+}
+
+// A finConn is a connection whose peer ends its side with the byte fin, and still
+// receives, which a net.Pipe does not do after its Close.
+type finConn struct {
+	net.Conn
+	ended bool
+}
+
+const fin = 4
+
+func (c *finConn) Read(p []byte) (n int, err error) {
+	if !c.ended {
+		n, err = c.Conn.Read(p)
+		c.ended = n == 1 && p[0] == fin
+	}
+	if c.ended {
+		return 0, io.EOF
+	}
+	return n, err
+}
+
+func (c *finConn) CloseWrite() error { return nil }
+
+// endUnread runs a loop in virtual time with a connection of which a task has a
+// NetConn. The peer ends its side, no Read returns the end, and the task ends after it
+// has called pause. afterwards runs on the loop in the turn after the end of the task. log
+// holds the callbacks of the connection, and what the test has added.
+func endUnread(t *testing.T, cfg eventloop.ConnConfig, pause func(k *eventloop.Task, c *eventloop.Conn), afterwards func(l *eventloop.Loop, c *eventloop.Conn, log *[]string)) {
+	t.Helper()
+	var log []string
+	err := virtually(t, nil, func(l *eventloop.Loop) {
+		near, far := net.Pipe()
+		go io.Copy(io.Discard, far)
+		cfg.OnData = func(_ *eventloop.Conn, p []byte) { log = append(log, string(p)) }
+		cfg.OnEvent = func(_ *eventloop.Conn, err error) { log = append(log, err.Error()) }
+		cfg.OnClose = func(*eventloop.Conn) { log = append(log, "close") }
+		c, err := l.Adopt(&finConn{Conn: near}, &cfg)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		l.Go(context.Background(), func(k *eventloop.Task) error {
+			c.NetConn(k)
+			far.Write([]byte{fin})
+			k.Sleep(time.Second) // the stream has the end
+			pause(k, c)
+			return nil
+		}).Then(func(struct{}, error) {
+			l.Post(func() { afterwards(l, c, &log) })
+		})
+	})
+	wantEqual(t, "Run", err, nil)
+}
+
+func pauseReading(_ *eventloop.Task, c *eventloop.Conn) { c.PauseReading() }
+
+func TestAnEndThatNoReadReturnedIsHeldWhileReadingIsPaused(t *testing.T) {
+	endUnread(t, eventloop.ConnConfig{}, pauseReading, func(l *eventloop.Loop, c *eventloop.Conn, log *[]string) {
+		l.AfterFunc(time.Second, func() {
+			wantEqual(t, "callbacks during the pause", len(*log), 0)
+			wantEqual(t, "Closed during the pause", c.Closed(), false)
+			c.ResumeReading()
+			c.PauseReading() // before the end is delivered
+		})
+		l.AfterFunc(2*time.Second, func() {
+			wantEqual(t, "callbacks during the second pause", len(*log), 0)
+			c.ResumeReading()
+		})
+		l.AfterFunc(3*time.Second, func() {
+			wantSlice(t, "callbacks", *log, []string{"EOF", "close"})
+			wantEqual(t, "Err", c.Err(), io.EOF)
+		})
+	})
+}
+
+func TestAnEndThatNoReadReturnedIsHeldWhileOutputIsOverHighWater(t *testing.T) {
+	pause := func(_ *eventloop.Task, c *eventloop.Conn) {
+		c.PauseWriting()
+		c.Write(make([]byte, 100))
+	}
+	endUnread(t, eventloop.ConnConfig{HighWater: 10}, pause, func(l *eventloop.Loop, c *eventloop.Conn, log *[]string) {
+		wantEqual(t, "callbacks during the pause", len(*log), 0)
+		l.AfterFunc(time.Second, func() { // reading has continued after 20 ms
+			wantSlice(t, "callbacks", *log, []string{"EOF", "close"})
+		})
+	})
+}
+
+func TestAHeldEndGoesToTheNextStream(t *testing.T) {
+	endUnread(t, eventloop.ConnConfig{}, pauseReading, func(l *eventloop.Loop, c *eventloop.Conn, log *[]string) {
+		l.AfterFunc(time.Second, c.ResumeReading)
+		l.Go(context.Background(), func(k *eventloop.Task) error {
+			begin := time.Now()
+			_, err := c.NetConn(k).Read(make([]byte, 1))
+			wantEqual(t, "Read", err, io.EOF)
+			wantEqual(t, "time until the end", time.Since(begin), time.Second)
+			wantEqual(t, "callbacks", len(*log), 0)
+			return nil
+		}).Then(func(struct{}, error) {
+			l.AfterFunc(time.Second, func() { wantSlice(t, "callbacks", *log, []string{"close"}) })
+		})
+	})
+}
+
+// A second task that does not read the end either leaves it to the callbacks.
+func TestAHeldEndThatTheNextStreamDoesNotReadGoesToTheCallbacks(t *testing.T) {
+	endUnread(t, eventloop.ConnConfig{}, pauseReading, func(l *eventloop.Loop, c *eventloop.Conn, log *[]string) {
+		l.Go(context.Background(), func(k *eventloop.Task) error {
+			c.NetConn(k)
+			return nil
+		}).Then(func(struct{}, error) {
+			c.ResumeReading()
+			l.AfterFunc(time.Second, func() { wantSlice(t, "callbacks", *log, []string{"EOF", "close"}) })
+		})
+	})
+}
+
+func TestDetachReturnsAConnectionWhoseReadReturnsTheHeldEnd(t *testing.T) {
+	endUnread(t, eventloop.ConnConfig{}, pauseReading, func(l *eventloop.Loop, c *eventloop.Conn, log *[]string) {
+		c.Detach().Then(func(nc net.Conn, err error) {
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer nc.Close()
+			_, err = nc.Read(make([]byte, 1)) // returns immediately
+			wantEqual(t, "Read", err, io.EOF)
+			wantSlice(t, "callbacks", *log, []string{"close"})
+		})
+	})
+}
+
+func TestStartTLSFailsOnceAfterAHeldEnd(t *testing.T) {
+	endUnread(t, eventloop.ConnConfig{}, pauseReading, func(l *eventloop.Loop, c *eventloop.Conn, log *[]string) {
+		c.StartTLS(&tls.Config{InsecureSkipVerify: true}).Then(func(_ tls.ConnectionState, err error) {
+			if err == nil {
+				t.Error("StartTLS succeeded")
+			}
+		})
+		c.ResumeReading()
+		l.AfterFunc(time.Second, func() {
+			if len(*log) != 2 || (*log)[0] == "EOF" || (*log)[1] != "close" {
+				t.Errorf("callbacks = %q, want one error and close", *log)
+			}
+		})
+	})
+}
+
+// The pause ends while the loop is busy for longer than ReadTimeout.
+func TestReadTimeoutDoesNotOvertakeAHeldEnd(t *testing.T) {
+	cfg := eventloop.ConnConfig{ReadTimeout: time.Minute}
+	endUnread(t, cfg, pauseReading, func(l *eventloop.Loop, c *eventloop.Conn, log *[]string) {
+		l.AfterFunc(time.Hour, func() {
+			wantEqual(t, "callbacks during the pause", len(*log), 0)
+			c.ResumeReading()
+			time.Sleep(time.Hour)
+		})
+		l.AfterFunc(3*time.Hour, func() { wantSlice(t, "callbacks", *log, []string{"EOF", "close"}) })
+	})
+}
+
+func TestAHeldEndLeavesAHalfOpenConnectionOpen(t *testing.T) {
+	cfg := eventloop.ConnConfig{AllowHalfOpen: true}
+	endUnread(t, cfg, pauseReading, func(l *eventloop.Loop, c *eventloop.Conn, log *[]string) {
+		c.ResumeReading()
+		l.AfterFunc(time.Second, func() {
+			wantSlice(t, "callbacks", *log, []string{"EOF"})
+			c.Close()
+		})
+	})
+}
+
+// CloseWrite after the peer's end ends both directions, but the connection stays open
+// until its streams have ended.
+func TestAnEndThatNoReadReturnedIsReportedAfterCloseWrite(t *testing.T) {
+	for _, half := range []bool{false, true} {
+		closeWrite := func(k *eventloop.Task, c *eventloop.Conn) {
+			wantEqual(t, "CloseWrite", c.CloseWrite(), nil)
+			k.Sleep(time.Second)
+			wantEqual(t, "Closed before the task ends", c.Closed(), false)
+		}
+		cfg := eventloop.ConnConfig{AllowHalfOpen: half}
+		endUnread(t, cfg, closeWrite, func(l *eventloop.Loop, c *eventloop.Conn, log *[]string) {
+			l.AfterFunc(time.Second, func() { wantSlice(t, "callbacks", *log, []string{"EOF", "close"}) })
+		})
+	}
+}
+
+func TestCloseWriteDuringAPauseDropsNeitherUnreadBytesNorTheEnd(t *testing.T) {
+	pause := func(k *eventloop.Task, c *eventloop.Conn) {
+		c.PauseReading()
+		wantEqual(t, "Unread", c.Unread([]byte("rest")), nil)
+	}
+	endUnread(t, eventloop.ConnConfig{AllowHalfOpen: true}, pause, func(l *eventloop.Loop, c *eventloop.Conn, log *[]string) {
+		wantEqual(t, "CloseWrite", c.CloseWrite(), nil)
+		l.AfterFunc(time.Second, func() {
+			wantEqual(t, "callbacks during the pause", len(*log), 0)
+			c.ResumeReading()
+		})
+		l.AfterFunc(2*time.Second, func() { wantSlice(t, "callbacks", *log, []string{"rest", "EOF", "close"}) })
+	})
+}
+
+func TestPipeSendsUnreadBytesBeforeAHeldEnd(t *testing.T) {
+	pause := func(k *eventloop.Task, c *eventloop.Conn) {
+		c.PauseReading()
+		wantEqual(t, "Unread", c.Unread([]byte("rest")), nil)
+	}
+	endUnread(t, eventloop.ConnConfig{}, pause, func(l *eventloop.Loop, c *eventloop.Conn, log *[]string) {
+		near, far := net.Pipe()
+		received := make(chan string, 1)
+		go func() {
+			text, _ := io.ReadAll(far)
+			received <- string(text)
+		}()
+		dst, err := l.Adopt(near, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		c.Pipe(dst).Then(func(n int64, err error) {
+			wantEqual(t, "piped bytes", n, 4)
+			wantEqual(t, "error of the pipe", err, nil)
+		})
+		c.ResumeReading()
+		l.AfterFunc(time.Second, func() {
+			wantEqual(t, "received", <-received, "rest")
+			wantSlice(t, "callbacks", *log, []string{"EOF", "close"})
+		})
+	})
 }
 
 // Deadlines.
