@@ -5,47 +5,35 @@
 package dialer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
 	"net/netip"
 	"strings"
-	"syscall"
 	"time"
 )
 
 // defaultDelay is the Connection Attempt Delay of RFC 8305 section 5.
 const defaultDelay = 250 * time.Millisecond
 
-// minShare is the minimum time for an address when addresses are tried one by one,
-// as in package net: with less, attempts on slow networks would fail needlessly.
-const minShare = 2 * time.Second
-
-// A Dialer connects to addresses. The zero Dialer is ready to use. Its methods
-// may be called from any goroutine; its fields must not change after the first
-// call.
+// A Dialer connects to addresses. Its methods may be called from any goroutine; its
+// fields must not change after the first call.
 type Dialer struct {
 	// Resolve returns the addresses of host, best first. The network is "ip",
-	// "ip4" or "ip6". If nil, the default resolver of package net is used.
+	// "ip4" or "ip6".
 	//
 	// If more is not nil, there may be more addresses that are not known yet. Dial
 	// calls more once, on a new goroutine. more must return these addresses, or
 	// none, before or when its context ends.
 	Resolve func(ctx context.Context, network, host string) (addrs []netip.Addr, more func(context.Context) []netip.Addr, err error)
 
-	// AttemptDelay is how long an attempt may take before the next one starts in
-	// parallel: 250 ms if zero. If it is negative, the next attempt starts only
-	// when the previous one has failed, and each attempt gets a share of the time.
-	AttemptDelay time.Duration
+	LocalAddr net.Addr // as in [net.Dialer]
 
-	// LocalAddr, KeepAlive and Control are those of [net.Dialer]; Control is its
-	// ControlContext.
-	LocalAddr net.Addr
-	KeepAlive net.KeepAliveConfig
-	Control   func(ctx context.Context, network, address string, c syscall.RawConn) error
-
-	// connect replaces the dialing of one address in tests.
-	connect func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
+	// Tests set these. attemptDelay replaces defaultDelay, and connect the dialing of one
+	// address.
+	attemptDelay time.Duration
+	connect      func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
 }
 
 // Dial connects to address. The network is "tcp", "tcp4" or "tcp6", with an
@@ -62,7 +50,7 @@ func (d *Dialer) Dial(ctx context.Context, network, address string) (net.Conn, e
 	switch network {
 	case "tcp", "tcp4", "tcp6":
 	case "unix":
-		nd := d.netDialer()
+		nd := net.Dialer{LocalAddr: d.LocalAddr}
 		return nd.DialContext(ctx, network, address)
 	default:
 		return nil, opError(network, nil, net.UnknownNetworkError(network))
@@ -81,20 +69,13 @@ func (d *Dialer) Dial(ctx context.Context, network, address string) (net.Conn, e
 	if err != nil {
 		return nil, opError(network, nil, err)
 	}
-	if more != nil && d.AttemptDelay < 0 {
-		addrs, more = append(addrs, more(ctx)...), nil
-	}
 	switch {
-	case more != nil:
-		return d.race(ctx, network, address, interleave(addrs), more)
-	case len(addrs) == 0:
+	case more == nil && len(addrs) == 0:
 		return nil, opError(network, nil, noSuitable(address))
-	case len(addrs) == 1:
+	case more == nil && len(addrs) == 1:
 		return d.dialOne(ctx, network, addrs[0])
-	case d.AttemptDelay < 0:
-		return d.dialInTurn(ctx, network, address, addrs)
 	}
-	return d.race(ctx, network, address, interleave(addrs), nil)
+	return d.race(ctx, network, address, interleave(addrs), more)
 }
 
 // dialOne connects to one address.
@@ -104,12 +85,8 @@ func (d *Dialer) dialOne(ctx context.Context, network string, addr netip.AddrPor
 	}
 	// Not DialTCP: even without a local address it binds to port 0, and a bound
 	// port serves only one connection, instead of one per destination.
-	nd := d.netDialer()
+	nd := net.Dialer{LocalAddr: d.LocalAddr}
 	return nd.DialContext(ctx, network, addr.String())
-}
-
-func (d *Dialer) netDialer() net.Dialer {
-	return net.Dialer{LocalAddr: d.LocalAddr, KeepAliveConfig: d.KeepAlive, ControlContext: d.Control}
 }
 
 // race implements RFC 8305 section 5. It runs on the goroutine of the caller and
@@ -215,42 +192,11 @@ func drain(results <-chan result, n int) (failed []error) {
 // contrast to package net, where addresses of one family share the time, started
 // attempts keep all of it, because here they run in parallel.
 func (d *Dialer) delay(ctx context.Context, remaining int) time.Duration {
-	delay := d.AttemptDelay
-	if delay == 0 {
-		delay = defaultDelay
-	}
+	delay := cmp.Or(d.attemptDelay, defaultDelay)
 	if deadline, ok := ctx.Deadline(); ok {
 		delay = min(delay, time.Until(deadline)/time.Duration(remaining+1))
 	}
 	return max(delay, 0)
-}
-
-// dialInTurn tries one address after the other. Each gets a share of the available
-// time.
-func (d *Dialer) dialInTurn(ctx context.Context, network, address string, addrs []netip.AddrPort) (net.Conn, error) {
-	var failed []error
-	for i, addr := range addrs {
-		if over(ctx) != nil {
-			break
-		}
-		c, err := d.dialShare(ctx, network, addr, len(addrs)-i)
-		if err == nil {
-			return c, nil
-		}
-		failed = append(failed, err)
-	}
-	return nil, d.failure(ctx, network, address, failed)
-}
-
-// dialShare connects to addr within one of n shares of the remaining time.
-func (d *Dialer) dialShare(ctx context.Context, network string, addr netip.AddrPort, n int) (net.Conn, error) {
-	if deadline, ok := ctx.Deadline(); ok && n > 1 {
-		left := time.Until(deadline)
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, min(left, max(left/time.Duration(n), minShare)))
-		defer cancel()
-	}
-	return d.dialOne(ctx, network, addr)
 }
 
 // failure returns the error of a dial that tried several addresses. If ctx has

@@ -67,12 +67,7 @@ func (d *Dialer) lookup(ctx context.Context, network, host string) (addrs []neti
 	if ip, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{ip}, nil, nil
 	}
-	network = "ip" + network[len("tcp"):]
-	if d.Resolve == nil {
-		addrs, err = net.DefaultResolver.LookupNetIP(ctx, network, host)
-		return addrs, nil, err
-	}
-	return d.Resolve(ctx, network, host)
+	return d.Resolve(ctx, "ip"+network[len("tcp"):], host)
 }
 
 // suits reports whether ip can be dialed on network from the local address.

@@ -435,10 +435,6 @@ func Below(t interface{ NetConn() net.Conn }) net.Conn {
 	return nc
 }
 
-// Lowest returns the net.Conn below TLS, or the attached net.Conn without TLS, or nil. The
-// caller holds the lock.
-func (c *Conn) Lowest() net.Conn { return lowest(c.nc) }
-
 // hangUpIfDeaf closes a net.Conn whose deadlines have no effect, unless a writer uses it.
 // The caller holds the lock.
 func (c *Conn) hangUpIfDeaf() {
