@@ -199,7 +199,7 @@ func (s *streamSink) release() {
 	c.x.Load().removeLow(s.low)
 	held := !gone && s.err == io.EOF && s.told != io.EOF && c.is(pauseReads|bitUnread)
 	if held {
-		c.holdEndAgain()
+		c.loopSide().holdEndAgain()
 	}
 	c.core.Unlock()
 	if b := s.buf; b != nil {
@@ -219,7 +219,8 @@ func (s *streamSink) release() {
 // holdEndAgain holds an end that the sink received and did not report: the callbacks get
 // it after a pause, and after the unread bytes. The end then counts as not reported. The
 // caller holds the lock.
-func (c *Conn) holdEndAgain() {
+func (cl *connLoop) holdEndAgain() {
+	c := (*Conn)(cl)
 	c.facts = c.facts&^factEnded | factEndHeld
 	c.readerChanged()
 }

@@ -16,6 +16,12 @@ type faults struct {
 	unacked func(fd uintptr) (int, bool)
 	broken  func(fd uintptr, shut bool) (syscall.Errno, bool)
 
+	hasEnded func(fd uintptr) bool
+	wasReset func(fd uintptr) bool
+	hasInput func(fd uintptr) bool
+	cost     func(fd uintptr, n, writes int) int
+
+	epollOpen func(ep *epoll) error
 	epollWait func(ep *epoll, events []epollEvent) int
 	epollSet  func(ep *epoll, fd uintptr, first bool, want uint32, e event) syscall.Errno
 	epollDel  func(ep *epoll, fd uintptr)
@@ -57,6 +63,41 @@ func broken(fd uintptr, shut bool) (syscall.Errno, bool) {
 		return f.broken(fd, shut)
 	}
 	return sockio.Broken(fd, shut)
+}
+
+func hasEnded(fd uintptr) bool {
+	if f := injected.Load(); f != nil && f.hasEnded != nil {
+		return f.hasEnded(fd)
+	}
+	return sockio.HasEnded(fd)
+}
+
+func wasReset(fd uintptr) bool {
+	if f := injected.Load(); f != nil && f.wasReset != nil {
+		return f.wasReset(fd)
+	}
+	return sockio.WasReset(fd)
+}
+
+func hasInput(fd uintptr) bool {
+	if f := injected.Load(); f != nil && f.hasInput != nil {
+		return f.hasInput(fd)
+	}
+	return !sockio.Quiet(fd)
+}
+
+func cost(fd uintptr, n, writes int) int {
+	if f := injected.Load(); f != nil && f.cost != nil {
+		return f.cost(fd, n, writes)
+	}
+	return sockio.Cost(fd, n, writes)
+}
+
+func epollOpen(ep *epoll) error {
+	if f := injected.Load(); f != nil && f.epollOpen != nil {
+		return f.epollOpen(ep)
+	}
+	return realEpollOpen(ep)
 }
 
 func epollWait(ep *epoll, events []epollEvent) int {

@@ -25,7 +25,8 @@ const (
 	wantEnd   uint32 = unix.EPOLLRDHUP
 )
 
-func (ep *epoll) open() error {
+// realEpollOpen creates the epoll instance.
+func realEpollOpen(ep *epoll) error {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return err

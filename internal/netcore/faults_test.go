@@ -180,11 +180,17 @@ func TestAcknowledgementsThatNeverComeEndTheWait(t *testing.T) {
 	}
 }
 
-// A kernel that watches no more descriptors, for want of memory or because of
-// fs.epoll.max_user_watches, leaves connections as they are: with a goroutine.
+// If the kernel watches no more descriptors, because of a lack of memory or because of
+// fs.epoll.max_user_watches, or if there is no descriptor left for the epoll instance,
+// connections keep their goroutines.
 func TestAConnectionThatCannotBeWatchedKeepsItsGoroutine(t *testing.T) {
-	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.ENOMEM} {
-		inject(t, &faults{epollSet: func(*epoll, uintptr, bool, uint32, event) syscall.Errno { return errno }})
+	for name, f := range map[string]*faults{
+		"ENOSPC": {epollSet: func(*epoll, uintptr, bool, uint32, event) syscall.Errno { return syscall.ENOSPC }},
+		"ENOMEM": {epollSet: func(*epoll, uintptr, bool, uint32, event) syscall.Errno { return syscall.ENOMEM }},
+		"EMFILE": {epollOpen: func(*epoll) error { return syscall.EMFILE }},
+	} {
+		t.Log(name)
+		inject(t, f)
 		nc, peer := tcpPair(t)
 		c := newIdler(t, nc, true)
 		c.Start()
@@ -208,6 +214,108 @@ func TestAConnectionThatCannotBeWatchedKeepsItsGoroutine(t *testing.T) {
 		undo()
 		exchange(t, peer, "hello")
 		c.end(t)
+	}
+}
+
+// A reset that a writer has received before the reader looks like an end of the stream. It
+// is told apart by the state of the socket, unless the socket's own side was shut down.
+func TestAnEndOfTheStreamIsAResetIfTheSocketSaysSo(t *testing.T) {
+	for _, shut := range []bool{false, true} {
+		nc, peer := tcpPair(t)
+		c := newConn(t, nc, true)
+		c.Open()
+		fd, want := descriptor(c), error(syscall.ECONNRESET)
+		if shut {
+			want = io.EOF
+			c.order(c.EndOutput)
+			if _, err := io.ReadAll(peer); err != nil {
+				t.Error(err)
+			}
+		}
+		peer.Close()
+		inject(t, &faults{wasReset: func(n uintptr) bool { return n == fd || sockio.WasReset(n) }})
+		if _, err := c.readEnd(); err != want {
+			t.Errorf("shut %t: Read = %v, want %v", shut, err, want)
+		}
+		c.finish(true)
+	}
+}
+
+// While nothing is read, the end of the peer's side is found if the kernel reports it. If
+// it is never reported, the goroutine can still be woken.
+func TestWatchForTheEndReturnsWhatTheKernelReports(t *testing.T) {
+	nc, peer := tcpPair(t)
+	c := newConn(t, nc, true)
+	c.Open()
+	fd := descriptor(c)
+	var ended atomic.Bool
+	asked := make(chan struct{}, 100)
+	inject(t, &faults{hasEnded: func(n uintptr) bool {
+		if n != fd {
+			return sockio.HasEnded(n)
+		}
+		asked <- struct{}{}
+		return ended.Load()
+	}})
+	io.WriteString(peer, "unread")
+	peer.(closeWriter).CloseWrite()
+	beside(t, func() {
+		<-asked
+		c.Wake()
+	})
+	if err := c.Watch(true); err != ErrWoken {
+		t.Errorf("Watch = %v, want ErrWoken", err)
+	}
+	ended.Store(true)
+	if err := c.Watch(true); err != io.EOF {
+		t.Errorf("Watch = %v, want %v", err, io.EOF)
+	}
+	c.finish(false)
+}
+
+// If the socket cannot be checked for input, as after an error, it counts as input: the
+// output is not written.
+func TestUnaskedInputThatCannotBeCheckedKeepsOutputFromBeingWritten(t *testing.T) {
+	for _, k := range parkable() {
+		nc, peer := k.pair(t)
+		c := newConn(t, nc, k.ours)
+		c.Open()
+		fd := descriptor(c)
+		inject(t, &faults{hasInput: func(n uintptr) bool { return n == fd || !sockio.Quiet(n) }})
+		c.order(c.Unasked)
+		c.write("output")
+		until(t, "the connection is cut", func() bool { c.Lock(); defer c.Unlock(); return c.cut })
+		c.Lock()
+		if !c.Untouched() {
+			t.Errorf("%s: output counts as written", k.name)
+		}
+		c.Unlock()
+		c.finish(true)
+		if got := readAll(t, peer); got != "" {
+			t.Errorf("%s: the peer got %q", k.name, got)
+		}
+	}
+}
+
+// The cost of unread bytes on a unix socket is measured with new sockets. If there are no
+// descriptors for them, the wait for acknowledgements ends with the time of SetStall.
+func TestOutputOfTLSWhoseCostIsUnknownEndsTheWait(t *testing.T) {
+	nc, peer := unixPair(t)
+	c := newConn(t, nc, true)
+	tc := tls.Client(peer, clientTLS())
+	beside(t, func() { tc.Handshake() })
+	if err := c.secure(context.Background(), serverTLS(), false, ""); err != nil {
+		t.Fatal(err)
+	}
+	inject(t, &faults{cost: func(uintptr, int, int) int { return 0 }})
+	c.write("read")
+	if _, err := io.ReadFull(tc, make([]byte, 4)); err != nil {
+		t.Fatal(err)
+	}
+	c.order(func() { c.SetStall(50 * time.Millisecond) })
+	c.finish(false)
+	if got, err := io.ReadAll(tc); string(got) != "" || err != nil {
+		t.Errorf("the peer got %q, %v", got, err)
 	}
 }
 

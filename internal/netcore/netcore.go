@@ -332,7 +332,7 @@ func (c *Conn) probeFD(f func(fd uintptr)) bool {
 // HasInput reports whether there is input to read: bytes, an end or an error. It returns
 // false if that is unknown.
 func (c *Conn) HasInput() (has bool) {
-	c.control(func(fd uintptr) { has = !sockio.Quiet(fd) })
+	c.control(func(fd uintptr) { has = hasInput(fd) })
 	return has
 }
 

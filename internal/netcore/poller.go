@@ -162,7 +162,7 @@ func (p *Poller) open() bool {
 	if p.opened {
 		return true
 	}
-	if p.ep.open() != nil {
+	if epollOpen(&p.ep) != nil {
 		return false
 	}
 	p.opened = true

@@ -136,7 +136,7 @@ func (r *runner) tryFD(fd uintptr) (done bool) {
 		switch {
 		case failed:
 			r.err = why
-		case r.forEnd && sockio.HasEnded(fd):
+		case r.forEnd && hasEnded(fd):
 			r.err = io.EOF
 		}
 		return r.err != nil || r.worker != nil
@@ -193,7 +193,7 @@ func (r *runner) took(b *sockio.Buffer, n int) {
 // endOf returns the reason why a read of fd returned the end of the stream. If a writer
 // has already received the error of a reset, the reset looks like the end of the stream.
 func (c *Conn) endOf(fd uintptr) error {
-	if !c.isShut() && sockio.WasReset(fd) {
+	if !c.isShut() && wasReset(fd) {
 		return syscall.ECONNRESET
 	}
 	return io.EOF

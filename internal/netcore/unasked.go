@@ -1,7 +1,5 @@
 package netcore
 
-import "github.com/onloop/eventloop/internal/sockio"
-
 // Unasked declares that the peer has no reason to send input before it receives output
 // that is appended from now on. If input arrives nevertheless, the connection is cut
 // before any of that output is written, so that the user can send it elsewhere: see
@@ -70,7 +68,7 @@ func (c *Conn) mayBegin() bool {
 	if !c.unasked.Load() || c.sec != nil && c.sec.sealed == 0 {
 		return true // output of the TLS layer causes no response
 	}
-	if c.fd >= 0 && !sockio.Quiet(uintptr(c.fd)) || c.fd < 0 && c.HasInput() {
+	if c.fd >= 0 && hasInput(uintptr(c.fd)) || c.fd < 0 && c.HasInput() {
 		c.cut = true // the goroutine is about to read it
 		c.Wake()
 		return false

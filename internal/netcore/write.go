@@ -144,7 +144,7 @@ func (c *Conn) userUnacked() int {
 	case !ok, s != nil && !s.userSent:
 		return 0
 	case n > 0 && s != nil && s.tails > 0:
-		c.probeFD(func(fd uintptr) { n -= sockio.Cost(fd, s.tail, s.tails) })
+		c.probeFD(func(fd uintptr) { n -= cost(fd, s.tail, s.tails) })
 	}
 	if n <= 1 && (c.shut || n <= 0) { // the FIN counts as one byte
 		return 0
