@@ -133,7 +133,7 @@ func (r *Resolver) try(ctx context.Context, s *settings, srv *nameServer, name s
 	edns := !plain && !s.noEDNS && srv.knowsEDNS(began)
 	m, size, err := r.exchange(ctx, s, srv, newQuestion(name, qtype, r.cfg.Use0x20), edns)
 	if err == nil && plain && isAnswer(m) {
-		srv.onEDNSLoss()
+		srv.onEDNSLoss(time.Now())
 	}
 	lost = edns && isTimeout(err) && srv.suspectsEDNS(began)
 	var ttl time.Duration
@@ -169,11 +169,11 @@ func (r *Resolver) exchange(ctx context.Context, s *settings, srv *nameServer, q
 		network = "tcp"
 	}
 	m, size, err = r.roundTrip(ctx, s, network, srv, q, edns)
-	if err == nil && edns && srv.mayRefuseEDNS(m) {
+	if err == nil && edns && srv.mayRefuseEDNS(time.Now(), m) {
 		if plain, n, err := r.roundTrip(ctx, s, network, srv, q, false); err == nil {
 			m, size, edns = plain, n, false
 			if isAnswer(m) {
-				srv.onEDNSRefusal()
+				srv.onEDNSRefusal(time.Now())
 			}
 		}
 	}

@@ -53,16 +53,21 @@ type health struct {
 	probing bool
 }
 
-func (h *health) dead() bool { return h.losses > 0 }
-
-func (h *health) onReply(now time.Time) { h.replied, h.losses = now, 0 }
+func (s *nameServer) isDead() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.health.losses > 0
+}
 
 // onFailure records a query, sent at began, without a reply. If the server has
 // replied to another query since then, the cause is the name, and attackers can own
 // such names; then the failure does not count. Concurrent queries fail together,
 // and count once.
-func (h *health) onFailure(began, now time.Time) {
-	if h.replied.After(began) || h.dead() && began.Before(h.failed) {
+func (s *nameServer) onFailure(began, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := &s.health
+	if h.replied.After(began) || h.losses > 0 && began.Before(h.failed) {
 		return
 	}
 	h.failed = now
@@ -72,15 +77,22 @@ func (h *health) onFailure(began, now time.Time) {
 
 // beginProbe reports whether the server should be probed now. If so, endProbe must
 // follow.
-func (h *health) beginProbe(now time.Time) bool {
-	if !h.dead() || h.probing || now.Before(h.probeAt) {
+func (s *nameServer) beginProbe(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := &s.health
+	if h.losses == 0 || h.probing || now.Before(h.probeAt) {
 		return false
 	}
 	h.probing = true
 	return true
 }
 
-func (h *health) endProbe() { h.probing = false }
+func (s *nameServer) endProbe() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.health.probing = false
+}
 
 // backoff returns d doubled n times, but at most limit.
 func backoff(d, limit time.Duration, n int) time.Duration {
@@ -100,42 +112,67 @@ type ednsState struct {
 	offUntil time.Time
 }
 
-func (e *ednsState) on(now time.Time) bool { return !now.Before(e.offUntil) }
+// knowsEDNS reports whether queries should have an OPT record.
+func (s *nameServer) knowsEDNS(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !now.Before(s.edns.offUntil)
+}
 
-// onReply records a reply to a query with an OPT record.
-func (e *ednsState) onReply(now time.Time, m *dns.Msg) {
+// onReply records a reply to a query, with or without an OPT record.
+func (s *nameServer) onReply(now time.Time, edns bool, m *dns.Msg) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.health.replied, s.health.losses = now, 0
+	if !edns {
+		return
+	}
+	e := &s.edns
 	e.replied = now
 	if isAnswer(m) || m.IsEdns0() != nil {
 		e.accepted, e.sends, e.losses = now, m.IsEdns0() != nil, 0
 	}
 }
 
-// suspect reports whether a query with an OPT record, sent at began, may have been
+// suspectsEDNS reports whether a query with an OPT record, sent at began, may have been
 // lost because of it: the server has replied to no such query since.
-func (e *ednsState) suspect(began time.Time) bool { return !e.replied.After(began) }
+func (s *nameServer) suspectsEDNS(began time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.edns.replied.After(began)
+}
 
-// onLoss records a question that was answered without an OPT record after a query
+// onEDNSLoss records a question that was answered without an OPT record after a query
 // with one was lost.
-func (e *ednsState) onLoss(now time.Time) {
-	e.losses++
-	if e.accepted.IsZero() || e.losses >= maxEDNSLosses {
-		e.off(now)
+func (s *nameServer) onEDNSLoss(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.edns.losses++; s.edns.accepted.IsZero() || s.edns.losses >= maxEDNSLosses {
+		s.edns = ednsState{offUntil: now.Add(ednsPause)}
 	}
 }
 
-func (e *ednsState) off(now time.Time) { *e = ednsState{offUntil: now.Add(ednsPause)} }
+// onEDNSRefusal records a question that was refused with an OPT record and answered
+// without one.
+func (s *nameServer) onEDNSRefusal(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.edns = ednsState{offUntil: now.Add(ednsPause)}
+}
 
-// mayRefuse reports whether m may be an error that the OPT record of the query
+// mayRefuseEDNS reports whether m may be an error that the OPT record of the query
 // caused. Servers that do not support EDNS reply FORMERR, NOTIMP or BADVERS (RFC
 // 6891 section 7), but others reply SERVFAIL or REFUSED. The OPT record is not the
 // cause if the reply has one itself, as replies of servers that support EDNS must,
 // or if the server has recently accepted one and does not send any.
-func (e *ednsState) mayRefuse(now time.Time, m *dns.Msg) bool {
+func (s *nameServer) mayRefuseEDNS(now time.Time, m *dns.Msg) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	switch m.Rcode {
 	case dns.RcodeFormatError, dns.RcodeNotImplemented, dns.RcodeBadVers:
 		return true
 	case dns.RcodeServerFailure, dns.RcodeRefused:
-		return m.IsEdns0() == nil && (e.sends || now.Sub(e.accepted) >= ednsPause)
+		return m.IsEdns0() == nil && (s.edns.sends || now.Sub(s.edns.accepted) >= ednsPause)
 	}
 	return false
 }
@@ -144,74 +181,4 @@ func (e *ednsState) mayRefuse(now time.Time, m *dns.Msg) bool {
 // does not exist.
 func isAnswer(m *dns.Msg) bool {
 	return m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError
-}
-
-// onReply records a reply to a query, with or without an OPT record.
-func (s *nameServer) onReply(now time.Time, edns bool, m *dns.Msg) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.health.onReply(now)
-	if edns {
-		s.edns.onReply(now, m)
-	}
-}
-
-// onFailure records a query, sent at began, without a reply.
-func (s *nameServer) onFailure(began, now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.health.onFailure(began, now)
-}
-
-func (s *nameServer) isDead() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.health.dead()
-}
-
-// beginProbe is beginProbe of health.
-func (s *nameServer) beginProbe(now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.health.beginProbe(now)
-}
-
-func (s *nameServer) endProbe() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.health.endProbe()
-}
-
-// knowsEDNS reports whether queries should have an OPT record.
-func (s *nameServer) knowsEDNS(now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.edns.on(now)
-}
-
-// suspectsEDNS, mayRefuseEDNS and onEDNSLoss call the methods of ednsState.
-func (s *nameServer) suspectsEDNS(began time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.edns.suspect(began)
-}
-
-func (s *nameServer) mayRefuseEDNS(m *dns.Msg) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.edns.mayRefuse(time.Now(), m)
-}
-
-func (s *nameServer) onEDNSLoss() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.edns.onLoss(time.Now())
-}
-
-// onEDNSRefusal records a question that was refused with an OPT record and answered
-// without one.
-func (s *nameServer) onEDNSRefusal() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.edns.off(time.Now())
 }

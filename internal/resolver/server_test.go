@@ -357,7 +357,7 @@ func TestHealthFollowsFromTheHistory(t *testing.T) {
 		began, at time.Time
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		var h health
+		var s nameServer
 		now := time.Unix(1_000_000, 0)
 		var history []event
 		var pending []time.Time // queries in flight
@@ -394,12 +394,12 @@ func TestHealthFollowsFromTheHistory(t *testing.T) {
 			"ask": func(*rapid.T) { pending = append(pending, now) },
 			"reply": func(t *rapid.T) {
 				history = append(history, event{true, take(t), now})
-				h.onReply(now)
+				s.onReply(now, false, nil)
 			},
 			"fail": func(t *rapid.T) {
 				began := take(t)
 				history = append(history, event{false, began, now})
-				h.onFailure(began, now)
+				s.onFailure(began, now)
 			},
 			"probe": func(t *rapid.T) {
 				losses, last := dead()
@@ -408,7 +408,7 @@ func TestHealthFollowsFromTheHistory(t *testing.T) {
 					wait *= 2
 				}
 				want := losses > 0 && !probing && now.Sub(last) >= min(wait, maxProbe)
-				if got := h.beginProbe(now); got != want {
+				if got := s.beginProbe(now); got != want {
 					t.Fatalf("beginProbe = %v, want %v", got, want)
 				}
 				probing = probing || want
@@ -418,11 +418,11 @@ func TestHealthFollowsFromTheHistory(t *testing.T) {
 					t.Skip("no probe")
 				}
 				probing = false
-				h.endProbe()
+				s.endProbe()
 			},
 			"": func(t *rapid.T) {
-				if losses, _ := dead(); h.dead() != (losses > 0) {
-					t.Fatalf("dead = %v after %v", h.dead(), history)
+				if losses, _ := dead(); s.isDead() != (losses > 0) {
+					t.Fatalf("dead = %v after %v", s.isDead(), history)
 				}
 			},
 		})
@@ -433,33 +433,33 @@ func TestEDNSIsDisabledOnlyAfterSeveralLosses(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	answer := new(dns.Msg)
 	refusal := &dns.Msg{MsgHdr: dns.MsgHdr{Rcode: dns.RcodeServerFailure}}
-	var e ednsState
-	e.onReply(now, answer)
+	var s nameServer
+	s.onReply(now, true, answer)
 	for i := range maxEDNSLosses - 1 {
-		if e.onLoss(now); !e.on(now) {
+		if s.onEDNSLoss(now); !s.knowsEDNS(now) {
 			t.Errorf("EDNS is disabled after %d losses, although it works", i+1)
 		}
 	}
-	e.onReply(now, answer)
+	s.onReply(now, true, answer)
 	for range maxEDNSLosses - 1 {
-		e.onLoss(now)
+		s.onEDNSLoss(now)
 	}
-	if !e.on(now) || e.mayRefuse(now, refusal) {
+	if !s.knowsEDNS(now) || s.mayRefuseEDNS(now, refusal) {
 		t.Error("a reply to a query with EDNS does not count")
 	}
-	if e.onLoss(now); e.on(now.Add(ednsPause-1)) || !e.on(now.Add(ednsPause)) {
+	if s.onEDNSLoss(now); s.knowsEDNS(now.Add(ednsPause-1)) || !s.knowsEDNS(now.Add(ednsPause)) {
 		t.Errorf("not given up for %v", ednsPause)
 	}
-	if !e.accepted.IsZero() || !e.mayRefuse(now, refusal) {
+	if !s.edns.accepted.IsZero() || !s.mayRefuseEDNS(now, refusal) {
 		t.Error("the state from before the pause still counts")
 	}
-	if e.onLoss(now); e.on(now) {
+	if s.onEDNSLoss(now); s.knowsEDNS(now) {
 		t.Error("EDNS is not disabled at once, although it is not known to work")
 	}
-	if e = (ednsState{}); !e.suspect(now) {
+	if s.edns = (ednsState{}); !s.suspectsEDNS(now) {
 		t.Error("the first query is not suspected")
 	}
-	if e.onReply(now, refusal); e.suspect(now.Add(-1)) || !e.accepted.IsZero() {
-		t.Errorf("after an error in reply: %+v", e)
+	if s.onReply(now, true, refusal); s.suspectsEDNS(now.Add(-1)) || !s.edns.accepted.IsZero() {
+		t.Errorf("after an error in reply: %+v", &s.edns)
 	}
 }
