@@ -47,7 +47,7 @@ type Client struct {
 	backoff backoff
 	retryAt time.Time        // the earliest time of the next attempt to connect
 	retry   *eventloop.Timer // calls flush at retryAt; nil if not armed
-	timer   *eventloop.Timer // for the first waiting request; nil if not armed
+	timeout timeout          // for waiting
 	drained *eventloop.Promise[struct{}]
 	over    bool
 }
@@ -64,6 +64,7 @@ func New(l *eventloop.Loop, o *Options) (*Client, error) {
 	}
 	c := &Client{l: l, o: o, consumers: make(map[*Consumer]struct{})}
 	c.backoff = backoff{min: o.MinBackoff, max: o.MaxBackoff}
+	c.timeout = timeout{l: l, due: c.firstDue, overdue: c.failOverdue}
 	c.owner, err = eventloop.NewOwner(l, "beanstalk", o.Addr, func(err error) { c.refuse(err) })
 	if err != nil {
 		return nil, err
@@ -175,7 +176,7 @@ func (c *Client) flush() {
 	case c.link.up:
 		c.send()
 	}
-	c.armTimer()
+	c.timeout.arm()
 }
 
 // remove removes the waiting requests that match. match is called with c.mu held.
@@ -297,20 +298,19 @@ func (c *Client) report(up bool, err error) {
 	}
 }
 
-// armTimer sets the timer to the timeout of the first waiting request.
-func (c *Client) armTimer() {
-	if c.timer != nil || c.over || len(c.waiting) == 0 || c.waiting[0].due.IsZero() {
-		return
+// firstDue returns when the first waiting request is due, or zero.
+func (c *Client) firstDue() time.Time {
+	if len(c.waiting) == 0 || c.over {
+		return time.Time{}
 	}
-	c.timer = c.l.AfterFunc(time.Until(c.waiting[0].due), func() {
-		c.timer = nil
-		now := time.Now()
-		c.failWaiting(c.o.opError(&notSentError{c.lost}), func(r *request) bool {
-			return !r.due.IsZero() && !now.Before(r.due)
-		})
-		c.armTimer()
+	return c.waiting[0].due
+}
+
+// failOverdue fails the waiting requests that are due by now.
+func (c *Client) failOverdue(now time.Time) {
+	c.failWaiting(c.o.opError(&notSentError{c.lost}), func(r *request) bool {
+		return !r.due.IsZero() && !now.Before(r.due)
 	})
-	c.timer.Unref()
 }
 
 // A notSentError is the timeout of a command that was not sent.
@@ -379,10 +379,9 @@ func (c *Client) finish() {
 		return
 	}
 	c.over = true
-	for _, t := range []*eventloop.Timer{c.timer, c.retry} {
-		if t != nil {
-			t.Stop()
-		}
+	c.timeout.stop()
+	if c.retry != nil {
+		c.retry.Stop()
 	}
 	if c.link != nil {
 		c.link.close(net.ErrClosed)

@@ -647,3 +647,59 @@ func TestASlowCallbackDoesNotMakeRepliesOverdue(t *testing.T) {
 		return nil
 	})
 }
+
+// A command that waits for a connection does not fail because a callback is slower than
+// the timeout: the connection opens during the callback, or soon afterwards.
+func TestASlowCallbackDoesNotMakeWaitingCommandsOverdue(t *testing.T) {
+	for name, tt := range map[string]struct{ callback, latency time.Duration }{
+		"opens during the callback": {time.Millisecond, 100 * time.Millisecond},
+		"opens soon afterwards":     {time.Millisecond, 260 * time.Millisecond},
+		"not dialed before":         {0, 20 * time.Millisecond}, // due timers precede posts
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &script{}
+			synctest.Test(t, func(t *testing.T) {
+				o := served(&beanstalk.Options{Timeout: 100 * time.Millisecond}, s.serve)
+				dial := o.Dial
+				o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					time.Sleep(tt.latency)
+					return dial(ctx, network, addr)
+				}
+				run(t, o, func(k *eventloop.Task, c *beanstalk.Client) error {
+					var all []*eventloop.Future[struct{}]
+					for id := range uint64(5) {
+						all = append(all, c.Delete(bg, id))
+					}
+					k.Loop().AfterFunc(tt.callback, func() { time.Sleep(250 * time.Millisecond) })
+					for i, f := range all {
+						if _, err := f.Await(k); err != nil {
+							t.Errorf("command %d: %v", i, err)
+						}
+					}
+					return nil
+				})
+			})
+		})
+	}
+}
+
+func TestASlowCallbackDelaysTheTimeoutOfWaitingCommandsOnlyShortly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		noRoute := errors.New("no route")
+		o := &beanstalk.Options{Timeout: 100 * time.Millisecond, Dial: func(context.Context, string, string) (net.Conn, error) { return nil, noRoute }}
+		run(t, o, func(k *eventloop.Task, c *beanstalk.Client) error {
+			for range 2 {
+				began := time.Now()
+				f := c.Delete(bg, 1)
+				k.Loop().AfterFunc(0, func() { time.Sleep(250 * time.Millisecond) })
+				_, err := f.Await(k)
+				wantErr(t, "error", err, eventloop.ErrTimeout)
+				equal(t, "time", time.Since(began), 300*time.Millisecond)
+				_, err = c.Delete(bg, 1).Await(k)
+				wantErr(t, "error without a slow callback", err, eventloop.ErrTimeout, noRoute)
+				equal(t, "time", time.Since(began), 400*time.Millisecond)
+			}
+			return nil
+		})
+	})
+}

@@ -23,9 +23,7 @@ type link struct {
 	inFlight []*request // sent, without a reply, in order
 	jobs     []*Job     // reserved by the connection
 	using    string     // the tube of put, kick and so on
-	timer    *eventloop.Timer
-	armed    time.Time // when the timer is due; zero: it is not armed
-	grace    bool      // the timer was late and is armed again, see overdue
+	timeout  timeout    // for inFlight
 	up       bool
 	answered bool // a reply has arrived
 	over     bool
@@ -48,9 +46,10 @@ type linkHost interface {
 func dialLink(l *eventloop.Loop, o *Options, host linkHost) (*link, error) {
 	k := &link{l: l, o: o, host: host, using: "default"}
 	k.parser.Limit = o.MaxBodyBytes
-	timeout := o.ConnectTimeout
-	if timeout == 0 {
-		timeout = -1
+	k.timeout = timeout{l: l, due: k.firstDue, overdue: func(time.Time) { k.end(errOverdue) }}
+	connectTimeout := o.ConnectTimeout
+	if connectTimeout == 0 {
+		connectTimeout = -1
 	}
 	conn, err := l.Dial(context.Background(), o.Network, o.Addr, &eventloop.ConnConfig{
 		OnConnect:      func(*eventloop.Conn) { k.connected() },
@@ -58,7 +57,7 @@ func dialLink(l *eventloop.Loop, o *Options, host linkHost) (*link, error) {
 		OnEvent:        func(_ *eventloop.Conn, err error) { k.end(err) },
 		OnClose:        func(*eventloop.Conn) { k.end(eventloop.ErrLoopClosed) }, // unless it has ended
 		Dial:           o.Dial,
-		ConnectTimeout: timeout,
+		ConnectTimeout: connectTimeout,
 		HighWater:      -1, // replies are read regardless of unsent output
 		MaxBuffered:    -1, // the client has its own bound
 	})
@@ -104,7 +103,7 @@ func (k *link) send(requests ...*request) error {
 		r.command = nil
 	}
 	k.using, k.inFlight = using, inFlight
-	k.armTimer()
+	k.timeout.arm()
 	return nil
 }
 
@@ -135,56 +134,16 @@ func (k *link) onData(_ *eventloop.Conn, data []byte) {
 			}
 		}
 	}
-	k.armTimer() // the new first request may be due earlier
+	k.timeout.arm() // the new first request may be due earlier
 }
 
-// armTimer sets the timer to the timeout of the first request.
-func (k *link) armTimer() {
-	if len(k.inFlight) == 0 || k.inFlight[0].due.IsZero() || k.grace || k.over {
-		return
+// firstDue returns when the first reply is due, or zero.
+func (k *link) firstDue() time.Time {
+	if len(k.inFlight) == 0 || k.over {
+		return time.Time{}
 	}
-	due := k.inFlight[0].due
-	if !k.armed.IsZero() && !due.Before(k.armed) {
-		return
-	}
-	k.armed = due
-	k.setTimer(time.Until(due))
+	return k.inFlight[0].due
 }
-
-func (k *link) setTimer(d time.Duration) {
-	if k.timer == nil {
-		k.timer = k.l.AfterFunc(d, k.overdue)
-		k.timer.Unref()
-	} else {
-		k.timer.Reset(d)
-	}
-}
-
-// overdue ends the connection if the first reply is overdue. If the timer is late, overdue
-// first waits for lateGrace, so that the loop can read replies that have arrived: a slow
-// callback has delayed reading as well as the timer.
-func (k *link) overdue() {
-	k.armed = time.Time{}
-	late := time.Duration(-1)
-	if len(k.inFlight) > 0 && !k.inFlight[0].due.IsZero() {
-		late = time.Since(k.inFlight[0].due)
-	}
-	switch {
-	case late < 0:
-		k.grace = false
-		k.armTimer()
-	case late > lateTimer && !k.grace:
-		k.grace = true
-		k.setTimer(lateGrace)
-	default:
-		k.end(errOverdue)
-	}
-}
-
-const (
-	lateTimer = 10 * time.Millisecond // a timer is this late only after a slow callback
-	lateGrace = 50 * time.Millisecond
-)
 
 // errOverdue ends a connection whose server does not reply. Requests whose own timeout has
 // not passed fail with it, too: no reply can arrive before that of the first request.
@@ -213,9 +172,7 @@ func (k *link) close(err error) {
 	}
 	k.over, k.up = true, false
 	k.conn.Abort()
-	if k.timer != nil {
-		k.timer.Stop()
-	}
+	k.timeout.stop()
 	for _, j := range slices.Clone(k.jobs) {
 		j.lose(err)
 	}
