@@ -291,11 +291,16 @@ func (c *Client) linkDown(err error) {
 	c.flush()
 }
 
-// report calls Options.OnState in a later turn.
+// report calls Options.OnState in a later turn, unless the client has ended by then.
 func (c *Client) report(up bool, err error) {
-	if f := c.o.OnState; f != nil {
-		c.l.Post(func() { f(up, err) })
+	if c.o.OnState == nil {
+		return
 	}
+	c.l.Post(func() {
+		if !c.over {
+			c.o.OnState(up, err)
+		}
+	})
 }
 
 // firstDue returns when the first waiting request is due, or zero.

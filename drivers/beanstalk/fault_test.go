@@ -263,3 +263,48 @@ func (w *workload) check() {
 		}
 	}
 }
+
+// The connection is lost at about the time when the client ends.
+func TestOnStateIsNotCalledAfterTheEndOfTheClient(t *testing.T) {
+	for name, end := range map[string]func(l *eventloop.Loop, c *beanstalk.Client, ended func()){
+		"Close": func(_ *eventloop.Loop, c *beanstalk.Client, ended func()) {
+			c.Close().Then(func(struct{}, error) { ended() })
+		},
+		"Abort":           func(l *eventloop.Loop, c *beanstalk.Client, ended func()) { c.Abort(); l.Post(ended) },
+		"end of the loop": func(l *eventloop.Loop, _ *beanstalk.Client, _ func()) { l.Stop() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			looptest.Seeds(t, 200, func(t *testing.T, l *eventloop.Loop) error {
+				n := looptest.NewNet(t)
+				n.Latency(0, time.Duration(looptest.Rand(t).IntN(2))*time.Millisecond)
+				q := newQueue(t, l, n)
+				l.AfterFunc(time.Minute, q.die)
+				ended, states := false, ""
+				c, err := beanstalk.New(l, &beanstalk.Options{Addr: queueAddr, Dial: n.Dialer("app"), OnState: func(up bool, err error) {
+					if states += fmt.Sprint(up, " "); ended {
+						t.Errorf("OnState(%v, %v) after the end of the client", up, err)
+					}
+				}})
+				if err != nil {
+					return err
+				}
+				q.fault = func(p *peer, _ string) bool {
+					if q.replies == 2 {
+						p.end(false)
+						end(l, c, func() { ended = true })
+					}
+					return q.replies == 2
+				}
+				for id := range uint64(2) {
+					c.Delete(t.Context(), id).Ignore()
+				}
+				l.OnExit(func() {
+					if q.replies != 2 || !strings.HasPrefix("true false ", states) { // Stop drops posts
+						t.Errorf("%d replies, states %s", q.replies, states)
+					}
+				})
+				return nil
+			})
+		})
+	}
+}

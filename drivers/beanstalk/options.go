@@ -49,7 +49,9 @@ type Options struct {
 
 	// OnState, if not nil, is called on the loop when the connection for commands is
 	// open, with a nil err, and when it is lost or an attempt to connect has failed,
-	// with the reason. It is not called for the connections of consumers.
+	// with the reason. It is not called after the client has ended by Close, Abort or the
+	// end of the loop, nor for that end itself. It is not called for the connections of
+	// consumers.
 	OnState func(up bool, err error)
 }
 

@@ -29,7 +29,9 @@ type Client struct {
 	owner *eventloop.Owner
 	pipe  *pipe
 
-	blocking blockingPool // only on the loop
+	// Only on the loop.
+	blocking blockingPool
+	over     bool // the client has ended: Options.OnState is no longer called
 
 	mu      sync.Mutex // guards the following
 	closing error      // the error of later calls; nil while the client is open
@@ -87,6 +89,9 @@ func (c *Client) Addr() string { return c.o.Addr }
 
 // stateChanged is called when the shared connection goes up or down.
 func (c *Client) stateChanged(up bool, err error) {
+	if c.over {
+		return
+	}
 	if up {
 		c.owner.SetName(c.o.Addr)
 	} else {
@@ -160,6 +165,7 @@ func (c *Client) Close() *eventloop.Future[struct{}] {
 	c.l.Post(func() {
 		c.abortParts(net.ErrClosed)
 		c.pipe.drain(func() {
+			c.over = true
 			c.pipe.finish(func() {
 				done.Resolve(struct{}{}, nil)
 				c.owner.Close()
@@ -175,6 +181,7 @@ func (c *Client) Abort() {
 	c.close(net.ErrClosed)
 	c.pipe.queue.close(net.ErrClosed)
 	c.l.Post(func() {
+		c.over = true
 		c.abortParts(net.ErrClosed)
 		c.pipe.abort(net.ErrClosed)
 		c.owner.Close()

@@ -126,6 +126,51 @@ func TestStatesAndFailuresOfSendAreTold(t *testing.T) {
 	})
 }
 
+// The server closes the connection after DIE, at about the time when the client ends.
+func TestOnStateIsNotCalledAfterTheEndOfTheClient(t *testing.T) {
+	server := func() *fake {
+		return &fake{command: func(p *peer, args []string) (string, bool) { return hangUp, args[0] == "DIE" }}
+	}
+	for name, end := range map[string]func(l *eventloop.Loop, c *redis.Client, ended func()){
+		"Close": func(_ *eventloop.Loop, c *redis.Client, ended func()) {
+			c.Close().Then(func(struct{}, error) { ended() })
+		},
+		"Abort":           func(l *eventloop.Loop, c *redis.Client, ended func()) { c.Abort(); l.Post(ended) },
+		"end of the loop": func(*eventloop.Loop, *redis.Client, func()) {},
+	} {
+		for _, command := range []string{"ECHO", "DIE"} {
+			t.Run(name+" after "+command, func(t *testing.T) {
+				var told []string
+				ended := false
+				o := redis.Options{OnState: func(up bool, err error) {
+					if told = append(told, fmt.Sprint(up)); ended {
+						t.Errorf("OnState(%v, %v) after the end of the client", up, err)
+					}
+				}}
+				law(t, server, o, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+					told, ended = nil, false
+					c.Do(background(), "ECHO", "x").Then(func(redis.Reply, error) {
+						settled(c.Do(background(), command, "y"), func(redis.Reply, error) {
+							end(l, c, func() { ended = true })
+						})
+						if command == "DIE" { // the end of the client may come before that of the connection
+							l.AfterFunc(2*time.Millisecond, func() { end(l, c, func() { ended = true }) })
+						}
+					})
+					l.OnExit(func() {
+						switch got := strings.Join(told, " "); {
+						case got == "true":
+						case got == "true false" && command == "DIE":
+						default:
+							t.Errorf("states %q", got)
+						}
+					})
+				})
+			})
+		}
+	}
+}
+
 // Commands of Send that never leave are told as well.
 func TestOnSendErrorIsCalledForCommandsThatAreNotSent(t *testing.T) {
 	for name, hello := range map[string]func(p *peer, args []string) string{

@@ -77,7 +77,9 @@ type Options struct {
 
 	// OnState, if not nil, is called on the loop each time the client's connection goes up
 	// (its handshake is complete), with a nil err, and each time the connection is lost or
-	// an attempt to connect has failed, with the reason.
+	// an attempt to connect has failed, with the reason. It is not called after the client
+	// has ended by Close, Abort or the end of the loop, nor for that end itself. It is not
+	// called for the connections of blocking commands, sessions and subscriptions.
 	OnState func(up bool, err error)
 
 	// OnSendError, if not nil, is called on the loop with the failure of a Client.Send
