@@ -61,6 +61,7 @@ type Subscription struct {
 	waiting   []*topicChange         // unsent changes, and those whose connection was lost
 	restoring *topicChange           // all names, after the connection was lost
 	gap       error                  // why messages are missing, until onGap is called
+	gapPosted bool                   // callOnGap is posted; messages wait for it
 	complete  bool                   // the subscription has been complete before
 	heard     bool                   // data has arrived since the last check of the pinger
 	pinged    bool
@@ -271,32 +272,59 @@ func (s *Subscription) restored() {
 		ch.Resolve(struct{}{}, nil)
 	}
 	s.waiting = nil
-	gap := s.gap
-	s.gap = nil
-	if gap == nil || !s.complete {
-		s.complete = true
+	if s.complete {
+		s.reportGap()
 		return
 	}
-	s.tellGap(gap)
+	s.complete = true
+	s.reportPanic(s.gap)
+	s.gap = nil
 }
 
-func (s *Subscription) tellGap(err error) {
-	switch {
-	case s.onMessage == nil:
-		s.box.putGap(err)
-	case s.onGap != nil:
-		s.onGap(err)
-	default:
-		if p, ok := errors.AsType[*eventloop.PanicError](err); ok {
-			failed[struct{}](s.owner, p) // nothing else reports it
-		}
+// reportGap reports that messages are missing, before the messages that follow them.
+func (s *Subscription) reportGap() {
+	if s.onMessage != nil && s.onGap != nil {
+		s.gapPosted = true
+		s.c.l.Post(s.callOnGap)
+		return
 	}
+	err := s.gap
+	s.gap = nil
+	if s.onMessage == nil {
+		s.box.putGap(err)
+	} else {
+		s.reportPanic(err)
+	}
+}
+
+// reportPanic reports a panic in OnMessage that OnGap does not report.
+func (s *Subscription) reportPanic(err error) {
+	if p, ok := errors.AsType[*eventloop.PanicError](err); ok {
+		failed[struct{}](s.owner, p)
+	}
+}
+
+// callOnGap calls OnGap. It is a post, because a panic in a callback of the connection
+// would end the connection: the next gap, with the next call.
+func (s *Subscription) callOnGap() {
+	s.gapPosted = false
+	defer s.setPaused()
+	if s.over || s.closed.Load() || s.link == nil || !s.link.up || s.restoring != nil {
+		return // if the connection was lost again, OnGap is called when it is restored
+	}
+	err := s.gap
+	s.gap = nil
+	s.onGap(err)
 }
 
 func (s *Subscription) linkDown(err error) {
 	s.link = nil
 	s.stopPinger()
-	s.gap = cmp.Or(s.gap, err) // the first reason
+	if s.gap == nil {
+		s.gap = err
+	} else { // the first reason counts
+		s.reportPanic(err)
+	}
 	for s.groups.len > 0 {
 		if ch := s.groups.pop(); ch != s.restoring {
 			s.waiting = append(s.waiting, ch)
@@ -422,7 +450,9 @@ func (s *Subscription) Resume() {
 }
 
 // brake implements linkHost.
-func (s *Subscription) brake() bool { return s.paused.Load() || s.closed.Load() || s.box.full }
+func (s *Subscription) brake() bool {
+	return s.paused.Load() || s.closed.Load() || s.box.full || s.gapPosted
+}
 
 // setPaused pauses or resumes the connection.
 func (s *Subscription) setPaused() {
@@ -474,6 +504,7 @@ func (s *Subscription) end(err error) {
 	if err == errClosed {
 		s.done.Ignore() // the application has closed the client
 	}
+	s.reportPanic(s.gap)
 	s.done.Resolve(struct{}{}, err)
 	s.box.end(err)
 	s.owner.Close()

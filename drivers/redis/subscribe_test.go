@@ -481,3 +481,136 @@ func TestShutdownClosesSubscriptionsAndWaitsForCommands(t *testing.T) {
 		return nil
 	})
 }
+
+// losing is a server whose connections end a second after their subscription, and then
+// stay, from the third on.
+func losing() *fake {
+	return &fake{command: func(p *peer, args []string) (string, bool) {
+		reply, ok := pubsub(p, args)
+		if args[0] != "SUBSCRIBE" {
+			return reply, ok
+		}
+		if p.number < 3 {
+			go func() {
+				time.Sleep(time.Second)
+				p.conn.Close()
+			}()
+		}
+		return reply + message("c", fmt.Sprint(p.number)), ok
+	}}
+}
+
+// panics runs a subscription to a losing server with CatchPanics for an hour, in many
+// orders of events. It compares the calls of the subscription, and what EventHandler gets.
+func panics(t *testing.T, conns int, want, wantReports []string, subscribe func(c *redis.Client, told func(format string, args ...any))) {
+	t.Helper()
+	var got, reports []string
+	told := func(format string, args ...any) { got = append(got, fmt.Sprintf(format, args...)) }
+	cfg := &eventloop.Config{CatchPanics: true, EventHandler: func(err error) {
+		if p, ok := errors.AsType[*eventloop.PanicError](err); ok {
+			reports = append(reports, fmt.Sprint(p.Value))
+		} else {
+			t.Errorf("EventHandler got %v", err)
+		}
+	}}
+	looptest.Seeds(t, seeds, func(t *testing.T, l *eventloop.Loop) error {
+		got, reports = nil, nil
+		n := looptest.NewNet(t)
+		n.Latency(0, time.Millisecond)
+		f := serveFake(t, n, losing())
+		c := newClient(t, l, n, redis.Options{})
+		subscribe(c, told)
+		l.AfterFunc(time.Hour, func() {
+			if f.connsSeen() != conns {
+				t.Errorf("%d connections, want %d", f.connsSeen(), conns)
+			}
+			c.Abort()
+		})
+		l.OnExit(func() {
+			if !slices.Equal(got, want) || !slices.Equal(reports, wantReports) {
+				t.Errorf("got %q and %q, want %q and %q", got, reports, want, wantReports)
+			}
+		})
+		return nil
+	}, looptest.Config(cfg))
+}
+
+func TestAPanicInOnGapIsReportedOnceAndKeepsTheConnection(t *testing.T) {
+	want := []string{"message 1", "gap true", "message 2", "gap true", "message 3"}
+	panics(t, 3, want, []string{"in OnGap", "in OnGap"}, func(c *redis.Client, told func(string, ...any)) {
+		c.Subscribe(redis.SubscribeOptions{
+			Channels:  []string{"c"},
+			OnMessage: func(m redis.Message) { told("message %s", m.Payload) },
+			OnGap: func(err error) {
+				told("gap %v", errors.Is(err, io.EOF))
+				panic("in OnGap")
+			},
+		})
+	})
+}
+
+func TestAPanicInOnMessageIsTheReasonOfAGap(t *testing.T) {
+	want := []string{"message 1", "gap: panic", "message 2", "gap: EOF", "message 3"}
+	panics(t, 3, want, nil, func(c *redis.Client, told func(string, ...any)) {
+		c.Subscribe(redis.SubscribeOptions{
+			Channels: []string{"c"},
+			OnMessage: func(m redis.Message) {
+				if told("message %s", m.Payload); m.Payload == "1" {
+					panic("first")
+				}
+			},
+			OnGap: func(err error) {
+				switch p, ok := errors.AsType[*eventloop.PanicError](err); {
+				case ok && p.Value == "first":
+					told("gap: panic")
+				case errors.Is(err, io.EOF):
+					told("gap: EOF")
+				default:
+					t.Errorf("gap: %v", err)
+				}
+			},
+		})
+	})
+}
+
+func TestAPanicInOnMessageWithoutOnGapIsReportedOnce(t *testing.T) {
+	want := []string{"message 1", "message 2", "message 3"}
+	panics(t, 3, want, []string{"first"}, func(c *redis.Client, told func(string, ...any)) {
+		c.Subscribe(redis.SubscribeOptions{Channels: []string{"c"}, OnMessage: func(m redis.Message) {
+			if told("message %s", m.Payload); m.Payload == "1" {
+				panic("first")
+			}
+		}})
+	})
+}
+
+// A message may arrive before the other names are confirmed: then no gap follows from which
+// the panic could be known.
+func TestAPanicInOnMessageIsReportedOnceIfItIsNotTheReasonOfAGap(t *testing.T) {
+	subscribe := func(at string, then func(s *redis.Subscription)) func(c *redis.Client, told func(string, ...any)) {
+		return func(c *redis.Client, told func(string, ...any)) {
+			var s *redis.Subscription
+			s = c.Subscribe(redis.SubscribeOptions{
+				Channels: []string{"c"},
+				Patterns: []string{"p*"},
+				OnMessage: func(m redis.Message) {
+					if told("message %s", m.Payload); m.Payload == at {
+						then(s)
+						panic("at " + at)
+					}
+				},
+				OnGap: func(err error) { told("gap %v", errors.Is(err, io.EOF)) },
+			})
+		}
+	}
+	nothing := func(*redis.Subscription) {}
+	t.Run("before the first confirmation", func(t *testing.T) {
+		panics(t, 3, []string{"message 1", "message 2", "message 3", "gap true"}, []string{"at 1"}, subscribe("1", nothing))
+	})
+	t.Run("after a loss", func(t *testing.T) {
+		panics(t, 3, []string{"message 1", "message 2", "message 3", "gap true"}, []string{"at 2"}, subscribe("2", nothing))
+	})
+	t.Run("after Close", func(t *testing.T) {
+		panics(t, 1, []string{"message 1"}, []string{"at 1"}, subscribe("1", (*redis.Subscription).Close))
+	})
+}
