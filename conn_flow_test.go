@@ -513,6 +513,7 @@ func TestConnPauseAndResumeFromAnywhereLosesNothing(t *testing.T) {
 					runtime.Gosched()
 					c.ResumeReading()
 					c.ResumeWriting()
+					runtime.Gosched() // with one processor, the loop would only run during pauses
 				}
 			}
 		})
