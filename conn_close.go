@@ -128,14 +128,14 @@ func (c *Conn) interrupt() {
 	}
 }
 
-// closeDeferred reports whether Close must let a dial or a handshake continue, because output
-// waits for it. The caller holds the lock.
+// closeDeferred reports whether Close must let a dial or a handshake continue, because
+// output waits for it. The caller holds the lock.
 func (c *Conn) closeDeferred() bool {
 	if c.facts.has(factCut) {
 		return false
 	}
 	if c.facts.has(factUp) {
-		return c.core.Shaking() && c.core.Unsealed() > 0
+		return c.core.Handshaking() && c.core.Unsealed() > 0
 	}
 	return c.pending() > 0 && c.reasons.why() == nil
 }
@@ -166,7 +166,7 @@ func (cl *connLoop) overdue() {
 	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
-	if !c.facts.has(factUp) || c.core.Shaking() {
+	if !c.facts.has(factUp) || c.core.Handshaking() {
 		c.closeLocked(closeReset)
 	}
 }

@@ -44,9 +44,9 @@ func (c *Conn) mayDetach() error {
 		return c.closedError()
 	case c.life == lifeConnecting:
 		return errNotUp
-	case c.core.Shaking():
+	case c.core.Handshaking():
 		return errors.New("TLS is being started")
-	case !c.core.HearsDeadlines():
+	case !c.core.SupportsDeadlines():
 		return errNoDeadlines
 	}
 	return nil

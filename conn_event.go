@@ -291,8 +291,8 @@ func (cl *connLoop) lockedExtra() *connExtra {
 	return c.extra()
 }
 
-// futureReports reports whether a future of c that is about to fail is handled. The future then
-// reports the error, and nothing else does.
+// futureReports reports whether a future of c that is about to fail is handled. The
+// future then reports the error, and nothing else does.
 func (cl *connLoop) futureReports() bool {
 	c := (*Conn)(cl)
 	c.core.Lock()
@@ -489,7 +489,7 @@ func (cl *connLoop) readTimedOut() {
 	}
 	t := c.readTimer.Load()
 	left := time.Duration(t.last.Load()) + d - time.Since(c.loop.epoch)
-	if at := c.core.LastHeard(); !at.IsZero() {
+	if at := c.core.LastReceived(); !at.IsZero() {
 		left = max(left, d-time.Since(at)) // part of a TLS record arrived
 	}
 	x := c.x.Load()

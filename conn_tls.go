@@ -76,7 +76,7 @@ func (c *Conn) mayUpgrade(conf *tls.Config) error {
 		return errors.New("TLS was already started")
 	case c.reasons.why() != nil || c.core.WriteError() != nil:
 		return c.closedError()
-	case !c.core.HearsDeadlines():
+	case !c.core.SupportsDeadlines():
 		return errNoDeadlines
 	}
 	return nil

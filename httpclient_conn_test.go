@@ -45,7 +45,7 @@ func TestHTTPConnectionOnWhichTheServerSpeaksUnaskedIsNotUsedAgain(t *testing.T)
 		{"TLS, wrapped", "https", eventloop.HTTPClientConfig{TLS: httpClientTLS(), Dial: dialHidden},
 			func(s func(net.Conn)) func(net.Conn) { return withTLS(httpServerTLS(), s) }},
 	} {
-		for _, unasked := range []string{evil, "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", ""} {
+		for _, unsolicited := range []string{evil, "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", ""} {
 			for _, together := range []bool{true, false} {
 				t.Run(how.name, func(t *testing.T) {
 					checkLeaks(t)
@@ -53,13 +53,13 @@ func TestHTTPConnectionOnWhichTheServerSpeaksUnaskedIsNotUsedAgain(t *testing.T)
 					p := newHTTPPeer(t, how.serve(func(c net.Conn) {
 						readHTTPHead(bufio.NewReader(c))
 						if together {
-							io.WriteString(c, httpOK+unasked)
+							io.WriteString(c, httpOK+unsolicited)
 						} else {
 							io.WriteString(c, httpOK)
-							io.WriteString(c, unasked)
+							io.WriteString(c, unsolicited)
 						}
 						switch {
-						case unasked != "":
+						case unsolicited != "":
 						case how.cfg.Dial == nil:
 							c.Close()
 						default: // the client knows when its goroutine has read it

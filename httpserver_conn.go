@@ -198,7 +198,7 @@ func (c *httpConn) start() bool {
 	if c.phase == phaseStart {
 		c.phase = phaseServe
 	}
-	c.deaf = !c.core.Raw() && !c.core.HearsDeadlines()
+	c.deaf = !c.core.Raw() && !c.core.SupportsDeadlines()
 	c.last = clock()
 	return ok && !c.gone.Load() && !c.late
 }

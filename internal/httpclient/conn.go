@@ -200,7 +200,7 @@ func (c *Conn) assign(r Request, m *Message, deadline time.Time, silence time.Du
 	}
 	c.core.WakeForDeadline()
 	c.queued = true
-	c.core.Unasked()
+	c.core.ExpectNoInput()
 	c.queue(m)
 }
 
@@ -220,7 +220,7 @@ func (c *Conn) Send(m *Message, more bool) {
 	}
 	c.writing = more
 	if c.uses > 1 {
-		c.core.Unasked()
+		c.core.ExpectNoInput()
 	}
 	c.queue(m)
 }
@@ -276,7 +276,7 @@ func (c *Conn) madeRoom() {
 func (c *Conn) AwaitBegun() error {
 	c.core.Lock()
 	defer c.core.Unlock()
-	for c.writeEnd() == nil && c.core.Untouched() {
+	for c.writeEnd() == nil && c.core.NothingWritten() {
 		c.awaitRoom()
 	}
 	return c.writeEnd()
@@ -301,7 +301,7 @@ func (c *Conn) Stale() bool {
 	}
 	c.core.Lock()
 	defer c.core.Unlock()
-	return !c.cut && c.core.Untouched()
+	return !c.cut && c.core.NothingWritten()
 }
 
 // Response returns the Response that reads the response to the current request. It is valid
@@ -338,7 +338,7 @@ func (c *Conn) EndTunnel(more bool) bool {
 }
 
 func (c *Conn) end(more bool, patience time.Duration) bool {
-	clean := more && len(c.window) == 0 && c.failed == nil && !c.core.Holds()
+	clean := more && len(c.window) == 0 && c.failed == nil && !c.core.HoldsInput()
 	c.dropResponse()
 	c.release()
 	c.core.Lock()
@@ -476,7 +476,7 @@ func (c *Conn) setIdle(until time.Time) {
 	c.core.Lock()
 	defer c.core.Unlock()
 	c.state, c.deadline = connIdle, until
-	c.core.Unasked()
+	c.core.ExpectNoInput()
 }
 
 // Next waits for the next request, on a connection that Pool.Put has kept. It returns nil
@@ -743,7 +743,7 @@ const parting = 100 * time.Millisecond
 func (c *Conn) finish() {
 	c.core.Lock()
 	c.settling = true
-	if !c.cut && c.core.Secured() && !c.core.Shaking() {
+	if !c.cut && c.core.Secured() && !c.core.Handshaking() {
 		c.core.EndOutput()
 	}
 	until := time.Now().Add(parting)

@@ -275,18 +275,18 @@ func TestWatchForTheEndReturnsWhatTheKernelReports(t *testing.T) {
 
 // If the socket cannot be checked for input, as after an error, it counts as input: the
 // output is not written.
-func TestUnaskedInputThatCannotBeCheckedKeepsOutputFromBeingWritten(t *testing.T) {
+func TestUnsolicitedInputThatCannotBeCheckedKeepsOutputFromBeingWritten(t *testing.T) {
 	for _, k := range parkable() {
 		nc, peer := k.pair(t)
 		c := newConn(t, nc, k.ours)
 		c.Open()
 		fd := descriptor(c)
 		inject(t, &faults{hasInput: func(n uintptr) bool { return n == fd || !sockio.Quiet(n) }})
-		c.order(c.Unasked)
+		c.order(c.ExpectNoInput)
 		c.write("output")
 		until(t, "the connection is cut", func() bool { c.Lock(); defer c.Unlock(); return c.cut })
 		c.Lock()
-		if !c.Untouched() {
+		if !c.NothingWritten() {
 			t.Errorf("%s: output counts as written", k.name)
 		}
 		c.Unlock()

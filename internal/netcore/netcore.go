@@ -136,9 +136,9 @@ type Conn struct {
 	rc syscall.RawConn // nil: nc is not a socket of package net
 	fd int32           // the descriptor, for writers, if no other code can close it; or -1
 
-	unasked atomic.Bool   // Unasked was called, and nothing was written since; set with the lock held
-	place   atomic.Uint32 // where the goroutine waits, see placeRunning
-	woken   atomic.Bool   // Wake was called, and the goroutine has not noticed it yet
+	expectsNoInput atomic.Bool   // ExpectNoInput was called, and nothing was written since; set with the lock held
+	place          atomic.Uint32 // where the goroutine waits, see placeRunning
+	woken          atomic.Bool   // Wake was called, and the goroutine has not noticed it yet
 
 	// The order of the fields below avoids padding: there are many idle connections.
 
@@ -158,9 +158,9 @@ type Conn struct {
 	stream  streamState
 	closing closingState
 
-	finished bool // the goroutine no longer uses the connection
-	bounded  bool // nc has a write deadline
-	hearing  bool // the goroutine reads input that may be unasked: no writer may start
+	finished       bool // the goroutine no longer uses the connection
+	bounded        bool // nc has a write deadline
+	writersBlocked bool // the goroutine reads input that may be unsolicited: no writer may start
 
 	// Owned by the connection's goroutine, or by the goroutine that resumes the
 	// connection.
@@ -336,13 +336,13 @@ func (c *Conn) HasInput() (has bool) {
 	return has
 }
 
-// LastHeard returns when bytes last arrived below TLS; the zero time without TLS.
+// LastReceived returns when bytes last arrived below TLS; the zero time without TLS.
 // The caller holds the lock.
-func (c *Conn) LastHeard() time.Time {
+func (c *Conn) LastReceived() time.Time {
 	if c.sec == nil {
 		return time.Time{}
 	}
-	return epoch.Add(time.Duration(c.sec.heard.Load()))
+	return epoch.Add(time.Duration(c.sec.lastReceived.Load()))
 }
 
 var epoch = time.Now()

@@ -35,7 +35,7 @@ var orders = []order{
 	{"detach", func(c *testConn) {
 		c.Lock()
 		defer c.Unlock()
-		if c.Shaking() {
+		if c.Handshaking() {
 			return // as Detach says
 		}
 		c.detach.Store(true)

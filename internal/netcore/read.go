@@ -141,10 +141,10 @@ func (r *runner) tryFD(fd uintptr) (done bool) {
 		}
 		return r.err != nil || r.worker != nil
 	}
-	alone := r.c.keepOut()
+	alone := r.c.blockWriters()
 	got := r.readNow(fd)
 	if alone {
-		r.c.letIn(got)
+		r.c.unblockWriters(got)
 	}
 	return got || r.worker != nil
 }
@@ -219,8 +219,8 @@ func (r *runner) readForeign() error {
 		n, err = r.c.foreignRead(room)
 	}
 	r.took(b, n)
-	if r.c.keepOut() {
-		r.c.letIn(n > 0 || err != nil && !isTimeout(err))
+	if r.c.blockWriters() {
+		r.c.unblockWriters(n > 0 || err != nil && !isTimeout(err))
 	}
 	if n > 0 && err != nil && !isTimeout(err) {
 		return nil // the next Read returns the error again

@@ -24,44 +24,44 @@ type secure struct {
 	c *Conn
 
 	// Guarded by the lock of the connection.
-	app      sockio.Queue // output to be encrypted
-	clear    int          // bytes at the head of Conn.out that are plaintext
-	sealed   int          // bytes of app that are encrypted and in Conn.out
-	tls      *tls.Conn    // set after the handshake
-	tail     int          // bytes of the TLS layer that the kernel accepted after the user's last byte
-	tails    int          // the number of writes of these bytes
-	mayBlock bool         // Write may wait for a renegotiation
-	shaking  bool         // a handshake is due or in progress
-	open     bool         // Open was called after the handshake
-	userSent bool         // the kernel may hold output of the user that the peer has not received
+	app         sockio.Queue // output to be encrypted
+	clear       int          // bytes at the head of Conn.out that are plaintext
+	sealed      int          // bytes of app that are encrypted and in Conn.out
+	tls         *tls.Conn    // set after the handshake
+	tail        int          // bytes of the TLS layer that the kernel accepted after the user's last byte
+	tails       int          // the number of writes of these bytes
+	mayBlock    bool         // Write may wait for a renegotiation
+	handshaking bool         // a handshake is due or in progress
+	open        bool         // Open was called after the handshake
+	userSent    bool         // the kernel may hold output of the user that the peer has not received
 
 	// Owned by the connection's goroutine.
-	dry     bool    // Read returns only bytes of early
-	trying  bool    // Read is called within the runtime poller's call of tryFD
-	sawEnd  bool    // the connection below has ended
-	heardOf bool    // bytes for the user were received
-	fd      uintptr // while trying
-	early   []byte  // bytes that were read before TLS
-	timeout error   // the error that errAgain replaces
+	dry          bool    // Read returns only bytes of early
+	trying       bool    // Read is called within the runtime poller's call of tryFD
+	sawEnd       bool    // the connection below has ended
+	receivedData bool    // bytes for the user were received
+	fd           uintptr // while trying
+	early        []byte  // bytes that were read before TLS
+	timeout      error   // the error that errAgain replaces
 
-	heard   atomic.Int64 // when bytes last arrived, since epoch
-	flooded atomic.Bool
-	stopped atomic.Bool // Close was called, in a handshake
-	bare    atomic.Bool // after Release: a plain net.Conn
+	lastReceived atomic.Int64 // when bytes last arrived, since epoch
+	flooded      atomic.Bool
+	stopped      atomic.Bool // Close was called, in a handshake
+	bare         atomic.Bool // after Release: a plain net.Conn
 }
 
 // Secure starts TLS. Output that was appended to Queue before is still sent in plaintext.
 // Output that is appended from now on waits for Handshake and Open. The caller holds the
 // lock.
 func (c *Conn) Secure() {
-	c.sec = &secure{c: c, shaking: true, userSent: c.up, clear: c.out.Len()}
+	c.sec = &secure{c: c, handshaking: true, userSent: c.up, clear: c.out.Len()}
 	c.paused = false
 	c.start()
 }
 
-// Shaking reports whether a handshake is due or in progress, or has failed. The
+// Handshaking reports whether a handshake is due or in progress, or has failed. The
 // caller holds the lock.
-func (c *Conn) Shaking() bool { return c.sec != nil && c.sec.tls == nil }
+func (c *Conn) Handshaking() bool { return c.sec != nil && c.sec.tls == nil }
 
 // Secured reports whether Secure was called. The caller holds the lock.
 func (c *Conn) Secured() bool { return c.sec != nil }
@@ -102,7 +102,7 @@ func (c *Conn) Handshake(ctx context.Context, conf *tls.Config, client bool, ear
 	c.clearInterrupt() // undoes the interrupt of Close
 	c.Lock()
 	defer c.Unlock()
-	s.shaking = false
+	s.handshaking = false
 	if err == nil {
 		r.tls, r.sec = t, s
 		s.tls = t
@@ -121,7 +121,7 @@ func (r *runner) readTLS(p []byte) (n int, err error) {
 	}()
 	n, err = r.tls.Read(p)
 	if n > 0 {
-		r.sec.heardOf = true
+		r.sec.receivedData = true
 	}
 	// If a reply could not be written, crypto/tls cannot decrypt further input.
 	if err != nil && r.sec.flooded.Load() {
@@ -129,7 +129,7 @@ func (r *runner) readTLS(p []byte) (n int, err error) {
 	}
 	// crypto/tls accepts an end between two records as regular. If the peer has sent no
 	// data, no data can be missing.
-	if err == io.EOF && r.sec.sawEnd && r.sec.heardOf {
+	if err == io.EOF && r.sec.sawEnd && r.sec.receivedData {
 		err = ErrTruncated
 	}
 	return n, err
@@ -214,7 +214,7 @@ func (s *secure) Read(p []byte) (int, error) {
 	case s.flooded.Load():
 		return 0, ErrFlood
 	case n > 0:
-		s.heard.Store(int64(time.Since(epoch)))
+		s.lastReceived.Store(int64(time.Since(epoch)))
 		return n, nil
 	case err == io.EOF:
 		s.sawEnd = true
@@ -282,7 +282,7 @@ func (s *secure) Write(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	case c.failed():
 		return 0, c.x.werr
-	case !s.shaking && c.out.Len()+len(p) > 2*maxSeal+maxReplies: // a record has overhead
+	case !s.handshaking && c.out.Len()+len(p) > 2*maxSeal+maxReplies: // a record has overhead
 		s.flooded.Store(true)
 		return 0, ErrFlood
 	}

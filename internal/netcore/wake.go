@@ -206,11 +206,11 @@ func (c *Conn) readDeadline() time.Time {
 	return epoch.Add(c.deadline)
 }
 
-// HearsDeadlines reports whether a deadline can interrupt Read, according to nc: its
+// SupportsDeadlines reports whether a deadline can interrupt Read, according to nc: its
 // SetReadDeadline may return nil and have no effect. Any goroutine may call
-// HearsDeadlines, but only while the user has set no read deadline. The caller holds the
+// SupportsDeadlines, but only while the user has set no read deadline. The caller holds the
 // lock.
-func (c *Conn) HearsDeadlines() bool {
+func (c *Conn) SupportsDeadlines() bool {
 	c.deadlineMu.Lock()
 	defer c.deadlineMu.Unlock()
 	return c.interrupted || c.nc.SetReadDeadline(noDeadline) == nil

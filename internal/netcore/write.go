@@ -203,7 +203,7 @@ func (c *Conn) start() {
 // hasWork reports whether there is work for a writer. The caller holds the lock.
 func (c *Conn) hasWork() bool {
 	switch {
-	case c.cut || c.shut || c.finished || c.failed() || c.nc == nil || c.hearing:
+	case c.cut || c.shut || c.finished || c.failed() || c.nc == nil || c.writersBlocked:
 		return false
 	case c.sec != nil:
 		if c.out.Len() > 0 {
@@ -229,7 +229,7 @@ func (c *Conn) Flush() {
 			c.produce()
 			continue
 		}
-		if !c.mayBegin() {
+		if !c.mayStartWriting() {
 			break
 		}
 		c.Unlock()
@@ -286,7 +286,7 @@ func (c *Conn) writeBlocking() {
 			c.produce()
 			continue
 		}
-		if !c.mayBegin() {
+		if !c.mayStartWriting() {
 			break
 		}
 		c.bound()

@@ -10,7 +10,7 @@ import (
 
 // What the peer has sent before output is appended keeps that output from being
 // written, wherever the goroutine and the writers are: it reads in a loop meanwhile.
-func TestUnaskedInputKeepsOutputFromBeingWritten(t *testing.T) {
+func TestUnsolicitedInputKeepsOutputFromBeingWritten(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		eachSocket(t, func(t *testing.T, k kind) {
 			if !k.raw {
@@ -23,34 +23,34 @@ func TestUnaskedInputKeepsOutputFromBeingWritten(t *testing.T) {
 					peer = secured(t, c, peer)
 				}
 				c.Open()
-				c.order(c.Unasked)
+				c.order(c.ExpectNoInput)
 				reader := beside(t, func() { c.readEnd() })
-				io.WriteString(peer, "unasked") // in the kernel when it returns
+				io.WriteString(peer, "unsolicited") // in the kernel when it returns
 				c.write("output")
 				c.Lock()
-				untouched := c.Untouched()
+				nothingWritten := c.NothingWritten()
 				c.Unlock()
 				c.order(func() { c.Cut(false) })
 				c.Wake()
 				peer.(interface{ CloseWrite() error }).CloseWrite()
 				<-reader
 				c.finish(true)
-				if got := readAll(t, peer); got != "" || !untouched {
-					t.Fatalf("the peer got %q, untouched %v", got, untouched)
+				if got := readAll(t, peer); got != "" || !nothingWritten {
+					t.Fatalf("the peer got %q, nothingWritten %v", got, nothingWritten)
 				}
 			}
 		})
 	}
 }
 
-// Output goes out, and counts as begun, if nothing came that was unasked.
-func TestOutputWithoutUnaskedInputIsWritten(t *testing.T) {
+// Output goes out, and counts as begun, if nothing came that was unsolicited.
+func TestOutputWithoutUnsolicitedInputIsWritten(t *testing.T) {
 	eachSocket(t, func(t *testing.T, k kind) {
 		nc, peer := k.pair(t)
 		c := newConn(t, nc, k.ours)
 		c.Open()
 		for range 200 {
-			c.order(c.Unasked)
+			c.order(c.ExpectNoInput)
 			reply := make(chan string, 1)
 			beside(t, func() { reply <- c.readString(t, len("reply")) })
 			c.write("output")
@@ -59,9 +59,9 @@ func TestOutputWithoutUnaskedInputIsWritten(t *testing.T) {
 				t.Fatalf("the peer got %q, %v", got, err)
 			}
 			c.Lock()
-			untouched := c.Untouched()
+			nothingWritten := c.NothingWritten()
 			c.Unlock()
-			if untouched {
+			if nothingWritten {
 				t.Fatal("nothing counts as written")
 			}
 			io.WriteString(peer, "reply")
@@ -83,7 +83,7 @@ func TestWhatTLSHoldsOfARecordIsKnown(t *testing.T) {
 			if s := c.readString(t, len("asked")); s != "asked" {
 				t.Fatalf("read %q", s)
 			}
-			if c.Holds() != (more != "") {
+			if c.HoldsInput() != (more != "") {
 				t.Errorf("Holds = %v after %q", more == "", more)
 			}
 		}
