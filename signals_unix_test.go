@@ -30,15 +30,6 @@ func raise(t testing.TB, sig syscall.Signal) {
 	signal.Stop(ch) // waits until the delivery is complete
 }
 
-// kill sends sig to this process. If nothing watches the signal, its default action
-// ends the process.
-func kill(t testing.TB, sig syscall.Signal) {
-	t.Helper()
-	if err := syscall.Kill(os.Getpid(), sig); err != nil {
-		t.Error(err) // not Fatal: other goroutines call this, too
-	}
-}
-
 func onSignal(t testing.TB, l *eventloop.Loop, f func(os.Signal), sigs ...os.Signal) *eventloop.SignalHandler {
 	t.Helper()
 	h, err := l.OnSignal(f, sigs...)
@@ -434,13 +425,16 @@ func init() {
 	children["stopped"] = func(t *testing.T) {
 		eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
 			first := onSignal(t, l, func(os.Signal) {}, syscall.SIGTERM)
-			second := onSignal(t, l, func(os.Signal) { fmt.Println("handled") }, syscall.SIGTERM)
+			var second *eventloop.SignalHandler
+			second = onSignal(t, l, func(os.Signal) {
+				fmt.Println("handled")
+				l.Post(func() {
+					second.Stop()
+					raiseAndWait(t)
+				})
+			}, syscall.SIGTERM)
 			first.Stop()
 			kill(t, syscall.SIGTERM) // the second handler is still installed
-			l.AfterFunc(50*time.Millisecond, func() {
-				second.Stop()
-				raiseAndWait(t)
-			})
 			return nil
 		})
 	}
