@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"path/filepath"
@@ -39,22 +40,27 @@ func slowReceiver(t testing.TB, peer net.Conn) {
 
 func TestCloseDeliversEverythingToAPeerThatReadsSteadily(t *testing.T) {
 	forEachTransport(t, func(t *testing.T, join maker) {
-		const size = 4 << 20
+		const size, portion = 4 << 20, 64 << 10
 		l, _ := startLoop(t, nil)
-		// What may pass without progress is much less than all of it takes.
-		r, cfg := newTape(&eventloop.ConnConfig{WriteTimeout: 800 * time.Millisecond})
-		c, peer := join(t, l, cfg)
-		slowReceiver(t, peer)
-		c.Write(make([]byte, size))
-		c.Close()
-		if n, err := sip(peer, size, 64<<10, 20*time.Millisecond); n != size {
-			t.Errorf("the peer read %d of %d bytes, then %v", n, size, err)
-		}
-		peer.Close()
-		r.wait(t)
-		wantEqual(t, "Err", r.why, nil)
-		wantEqual(t, "BytesLostTotal", l.Stats().Conns.BytesLostTotal, 0)
-		idle(t, l)
+		var lost uint64
+		patiently(t, 800*time.Millisecond, func(timeout time.Duration) error {
+			r, cfg := newTape(&eventloop.ConnConfig{WriteTimeout: timeout})
+			c, peer := join(t, l, cfg)
+			slowReceiver(t, peer)
+			c.Write(make([]byte, size))
+			c.Close()
+			// All portions together take longer than the timeout, each much less.
+			n, err := sip(peer, size, portion, timeout/40)
+			peer.Close()
+			r.wait(t)
+			lostBefore := lost
+			lost = l.Stats().Conns.BytesLostTotal
+			idle(t, l)
+			if n != size || r.why != nil || lost != lostBefore {
+				return fmt.Errorf("the peer read %d of %d bytes, then %v; Err = %v, %d bytes are lost", n, size, err, r.why, lost-lostBefore)
+			}
+			return nil
+		})
 	})
 }
 
@@ -145,7 +151,7 @@ func TestCloseTellsWhatWasNotAcknowledged(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := c.Flushed()
-	c.Write(make([]byte, 1<<20))
+	c.Write(make([]byte, 256<<10)) // fits where systems allow buffers of 208 KB
 	c.Close()
 	if _, err := await(t, f); err != nil {
 		t.Errorf("Flushed = %v", err)
@@ -163,7 +169,7 @@ func TestTwoPeersThatWriteMuchAndCloseBothDeliver(t *testing.T) {
 	a, b := tcpPair(t)
 	b.SetDeadline(time.Time{})
 	for _, nc := range []net.Conn{a, b} {
-		r, cfg := newTape(&eventloop.ConnConfig{WriteTimeout: 2 * time.Second, OnConnect: func(c *eventloop.Conn) {
+		r, cfg := newTape(&eventloop.ConnConfig{WriteTimeout: watchdogTime / 2, OnConnect: func(c *eventloop.Conn) {
 			c.Write(make([]byte, size))
 			c.Close()
 		}})
@@ -199,16 +205,26 @@ func TestCloseOfAWrapperWithoutAHalfCloseKeepsTheResponse(t *testing.T) {
 
 func TestWriteTimeoutMeasuresWhatThePeerTakes(t *testing.T) {
 	forEachTransport(t, func(t *testing.T, join maker) {
-		const size = 3 << 20
+		const size, portion = 3 << 20, 32 << 10
 		l, _ := startLoop(t, nil)
-		r, cfg := newTape(&eventloop.ConnConfig{WriteTimeout: 800 * time.Millisecond})
-		c, peer := join(t, l, cfg)
-		slowReceiver(t, peer)
-		c.Write(make([]byte, size))
-		if n, err := sip(peer, size, 32<<10, 15*time.Millisecond); n != size {
-			t.Errorf("cut after %d of %d bytes: %v", n, size, err)
-		}
-		wantEqual(t, "events", r.count("event"), 0)
+		var r *tape
+		var c *eventloop.Conn
+		patiently(t, 800*time.Millisecond, func(timeout time.Duration) error {
+			var cfg *eventloop.ConnConfig
+			r, cfg = newTape(&eventloop.ConnConfig{WriteTimeout: timeout})
+			var peer net.Conn
+			c, peer = join(t, l, cfg)
+			slowReceiver(t, peer)
+			c.Write(make([]byte, size))
+			// All portions together take longer than the timeout, each much less.
+			if n, err := sip(peer, size, portion, timeout/53); n != size {
+				return fmt.Errorf("cut after %d of %d bytes: %v", n, size, err)
+			}
+			if n := r.count("event"); n != 0 {
+				return fmt.Errorf("%d events", n)
+			}
+			return nil
+		})
 		// And it does end a connection whose peer takes nothing.
 		c.Write(make([]byte, 16<<20))
 		r.wait(t)
@@ -222,18 +238,18 @@ func TestWriteTimeoutMeasuresWhatThePeerTakes(t *testing.T) {
 // A dripper sends a record in pieces.
 type dripper struct {
 	net.Conn
-	slow bool
+	pause time.Duration // after each piece; 0: in one piece
 }
 
 func (d *dripper) Write(p []byte) (int, error) {
-	if !d.slow {
+	if d.pause == 0 {
 		return d.Conn.Write(p)
 	}
 	for i := 0; i < len(p); i += 1000 {
 		if _, err := d.Conn.Write(p[i:min(i+1000, len(p))]); err != nil {
 			return i, err
 		}
-		time.Sleep(80 * time.Millisecond)
+		time.Sleep(d.pause)
 	}
 	return len(p), nil
 }
@@ -241,27 +257,29 @@ func (d *dripper) Write(p []byte) (int, error) {
 func TestReadTimeoutOfTLSCountsTheBytesOfAnIncompleteRecord(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	const size = 16 << 10
-	r, cfg := newTape(&eventloop.ConnConfig{TLS: serverConf, TLSServer: true, ReadTimeout: time.Second})
-	nc, peer := tcpPair(t)
-	if _, err := l.Adopt(nc, cfg); err != nil {
-		t.Fatal(err)
-	}
-	d := &dripper{Conn: peer}
-	conf := clientConf.Clone()
-	conf.DynamicRecordSizingDisabled = true
-	tc := tls.Client(d, conf)
-	if err := tc.Handshake(); err != nil {
-		t.Fatal(err)
-	}
-	d.slow = true
-	tc.Write(make([]byte, size)) // takes longer than ReadTimeout
-	d.slow = false
-	tc.Close()
-	r.wait(t)
-	wantEqual(t, "bytes", len(r.received()), size)
-	if err := r.event(t); err != io.EOF {
-		t.Errorf("event = %v, want io.EOF", err)
-	}
+	patiently(t, time.Second, func(timeout time.Duration) error {
+		r, cfg := newTape(&eventloop.ConnConfig{TLS: serverConf, TLSServer: true, ReadTimeout: timeout, ConnectTimeout: watchdogTime})
+		nc, peer := tcpPair(t)
+		if _, err := l.Adopt(nc, cfg); err != nil {
+			t.Fatal(err)
+		}
+		d := &dripper{Conn: peer}
+		conf := clientConf.Clone()
+		conf.DynamicRecordSizingDisabled = true
+		tc := tls.Client(d, conf)
+		if err := tc.Handshake(); err != nil {
+			return err
+		}
+		d.pause = timeout / 12
+		tc.Write(make([]byte, size)) // takes longer than ReadTimeout
+		d.pause = 0
+		tc.Close()
+		r.wait(t)
+		if err := r.event(t); len(r.received()) != size || err != io.EOF {
+			return fmt.Errorf("%d bytes of %d and the event %v, want io.EOF", len(r.received()), size, err)
+		}
+		return nil
+	})
 }
 
 func TestReadTimeoutDoesNotCountTheTimeOfACallback(t *testing.T) {

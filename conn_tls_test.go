@@ -261,12 +261,9 @@ func TestConnTLSAbortDoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
 	for last := -1; last != c.Buffered(); time.Sleep(20 * time.Millisecond) {
 		last = c.Buffered() // until the kernel is full
 	}
-	stop := startWatch()
+	endure(t)
 	c.Abort()
 	r.wait(t)
-	if d := stop(); d > 800*time.Millisecond { // to wait for a peer takes a second at least
-		t.Errorf("Abort took %v", d)
-	}
 	idle(t, l)
 }
 

@@ -14,6 +14,21 @@ import (
 // discards bytes that the peer has not read yet.
 const Linger = time.Second
 
+// linger and deafTime are Linger and deafAfter, except in tests that call Prolong.
+var linger, deafTime = tunable(Linger), tunable(deafAfter)
+
+// Prolong replaces Linger and deafAfter for all connections of the process, until undo is
+// called. It is for tests of what must not wait for a peer.
+func Prolong(d time.Duration) (undo func()) {
+	oldLinger, oldDeaf := linger.Swap(int64(d)), deafTime.Swap(int64(d))
+	return func() {
+		linger.Store(oldLinger)
+		deafTime.Store(oldDeaf)
+	}
+}
+
+func lingerTime() time.Duration { return time.Duration(linger.Load()) }
+
 // SetPatience makes Finish wait for the peer's end as long as bytes arrive at least every
 // Linger, but no longer than d. This is for a peer that sends much before it reads: it
 // must be read from until it has sent everything. Without SetPatience, Finish waits for
@@ -44,7 +59,7 @@ func (c *Conn) Closing() {
 	c.start()
 	c.Wake()
 	if c.nc != nil && c.rc == nil {
-		c.watchForeign(deafAfter)
+		c.watchForeign(time.Duration(deafTime.Load()))
 		c.hangUpIfDeaf()
 	}
 }
@@ -76,7 +91,7 @@ func (c *Conn) awaitsPeer() bool {
 	if c.closing != closingQuietly || c.stream != streamEnded || c.cut || c.failed() {
 		return false
 	}
-	d := Linger
+	d := lingerTime()
 	if c.stall > 0 {
 		d = min(d, c.stall)
 	}
@@ -254,7 +269,7 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 	}
 	now := time.Now()
 	began, since := c.lingersFrom(now), now
-	until := began.Add(Linger)
+	until := began.Add(lingerTime())
 	left, look := c.unacked(), time.Millisecond
 	for {
 		if cut, reset := c.wasCut(); cut {
@@ -294,7 +309,7 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 		}
 		if n := c.unacked(); n < left {
 			if left, since = n, time.Now(); n == 0 {
-				until = since.Add(Linger)
+				until = since.Add(lingerTime())
 			}
 		}
 	}
@@ -327,7 +342,7 @@ func (c *Conn) longer(until, began time.Time) time.Time {
 		last = began.Add(c.x.patience)
 	}
 	c.Unlock()
-	if t := time.Now().Add(Linger); t.Before(last) {
+	if t := time.Now().Add(lingerTime()); t.Before(last) {
 		return t
 	}
 	return until
@@ -350,7 +365,7 @@ func (c *Conn) lingerQuietly(over bool) {
 	if a := c.nc.LocalAddr(); over || a == nil || len(a.Network()) < 3 || a.Network()[:3] != "tcp" && a.Network() != "unix" {
 		return
 	}
-	until := time.Now().Add(Linger)
+	until := time.Now().Add(lingerTime())
 	for c.mayGoOn() {
 		c.SetReadDeadline(time.Now().Add(quiet))
 		b, err := c.Read(sockio.MaxBuffer)
@@ -373,7 +388,7 @@ func (c *Conn) shutDown() bool {
 		return ok
 	}
 	if c.rc == nil {
-		nc.SetWriteDeadline(time.Now().Add(Linger)) // a foreign TLS connection sends an alert
+		nc.SetWriteDeadline(time.Now().Add(lingerTime())) // a foreign TLS connection sends an alert
 	}
 	c.Lock()
 	c.shut = true
@@ -501,7 +516,7 @@ func (c *Conn) guard() {
 			c.hangUp()
 		}
 	}
-	c.x.slow.guard.Reset(deafAfter)
+	c.x.slow.guard.Reset(time.Duration(deafTime.Load()))
 }
 
 // isDeaf reports whether the goroutine is still in a Read that a read deadline in the past

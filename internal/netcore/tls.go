@@ -303,7 +303,7 @@ func (s *secure) Close() error {
 	defer c.Unlock()
 	c.hangUpIfDeaf()
 	if c.slow() != nil && c.rc == nil {
-		c.watchForeign(deafAfter)
+		c.watchForeign(time.Duration(deafTime.Load()))
 	}
 	return nil
 }
