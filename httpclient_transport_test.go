@@ -543,6 +543,8 @@ func TestATransportThatReturnsAfterRunChangesNothing(t *testing.T) {
 				checkLeaks(t)
 				unblock := make(chan struct{})
 				body := &closeCounter{Reader: strings.NewReader("late")}
+				l := eventloop.New(logged(t, &eventloop.Config{WorkGrace: -1}))
+				block := func() { l.Stop(); <-unblock }
 				transport := tripFunc(func(*http.Request) (*http.Response, error) {
 					res := &http.Response{StatusCode: 200, Body: body, Trailer: http.Header{"A": {"1"}}}
 					switch where {
@@ -550,17 +552,15 @@ func TestATransportThatReturnsAfterRunChangesNothing(t *testing.T) {
 						res.StatusCode = http.StatusSwitchingProtocols
 						fallthrough
 					case "RoundTrip":
-						<-unblock
+						block()
 					default:
-						body.Reader = io.MultiReader(body.Reader, readerFunc(func([]byte) (int, error) { <-unblock; return 0, io.EOF }))
+						body.Reader = io.MultiReader(body.Reader, readerFunc(func([]byte) (int, error) { block(); return 0, io.EOF }))
 					}
 					return res, nil
 				})
-				l := eventloop.New(logged(t, &eventloop.Config{WorkGrace: -1}))
 				result := make(chan error, 1)
 				l.Post(func() {
 					c := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Transport: transport})
-					l.AfterFunc(10*time.Millisecond, l.Stop)
 					if by == "Do" {
 						f := c.Get(bg, "http://h")
 						l.OnExit(func() { _, err := f.Result(); result <- err })
@@ -575,7 +575,10 @@ func TestATransportThatReturnsAfterRunChangesNothing(t *testing.T) {
 						result <- err
 					}()
 				})
-				if err := l.Run(bg); !errors.Is(err, eventloop.ErrWorkLeft) {
+				release := l.Hold()
+				err := l.Run(bg)
+				release()
+				if !errors.Is(err, eventloop.ErrWorkLeft) {
 					t.Errorf("Run = %v", err)
 				}
 				close(unblock)
@@ -592,14 +595,14 @@ func TestATransportThatReturnsAfterRunChangesNothing(t *testing.T) {
 
 func TestATransportThatDoesNotReturnIsNamed(t *testing.T) {
 	unblock, gone := make(chan struct{}), make(chan struct{})
-	transport := tripFunc(func(*http.Request) (*http.Response, error) {
-		defer close(gone)
-		<-unblock
-		return nil, io.EOF
-	})
 	err := eventloop.Run(bg, logged(t, &eventloop.Config{WorkGrace: -1}), func(l *eventloop.Loop) error {
+		transport := tripFunc(func(*http.Request) (*http.Response, error) {
+			defer close(gone)
+			l.Stop()
+			<-unblock
+			return nil, io.EOF
+		})
 		eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Transport: transport}).Get(bg, "http://h").Ignore()
-		l.AfterFunc(10*time.Millisecond, l.Stop)
 		return nil
 	})
 	if !errors.Is(err, eventloop.ErrWorkLeft) || !strings.Contains(err.Error(), "RoundTrip of eventloop_test.tripFunc") {

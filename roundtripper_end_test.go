@@ -728,8 +728,8 @@ func TestRoundTripWithABodyThatNeverReturns(t *testing.T) {
 			p := newHTTPPeer(t, hang)
 			unblock := make(chan struct{})
 			gone := make(chan struct{}, 1)
-			block := func() { <-unblock; gone <- struct{}{} }
 			l := eventloop.New(logged(t, &eventloop.Config{WorkGrace: -1}))
+			block := func() { l.Stop(); <-unblock; gone <- struct{}{} }
 			result := make(chan error)
 			l.Post(func() {
 				go func() {
@@ -737,7 +737,6 @@ func TestRoundTripWithABodyThatNeverReturns(t *testing.T) {
 					l.HTTP().RoundTripper().RoundTrip(newRequest(t, "POST", "http://"+p.addr, body))
 					result <- nil
 				}()
-				l.AfterFunc(50*time.Millisecond, l.Stop)
 			})
 			release := l.Hold()
 			err := l.Run(bg)

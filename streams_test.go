@@ -1239,8 +1239,8 @@ func TestStreamOfAConnectionThatIsStillConnecting(t *testing.T) {
 			return err
 		}).Then(func(_ struct{}, err error) { wantEqual(t, "error", err, nil) })
 	})
-	addr := ln.Addr().String()
 	ln.Close()
+	addr := deadAddr(t)
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		l.Go(context.Background(), func(k *eventloop.Task) error {
 			c, err := l.Dial(k.Context(), "tcp", addr, nil)
