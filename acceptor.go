@@ -28,8 +28,8 @@ type acceptor struct {
 	takes    accepting
 	maxConns int           // 0: no bound
 	open     atomic.Int64  // number of open connections
-	wakeCh   chan struct{} // wakes the goroutine; one slot
-	out      chan struct{} // signals that Accept has returned; one slot
+	wake     bell          // wakes the goroutine
+	out      bell          // rung when Accept has returned
 	gone     chan struct{} // closed when Close of ln has returned
 	ended    chan struct{} // closed when the goroutine is about to end
 	inKernel atomic.Bool   // stop could not make Accept return
@@ -52,7 +52,7 @@ type accepting interface {
 func (a *acceptor) init(l *Loop, takes accepting, ln net.Listener, maxConns int) {
 	a.l, a.takes, a.ln, a.maxConns = l, takes, ln, max(maxConns, 0)
 	a.addr, a.file, a.ours = ln.Addr(), socketFile(ln), ours(ln)
-	a.wakeCh, a.out = make(chan struct{}, 1), make(chan struct{}, 1)
+	a.wake, a.out = newBell(), newBell()
 	a.gone, a.ended = make(chan struct{}), make(chan struct{})
 }
 
@@ -104,10 +104,7 @@ func (a *acceptor) next() (net.Conn, error) {
 	a.acceptMu.Lock()
 	a.accepting = false
 	a.acceptMu.Unlock()
-	select {
-	case a.out <- struct{}{}:
-	default:
-	}
+	a.out.ring()
 	return nc, err
 }
 
@@ -136,7 +133,7 @@ func (a *acceptor) awaitResume() bool {
 		case closed:
 			return false
 		}
-		<-a.wakeCh
+		<-a.wake
 	}
 }
 
@@ -180,7 +177,7 @@ func (a *acceptor) mayAccept() bool {
 		case accepting:
 			return true
 		}
-		<-a.wakeCh
+		<-a.wake
 	}
 }
 
@@ -204,7 +201,7 @@ func (a *acceptor) stop() bool {
 	if !first {
 		return false
 	}
-	a.wake()
+	a.wake.ring()
 	if a.ours && a.leaveAccept() {
 		a.closeListener()
 		return true
@@ -289,15 +286,7 @@ func (a *acceptor) setPaused(paused bool) {
 			d.SetDeadline(noDeadline)
 		}
 	}
-	a.wake()
-}
-
-// wake makes the goroutine check again what it waits for.
-func (a *acceptor) wake() {
-	select {
-	case a.wakeCh <- struct{}{}:
-	default:
-	}
+	a.wake.ring()
 }
 
 // opened counts a connection towards maxConns.
@@ -307,7 +296,7 @@ func (a *acceptor) opened() { a.open.Add(1) }
 func (a *acceptor) connGone() {
 	a.open.Add(-1)
 	if a.maxConns > 0 {
-		a.wake()
+		a.wake.ring()
 	}
 }
 
@@ -319,7 +308,7 @@ func (a *acceptor) sleep(d time.Duration) {
 		select {
 		case <-t.C:
 			return
-		case <-a.wakeCh:
+		case <-a.wake:
 		}
 	}
 }

@@ -177,7 +177,7 @@ func (l *Loop) Query(ctx context.Context, name string, qtype uint16) *Future[*dn
 // lookupCached returns a resolved future if the answer is available without a
 // goroutine; otherwise nil.
 func (l *Loop) lookupCached(ctx context.Context, network, host string) *Future[[]netip.Addr] {
-	if ctx.Err() != nil || l.mayLookup() != nil {
+	if ctx.Err() != nil || l.mayOpen() != nil {
 		return nil
 	}
 	r, err := l.names.get(l)
@@ -185,19 +185,12 @@ func (l *Loop) lookupCached(ctx context.Context, network, host string) *Future[[
 		return nil
 	}
 	addrs, err, ok := r.Cached(network, host)
-	if !ok || err != nil && l.mayLookup() != nil {
+	if !ok || err != nil && l.mayOpen() != nil {
 		return nil // the loop has ended in the meantime; the error does not come from the name
 	}
 	f := looseFuture[[]netip.Addr](l)
 	f.finish(futureResolved, addrs, lookupError(ctx, host, err))
 	return f
-}
-
-// mayLookup returns an error if the loop's state does not allow lookups.
-func (l *Loop) mayLookup() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.usable(false)
 }
 
 // A lookup is a lookup in progress. It embeds its future, so that Unref of the future

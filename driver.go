@@ -155,8 +155,8 @@ func (o *Owner) close(reason error) (first bool) {
 		return false
 	}
 	o.closed = reason
-	for o.promises.first != nil {
-		p := o.promises.first.promise
+	for o.promises.len > 0 {
+		p := o.promises.root.next.promise
 		o.mu.Unlock() // fail locks it, and posts callbacks
 		p.fail(reason)
 		o.mu.Lock()
@@ -267,34 +267,24 @@ type promiseLink struct {
 	promise    pendingPromise // nil if not in the list
 }
 
-// A promiseList is a list of promises, in the order of Init.
+// A promiseList is a ring of promises, in the order of Init.
 type promiseList struct {
-	first, last *promiseLink
-	len         int
+	root promiseLink // root.next is the first promise; nil before the first add
+	len  int
 }
 
 func (l *promiseList) add(p *promiseLink) {
-	p.prev, p.next = l.last, nil
-	if l.last == nil {
-		l.first = p
-	} else {
-		l.last.next = p
+	r := &l.root
+	if r.next == nil {
+		r.next, r.prev = r, r
 	}
-	l.last = p
+	p.prev, p.next = r.prev, r
+	p.prev.next, r.prev = p, p
 	l.len++
 }
 
 func (l *promiseList) remove(p *promiseLink) {
-	if p.prev == nil {
-		l.first = p.next
-	} else {
-		p.prev.next = p.next
-	}
-	if p.next == nil {
-		l.last = p.prev
-	} else {
-		p.next.prev = p.prev
-	}
-	p.next, p.prev = nil, nil
+	p.prev.next, p.next.prev = p.next, p.prev
+	p.prev, p.next = nil, nil
 	l.len--
 }

@@ -422,11 +422,7 @@ func (l *Loop) isStopping() bool {
 // panic takes precedence over any other reason, and the first panic over later ones.
 func (l *Loop) stopPanic(p *PanicError) {
 	l.stop(p)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.panicked == nil {
-		l.panicked = p
-	}
+	l.keepPanic(p)
 }
 
 // OnExit arranges for f to be called on the loop after the loop has ended, for any reason,

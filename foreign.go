@@ -156,13 +156,8 @@ type abandoner interface {
 
 // abandonForeign stops waiting for foreign code.
 func (l *Loop) abandonForeign() {
+	abandoners := owners[abandoner](l)
 	l.mu.Lock()
-	var owners []abandoner
-	for h := range l.handles.all {
-		if a, ok := h.owner.(abandoner); ok {
-			owners = append(owners, a)
-		}
-	}
 	calls := slices.Collect(maps.Keys(l.calls))
 	l.mu.Unlock()
 	for _, call := range innermost(calls) {
@@ -173,7 +168,7 @@ func (l *Loop) abandonForeign() {
 			call.givenUp()
 		}
 	}
-	for _, a := range owners {
+	for _, a := range abandoners {
 		a.abandon()
 	}
 }

@@ -129,12 +129,24 @@ func panicIn(err error) *PanicError {
 	return pe
 }
 
+// A reporter receives the panics of foreign code.
+type reporter func(op string, err error)
+
+// aside is the function aside. It also reports a panic or a Goexit.
+func (report reporter) aside(op string, f func() error) error {
+	err := aside(f)
+	if isUncaught(err) {
+		report(op, err)
+	}
+	return err
+}
+
 // A guardedConn wraps a connection of an unknown type. Its methods do not panic. They
 // return a *PanicError and also pass it to report, because not every caller checks the
 // error of SetDeadline. The addresses are read once.
 type guardedConn struct {
 	nc            net.Conn
-	report        func(op string, err error)
+	report        reporter
 	addrs         sync.Once // reads the addresses
 	local, remote net.Addr
 	broken        atomic.Pointer[PanicError] // of Read or Write
@@ -185,14 +197,6 @@ func unguarded(nc net.Conn) net.Conn {
 
 func (g *guardedConn) guarded() net.Conn { return g.nc }
 
-func (g *guardedConn) aside(op string, f func() error) error {
-	err := aside(f)
-	if isUncaught(err) {
-		g.report(op, err)
-	}
-	return err
-}
-
 // caught is deferred around calls that do not go through aside.
 func (g *guardedConn) caught(op string, err *error) {
 	if v := recover(); v != nil {
@@ -216,7 +220,7 @@ func (g *guardedConn) Write(p []byte) (n int, err error) {
 	return g.nc.Write(p)
 }
 
-func (g *guardedConn) Close() error         { return g.aside(OpClose, g.nc.Close) }
+func (g *guardedConn) Close() error         { return g.report.aside(OpClose, g.nc.Close) }
 func (g *guardedConn) LocalAddr() net.Addr  { g.addrs.Do(g.readAddrs); return g.local }
 func (g *guardedConn) RemoteAddr() net.Addr { g.addrs.Do(g.readAddrs); return g.remote }
 
@@ -224,7 +228,7 @@ func (g *guardedConn) RemoteAddr() net.Addr { g.addrs.Do(g.readAddrs); return g.
 // any other goroutine has access to the connection, because reading them may have to wait
 // for the peer.
 func (g *guardedConn) readAddrs() {
-	g.aside(OpAddr, func() error {
+	g.report.aside(OpAddr, func() error {
 		g.local = g.nc.LocalAddr()
 		if a := g.nc.RemoteAddr(); a != nil && a.Network()+a.String() != "" {
 			g.remote = a
@@ -234,15 +238,15 @@ func (g *guardedConn) readAddrs() {
 }
 
 func (g *guardedConn) SetDeadline(t time.Time) error {
-	return g.aside(OpDeadline, func() error { return g.nc.SetDeadline(t) })
+	return g.report.aside(OpDeadline, func() error { return g.nc.SetDeadline(t) })
 }
 
 func (g *guardedConn) SetReadDeadline(t time.Time) error {
-	return g.aside(OpDeadline, func() error { return g.nc.SetReadDeadline(t) })
+	return g.report.aside(OpDeadline, func() error { return g.nc.SetReadDeadline(t) })
 }
 
 func (g *guardedConn) SetWriteDeadline(t time.Time) error {
-	return g.aside(OpDeadline, func() error { return g.nc.SetWriteDeadline(t) })
+	return g.report.aside(OpDeadline, func() error { return g.nc.SetWriteDeadline(t) })
 }
 
 // SetLinger lets an abort reset a foreign connection that has the method.
@@ -251,7 +255,7 @@ func (g *guardedConn) SetLinger(sec int) error {
 	if !ok {
 		return errUnsupported
 	}
-	return g.aside(OpClose, func() error { return t.SetLinger(sec) })
+	return g.report.aside(OpClose, func() error { return t.SetLinger(sec) })
 }
 
 // A guardedHalfCloser can also close the write side.
@@ -260,7 +264,7 @@ type guardedHalfCloser struct {
 	cw closeWriter
 }
 
-func (g *guardedHalfCloser) CloseWrite() error { return g.aside(OpClose, g.cw.CloseWrite) }
+func (g *guardedHalfCloser) CloseWrite() error { return g.report.aside(OpClose, g.cw.CloseWrite) }
 
 // A guardedPacketConn preserves message boundaries.
 type guardedPacketConn struct {
@@ -282,7 +286,7 @@ func (g *guardedPacketConn) WriteTo(p []byte, a net.Addr) (n int, err error) {
 // caller checks the error of Accept; report receives panics of the other methods.
 type guardedListener struct {
 	ln     net.Listener
-	report func(op string, err error)
+	report reporter
 	addr   net.Addr
 }
 
@@ -292,7 +296,7 @@ func guardListener(ln net.Listener, report func(op string, err error)) net.Liste
 		return ln
 	}
 	g := &guardedListener{ln: ln, report: report, addr: noAddr{}}
-	g.aside(OpAddr, func() error {
+	g.report.aside(OpAddr, func() error {
 		if a := ln.Addr(); a != nil && a.Network()+a.String() != "" {
 			g.addr = a
 		}
@@ -307,14 +311,6 @@ type noAddr struct{}
 func (noAddr) Network() string { return "" }
 func (noAddr) String() string  { return "" }
 
-func (g *guardedListener) aside(op string, f func() error) error {
-	err := aside(f)
-	if isUncaught(err) {
-		g.report(op, err)
-	}
-	return err
-}
-
 func (g *guardedListener) Accept() (nc net.Conn, err error) {
 	err = aside(func() (err error) { nc, err = g.ln.Accept(); return err })
 	if err == nil && isNilConn(nc) {
@@ -325,7 +321,7 @@ func (g *guardedListener) Accept() (nc net.Conn, err error) {
 
 var errNoConn = errors.New("neither a connection nor an error")
 
-func (g *guardedListener) Close() error   { return g.aside(OpClose, g.ln.Close) }
+func (g *guardedListener) Close() error   { return g.report.aside(OpClose, g.ln.Close) }
 func (g *guardedListener) Addr() net.Addr { return g.addr }
 
 // A dialFunc is a function of the application that connects.

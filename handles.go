@@ -326,40 +326,42 @@ func (s *Sender[T]) Ref() { s.setRef(true) }
 // Until then it works as before.
 func (s *Sender[T]) Unref() { s.setRef(false) }
 
-// handleList is a list of handles in the order of registration.
+// owners returns the owners that are of type T, in the order of registration.
+func owners[T any](l *Loop) (all []T) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for h := range l.handles.all {
+		if o, ok := h.owner.(T); ok {
+			all = append(all, o)
+		}
+	}
+	return all
+}
+
+// handleList is a ring of handles in the order of registration.
 type handleList struct {
-	head, tail *handle
-	len        int
+	root handle // root.next is the first handle; nil before the first add
+	len  int
 }
 
 func (hl *handleList) add(h *handle) {
-	h.prev, h.next = hl.tail, nil
-	if hl.tail == nil {
-		hl.head = h
-	} else {
-		hl.tail.next = h
+	r := &hl.root
+	if r.next == nil {
+		r.next, r.prev = r, r
 	}
-	hl.tail = h
+	h.prev, h.next = r.prev, r
+	h.prev.next, r.prev = h, h
 	hl.len++
 }
 
 func (hl *handleList) remove(h *handle) {
-	if h.prev == nil {
-		hl.head = h.next
-	} else {
-		h.prev.next = h.next
-	}
-	if h.next == nil {
-		hl.tail = h.prev
-	} else {
-		h.next.prev = h.prev
-	}
+	h.prev.next, h.next.prev = h.next, h.prev
 	h.prev, h.next = nil, nil
 	hl.len--
 }
 
 func (hl *handleList) all(yield func(*handle) bool) {
-	for h := hl.head; h != nil; h = h.next {
+	for h := hl.root.next; h != nil && h != &hl.root; h = h.next {
 		if !yield(h) {
 			return
 		}

@@ -136,13 +136,8 @@ func (l *Loop) beginShutdown() {
 
 // closeEndless closes the handles that would not end by themselves.
 func (l *Loop) closeEndless() {
+	endless := owners[shutdowner](l)
 	l.mu.Lock()
-	var owners []shutdowner
-	for h := range l.handles.all {
-		if s, ok := h.owner.(shutdowner); ok {
-			owners = append(owners, s)
-		}
-	}
 	var intervals []*Timer
 	for t := range l.timers.All {
 		if t.period > 0 {
@@ -150,7 +145,7 @@ func (l *Loop) closeEndless() {
 		}
 	}
 	l.mu.Unlock()
-	for _, s := range owners {
+	for _, s := range endless {
 		s.shutdown()
 	}
 	for _, t := range intervals {
@@ -303,18 +298,7 @@ func (ln *Listener) force() {
 		d.due = true // the acceptor may be about to add a connection
 		return
 	}
-	l := ln.loop
-	l.mu.Lock()
-	var conns []*Conn
-	for h := range l.handles.all {
-		if c, ok := h.owner.(*Conn); ok && c.listener == ln {
-			conns = append(conns, c)
-		}
-	}
-	l.mu.Unlock()
-	if len(conns) == 0 {
-		return
-	}
+	conns := ln.conns()
 	var names []string
 	for _, c := range conns {
 		if !c.isSpare() {

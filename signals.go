@@ -144,15 +144,7 @@ func (h *SignalHandler) describe() string {
 
 // ClearSignals stops all signal handlers of the loop (clear-signal-handlers).
 func (l *Loop) ClearSignals() {
-	l.mu.Lock()
-	var all []*SignalHandler
-	for h := range l.handles.all {
-		if sh, ok := h.owner.(*SignalHandler); ok {
-			all = append(all, sh)
-		}
-	}
-	l.mu.Unlock()
-	for _, h := range all {
+	for _, h := range owners[*SignalHandler](l) {
 		h.Stop()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"sync/atomic"
 	"syscall"
 )
@@ -96,7 +97,8 @@ func (lc *ListenConfig) Listen(l *Loop, network, address string, cfg *ConnConfig
 	return s, err
 }
 
-// mayOpen returns an error if the loop's state does not allow it to open sockets.
+// mayOpen returns an error if the loop's state does not allow it to open sockets or to
+// look up names.
 func (l *Loop) mayOpen() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -195,18 +197,14 @@ func (ln *Listener) Close() error {
 
 // dropUnannounced closes the connections for which no callback was called yet.
 func (ln *Listener) dropUnannounced() {
-	l := ln.loop
-	var conns []*Conn
-	l.mu.Lock()
-	for h := range l.handles.all {
-		if c, ok := h.owner.(*Conn); ok && c.listener == ln {
-			conns = append(conns, c)
-		}
-	}
-	l.mu.Unlock()
-	for _, c := range conns {
+	for _, c := range ln.conns() {
 		c.closeUnannounced()
 	}
+}
+
+// conns returns the open connections that the listener has accepted.
+func (ln *Listener) conns() []*Conn {
+	return slices.DeleteFunc(owners[*Conn](ln.loop), func(c *Conn) bool { return c.listener != ln })
 }
 
 // Addr returns the local address, with the port that was chosen.

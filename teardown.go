@@ -153,7 +153,7 @@ func (l *Loop) runExit(f func()) {
 	returned = true
 }
 
-// keepPanic records the first panic of an exit callback for Run.
+// keepPanic records p for Run, unless there was a panic before.
 func (l *Loop) keepPanic(p *PanicError) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -378,15 +378,10 @@ func (j *job) describe() string {
 // over, and adds them to the error of Run. It does not give up on a function that has
 // returned: its goroutine is about to report that, and Run waits for the report.
 func (l *Loop) abandonWork() {
-	l.mu.Lock()
-	var left []*job
-	for h := range l.handles.all {
-		if j, ok := h.owner.(*job); ok && j.left() {
-			left = append(left, j)
+	for _, j := range owners[*job](l) {
+		if !j.left() {
+			continue
 		}
-	}
-	l.mu.Unlock()
-	for _, j := range left {
 		l.log(slog.LevelError, "work did not return", "func", j.describe())
 		err := fmt.Errorf("%w: %s", ErrWorkLeft, j.describe())
 		l.mu.Lock()
