@@ -112,3 +112,11 @@ func (h HTTPHeaders) hasToken(name, token string) bool {
 	}
 	return false
 }
+
+// appendTo appends the lines of the fields to b.
+func (h HTTPHeaders) appendTo(b []byte) []byte {
+	for i := range h {
+		b = append(append(append(append(b, h[i].Name...), ": "...), h[i].Value...), "\r\n"...)
+	}
+	return b
+}

@@ -125,7 +125,7 @@ func (c *httpCall) begin(method string) {
 			c.future.Ignore()
 		}
 		if err != nil {
-			c.finishAside(nil, err)
+			c.finishAside(err)
 		}
 	}()
 	err = c.prepare(method)
@@ -233,16 +233,16 @@ func (c *httpCall) watch() {
 func (c *httpCall) abort(cause error) {
 	c.interrupt(nil, cause)
 	if c.client.pool.Remove(c) {
-		c.finishAside(nil, cause)
+		c.finishAside(cause)
 	}
 }
 
-// finishAside is finish, on a separate goroutine if it runs code of the application.
-func (c *httpCall) finishAside(res *HTTPResponse, err error) {
+// finishAside is finish with an error, on a separate goroutine if it runs code of the application.
+func (c *httpCall) finishAside(err error) {
 	if c.body != nil {
-		c.client.loop.wg.Go(func() { c.finish(res, err) })
+		c.client.loop.wg.Go(func() { c.finish(nil, err) })
 	} else {
-		c.finish(res, err)
+		c.finish(nil, err)
 	}
 }
 

@@ -48,7 +48,7 @@ func (c *httpCall) submitTo(err error) {
 	l, transport := c.client.loop, c.client.cfg.Transport
 	switch {
 	case err != nil:
-		c.finishAside(nil, err)
+		c.finishAside(err)
 	case transport != nil:
 		l.goForeign(fmt.Sprintf("RoundTrip of %T", transport), c.carry)
 	default:
@@ -105,7 +105,7 @@ func (c *httpCall) getConn() {
 		return
 	}
 	if c.isAborted() && client.pool.Remove(c) { // aborted before it was in the pool's queue
-		c.finishAside(nil, errOver)
+		c.finishAside(errOver)
 	}
 }
 
@@ -392,7 +392,7 @@ const maxDiscard = 64 << 10
 // receive reads the body of the response.
 func (c *httpCall) receive(conn *httpclient.Conn, end *requestEnd) (err error) {
 	resp := conn.Response()
-	if c.mustSwitch() && resp.Status != 101 {
+	if c.opts.mustUpgrade && resp.Status != 101 {
 		return refusal(resp, false)
 	}
 	if c.opts.Upgrade != nil && resp.Status == 101 {

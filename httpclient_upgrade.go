@@ -121,9 +121,6 @@ func (c *httpCall) checkSwitch(resp *httpclient.Response) error {
 	return fmt.Errorf("%w: 101 for the protocol %q, asked for %q", ErrHTTPMalformed, got, strings.Join(asked, ", "))
 }
 
-// mustSwitch reports whether any response but 101 is an error.
-func (c *httpCall) mustSwitch() bool { return c.opts.mustUpgrade }
-
 // switches reports whether the connection becomes a Conn after res.
 func (c *httpCall) switches(res *HTTPResponse) bool {
 	return c.opts.Upgrade != nil && res.Status == 101

@@ -94,14 +94,12 @@ func trailerLines(fields HTTPHeaders) ([]byte, error) {
 	if err := fields.validate(); err != nil {
 		return nil, err
 	}
-	var lines []byte
 	for _, f := range fields {
 		if http1.IsForbiddenTrailer(http.CanonicalHeaderKey(f.Name)) {
 			return nil, fmt.Errorf("%w: %s in the trailer", ErrHTTPHeader, f.Name)
 		}
-		lines = append(append(append(append(lines, f.Name...), ": "...), f.Value...), "\r\n"...)
 	}
-	return lines, nil
+	return fields.appendTo(nil), nil
 }
 
 // canSendAgain reports whether the body can be sent again. If it can because none of it

@@ -145,12 +145,20 @@ func requestURI(u *url.URL) string {
 	if u.ForceQuery || u.RawQuery != "" {
 		s += "?" + u.RawQuery
 	}
-	for i := range len(s) {
-		if !uriByte(s[i]) {
-			return escapeURI(s)
-		}
+	if !isURI(s) {
+		return escapeURI(s)
 	}
 	return s
+}
+
+// isURI reports whether all bytes of s may be in a URI.
+func isURI(s string) bool {
+	for i := range len(s) {
+		if !uriByte(s[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // uriByte reports whether c is allowed anywhere in a URI (RFC 3986).
@@ -253,13 +261,20 @@ func (c *HTTPClient) place(asked string) (*httpPlace, error) {
 	if p.target, err = parseTarget(asked); err != nil {
 		return nil, err
 	}
-	if !c.ownProxy { // a Proxy of the application must not be called here
-		if r, err := c.route(&p.target, ""); err == nil { // the request's goroutine reports the error
-			p.route = &r
-		}
-	}
+	p.findRoute(c)
 	c.last.Store(p)
 	return p, nil
+}
+
+// findRoute sets the route. It does not call a Proxy of the application. The goroutine of
+// the request reports an error.
+func (p *httpPlace) findRoute(c *HTTPClient) {
+	if c.ownProxy {
+		return
+	}
+	if r, err := c.route(&p.target, ""); err == nil {
+		p.route = &r
+	}
 }
 
 // tunnel reports whether the route is a tunnel through an HTTP proxy (CONNECT).

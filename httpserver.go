@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -270,7 +271,7 @@ func (s *HTTPServer) Close() error {
 		s.mu.Unlock()
 		return net.ErrClosed
 	}
-	conns := s.connList()
+	conns := slices.Collect(maps.Keys(s.conns))
 	s.mu.Unlock()
 	s.stop()
 	for _, c := range conns {
@@ -333,20 +334,11 @@ func (s *HTTPServer) cut(why error) {
 	if s.forced == nil {
 		s.forced = why
 	}
-	conns := s.connList()
+	conns := slices.Collect(maps.Keys(s.conns))
 	s.mu.Unlock()
 	for _, c := range conns {
 		c.cut(cmp.Or(why, ErrForced))
 	}
-}
-
-// connList returns the connections. The caller holds s.mu.
-func (s *HTTPServer) connList() []*httpConn {
-	conns := make([]*httpConn, 0, len(s.conns))
-	for c := range s.conns {
-		conns = append(conns, c)
-	}
-	return conns
 }
 
 func (s *HTTPServer) terminate()       { s.cut(ErrLoopClosed) }

@@ -91,7 +91,7 @@ func bodyRefusal(err error) int {
 		return http.StatusBadRequest
 	case err == fasthttp.ErrBodyTooLarge:
 		return http.StatusRequestEntityTooLarge
-	case pastDeadline(err):
+	case deadlinePassed(err):
 		return http.StatusRequestTimeout
 	}
 	return 0

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -127,10 +128,6 @@ func deadlineAt(at time.Duration) time.Time {
 	}
 	return clockBase.Add(at)
 }
-
-// pastDeadline reports whether err says that one of our deadlines has passed. It returns
-// false for other timeouts, such as ETIMEDOUT.
-func pastDeadline(err error) bool { return deadlinePassed(err) }
 
 // serve is the connection's goroutine. A parked connection has none.
 func (c *httpConn) serve() {
@@ -451,7 +448,7 @@ func (c *httpConn) idle() httpOutcome {
 		case err == netcore.ErrParked:
 			return httpLeaves
 		case err != netcore.ErrWoken:
-			c.eof = !pastDeadline(err)
+			c.eof = !deadlinePassed(err)
 			return httpEnds
 		}
 	}
@@ -467,7 +464,7 @@ func (c *httpConn) awaitLast() httpOutcome {
 	until := after(lastCall)
 	for !c.isOver() {
 		if err := c.fill(until, headRead); err != netcore.ErrWoken {
-			c.eof = err != nil && !pastDeadline(err)
+			c.eof = err != nil && !deadlinePassed(err)
 			if err == nil {
 				return httpGoesOn
 			}
@@ -600,7 +597,7 @@ const (
 )
 
 // fill waits for more input and reads up to size bytes. After until, it returns an error
-// for which pastDeadline is true. netcore.ErrWoken means that the goroutine must look at
+// for which deadlinePassed is true. netcore.ErrWoken means that the goroutine must look at
 // its state again.
 func (c *httpConn) fill(until time.Duration, size int) error {
 	c.arm(until)
@@ -769,9 +766,9 @@ func (c *httpConn) readAhead() bool {
 	c.core.Unlock()
 	switch {
 	case err == nil, err == netcore.ErrWoken:
-	case pastDeadline(err) && r == nil:
+	case deadlinePassed(err) && r == nil:
 		c.dozed = !c.core.Raw()
-	case pastDeadline(err): // a response that takes this long may take much longer
+	case deadlinePassed(err): // a response that takes this long may take much longer
 		c.last, c.slow = clock(), true
 	default:
 		c.eof = true
@@ -831,7 +828,7 @@ func (c *httpConn) refuse(status int) {
 	c.s.loop.count.answered(status)
 	var space [256]byte
 	c.core.Lock()
-	c.queueOwn(appendRefusal(space[:0], status))
+	c.queue(appendRefusal(space[:0], status))
 	c.corked = false
 	c.core.Send()
 	c.core.Unlock()
@@ -843,7 +840,7 @@ func appendRefusal(b []byte, status int) []byte {
 	b = appendStatusLine(b, status)
 	b = appendDate(b, clock())
 	b = append(b, "Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: "...)
-	b = appendInt(b, int64(len(text)+1))
+	b = strconv.AppendInt(b, int64(len(text)+1), 10)
 	b = append(b, "\r\n\r\n"...)
 	b = append(b, text...)
 	return append(b, '\n')
@@ -1040,7 +1037,7 @@ func (u *httpUser) WriteFailed(err error) {
 	if !lost {
 		c.s.loop.count.httpAborts.Add(1)
 	}
-	if !lost || pastDeadline(err) || isUncaught(err) {
+	if !lost || deadlinePassed(err) || isUncaught(err) {
 		c.report(OpWrite, err)
 	}
 }

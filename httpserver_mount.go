@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"maps"
 	"math"
 	"net"
 	"net/http"
@@ -573,12 +574,7 @@ func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http
 		src = http.MaxBytesReader(w, src, cfg.MaxBodyBytes)
 	}
 	fields := HTTPHeaders{{"Host", req.Host}}
-	names := make([]string, 0, len(req.Header))
-	for name := range req.Header {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(req.Header)) {
 		for _, value := range req.Header[name] {
 			fields.Add(name, value)
 		}

@@ -84,19 +84,19 @@ func (c *httpConn) respond(r *HTTPRequest, status int, headers HTTPHeaders, body
 	b := c.appendHead(space[:0], r, status, headers, int64(len(body)))
 	switch {
 	case r.bodyless(status):
-		c.queueOwn(b)
+		c.queue(b)
 	case len(body) <= cap(b)-len(b):
-		c.queueOwn(append(b, body...))
+		c.queue(append(b, body...))
 	default:
-		c.queueOwn(b)
-		c.queueOwn(body)
+		c.queue(b)
+		c.queue(body)
 	}
 }
 
 func (c *httpConn) open(r *HTTPRequest, status int, headers HTTPHeaders, length int64) (chunked bool) {
 	var space [1024]byte
 	r.pos = c.queued
-	c.queueOwn(c.appendHead(space[:0], r, status, headers, length))
+	c.queue(c.appendHead(space[:0], r, status, headers, length))
 	return length < 0 && r.head.HTTP11
 }
 
@@ -116,10 +116,8 @@ func (c *httpConn) serveHTTP(r *HTTPRequest, s *servedResponse) {
 	s.start(local)
 }
 
-func (c *httpConn) queue(p []byte) { c.queueOwn(p) }
-
-// queueOwn appends p to the output. The caller holds the lock.
-func (c *httpConn) queueOwn(p []byte) {
+// queue appends p to the output. The caller holds the lock.
+func (c *httpConn) queue(p []byte) {
 	c.s.loop.count.httpWritten.Add(uint64(len(p)))
 	if c.dropped {
 		c.s.loop.count.httpDiscarded.Add(uint64(len(p)))
@@ -279,7 +277,7 @@ func (c *httpConn) appendFraming(b []byte, r *HTTPRequest, status int, length in
 	}
 	if length >= 0 {
 		b = append(b, "Content-Length: "...)
-		b = appendInt(b, length)
+		b = strconv.AppendInt(b, length, 10)
 		return append(b, "\r\n"...)
 	}
 	if r.head.HTTP11 {
@@ -288,8 +286,6 @@ func (c *httpConn) appendFraming(b []byte, r *HTTPRequest, status int, length in
 	r.last, r.untilClose, c.untilEnd = true, true, true
 	return b
 }
-
-func appendInt(b []byte, n int64) []byte { return strconv.AppendInt(b, n, 10) }
 
 // leave removes the connection from the server. It returns the net.Conn and the input that
 // was read ahead. If the connection has failed, nc is nil.

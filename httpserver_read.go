@@ -45,7 +45,7 @@ func (c *httpConn) readHead() (head []byte, status int, err error) {
 		}
 		c.uncork() // the responses to earlier requests
 		if err := c.fillAll(until, headRead); err != nil {
-			if pastDeadline(err) && len(buf) > 0 {
+			if deadlinePassed(err) && len(buf) > 0 {
 				return nil, fasthttp.StatusRequestTimeout, nil
 			}
 			return nil, 0, err
@@ -210,7 +210,7 @@ func (c *httpConn) allowBody() {
 	c.core.Lock()
 	defer c.core.Unlock()
 	if c.cur == nil || !c.cur.begun() {
-		c.queueOwn(continueHead)
+		c.queue(continueHead)
 		c.core.Send()
 	}
 }

@@ -282,11 +282,7 @@ func (t *httpTrip) sentTrailer() ([]byte, error) {
 	if err := fields.validate(); err != nil {
 		return nil, err
 	}
-	var lines []byte
-	for _, f := range fields {
-		lines = append(append(append(append(lines, f.Name...), ": "...), f.Value...), "\r\n"...)
-	}
-	return lines, nil
+	return fields.appendTo(nil), nil
 }
 
 // saysClose reports whether the request needs an additional "Connection: close".
@@ -415,23 +411,9 @@ func (c *HTTPClient) placeOf(u *url.URL) (*httpPlace, error) {
 			return nil, fmt.Errorf("opaque part %q of the URL is not valid", u.Opaque)
 		}
 	}
-	if !c.ownProxy {
-		if r, err := c.route(&p.target, ""); err == nil {
-			p.route = &r
-		}
-	}
+	p.findRoute(c)
 	c.lastTrip.Store(p)
 	return p, nil
-}
-
-// isURI reports whether all bytes of s may be in a URI.
-func isURI(s string) bool {
-	for i := range len(s) {
-		if !uriByte(s[i]) {
-			return false
-		}
-	}
-	return true
 }
 
 // headerOf returns the fields of a response as an http.Header.

@@ -180,7 +180,7 @@ func (t *httpTrip) response(conn *httpclient.Conn, r *httpclient.Response) *http
 		Close:      !r.KeepAlive,
 		Request:    t.req,
 	}
-	if res.ProtoMinor > 0 && slices.ContainsFunc(res.Header["Connection"], saysClose) {
+	if res.ProtoMinor > 0 && slices.ContainsFunc(res.Header["Connection"], func(v string) bool { return http1.HasElement(v, "close") }) {
 		delete(res.Header, "Connection") // as in net/http: res.Close has the information
 	}
 	res.ContentLength = r.Length
@@ -205,9 +205,6 @@ func (t *httpTrip) response(conn *httpclient.Conn, r *httpclient.Response) *http
 	}
 	return res
 }
-
-// saysClose reports whether a value of the field Connection has the option close.
-func saysClose(value string) bool { return http1.HasElement(value, "close") }
 
 // declaredTrailer removes the field Trailer from h, and returns the names in it.
 func declaredTrailer(h http.Header) http.Header {
