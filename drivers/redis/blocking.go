@@ -77,8 +77,7 @@ func (b *blockingCommand) start() {
 	default:
 		b.place = p.waiting.PushBack(b)
 		if d, ok := b.timeout(); ok {
-			b.timer = p.c.l.AfterFunc(d, b.overdue)
-			b.timer.Unref() // the future keeps the loop alive
+			b.timer = afterTimeout(p.c.l, d, b.overdue)
 		}
 	}
 }

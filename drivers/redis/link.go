@@ -74,8 +74,7 @@ func dialLink(l *eventloop.Loop, o *Options, host linkHost) (*link, error) {
 	conn.Unref() // pending commands keep the loop alive, not the connection
 	lk.conn = conn
 	if o.ConnectTimeout > 0 {
-		lk.timer = l.AfterFunc(o.ConnectTimeout, lk.handshakeOverdue)
-		lk.timer.Unref()
+		lk.timer = afterTimeout(l, o.ConnectTimeout, lk.handshakeOverdue)
 	}
 	return lk, nil
 }

@@ -227,9 +227,8 @@ func (p *pipe) timedOut() {
 	p.armTimer()
 }
 
-// waitsForLoop arms the timer again if it was late, so that the loop can read replies that
-// have arrived: a slow callback has delayed reading as well as the timer. It reports
-// whether the timer is armed again.
+// waitsForLoop arms the timer again if it was late, see lateTimer. It reports whether the
+// timer is armed again.
 func (p *pipe) waitsForLoop(late time.Duration) bool {
 	if p.waiting = !p.waiting && late > lateTimer; !p.waiting {
 		return false
@@ -237,11 +236,6 @@ func (p *pipe) waitsForLoop(late time.Duration) bool {
 	p.timer.Reset(lateGrace)
 	return true
 }
-
-const (
-	lateTimer = 10 * time.Millisecond // a timer is this late only after a slow callback
-	lateGrace = 50 * time.Millisecond
-)
 
 // notSent returns the error of commands that time out before they are sent.
 func (p *pipe) notSent() error {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/onloop/eventloop"
 	"github.com/onloop/eventloop/drivers/redis"
+	"github.com/onloop/eventloop/looptest"
 )
 
 // What is refused as separate words is refused in slices as well, however they are
@@ -83,6 +84,53 @@ func TestACommandIsOverdueOnlyAfterItsTimeout(t *testing.T) {
 		c.Do(background(), "ECHO", "x").Then(func(_ redis.Reply, err error) {
 			if d := time.Since(began); d != time.Second || !errors.Is(err, eventloop.ErrTimeout) {
 				t.Errorf("%v after %v, want a timeout after 1s", err, d)
+			}
+		})
+	})
+}
+
+// A callback that is slower than all timeouts, at any step of connecting, does not make a
+// command fail that waits for the connection.
+func TestASlowCallbackDoesNotMakeAHandshakeOverdue(t *testing.T) {
+	o := redis.Options{Timeout: 300 * time.Millisecond, ConnectTimeout: 300 * time.Millisecond}
+	law(t, anyServer, o, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+		c.Do(background(), "ECHO", "x").Then(func(_ redis.Reply, err error) {
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		at := time.Duration(looptest.Rand(t).Int64N(int64(3 * time.Millisecond)))
+		l.AfterFunc(at, func() { time.Sleep(400 * time.Millisecond) })
+	})
+}
+
+// While a callback is slower than the timeout, a connection becomes free for the command
+// that waits for one.
+func TestASlowCallbackDoesNotMakeAWaitingBlockingCommandOverdue(t *testing.T) {
+	server := func() *fake {
+		return &fake{command: func(p *peer, args []string) (string, bool) {
+			return "*2\r\n" + bulk("k") + bulk("v"), args[0] == "BLPOP"
+		}}
+	}
+	o := redis.Options{Timeout: 300 * time.Millisecond, MaxBlocking: 1}
+	law(t, server, o, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+		results := 0
+		block := func(then func()) {
+			c.BLPop(background(), time.Second, "k").Then(func(_ redis.Popped, err error) {
+				if results++; err != nil {
+					t.Errorf("result %d: %v", results, err)
+				}
+				then()
+			})
+		}
+		block(func() {
+			block(func() {})
+			block(func() {})
+			l.AfterFunc(100*time.Microsecond, func() { time.Sleep(1500 * time.Millisecond) })
+		})
+		l.OnExit(func() {
+			if results != 3 {
+				t.Errorf("%d results, want 3", results)
 			}
 		})
 	})
