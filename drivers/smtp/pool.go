@@ -25,6 +25,7 @@ type pool struct {
 	retryAt  time.Time // the earliest time of the next attempt, if failures > 0
 	nextAt   time.Time // the earliest start of the next mail, because of Options.Rate
 	timer    *eventloop.Timer
+	graceEnd time.Time // until then, overdue mails do not fail, see expire; zero: no such time
 
 	shutting bool // the loop is being shut down: sessions without a mail end
 }
@@ -45,7 +46,7 @@ func (p *pool) pump() {
 	} else if end != nil && pending == 0 {
 		p.wind()
 	}
-	p.expire()
+	p.expire(now)
 	for len(p.idle) > 0 {
 		s := p.idle[len(p.idle)-1]
 		j := p.next()
@@ -79,9 +80,22 @@ func (p *pool) nextIf(ok func(j *job) bool) *job {
 	return j
 }
 
-// expire fails the mails whose wait for a session has timed out.
-func (p *pool) expire() {
-	overdue, _ := p.c.overdue(time.Now())
+// expire fails the mails whose wait for a session has timed out. If it is called late,
+// mails wait for lateGrace first, so that the loop can handle the replies that are there: a
+// slow callback has delayed the loop as well as the timer.
+func (p *pool) expire(now time.Time) {
+	overdue, _ := p.c.overdue(now)
+	if len(overdue) == 0 {
+		p.graceEnd = time.Time{}
+		return
+	}
+	if p.graceEnd.IsZero() && now.Sub(overdue[0].until) > lateTimer {
+		p.graceEnd = now.Add(lateGrace)
+	}
+	if now.Before(p.graceEnd) {
+		return
+	}
+	p.graceEnd = time.Time{}
 	for _, j := range overdue {
 		err := fmt.Errorf("no session within %v: %w", p.c.opts.QueueTimeout, os.ErrDeadlineExceeded)
 		if p.lastErr != nil {
@@ -90,6 +104,11 @@ func (p *pool) expire() {
 		j.giveUp(err)
 	}
 }
+
+const (
+	lateTimer = 10 * time.Millisecond // a timer is this late only after a slow callback
+	lateGrace = 50 * time.Millisecond
+)
 
 // grow opens sessions for the queued mails, up to MaxConns in total. It opens none before
 // retryAt or nextAt. After a failure, or with Options.Rate, it opens one at a time.
@@ -184,6 +203,7 @@ func (p *pool) arm(now time.Time) {
 		}
 	}
 	if p.c.queued() > 0 {
+		earliest(p.graceEnd)
 		earliest(p.nextAt)
 		if p.failures > 0 && len(p.sessions) < p.c.opts.MaxConns {
 			earliest(p.retryAt)

@@ -248,6 +248,41 @@ func TestAMailWithoutASessionFailsAfterQueueTimeout(t *testing.T) {
 	})
 }
 
+// While a callback is slower than the timeout, the server greets, or a session becomes idle.
+func TestASlowCallbackDoesNotMakeAMailOverdue(t *testing.T) {
+	protocolTest(t, func(t *testing.T, l *eventloop.Loop, n *looptest.Net) error {
+		f := &fakeServer{}
+		c := newClient(t, l, n, func(o *Options) { o.MaxConns, o.QueueTimeout = 1, time.Second })
+		for i := range 2 {
+			c.Send(t.Context(), from(i)).Then(func(_ Receipt, err error) {
+				if err != nil {
+					t.Errorf("mail %d: %v", i, err)
+				}
+				if c.Pending() == 0 {
+					c.Close()
+				}
+			})
+		}
+		at := time.Duration(looptest.Rand(t).Int64N(int64(60 * time.Millisecond)))
+		l.AfterFunc(at, func() { time.Sleep(2 * time.Second) })
+		return n.Script(server, f.serve)
+	})
+}
+
+func TestASlowCallbackDelaysTheTimeoutOfAMailOnlyShortly(t *testing.T) {
+	protocolTest(t, func(t *testing.T, l *eventloop.Loop, n *looptest.Net) error {
+		c := newClient(t, l, n, func(o *Options) { o.QueueTimeout = time.Second })
+		start := time.Now()
+		fails(t, c.Send(t.Context(), mail()), eventloop.ErrTimeout, eventloop.ErrRefused).Then(func(Receipt, error) {
+			if d := time.Since(start); d < 2*time.Second || d > 2100*time.Millisecond {
+				t.Errorf("after %v, want 2s and a short wait", d)
+			}
+		})
+		l.AfterFunc(500*time.Millisecond, func() { time.Sleep(1500 * time.Millisecond) })
+		return nil
+	})
+}
+
 // The server permits fewer connections than the client wants.
 func TestAFailureToConnectIsNoFailureWhileThereAreOtherSessions(t *testing.T) {
 	protocolTest(t, func(t *testing.T, l *eventloop.Loop, n *looptest.Net) error {
