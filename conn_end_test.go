@@ -470,7 +470,7 @@ func TestConnThatFailedEndsByAReset(t *testing.T) {
 					peer = tlsClient(peer)
 				}
 				wantEqual(t, "received", readString(t, peer, 14), "half an answer")
-				if name != readTimeout { // a write after the reset would be told of it, instead of the read
+				if name != readTimeout { // after the reset, a write would report it instead of the read
 					io.WriteString(peer, "x")
 				}
 				r.wait(t)

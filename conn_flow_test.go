@@ -447,7 +447,7 @@ func TestLaw10APeerThatNeverReadsCannotFillTheMemory(t *testing.T) {
 	})
 }
 
-func TestConnPausedReadsNothingAndDoesNotSpin(t *testing.T) {
+func TestLaw10APausedConnectionReadsNothingAndDoesNotSpin(t *testing.T) {
 	forEachTransport(t, func(t *testing.T, join maker) {
 		l, _ := startLoop(t, nil)
 		r, cfg := newTape(nil)
@@ -660,7 +660,7 @@ func TestConnFlushedIsAboutWhatWasWrittenBefore(t *testing.T) {
 	})
 }
 
-func TestConnMaxBufferedRefusesTheWholeWrite(t *testing.T) {
+func TestLaw10AWriteOverMaxBufferedIsRefusedAsAWhole(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *eventloop.Loop) {
 		r, cfg := newTape(&eventloop.ConnConfig{MaxBuffered: 100})
 		c, peer := adoptPipe(t, l, cfg)

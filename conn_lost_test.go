@@ -405,7 +405,7 @@ func TestAPacedProducerGetsAllBackFromAnEchoServer(t *testing.T) {
 	}
 }
 
-func TestTheOutputOfAllConnectionsTogetherIsBounded(t *testing.T) {
+func TestLaw10TheOutputOfAllConnectionsTogetherIsBounded(t *testing.T) {
 	l, _ := startLoop(t, &eventloop.Config{MaxBuffered: 20 << 20})
 	var conns []*eventloop.Conn
 	for range 4 {
