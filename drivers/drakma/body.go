@@ -17,20 +17,20 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// ErrFileChanged matches the error of a request whose file changed while it was sent.
+// ErrFileChanged matches the error of a request with a file that changed while it was sent.
 var ErrFileChanged = errors.New("the file has changed")
 
 // A body is the body of a request. Its methods are called for one attempt at a time.
 type body interface {
 	contentType() string
-	// prepare learns the length. It may block, and is called once, if blocks reports true.
+	// prepare determines the length. It may block, and is called once, if blocks reports true.
 	prepare() error
 	blocks() bool
-	// apply puts the body into the options of an attempt.
+	// apply sets the body in the options of an attempt.
 	apply(opts *eventloop.HTTPOptions)
-	// again reports whether apply may be called once more.
+	// again reports whether apply may be called again.
 	again() bool
-	// close closes the readers of the application, if apply was not called.
+	// close closes the readers of the application. It is called if apply is not.
 	close()
 }
 
@@ -84,7 +84,7 @@ func (b *fileBody) apply(opts *eventloop.HTTPOptions) {
 // setReader sets a reader with a length, which the HTTP client can open again.
 func setReader(opts *eventloop.HTTPOptions, size int64, open func() io.ReadCloser) {
 	if size == 0 {
-		return // a ContentLength of 0 would mean that it is not known
+		return // a ContentLength of 0 would mean an unknown length
 	}
 	opts.BodyReader = open()
 	opts.ContentLength = max(size, 0)
@@ -97,12 +97,12 @@ func setReader(opts *eventloop.HTTPOptions, size int64, open func() io.ReadClose
 // return parts.
 type Part struct {
 	name      string
-	fileName  string // "": it is a field
+	fileName  string // "": the part is a field
 	mediaType string
 	data      []byte
 	path      string    // of a file
 	r         io.Reader // of Reader
-	size      int64     // -1 if it is not known
+	size      int64     // -1 if unknown
 	modTime   time.Time
 }
 
@@ -111,14 +111,14 @@ func Field(name, value string) Part {
 	return Part{name: name, data: []byte(value), size: int64(len(value))}
 }
 
-// File returns a part with the contents of a file, which is read while it is sent: see
-// [Request.BodyFile]. The part has the last element of path as its file name, and the media
-// type of its extension.
+// File returns a part with the content of a file. The file is read while it is sent, see
+// [Request.BodyFile]. The file name of the part is the last element of path. Its extension
+// determines the media type.
 func File(name, path string) Part {
 	return Part{name: name, fileName: filepath.Base(path), path: path, mediaType: mediaTypeOf(path)}
 }
 
-// Data returns a part that the server treats as a file with this name and media type. If
+// Data returns a part that looks to the server like a file with this name and media type. If
 // mediaType is empty, the extension of fileName determines it. p must not change until the
 // request has ended.
 func Data(name, fileName, mediaType string, p []byte) Part {
@@ -143,7 +143,7 @@ func mediaTypeOf(name string) string {
 	return "application/octet-stream"
 }
 
-// stat learns the size of a file.
+// stat determines the size of a file.
 func (p *Part) stat() error {
 	if p.path == "" {
 		return nil
@@ -159,7 +159,7 @@ func (p *Part) stat() error {
 	return nil
 }
 
-// open returns the contents. It does not block: a file is opened by the first Read.
+// open returns the content. It does not block: the first Read opens a file.
 func (p *Part) open() io.ReadCloser {
 	switch {
 	case p.path != "":
@@ -179,7 +179,7 @@ type fileReader struct {
 	path    string
 	size    int64
 	modTime time.Time
-	left    int64 // of the goroutine that reads
+	left    int64 // the number of unread bytes; only for the goroutine that reads
 
 	mu     sync.Mutex // guards the following; not held during file system calls
 	f      *os.File   // nil before the first Read
@@ -303,11 +303,11 @@ func (m *multipart) again() bool {
 
 func (m *multipart) close() {
 	for i := range m.parts {
-		defer closeReader(m.parts[i].r) // also after a panic in another one
+		defer closeReader(m.parts[i].r) // deferred, so that a panic in one does not skip the others
 	}
 }
 
-// head returns the boundary and header that precede the contents of a part.
+// head returns the boundary and header that precede the content of a part.
 func (m *multipart) head(i int) string {
 	p := &m.parts[i]
 	var b strings.Builder
@@ -360,12 +360,12 @@ func (m *multipart) open() io.ReadCloser {
 	return &readers{list: append(list, io.NopCloser(strings.NewReader(m.tail())))}
 }
 
-// readers read one after the other, and close each when it is at its end. One goroutine calls
-// Read. Any goroutine may call Close at the same time, which closes the current reader, so
-// that a blocked Read returns.
+// readers reads from several readers, one after another, and closes each at its end. One
+// goroutine calls Read. Any goroutine may call Close at the same time. Close closes the
+// current reader, so that a blocked Read returns.
 type readers struct {
-	mu     sync.Mutex      // guards the following; not held during a call of a reader
-	list   []io.ReadCloser // those that are not closed yet
+	mu     sync.Mutex      // guards the following; not held while a reader is called
+	list   []io.ReadCloser // the readers that are not closed yet
 	closed bool
 }
 
@@ -417,7 +417,7 @@ func (r *readers) Close() (err error) {
 	r.list, r.closed = nil, true
 	r.mu.Unlock()
 	for _, c := range list {
-		defer func() { err = errors.Join(err, c.Close()) }() // also after a panic in another one
+		defer func() { err = errors.Join(err, c.Close()) }() // deferred because of panics, see above
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ import (
 // decodes larger bodies. Decoding 64 KB of JSON takes about 0.5 ms.
 const maxInline = 64 << 10
 
-// maxErrorBody bounds the body that is kept of an error response.
+// maxErrorBody bounds the stored part of the body of an error response.
 const maxErrorBody = 64 << 10
 
 // A body that is not delivered is drained so that its connection can be reused. Draining
@@ -31,36 +31,37 @@ const (
 	maxUselessTime = time.Second
 )
 
-// maxChallenges bounds the answered challenges: the first one, and those for stale nonces.
+// maxChallenges bounds the answered challenges: the first one and those for stale nonces.
 const maxChallenges = 3
 
-// A call is a request in progress. It makes one attempt after the other, until an attempt has
-// the result. start runs on the goroutine of the caller, everything else on the loop, unless
-// stated otherwise. Its functions never run concurrently.
+// A call is a request in progress. It makes one attempt after another until an attempt has
+// the result. start runs on the caller's goroutine, everything else on the loop, unless
+// stated otherwise. The methods of a call never run concurrently.
 type call struct {
-	Request           // a copy, which the caller cannot change any more
+	Request           // a copy, which the caller can no longer change
 	u        *url.URL // of the next attempt
-	first    *url.URL // of the first attempt: the origin that gets credentials
+	first    *url.URL // of the first attempt: its origin gets the credentials
 	deadline time.Time
 	sink     sink                   // gets the body; nil: it is collected in Response.Body
 	done     func(*Response, error) // called once
 	key      string                 // of digests
-	body     body                   // nil: none, or no more after a redirect
+	body     body                   // nil: none, or none since a redirect
 	referer  string                 // for the next attempt
-	try      attempt                // that runs
-	unwait   func() bool            // of the last wait for a retry; or nil
+	try      attempt                // the current attempt
+	unwait   func() bool            // ends the last wait for a retry; or nil
 
 	// byHead is true if the call judges a response when its header has arrived. Otherwise it
-	// judges a response when the body has arrived, which saves a turn of the loop and a
-	// context, 2.5 of 25 µs for a small GET.
+	// judges a response when the body has arrived. This saves a turn of the loop and a
+	// context: 2.5 of 25 µs for a small GET.
 	byHead bool
 
 	// live is the context of the attempts. It ends with ctx, with the loop, when the call has
-	// its result, and to end an attempt; then the next one needs another.
+	// its result, and to end an attempt. The next attempt then needs another context.
 	live   context.Context
 	cancel context.CancelCauseFunc
 
-	// handed is set when the body is given to the HTTP client, which closes it, or is closed.
+	// handed is set when the body is passed to the HTTP client, which closes it, or when the
+	// body is closed.
 	handed atomic.Bool
 
 	attempts, redirects, retries, challenges int
@@ -69,12 +70,12 @@ type call struct {
 // An attempt is one request of a call.
 type attempt struct {
 	method   string
-	res      *Response        // since the head is there
-	verdict  verdict          // of res
-	data     bool             // sink has got data
-	patience *eventloop.Timer // for a body that is not needed
-	useless  int              // bytes of it
-	stopped  bool             // it was too long
+	res      *Response        // nil until the header has arrived
+	verdict  verdict          // on res
+	data     bool             // sink has received data
+	patience *eventloop.Timer // bounds the draining of a body that is not needed
+	useless  int              // the number of drained bytes
+	stopped  bool             // draining took too long
 }
 
 // A sink receives the body of the final response, on the loop.
@@ -87,7 +88,7 @@ type sink interface {
 type verdict struct {
 	action    action
 	next      *url.URL  // of a redirect
-	at        time.Time // of a repetition
+	at        time.Time // of a retry
 	challenge *digest
 	err       error
 }
@@ -105,7 +106,7 @@ const (
 // begin returns the call of a request. A request has at most one call.
 func (r *Request) begin(s sink) *call {
 	c := &call{Request: *r, sink: s}
-	c.headers = slices.Clone(r.headers) // Header changes them in place
+	c.headers = slices.Clone(r.headers) // Request.Header changes them in place
 	c.byHead = s != nil || c.digest || c.retry.Max > 0
 	c.renew()
 	if r.sent {
@@ -124,7 +125,7 @@ func (c *call) renew() {
 	}
 }
 
-// launch starts a call and returns the future of p, which done resolves.
+// launch starts a call and returns the future of p. The done function of the call resolves p.
 func launch[T any](c *call, p *eventloop.Promise[T]) *eventloop.Future[T] {
 	owner, err := c.client.enter(c)
 	if err == nil {
@@ -146,7 +147,7 @@ func (c *call) leave() {
 	c.cancel(nil)
 }
 
-// abandon is leave for a call that the end of the loop has ended.
+// abandon is like leave, for a call that failed at the end of the loop.
 func (c *call) abandon() {
 	if c.unwait != nil {
 		c.unwait()
@@ -155,7 +156,7 @@ func (c *call) abandon() {
 	c.closeUnsent()
 }
 
-// closeUnsent closes the body if the HTTP client does not.
+// closeUnsent closes the body if it was not passed to the HTTP client.
 func (c *call) closeUnsent() {
 	if c.handed.CompareAndSwap(false, true) && c.Request.body != nil {
 		c.Request.body.close()
@@ -173,14 +174,14 @@ func (c *call) refuse(err error) {
 	c.closeUnsent()
 }
 
-// panicError returns the error for a panic of the application. It is called by the function
-// that recovered, so that the stack has the place.
+// panicError returns the error for a panic in code of the application. The function that
+// recovers calls it, so that the stack includes the place of the panic.
 func panicError(v any) *eventloop.PanicError {
 	if pe, ok := v.(*eventloop.PanicError); ok {
 		return pe
 	}
 	stack := debug.Stack()
-	// Without what recovered it: the message names the first function that is not of the loop.
+	// Remove the frames that recovered: the message names the first function outside the loop.
 	if header, _, ok := bytes.Cut(stack, []byte("\n")); ok {
 		if i := bytes.Index(stack, []byte("\npanic(")); i >= 0 {
 			stack = slices.Concat(header, stack[i:])
@@ -194,7 +195,7 @@ func panicError(v any) *eventloop.PanicError {
 func (c *call) start() {
 	returned := false
 	defer func() {
-		if !returned { // the application's log has called Goexit
+		if !returned { // Options.Log has called Goexit
 			c.refuse(errGoexit)
 		}
 	}()
@@ -250,7 +251,7 @@ func origin(u *url.URL) string {
 // sameOrigin reports whether credentials for a may be sent to b.
 func sameOrigin(a, b *url.URL) bool { return a == b || origin(a) == origin(b) }
 
-// atHome reports whether the next attempt may carry the credentials of the request.
+// atHome reports whether the next attempt may contain the credentials of the request.
 func (c *call) atHome() bool { return sameOrigin(c.first, c.u) }
 
 // isPrivate reports whether a field is for one origin only. Host is private, because another
@@ -263,7 +264,7 @@ func isPrivate(name string) bool {
 	return false
 }
 
-// ofBody reports whether a field describes the body of a request.
+// ofBody reports whether a header field describes the body of a request.
 func ofBody(name string) bool {
 	name = strings.ToLower(name)
 	return strings.HasPrefix(name, "content-") || name == "digest" || name == "repr-digest"
@@ -281,7 +282,7 @@ func (c *call) send() {
 		opts.Host = c.host
 	}
 	if !c.deadline.IsZero() {
-		// A time that is over is a timeout of the attempt.
+		// If the deadline has passed, the attempt fails with a timeout.
 		opts.Timeout = max(time.Until(c.deadline), 1)
 	}
 	opts.Headers = c.fields()
@@ -293,7 +294,7 @@ func (c *call) send() {
 		return
 	}
 	if c.attempts == 1 && !c.handed.CompareAndSwap(false, true) {
-		return // the loop has ended, and the body is closed
+		return // the loop has ended and the body is closed
 	}
 	if c.body != nil {
 		c.body.apply(&opts)
@@ -301,7 +302,7 @@ func (c *call) send() {
 	c.client.http.Do(c.live, c.try.method, c.u.String(), &opts).Then(c.onResult)
 }
 
-// fields returns the fields of the next attempt.
+// fields returns the header fields of the next attempt.
 func (c *call) fields() eventloop.HTTPHeaders {
 	own, common, base := c.headers, c.client.opts.Headers, c.client.base
 	h := make(eventloop.HTTPHeaders, 0, len(own)+len(common)+3)
@@ -334,7 +335,7 @@ func (c *call) fields() eventloop.HTTPHeaders {
 }
 
 // addDigest adds digest authorization, if there is a challenge. It ignores a challenge that
-// it cannot answer; the next response reports it.
+// it cannot answer: after the next 401, decideChallenge reports a ChallengeError.
 func (c *call) addDigest(h *eventloop.HTTPHeaders) {
 	d, nc := c.client.digests.use(c.key)
 	if d == nil {
@@ -353,8 +354,9 @@ func (c *call) addDigest(h *eventloop.HTTPHeaders) {
 	}
 }
 
-// onHead is called for the head of a response if byHead. The head decides what is done: the
-// body of a response that is not the result may be endless.
+// onHead is called for the header of a response if byHead is set. It judges the response
+// before the body arrives, because the body of a response that is not the result may be
+// endless.
 func (c *call) onHead(res *eventloop.HTTPResponse) {
 	c.judge(res)
 	switch {
@@ -367,7 +369,7 @@ func (c *call) onHead(res *eventloop.HTTPResponse) {
 	}
 }
 
-// judge sets the verdict of a response.
+// judge sets the verdict on a response.
 func (c *call) judge(res *eventloop.HTTPResponse) {
 	res.Redirects = c.redirects
 	c.try.res = &Response{HTTPResponse: res, Attempts: c.attempts, charset: c.charset}
@@ -377,10 +379,10 @@ func (c *call) judge(res *eventloop.HTTPResponse) {
 	}
 }
 
-// delivers reports whether the response is the result, and no error.
+// delivers reports whether the response is the result and not an error.
 func (c *call) delivers() bool { return c.try.verdict.action == deliver && !c.isError(c.try.res) }
 
-// hurry bounds the time for draining a body.
+// hurry bounds the draining of a body.
 func (c *call) hurry() {
 	n, err := strconv.ParseInt(c.try.res.Header("Content-Length"), 10, 64)
 	if err == nil && n > maxUseless && c.try.method != "HEAD" {
@@ -392,7 +394,7 @@ func (c *call) hurry() {
 
 var errUseless = errors.New("drakma: the body is not needed")
 
-// stop ends the attempt, of which the head is enough.
+// stop ends the attempt: its header suffices.
 func (c *call) stop() {
 	if !c.try.stopped {
 		c.try.stopped = true
@@ -400,14 +402,14 @@ func (c *call) stop() {
 	}
 }
 
-// onBody is called for each piece of the body if there is a sink.
+// onBody is called for each chunk of the body if there is a sink.
 func (c *call) onBody(res *eventloop.HTTPResponse, p []byte) {
 	if c.delivers() {
 		c.try.data = true
 		c.sink.data(c.try.res, p)
 		return
 	}
-	// The beginning is kept for an error.
+	// The error for the response will contain the beginning of the body.
 	res.Body = append(res.Body, p[:min(len(p), maxErrorBody-len(res.Body))]...)
 	if c.try.useless += len(p); c.try.useless > maxUseless {
 		c.stop()
@@ -430,13 +432,13 @@ func (c *call) onResult(res *eventloop.HTTPResponse, err error) {
 		return
 	}
 	if c.try.stopped {
-		err = nil // the rest of the body was not wanted
+		err = nil // the rest of the body was not needed
 		c.renew()
 	}
 	c.settle(c.try.res, c.try.verdict, err)
 }
 
-// settle executes the verdict. err is the error of a body that is not the result.
+// settle executes the verdict. err is the error of reading the body.
 func (c *call) settle(res *Response, v verdict, err error) {
 	if c.digest {
 		if info := res.Header("Authentication-Info"); info != "" && c.atHome() {
@@ -444,7 +446,7 @@ func (c *call) settle(res *Response, v verdict, err error) {
 		}
 	}
 	if v.action == repeat && err != nil && !c.inTime(0) {
-		v.action = deliver // there was no time for the body, and there is none to repeat
+		v.action = deliver // there was no time for the body, and there is none for a retry
 	}
 	switch v.action {
 	case redirect:
@@ -469,8 +471,8 @@ func (c *call) settle(res *Response, v verdict, err error) {
 	}
 }
 
-// headSuffices reports whether the verdict stands although the attempt failed with err,
-// because only the body of a response was lost that is not the result.
+// headSuffices reports whether the verdict stands although the attempt failed with err:
+// the response is not the result, and only its body was lost.
 func (c *call) headSuffices(err error) bool {
 	_, panicked := errors.AsType[*eventloop.PanicError](err)
 	return c.try.res != nil && !c.delivers() && c.ctx.Err() == nil && !panicked
@@ -522,7 +524,7 @@ func (c *call) decideRedirect(res *Response) verdict {
 		return verdict{}
 	}
 	if next.User == nil && sameOrigin(c.u, next) {
-		next.User = c.u.User // as in a relative one
+		next.User = c.u.User // as for a relative URL
 	}
 	if c.redirects == c.maxRedirects {
 		return verdict{action: fail, err: fmt.Errorf("drakma: %s: %w (%d)", res.URL, eventloop.ErrHTTPRedirects, c.maxRedirects)}
@@ -588,7 +590,7 @@ func (c *call) onFailure(err error) {
 // A restarter is a sink that can restart after it has received data.
 type restarter interface{ restart(err error) }
 
-// later makes the next attempt after a wait, unless the context ends first.
+// later makes the next attempt after wait, unless the context ends first.
 func (c *call) later(wait time.Duration) {
 	c.retries++
 	timer := c.client.loop.AfterFunc(wait, func() {
@@ -597,7 +599,7 @@ func (c *call) later(wait time.Duration) {
 		}
 	})
 	// The context may end on another goroutine while the timer fires. Exactly one of the two
-	// ends the wait: unwait tells the timer whether it is the one.
+	// ends the wait: unwait returns true if it is the timer.
 	c.unwait = context.AfterFunc(c.live, func() {
 		c.client.loop.Post(func() {
 			timer.Stop()
@@ -607,7 +609,7 @@ func (c *call) later(wait time.Duration) {
 }
 
 // future starts the call and returns a future of the result that finish computes from the
-// response. slow says that finish is slow for large bodies.
+// response. If finish is slow for large bodies, slow is true.
 func future[T any](c *call, slow bool, finish func(*Response) (T, error)) *eventloop.Future[T] {
 	p := &eventloop.Promise[T]{}
 	settle := func(v T, err error) {
@@ -627,8 +629,8 @@ func future[T any](c *call, slow bool, finish func(*Response) (T, error)) *event
 	return launch(c, p)
 }
 
-// guarded calls finish, which may run code of the application. A panic is its error, as it
-// is in Work, where the same is done with longer bodies.
+// guarded calls finish, which may run code of the application, and returns a panic as an
+// error. Work, which calls finish for larger bodies, does the same.
 func guarded[T any](finish func(*Response) (T, error), res *Response) (v T, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -680,13 +682,13 @@ func (r *Request) Into(v any) *eventloop.Future[*Response] {
 	})
 }
 
-// Stream sends the request, and calls onData on the loop with each piece of the body as it
-// arrives. data is valid until onData returns. No further data is read until onData has
-// returned: see also PauseReading of the response. All calls precede the result of the
-// future, which is the response without Body. onData gets only the body of the final
-// response, not the bodies of redirects, of responses that are retried or, with
-// [Request.Check], of responses with a status of 400 or more. If the body ends early or its
-// coding is incomplete, the future fails after some calls of onData.
+// Stream sends the request, and calls onData on the loop with each chunk of the body as it
+// arrives. data is valid until onData returns. No further data is read before that. To pause
+// for longer, call PauseReading of the response. All calls precede the result of the future,
+// which is the response without Body. onData receives only the body of the final response,
+// not the bodies of redirects, of responses that are retried or, with [Request.Check], of
+// responses with a status of 400 or more. If the body ends early or its coding is
+// incomplete, the future fails after some calls of onData.
 func (r *Request) Stream(onData func(res *Response, data []byte)) *eventloop.Future[*Response] {
 	if onData == nil {
 		r.mistake("onData is nil")

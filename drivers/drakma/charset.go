@@ -25,8 +25,8 @@ var byteOrderMarks = []struct {
 // xmlEncoding finds the encoding of an XML declaration.
 var xmlEncoding = regexp.MustCompile(`^<\?xml\s[^>]*?encoding\s*=\s*["']([A-Za-z0-9._:-]+)["']`)
 
-// detectCharset returns the name of the encoding of a text, and the text without a byte
-// order mark. The name is "" if nothing says what it is.
+// detectCharset returns the declared name of a text's encoding, or "", and the text without
+// a byte order mark.
 func detectCharset(p []byte, contentType string) (string, []byte) {
 	for _, bom := range byteOrderMarks {
 		if rest, ok := bytes.CutPrefix(p, bom.mark); ok {
@@ -48,8 +48,8 @@ func detectCharset(p []byte, contentType string) (string, []byte) {
 	return "", p
 }
 
-// metaCharset returns what a meta element of HTML says, "" if there is none. It is not that
-// of package charset's DetermineEncoding, which also guesses, and does not tell the difference.
+// metaCharset returns the encoding that a meta element of HTML declares, or "". The caller
+// cannot use DetermineEncoding of package charset: it also guesses, without saying so.
 func metaCharset(p []byte) string {
 	for z := html.NewTokenizer(bytes.NewReader(p)); ; {
 		switch z.Next() {
@@ -76,8 +76,8 @@ func metaCharset(p []byte) string {
 	}
 }
 
-// readable returns the encoding of a text that names it in ASCII: that is not UTF-16,
-// whatever the text says.
+// readable returns the encoding of a text that declares it in ASCII. Such a text is not
+// UTF-16, even if it declares that.
 func readable(name string) string {
 	if isUTF16(name) {
 		return "utf-8"
@@ -85,30 +85,30 @@ func readable(name string) string {
 	return name
 }
 
-// lookup returns an encoding by any of its names in the WHATWG registry, and the name that
-// all of these have in common. It returns nil if there is none. It is not charset.Lookup,
-// whose encoders write references such as "&#19990;" for what they cannot encode.
+// lookup returns an encoding by any of its names in the WHATWG registry, with its canonical
+// name. It returns nil for an unknown name. The encoders of charset.Lookup would replace
+// characters that they cannot encode by references such as "&#19990;".
 func lookup(name string) (enc encoding.Encoding, canonical string) {
 	enc, err := htmlindex.Get(name)
 	if err != nil {
 		return nil, ""
 	}
 	canonical, err = htmlindex.Name(enc)
-	if err != nil || canonical == "replacement" { // not for the web: its decoder refuses everything
+	if err != nil || canonical == "replacement" { // its decoder rejects every text
 		return nil, ""
 	}
 	return enc, canonical
 }
 
-// isUTF16 reports whether a name is one of UTF-16.
+// isUTF16 reports whether name means UTF-16, in either byte order.
 func isUTF16(name string) bool {
 	_, canonical := lookup(name)
 	return strings.HasPrefix(canonical, "utf-16")
 }
 
-// cutMark removes a byte order mark of the encoding that the caller has named. It returns the
-// name of the encoding: a name that leaves the order of the bytes open, such as "utf-16",
-// means the order of the mark.
+// cutMark removes a byte order mark of the encoding that the caller has named, and returns
+// the name of the encoding. If the name does not include the byte order, as "utf-16" does
+// not, the mark decides.
 func cutMark(p []byte, name string) (string, []byte) {
 	_, canonical := lookup(name)
 	mark, rest := detectCharset(p, "")
@@ -133,7 +133,7 @@ func decodeText(p []byte, contentType, name string) (string, error) {
 		if utf8.Valid(p) {
 			return string(p), nil
 		}
-		name = "windows-1252" // which is what browsers take
+		name = "windows-1252" // the default of browsers
 	}
 	enc, canonical := lookup(name)
 	switch {
@@ -155,16 +155,17 @@ func decodeText(p []byte, contentType, name string) (string, error) {
 	return string(text), nil
 }
 
-const invalidText = "the text is not valid in it"
+const invalidText = "the text is not valid in this encoding"
 
-// isGenuine reports whether each U+FFFD in a decoded text is one in the text. A decoder writes
-// it for what is not valid, too. Few encodings have it: UTF-16 and GB 18030.
+// isGenuine reports whether each U+FFFD in the decoded text is in the original, too. A
+// decoder also writes U+FFFD for invalid bytes. Few encodings can encode it: UTF-16 and
+// GB 18030.
 func isGenuine(enc encoding.Encoding, p []byte) bool {
 	genuine, err := enc.NewEncoder().Bytes([]byte("\uFFFD"))
 	if err != nil {
 		return false
 	}
-	// There is room for U+FFFD and nothing else, so p[:n] is what it stands for.
+	// There is room for U+FFFD and nothing else, so p[:n] is its source.
 	var out [utf8.UTFMax]byte
 	for d := enc.NewDecoder(); len(p) > 0; {
 		room := out[:len("\uFFFD")]

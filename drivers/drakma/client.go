@@ -26,60 +26,61 @@ type Options struct {
 	// timeouts apply. Nil: [eventloop.Loop.HTTP].
 	Client *eventloop.HTTPClient
 
-	// BaseURL is what the URLs of requests are relative to, by the rules for links
-	// (RFC 3986): a BaseURL whose path is to be kept ends with a slash.
+	// BaseURL resolves relative URLs of requests, by the rules for links (RFC 3986). To
+	// keep the whole path of the BaseURL, end it with a slash.
 	BaseURL string
 
-	// Headers are sent with each request that has no field of that name, to every server that
-	// the client is used for, also after a redirect. Authorization, Cookie, Host and
-	// Proxy-Authorization are only sent to the scheme, host and port of BaseURL; without a
-	// BaseURL to those of the URL of each request, and not elsewhere after a redirect.
+	// Headers are sent with each request that has no field of that name, to every server,
+	// also after a redirect. Authorization, Cookie, Host and Proxy-Authorization are
+	// exceptions: they are sent only to the scheme, host and port of BaseURL, or, without a
+	// BaseURL, of the request's URL. A redirect to another server does not get them.
 	Headers eventloop.HTTPHeaders
 
-	// Jar has the cookies, such as one of NewJar. Nil: the jar of Client, if it has one.
+	// Jar stores the cookies. NewJar returns one. Nil: the jar of Client, if it has one.
 	Jar http.CookieJar
 
-	// Retry says whether and how failed requests are repeated.
+	// Retry configures the retries of failed requests.
 	Retry Retry
 
-	// Timeout bounds each request, with all that belongs to it: redirects, retries and
-	// the time between them. Zero: none, except those of Client. See Request.Timeout.
+	// Timeout bounds each request, including redirects, retries and the delays between
+	// them. Zero: no bound, except those of Client. See Request.Timeout.
 	Timeout time.Duration
 
-	// Log gets the head of each request and of each response, with one call of Write for
-	// each, as they are sent and arrive: those of redirects and retries, too. Instead of
-	// credentials it has "***": the values of Authorization (after a scheme that is known),
-	// Proxy-Authorization, Cookie, Set-Cookie and other fields whose names say that they are
-	// secret, such as X-Api-Key, and user and password in URLs. The query of a URL is shown.
-	// Fields that Client adds (User-Agent, Content-Length, cookies of the jar) are not shown.
-	// Write is called on the loop and by the functions that send, one call at a time, and
-	// must not block for long; a [eventloop.PipeWriter] never does. Its errors are ignored.
+	// Log receives the header of each request when it is sent, and of each response when it
+	// arrives, including those of redirects and retries. Each header is one call of Write.
+	// Credentials are replaced by "***": the values of Authorization (after a known scheme),
+	// Proxy-Authorization, Cookie, Set-Cookie and other fields with a name that suggests a
+	// secret, such as X-Api-Key, and the user and password in URLs. The query of a URL is
+	// logged. Fields that Client adds (User-Agent, Content-Length, cookies of the jar) are
+	// not logged. Write is called on the loop, or on the goroutine that sends the request,
+	// one call at a time. It must not block for long; a [eventloop.PipeWriter] never blocks.
+	// Its errors are ignored.
 	Log io.Writer
 }
 
-// A Client sends requests. It needs no closing: what is open belongs to the HTTP client
-// of the loop. All methods may be called from any goroutine and from any callback. A
-// client can be made, and requests can be prepared, before Run; one that is sent while the
-// loop does not run fails with [eventloop.ErrNotRunning] or [eventloop.ErrLoopClosed].
+// A Client sends requests. It need not be closed: its connections belong to the HTTP client
+// of the loop. All methods may be called from any goroutine and from any callback. Before
+// Run, a client can be created and requests can be prepared. A request that is sent while
+// the loop does not run fails with [eventloop.ErrNotRunning] or [eventloop.ErrLoopClosed].
 type Client struct {
 	loop    *eventloop.Loop
 	http    *eventloop.HTTPClient
 	opts    Options
 	base    *url.URL // nil if there is no BaseURL
-	err     error    // of the options; the error of each request
+	err     error    // the error of the options, which every request reports
 	files   *eventloop.Workers
 	digests digestCache
 	logMu   sync.Mutex // serializes the writes to opts.Log
 
 	mu    sync.Mutex // guards the following
 	owner *eventloop.Owner
-	calls map[*call]struct{} // that have no result yet
+	calls map[*call]struct{} // the calls without a result
 }
 
-// New returns a client. A BaseURL that is not valid is the error of each request.
+// New returns a client. If the BaseURL is invalid, each request fails with that error.
 func New(l *eventloop.Loop, opts Options) *Client {
-	// No limit: a Save has its worker until the server has sent everything, so downloads that
-	// stall would hold up those that do not. The connections are the limit.
+	// No limit on workers: each Save occupies a worker until the server has sent everything,
+	// so stalled downloads would block the others. The number of connections is the limit.
 	c := &Client{loop: l, http: opts.Client, opts: opts, files: eventloop.NewWorkers(l, math.MaxInt, "drakma"), calls: make(map[*call]struct{})}
 	c.opts.Headers = append(eventloop.HTTPHeaders(nil), opts.Headers...)
 	if c.http == nil {
@@ -98,8 +99,8 @@ func New(l *eventloop.Loop, opts Options) *Client {
 	return c
 }
 
-// enter adds a call, and returns the owner of its promise. There is an owner only while
-// there are calls: it is a handle of the loop, and an idle client holds none.
+// enter adds a call, and returns the owner of its promise. The owner exists only while there
+// are calls: it is a handle of the loop, and an idle client has no handle.
 func (c *Client) enter(k *call) (*eventloop.Owner, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -118,7 +119,7 @@ func (c *Client) enter(k *call) (*eventloop.Owner, error) {
 	return c.owner, nil
 }
 
-// leave removes a call that has its result. A second time does nothing.
+// leave removes a call that has its result. A second call does nothing.
 func (c *Client) leave(k *call) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -137,7 +138,7 @@ func (c *Client) ended(error) {
 	c.owner = nil
 	c.mu.Unlock()
 	for _, k := range calls {
-		defer k.abandon() // also after a panic in Close of the body of another one
+		defer k.abandon() // deferred, so that a panic in Close of one body does not skip the others
 	}
 }
 
@@ -145,9 +146,9 @@ func isHTTP(u *url.URL) bool {
 	return (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
 }
 
-// NewJar returns an empty jar for cookies. It knows the public suffixes, so that a server
-// cannot set cookies for "com" or "co.uk", or for a domain that is not its own. It may be
-// used by several clients.
+// NewJar returns an empty cookie jar. The jar knows the public suffixes, so a server cannot
+// set cookies for "com" or "co.uk", or for the domain of another site. Several clients may
+// share a jar.
 func NewJar() http.CookieJar {
 	jar, err := cookiejar.New(&cookiejar.Options{PublicSuffixList: publicsuffix.List})
 	if err != nil {
@@ -186,10 +187,10 @@ func (c *Client) Delete(ctx context.Context, url string) *Request {
 	return c.Request(ctx, http.MethodDelete, url)
 }
 
-// Request begins a request with any method, such as PROPFIND of WebDAV. The request is
-// sent by [Request.Do], [Request.Text], [Request.Bytes], [Request.Into], [Request.Save] or
-// [Request.Stream]. When ctx ends the request ends at once, and its future fails with an
-// error that matches the cause of ctx.
+// Request begins a request with any method, such as PROPFIND of WebDAV. [Request.Do],
+// [Request.Text], [Request.Bytes], [Request.Into], [Request.Save] or [Request.Stream] sends
+// the request. When ctx ends, the request ends at once, and its future fails with an error
+// that matches the cause of ctx.
 func (c *Client) Request(ctx context.Context, method, url string) *Request {
 	if ctx == nil {
 		panic("drakma: nil context")

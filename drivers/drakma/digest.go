@@ -25,8 +25,8 @@ type authChallenge struct {
 	params map[string]string // by name in lower case; nil if the challenge has a token68
 }
 
-// parseChallenges returns the challenges of the values of WWW-Authenticate fields. If one
-// of the values is malformed, it returns those before it, too.
+// parseChallenges returns the challenges in the values of WWW-Authenticate fields. If a value
+// is malformed, it returns errMalformed and the challenges before that point.
 func parseChallenges(values []string) ([]authChallenge, error) {
 	var list []authChallenge
 	for _, v := range values {
@@ -66,7 +66,7 @@ func (p *fieldParser) challenge() (authChallenge, bool) {
 		p.skipSpace()
 		if name == "" || !strings.HasPrefix(p.rest, "=") {
 			p.rest = before // the next scheme, or the end
-			// What is left must begin like a challenge, or a parameter is broken.
+			// The rest must begin like a challenge. Otherwise a parameter is malformed.
 			return c, before == "" || before[0] == ',' || name != ""
 		}
 		p.rest = p.rest[1:]
@@ -88,7 +88,7 @@ func isTokenByte(b byte) bool {
 	return b >= '0' && b <= '9' || b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || strings.IndexByte("!#$%&'*+-.^_`|~", b) >= 0
 }
 
-// token reads a token, "" if there is none.
+// token reads a token, and returns "" if there is none.
 func (p *fieldParser) token() string {
 	n := 0
 	for n < len(p.rest) && isTokenByte(p.rest[n]) {
@@ -99,7 +99,8 @@ func (p *fieldParser) token() string {
 	return t
 }
 
-// skipToken68 reads a token68 if there is one: not a parameter, which has a value.
+// skipToken68 skips a token68, and reports whether there was one. A name with a value is a
+// parameter, not a token68.
 func (p *fieldParser) skipToken68() bool {
 	n := 0
 	for n < len(p.rest) && (isTokenByte(p.rest[n]) || p.rest[n] == '/') {
@@ -138,13 +139,13 @@ func (p *fieldParser) value() (string, bool) {
 	return "", false
 }
 
-// A digest is a challenge of the scheme Digest (RFC 7616) that can be answered.
+// A digest is a challenge of the scheme Digest (RFC 7616) that the client can answer.
 type digest struct {
 	realm, nonce, opaque string
-	algorithm            string // as the server wrote it; "" if it did not
+	algorithm            string // as in the challenge; "" if absent
 	newHash              func() hash.Hash
 	session              bool // the algorithm ends with -sess
-	auth, authInt        bool // the offered qualities of protection; neither is RFC 2069
+	auth, authInt        bool // the offered qualities of protection; RFC 2069 has neither
 	userhash, stale      bool
 }
 
@@ -155,8 +156,8 @@ var digestHashes = map[string]func() hash.Hash{
 	"SHA-512-256": sha512.New512_256,
 }
 
-// newDigest returns the first of the challenges that can be answered, as RFC 7616 section
-// 3.7 has it. It returns nil and no error if none is of the scheme Digest.
+// newDigest returns the first challenge that the client can answer, as RFC 7616 section 3.7
+// requires. It returns nil and no error if there is no challenge of the scheme Digest.
 func newDigest(values []string) (*digest, error) {
 	list, err := parseChallenges(values)
 	for _, c := range list {
@@ -205,15 +206,15 @@ func (c authChallenge) digest() (*digest, error) {
 	return d, nil
 }
 
-// hash returns the hexadecimal hash of the parts with colons between them.
+// hash returns the hash, in hexadecimal, of the parts joined with colons.
 func (d *digest) hash(parts ...string) string {
 	h := d.newHash()
 	h.Write([]byte(strings.Join(parts, ":")))
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// authorization returns the value of the field Authorization. body is nil if the body is
-// not known, so that only its absence from the hash is possible.
+// authorization returns the value of the field Authorization. body is nil if the body is not
+// in memory, so that it cannot be hashed.
 func (d *digest) authorization(user, password, method, uri string, body *[]byte, nc uint32, cnonce string) (string, error) {
 	a1 := user + ":" + d.realm + ":" + password
 	if d.session {
@@ -273,7 +274,7 @@ func isASCII(s string) bool {
 	return !slices.ContainsFunc([]byte(s), func(b byte) bool { return b >= 0x80 })
 }
 
-// maxNonces bounds the servers of which a client remembers the nonce.
+// maxNonces bounds the challenges that a client remembers.
 const maxNonces = 1024
 
 // A digestCache remembers the challenge of each server, so that the next request is
@@ -283,7 +284,7 @@ type digestCache struct {
 	last map[string]*digestUse // by origin and user
 }
 
-// A digestUse is a challenge, and how often its nonce was used.
+// A digestUse is a challenge with the number of uses of its nonce.
 type digestUse struct {
 	digest
 	nc uint32
@@ -298,7 +299,7 @@ func (c *digestCache) put(key string, d *digest) {
 	c.last[key] = &digestUse{digest: *d}
 }
 
-// use returns the challenge for another request, and how often it was used with that.
+// use returns the challenge for another request, and the number of uses including this one.
 func (c *digestCache) use(key string) (*digest, uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -311,7 +312,7 @@ func (c *digestCache) use(key string) (*digest, uint32) {
 	return &d, u.nc
 }
 
-// next notes the nonce that the server wants next (RFC 7616 section 3.5).
+// next stores the nonce that the server requests for the next use (RFC 7616 section 3.5).
 func (c *digestCache) next(key string, info string) {
 	list, err := parseChallenges([]string{"info " + info})
 	if err != nil || len(list) != 1 || list[0].params["nextnonce"] == "" {

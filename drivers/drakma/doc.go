@@ -1,64 +1,71 @@
-// Package drakma sends HTTP requests in the manner of Drakma, the HTTP client of Common Lisp:
-// requests with everything that applications want, over the HTTP client of an event loop.
+// Package drakma is a rich HTTP client for programs on an event loop, modeled on Drakma, the
+// HTTP client of Common Lisp. It adds forms, files, authorization, cookies, retries and
+// decoding to the HTTP client of the loop.
 //
 //	d := drakma.New(l, drakma.Options{Jar: drakma.NewJar(), Retry: drakma.Retry{Max: 3}})
 //	d.Get(ctx, "https://example.org/search").Query("q", "x").Text().Then(func(text string, err error) {
 //		fmt.Println(text, err)
 //	})
 //
-// A method of [Client] begins a request, methods of [Request] add to it, and one of them
-// sends it and returns a future: [Request.Do] of the response, [Request.Text] of its text in
-// UTF-8, [Request.Bytes] of its bytes, [Request.Into] of a decoded JSON document,
-// [Request.Save] when the body is in a file, [Request.Stream] when a callback has got all of it.
+// A method of [Client] begins a request. Methods of [Request] add to it, and one of them
+// sends it and returns a future. The future of [Request.Do] returns the response,
+// [Request.Text] the body as UTF-8 and [Request.Bytes] the body as bytes. [Request.Into]
+// decodes a JSON document, [Request.Save] writes the body to a file, and [Request.Stream]
+// passes it to a callback.
 //
 // # Where code runs
 //
 // All methods may be called from any goroutine and from any callback. None of them blocks,
-// except that [Request.JSON] encodes at once. Futures call back on the loop, as all futures of
-// the loop do. Files are read and written on goroutines of the client's own, and large
-// documents are decoded by functions of [eventloop.Work]. One [Request] is for one goroutine at a time.
+// except that [Request.JSON] encodes at once. Callbacks of futures run on the loop. Goroutines
+// of the client read and write files, and functions of [eventloop.Work] decode large
+// documents. A [Request] must not be used by two goroutines at a time.
 //
 // # Errors
 //
-// Each failure is reported once, by the future: mistakes in the request ([ErrSent], invalid
-// URLs and fields), errors of the connection and of HTTP ([*eventloop.OpError], see
-// [eventloop.HTTPClient.Do]), [*StatusError], [*CharsetError], [*DecodeError],
-// [*ChallengeError], [ErrFileChanged], errors of files, [eventloop.ErrHTTPRedirects], the
-// cause of the context. The errors that concern a response contain it, with its body.
+// Each failure is reported once, by the future:
 //
-// A panic in code of the application is an error of the future too, a
-// [*eventloop.PanicError]: in UnmarshalJSON of what [Request.Into] decodes, in Write of
-// Options.Log, in Read and Close of a body. A panic in the callback of [Request.Stream] is one
-// in a callback of the loop: it leaves Run unless [eventloop.Config].CatchPanics is set.
+//   - [ErrSent], and errors for invalid URLs, fields and other arguments
+//   - [*eventloop.OpError] for the connection and HTTP, see [eventloop.HTTPClient.Do]
+//   - [*StatusError], [*CharsetError], [*DecodeError] and [*ChallengeError], which contain
+//     the response with its body
+//   - [eventloop.ErrHTTPRedirects], [ErrFileChanged] and errors of files
+//   - the cause of the context
+//   - [*eventloop.PanicError] for a panic in code of the application: in UnmarshalJSON of a
+//     value that [Request.Into] decodes, in Write of Options.Log, and in Read and Close of a
+//     body
+//
+// A panic in the callback of [Request.Stream] is different: it is a panic in a callback of
+// the loop, and leaves Run unless [eventloop.Config].CatchPanics is set.
 //
 // # Redirects, retries and authorization
 //
-// One request of the application may become several on the network: see
-// [Response.Attempts]. Each is a request of its own for the HTTP client of the loop: it uses
-// kept connections, and cookies of the jar are stored after each. Only bodies that can be sent
-// again are: all but those of [Request.Body] and [Reader].
+// One request of the application may become several requests on the network, see
+// [Response.Attempts]. Each of them is a separate request of the loop's HTTP client: it can use
+// an idle connection, and the jar stores its cookies. The client sends a body again if that is
+// possible, which it is for all bodies except those of [Request.Body] and [Reader].
 //
-// With a Retry, with digest authorization, and in Save and Stream, the head of a response
-// decides what is done with it. The body of one that is not the result is read for a second,
-// and up to 256 KB if its length is known, so that its connection can be used again; then it
-// is given up. Other requests read the body first: a redirect with a body over
-// [eventloop.HTTPClientConfig].MaxBodyBytes is an error then.
+// With a Retry, with digest authorization, and in Save and Stream, the client decides by the
+// header of a response whether it is the result. If it is not, the client drains the body for
+// at most a second, so that the connection can be used again, unless Content-Length is over
+// 256 KB. Without them, the client decides after the body has arrived. Then a redirect with a
+// body over [eventloop.HTTPClientConfig].MaxBodyBytes is an error.
 //
-// Credentials, that is Authorization, Cookie and Proxy-Authorization fields, the field Host and
-// the answers to challenges, go to the scheme, host and port of the request's URL alone,
-// wherever a redirect leads; those of [Options].Headers to those of the BaseURL, if there is
-// one. Cookies of a jar go where the jar says.
+// Authorization, Cookie, Proxy-Authorization and Host fields and the responses to challenges
+// are sent only to the scheme, host and port of the request's URL, even after a redirect.
+// Those in [Options].Headers are sent only to the scheme, host and port of the BaseURL, if
+// there is one. The jar decides where its cookies are sent.
 //
 // # Lifetime
 //
 // A pending request keeps the loop alive, also while it waits for a retry. When the loop ends
-// by force its future fails with [eventloop.ErrLoopClosed], a temporary file of [Request.Save] is
-// removed, and a body that was not sent is closed. A client with pending requests is a handle
-// of the loop, of the kind "drakma"; an idle client holds nothing.
+// by force, the future fails with [eventloop.ErrLoopClosed], the temporary file of
+// [Request.Save] is removed, and an unsent body is closed. A client with pending requests is a
+// handle of the loop, of the kind "drakma". An idle client has no handle.
 //
-// # What is left out
+// # Limitations
 //
-// HTTP/2 (set [eventloop.HTTPClientConfig].Transport of the Client), caching, resuming a
-// download in a later request (use [Request.Range]), answering challenges of proxies, and
-// checking the field rspauth of digest authorization.
+// The package does not cache responses, does not resume a download in a later request (use
+// [Request.Range]), does not respond to challenges of proxies, and does not check the field
+// rspauth of digest authorization. For HTTP/2, set [eventloop.HTTPClientConfig].Transport in
+// Options.Client.
 package drakma

@@ -6,12 +6,12 @@ import (
 
 // A StatusError says that the status of a response is 400 or more: see [Request.Check].
 type StatusError struct {
-	// Response is the response. Its Body is whole; after Save and Stream it is the
+	// Response is the response. Its Body is complete. After Save and Stream it is the
 	// beginning, at most 64 KB.
 	Response *Response
 
-	// Err says why the body could not be read, nil if it could. Body is then nil, or after
-	// Save and Stream what came of it.
+	// Err is the error of reading the body, or nil. After an error Body is nil; after Save
+	// and Stream it is the part that arrived.
 	Err error
 }
 
@@ -28,7 +28,7 @@ func (e *StatusError) Unwrap() error { return e.Err }
 // A CharsetError says that a text could not be converted: its encoding is unknown, the text
 // is not valid in the declared encoding, or the encoding lacks a character of a parameter.
 type CharsetError struct {
-	Charset  string // as the response or the caller says
+	Charset  string // as named by the response or the caller
 	Reason   string
 	Response *Response // with its Body; nil if the error concerns the request
 }

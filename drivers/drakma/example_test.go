@@ -271,7 +271,7 @@ func ExampleRequest_Charset() {
 		})
 	})
 	// Output:
-	// drakma: charset "utf-8": the text is not valid in it
+	// drakma: charset "utf-8": the text is not valid in this encoding
 	// Köln <nil>
 }
 

@@ -10,16 +10,16 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// secretWords are in the names of fields that have credentials, or may have.
+// secretWords are parts of the names of fields that may contain credentials.
 var secretWords = []string{"auth", "cookie", "credential", "key", "passw", "secret", "session", "signature", "token"}
 
-// userInfo finds user and password of URLs.
+// userInfo matches the user and password in URLs.
 var userInfo = regexp.MustCompile(`://[^/?#\s]*@`)
 
-// oneLine keeps a value that is not valid, and will not be sent, on its line.
+// oneLine keeps a value on its line, if it is invalid and will not be sent.
 var oneLine = strings.NewReplacer("\r", `\r`, "\n", `\n`)
 
-// redact returns the value of a field as it is logged.
+// redact returns the value of a field for the log, without credentials.
 func redact(name, value string) string {
 	name = strings.ToLower(name)
 	secret := func(word string) bool { return strings.Contains(name, word) }
@@ -35,7 +35,7 @@ func redact(name, value string) string {
 	return "***"
 }
 
-// log writes a head to Options.Log. Its error is a panic of that.
+// log writes a header to Options.Log. It returns an error only if Options.Log panics.
 func (c *Client) log(first string, fields ...eventloop.HTTPHeaders) (err error) {
 	var b strings.Builder
 	b.WriteString(oneLine.Replace(first) + "\n")

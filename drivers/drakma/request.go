@@ -18,13 +18,13 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// ErrSent is the error of a [Request] that is sent a second time.
+// ErrSent is the error of sending a [Request] a second time.
 var ErrSent = errors.New("drakma: the request was sent before")
 
-// A Request is a request in preparation. Its methods add to it and return it, so that calls
-// can be chained; the future reports an invalid argument. The methods that return a future
-// send the request, and only one of them may be called, once. A Request must not be used by
-// two goroutines at a time.
+// A Request is a request in preparation. Its methods add to it and return it, so calls can
+// be chained. The future reports an invalid argument. The methods that return a future send
+// the request. Only one of them may be called, once. A Request must not be used by two
+// goroutines at a time.
 type Request struct {
 	client *Client
 	ctx    context.Context
@@ -53,22 +53,22 @@ type Request struct {
 
 type param struct{ name, value string }
 
-// mistake notes the first error.
+// mistake records the first error.
 func (r *Request) mistake(format string, args ...any) {
 	if r.err == nil {
 		r.err = fmt.Errorf("drakma: "+format, args...)
 	}
 }
 
-// Query adds a parameter to the query of the URL. Parameters are sent in the order of the
-// calls, after those that the URL has already.
+// Query adds a parameter to the query of the URL. The parameters are sent in the order of the
+// calls, after those in the URL.
 func (r *Request) Query(name, value string) *Request {
 	r.query = append(r.query, param{name, value})
 	return r
 }
 
 // Form makes the body a form with these values (application/x-www-form-urlencoded), sorted
-// by name. Of the methods that set a body, the last one that is called counts.
+// by name. If several methods that set a body are called, the last call counts.
 func (r *Request) Form(values url.Values) *Request {
 	r.body, r.form = nil, url.Values{}
 	for name, vs := range values {
@@ -79,15 +79,15 @@ func (r *Request) Form(values url.Values) *Request {
 
 // Encoding sets the character encoding of the parameters of Query and Form, by its name
 // in the WHATWG registry, such as "iso-8859-1". The default is UTF-8. A character that the
-// encoding does not have is an error.
+// encoding lacks is an error, a [*CharsetError].
 func (r *Request) Encoding(name string) *Request {
 	r.encoding = name
 	return r
 }
 
-// Header sets a field, instead of one of that name in [Options.Headers]. After a redirect
-// Authorization, Cookie, Host and Proxy-Authorization are not sent to another scheme, host or
-// port.
+// Header sets a header field. It replaces a field of that name in [Options.Headers]. After a
+// redirect, Authorization, Cookie, Host and Proxy-Authorization are not sent to another
+// scheme, host or port.
 func (r *Request) Header(name, value string) *Request {
 	r.headers.Set(name, value)
 	return r
@@ -99,15 +99,15 @@ func (r *Request) Accept(mediaTypes string) *Request { return r.Header("Accept",
 // UserAgent sets the field User-Agent.
 func (r *Request) UserAgent(name string) *Request { return r.Header("User-Agent", name) }
 
-// Host sends another host than that of the URL in the field Host. The connection is to the
-// host of the URL. After a redirect it is not sent to another scheme, host or port.
+// Host sets the field Host. The connection is still to the host of the URL. After a redirect,
+// the field is not sent to another scheme, host or port.
 func (r *Request) Host(host string) *Request {
 	r.host = host
 	return r
 }
 
 // BasicAuth authorizes the request with a user and a password (RFC 7617). Like all
-// authorization it is not sent to another scheme, host or port after a redirect.
+// credentials, they are not sent to another scheme, host or port after a redirect.
 func (r *Request) BasicAuth(user, password string) *Request {
 	if strings.Contains(user, ":") {
 		r.mistake("the user %q of basic authorization contains a colon", user)
@@ -121,15 +121,15 @@ func (r *Request) Bearer(token string) *Request {
 }
 
 // DigestAuth authorizes the request with a user and a password by the scheme Digest (RFC
-// 7616), with MD5, SHA-256 or SHA-512-256, their -sess variants, and the qualities of
-// protection auth and auth-int, or none, as older servers have it. The request is sent
-// once to get the challenge of the server, unless the client has one of an earlier request
-// to the server, and once more to answer it. A nonce that the server calls stale is
-// replaced.
+// 7616). It supports MD5, SHA-256 and SHA-512-256, their -sess variants, and the qualities of
+// protection auth, auth-int and, for old servers, none. The request is sent once to get the
+// challenge of the server, unless the client has one from an earlier request to the server,
+// and once more with the credentials. The client replaces a nonce that the server calls
+// stale.
 //
-// A challenge that cannot be answered is a [*ChallengeError]. If the server
-// refuses the answer, its response, with status 401, is the result, and so it is if the
-// body cannot be sent twice: see [Request.Body].
+// A challenge that the client cannot answer is a [*ChallengeError]. If the server rejects
+// the credentials, or the body cannot be sent twice (see [Request.Body]), the response with
+// status 401 is the result.
 func (r *Request) DigestAuth(user, password string) *Request {
 	r.user, r.password, r.digest = user, password, true
 	return r
@@ -166,9 +166,9 @@ func (r *Request) Data(mediaType string, p []byte) *Request {
 	return r.setBody(bytesBody(mediaType, p))
 }
 
-// Body sends the content of b, with this media type. A goroutine of the request reads b, in
+// Body sends the content of b, with this media type. A goroutine of the request reads b in
 // chunks, as for [eventloop.HTTPOptions.BodyReader], and closes it if it is an io.Closer. To
-// send data that the loop produces piece by piece, use the reader of [eventloop.NewPipe].
+// send data that the loop produces chunk by chunk, use the reader of [eventloop.NewPipe].
 //
 // Such a body can be sent only once: the request is not retried, does not follow a redirect
 // with status 307 or 308, and does not answer a challenge. A *bytes.Reader, *bytes.Buffer or
@@ -196,8 +196,8 @@ func (r *Request) BodyFile(mediaType, path string) *Request {
 	return r.setBody(&fileBody{mediaType: mediaType, file: File("", path)})
 }
 
-// Multipart makes the body a form of these parts (multipart/form-data), in their order. The
-// request has a Content-Length if the length of each part is known, which excludes [Reader].
+// Multipart makes the body a form of these parts (multipart/form-data), in this order. The
+// request has a Content-Length unless one of the parts is a [Reader], of unknown length.
 func (r *Request) Multipart(parts ...Part) *Request {
 	for _, p := range parts {
 		if strings.ContainsAny(p.mediaType, "\r\n\x00") {
@@ -220,10 +220,10 @@ func (r *Request) Charset(name string) *Request {
 	return r
 }
 
-// Timeout bounds the request with all that belongs to it: redirects, retries and the time
-// between them, authorization. It is an error that matches [eventloop.ErrTimeout]. If a
-// retry would come too late, the last response or error is the result at once. Zero or
-// negative: none, except those of [Options.Client].
+// Timeout bounds the request, including authorization, redirects, retries and the delays
+// between them. After it, the request fails with an error that matches
+// [eventloop.ErrTimeout]. If a retry would come too late, the last response or error is the
+// result at once. Zero or negative: no bound, except those of [Options.Client].
 func (r *Request) Timeout(d time.Duration) *Request {
 	r.timeout = d
 	return r
@@ -239,28 +239,27 @@ func (r *Request) Redirects(n int) *Request {
 	return r
 }
 
-// AutoReferer sends, after a redirect, the URL that redirected in the field Referer:
-// without user and password, and not from https to http.
+// AutoReferer sets the field Referer after a redirect to the URL that redirected, without
+// user and password. A redirect from https to http gets no such field.
 func (r *Request) AutoReferer() *Request {
 	r.autoReferer = true
 	return r
 }
 
-// Decompress says whether the server may compress the response, which is then decompressed.
+// Decompress sets whether the server may compress the response. The client decompresses it.
 // The default is true.
 func (r *Request) Decompress(on bool) *Request {
 	r.decompress = on
 	return r
 }
 
-// Check makes a status of 400 or more a [*StatusError]. It is implied by Text, Bytes, Into
-// and Save.
+// Check makes a status of 400 or more a [*StatusError]. Text, Bytes, Into and Save imply it.
 func (r *Request) Check() *Request {
 	r.check = true
 	return r
 }
 
-// Retry sets the retries of this request, instead of [Options.Retry].
+// Retry configures the retries of this request. It replaces [Options.Retry].
 func (r *Request) Retry(retry Retry) *Request {
 	r.retry = retry
 	return r
@@ -296,10 +295,10 @@ func (r *Request) target() (*url.URL, error) {
 	return u, nil
 }
 
-// parseURL is url.Parse, and escapes what the HTTP client escapes when it sends the URL. So
-// RequestURI of the URL is what the server gets, which is what digest authorization hashes.
-// Package net/url would undo the escapes of a path that has other bytes that need escaping:
-// "/a%2F|" would become "/a/%7C".
+// parseURL is like url.Parse, but also escapes all bytes that the HTTP client escapes when it
+// sends the URL. So RequestURI of the URL is exactly the URI that the server receives, which
+// digest authorization must hash. Package net/url would undo the escapes in a path that also
+// has bytes that need escaping: "/a%2F|" would become "/a/%7C".
 func parseURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	if err != nil {
@@ -312,7 +311,7 @@ func parseURL(s string) (*url.URL, error) {
 	return u, nil
 }
 
-// escapeURI escapes what must not be in a URI (RFC 3986) and leaves everything else.
+// escapeURI escapes the bytes that a URI must not contain (RFC 3986).
 func escapeURI(s string) string {
 	if strings.IndexFunc(s, notInURI) < 0 {
 		return s
@@ -332,7 +331,7 @@ func notInURI(c rune) bool {
 	return c <= ' ' || c >= 0x7f || strings.ContainsRune("\"<>\\^`{|}", c)
 }
 
-// invalidURL returns an error of url.Parse without the URL, which may have a password.
+// invalidURL returns an error of url.Parse without the URL, which may contain a password.
 func invalidURL(err error) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		err = e.Err
@@ -372,7 +371,7 @@ func encodeParam(encoding string, p param) (string, error) {
 	var out [2]string
 	for i, s := range []string{p.name, p.value} {
 		b, err := enc.NewEncoder().String(s)
-		if err != nil || !utf8.ValidString(s) { // which encoders replace
+		if err != nil || !utf8.ValidString(s) { // encoders replace invalid UTF-8
 			return "", &CharsetError{Charset: encoding, Reason: fmt.Sprintf("cannot encode %q", s)}
 		}
 		out[i] = url.QueryEscape(b)

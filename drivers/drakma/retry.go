@@ -20,27 +20,27 @@ const (
 // Retry configures the retries of a request. The zero Retry adds no retries to those of the
 // HTTP client of the loop: see [eventloop.HTTPClient.Do].
 //
-// A request is repeated if its method is idempotent (RFC 9110 section 9.2.2) or it has the
-// field Idempotency-Key, and its body can be sent again; and if the response has status 429
-// or 503, or the request failed because the server could not be reached (a failed lookup,
+// A request can be repeated if its method is idempotent (RFC 9110 section 9.2.2) or it has
+// the field Idempotency-Key, and if its body can be sent again. The client repeats it if the
+// response has status 429 or 503, if the server could not be reached (a failed lookup,
 // [eventloop.ErrRefused], [eventloop.ErrReset], [eventloop.ErrTimeout] of the client's
-// settings) or ended the connection too early. It is not repeated when [Request.Stream]
-// has delivered data.
+// settings), or if the server ended the connection too early. The client does not repeat a
+// request after [Request.Stream] has delivered data.
 type Retry struct {
 	// Max bounds the retries of a request.
 	Max int
 
-	// MinWait is the time before the first repetition, doubled for each further one, up
-	// to MaxWait; half of the time is random. Zero: 100 ms.
+	// MinWait is the delay before the first retry. It doubles with each retry, up to
+	// MaxWait, and is shortened by up to a half at random. Zero: 100 ms.
 	MinWait time.Duration
 
-	// MaxWait bounds the time before a repetition. If the field Retry-After of a response
-	// asks for more time than that, the response is the result at once; if it asks for
-	// less, the request is repeated after exactly that time. Zero: 30 s.
+	// MaxWait bounds the delay before a retry. If the field Retry-After of a response
+	// requests a longer delay, the response is the result at once. Otherwise the request is
+	// repeated after exactly the requested delay. Zero: 30 s.
 	MaxWait time.Duration
 }
 
-// backoff returns the time before repetition n, which counts from 0.
+// backoff returns the delay before retry n, counted from 0.
 func (r Retry) backoff(n int) time.Duration {
 	wait, limit := r.MinWait, r.MaxWait
 	if wait <= 0 {
@@ -92,7 +92,7 @@ func retryAfter(value string, now time.Time) (time.Duration, bool) {
 // isTransient reports whether another attempt may succeed.
 func isTransient(err error) bool {
 	if _, ok := errors.AsType[*eventloop.PanicError](err); ok {
-		return false // whatever its value is
+		return false // even if its value is one of the errors below
 	}
 	for _, e := range []error{eventloop.ErrTimeout, eventloop.ErrRefused, eventloop.ErrReset, eventloop.ErrDNS, io.EOF, io.ErrUnexpectedEOF} {
 		if errors.Is(err, e) {

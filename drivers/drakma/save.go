@@ -13,15 +13,15 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// Save sends the request and writes the body of the response to a file, as it arrives. It
-// is written to a temporary file in the same directory, .drakma-*.part, by one of the
-// client's own goroutines; a slow disk slows the server down. When the body is complete and
-// written to disk, the file is renamed to path and replaces an existing file or symbolic
-// link, so path always has either the old contents or all of the new. The permissions of an
-// existing file are kept. After an error the temporary file is removed.
+// Save sends the request and writes the body of the response to a file as it arrives. A
+// goroutine of the client writes it to a temporary file in the same directory,
+// .drakma-*.part. A slow disk slows the server down. When the body is complete and written to
+// disk, Save renames the file to path, which replaces an existing file or symbolic link. So
+// path always has either the old content or all of the new. The permissions of an existing
+// file are kept. After an error the temporary file is removed.
 //
 // The result is the response, without Body. A status of 400 or more is a [*StatusError], and
-// the file at path stays as it was. A path that is not that of a regular file is an error.
+// the file at path is unchanged. If path exists and is not a regular file, Save fails.
 func (r *Request) Save(path string) *eventloop.Future[*Response] {
 	s := &saver{client: r.client, path: path}
 	s.call = r.begin(s)
@@ -59,7 +59,7 @@ func (s *saver) head(res *Response) {
 	w, r := eventloop.NewPipe(s.client.loop, 0)
 	s.pipe = w
 	w.OnDrain(res.ResumeReading)
-	// No context: the function must run, to see what the pipe ends with.
+	// No context: the function must run, because it handles the end of the pipe.
 	s.file = eventloop.WorkOn(context.Background(), s.client.files, func(context.Context) (struct{}, error) {
 		defer r.Close()
 		return struct{}{}, saveFile(s.path, r)
@@ -114,7 +114,7 @@ func saveFile(path string, r io.Reader) (err error) {
 		}
 	}()
 	old, err := os.Stat(path)
-	mode := os.FileMode(0o666) // as far as umask lets
+	mode := os.FileMode(0o666) // before umask
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 	case err != nil:
@@ -126,7 +126,7 @@ func saveFile(path string, r io.Reader) (err error) {
 	default:
 		mode = 0o600 // until the file is complete
 	}
-	// The name does not have that of path in it, which may be as long as a name can be.
+	// The temporary name does not include the name of path, which may have the maximum length.
 	name := filepath.Join(filepath.Dir(path), ".drakma-"+rand.Text()+".part")
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
