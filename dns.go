@@ -333,7 +333,12 @@ func (n *names) get(l *Loop) (*resolver.Resolver, error) {
 	if n.closed {
 		return nil, ErrLoopClosed
 	}
-	r, err := resolver.New(l.cfg.Resolver.internal(l))
+	var cfg resolver.Config
+	if c := l.cfg.Resolver; c != nil {
+		cfg = resolver.Config(*c)
+	}
+	cfg.Dial = l.guardDial(cfg.Dial)
+	r, err := resolver.New(cfg, l.guardLookup, l.logger())
 	if err != nil {
 		return nil, err
 	}
@@ -363,34 +368,6 @@ func (n *names) stats(s *Stats) {
 		s.DNS.CacheMissesTotal = rs.Misses
 		s.DNS.QueriesTotal = rs.Queries
 		s.DNS.FailuresTotal = rs.Failures
-	}
-}
-
-// internal returns the configuration of the resolver of l.
-func (c *ResolverConfig) internal(l *Loop) resolver.Config {
-	if c == nil {
-		c = new(ResolverConfig)
-	}
-	return resolver.Config{
-		Servers:             c.Servers,
-		Search:              c.Search,
-		Ndots:               c.Ndots,
-		Attempts:            c.Attempts,
-		Timeout:             c.Timeout,
-		Rotate:              c.Rotate,
-		UseTCP:              c.UseTCP,
-		NoEDNS:              c.NoEDNS,
-		Use0x20:             c.Use0x20,
-		ResolvConf:          c.ResolvConf,
-		HostsFile:           c.HostsFile,
-		NSSwitch:            c.NSSwitch,
-		CacheSize:           c.CacheSize,
-		CacheMaxTTL:         c.CacheMaxTTL,
-		CacheMaxNegativeTTL: c.CacheMaxNegativeTTL,
-		TLS:                 c.TLS,
-		Dial:                l.guardDial(c.Dial),
-		Guard:               l.guardLookup,
-		Logger:              l.logger(),
 	}
 }
 

@@ -222,13 +222,12 @@ func (r *Resolver) roundTrip(ctx context.Context, s *settings, network string, s
 	return m, size, err
 }
 
-// guard calls f, which may run code of the application, under the guard of the
-// configuration.
+// guard calls f under the guard of the resolver if f can run code of the application.
 func (r *Resolver) guard(f func() error) error {
-	if r.cfg.Guard == nil || r.cfg.TLS == nil && r.cfg.Dial == nil {
+	if r.guards == nil || r.cfg.TLS == nil && r.cfg.Dial == nil {
 		return f()
 	}
-	return r.cfg.Guard(f)
+	return r.guards(f)
 }
 
 // takeSocket reports whether a query may have its own socket.

@@ -212,7 +212,7 @@ func TestServerAddressesAreCompletedOrRejected(t *testing.T) {
 		}
 	}
 	for _, s := range []string{"", "ns.example", "ns.example:53", "192.0.2.1:", "192.0.2.1:0", "192.0.2.1:65536", "192.0.2.1:dns", "[]", "[192.0.2.1", ":53"} {
-		_, err := New(Config{Servers: []string{s}})
+		_, err := New(Config{Servers: []string{s}}, nil, quiet)
 		if err == nil || !strings.Contains(err.Error(), "server") {
 			t.Errorf("New with server %q: %v, want an error that says so", s, err)
 		}
@@ -226,7 +226,7 @@ func TestNewRejectsInvalidConfigurations(t *testing.T) {
 		"Attempts": {Attempts: -1},
 		"Timeout":  {Timeout: -1},
 	} {
-		if _, err := New(cfg); err == nil || !strings.Contains(strings.ToLower(err.Error()), strings.ToLower(want)) {
+		if _, err := New(cfg, nil, quiet); err == nil || !strings.Contains(strings.ToLower(err.Error()), strings.ToLower(want)) {
 			t.Errorf("New(%+v): %v, want an error about %s", cfg, err, want)
 		}
 	}

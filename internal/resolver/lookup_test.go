@@ -408,9 +408,8 @@ func TestUnreadableAndMalformedFilesGiveDefaultsAndOneWarning(t *testing.T) {
 			s := newServer(t, zone("a.test. 60 IN A 192.0.2.1", "b.test. 60 IN A 192.0.2.2"))
 			var log strings.Builder
 			cfg := testConfig(t, s.addr)
-			cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
 			tt.set(&cfg)
-			r := newResolver(t, cfg)
+			r := newLogging(t, cfg, slog.New(slog.NewTextHandler(&log, nil)))
 			wantAddrs(t, r, "ip4", "a.test", "192.0.2.1")
 			wantAddrs(t, r, "ip4", "b.test", "192.0.2.2")
 			if n := strings.Count(log.String(), "level=WARN"); n != 1 || !strings.Contains(log.String(), tt.want) {

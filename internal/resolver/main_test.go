@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -265,7 +266,14 @@ func testConfig(t testing.TB, servers ...string) Config {
 
 func newResolver(t testing.TB, cfg Config) *Resolver {
 	t.Helper()
-	r, err := New(cfg)
+	return newLogging(t, cfg, quiet)
+}
+
+var quiet = slog.New(slog.DiscardHandler)
+
+func newLogging(t testing.TB, cfg Config, log *slog.Logger) *Resolver {
+	t.Helper()
+	r, err := New(cfg, nil, log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,62 +52,31 @@ const (
 	resolutionDelay = 50 * time.Millisecond
 )
 
-// Config configures how names are resolved. The zero Config uses the files of the system.
-// Each field that is set replaces the corresponding setting of the files.
+// Config has the fields of eventloop.ResolverConfig, which documents them. The zero Config
+// uses the files of the system.
 type Config struct {
-	// Servers are the name servers to query, in order: IP addresses with or without
-	// a port, such as "192.0.2.1", "192.0.2.1:5353" or "[::1]:53".
-	Servers []string
-	// Search is the list of suffixes for incomplete names. Nil means that of the
-	// system; an empty list that is not nil means none.
-	Search []string
-	// Ndots is the minimum number of dots in a name that is first tried as an absolute
-	// name. Negative means none.
-	Ndots int
-	// Attempts is how often each server is queried. Timeout bounds each attempt.
-	Attempts int
-	Timeout  time.Duration
-
-	Rotate bool // start each lookup with a different server
-	UseTCP bool // never use UDP
-	NoEDNS bool // never send an OPT record (RFC 6891)
-	// Use0x20 randomizes the case of the letters in queries and ignores replies
-	// that do not repeat it, which makes forging harder. It is off by default
-	// because some servers do not repeat the case.
-	Use0x20 bool
-
-	// Paths of files; empty means those of the system.
-	ResolvConf, HostsFile, NSSwitch string
-
-	// CacheSize is the number of cached answers: 1024 if zero, none if negative. A
-	// name takes up to three: one per family, and one for both in order.
-	CacheSize int
-	// CacheMaxTTL and CacheMaxNegativeTTL bound how long an answer and a negative
-	// answer are cached, whatever their TTL: an hour and five minutes if zero.
-	// Negative means that they are not cached.
+	Servers                          []string
+	Search                           []string
+	Ndots                            int
+	Attempts                         int
+	Timeout                          time.Duration
+	Rotate                           bool
+	UseTCP                           bool
+	NoEDNS                           bool
+	Use0x20                          bool
+	ResolvConf, HostsFile, NSSwitch  string
+	CacheSize                        int
 	CacheMaxTTL, CacheMaxNegativeTTL time.Duration
+	TLS                              *tls.Config
 
-	// TLS, if not nil, makes all queries go over TLS (RFC 7858), to port 853 unless
-	// Servers names another. If its ServerName is empty, certificates must be valid
-	// for the address of the server.
-	TLS *tls.Config
-
-	// Dial connects to a server; network is "udp" or "tcp". It must return when its
-	// context ends. If the connection is not a [net.PacketConn], messages are
-	// framed as over TCP. If Dial is nil, a [net.Dialer] connects.
+	// Dial connects to a server. It must return when its context ends.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-
-	// Guard calls functions that may run code of the application, that is Dial, its
-	// connections and the callbacks of TLS, and returns their error. If such a
-	// function panics or exits the goroutine, Guard also returns an error. It may return
-	// an error while the function still runs, to give it up. If Guard is nil, the
-	// functions are called directly.
-	Guard func(f func() error) error
-
-	// Logger receives the errors found in the configuration files, once per version of a
-	// file. If nil, they are not logged.
-	Logger *slog.Logger
 }
+
+// A Guard calls f, which may run code of the application, that is Dial, its connections and
+// the callbacks of TLS, and returns its error. If f panics or exits the goroutine, the Guard
+// also returns an error. It may return an error while f still runs, to give it up.
+type Guard func(f func() error) error
 
 // Stats counts what a resolver does.
 type Stats struct {
@@ -124,6 +93,7 @@ type Stats struct {
 // Resolver must be created with [New] and should be closed after use.
 type Resolver struct {
 	cfg    Config
+	guards Guard // or nil
 	system *system
 	table  *table
 	// sockets has an element per query with its own UDP socket.
@@ -136,8 +106,9 @@ type Resolver struct {
 }
 
 // New returns a resolver. It does not read files or send queries yet. It returns an error
-// if cfg is invalid.
-func New(cfg Config) (*Resolver, error) {
+// if cfg is invalid. Without a guard, functions are called directly. The errors found in the
+// configuration files go to log, once per version of a file.
+func New(cfg Config, guard Guard, log *slog.Logger) (*Resolver, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
@@ -152,10 +123,11 @@ func New(cfg Config) (*Resolver, error) {
 	}
 	r := &Resolver{
 		cfg:     cfg,
+		guards:  guard,
 		table:   newTable(cfg.CacheSize),
 		sockets: make(chan struct{}, maxSockets),
 	}
-	r.system = newSystem(&r.cfg, r.Flush)
+	r.system = newSystem(&r.cfg, log, r.Flush)
 	return r, nil
 }
 

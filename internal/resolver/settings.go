@@ -52,11 +52,8 @@ type system struct {
 	hosts    file
 }
 
-func newSystem(cfg *Config, onChange func()) *system {
-	s := &system{cfg: cfg, log: cfg.Logger, onChange: onChange}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
-	}
+func newSystem(cfg *Config, log *slog.Logger, onChange func()) *system {
+	s := &system{cfg: cfg, log: log, onChange: onChange}
 	s.resolv = newFile(cfg.ResolvConf, defaultResolvConf, maxConfSize)
 	s.nsswitch = newFile(cfg.NSSwitch, defaultNSSwitch, maxConfSize)
 	s.hosts = newFile(cfg.HostsFile, defaultHostsFile, maxHostsSize)
