@@ -204,12 +204,7 @@ func (u *connUser) Serve()                  { (*connReader)(u).serve() }
 
 func (u *connUser) CloseAside(nc net.Conn, reset bool) { u.loop.closeWith(nc, reset) }
 
-func (u *connUser) Recovered(v any) error {
-	if v == nil {
-		return errGoexit
-	}
-	return newPanicError(v)
-}
+func (u *connUser) Recovered(v any) error { return uncaught(v) }
 
 // Sent accounts for output that was sent, and reports whether to notify the dispatcher.
 func (u *connUser) Sent(n int, all bool) (report bool) {

@@ -43,6 +43,15 @@ func aside(f func() error) error {
 	return <-done
 }
 
+// uncaught returns the error for the value of a recovered panic of foreign code, or for
+// Goexit if v is nil.
+func uncaught(v any) error {
+	if v == nil {
+		return errGoexit
+	}
+	return newPanicError(v)
+}
+
 // isUncaught reports whether err is the result of a panic or a Goexit under guard or
 // aside.
 func isUncaught(err error) bool { return isPanic(err) || errors.Is(err, errGoexit) }

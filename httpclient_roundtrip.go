@@ -474,9 +474,4 @@ func (h *httpHost) CloseAside(nc net.Conn, reset bool) { h.loop.closeWith(nc, re
 
 func (h *httpHost) Poller() *netcore.Poller { return &h.loop.poller }
 
-func (h *httpHost) Recovered(v any) error {
-	if v == nil {
-		return errGoexit
-	}
-	return newPanicError(v)
-}
+func (h *httpHost) Recovered(v any) error { return uncaught(v) }

@@ -998,12 +998,7 @@ func (u *httpUser) Serve()                             { (*httpConn)(u).serve() 
 func (u *httpUser) CloseAside(nc net.Conn, reset bool) { u.s.loop.closeWith(nc, reset) }
 func (u *httpUser) Report()                            {}
 
-func (u *httpUser) Recovered(v any) error {
-	if v == nil {
-		return errGoexit
-	}
-	return newPanicError(v)
-}
+func (u *httpUser) Recovered(v any) error { return uncaught(v) }
 
 // Sent accounts for output that the kernel has taken.
 func (u *httpUser) Sent(n int, _ bool) bool {

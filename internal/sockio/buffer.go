@@ -81,20 +81,12 @@ type Queue struct {
 func (q *Queue) Len() int { return q.n }
 
 // Append copies p to the end.
-func (q *Queue) Append(p []byte) {
-	q.n += len(p)
-	for len(p) > 0 {
-		if q.tail == nil || len(q.tail.Room()) == 0 {
-			q.push(GetBuffer(len(p)))
-		}
-		n := copy(q.tail.Room(), p)
-		q.tail.Fill(n)
-		p = p[n:]
-	}
-}
+func (q *Queue) Append(p []byte) { appendTo(q, p) }
 
 // AppendString copies s to the end.
-func (q *Queue) AppendString(s string) {
+func (q *Queue) AppendString(s string) { appendTo(q, s) }
+
+func appendTo[T []byte | string](q *Queue, s T) {
 	q.n += len(s)
 	for len(s) > 0 {
 		if q.tail == nil || len(q.tail.Room()) == 0 {
