@@ -22,14 +22,10 @@ type Reader struct {
 	src    io.Reader
 	onData func(p []byte)
 	onEnd  func(err error)
-	gate             // of the goroutine; quit is closed by Stop and by the end of the loop
 	once   sync.Once // closes src
+	gate             // its mu guards the following
 
-	mu      sync.Mutex // guards the following
-	started bool       // the goroutine runs
-	paused  bool
-	stopped bool
-	calling bool   // deliver is calling a function
+	started bool   // the goroutine runs
 	piece   []byte // read and not delivered yet
 	err     error  // ended reading; nil again when it is delivered to onEnd
 	closed  bool   // src is closed: the goroutine does not wait for foreign code
@@ -131,7 +127,7 @@ func (r *Reader) ended(err error) {
 // finish closes the source, waits until the end is delivered, and ends the handle.
 func (r *Reader) finish() {
 	r.close()
-	r.await(&r.mu, func() bool {
+	r.await(func() bool {
 		r.closed = true
 		return r.stopped || !r.busy()
 	})
@@ -141,7 +137,7 @@ func (r *Reader) finish() {
 // mayRead waits until the last piece is delivered and the reader is not paused. It returns
 // false after Stop.
 func (r *Reader) mayRead() (more bool) {
-	r.await(&r.mu, func() bool {
+	r.await(func() bool {
 		more = !r.stopped
 		return r.stopped || !r.paused && !r.busy()
 	})
@@ -237,25 +233,10 @@ func (r *Reader) callOnEnd(err error) {
 
 // Pause stops the callbacks and the reading until Resume. At most one more piece is read. If
 // Pause is called on the loop, no callback runs afterwards until Resume.
-func (r *Reader) Pause() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.paused = true
-}
+func (r *Reader) Pause() { r.pause() }
 
 // Resume undoes Pause.
-func (r *Reader) Resume() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !r.paused {
-		return
-	}
-	r.paused = false
-	if r.holds() {
-		r.loop.Post(r.deliver)
-	}
-	r.ring()
-}
+func (r *Reader) Resume() { r.resume(r.loop, r.holds, r.deliver) }
 
 // Stop ends reading, and closes the io.Reader if it is an io.Closer. Stop does not wait. If
 // Stop is called on the loop, no callback runs afterwards. A second call has no effect.

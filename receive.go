@@ -3,7 +3,6 @@ package eventloop
 import (
 	"fmt"
 	"slices"
-	"sync"
 )
 
 // maxReceived is the maximum number of values in one batch of a [Receiver].
@@ -17,15 +16,11 @@ type Receiver[T any] struct {
 	one  func(v T, ok bool)    // of Receive
 	many func(vs []T, ok bool) // of ReceiveBatch
 	ch   <-chan T
-	gate               // of the goroutine; quit is closed by Stop and by the end of the loop
 	left chan struct{} // closed when the goroutine no longer uses ch, after quit is closed
+	gate               // its mu guards the following
 
-	mu      sync.Mutex // guards the following
-	started bool       // the goroutine runs
-	taking  bool       // the goroutine is receiving and owns batch
-	paused  bool
-	stopped bool
-	calling bool // deliver is calling the function
+	started bool // the goroutine runs
+	taking  bool // the goroutine is receiving and owns batch
 	batch   []T  // received from the channel; delivered up to next
 	next    int
 	closed  bool // the channel is closed, and this is not delivered yet
@@ -90,14 +85,14 @@ func (r *Receiver[T]) receive() {
 			r.stopTaking()
 		}
 	}
-	r.awaitDelivery()
+	r.await(func() bool { return r.stopped || !r.holds() }) // until the end is delivered
 	r.loop.send((*receiverGoneTask[T])(r))
 }
 
 // mayReceive waits until the last batch is delivered and the receiver is not paused. It
 // returns false after Stop.
 func (r *Receiver[T]) mayReceive() (more bool) {
-	r.await(&r.mu, func() bool {
+	r.await(func() bool {
 		more = !r.stopped
 		r.taking = more && !r.paused && !r.holds() && !r.calling
 		return r.stopped || r.taking
@@ -143,11 +138,6 @@ func (r *Receiver[T]) stopTaking() {
 	if r.stopped {
 		close(r.left)
 	}
-}
-
-// awaitDelivery waits until the last value or the end of the channel has been delivered.
-func (r *Receiver[T]) awaitDelivery() {
-	r.await(&r.mu, func() bool { return r.stopped || !r.holds() })
 }
 
 type (
@@ -219,25 +209,10 @@ func (r *Receiver[T]) deliverNext() (more bool) {
 
 // Pause stops the calls of the function. The receiver may still receive one batch from the
 // channel, but no more.
-func (r *Receiver[T]) Pause() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.paused = true
-}
+func (r *Receiver[T]) Pause() { r.pause() }
 
 // Resume undoes Pause.
-func (r *Receiver[T]) Resume() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !r.paused {
-		return
-	}
-	r.paused = false
-	if r.holds() {
-		r.loop.Post(r.deliver)
-	}
-	r.ring()
-}
+func (r *Receiver[T]) Resume() { r.resume(r.loop, r.holds, r.deliver) }
 
 // Stop ends the handle. It returns, in order, the values that were received from the channel
 // and not delivered, even after the end of the loop. If Stop is called on the loop, the

@@ -200,12 +200,8 @@ func (l *Loop) keptBy(spare bool) []string {
 		}
 		all = append(all, h.String())
 	}
-	onLoop := l.onLoop()
 	l.mu.Lock()
-	queued := l.posts.Len() + l.taken // some of the latter may have run in this turn
-	if onLoop {
-		queued = l.posts.Len() + l.batch.Len()
-	}
+	queued := l.queuedPosts()
 	if queued > 0 && l.down.queued {
 		queued--
 	}

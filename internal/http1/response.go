@@ -216,7 +216,7 @@ func (f *Fields) Next() (name, value string, ok bool) {
 		for f.block != "" && isSpace(f.block[0]) {
 			value = Trim(value + " " + Trim(f.line()))
 		}
-		if name != "" && !(f.trailer && forbiddenTrailer(name)) {
+		if name != "" && !(f.trailer && IsForbiddenTrailer(name)) {
 			return name, value, true
 		}
 	}
@@ -281,15 +281,11 @@ func canonicalName(name []byte) {
 	}
 }
 
-// IsForbiddenTrailer reports whether a field with that name, which must be canonical,
-// is not allowed after the body.
-func IsForbiddenTrailer(name string) bool { return forbiddenTrailer(name) }
-
-// forbiddenTrailer reports whether a field is not allowed after the body and is
+// IsForbiddenTrailer reports whether a field is not allowed after the body and is
 // dropped there: it affects framing or routing, authenticates a party, or says how
 // to process content that has already been processed (RFC 9110 section 6.5.1). The
 // name must be canonical.
-func forbiddenTrailer(name string) bool {
+func IsForbiddenTrailer(name string) bool {
 	switch name {
 	case "Transfer-Encoding", "Content-Length", "Trailer", "Te", "Connection", "Keep-Alive", "Proxy-Connection", "Upgrade",
 		"Host", "Max-Forwards", "Expect", "Range", "Location", "X-Real-Ip",
