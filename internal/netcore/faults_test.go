@@ -376,11 +376,13 @@ func TestAPollerThatIsSilentLeavesOrdersAndDeadlines(t *testing.T) {
 	c.awaitPark(t)
 	c.end(t)
 
-	nc, _ = tcpPair(t)
-	c = newIdler(t, nc, true)
-	c.SetReadDeadline(time.Now().Add(time.Second))
-	c.Start()
-	c.awaitPark(t)
+	patiently(t, 300*time.Millisecond, func(d time.Duration) error {
+		nc, _ = tcpPair(t)
+		c = newIdler(t, nc, true)
+		c.SetReadDeadline(time.Now().Add(d))
+		c.Start()
+		return c.parks(t)
+	})
 	if err := wait(t, c.ended, "end"); !os.IsTimeout(err) {
 		t.Errorf("it ends with %v, want a timeout", err)
 	}

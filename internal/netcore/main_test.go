@@ -107,6 +107,16 @@ func (c *testConn) Report() {
 
 func (c *testConn) WriteFailed(err error) { c.failed <- err }
 
+// failure returns what WriteFailed was called with, or nil if it was not.
+func (c *testConn) failure() error {
+	select {
+	case err := <-c.failed:
+		return err
+	default:
+		return nil
+	}
+}
+
 func (c *testConn) Serve() { c.serve() }
 
 func (c *testConn) Poller() *Poller {
@@ -329,6 +339,26 @@ func until(t testing.TB, what string, cond func() bool) {
 		if time.Now().After(end) {
 			t.Fatalf("it never came to this: %s", what)
 		}
+	}
+}
+
+// patiently calls f with a time in which a peer, or the test itself, has to do something,
+// until f returns nil. A busy machine may take longer, so after an error f is called again
+// with more time. A fault of this package is there with every time.
+func patiently(t testing.TB, d time.Duration, f func(d time.Duration) error) {
+	t.Helper()
+	const tries = 4
+	for try := 1; ; try++ {
+		err := f(d)
+		if err == nil {
+			return
+		}
+		if try == tries {
+			t.Errorf("with %v: %v", d, err)
+			return
+		}
+		t.Logf("with %v: %v; trying a longer time", d, err)
+		d *= 3
 	}
 }
 

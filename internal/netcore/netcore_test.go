@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -281,6 +282,10 @@ func TestFinishTellsWhatAPeerThatReadsNothingDidNotGet(t *testing.T) {
 	})
 }
 
+// inKernel is a size that a kernel buffers for sending, also where the maximum is the usual
+// one of Linux, 208 KB of 2 bytes each, and more than one of 64 KB takes in receiving.
+const inKernel = 256 << 10
+
 // What fits in the buffers of the kernels is written, but not delivered.
 func TestFinishWaitsForAcknowledgements(t *testing.T) {
 	eachProbed(t, func(t *testing.T, open func(nc net.Conn) *testConn) {
@@ -289,7 +294,7 @@ func TestFinishWaitsForAcknowledgements(t *testing.T) {
 		nc.(*net.TCPConn).SetWriteBuffer(4 << 20)
 		c := open(nc)
 		c.order(func() { c.SetStall(100 * time.Millisecond) })
-		c.write(text(1 << 20))
+		c.write(text(inKernel))
 		until(t, "all is with the kernel", func() bool { return c.pending() == 0 })
 		if lost := c.finish(false); lost == 0 {
 			t.Error("nothing is lost although the peer has read nothing")
@@ -299,8 +304,8 @@ func TestFinishWaitsForAcknowledgements(t *testing.T) {
 		peer.(*net.TCPConn).SetReadBuffer(64 << 10)
 		nc.(*net.TCPConn).SetWriteBuffer(4 << 20)
 		c = open(nc)
-		c.order(func() { c.SetStall(time.Second) })
-		c.write(text(1 << 20))
+		c.order(func() { c.SetStall(watchdog / 2) })
+		c.write(text(inKernel))
 		beside(t, func() {
 			time.Sleep(50 * time.Millisecond) // a peer that takes its time
 			io.Copy(io.Discard, peer)
@@ -321,11 +326,11 @@ func TestFinishWaitsForAcknowledgementsAsLongAsTheyCome(t *testing.T) {
 		nc.(*net.TCPConn).SetWriteBuffer(4 << 20)
 		c := open(nc)
 		c.order(func() { c.SetStall(2 * time.Second) })
-		const size = 1 << 20
+		const size = inKernel
 		c.write(text(size))
 		until(t, "all is with the kernel", func() bool { return c.pending() == 0 })
 		beside(t, func() {
-			p := make([]byte, 64<<10)
+			p := make([]byte, 16<<10)
 			for n := 0; n < size; n += len(p) {
 				if _, err := io.ReadFull(peer, p); err != nil {
 					t.Errorf("cut after %d bytes: %v", n, err)
@@ -465,7 +470,7 @@ func TestFinishTellsOfAResetOfWhatTheKernelHad(t *testing.T) {
 		nc.(*net.TCPConn).SetWriteBuffer(4 << 20)
 		c := open(nc)
 		c.order(func() { c.SetStall(watchdog) })
-		c.write(text(1 << 20))
+		c.write(text(inKernel))
 		until(t, "all is with the kernel", func() bool { return c.pending() == 0 })
 		beside(t, func() {
 			time.Sleep(50 * time.Millisecond)
@@ -486,60 +491,47 @@ func TestFinishTellsOfAResetOfWhatTheKernelHad(t *testing.T) {
 // write return, but it acknowledges.
 func TestAcknowledgementsAreProgress(t *testing.T) {
 	eachProbed(t, func(t *testing.T, open func(nc net.Conn) *testConn) {
-		nc, peer := tcpPair(t)
-		peer.(*net.TCPConn).SetReadBuffer(16 << 10)
-		nc.(*net.TCPConn).SetWriteBuffer(2 << 20)
-		c := open(nc)
-		c.order(func() { c.SetStall(400 * time.Millisecond) })
-		c.write(text(16 << 20))
-		done := beside(t, func() {
+		patiently(t, 400*time.Millisecond, func(stall time.Duration) error {
+			nc, peer := tcpPair(t)
+			peer.(*net.TCPConn).SetReadBuffer(16 << 10)
+			nc.(*net.TCPConn).SetWriteBuffer(2 << 20)
+			c := open(nc)
+			c.order(func() { c.SetStall(stall) })
+			c.write(text(16 << 20))
+			defer c.abort()
 			p := make([]byte, 16<<10)
-			for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			for end := time.Now().Add(4 * stall); time.Now().Before(end); time.Sleep(stall / 20) {
 				if _, err := io.ReadFull(peer, p); err != nil {
-					t.Error("cut:", err)
-					return
+					return fmt.Errorf("cut: %w", err)
 				}
 			}
+			return c.failure()
 		})
-		wait(t, done, "end of the peer")
-		select {
-		case err := <-c.failed:
-			t.Error("WriteFailed got", err)
-		default:
-		}
-		c.abort()
 	})
 }
 
 func TestASlowPeerIsNoStall(t *testing.T) {
 	eachSocket(t, func(t *testing.T, k kind) {
-		nc, peer := k.pair(t)
-		if tc, ok := peer.(*net.TCPConn); ok {
-			tc.SetReadBuffer(64 << 10)
-		}
-		c := newConn(t, nc, k.ours)
-		c.Open()
-		c.order(func() { c.SetStall(600 * time.Millisecond) })
-		const size = 4 << 20
-		c.write(text(size))
-		done := beside(t, func() {
+		patiently(t, 600*time.Millisecond, func(stall time.Duration) error {
+			nc, peer := k.pair(t)
+			if tc, ok := peer.(*net.TCPConn); ok {
+				tc.SetReadBuffer(64 << 10)
+			}
+			c := newConn(t, nc, k.ours)
+			c.Open()
+			c.order(func() { c.SetStall(stall) })
+			const size = 4 << 20
+			c.write(text(size))
+			defer c.abort()
 			p := make([]byte, 128<<10)
-			for n := 0; n < size; {
+			for n := 0; n < size; time.Sleep(stall / 20) { // 32 times
 				m, err := io.ReadFull(peer, p)
 				if n += m; err != nil {
-					t.Errorf("cut after %d bytes: %v", n, err)
-					return
+					return fmt.Errorf("cut after %d bytes: %w", n, err)
 				}
-				time.Sleep(30 * time.Millisecond)
 			}
+			return c.failure()
 		})
-		wait(t, done, "end of the peer")
-		select {
-		case err := <-c.failed:
-			t.Error("WriteFailed got", err)
-		default:
-		}
-		c.abort()
 	})
 }
 
@@ -568,29 +560,32 @@ func TestCutEndsAWriterThatWaits(t *testing.T) {
 
 func TestPausedOutputIsHeldAlsoWhereTheWriterWaits(t *testing.T) {
 	each(t, func(t *testing.T, k kind) {
-		nc, peer := k.pair(t)
-		c := newConn(t, nc, k.ours)
-		c.Open()
-		c.order(func() { c.SetStall(300 * time.Millisecond) })
-		const size = 16 << 20
-		c.write(text(size))
-		c.Lock()
-		c.PauseOutput(true)
-		c.Unlock()
-		until(t, "no writer has it", func() bool {
+		patiently(t, 300*time.Millisecond, func(stall time.Duration) error {
+			nc, peer := k.pair(t)
+			c := newConn(t, nc, k.ours)
+			c.Open()
+			c.order(func() { c.SetStall(stall) })
+			const size = 16 << 20
+			c.write(text(size))
 			c.Lock()
-			defer c.Unlock()
-			return !c.Writing()
+			c.PauseOutput(true)
+			c.Unlock()
+			until(t, "no writer has it", func() bool {
+				c.Lock()
+				defer c.Unlock()
+				return !c.Writing()
+			})
+			time.Sleep(stall + 100*time.Millisecond)
+			c.order(func() { c.SetStall(watchdog) })
+			got := make(chan int, 1)
+			beside(t, func() { n, _ := io.Copy(io.Discard, peer); got <- int(n); peer.Close() })
+			c.order(func() { c.PauseOutput(false) })
+			c.finish(false)
+			if n := wait(t, got, "end of the peer"); n != size {
+				return fmt.Errorf("the peer read %d of %d bytes", n, size)
+			}
+			return nil
 		})
-		time.Sleep(400 * time.Millisecond) // longer than the stall
-		c.order(func() { c.SetStall(watchdog) })
-		got := make(chan int, 1)
-		beside(t, func() { n, _ := io.Copy(io.Discard, peer); got <- int(n); peer.Close() })
-		c.order(func() { c.PauseOutput(false) })
-		c.finish(false)
-		if n := wait(t, got, "end of the peer"); n != size {
-			t.Errorf("the peer read %d of %d bytes", n, size)
-		}
 	})
 }
 

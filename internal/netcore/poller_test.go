@@ -3,6 +3,7 @@ package netcore
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -86,6 +87,21 @@ func (c *idler) awaitPark(t testing.TB) {
 	if sockio.Raw {
 		until(t, "the connection is parked", c.isParked)
 	}
+}
+
+// parks waits until the connection is parked, and returns an error if it ends before.
+func (c *idler) parks(t testing.TB) error {
+	t.Helper()
+	if !sockio.Raw {
+		return nil
+	}
+	until(t, "the connection is parked, or has ended", func() bool { return c.isParked() || len(c.ended) > 0 })
+	if c.isParked() {
+		return nil
+	}
+	wait(t, c.ended, "end")
+	c.abort()
+	return errors.New("it ends before it is parked")
 }
 
 // parkable are the kinds of connections that are parked where there is a poller.
@@ -392,12 +408,16 @@ func TestManyConnectionsThatWakeAtOnceShareWorkers(t *testing.T) {
 func TestAParkedConnectionMeetsItsDeadline(t *testing.T) {
 	defer Hasten(5*time.Millisecond, 0)()
 	for _, k := range parkable() {
-		nc, _ := k.pair(t)
-		c := newIdler(t, nc, k.ours)
-		at := time.Now().Add(time.Second) // by which it is parked on a busy machine, too
-		c.SetReadDeadline(at)
-		c.Start()
-		c.awaitPark(t)
+		var c *idler
+		var at time.Time
+		patiently(t, 300*time.Millisecond, func(d time.Duration) error {
+			nc, _ := k.pair(t)
+			c = newIdler(t, nc, k.ours)
+			at = time.Now().Add(d)
+			c.SetReadDeadline(at)
+			c.Start()
+			return c.parks(t)
+		})
 		err := wait(t, c.ended, "end")
 		if early := time.Until(at); err != os.ErrDeadlineExceeded && !os.IsTimeout(err) || early > 0 {
 			t.Errorf("%s: it ends with %v, %v before its deadline", k.name, err, early)
