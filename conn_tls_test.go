@@ -558,11 +558,12 @@ func startTLSAfterEOF(t *testing.T, stream, server bool, end func(c *eventloop.C
 	l := eventloop.New(nil)
 	watch(t, l)
 	startTLS := func(c *eventloop.Conn) {
+		c.SetTimeouts(0, 200*time.Millisecond) // not from the beginning: the end has to be read in time
 		c.StartTLS(conf).Then(nil)
 		l.AfterFunc(50*time.Millisecond, func() { end(c, cancel) })
 	}
 	cfg := &eventloop.ConnConfig{
-		AllowHalfOpen: !stream, TLSServer: server, HighWater: -1, WriteTimeout: 200 * time.Millisecond,
+		AllowHalfOpen: !stream, TLSServer: server, HighWater: -1,
 		OnConnect: func(c *eventloop.Conn) { c.Write(make([]byte, 20<<20)) },
 		OnEvent: func(c *eventloop.Conn, err error) {
 			if err == io.EOF {

@@ -75,7 +75,7 @@ func TestKeptConnectionsOfAnHTTPClientAreParked(t *testing.T) {
 		t.Errorf("the response is %v, %v", res, err)
 	}
 	awaitParked(t, l, n)
-	if _, err := await(t, l.HTTP().Do(context.Background(), "GET", url+"/never", &eventloop.HTTPOptions{Timeout: 30 * time.Millisecond})); !errors.Is(err, eventloop.ErrTimeout) {
+	if _, err := await(t, l.HTTP().Do(context.Background(), "GET", url+"/never", &eventloop.HTTPOptions{Timeout: time.Second})); !errors.Is(err, eventloop.ErrTimeout) {
 		t.Errorf("a request that is not answered ends with %v, want a timeout", err)
 	}
 	awaitParked(t, l, n-1)

@@ -1768,25 +1768,33 @@ func stormServer(c net.Conn) {
 
 func TestHTTPKeptConnectionOutlivesTheTimesOfItsRequests(t *testing.T) {
 	p := newHTTPPeer(t, answerAll(httpOK))
-	mustRun(t, nil, func(l *eventloop.Loop) {
-		client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{InactivityTimeout: 500 * time.Millisecond})
-		n := 0
-		var next func()
-		next = func() {
-			client.Do(context.Background(), "POST", "http://"+p.addr, &eventloop.HTTPOptions{Timeout: time.Second}).Then(func(res *eventloop.HTTPResponse, err error) {
-				if err != nil {
-					t.Errorf("request %d: %v", n, err)
-				} else if res.Reused != (n > 0) {
-					t.Errorf("request %d: Reused = %v", n, res.Reused)
-				}
-				if n++; n < 4 {
-					l.AfterFunc(600*time.Millisecond, next) // longer than a server may be silent
-				}
-			})
+	patiently(t, 500*time.Millisecond, func(silence time.Duration) (failure error) {
+		before := p.conns.Load()
+		mustRun(t, nil, func(l *eventloop.Loop) {
+			client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{InactivityTimeout: silence})
+			n := 0
+			var next func()
+			next = func() {
+				client.Do(context.Background(), "POST", "http://"+p.addr, &eventloop.HTTPOptions{Timeout: 2 * silence}).Then(func(res *eventloop.HTTPResponse, err error) {
+					if err != nil {
+						failure = fmt.Errorf("request %d: %w", n, err)
+						return
+					}
+					if res.Reused != (n > 0) {
+						t.Errorf("request %d: Reused = %v", n, res.Reused)
+					}
+					if n++; n < 4 {
+						l.AfterFunc(silence+100*time.Millisecond, next)
+					}
+				})
+			}
+			next()
+		})
+		if failure == nil {
+			wantEqual(t, "connections", p.conns.Load()-before, 1)
 		}
-		next()
+		return failure
 	})
-	wantEqual(t, "connections", p.conns.Load(), 1)
 }
 
 func TestHTTPRequestsThatNeedAGoroutineUseKeptConnections(t *testing.T) {

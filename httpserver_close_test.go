@@ -539,7 +539,8 @@ func TestHTTPHandlerInNetHTTPBoundsBodies(t *testing.T) {
 
 func TestHTTPServerCloseEndsConnectionsThatMayBeIdleForAnyTime(t *testing.T) {
 	l, end := startLoop(t, nil)
-	cfg := &eventloop.HTTPServerConfig{ReadHeaderTimeout: time.Second, IdleTimeout: -1}
+	const forHead = 3 * time.Second // more than the clients need on a busy machine
+	cfg := &eventloop.HTTPServerConfig{ReadHeaderTimeout: forHead, IdleTimeout: -1}
 	s := serveHTTP(t, l, cfg, hai)
 	var conns []*rawClient
 	for range 5 {
@@ -549,7 +550,7 @@ func TestHTTPServerCloseEndsConnectionsThatMayBeIdleForAnyTime(t *testing.T) {
 		}
 		conns = append(conns, c)
 	}
-	time.Sleep(1200 * time.Millisecond) // the time for the head passes, which is over
+	time.Sleep(forHead + 200*time.Millisecond) // the time for the head passes, which is over
 	if n := l.Stats().HTTPServer.Conns; n != len(conns) {
 		t.Fatalf("connections = %d, want %d", n, len(conns))
 	}

@@ -2,6 +2,7 @@ package eventloop_test
 
 import (
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"testing"
@@ -18,12 +19,12 @@ func TestHTTPServerWriteTimeoutSparesAClientThatReadsSteadily(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the client reads slowly on purpose, which takes seconds")
 	}
-	const size, portion, timeout = 4 << 20, 64 << 10, 800 * time.Millisecond
+	const size, portion = 4 << 20, 64 << 10
 	inBothWays(t, func(t *testing.T, server, client *tls.Config) {
 		l, _ := startLoop(t, nil)
-		cfg := &eventloop.HTTPServerConfig{TLS: server, WriteTimeout: timeout}
-		s := serveHTTP(t, l, cfg, func(r *eventloop.HTTPRequest) { r.Respond(200, nil, make([]byte, size)) })
-		for try := 1; ; try++ {
+		patiently(t, 800*time.Millisecond, func(timeout time.Duration) error {
+			cfg := &eventloop.HTTPServerConfig{TLS: server, WriteTimeout: timeout}
+			s := serveHTTP(t, l, cfg, func(r *eventloop.HTTPRequest) { r.Respond(200, nil, make([]byte, size)) })
 			nc, err := net.Dial("tcp", s.Addr().String())
 			if err != nil {
 				t.Fatal(err)
@@ -35,24 +36,14 @@ func TestHTTPServerWriteTimeoutSparesAClientThatReadsSteadily(t *testing.T) {
 			c := newRawClient(t, nc)
 			c.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 			p := make([]byte, portion)
-			total := 0
-			var longest time.Duration
-			for {
+			for total := 0; total < size; time.Sleep(timeout / 12) { // five timeouts in all
 				n, err := io.ReadFull(c, p)
-				if total += n; err != nil {
-					break
+				if total += n; err != nil && total < size {
+					return fmt.Errorf("cut after %d of %d bytes: %w", total, size, err)
 				}
-				began := time.Now()
-				time.Sleep(70 * time.Millisecond)
-				longest = max(longest, time.Since(began))
 			}
-			if total >= size {
-				return
-			}
-			if longest < timeout/4 || try == 10 { // else a loaded machine kept it from reading steadily
-				t.Fatalf("cut after %d of %d bytes, with pauses of %v at most", total, size, longest)
-			}
-		}
+			return nil
+		})
 	})
 }
 
