@@ -120,18 +120,18 @@ func (c *Conn) Finish(over bool) (lost int64) {
 	c.Own()
 	c.SetReadDeadline(noDeadline)
 	over = c.flush(over, true)
-	if c.mayGoOn() && c.closeNotify() {
+	if c.mayContinue() && c.closeNotify() {
 		over = c.flush(over, true)
 	}
 	switch {
-	case c.mayGoOn():
+	case c.mayContinue():
 		lost = c.lingerAtEnd(over)
 	case c.WriteError() != nil: // it no longer changes
 		lost = c.unacked()
 	}
 	c.Lock()
 	defer c.Unlock()
-	c.lose(lost)
+	c.addLost(lost)
 	c.close()
 	return c.Lost()
 }
@@ -157,7 +157,7 @@ func (c *Conn) Release() net.Conn {
 	c.unwatched()
 	c.nc.SetDeadline(noDeadline)
 	if c.run.Load().tls != nil {
-		c.sec.bare.Store(true)
+		c.sec.released.Store(true)
 		return c.run.Load().tls
 	}
 	return c.nc
@@ -198,9 +198,9 @@ func (c *Conn) awaitWriter() {
 	}
 }
 
-// mayGoOn reports whether the connection is still to be ended gracefully: it was not cut
-// and has not failed.
-func (c *Conn) mayGoOn() bool {
+// mayContinue reports whether the connection is still to be ended gracefully: it was not
+// cut and has not failed.
+func (c *Conn) mayContinue() bool {
 	c.Lock()
 	defer c.Unlock()
 	return !c.cut && !c.failed()
@@ -243,7 +243,7 @@ func (c *Conn) skip() (over bool) {
 		return false
 	}
 	if err != io.EOF {
-		c.run.Load().broke = err
+		c.run.Load().readErr = err
 	}
 	return true
 }
@@ -268,7 +268,7 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 		return 0
 	}
 	now := time.Now()
-	began, since := c.lingersFrom(now), now
+	began, since := c.lingerStart(now), now
 	until := began.Add(lingerTime())
 	left, look := c.unacked(), time.Millisecond
 	for {
@@ -281,28 +281,28 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 		now = time.Now()
 		next := until
 		if left > 0 {
-			if why := c.whyLost(now.Sub(since)); why != nil {
+			if why := c.lossReason(now.Sub(since)); why != nil {
 				c.Lock()
 				c.reset, c.extra().cause = true, why
 				c.Unlock()
 				return c.unacked()
 			}
-			c.stillNeeded()
+			c.resetGuard()
 			next = now.Add(look)
 			look = min(2*look, 100*time.Millisecond)
 		} else if over || !now.Before(until) {
 			return 0
 		}
 		skipped := c.run.Load().skipped
-		over = c.pass(over, next)
-		if c.rc == nil && c.run.Load().broke != nil && left > 0 { // a failed socket forgets its output
+		over = c.readOrWait(over, next)
+		if c.rc == nil && c.run.Load().readErr != nil && left > 0 { // a failed socket forgets its output
 			c.Lock()
-			c.extra().cause = c.run.Load().broke
+			c.extra().cause = c.run.Load().readErr
 			c.Unlock()
 			return left
 		}
 		if c.run.Load().skipped > skipped {
-			until = c.longer(until, began)
+			until = c.extendLinger(until, began)
 		}
 		if left == 0 {
 			continue
@@ -315,9 +315,9 @@ func (c *Conn) lingerAtEnd(over bool) (lost int64) {
 	}
 }
 
-// lingersFrom returns the time since which the connection has only waited for the peer, at
+// lingerStart returns the time since which the connection has only waited for the peer, at
 // the latest now.
-func (c *Conn) lingersFrom(now time.Time) time.Time {
+func (c *Conn) lingerStart(now time.Time) time.Time {
 	c.Lock()
 	defer c.Unlock()
 	if e := c.x; e != nil && e.since > 0 {
@@ -334,8 +334,9 @@ func (c *Conn) isPatient() bool {
 	return c.x != nil && c.x.patience > 0 && c.sec != nil && c.stream == streamEnded
 }
 
-// longer returns the new end of lingering after input has arrived. until is the old end.
-func (c *Conn) longer(until, began time.Time) time.Time {
+// extendLinger returns the new end of lingering after input has arrived. until is the old
+// end.
+func (c *Conn) extendLinger(until, began time.Time) time.Time {
 	c.Lock()
 	last := began
 	if c.x != nil {
@@ -348,9 +349,9 @@ func (c *Conn) longer(until, began time.Time) time.Time {
 	return until
 }
 
-// pass reads once, or waits if the input has ended, until t or Wake. It reports whether
-// the input has ended.
-func (c *Conn) pass(over bool, t time.Time) bool {
+// readOrWait reads once, or waits if the input has ended, until t or Wake. It reports
+// whether the input has ended.
+func (c *Conn) readOrWait(over bool, t time.Time) bool {
 	if over {
 		c.WaitUntil(t)
 		return true
@@ -366,7 +367,7 @@ func (c *Conn) lingerQuietly(over bool) {
 		return
 	}
 	until := time.Now().Add(lingerTime())
-	for c.mayGoOn() {
+	for c.mayContinue() {
 		c.SetReadDeadline(time.Now().Add(quiet))
 		b, err := c.Read(sockio.MaxBuffer)
 		if b != nil {
@@ -404,9 +405,9 @@ func (c *Conn) unacked() int64 {
 	return int64(c.userUnacked())
 }
 
-// whyLost returns the reason why output will not be acknowledged, or nil if it may still
+// lossReason returns the reason why output will not be acknowledged, or nil if it may still
 // be. idle is the time without progress.
-func (c *Conn) whyLost(idle time.Duration) (why error) {
+func (c *Conn) lossReason(idle time.Duration) (why error) {
 	if d := c.stallTime(); d > 0 && idle >= d {
 		return os.ErrDeadlineExceeded
 	}
@@ -485,8 +486,8 @@ func (c *Conn) watchForeign(d time.Duration) {
 	s.idle = 0
 }
 
-// stillNeeded tells the guard that the wait for acknowledgements is intended.
-func (c *Conn) stillNeeded() {
+// resetGuard tells the guard that the wait for acknowledgements is intended.
+func (c *Conn) resetGuard() {
 	c.Lock()
 	defer c.Unlock()
 	if s := c.slow(); s != nil {

@@ -14,7 +14,7 @@ type epoll struct {
 	raw    syscall.RawConn
 	events []epollEvent
 	n      int
-	look   func(fd uintptr) bool
+	poll   func(fd uintptr) bool
 }
 
 type epollEvent = unix.EpollEvent
@@ -41,7 +41,7 @@ func realEpollOpen(ep *epoll) error {
 		ep.file.Close()
 		return err
 	}
-	ep.look = func(uintptr) bool {
+	ep.poll = func(uintptr) bool {
 		ep.n = epollWait(ep, ep.events)
 		return ep.n > 0
 	}
@@ -55,7 +55,7 @@ func (ep *epoll) wait(into []event) (n int, ok bool) {
 	if len(ep.events) != len(into) {
 		ep.events = make([]epollEvent, len(into))
 	}
-	if ep.raw.Read(ep.look) != nil {
+	if ep.raw.Read(ep.poll) != nil {
 		return 0, false
 	}
 	for i, e := range ep.events[:ep.n] {

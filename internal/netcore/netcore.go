@@ -207,7 +207,7 @@ type runner struct {
 	watch   bool  // try looks for a failure and does not read
 	forEnd  bool  // try also looks for the peer's end
 	skipped int64 // bytes that Finish has dropped
-	broke   error // why Finish stopped reading, if not io.EOF
+	readErr error // why Finish stopped reading, if not io.EOF
 	size    int   // of the next read
 	buf     *sockio.Buffer
 	err     error

@@ -404,7 +404,7 @@ func TestAQuietCloseOfAPeerThatStaysEndsAfterTheLinger(t *testing.T) {
 		t.Errorf("Read = %v, want ErrWoken", err)
 	}
 	now := time.Now()
-	if from := c.lingersFrom(now); now.Sub(before) < Linger || now.Sub(from) < Linger {
+	if from := c.lingerStart(now); now.Sub(before) < Linger || now.Sub(from) < Linger {
 		t.Errorf("the goroutine was woken after %v, and lingers since %v; want %v", now.Sub(before), now.Sub(from), Linger)
 	}
 	if lost := c.Finish(false); lost != 0 {

@@ -27,9 +27,9 @@ func (c *Conn) Disown() {
 	if r := c.run.Load(); r.worker == nil && c.parkable() {
 		p := c.user.Poller()
 		if r.list != nil {
-			p.part(r)
+			p.untrack(r)
 		}
-		r.worker = &worker{p: p, apart: true}
+		r.worker = &worker{p: p, uncounted: true}
 	}
 }
 
@@ -54,7 +54,7 @@ func (c *Conn) Own() {
 // the connection's goroutine.
 func (c *Conn) mayPark(r *runner) {
 	if r.list == nil && c.parkable() {
-		c.user.Poller().join(r)
+		c.user.Poller().track(r)
 	}
 }
 
@@ -74,7 +74,7 @@ func (c *Conn) stayAwake() {
 	c.Own()
 	c.staysAwake = true
 	if p := c.user.Poller(); p != nil {
-		p.part(c.run.Load())
+		p.untrack(c.run.Load())
 	}
 }
 
@@ -100,7 +100,7 @@ func (c *Conn) park(r *runner, want uint32) error {
 // goroutine stay.
 func (c *Conn) leave(p *Poller, r *runner) bool {
 	if r.worker == nil {
-		p.part(r)
+		p.untrack(r)
 	}
 	c.place.Store(placeLeaving)
 	between(c, inLeave)
@@ -136,13 +136,13 @@ func (c *Conn) resume(event bool) {
 		return
 	}
 	p.unwatch(c)
-	c.equip(p, nil)
+	c.attachRunner(p, nil)
 	c.user.Go(c.user.Serve)
 }
 
-// equip gives the connection a runner, so that it can run on w or, if w is nil, on its own
-// goroutine.
-func (c *Conn) equip(p *Poller, w *worker) {
+// attachRunner gives the connection a runner, so that it can run on w or, if w is nil, on
+// its own goroutine.
+func (c *Conn) attachRunner(p *Poller, w *worker) {
 	r := p.getRunner(c)
 	c.Lock()
 	if s := c.sec; s != nil && s.tls != nil {
@@ -177,21 +177,21 @@ func (p *Poller) putRunner(r *runner) {
 // A worker is a goroutine that runs connections, one after the other. It must not wait for
 // one of them: Own first removes it from the workers of the poller.
 type worker struct {
-	p     *Poller
-	apart bool // it is the first goroutine of a connection, and not counted in Poller.workers
-	left  bool // it now belongs to a connection
+	p         *Poller
+	uncounted bool // it is the first goroutine of a connection, and not counted in Poller.workers
+	left      bool // it now belongs to a connection
 }
 
 // leave removes w from the workers of the poller. It runs on w.
 func (w *worker) leave() {
 	w.left = true
-	if w.apart {
+	if w.uncounted {
 		return
 	}
 	w.p.mu.Lock()
 	defer w.p.mu.Unlock()
 	w.p.workers--
-	w.p.staff()
+	w.p.startWorker()
 }
 
 // enqueue queues c, which is no longer parked, for a worker.
@@ -203,11 +203,12 @@ func (p *Poller) enqueue(c *Conn) {
 		p.tokens = make(chan struct{}, maxWorkers*runtime.GOMAXPROCS(0))
 	}
 	p.queue = append(p.queue, c)
-	p.staff()
+	p.startWorker()
 }
 
-// staff wakes or starts a worker if the queue is not empty. The caller holds the lock.
-func (p *Poller) staff() {
+// startWorker wakes or starts a worker if the queue is not empty. The caller holds the
+// lock.
+func (p *Poller) startWorker() {
 	switch {
 	case p.head == len(p.queue):
 	case p.idle > 0:
@@ -237,7 +238,7 @@ func (p *Poller) work() {
 		case c == nil:
 			<-p.tokens
 		default:
-			c.equip(p, w)
+			c.attachRunner(p, w)
 			c.user.Serve()
 		}
 	}

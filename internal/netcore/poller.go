@@ -32,8 +32,8 @@ import (
 // place. So waking all connections at once does not create a goroutine for each of them,
 // whose memory the runtime would keep.
 //
-// Locks: the poller's lock is taken last, except for the locks of deadlines (deadlineMu). No
-// method of a user is called while it is held.
+// Locks: the poller's lock is taken last, except for the locks of deadlines (deadlineMu).
+// No method of a user is called while it is held.
 type Poller struct {
 	runners sync.Pool
 	wg      sync.WaitGroup // all goroutines
@@ -179,7 +179,7 @@ func (p *Poller) wait() {
 			return
 		}
 		for _, e := range events[:n] {
-			p.happened(e)
+			p.handleEvent(e)
 		}
 	}
 }
@@ -187,8 +187,8 @@ func (p *Poller) wait() {
 // An event is an event of a parked connection.
 type event struct{ slot, gen uint32 }
 
-// happened resumes the connection of an event, unless it was already resumed.
-func (p *Poller) happened(e event) {
+// handleEvent resumes the connection of an event, unless it was already resumed.
+func (p *Poller) handleEvent(e event) {
 	p.mu.Lock()
 	var c *Conn
 	if i := int(e.slot); i < len(p.slots) && p.slots[i].gen == e.gen && p.slots[i].armed {
@@ -219,7 +219,7 @@ func (p *Poller) watch(c *Conn, want uint32) bool {
 	}
 	known := c.slot >= 0
 	if !known {
-		p.place(c)
+		p.assignSlot(c)
 	}
 	s := &p.slots[c.slot]
 	s.armed, s.reads, s.deadline = true, want&wantInput != 0, deadline
@@ -227,10 +227,10 @@ func (p *Poller) watch(c *Conn, want uint32) bool {
 	p.parked++
 	if d := s.deadline; d != 0 && (p.due == 0 || d < p.due) {
 		p.due = d
-		p.soon(now, d-early())
+		p.scheduleSweep(now, d-resumeLead())
 	}
 	if s.shared {
-		p.soon(now, now+checkEvery)
+		p.scheduleSweep(now, now+checkEvery)
 	}
 	p.mu.Unlock()
 	errno := c.watchFD(&p.ep, !known, want, e)
@@ -241,7 +241,7 @@ func (p *Poller) watch(c *Conn, want uint32) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !known {
-		p.remove(c)
+		p.freeSlot(c)
 	}
 	p.failed++
 	p.retry = now + retryAfter
@@ -263,7 +263,7 @@ func (p *Poller) bound(c *Conn, at time.Duration) bool {
 	}
 	if p.due == 0 || at < p.due {
 		p.due = at
-		p.soon(now, at-early())
+		p.scheduleSweep(now, at-resumeLead())
 	}
 	return true
 }
@@ -274,7 +274,7 @@ func (p *Poller) mayWatch(deadline, now time.Duration) bool {
 	switch {
 	case p.closed || now < p.retry:
 		return false
-	case deadline != 0 && deadline < now+2*early():
+	case deadline != 0 && deadline < now+2*resumeLead():
 		return false // too soon: c would be resumed almost immediately
 	case !p.open():
 		p.failed++
@@ -284,8 +284,8 @@ func (p *Poller) mayWatch(deadline, now time.Duration) bool {
 	return true
 }
 
-// place gives c a slot. The caller holds the lock.
-func (p *Poller) place(c *Conn) {
+// assignSlot gives c a slot. The caller holds the lock.
+func (p *Poller) assignSlot(c *Conn) {
 	if n := len(p.free); n > 0 {
 		c.slot = p.free[n-1]
 		p.free = p.free[:n-1]
@@ -300,8 +300,8 @@ func (p *Poller) place(c *Conn) {
 	}
 }
 
-// remove frees the slot of c. The caller holds the lock.
-func (p *Poller) remove(c *Conn) {
+// freeSlot frees the slot of c. The caller holds the lock.
+func (p *Poller) freeSlot(c *Conn) {
 	s := &p.slots[c.slot]
 	if s.shared {
 		p.shared--
@@ -335,26 +335,26 @@ func (p *Poller) unwatchLocked(c *Conn) {
 // descriptor has a duplicate, for example in a child process, the kernel would otherwise
 // continue to watch it. It runs on the goroutine of c.
 func (p *Poller) forget(c *Conn) {
-	p.part(c.run.Load())
+	p.untrack(c.run.Load())
 	if c.slot < 0 {
 		return
 	}
 	c.unwatchFD(&p.ep)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.remove(c)
+	p.freeSlot(c)
 }
 
-// early is how long before its deadline a parked connection is resumed. It waits for the
-// rest of the time in a goroutine, so that the deadline is exact.
-func early() time.Duration { return time.Duration(sweepEvery.Load()) }
+// resumeLead is how long before its deadline a parked connection is resumed. It waits for
+// the rest of the time in a goroutine, so that the deadline is exact.
+func resumeLead() time.Duration { return time.Duration(sweepEvery.Load()) }
 
 // checkEvery is the interval at which the poller checks parked connections whose
 // descriptor other code may close: there is no event when it is closed.
 const checkEvery = time.Second
 
-// join makes sweeps check the connection of r. It runs on the connection's goroutine.
-func (p *Poller) join(r *runner) {
+// track makes sweeps check the connection of r. It runs on the connection's goroutine.
+func (p *Poller) track(r *runner) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || r.list != nil {
@@ -363,11 +363,11 @@ func (p *Poller) join(r *runner) {
 	p.awake.add(r)
 	r.quiet, p.pace = 0, 1
 	now := time.Since(epoch)
-	p.soon(now, now+time.Duration(sweepEvery.Load()))
+	p.scheduleSweep(now, now+time.Duration(sweepEvery.Load()))
 }
 
-// part undoes join. It runs on the connection's goroutine.
-func (p *Poller) part(r *runner) {
+// untrack undoes track. It runs on the connection's goroutine.
+func (p *Poller) untrack(r *runner) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if r.list != nil {
@@ -375,9 +375,9 @@ func (p *Poller) part(r *runner) {
 	}
 }
 
-// soon schedules a sweep for the time at, unless one comes earlier. The caller holds the
-// lock.
-func (p *Poller) soon(now, at time.Duration) {
+// scheduleSweep schedules a sweep for the time at, unless one comes earlier. The caller
+// holds the lock.
+func (p *Poller) scheduleSweep(now, at time.Duration) {
 	if p.alarm != 0 && p.alarm <= at {
 		return
 	}
@@ -416,18 +416,19 @@ func (p *Poller) sweepAwake(now time.Duration) {
 	changed := false
 	for range n {
 		r := p.awake.next()
-		changed = r.look(now >= p.retry) || changed
+		changed = r.checkQuiet(now >= p.retry) || changed
 	}
 	if p.pace = min(2*p.pace, slowest); changed {
 		p.pace = 1
 	}
 	every := time.Duration(sweepEvery.Load()) * time.Duration(p.pace)
-	p.soon(now, now+every*time.Duration(n)/time.Duration(p.awake.len))
+	p.scheduleSweep(now, now+every*time.Duration(n)/time.Duration(p.awake.len))
 }
 
-// look asks the connection to park itself if it is quiet and mayPark is set. It reports
-// whether the connection has been active since the last sweep, or is about to be parked.
-func (r *runner) look(mayPark bool) (changed bool) {
+// checkQuiet asks the connection to park itself if it is quiet and mayPark is set. It
+// reports whether the connection has been active since the last sweep, or is about to be
+// parked.
+func (r *runner) checkQuiet(mayPark bool) (changed bool) {
 	c := r.c
 	place := c.place.Load()
 	switch {
@@ -453,25 +454,25 @@ func (r *runner) look(mayPark bool) (changed bool) {
 // was closed by other code. The caller holds the lock.
 func (p *Poller) sweepParked(now time.Duration) (late []*Conn) {
 	check := p.shared > 0 && now >= p.checked+checkEvery
-	by := now + early()
+	by := now + resumeLead()
 	if check || p.due != 0 && p.due <= by {
-		late = p.lateBy(by, check)
+		late = p.dueBy(by, check)
 	}
 	if check {
 		p.checked = now
 	}
 	if p.due != 0 {
-		p.soon(now, p.due-early())
+		p.scheduleSweep(now, p.due-resumeLead())
 	}
 	if p.shared > 0 {
-		p.soon(now, p.checked+checkEvery)
+		p.scheduleSweep(now, p.checked+checkEvery)
 	}
 	return late
 }
 
-// lateBy returns the parked connections whose deadline is not after by, and with check
+// dueBy returns the parked connections whose deadline is not after by, and with check
 // those whose descriptor is closed. It sets due. The caller holds the lock.
-func (p *Poller) lateBy(by time.Duration, check bool) (late []*Conn) {
+func (p *Poller) dueBy(by time.Duration, check bool) (late []*Conn) {
 	p.due = 0
 	for i := range p.slots {
 		switch s := &p.slots[i]; {

@@ -173,15 +173,15 @@ func (r *runner) readNow(fd uintptr) bool {
 		case errno != 0:
 			r.err = errno
 		case n == 0:
-			r.err = r.c.endOf(fd)
+			r.err = r.c.eofReason(fd)
 		}
 	}
-	r.took(b, n)
+	r.store(b, n)
 	return true
 }
 
-// took stores b with the n bytes that were read, or releases b if n is 0.
-func (r *runner) took(b *sockio.Buffer, n int) {
+// store keeps b with the n bytes that were read, or releases b if n is 0.
+func (r *runner) store(b *sockio.Buffer, n int) {
 	if n == 0 {
 		b.Release()
 		return
@@ -190,9 +190,9 @@ func (r *runner) took(b *sockio.Buffer, n int) {
 	r.buf = b
 }
 
-// endOf returns the reason why a read of fd returned the end of the stream. If a writer
+// eofReason returns the reason why a read of fd returned the end of the stream. If a writer
 // has already received the error of a reset, the reset looks like the end of the stream.
-func (c *Conn) endOf(fd uintptr) error {
+func (c *Conn) eofReason(fd uintptr) error {
 	if !c.isShut() && wasReset(fd) {
 		return syscall.ECONNRESET
 	}
@@ -218,7 +218,7 @@ func (r *runner) readForeign() error {
 	} else {
 		n, err = r.c.foreignRead(room)
 	}
-	r.took(b, n)
+	r.store(b, n)
 	if r.c.blockWriters() {
 		r.c.unblockWriters(n > 0 || err != nil && !isTimeout(err))
 	}

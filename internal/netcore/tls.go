@@ -28,15 +28,15 @@ type secure struct {
 	clear       int          // bytes at the head of Conn.out that are plaintext
 	sealed      int          // bytes of app that are encrypted and in Conn.out
 	tls         *tls.Conn    // set after the handshake
-	tail        int          // bytes of the TLS layer that the kernel accepted after the user's last byte
-	tails       int          // the number of writes of these bytes
+	tailBytes   int          // bytes of the TLS layer that the kernel accepted after the user's last byte
+	tailWrites  int          // the number of writes of these bytes
 	mayBlock    bool         // Write may wait for a renegotiation
 	handshaking bool         // a handshake is due or in progress
 	open        bool         // Open was called after the handshake
 	userSent    bool         // the kernel may hold output of the user that the peer has not received
 
 	// Owned by the connection's goroutine.
-	dry          bool    // Read returns only bytes of early
+	bufferedOnly bool    // Read returns only bytes of early
 	trying       bool    // Read is called within the runtime poller's call of tryFD
 	sawEnd       bool    // the connection below has ended
 	receivedData bool    // bytes for the user were received
@@ -47,7 +47,7 @@ type secure struct {
 	lastReceived atomic.Int64 // when bytes last arrived, since epoch
 	flooded      atomic.Bool
 	stopped      atomic.Bool // Close was called, in a handshake
-	bare         atomic.Bool // after Release: a plain net.Conn
+	released     atomic.Bool // after Release: a plain net.Conn
 }
 
 // Secure starts TLS. Output that was appended to Queue before is still sent in plaintext.
@@ -107,7 +107,7 @@ func (c *Conn) Handshake(ctx context.Context, conf *tls.Config, client bool, ear
 		r.tls, r.sec = t, s
 		s.tls = t
 		// The peer has completed the handshake, so it has read everything before it.
-		s.userSent, s.tail, s.tails = false, 0, 0
+		s.userSent, s.tailBytes, s.tailWrites = false, 0, 0
 	}
 	return err
 }
@@ -140,10 +140,10 @@ func (r *runner) readTLS(p []byte) (n int, err error) {
 func (s *secure) wrote(n, own int) {
 	switch {
 	case own > 0 || s.sealed > 0:
-		s.userSent, s.tail, s.tails = true, 0, 0
+		s.userSent, s.tailBytes, s.tailWrites = true, 0, 0
 	case n > 0:
-		s.tail += n
-		s.tails++
+		s.tailBytes += n
+		s.tailWrites++
 	}
 }
 
@@ -206,7 +206,7 @@ func (s *secure) Read(p []byte) (int, error) {
 		s.early = s.early[n:]
 		return n, nil
 	}
-	if s.dry {
+	if s.bufferedOnly {
 		return 0, errAgain
 	}
 	n, err := s.readBelow(p)
@@ -218,7 +218,7 @@ func (s *secure) Read(p []byte) (int, error) {
 		return n, nil
 	case err == io.EOF:
 		s.sawEnd = true
-	case s.bare.Load():
+	case s.released.Load():
 	case s.stopped.Load() && isTimeout(err):
 		return 0, net.ErrClosed
 	case isTimeout(err):
@@ -241,7 +241,7 @@ func (s *secure) readBelow(p []byte) (int, error) {
 		case errno != 0:
 			return 0, errno
 		case n == 0:
-			return 0, c.endOf(s.fd)
+			return 0, c.eofReason(s.fd)
 		}
 		return n, nil
 	}
@@ -255,7 +255,7 @@ func (s *secure) readBelow(p []byte) (int, error) {
 		case errno != 0:
 			end = errno
 		case n == 0:
-			end = c.endOf(fd)
+			end = c.eofReason(fd)
 		}
 		return true
 	})
@@ -272,7 +272,7 @@ const maxReplies = 64 << 10
 // Write is called by crypto/tls. It appends p to the output of the connection.
 func (s *secure) Write(p []byte) (int, error) {
 	c := s.c
-	if s.bare.Load() {
+	if s.released.Load() {
 		return c.nc.Write(p)
 	}
 	c.Lock()
@@ -294,7 +294,7 @@ func (s *secure) Write(p []byte) (int, error) {
 // Close is called by crypto/tls when the context of a handshake ends.
 func (s *secure) Close() error {
 	c := s.c
-	if s.bare.Load() {
+	if s.released.Load() {
 		return c.nc.Close()
 	}
 	s.stopped.Store(true)
@@ -319,14 +319,14 @@ func (s *secure) SetDeadline(t time.Time) error {
 // Write never waits.
 
 func (s *secure) SetReadDeadline(t time.Time) error {
-	if s.bare.Load() {
+	if s.released.Load() {
 		return s.c.nc.SetReadDeadline(t)
 	}
 	return nil
 }
 
 func (s *secure) SetWriteDeadline(t time.Time) error {
-	if s.bare.Load() {
+	if s.released.Load() {
 		return s.c.nc.SetWriteDeadline(t)
 	}
 	return nil

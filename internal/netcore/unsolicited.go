@@ -23,9 +23,9 @@ func (c *Conn) HoldsInput() bool {
 		return false
 	}
 	var p [1]byte
-	r.sec.dry = true
+	r.sec.bufferedOnly = true
 	n, err := r.readTLS(p[:])
-	r.sec.dry = false
+	r.sec.bufferedOnly = false
 	return n > 0 || err != errAgain
 }
 

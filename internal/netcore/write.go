@@ -96,8 +96,8 @@ func (c *Conn) Lost() int64 {
 	return c.x.lost
 }
 
-// lose accounts for n bytes that are lost. The caller holds the lock.
-func (c *Conn) lose(n int64) {
+// addLost accounts for n bytes that are lost. The caller holds the lock.
+func (c *Conn) addLost(n int64) {
 	if n > 0 {
 		c.extra().lost += n
 	}
@@ -143,8 +143,8 @@ func (c *Conn) userUnacked() int {
 	switch {
 	case !ok, s != nil && !s.userSent:
 		return 0
-	case n > 0 && s != nil && s.tails > 0:
-		c.probeFD(func(fd uintptr) { n -= cost(fd, s.tail, s.tails) })
+	case n > 0 && s != nil && s.tailWrites > 0:
+		c.probeFD(func(fd uintptr) { n -= cost(fd, s.tailBytes, s.tailWrites) })
 	}
 	if n <= 1 && (c.shut || n <= 0) { // the FIN counts as one byte
 		return 0
@@ -174,7 +174,7 @@ func (c *Conn) Cut(reset bool) {
 // holds the lock.
 func (c *Conn) DropUnsealed() {
 	if s := c.sec; s != nil && s.app.Len() > 0 {
-		c.lose(int64(s.app.Len()))
+		c.addLost(int64(s.app.Len()))
 		s.app.Reset()
 	}
 }
@@ -182,11 +182,11 @@ func (c *Conn) DropUnsealed() {
 // drop empties the queues. No writer may use them. The caller holds the lock.
 func (c *Conn) drop() {
 	if s := c.sec; s != nil {
-		c.lose(int64(s.clear + s.sealed + s.app.Len()))
+		c.addLost(int64(s.clear + s.sealed + s.app.Len()))
 		s.clear, s.sealed = 0, 0
 		s.app.Reset()
 	} else {
-		c.lose(int64(c.out.Len()))
+		c.addLost(int64(c.out.Len()))
 	}
 	c.out.Reset()
 }
@@ -260,10 +260,10 @@ func (c *Conn) block() {
 
 // A blockedWriter is a writer that waits for the peer. Guarded by the lock.
 type blockedWriter struct {
-	since     time.Time // when the peer last received output
-	unacked   int       // bytes that the peer's kernel had not acknowledged at the last look
-	rechecked bool      // recheck has set a write deadline in the past
-	early     bool      // a Write timed out early, and nothing was written since then
+	since         time.Time // when the peer last received output
+	unacked       int       // bytes that the peer's kernel had not acknowledged at the last look
+	rechecked     bool      // recheck has set a write deadline in the past
+	timedOutEarly bool      // a Write timed out early, and nothing was written since then
 }
 
 // writeBlocking writes until no output is left.
@@ -294,10 +294,10 @@ func (c *Conn) writeBlocking() {
 		n, err := c.writeWaiting(space[:n])
 		c.Lock()
 		if n > 0 {
-			c.x.blocked.since, c.x.blocked.early = time.Now(), false
+			c.x.blocked.since, c.x.blocked.timedOutEarly = time.Now(), false
 			c.sent(n)
 		}
-		if err != nil && !c.excused(n, err) {
+		if err != nil && !c.isTransient(n, err) {
 			c.fail(err)
 		}
 	}
@@ -306,9 +306,9 @@ func (c *Conn) writeBlocking() {
 	returned = true
 }
 
-// looks is how often a waiting writer checks the peer's progress within the time of
-// SetStall.
-const looks = 8
+// checksPerStall is how often a waiting writer checks the peer's progress within the time
+// of SetStall.
+const checksPerStall = 8
 
 // bound sets a write deadline for the next look, or for the end of the time of SetStall if
 // progress cannot be checked. The caller holds the lock, so every later change of the
@@ -324,7 +324,7 @@ func (c *Conn) bound() {
 	left := time.Until(b.since.Add(c.stall))
 	n, ok := c.probe()
 	if b.unacked = n; ok || c.rc != nil {
-		left = min(left, c.stall/looks)
+		left = min(left, c.stall/checksPerStall)
 	}
 	if c.rc == nil {
 		c.watchForeign(left + time.Second)
@@ -341,10 +341,10 @@ func (c *Conn) unbound() {
 	c.bounded = false
 }
 
-// excused reports whether err, of a write of n bytes, is not a failure: recheck
+// isTransient reports whether err, of a write of n bytes, is not a failure: recheck
 // interrupted the write, or it was time for a look and the peer is slow. The caller holds
 // the lock.
-func (c *Conn) excused(n int, err error) bool {
+func (c *Conn) isTransient(n int, err error) bool {
 	b := c.x.blocked
 	switch {
 	case !isTimeout(err):
@@ -361,10 +361,10 @@ func (c *Conn) excused(n int, err error) bool {
 	if ok && left < b.unacked {
 		b.since = time.Now()
 	}
-	if time.Since(b.since) >= c.stall || b.early {
+	if time.Since(b.since) >= c.stall || b.timedOutEarly {
 		return false
 	}
-	b.early = !ok // the bound changed during the Write; a second time, nc itself is the cause
+	b.timedOutEarly = !ok // the bound changed during the Write; a second time, nc itself is the cause
 	return true
 }
 
@@ -439,12 +439,12 @@ func (c *Conn) sent(n int) {
 			s.sealed = 0
 		}
 	}
-	c.tell(own)
+	c.reportSent(own)
 }
 
-// tell reports n sent bytes to the user. The caller holds the lock, which is released
+// reportSent reports n sent bytes to the user. The caller holds the lock, which is released
 // while the user reports.
-func (c *Conn) tell(n int) {
+func (c *Conn) reportSent(n int) {
 	if c.cut {
 		return
 	}
@@ -480,7 +480,7 @@ func (c *Conn) produce() {
 	case err != nil:
 		c.fail(err)
 	case c.out.Len() == 0: // TLS may have added its close_notify
-		c.tell(0)
+		c.reportSent(0)
 	}
 }
 
