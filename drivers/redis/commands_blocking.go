@@ -8,7 +8,7 @@ import (
 	"github.com/onloop/eventloop/drivers/redis/internal/resp"
 )
 
-// A Popped is an element with the key from which it was taken.
+// A Popped is a removed element with its key.
 type Popped struct{ Key, Value string }
 
 // BLPop removes and returns the first element of the first list that is not empty. If all
@@ -31,7 +31,7 @@ func (c *Client) BLMove(ctx context.Context, wait time.Duration, from, to string
 	return do(ctx, &c.Commands, toString, "BLMOVE", from, to, string(take), string(put), seconds(wait))
 }
 
-// A PoppedScored is a member of a sorted set with the key from which it was taken.
+// A PoppedScored is a removed member of a sorted set with its key.
 type PoppedScored struct {
 	Key string
 	Scored

@@ -12,29 +12,29 @@ func (x *Commands) HGet(ctx context.Context, key, field string) *eventloop.Futur
 }
 
 // HSet sets fields of a hash: HSet(ctx, key, "field1", value1, "field2", value2). It
-// returns how many fields are new.
+// returns the number of new fields.
 func (x *Commands) HSet(ctx context.Context, key string, fieldsAndValues ...any) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "HSET", key, fieldsAndValues)
 }
 
-// HSetNX sets a field of a hash if it does not exist, and reports whether it did so.
+// HSetNX sets a field of a hash if the field does not exist, and reports whether it was set.
 func (x *Commands) HSetNX(ctx context.Context, key, field string, value any) *eventloop.Future[bool] {
 	return run(ctx, x, toBool, "HSETNX", key, field, value)
 }
 
-// HGetAll returns all fields of a hash. Of a key that does not exist the map is empty.
-// To get a struct, use Do[T] with HGETALL.
+// HGetAll returns all fields of a hash. If the key does not exist, the map is empty. To get a
+// struct, use Do[T] with HGETALL.
 func (x *Commands) HGetAll(ctx context.Context, key string) *eventloop.Future[map[string]string] {
 	return run(ctx, x, toStringMap, "HGETALL", key)
 }
 
-// HMGet returns the values of fields of a hash, in their order. The value of a field
-// that does not exist is nil.
+// HMGet returns the values of fields of a hash, in the order of the fields. The value of a
+// field that does not exist is nil.
 func (x *Commands) HMGet(ctx context.Context, key string, fields ...string) *eventloop.Future[[]*string] {
 	return run(ctx, x, decodeReflect[[]*string], "HMGET", key, fields)
 }
 
-// HDel deletes fields of a hash and returns how many existed.
+// HDel deletes fields of a hash and returns the number of fields that existed.
 func (x *Commands) HDel(ctx context.Context, key string, fields ...string) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "HDEL", key, fields)
 }
@@ -54,7 +54,7 @@ func (x *Commands) HKeys(ctx context.Context, key string) *eventloop.Future[[]st
 	return run(ctx, x, toStrings, "HKEYS", key)
 }
 
-// HIncrBy adds n to a number in a hash and returns it.
+// HIncrBy adds n to a number in a hash and returns the result.
 func (x *Commands) HIncrBy(ctx context.Context, key, field string, n int64) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "HINCRBY", key, field, n)
 }

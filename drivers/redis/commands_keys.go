@@ -8,7 +8,7 @@ import (
 	"github.com/onloop/eventloop/drivers/redis/internal/resp"
 )
 
-// Del deletes keys and returns how many existed.
+// Del deletes keys and returns the number of keys that existed.
 func (x *Commands) Del(ctx context.Context, keys ...string) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "DEL", keys)
 }
@@ -18,7 +18,7 @@ func (x *Commands) Unlink(ctx context.Context, keys ...string) *eventloop.Future
 	return run(ctx, x, toInt, "UNLINK", keys)
 }
 
-// Exists returns how many of the keys exist.
+// Exists returns the number of keys that exist. A key that is named twice counts twice.
 func (x *Commands) Exists(ctx context.Context, keys ...string) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "EXISTS", keys)
 }
@@ -33,7 +33,7 @@ func (x *Commands) Rename(ctx context.Context, key, name string) *eventloop.Futu
 	return run(ctx, x, toNothing, "RENAME", key, name)
 }
 
-// Expire makes a key expire after d; if d is zero or negative, at once. The result is
+// Expire makes a key expire after d, or at once if d is zero or negative. The result is
 // false if the key does not exist.
 func (x *Commands) Expire(ctx context.Context, key string, d time.Duration) *eventloop.Future[bool] {
 	return run(ctx, x, toBool, "PEXPIRE", key, milliseconds(d))
@@ -72,8 +72,8 @@ func toTTL(v resp.Value) (time.Duration, error) {
 	return time.Duration(n) * time.Millisecond, nil
 }
 
-// Copy copies the value of a key. The result is false if the key does not exist, or if
-// the other exists and replace is false.
+// Copy copies the value of a key to another key. The result is false if from does not exist,
+// or if to exists and replace is false.
 func (x *Commands) Copy(ctx context.Context, from, to string, replace bool) *eventloop.Future[bool] {
 	if replace {
 		return run(ctx, x, toBool, "COPY", from, to, "REPLACE")

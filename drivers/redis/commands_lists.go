@@ -6,23 +6,25 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// LPush adds values at the beginning of a list, one after the other, and returns its
-// length.
+// LPush adds values at the beginning of a list, one after another, so that the last value
+// becomes the first element. It returns the length of the list.
 func (x *Commands) LPush(ctx context.Context, key string, values ...any) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "LPUSH", key, values)
 }
 
-// RPush adds values at the end of a list and returns its length.
+// RPush adds values at the end of a list and returns the length of the list.
 func (x *Commands) RPush(ctx context.Context, key string, values ...any) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "RPUSH", key, values)
 }
 
-// LPop takes the first element of a list. If there is none, it fails with [ErrNil].
+// LPop removes and returns the first element of a list. If there is none, it fails with
+// [ErrNil].
 func (x *Commands) LPop(ctx context.Context, key string) *eventloop.Future[string] {
 	return run(ctx, x, toString, "LPOP", key)
 }
 
-// RPop takes the last element of a list. If there is none, it fails with [ErrNil].
+// RPop removes and returns the last element of a list. If there is none, it fails with
+// [ErrNil].
 func (x *Commands) RPop(ctx context.Context, key string) *eventloop.Future[string] {
 	return run(ctx, x, toString, "RPOP", key)
 }
@@ -38,23 +40,25 @@ func (x *Commands) LRange(ctx context.Context, key string, start, stop int64) *e
 	return run(ctx, x, toStrings, "LRANGE", key, start, stop)
 }
 
-// LIndex returns an element of a list, or fails with [ErrNil].
+// LIndex returns element i of a list, counted from 0 or, if i is negative, from the end. If
+// there is no such element, it fails with [ErrNil].
 func (x *Commands) LIndex(ctx context.Context, key string, i int64) *eventloop.Future[string] {
 	return run(ctx, x, toString, "LINDEX", key, i)
 }
 
-// LSet replaces an element of a list.
+// LSet replaces element i of a list. The index is that of LIndex.
 func (x *Commands) LSet(ctx context.Context, key string, i int64, value any) *eventloop.Future[struct{}] {
 	return run(ctx, x, toNothing, "LSET", key, i, value)
 }
 
-// LRem removes elements that are equal to value and returns how many: the first count of
-// them, the last if count is negative, all if it is 0.
+// LRem removes elements that are equal to value, and returns the number of removed elements.
+// It removes the first count of them, the last -count if count is negative, or all if count
+// is 0.
 func (x *Commands) LRem(ctx context.Context, key string, count int64, value any) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "LREM", key, count, value)
 }
 
-// LTrim keeps the elements of a list from start to stop, both included.
+// LTrim removes all elements of a list except those from start to stop, both included.
 func (x *Commands) LTrim(ctx context.Context, key string, start, stop int64) *eventloop.Future[struct{}] {
 	return run(ctx, x, toNothing, "LTRIM", key, start, stop)
 }
@@ -68,8 +72,8 @@ const (
 	Right Side = "RIGHT"
 )
 
-// LMove takes an element from an end of a list, adds it at an end of another, or the
-// same, and returns it. If there is none, it fails with [ErrNil].
+// LMove removes an element from one end of a list, adds it at one end of another list or of
+// the same list, and returns it. If there is no element, it fails with [ErrNil].
 func (x *Commands) LMove(ctx context.Context, from, to string, take, put Side) *eventloop.Future[string] {
 	return run(ctx, x, toString, "LMOVE", from, to, string(take), string(put))
 }

@@ -15,7 +15,7 @@ func (x *Commands) PFAdd(ctx context.Context, key string, elements ...any) *even
 	return run(ctx, x, toBool, "PFADD", key, elements)
 }
 
-// PFCount estimates how many different elements were added to the HyperLogLogs.
+// PFCount estimates the number of different elements that were added to the HyperLogLogs.
 func (x *Commands) PFCount(ctx context.Context, keys ...string) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "PFCOUNT", keys)
 }
@@ -32,7 +32,7 @@ type Place struct {
 	Distance            float64 // in meters, from the center of a search; else 0
 }
 
-// GeoAdd adds places to an index, or moves them, and returns how many are new.
+// GeoAdd adds places to an index, or moves them, and returns the number of new places.
 func (x *Commands) GeoAdd(ctx context.Context, key string, places ...Place) *eventloop.Future[int64] {
 	args := make([]any, 0, 3*len(places))
 	for _, p := range places {
@@ -46,8 +46,8 @@ func (x *Commands) GeoDist(ctx context.Context, key, a, b string) *eventloop.Fut
 	return run(ctx, x, toFloat, "GEODIST", key, a, b, "m")
 }
 
-// GeoSearch returns the places within radius meters of a position, nearest first, and at
-// most limit of them; all, if limit is 0.
+// GeoSearch returns the places within radius meters of a position, nearest first. It returns
+// at most limit places, or all if limit is 0.
 func (x *Commands) GeoSearch(ctx context.Context, key string, longitude, latitude, radius float64, limit int) *eventloop.Future[[]Place] {
 	if limit < 0 {
 		return invalid[[]Place](x, errNegative("GeoSearch", limit))
@@ -84,17 +84,17 @@ func toPlaces(v resp.Value) ([]Place, error) {
 	return all, nil
 }
 
-// Publish sends a message to the subscribers of a channel and returns how many got it.
+// Publish sends a message to the subscribers of a channel and returns the number of receivers.
 func (x *Commands) Publish(ctx context.Context, channel string, message any) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "PUBLISH", channel, message)
 }
 
-// SPublish is Publish for a channel of a shard, see SubscribeOptions.Shards.
+// SPublish is like Publish, for a shard channel, see SubscribeOptions.Shards.
 func (x *Commands) SPublish(ctx context.Context, channel string, message any) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "SPUBLISH", channel, message)
 }
 
-// Ping checks the connection. It succeeds with PONG.
+// Ping checks the connection. The result is "PONG".
 func (x *Commands) Ping(ctx context.Context) *eventloop.Future[string] {
 	return run(ctx, x, toString, "PING")
 }

@@ -6,12 +6,12 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// SAdd adds members to a set and returns how many are new.
+// SAdd adds members to a set and returns the number of new members.
 func (x *Commands) SAdd(ctx context.Context, key string, members ...any) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "SADD", key, members)
 }
 
-// SRem removes members from a set and returns how many it had.
+// SRem removes members from a set and returns the number of removed members.
 func (x *Commands) SRem(ctx context.Context, key string, members ...any) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "SREM", key, members)
 }
@@ -31,22 +31,23 @@ func (x *Commands) SCard(ctx context.Context, key string) *eventloop.Future[int6
 	return run(ctx, x, toInt, "SCARD", key)
 }
 
-// SPop takes a member of a set at random. If there is none, it fails with [ErrNil].
+// SPop removes and returns a random member of a set. If there is none, it fails with
+// [ErrNil].
 func (x *Commands) SPop(ctx context.Context, key string) *eventloop.Future[string] {
 	return run(ctx, x, toString, "SPOP", key)
 }
 
-// SInter returns the members that all of the sets have.
+// SInter returns the intersection of sets.
 func (x *Commands) SInter(ctx context.Context, keys ...string) *eventloop.Future[[]string] {
 	return run(ctx, x, toStrings, "SINTER", keys)
 }
 
-// SUnion returns the members that any of the sets has.
+// SUnion returns the union of sets.
 func (x *Commands) SUnion(ctx context.Context, keys ...string) *eventloop.Future[[]string] {
 	return run(ctx, x, toStrings, "SUNION", keys)
 }
 
-// SDiff returns the members of the first set that none of the others has.
+// SDiff returns the members of the first set that are not in any other set.
 func (x *Commands) SDiff(ctx context.Context, keys ...string) *eventloop.Future[[]string] {
 	return run(ctx, x, toStrings, "SDIFF", keys)
 }

@@ -17,7 +17,7 @@ type Entry struct {
 // A Field is a name with a value.
 type Field struct{ Name, Value string }
 
-// Get returns the value of the first field with a name, or "".
+// Get returns the value of the first field with the name, or "".
 func (e Entry) Get(name string) string {
 	for _, f := range e.Fields {
 		if f.Name == name {
@@ -33,7 +33,8 @@ func (x *Commands) XAdd(ctx context.Context, stream string, fieldsAndValues ...a
 	return run(ctx, x, toString, "XADD", stream, "*", fieldsAndValues)
 }
 
-// XAddMax is XAdd, and removes the oldest entries so that the stream has about max.
+// XAddMax is like XAdd, but also removes the oldest entries, so that the stream has about max
+// entries.
 func (x *Commands) XAddMax(ctx context.Context, stream string, max int64, fieldsAndValues ...any) *eventloop.Future[string] {
 	return run(ctx, x, toString, "XADD", stream, "MAXLEN", "~", max, "*", fieldsAndValues)
 }
@@ -43,14 +44,14 @@ func (x *Commands) XLen(ctx context.Context, stream string) *eventloop.Future[in
 	return run(ctx, x, toInt, "XLEN", stream)
 }
 
-// XDel deletes entries of a stream and returns how many existed.
+// XDel deletes entries of a stream and returns the number of entries that existed.
 func (x *Commands) XDel(ctx context.Context, stream string, ids ...string) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "XDEL", stream, ids)
 }
 
-// XRange returns the entries with IDs from start to end, both included, and at most
-// count of them; all, if count is 0. The first possible ID is "-", the last is "+", and
-// "(" in front of an ID excludes it.
+// XRange returns the entries with IDs from start to end, both included. It returns at most
+// count entries, or all if count is 0. The ID "-" is the first possible ID, and "+" the last.
+// A "(" in front of an ID excludes it.
 func (x *Commands) XRange(ctx context.Context, stream, start, end string, count int) *eventloop.Future[[]Entry] {
 	if count < 0 {
 		return invalid[[]Entry](x, errNegative("XRange", count))
@@ -62,9 +63,9 @@ func (x *Commands) XRange(ctx context.Context, stream, start, end string, count 
 }
 
 // XRead returns entries of a stream that are newer than an ID, at most count of them if
-// count is positive. If there are none it waits for up to block, or does not wait if
-// block is 0, or waits without end if it is negative; then it fails with [ErrNil]. The
-// ID "$" means what is added from now on.
+// count is positive. If there are none, it waits for up to block, and then fails with
+// [ErrNil]. If block is 0, it does not wait. If block is negative, it waits without end. The
+// ID "$" selects entries that are added from now on.
 func (c *Client) XRead(ctx context.Context, stream, after string, count int, block time.Duration) *eventloop.Future[[]Entry] {
 	args := readArgs([]any{"XREAD"}, count, block)
 	return do(ctx, &c.Commands, toEntriesOfOne, append(args, "STREAMS", stream, after)...)
@@ -84,7 +85,7 @@ func readArgs(args []any, count int, block time.Duration) []any {
 	return args
 }
 
-// XGroupCreate makes a group of consumers of a stream, and the stream if there is none.
+// XGroupCreate creates a consumer group of a stream, and the stream if it does not exist.
 // The group begins after an ID: "0" is the beginning of the stream, "$" its end. If the
 // group exists, the result is false.
 func (x *Commands) XGroupCreate(ctx context.Context, stream, group, after string) *eventloop.Future[bool] {
@@ -104,7 +105,7 @@ func (x *Commands) XGroupDestroy(ctx context.Context, stream, group string) *eve
 	return run(ctx, x, toBool, "XGROUP", "DESTROY", stream, group)
 }
 
-// XReadGroup returns entries that no consumer of the group has got before, and makes
+// XReadGroup returns entries that no consumer of the group has received before, and makes
 // them pending for this consumer until XAck. See [Client.XRead] for count and block. To
 // receive entries continuously, see [Client.Consume].
 func (c *Client) XReadGroup(ctx context.Context, stream, group, consumer string, count int, block time.Duration) *eventloop.Future[[]Entry] {
@@ -112,7 +113,7 @@ func (c *Client) XReadGroup(ctx context.Context, stream, group, consumer string,
 	return do(ctx, &c.Commands, toEntriesOfOne, append(args, "STREAMS", stream, ">")...)
 }
 
-// XAck says that entries are done, and returns how many were pending.
+// XAck acknowledges entries, and returns the number of entries that were pending.
 func (x *Commands) XAck(ctx context.Context, stream, group string, ids ...string) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "XACK", stream, group, ids)
 }
@@ -123,9 +124,9 @@ type Claim struct {
 	Entries []Entry
 }
 
-// XAutoClaim makes entries that have been pending for minIdle, for any consumer of the
-// group, pending for this one, and returns at most count of them. It begins at the ID
-// start.
+// XAutoClaim returns entries that have been pending for at least minIdle, for any consumer of
+// the group, and makes them pending for this consumer. It begins at the ID start and returns
+// at most count entries.
 func (x *Commands) XAutoClaim(ctx context.Context, stream, group, consumer string, minIdle time.Duration, start string, count int) *eventloop.Future[Claim] {
 	return run(ctx, x, toClaim, "XAUTOCLAIM", stream, group, consumer, milliseconds(minIdle), start, "COUNT", count)
 }

@@ -19,7 +19,7 @@ func (x *Commands) GetDel(ctx context.Context, key string) *eventloop.Future[str
 	return run(ctx, x, toString, "GETDEL", key)
 }
 
-// GetEx is Get, and makes the key expire after d; with d of zero, never. A negative d is
+// GetEx is like Get, and makes the key expire after d, or never if d is zero. A negative d is
 // an error.
 func (x *Commands) GetEx(ctx context.Context, key string, d time.Duration) *eventloop.Future[string] {
 	if d < 0 {
@@ -40,14 +40,14 @@ func milliseconds(d time.Duration) int64 {
 	return ms
 }
 
-// Set sets the value of a key, which does not expire. For conditions and expiry see
+// Set sets the value of a key. The key does not expire. For conditions and expiry, see
 // [Commands.SetWith].
 func (x *Commands) Set(ctx context.Context, key string, value any) *eventloop.Future[struct{}] {
 	return run(ctx, x, toNothing, "SET", key, value)
 }
 
-// SetOptions are conditions of SetWith, and what else it does. At most one of TTL, At and
-// KeepTTL may be set; without them the key does not expire.
+// SetOptions are the conditions and the expiry of SetWith. At most one of TTL, At and KeepTTL
+// may be set. Without them, the key does not expire.
 type SetOptions struct {
 	// TTL is the time after which the key expires. It must not be negative.
 	TTL time.Duration
@@ -55,15 +55,15 @@ type SetOptions struct {
 	// At is the time at which the key expires.
 	At time.Time
 
-	// KeepTTL keeps the time at which the key expires.
+	// KeepTTL keeps the previous expiry of the key.
 	KeepTTL bool
 
-	// IfMissing and IfExists set the key only if it does not exist, or exists. At most
+	// IfMissing sets the key only if it does not exist, IfExists only if it exists. At most
 	// one of them may be set.
 	IfMissing, IfExists bool
 }
 
-// check returns why the options are not valid, or nil.
+// check returns an error if the options are invalid.
 func (o *SetOptions) check() error {
 	switch ttl, at := o.TTL != 0, !o.At.IsZero(); {
 	case o.TTL < 0:
@@ -76,8 +76,8 @@ func (o *SetOptions) check() error {
 	return nil
 }
 
-// SetWith sets the value of a key under conditions. The result is false if a condition
-// did not hold. Options that exclude each other are an error.
+// SetWith sets the value of a key, with conditions and expiry. The result is false if a
+// condition did not hold. Options that exclude each other are an error.
 func (x *Commands) SetWith(ctx context.Context, key string, value any, o SetOptions) *eventloop.Future[bool] {
 	if err := o.check(); err != nil {
 		return invalid[bool](x, err)
@@ -100,13 +100,13 @@ func (x *Commands) SetWith(ctx context.Context, key string, value any, o SetOpti
 	return run(ctx, x, toDone, args...)
 }
 
-// GetSet sets the value of a key and returns the one before. If there was none, it fails
-// with [ErrNil], and the value is set.
+// GetSet sets the value of a key and returns the previous value. If there was none, it sets
+// the value and fails with [ErrNil].
 func (x *Commands) GetSet(ctx context.Context, key string, value any) *eventloop.Future[string] {
 	return run(ctx, x, toString, "SET", key, value, "GET")
 }
 
-// MGet returns the values of keys, in their order. The value of a key that does not
+// MGet returns the values of keys, in the order of the keys. The value of a key that does not
 // exist is nil.
 func (x *Commands) MGet(ctx context.Context, keys ...string) *eventloop.Future[[]*string] {
 	return run(ctx, x, decodeReflect[[]*string], "MGET", keys)
@@ -117,7 +117,7 @@ func (x *Commands) MSet(ctx context.Context, keysAndValues ...any) *eventloop.Fu
 	return run(ctx, x, toNothing, "MSET", keysAndValues)
 }
 
-// Append appends to the value of a key and returns its length.
+// Append appends to the value of a key and returns the new length, in bytes.
 func (x *Commands) Append(ctx context.Context, key string, value any) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "APPEND", key, value)
 }
@@ -133,22 +133,22 @@ func (x *Commands) GetRange(ctx context.Context, key string, start, end int64) *
 	return run(ctx, x, toString, "GETRANGE", key, start, end)
 }
 
-// Incr adds 1 to a number and returns it. A key that does not exist is 0 before.
+// Incr adds 1 to a number and returns the result. A key that does not exist counts as 0.
 func (x *Commands) Incr(ctx context.Context, key string) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "INCR", key)
 }
 
-// IncrBy adds n to a number and returns it.
+// IncrBy adds n to a number and returns the result.
 func (x *Commands) IncrBy(ctx context.Context, key string, n int64) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "INCRBY", key, n)
 }
 
-// IncrByFloat adds f to a number and returns it.
+// IncrByFloat adds f to a number and returns the result.
 func (x *Commands) IncrByFloat(ctx context.Context, key string, f float64) *eventloop.Future[float64] {
 	return run(ctx, x, toFloat, "INCRBYFLOAT", key, f)
 }
 
-// Decr subtracts 1 from a number and returns it.
+// Decr subtracts 1 from a number and returns the result.
 func (x *Commands) Decr(ctx context.Context, key string) *eventloop.Future[int64] {
 	return run(ctx, x, toInt, "DECR", key)
 }

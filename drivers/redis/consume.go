@@ -64,7 +64,7 @@ type Consumer struct {
 	from    string // where the next claim begins
 	over    bool
 
-	closed atomic.Bool // at once, on whichever goroutine
+	closed atomic.Bool // set at once, on the caller's goroutine
 }
 
 // A Delivery is an entry that was delivered to the application.
@@ -80,7 +80,7 @@ const (
 )
 
 // Consume begins to read a stream as a member of a group. It fails if an option is missing
-// or not valid, and with net.ErrClosed if the client is closed.
+// or invalid, and with net.ErrClosed if the client is closed.
 func (c *Client) Consume(o ConsumeOptions) (*Consumer, error) {
 	switch {
 	case o.Stream == "" || o.Group == "" || o.Consumer == "":

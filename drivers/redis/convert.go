@@ -14,18 +14,18 @@ import (
 
 // As converts a reply to a T:
 //
-//   - string and []byte: any reply that is a text or a number;
-//   - integers, floats: numbers, and texts that are numbers;
-//   - bool: a bool, the integers 1 and 0, the texts "1" and "0", and the status OK;
-//   - slices: arrays and sets, and maps as their keys and values in turn;
-//   - maps: maps, arrays of keys and values in turn, and arrays of pairs;
-//   - structs: the same, with the names of fields as keys, in any case; the tag
-//     `redis:"name"` gives a field another name, `redis:"-"` leaves it out. Keys
-//     without a field are ignored;
-//   - pointers: nil for a nil reply;
-//   - any: nil, string, int64, float64, bool, []any, or map[string]any; an error that
-//     is an element is an [*Error];
-//   - [Reply]: as it is.
+//   - string and []byte: from a text or a number
+//   - integers, floats: from a number, or a text that is a number
+//   - bool: from a bool, the integers 1 and 0, the texts "1" and "0", and the status OK
+//   - slices: from an array, a set, or a map, with alternating keys and values
+//   - maps: from a map, an array with alternating keys and values, or an array of pairs
+//   - structs: like maps, with the names of fields as keys, in any case. The tag
+//     `redis:"name"` gives a field another name, and `redis:"-"` excludes it. Keys
+//     without a field are ignored
+//   - pointers: nil for a nil reply
+//   - any: nil, string, int64, float64, bool, []any or map[string]any. An error that
+//     is an element becomes an [*Error]
+//   - [Reply]: the unchanged reply
 //
 // An error reply is returned as an [*Error], and a nil reply as [ErrNil], unless T can
 // represent nil. Defined types with these underlying types are converted, too. Versions 2

@@ -41,8 +41,8 @@ type linkHost interface {
 	answered(over tally)
 	dropped(over tally)
 
-	// unasked handles pushes, and values that arrive while no request waits for a reply.
-	unasked(v resp.Value) error
+	// unsolicited handles pushes, and values that arrive while no request awaits a reply.
+	unsolicited(v resp.Value) error
 
 	// brake reports whether the link must not read until link.pause(false).
 	brake() bool
@@ -125,7 +125,7 @@ func (lk *link) onData(c *eventloop.Conn, data []byte) {
 func (lk *link) handle(v resp.Value, over *tally) {
 	r := lk.inFlight.front()
 	if r == nil || v.Kind == resp.Push {
-		if err := lk.host.unasked(v); err != nil {
+		if err := lk.host.unsolicited(v); err != nil {
 			lk.end(err)
 		}
 		return
@@ -142,8 +142,8 @@ func (lk *link) handle(v resp.Value, over *tally) {
 	}
 }
 
-// errUnasked ends a connection that received an unsolicited reply.
-var errUnasked = &badReply{errors.New("a reply that no command asked for"), ErrMalformed}
+// errUnsolicited ends a connection that received an unsolicited reply.
+var errUnsolicited = &badReply{errors.New("a reply without a command"), ErrMalformed}
 
 // handshakeDone lets the host use the link.
 func (lk *link) handshakeDone() {

@@ -166,11 +166,11 @@ func (p *pipe) answered(over tally) {
 func (p *pipe) dropped(over tally) { p.done(over) }
 func (p *pipe) brake() bool        { return false }
 
-func (p *pipe) unasked(v resp.Value) error {
+func (p *pipe) unsolicited(v resp.Value) error {
 	if v.Kind == resp.Push {
 		return nil // an unsolicited push, such as those of CLIENT TRACKING
 	}
-	return errUnasked
+	return errUnsolicited
 }
 
 func (p *pipe) sendFailed(err error) {

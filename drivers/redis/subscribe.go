@@ -347,8 +347,8 @@ func (s *Subscription) answered(tally)   {}
 func (s *Subscription) dropped(tally)    {}
 func (s *Subscription) sendFailed(error) {}
 
-// unasked implements linkHost. It handles all input of the connection.
-func (s *Subscription) unasked(v resp.Value) error {
+// unsolicited implements linkHost. It handles all input of the connection.
+func (s *Subscription) unsolicited(v resp.Value) error {
 	s.heard = true
 	if v.Kind == resp.Error {
 		return s.refusedChange(&Error{v.Str})
@@ -366,7 +366,7 @@ func (s *Subscription) unasked(v resp.Value) error {
 		return nil
 	}
 	if len(e) < 2 {
-		return errUnasked
+		return errUnsolicited
 	}
 	switch e[0].Str {
 	case "subscribe", "psubscribe", "ssubscribe":

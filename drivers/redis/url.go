@@ -17,17 +17,17 @@ import (
 //	rediss://host                       with TLS
 //	unix://user:password@/run/redis.sock?db=3
 //
-// The host is localhost and the port 6379 if they are missing. The path is the number
-// of the database. The parameters are db, name, timeout and connect_timeout
-// (durations such as 500ms), protocol (2 or 3), and skip_verify (true disables the
-// verification of the server's certificate). Other parameters are errors.
+// The host defaults to localhost and the port to 6379. The path is the number of the
+// database. The parameters are db, name, timeout and connect_timeout (durations such as
+// 500ms), protocol (2 or 3), and skip_verify (true disables the verification of the server's
+// certificate). Other parameters are errors.
 //
 // Special characters of the user and the password must be percent-encoded.
-// An error does not repeat parts of the URL that may belong to a password.
+// An error does not include parts of the URL that may belong to a password.
 func ParseURL(s string) (*Options, error) {
 	u, err := url.Parse(s)
 	if err != nil || u.Fragment != "" {
-		return nil, errURL // the error of url.Parse repeats parts of the URL
+		return nil, errURL // the error of url.Parse includes parts of the URL
 	}
 	o, err := parseURL(u)
 	if err != nil && u.User == nil && strings.Contains(s, "@") {

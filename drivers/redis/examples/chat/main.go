@@ -1,10 +1,10 @@
-// Chat is a chat over channels of Redis. Lines of the standard input are messages to a
-// room, and the messages of all members are printed. Run it in several terminals:
+// Chat is a chat over channels of Redis. It sends each line of the standard input as a
+// message to a room, and prints the messages of all members. Run it in several terminals:
 //
 //	go run ./examples/chat -name Ada -room go
 //
-// "/join ROOM" and "/leave ROOM" change the rooms, "/quit" and the end of the input end
-// the program.
+// "/join ROOM" and "/leave ROOM" change the rooms. The program ends with "/quit" or at the
+// end of the input.
 package main
 
 import (
@@ -53,9 +53,9 @@ type member struct {
 	s    *redis.Subscription
 	in   *eventloop.Reader
 	name string
-	room string // where messages go
+	room string // the room that gets the messages
 	out  io.Writer
-	line []byte // the beginning of a line
+	line []byte // the incomplete last line
 }
 
 const prefix = "chat:"
@@ -84,7 +84,7 @@ func join(l *eventloop.Loop, c *redis.Client, name, room string, in io.Reader, o
 	})
 }
 
-// read takes pieces of the input.
+// read handles a chunk of the input.
 func (m *member) read(p []byte) {
 	m.line = append(m.line, p...)
 	for {
@@ -121,7 +121,7 @@ func (m *member) say(text string) {
 	})
 }
 
-// quit leaves when the last message is out.
+// quit leaves the chat when the last message is sent.
 func (m *member) quit() {
 	m.c.Close().Then(func(struct{}, error) {})
 }

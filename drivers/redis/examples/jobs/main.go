@@ -3,10 +3,10 @@
 //	go run ./examples/jobs add 'send mail 1' 'send mail 2'
 //	go run ./examples/jobs work -workers 4
 //
-// A worker moves a job from the list "jobs" to a list of its own, does it, and removes it
-// there. So a job that was not finished is not lost: a worker that starts puts back what
-// is in its list. A job may be done twice that way, and never not at all. Ctrl-C lets
-// workers finish what they do.
+// A worker moves a job from the list "jobs" to its own list, runs it, and removes it from
+// that list. So an unfinished job is not lost: when a worker starts, it puts the jobs of its
+// list back into the queue. A job may run twice, but runs at least once. After Ctrl-C, the
+// workers finish their current jobs.
 package main
 
 import (
@@ -60,7 +60,7 @@ func run(o *redis.Options, f func(l *eventloop.Loop, c *redis.Client)) error {
 	})
 }
 
-// add adds jobs to the queue. All of them leave in one write.
+// add adds jobs to the queue. The client sends all of them in one write.
 func add(c *redis.Client, jobs []string, out io.Writer) {
 	for _, job := range jobs {
 		c.LPush(context.Background(), queue, job).Then(func(n int64, err error) {
@@ -76,7 +76,7 @@ func add(c *redis.Client, jobs []string, out io.Writer) {
 // work starts workers. They end when the loop shuts down.
 func work(l *eventloop.Loop, c *redis.Client, n int, do func(t *eventloop.Task, job string) error, out io.Writer) {
 	ctx, cancel := context.WithCancel(context.Background())
-	l.OnShutdown(cancel) // ends the wait for a job, not a job
+	l.OnShutdown(cancel) // ends the wait for a job, but not a running job
 	for i := range n {
 		w := &worker{c: c, name: fmt.Sprintf("worker %d", i+1), do: do, out: out}
 		w.own = queue + ":" + w.name
@@ -88,7 +88,7 @@ func work(l *eventloop.Loop, c *redis.Client, n int, do func(t *eventloop.Task, 
 	}
 }
 
-// A worker does one job after the other.
+// A worker runs one job after another.
 type worker struct {
 	c    *redis.Client
 	name string
@@ -97,9 +97,9 @@ type worker struct {
 	out  io.Writer
 }
 
-// run works until the end of waiting.
+// run runs jobs until the context waiting ends.
 func (w *worker) run(t *eventloop.Task, waiting context.Context) error {
-	for { // what a worker of this name did not finish comes first
+	for { // first, put back the unfinished jobs of an earlier worker of this name
 		job, err := w.c.LMove(t.Context(), w.own, queue, redis.Left, redis.Right).Await(t)
 		if err == redis.ErrNil {
 			break
@@ -114,7 +114,7 @@ func (w *worker) run(t *eventloop.Task, waiting context.Context) error {
 		switch {
 		case errors.Is(err, context.Canceled):
 			return nil // a job that was moved at this moment is put back at the next start
-		case err != nil: // the server is away: the client connects again by itself
+		case err != nil: // the server is down: the client reconnects
 			fmt.Fprintf(w.out, "%s: %v\n", w.name, err)
 			if err := t.Sleep(time.Second); err != nil {
 				return err
@@ -132,5 +132,5 @@ func (w *worker) run(t *eventloop.Task, waiting context.Context) error {
 	return nil
 }
 
-// do does a job. Here that takes a second.
+// do runs a job, which takes a second in this example.
 func do(t *eventloop.Task, job string) error { return t.Sleep(time.Second) }

@@ -2,21 +2,21 @@ package resp
 
 import "strconv"
 
-// AppendHeader adds the header of a command of n words.
+// AppendHeader appends the header of a command of n words.
 func AppendHeader(dst []byte, n int) []byte {
 	dst = append(dst, '*')
 	dst = strconv.AppendInt(dst, int64(n), 10)
 	return append(dst, '\r', '\n')
 }
 
-// AppendString adds a word.
+// AppendString appends a word.
 func AppendString(dst []byte, s string) []byte {
 	dst = appendLength(dst, len(s))
 	dst = append(dst, s...)
 	return append(dst, '\r', '\n')
 }
 
-// AppendBytes adds a word.
+// AppendBytes appends a word.
 func AppendBytes(dst, p []byte) []byte {
 	dst = appendLength(dst, len(p))
 	dst = append(dst, p...)
@@ -32,27 +32,27 @@ func appendLength(dst []byte, n int) []byte {
 	return append(dst, '\r', '\n')
 }
 
-// AppendInt adds a number as a word.
+// AppendInt appends a number as a word.
 func AppendInt(dst []byte, n int64) []byte {
 	var buf [20]byte
 	return AppendBytes(dst, strconv.AppendInt(buf[:0], n, 10))
 }
 
-// AppendUint adds a number as a word.
+// AppendUint appends a number as a word.
 func AppendUint(dst []byte, n uint64) []byte {
 	var buf [20]byte
 	return AppendBytes(dst, strconv.AppendUint(buf[:0], n, 10))
 }
 
-// AppendFloat adds a number as a word, in the shortest form that keeps its value.
+// AppendFloat appends a number as a word, in the shortest form that preserves its value.
 func AppendFloat(dst []byte, f float64, bits int) []byte {
 	var buf [32]byte
 	return AppendBytes(dst, strconv.AppendFloat(buf[:0], f, 'g', -1, bits))
 }
 
-// AppendArg adds an argument: a string, a []byte, an integer, a float, or a bool, which
-// is 1 or 0. A []string, a [][]byte and a []any are as many words as they have
-// elements. It returns the number of words, and ok is false if it cannot encode a.
+// AppendArg appends an argument: a string, a []byte, an integer, a float, or a bool, which
+// becomes 1 or 0. A []string, a [][]byte and a []any become one word per element. AppendArg
+// returns the number of words. If it cannot encode a, ok is false.
 func AppendArg(dst []byte, a any) (_ []byte, words int, ok bool) {
 	switch a := a.(type) {
 	case string:
@@ -111,8 +111,8 @@ func AppendArg(dst []byte, a any) (_ []byte, words int, ok bool) {
 	return dst, 0, false
 }
 
-// AppendCommand adds a command. If an argument cannot be encoded, bad is its index, and
-// dst is returned as it was. Otherwise bad is -1.
+// AppendCommand appends a command. If it cannot encode an argument, bad is the index of that
+// argument, and dst is returned unchanged. Otherwise bad is -1.
 func AppendCommand(dst []byte, args ...any) (_ []byte, bad int) {
 	begin := len(dst)
 	words := len(args)
@@ -130,10 +130,11 @@ func AppendCommand(dst []byte, args ...any) (_ []byte, bad int) {
 	if n == words {
 		return dst, -1
 	}
-	// An argument has not made one word. The header may have another length now.
+	// An argument is not exactly one word, so the number of words is another one, and the
+	// header may have another length.
 	header := AppendHeader(nil, n)
 	body := len(dst) - first
-	dst = append(dst, header...) // room
+	dst = append(dst, header...) // makes room
 	copy(dst[begin+len(header):], dst[first:first+body])
 	copy(dst[begin:], header)
 	return dst[:begin+len(header)+body], -1

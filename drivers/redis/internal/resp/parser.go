@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Sizes that are allocated before what was announced has arrived.
+// The memory that the parser allocates for announced elements and bytes before they arrive.
 const (
 	maxElemsAhead = 1 << 10
 	maxBytesAhead = 1 << 20
@@ -18,19 +18,19 @@ const (
 	maxLineKept = 4 << 10 // capacity of the buffer of lines
 )
 
-// A Parser decodes values from a stream of bytes that arrives in pieces. It looks at
-// each byte once, wherever the pieces end: what is known of an incomplete value is in
-// its state. The zero Parser has no limit.
+// A Parser decodes values from a stream of bytes that arrives in chunks. It examines each
+// byte once, wherever the chunks end, because it stores the state of an incomplete value. The
+// zero Parser has no limit.
 type Parser struct {
 	// Limit bounds the memory of a value: its bytes, and 64 for each element. Zero or
-	// negative: none. It must not change while a value is incomplete.
+	// negative: no bound. It must not change while a value is incomplete.
 	Limit int
 
 	state state
 	line  []byte // the beginning of a line whose end has not arrived
 	bulk  partialBulk
-	stack []frame   // the containers that are incomplete, outermost first
-	left  int       // of the limit
+	stack []frame   // the incomplete containers, outermost first
+	left  int       // the unused part of the limit
 	names [2]string // the first elements of the last push
 	err   error
 }
@@ -38,35 +38,35 @@ type Parser struct {
 type state uint8
 
 const (
-	stateStart   state = iota // at the first byte of a value on the top level
+	stateStart   state = iota // at the first byte of a top-level value
 	stateLine                 // in a line
 	stateBulk                 // in the bytes of a bulk
-	stateBulkEnd              // in the line feed after a bulk
+	stateBulkEnd              // in the end of line after a bulk
 )
 
-// A partialBulk is a string of which the length is known.
+// A partialBulk is an incomplete string of known length.
 type partialBulk struct {
 	kind   byte
-	size   int // of the whole, without the end of the line
+	size   int // of the complete string, without the end of line
 	buf    strings.Builder
-	ending int // bytes of the end of the line that have arrived
+	ending int // the number of bytes of the end of line that have arrived
 }
 
-// A frame is a container of which elements are missing.
+// A frame is an incomplete container.
 type frame struct {
 	kind  Kind
-	left  int // elements that are missing
+	left  int // the number of missing elements
 	elems []Value
-	drop  bool // it is an attribute
+	drop  bool // the container is an attribute
 }
 
-// Partial reports whether a part of a value has arrived, and the rest has not.
+// Partial reports whether a value is incomplete.
 func (p *Parser) Partial() bool { return p.state != stateStart }
 
 // Next decodes the next value. It consumes n bytes of data. If ok is false, it has
-// consumed all of data, and the value is incomplete. What v refers to is not part of
-// data. After an error, which is a [*SyntaxError] or [ErrTooLarge], the stream cannot be
-// decoded any further: Next returns the same error again.
+// consumed all of data, and the value is incomplete. v does not refer to memory of data.
+// After an error, which is a [*SyntaxError] or [ErrTooLarge], the stream cannot be decoded
+// any further: Next returns the same error again.
 func (p *Parser) Next(data []byte) (v Value, n int, ok bool, err error) {
 	if p.err != nil {
 		return Value{}, 0, false, p.err
@@ -91,8 +91,8 @@ func (p *Parser) Next(data []byte) (v Value, n int, ok bool, err error) {
 	}
 }
 
-// scalar decodes up to the end of the next line or bulk. It returns ok if a value is
-// complete, which may be an empty container.
+// scalar decodes up to the end of the next line or bulk. If a value is complete, which may be
+// an empty container, ok is true.
 func (p *Parser) scalar(data []byte, pos *int) (v Value, ok bool, err error) {
 	if p.state >= stateBulk {
 		return p.continueBulk(data, pos)
@@ -108,7 +108,7 @@ func (p *Parser) scalar(data []byte, pos *int) (v Value, ok bool, err error) {
 		}
 	}
 	if len(p.line) == 0 && !isType(rest[0]) {
-		return v, false, malformed("%q is no type", rest[0])
+		return v, false, malformed("%q is not a type", rest[0])
 	}
 	end := bytes.IndexByte(rest, '\n')
 	if end < 0 {
@@ -133,7 +133,7 @@ func (p *Parser) scalar(data []byte, pos *int) (v Value, ok bool, err error) {
 	return p.header(line[0], line[1:len(line)-1], data, pos)
 }
 
-// keepLine keeps a part of a line.
+// keepLine stores a part of a line.
 func (p *Parser) keepLine(part []byte) error {
 	if p.tooLong(len(p.line) + len(part)) {
 		return ErrTooLarge
@@ -142,13 +142,13 @@ func (p *Parser) keepLine(part []byte) error {
 	return nil
 }
 
-// tooLong reports whether a line of n bytes is too long, whatever it says. The limit
-// is for its text; a header or a number has maxHeader bytes.
+// tooLong reports whether a line of n bytes is too long, whatever its content. The limit
+// applies to its text, in addition to maxHeader bytes for a header or a number.
 func (p *Parser) tooLong(n int) bool { return n-maxHeader > p.left }
 
 func isType(c byte) bool { return strings.IndexByte("+-:$*_,#(!=%~>|", c) >= 0 }
 
-// header decodes a line of the type t.
+// header decodes a line of type t.
 func (p *Parser) header(t byte, text, data []byte, pos *int) (v Value, ok bool, err error) {
 	switch t {
 	case '$', '!', '=':
@@ -200,7 +200,7 @@ func lineKind(t byte) Kind {
 	return BigNumber
 }
 
-// charge takes n bytes of the limit.
+// charge subtracts n bytes from the limit.
 func (p *Parser) charge(n int) error {
 	if n > p.left {
 		return ErrTooLarge
@@ -209,7 +209,7 @@ func (p *Parser) charge(n int) error {
 	return nil
 }
 
-// beginBulk decodes a string of which text is the length.
+// beginBulk decodes a string. text is its length.
 func (p *Parser) beginBulk(t byte, text, data []byte, pos *int) (v Value, ok bool, err error) {
 	n, ok := parseInt(text)
 	switch {
@@ -222,7 +222,7 @@ func (p *Parser) beginBulk(t byte, text, data []byte, pos *int) (v Value, ok boo
 	}
 	p.left -= int(n)
 	size, rest := int(n), data[*pos:]
-	if len(rest)-2 >= size { // the usual case: all of it is there; size+2 may overflow
+	if len(rest)-2 >= size { // the usual case: the string is complete; size+2 could overflow
 		if rest[size] != '\r' || rest[size+1] != '\n' {
 			return v, false, errBulkEnd
 		}
@@ -235,8 +235,8 @@ func (p *Parser) beginBulk(t byte, text, data []byte, pos *int) (v Value, ok boo
 	return p.continueBulk(data, pos)
 }
 
-// text returns b as a string. A push begins with its kind and its channel, which are
-// often those of the one before: then they are not allocated again.
+// text returns b as a string. A push begins with its kind and its channel. They are often
+// equal to those of the previous push, so text reuses the strings.
 func (p *Parser) text(b []byte) string {
 	if len(p.stack) == 1 && p.stack[0].kind == Push && len(b) <= maxNameKept {
 		if i := len(p.stack[0].elems); i < len(p.names) {
@@ -249,12 +249,12 @@ func (p *Parser) text(b []byte) string {
 	return string(b)
 }
 
-// maxNameKept is the length of strings that text keeps.
+// maxNameKept is the maximum length of the strings that text reuses.
 const maxNameKept = 128
 
 var errBulkEnd = malformed("no end of line after a string")
 
-// continueBulk takes more of a string.
+// continueBulk decodes more of a string.
 func (p *Parser) continueBulk(data []byte, pos *int) (v Value, ok bool, err error) {
 	b := &p.bulk
 	if p.state == stateBulk {
@@ -283,7 +283,7 @@ func (p *Parser) continueBulk(data []byte, pos *int) (v Value, ok bool, err erro
 	return bulkValue(b.kind, text)
 }
 
-// grow makes room for n more bytes, and for no more than the size of the string.
+// grow makes room for n more bytes, but for no more than the size of the string.
 func (b *partialBulk) grow(n int) {
 	if room := b.buf.Cap() - b.buf.Len(); n > room {
 		b.buf.Grow(min(b.size-b.buf.Len(), max(n, b.buf.Len())))
@@ -303,7 +303,7 @@ func bulkValue(t byte, s string) (v Value, ok bool, err error) {
 	return Value{Kind: Bulk, Str: s}, true, nil
 }
 
-// beginContainer decodes the header of a container of which text is the length.
+// beginContainer decodes the header of a container. text is its length.
 func (p *Parser) beginContainer(t byte, text []byte) (v Value, ok bool, err error) {
 	n, ok := parseInt(text)
 	switch {
@@ -332,7 +332,7 @@ func (p *Parser) beginContainer(t byte, text []byte) (v Value, ok bool, err erro
 	switch {
 	case elems > 0:
 	case f.drop:
-		return v, false, nil // an attribute without content: the value follows
+		return v, false, nil // an empty attribute: the value follows
 	default:
 		return Value{Kind: f.kind}, true, nil
 	}
@@ -351,8 +351,8 @@ func containerElems(t byte, n int64) int64 {
 	return n
 }
 
-// fold adds v to the container that waits for it. It returns ok if that makes a value
-// of the top level complete.
+// fold adds v to the innermost incomplete container. If this completes a top-level value, ok
+// is true, and fold returns that value.
 func (p *Parser) fold(v Value) (_ Value, ok bool) {
 	for len(p.stack) > 0 {
 		top := &p.stack[len(p.stack)-1]
@@ -380,7 +380,7 @@ func parseInt(text []byte) (n int64, ok bool) {
 	if len(digits) == 0 {
 		return 0, false
 	}
-	if len(digits) > 18 { // it may overflow
+	if len(digits) > 18 { // n could overflow
 		n, err := strconv.ParseInt(string(text), 10, 64)
 		return n, err == nil
 	}
@@ -396,5 +396,5 @@ func parseInt(text []byte) (n int64, ok bool) {
 	return n, true
 }
 
-// clip shortens text for a message.
+// clip shortens text for an error message.
 func clip(text []byte) []byte { return text[:min(len(text), 32)] }

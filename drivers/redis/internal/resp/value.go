@@ -1,6 +1,6 @@
 // Package resp encodes the commands and decodes the replies of Redis, in RESP2 and
-// RESP3. It does no I/O: a [Parser] is given bytes as they arrive, and Append functions
-// add commands to a buffer.
+// RESP3. It does no I/O: the caller passes bytes to a [Parser] as they arrive, and the
+// Append functions append commands to a buffer.
 package resp
 
 import (
@@ -12,8 +12,8 @@ import (
 // Kind is the type of a Value.
 type Kind uint8
 
-// The kinds of values. Null is that of RESP3 and of both nulls of RESP2. An error is
-// simple or bulk. Attributes are no values: the parser drops them.
+// The kinds of values. Null is the null of RESP3 and both nulls of RESP2. Error is a simple
+// or a bulk error. Attributes are not values: the parser drops them.
 const (
 	Null Kind = iota
 	Simple
@@ -34,30 +34,30 @@ const (
 type Value struct {
 	Kind Kind
 
-	// Int is the value of an Int; of a Bool it is 0 or 1, of a Double its bits.
+	// Int is the value of an Int. For a Bool it is 0 or 1, for a Double its bits.
 	Int int64
 
 	// Str is the text of a Simple, an Error, a Bulk, a BigNumber or a Verbatim.
 	Str string
 
-	// Elems are the elements of an Array, a Set or a Push. Those of a Map are its keys
-	// and values in turn.
+	// Elems are the elements of an Array, a Set or a Push. For a Map they are its
+	// alternating keys and values.
 	Elems []Value
 }
 
-// Float is the value of a Double.
+// Float returns the value of a Double.
 func (v *Value) Float() float64 { return math.Float64frombits(uint64(v.Int)) }
 
-// valueSize is what a Value counts of Parser's limit: its memory, rounded up.
+// valueSize is the size of a Value toward Parser.Limit: its memory, rounded up.
 const valueSize = 64
 
-// MaxDepth is how deep values may be nested.
+// MaxDepth bounds the nesting of values.
 const MaxDepth = 64
 
 // ErrTooLarge is returned for a value that is larger than the limit of the parser.
 var ErrTooLarge = errors.New("reply larger than the limit")
 
-// A SyntaxError says that bytes are not RESP.
+// A SyntaxError reports bytes that are not valid RESP.
 type SyntaxError struct{ What string }
 
 func (e *SyntaxError) Error() string { return "malformed reply: " + e.What }
