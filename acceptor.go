@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/onloop/eventloop/internal/backoff"
 )
 
 // An acceptor accepts connections on its own goroutine, for a listener or for an HTTP
@@ -69,13 +67,14 @@ func ours(ln net.Listener) bool {
 // accept is the body of the acceptor's goroutine.
 func (a *acceptor) accept() {
 	defer a.l.wg.Done()
-	pause := backoff.New(5*time.Millisecond, time.Second)
+	const first, most = 5 * time.Millisecond, time.Second
+	pause := first // after a failure
 	pauses := 0
 	for a.mayAccept() {
 		nc, err := a.next()
 		switch {
 		case err == nil:
-			pause.Reset()
+			pause = first
 			a.hand(nc)
 		case a.isClosed():
 		case deadlinePassed(err) && a.pausedSince(&pauses):
@@ -84,7 +83,8 @@ func (a *acceptor) accept() {
 			if endsListener(err) {
 				a.stop()
 			}
-			a.sleep(pause.Next())
+			a.sleep(pause)
+			pause = min(2*pause, most)
 		}
 	}
 	<-a.gone
