@@ -277,7 +277,7 @@ func (cl *connLoop) event(err error) {
 	case err != io.EOF && !isPanic(err) && c.loop.hasTasks() && !cl.taskNeverStarts():
 		// A task may be about to call NetConn, which then returns the error.
 		x := cl.lockedExtra()
-		x.unreported = looseFuture[struct{}](c.loop)
+		x.unreported = unregisteredFuture[struct{}](c.loop)
 		x.unreported.fail(err)
 	default:
 		c.loop.event(err, c.kind == kindConnIn)

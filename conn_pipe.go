@@ -23,7 +23,7 @@ import (
 // a proxy. Set AllowHalfOpen on both connections, so that the end of one direction does
 // not end the other.
 func (c *Conn) Pipe(dst *Conn) *Future[int64] {
-	f := looseFuture[int64](c.loop)
+	f := unregisteredFuture[int64](c.loop)
 	if dst == nil || dst.loop != c.loop || dst == c {
 		f.resolve(0, errors.New("eventloop: Pipe needs another connection of the same loop"))
 		return f

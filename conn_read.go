@@ -109,13 +109,13 @@ func (cr *connReader) watch(forEnd bool) bool {
 		c.sawEnd = true
 		c.loop.send((*abandonedTask)(c))
 	default:
-		cr.broke(err)
+		cr.reportFailure(err)
 	}
 	return true
 }
 
-// broke reports that the connection has failed. The report overtakes held bytes.
-func (cr *connReader) broke(err error) {
+// reportFailure reports that the connection has failed. The report overtakes held bytes.
+func (cr *connReader) reportFailure(err error) {
 	c := (*Conn)(cr)
 	c.core.Lock()
 	c.extra().failure = err
@@ -147,7 +147,7 @@ func (cr *connReader) probe() bool {
 	}
 	c.probed = err != netcore.ErrWoken
 	if c.probed && err != nil && err != io.EOF {
-		cr.broke(err)
+		cr.reportFailure(err)
 	}
 	return true
 }

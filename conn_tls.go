@@ -41,7 +41,7 @@ var errNoDeadlines = errors.New("the connection does not support deadlines")
 // up yet, is closed, already uses TLS or does not support deadlines, the future fails
 // and the connection is unchanged.
 func (c *Conn) StartTLS(conf *tls.Config) *Future[tls.ConnectionState] {
-	f := looseFuture[tls.ConnectionState](c.loop)
+	f := unregisteredFuture[tls.ConnectionState](c.loop)
 	c.core.Lock()
 	defer c.core.Unlock()
 	if err := c.mayUpgrade(conf); err != nil {

@@ -376,7 +376,7 @@ func (c *Conn) NeedDrain() bool { return c.is(bitHigh) }
 func (c *Conn) Flushed() *Future[struct{}] {
 	c.core.Lock()
 	defer c.core.Unlock()
-	f := looseFuture[struct{}](c.loop)
+	f := unregisteredFuture[struct{}](c.loop)
 	pending := c.pending()
 	switch {
 	case c.facts.has(factDiscarded) || c.core.WriteError() != nil:

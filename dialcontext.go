@@ -88,7 +88,7 @@ func (d *dialing) dial() (net.Conn, error) {
 // the connection.
 func (d *dialing) dialInTask(t *Task) (net.Conn, error) {
 	l := d.loop
-	f := looseFuture[net.Conn](l)
+	f := unregisteredFuture[net.Conn](l)
 	l.wg.Go(func() {
 		l.worksFor(&d.handle)
 		f.resolve(d.dial())

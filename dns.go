@@ -188,7 +188,7 @@ func (l *Loop) lookupCached(ctx context.Context, network, host string) *Future[[
 	if !ok || err != nil && l.mayOpen() != nil {
 		return nil // the loop has ended in the meantime; the error does not come from the name
 	}
-	f := looseFuture[[]netip.Addr](l)
+	f := unregisteredFuture[[]netip.Addr](l)
 	f.finish(futureResolved, addrs, lookupError(ctx, host, err))
 	return f
 }

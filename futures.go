@@ -90,9 +90,9 @@ func (f *ownFuture[T]) terminate() {
 
 func (f *ownFuture[T]) describe() string { return "of " + reflect.TypeFor[T]().String() }
 
-// looseFuture returns a future that is not registered as a handle. The handle to which it
+// unregisteredFuture returns a future that is not registered as a handle. The handle to which it
 // belongs has to resolve it.
-func looseFuture[T any](l *Loop) *Future[T] { return &Future[T]{loop: l} }
+func unregisteredFuture[T any](l *Loop) *Future[T] { return &Future[T]{loop: l} }
 
 // unregister removes the future from the handles of the loop.
 func (f *Future[T]) unregister() {

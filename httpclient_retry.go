@@ -6,7 +6,7 @@ import (
 	"github.com/onloop/eventloop/internal/httpclient"
 )
 
-// This file decides whether to retry a request. depart calls shouldRetry, and then
+// This file decides whether to retry a request. endExchange calls shouldRetry, and then
 // httpSlot.conclude makes the slot dial a new connection. canSendAgain decides whether the
 // body can be read again.
 

@@ -203,7 +203,7 @@ func (s *httpSlot) close() {
 func (s *httpSlot) conclude() {
 	call, end, pool := s.call, s.end, s.client.pool
 	s.begun, s.end = false, requestEnd{}
-	reusable, retry := call.depart(s.conn, &end)
+	reusable, retry := call.endExchange(s.conn, &end)
 	if end.err == nil && call.switches(end.res) && !call.bodyPanicked() {
 		end.err = call.switchProtocols(s.conn, &end)
 		if s.conn.Released() {
@@ -274,9 +274,9 @@ func (c *httpCall) exchange(conn *httpclient.Conn, end *requestEnd) {
 	end.reusable = end.err == nil && !c.close && resp.Reusable()
 }
 
-// depart ends the exchange. It reports whether conn can carry another request, and if not,
+// endExchange ends the exchange. It reports whether conn can carry another request, and if not,
 // whether to retry this one on a new connection.
-func (c *httpCall) depart(conn *httpclient.Conn, end *requestEnd) (reusable, retry bool) {
+func (c *httpCall) endExchange(conn *httpclient.Conn, end *requestEnd) (reusable, retry bool) {
 	c.Attach(nil) // from here on, abort does not interrupt the connection
 	c.endUpload()
 	if end.err != nil || !c.switches(end.res) {

@@ -70,13 +70,13 @@ func (c *httpCall) carry() {
 		end.err = l.foreign(end.err)
 		c.conclude(&end)
 	}()
-	end.err = guard(func() error { return c.carryOn(&end) })
+	end.err = guard(func() error { return c.sendAndReceive(&end) })
 }
 
 var errNothing = errors.New("the transport returned neither a response nor an error")
 
-// carryOn sends the request and receives the response.
-func (c *httpCall) carryOn(end *requestEnd) error {
+// sendAndReceive sends the request and receives the response.
+func (c *httpCall) sendAndReceive(end *requestEnd) error {
 	req, bodies, err := c.netRequest()
 	defer bodies.end()
 	if err != nil {

@@ -275,7 +275,7 @@ func (s *HTTPServer) Close() error {
 	s.mu.Unlock()
 	s.stop()
 	for _, c := range conns {
-		c.poke()
+		c.endIdleWait()
 		c.announceLast()
 	}
 	return nil
@@ -378,7 +378,7 @@ func (s *HTTPServer) accepted(nc net.Conn) {
 	case tooMany:
 		l.count.dropped.Add(1)
 		l.count.httpDropped.Add(1)
-		s.turnAway(nc)
+		s.rejectExcess(nc)
 	default:
 		l.count.httpConns.Add(1)
 		c.core.Start()
@@ -512,12 +512,12 @@ func (t httpErrTask) run() { t.c.s.event(t.err) }
 // event reports an error of a connection or a request. On the loop.
 func (s *HTTPServer) event(err error) {
 	if !s.loop.tookPanic(err, false) {
-		s.tell(err)
+		s.deliverEvent(err)
 	}
 }
 
-// tell is like event, but a panic does not concern the loop.
-func (s *HTTPServer) tell(err error) {
+// deliverEvent is like event, but a panic does not concern the loop.
+func (s *HTTPServer) deliverEvent(err error) {
 	l := s.loop
 	if !IsInfo(err) {
 		l.count.errors.Add(1)

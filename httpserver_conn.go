@@ -30,22 +30,22 @@ type httpConn struct {
 	remote net.Addr
 	tls    *tls.ConnectionState // nil for plaintext
 
-	met  atomic.Bool // remote is set
-	gone atomic.Bool // closed by force; set with the lock held
+	hasRemote atomic.Bool // remote is set
+	gone      atomic.Bool // closed by force; set with the lock held
 
 	// There are many idle connections, so the order of the fields below minimizes padding.
 
 	// Set before the first request.
-	foreign bool // the net.Conn is not from package net: see meet
-	deaf    bool // deadlines have no effect, so no read can be interrupted
-	counted bool // for a foreign connection: its address counts for MaxConnsPerIP
+	foreign          bool // the net.Conn is not from package net: see readRemote
+	ignoresDeadlines bool // deadlines have no effect, so no read can be interrupted
+	counted          bool // for a foreign connection: its address counts for MaxConnsPerIP
 
 	// Owned by the connection's goroutine.
 	up       bool // the handshake is complete
 	upgraded bool // the connection belongs to a Conn, which also counts for MaxConns
 	awaiting bool // a request was passed on, and the goroutine is in await
-	dozed    bool // idle for a while: see renew
-	slow     bool // the current request takes longer than dozeAfter
+	wasIdle  bool // idle for a while: see renew
+	slow     bool // the current request takes longer than renewAfter
 	eof      bool // the client has ended its side, or has disconnected
 	linger   bool // there may be input that will not be read
 	in       input
@@ -104,7 +104,7 @@ func newHTTPConn(s *HTTPServer, nc net.Conn) *httpConn {
 	c.core.Unlock()
 	if c.foreign = !s.ours && isForeign(nc); !c.foreign {
 		c.remote = nc.RemoteAddr()
-		c.met.Store(true)
+		c.hasRemote.Store(true)
 		if !s.ours {
 			nc.SetDeadline(noDeadline)
 		}
@@ -163,12 +163,12 @@ const (
 // the stack grow, and the stack does not shrink while the goroutine waits in a read. Most
 // connections wait most of the time, and a small stack is enough for that.
 func (c *httpConn) renew() {
-	c.dozed = false
+	c.wasIdle = false
 	c.s.loop.wg.Go(c.serve)
 }
 
-// dozeAfter is how long a connection must be idle before renew pays off.
-const dozeAfter = time.Second
+// renewAfter is how long a connection must be idle before renew pays off.
+const renewAfter = time.Second
 
 // start prepares the connection for its first request: peer address and handshake. It
 // reports whether the connection can be served.
@@ -183,9 +183,9 @@ func (c *httpConn) start() bool {
 	gone := c.gone.Load()
 	c.core.Unlock()
 	if c.s.closing.Load() {
-		c.poke() // again: the first call may have come before c.cancel was set
+		c.endIdleWait() // again: the first call may have come before c.cancel was set
 	}
-	ok := !gone && c.meet() && c.handshake(ctx)
+	ok := !gone && c.readRemote() && c.handshake(ctx)
 	c.core.Lock()
 	defer c.core.Unlock()
 	if c.limit != nil {
@@ -195,7 +195,7 @@ func (c *httpConn) start() bool {
 	if c.phase == phaseStart {
 		c.phase = phaseServe
 	}
-	c.deaf = !c.core.Raw() && !c.core.SupportsDeadlines()
+	c.ignoresDeadlines = !c.core.Raw() && !c.core.SupportsDeadlines()
 	c.last = clock()
 	return ok && !c.gone.Load() && !c.late
 }
@@ -223,14 +223,14 @@ func (c *httpConn) startTimedOut() {
 	}
 	c.late = true
 	c.cancel()
-	if !c.met.Load() {
+	if !c.hasRemote.Load() {
 		c.core.Cut(false) // the goroutine waits in foreign code
 	}
 }
 
-// meet gets the peer's address from a foreign connection. The peer may make that take
-// any time. meet reports whether the connection may stay under MaxConnsPerIP.
-func (c *httpConn) meet() bool {
+// readRemote gets the peer's address from a foreign connection. The peer may make that take
+// any time. readRemote reports whether the connection may stay under MaxConnsPerIP.
+func (c *httpConn) readRemote() bool {
 	if !c.foreign {
 		return true
 	}
@@ -241,7 +241,7 @@ func (c *httpConn) meet() bool {
 	var remote net.Addr
 	err := aside(func() error { remote = nc.RemoteAddr(); return nil })
 	c.remote = remote
-	c.met.Store(true)
+	c.hasRemote.Store(true)
 	if err != nil { // from the net.Conn below TLS
 		c.panicked(OpAddr, err)
 	}
@@ -267,7 +267,7 @@ func (c *httpConn) handshake(ctx context.Context) (ok bool) {
 		return false
 	}
 	if isTLS {
-		if err := c.shake(ctx); err != nil {
+		if err := c.handshakeTLS(ctx); err != nil {
 			c.handshakeFailed(err)
 			return false
 		}
@@ -276,7 +276,7 @@ func (c *httpConn) handshake(ctx context.Context) (ok bool) {
 	return true
 }
 
-func (c *httpConn) shake(ctx context.Context) error {
+func (c *httpConn) handshakeTLS(ctx context.Context) error {
 	if err := c.core.Handshake(ctx, c.s.cfg.TLS, false, nil); err != nil {
 		return err
 	}
@@ -301,15 +301,15 @@ func (c *httpConn) handshakeFailed(err error) {
 		err = os.ErrDeadlineExceeded
 	}
 	c.linger = err != io.EOF && !late // otherwise a reset could destroy the alert
-	c.tellPlain(err)
+	c.respondPlaintext(err)
 	if err != io.EOF && !(late && c.s.closing.Load()) {
 		c.report(OpHandshake, err)
 	}
 }
 
-// tellPlain responds to a client that speaks plaintext HTTP where TLS is expected, as
+// respondPlaintext responds to a client that speaks plaintext HTTP where TLS is expected, as
 // net/http does.
-func (c *httpConn) tellPlain(err error) {
+func (c *httpConn) respondPlaintext(err error) {
 	var re tls.RecordHeaderError
 	if !errors.As(err, &re) || re.Conn == nil || c.foreign {
 		return
@@ -351,7 +351,7 @@ func (c *httpConn) ip() netip.Addr {
 
 // name returns the client's address as readable text.
 func (c *httpConn) name() string {
-	if !c.met.Load() || c.remote == nil {
+	if !c.hasRemote.Load() || c.remote == nil {
 		return "unknown client"
 	}
 	return c.remote.Network() + " " + c.remote.String()
@@ -359,7 +359,7 @@ func (c *httpConn) name() string {
 
 func (c *httpConn) opError(op string, err error) error {
 	e := &OpError{Op: op, Err: err}
-	if c.met.Load() && c.remote != nil {
+	if c.hasRemote.Load() && c.remote != nil {
 		e.Net, e.Addr = c.remote.Network(), c.remote.String()
 	}
 	return e
@@ -380,7 +380,7 @@ func (c *httpConn) serveNext() httpOutcome {
 	switch {
 	case step == httpLeaves:
 		return step
-	case step == httpGoesOn && c.dozed:
+	case step == httpGoesOn && c.wasIdle:
 		c.awaiting = false
 		c.renew()
 		return httpLeaves
@@ -461,7 +461,7 @@ func (c *httpConn) awaitLast() httpOutcome {
 	c.core.Lock()
 	c.limitRead()
 	c.core.Unlock()
-	until := after(lastCall)
+	until := after(lastRequestWait)
 	for !c.isOver() {
 		if err := c.fill(until, headRead); err != netcore.ErrWoken {
 			c.eof = err != nil && !deadlinePassed(err)
@@ -474,9 +474,9 @@ func (c *httpConn) awaitLast() httpOutcome {
 	return httpEnds
 }
 
-// lastCall is how long a server that is closing waits for a request on an idle
+// lastRequestWait is how long a server that is closing waits for a request on an idle
 // connection.
-const lastCall = time.Millisecond
+const lastRequestWait = time.Millisecond
 
 // awaitRoom waits while too much output is pending. This slows down a client that sends
 // requests and does not read the responses. It returns false if the output will not be
@@ -581,13 +581,13 @@ func (c *httpConn) sinceLast(d time.Duration) time.Duration {
 	return c.last + d + d/10
 }
 
-// dozeUntil returns when the connection has been idle for dozeAfter, or for IdleTimeout
+// renewAt returns when the connection has been idle for renewAfter, or for IdleTimeout
 // if that is shorter.
-func (c *httpConn) dozeUntil() time.Duration {
-	if d := c.s.cfg.IdleTimeout; d != 0 && d <= dozeAfter {
+func (c *httpConn) renewAt() time.Duration {
+	if d := c.s.cfg.IdleTimeout; d != 0 && d <= renewAfter {
 		return c.sinceLast(d)
 	}
-	return c.sinceLast(dozeAfter)
+	return c.sinceLast(renewAfter)
 }
 
 // Sizes of reads: for a head, and the largest for a body.
@@ -740,7 +740,7 @@ func (c *httpConn) nextStep(r *HTTPRequest) httpStep {
 	switch {
 	case c.eof:
 		return stepWatch
-	case c.deaf, len(c.in.p) >= c.s.maxAhead():
+	case c.ignoresDeadlines, len(c.in.p) >= c.s.maxAhead():
 		return stepWait
 	}
 	if len(c.in.p) == 0 {
@@ -752,7 +752,7 @@ func (c *httpConn) nextStep(r *HTTPRequest) httpStep {
 // readAhead waits for input from the client before the response is complete. It returns
 // false if the connection is parked.
 func (c *httpConn) readAhead() bool {
-	until := c.dozeUntil()
+	until := c.renewAt()
 	if c.slow || c.core.Raw() {
 		until = c.idleUntil()
 	}
@@ -767,7 +767,7 @@ func (c *httpConn) readAhead() bool {
 	switch {
 	case err == nil, err == netcore.ErrWoken:
 	case deadlinePassed(err) && r == nil:
-		c.dozed = !c.core.Raw()
+		c.wasIdle = !c.core.Raw()
 	case deadlinePassed(err): // a response that takes this long may take much longer
 		c.last, c.slow = clock(), true
 	default:
@@ -846,9 +846,9 @@ func appendRefusal(b []byte, status int) []byte {
 	return append(b, '\n')
 }
 
-// turnAway responds to a connection above the limit with 429, and closes it. Nothing was
+// rejectExcess responds to a connection above the limit with 429, and closes it. Nothing was
 // sent on it before, so the kernel takes the whole response and the call does not block.
-func (s *HTTPServer) turnAway(nc net.Conn) {
+func (s *HTTPServer) rejectExcess(nc net.Conn) {
 	rc, ok := sockio.Descriptor(nc)
 	if ok && s.cfg.TLS == nil {
 		s.loop.count.answered(fasthttp.StatusTooManyRequests)
@@ -922,14 +922,14 @@ func (c *httpConn) finish(over bool) {
 	}
 }
 
-// poke ends the wait for a request of which no byte has arrived. A connection in
+// endIdleWait ends the wait for a request of which no byte has arrived. A connection in
 // phaseStart has handshakeGrace to end that phase.
-func (c *httpConn) poke() {
+func (c *httpConn) endIdleWait() {
 	c.core.Lock()
 	defer c.core.Unlock()
 	switch c.phase {
 	case phaseStart:
-		if c.cancel != nil { // otherwise start calls poke again
+		if c.cancel != nil { // otherwise start calls endIdleWait again
 			c.limitStart(handshakeGrace)
 		}
 	default:

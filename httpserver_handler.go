@@ -183,7 +183,7 @@ func (s *servedResponse) abort(v any) {
 	case v != nil:
 		err = newPanicError(v)
 	}
-	r.loop.stray(func() { r.via.tell(r.opError(err)) })
+	r.loop.stray(func() { r.via.deliverEvent(r.opError(err)) })
 }
 
 func (s *servedResponse) isHijacked() bool {
@@ -558,7 +558,7 @@ func (w lentWriter) ReadFrom(src io.Reader) (int64, error) { return io.Copy(w.Re
 func (s *servedResponse) serveNet(w http.ResponseWriter, req *http.Request) {
 	r := s.r
 	ctx := r.Context()
-	defer context.AfterFunc(req.Context(), func() { r.aborted(r.whyGone()) })()
+	defer context.AfterFunc(req.Context(), func() { r.aborted(r.whyCanceled()) })()
 	defer r.x.cancel(nil)
 	defer s.end(true)
 	req = req.WithContext(ctx)

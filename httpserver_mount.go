@@ -62,7 +62,7 @@ func (g *guest) context() context.Context {
 
 func (g *guest) handler() func(*HTTPRequest) { return g.handle }
 func (g *guest) mayUpgrade() bool            { return false }
-func (g *guest) tell(err error)              { g.event(nil, err) }
+func (g *guest) deliverEvent(err error)      { g.event(nil, err) }
 func (g *guest) send(t task)                 { g.loop.Post(t.run) } // the goroutine may outlive the loop
 
 func (g *guest) event(_ *HTTPRequest, err error) {
@@ -319,14 +319,14 @@ func (r *HTTPRequest) waitGuest(gone <-chan struct{}, ready func() bool) bool {
 			r.lose(ErrLoopClosed)
 		case <-gone:
 			gone = nil
-			r.aborted(r.whyGone())
+			r.aborted(r.whyCanceled())
 		}
 	}
 }
 
-// whyGone returns why the context of the http.Request has ended. net/http cancels it when
+// whyCanceled returns why the context of the http.Request has ended. net/http cancels it when
 // the client disconnects, and does not give the cause.
-func (r *HTTPRequest) whyGone() error {
+func (r *HTTPRequest) whyCanceled() error {
 	if cause := context.Cause(r.guest().req.Context()); cause != context.Canceled {
 		return r.opError(cause) // a middleware of the application ended it
 	}

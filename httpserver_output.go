@@ -25,7 +25,7 @@ type exchange interface {
 	mayUpgrade() bool                // the connection can become a Conn
 	send(t task)                     // from the goroutine of the exchange to the dispatcher
 	event(r *HTTPRequest, err error) // reports an error of our side, on the loop
-	tell(err error)                  // like event, for errors that do not concern the loop
+	deliverEvent(err error)          // like event, for errors that do not concern the loop
 
 	// ------------------------------------------------------------------------
 
@@ -73,7 +73,7 @@ func (c *httpConn) handler() func(*HTTPRequest)     { return c.s.handler }
 func (c *httpConn) mayUpgrade() bool                { return true }
 func (c *httpConn) send(t task)                     { c.s.loop.send(t) }
 func (c *httpConn) event(_ *HTTPRequest, err error) { c.s.event(err) }
-func (c *httpConn) tell(err error)                  { c.s.tell(err) }
+func (c *httpConn) deliverEvent(err error)          { c.s.deliverEvent(err) }
 func (c *httpConn) wake()                           { c.core.Wake() }
 func (c *httpConn) mayStream() error                { return nil }
 func (c *httpConn) lost(*HTTPRequest)               { c.core.Wake() }

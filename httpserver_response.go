@@ -149,15 +149,15 @@ type HTTPResponseWriter struct {
 	r *HTTPRequest
 
 	// Guarded by r.mu.
-	length  int64 // the Content-Length, or -1
-	written int64
-	chunked bool
-	drop    bool // the response has no body; writes are discarded
-	posted  bool // a call of Flush is posted
-	wrote   bool // bytes were written, or OnDrain was called, since onDrain last ran
-	telling bool // a call of tellDrained is posted
-	high    bool // HighWater was exceeded, and more than half of it is still pending
-	onDrain func()
+	length      int64 // the Content-Length, or -1
+	written     int64
+	chunked     bool
+	drop        bool // the response has no body; writes are discarded
+	posted      bool // a call of Flush is posted
+	wrote       bool // bytes were written, or OnDrain was called, since onDrain last ran
+	drainPosted bool // a call of callOnDrain is posted
+	high        bool // HighWater was exceeded, and more than half of it is still pending
+	onDrain     func()
 }
 
 // RespondStream begins a response and returns the writer for its body. If there is a
@@ -358,17 +358,17 @@ func (w *HTTPResponseWriter) checkHigh() {
 // call stays due. The caller holds r.mu.
 func (w *HTTPResponseWriter) checkDrain() {
 	w.checkHigh()
-	if w.wrote && w.buffered() == 0 && w.onDrain != nil && !w.r.over() && !w.telling {
-		w.telling = true
-		w.r.loop.Post(w.tellDrained)
+	if w.wrote && w.buffered() == 0 && w.onDrain != nil && !w.r.over() && !w.drainPosted {
+		w.drainPosted = true
+		w.r.loop.Post(w.callOnDrain)
 	}
 }
 
-// tellDrained calls the function of OnDrain, on the loop.
-func (w *HTTPResponseWriter) tellDrained() {
+// callOnDrain calls the function of OnDrain, on the loop.
+func (w *HTTPResponseWriter) callOnDrain() {
 	w.r.mu.Lock()
 	f := w.onDrain
-	w.telling = false
+	w.drainPosted = false
 	due := f != nil && w.buffered() == 0 && !w.r.over()
 	if due {
 		w.wrote = false

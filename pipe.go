@@ -16,15 +16,15 @@ type PipeWriter struct {
 	handle
 	high int
 
-	mu      sync.Mutex // guards the following
-	readers sync.Cond  // signaled when there are bytes to read, or an end
-	buf     bytes.Buffer
-	wrote   bool  // bytes were written, or OnDrain was called, since onDrain last ran
-	telling bool  // tellDrained is queued
-	full    bool  // see NeedDrain
-	end     error // what Read returns after buf; nil while the writer is open
-	gone    error // what Write returns; nil while both ends are open
-	onDrain func()
+	mu          sync.Mutex // guards the following
+	readers     sync.Cond  // signaled when there are bytes to read, or an end
+	buf         bytes.Buffer
+	wrote       bool  // bytes were written, or OnDrain was called, since onDrain last ran
+	drainPosted bool  // callOnDrain is queued
+	full        bool  // see NeedDrain
+	end         error // what Read returns after buf; nil while the writer is open
+	gone        error // what Write returns; nil while both ends are open
+	onDrain     func()
 }
 
 // NewPipe returns a pipe from the loop to a goroutine, such as one that writes to the
@@ -100,17 +100,17 @@ func (w *PipeWriter) OnDrain(f func()) {
 func (w *PipeWriter) checkDrain() {
 	n := w.buf.Len()
 	w.full = w.full && n > w.high/2
-	if n == 0 && w.wrote && w.onDrain != nil && w.end == nil && !w.telling {
-		w.telling = true
-		w.loop.Post(w.tellDrained)
+	if n == 0 && w.wrote && w.onDrain != nil && w.end == nil && !w.drainPosted {
+		w.drainPosted = true
+		w.loop.Post(w.callOnDrain)
 	}
 }
 
-// tellDrained calls OnDrain. It runs on the loop.
-func (w *PipeWriter) tellDrained() {
+// callOnDrain calls OnDrain. It runs on the loop.
+func (w *PipeWriter) callOnDrain() {
 	w.mu.Lock()
 	f := w.onDrain
-	w.telling = false
+	w.drainPosted = false
 	due := f != nil && w.buf.Len() == 0 && w.end == nil
 	if due {
 		w.wrote = false

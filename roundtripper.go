@@ -453,7 +453,7 @@ func (t *httpTrip) mayBeEmpty() bool {
 // an error if the request ends meanwhile.
 func (t *httpTrip) probe(task *Task) error {
 	c := &t.call
-	b := &probedBody{call: c, src: t.opts.BodyReader, first: looseFuture[int](c.loop)}
+	b := &probedBody{call: c, src: t.opts.BodyReader, first: unregisteredFuture[int](c.loop)}
 	t.opts.BodyReader = b
 	c.loop.goForeign(fmt.Sprintf("Read of a request body, %T", b.src), b.probe)
 	ctx := c.waitContext()

@@ -510,7 +510,7 @@ func (s *tripStream) Write(p []byte) (int, error) {
 		return s.write(p)
 	}
 	own := bytes.Clone(p) // the task may be interrupted
-	f := looseFuture[int](l)
+	f := unregisteredFuture[int](l)
 	l.wg.Go(func() {
 		n, err := s.write(own)
 		f.resolve(n, err)

@@ -49,7 +49,7 @@ func SendTo[T any](l *Loop, ch chan<- T) *Sender[T] {
 // closed, with [ErrLoopClosed] at the end of the loop, and with [ErrNotRunning] before
 // Run.
 func (s *Sender[T]) Send(v T) *Future[struct{}] {
-	f := looseFuture[struct{}](s.loop)
+	f := unregisteredFuture[struct{}](s.loop)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch taken, err := s.sendNow(v); {

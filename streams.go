@@ -78,7 +78,7 @@ func (cl *connLoop) openSink() (*streamSink, error) {
 		}
 		s := &streamSink{c: c}
 		if c.facts.has(factEnded) {
-			s.err, s.told = io.EOF, io.EOF
+			s.err, s.returned = io.EOF, io.EOF
 		}
 		s.low = &onLow{s.drained}
 		x.onLow = append(x.onLow, s.low)
@@ -96,7 +96,7 @@ type streamSink struct {
 	low      *onLow         // wakes the writer
 	buf      *sockio.Buffer // the chunk that is being read
 	err      error          // how reading, or the connection, ended
-	told     error          // the err that a Read or Write has returned
+	returned error          // the err that a Read or Write has returned
 	released bool           // the tasks of all streams have ended
 	reader   waiter
 	writer   waiter
@@ -178,9 +178,9 @@ func (s *streamSink) failure() error {
 	return s.err
 }
 
-// tell records that Read or Write returns err, an error of the connection.
-func (s *streamSink) tell(err error) error {
-	s.told = err
+// returning records that Read or Write returns err, an error of the connection.
+func (s *streamSink) returning(err error) error {
+	s.returned = err
 	return err
 }
 
@@ -197,7 +197,7 @@ func (s *streamSink) release() {
 	}
 	c.setSink(nil)
 	c.x.Load().removeLow(s.low)
-	held := !gone && s.err == io.EOF && s.told != io.EOF && c.is(pauseReads|bitUnread)
+	held := !gone && s.err == io.EOF && s.returned != io.EOF && c.is(pauseReads|bitUnread)
 	if held {
 		c.loopSide().holdEndAgain()
 	}
@@ -235,7 +235,7 @@ func (s *streamSink) giveBack() {
 // releaseEnd reports an end that no stream has returned, and closes the connection if
 // the peer has ended its side.
 func (s *streamSink) releaseEnd(gone bool) {
-	c, unreported := s.c, s.err != nil && s.err != s.told
+	c, unreported := s.c, s.err != nil && s.err != s.returned
 	switch {
 	case c.loop.ended.Load():
 	case s.err == io.EOF && !gone:
@@ -306,7 +306,7 @@ func (s *stream) Read(p []byte) (int, error) {
 			return n, nil
 		}
 		if err != nil {
-			return 0, k.tell(err)
+			return 0, k.returning(err)
 		}
 		if err := s.wait(t, &k.reader, &s.read, OpRead); err != nil {
 			return 0, err
@@ -387,7 +387,7 @@ func (s *stream) Write(p []byte) (n int, err error) {
 	}
 	for {
 		if err := k.failure(); err != nil && err != io.EOF {
-			return n, k.tell(err)
+			return n, k.returning(err)
 		}
 		if s.write.passed() {
 			return n, s.c.opError(OpWrite, os.ErrDeadlineExceeded)
@@ -401,7 +401,7 @@ func (s *stream) Write(p []byte) (n int, err error) {
 		m, err := s.c.Write(p[n:min(len(p), n+piece)])
 		n += m
 		if err == net.ErrClosed {
-			err = k.tell(s.c.loopSide().whyNotWrite())
+			err = k.returning(s.c.loopSide().whyNotWrite())
 		}
 		if err != nil || n == len(p) {
 			return n, err

@@ -655,7 +655,7 @@ func (g *TaskGroup) release() {
 
 // report reports the error of the group like an unhandled failure of a future.
 func (g *TaskGroup) report() {
-	f := looseFuture[struct{}](g.parent.loop)
+	f := unregisteredFuture[struct{}](g.parent.loop)
 	g.origin.kind = kindTask
 	f.resolveFrom(g.origin, struct{}{}, g.err)
 }

@@ -747,7 +747,7 @@ func (c *Conn) Connected() *Future[*Conn] {
 	defer c.core.Unlock()
 	x := c.extra()
 	if x.connected == nil {
-		x.connected = looseFuture[*Conn](c.loop)
+		x.connected = unregisteredFuture[*Conn](c.loop)
 		switch {
 		case c.life >= lifeClosing || c.reasons.why() != nil:
 			x.connected.resolve(nil, c.closedError())

@@ -48,7 +48,7 @@ func work[T any](ctx context.Context, w *Workers, f func(ctx context.Context) (T
 	}
 	checkContext(ctx)
 	o.fn = funcPC(f)
-	j := &jobOf[T]{job: job{workers: w, origin: o}, f: f, result: looseFuture[T](l)}
+	j := &jobOf[T]{job: job{workers: w, origin: o}, f: f, result: unregisteredFuture[T](l)}
 	j.function = j
 	j.ctx, j.cancel = context.WithCancelCause(ctx)
 	if err := l.register(&j.handle, &j.job, kindWork, false); err != nil {
@@ -417,7 +417,7 @@ func Call[T any](ctx context.Context, l *Loop, f func() (T, error)) (T, error) {
 		return zero, ErrOnLoop
 	}
 	checkContext(ctx)
-	result := looseFuture[T](l)
+	result := unregisteredFuture[T](l)
 	var once sync.Once // either f runs, or the caller stops waiting
 	err := l.Post(func() {
 		once.Do(func() { callInto(l, f, result) })

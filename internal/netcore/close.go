@@ -14,16 +14,16 @@ import (
 // discards bytes that the peer has not read yet.
 const Linger = time.Second
 
-// linger and deafTime are Linger and deafAfter, except in tests that call Prolong.
-var linger, deafTime = tunable(Linger), tunable(deafAfter)
+// linger and stuckTime are Linger and stuckAfter, except in tests that call Prolong.
+var linger, stuckTime = tunable(Linger), tunable(stuckAfter)
 
-// Prolong replaces Linger and deafAfter for all connections of the process, until undo is
+// Prolong replaces Linger and stuckAfter for all connections of the process, until undo is
 // called. It is for tests of what must not wait for a peer.
 func Prolong(d time.Duration) (undo func()) {
-	oldLinger, oldDeaf := linger.Swap(int64(d)), deafTime.Swap(int64(d))
+	oldLinger, oldStuck := linger.Swap(int64(d)), stuckTime.Swap(int64(d))
 	return func() {
 		linger.Store(oldLinger)
-		deafTime.Store(oldDeaf)
+		stuckTime.Store(oldStuck)
 	}
 }
 
@@ -44,9 +44,9 @@ func (c *Conn) SetPatience(d time.Duration) {
 // side to wait for.
 const quiet = 50 * time.Millisecond
 
-// deafAfter is the time after which a net.Conn whose deadlines have no effect is closed
+// stuckAfter is the time after which a net.Conn whose deadlines have no effect is closed
 // during a Read or Write that a deadline should have ended.
-const deafAfter = time.Second
+const stuckAfter = time.Second
 
 // Closing wakes the connection's goroutine, so that it ends the connection. From now on a
 // writer that becomes idle also wakes it. If the goroutine does not wake, because the
@@ -59,8 +59,8 @@ func (c *Conn) Closing() {
 	c.start()
 	c.Wake()
 	if c.nc != nil && c.rc == nil {
-		c.watchForeign(time.Duration(deafTime.Load()))
-		c.hangUpIfDeaf()
+		c.watchForeign(time.Duration(stuckTime.Load()))
+		c.hangUpIfStuck()
 	}
 }
 
@@ -451,13 +451,13 @@ func Below(t interface{ NetConn() net.Conn }) net.Conn {
 	return nc
 }
 
-// hangUpIfDeaf closes a net.Conn whose deadlines have no effect, unless a writer uses it.
+// hangUpIfStuck closes a net.Conn whose deadlines have no effect, unless a writer uses it.
 // The caller holds the lock.
-func (c *Conn) hangUpIfDeaf() {
+func (c *Conn) hangUpIfStuck() {
 	c.deadlineMu.Lock()
-	deaf := c.deaf
+	stuck := c.ignoresDeadlines
 	c.deadlineMu.Unlock()
-	if deaf && (c.cut || c.output == outputIdle) {
+	if stuck && (c.cut || c.output == outputIdle) {
 		c.hangUp()
 	}
 }
@@ -513,19 +513,19 @@ func (c *Conn) guard() {
 	default:
 		// Lingering takes as long as two ticks.
 		s := c.x.slow
-		if s.idle++; s.idle > 2 || c.cut || c.isDeaf() {
+		if s.idle++; s.idle > 2 || c.cut || c.isStuck() {
 			c.hangUp()
 		}
 	}
-	c.x.slow.guard.Reset(time.Duration(deafTime.Load()))
+	c.x.slow.guard.Reset(time.Duration(stuckTime.Load()))
 }
 
-// isDeaf reports whether the goroutine is still in a Read that a read deadline in the past
+// isStuck reports whether the goroutine is still in a Read that a read deadline in the past
 // should have ended.
-func (c *Conn) isDeaf() bool {
+func (c *Conn) isStuck() bool {
 	c.deadlineMu.Lock()
 	defer c.deadlineMu.Unlock()
-	return c.interrupted || c.deaf
+	return c.interrupted || c.ignoresDeadlines
 }
 
 // ended reports whether a handshake was ended.

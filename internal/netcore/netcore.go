@@ -142,11 +142,11 @@ type Conn struct {
 
 	// The order of the fields below avoids padding: there are many idle connections.
 
-	deadlineMu  sync.Mutex    // guards the next four
-	deadline    time.Duration // for reading, since epoch; 0: none
-	interrupted bool          // a read deadline in the past is set
-	alarm       bool          // the read deadline of wakeIn is set
-	deaf        bool          // read deadlines have no effect
+	deadlineMu       sync.Mutex    // guards the next four
+	deadline         time.Duration // for reading, since epoch; 0: none
+	interrupted      bool          // a read deadline in the past is set
+	alarm            bool          // the read deadline of wakeIn is set
+	ignoresDeadlines bool          // read deadlines have no effect
 
 	// Guarded by the lock.
 	up      bool // Open was called: the user's output may be sent

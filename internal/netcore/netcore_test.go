@@ -336,7 +336,7 @@ func TestFinishWaitsForAcknowledgementsAsLongAsTheyCome(t *testing.T) {
 					t.Errorf("cut after %d bytes: %v", n, err)
 					break
 				}
-				time.Sleep(4 * deafAfter * time.Duration(len(p)) / size)
+				time.Sleep(4 * stuckAfter * time.Duration(len(p)) / size)
 			}
 			peer.Close()
 		})
@@ -589,22 +589,22 @@ func TestPausedOutputIsHeldAlsoWhereTheWriterWaits(t *testing.T) {
 	})
 }
 
-// deaf has deadlines without effect.
-type deaf struct {
+// noDeadlineConn has deadlines without effect.
+type noDeadlineConn struct {
 	net.Conn
 	err error
 }
 
-func (d deaf) SetDeadline(time.Time) error      { return d.err }
-func (d deaf) SetReadDeadline(time.Time) error  { return d.err }
-func (d deaf) SetWriteDeadline(time.Time) error { return d.err }
+func (d noDeadlineConn) SetDeadline(time.Time) error      { return d.err }
+func (d noDeadlineConn) SetReadDeadline(time.Time) error  { return d.err }
+func (d noDeadlineConn) SetWriteDeadline(time.Time) error { return d.err }
 
 func TestAConnectionWithoutDeadlinesEnds(t *testing.T) {
 	for name, err := range map[string]error{"an error": errDeaf, "nothing": nil} {
 		for _, output := range []int{0, 100_000} {
 			a, b := net.Pipe()
 			defer b.Close()
-			c := newConn(t, deaf{a, err}, false)
+			c := newConn(t, noDeadlineConn{a, err}, false)
 			c.Open()
 			c.order(func() { c.SetStall(100 * time.Millisecond) })
 			done := make(chan struct{})

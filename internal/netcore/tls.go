@@ -301,9 +301,9 @@ func (s *secure) Close() error {
 	c.interrupt(true)
 	c.Lock()
 	defer c.Unlock()
-	c.hangUpIfDeaf()
+	c.hangUpIfStuck()
 	if c.slow() != nil && c.rc == nil {
-		c.watchForeign(time.Duration(deafTime.Load()))
+		c.watchForeign(time.Duration(stuckTime.Load()))
 	}
 	return nil
 }

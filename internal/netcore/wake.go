@@ -71,7 +71,7 @@ func (c *Conn) interrupt(anywhere bool) {
 		return
 	}
 	if c.nc.SetReadDeadline(longAgo) != nil && c.rc == nil {
-		c.deaf = true
+		c.ignoresDeadlines = true
 		return
 	}
 	c.interrupted = true

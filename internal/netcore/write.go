@@ -540,6 +540,6 @@ func (c *Conn) stop() {
 	}
 	if c.closing != notClosing && !c.awaitsPeer() {
 		c.Wake() // the goroutine waits until the output is idle
-		c.hangUpIfDeaf()
+		c.hangUpIfStuck()
 	}
 }
