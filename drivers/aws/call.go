@@ -11,9 +11,10 @@ import (
 // Call calls an operation of a service on a goroutine of w, and returns a future of its
 // output. op is a method of a client of the SDK; the types are inferred:
 //
-//	awsloop.Call(ctx, w, s3c.ListBuckets, &s3.ListBucketsInput{}).Then(func(out *s3.ListBucketsOutput, err error) { ... })
+//	f := awsloop.Call(ctx, w, s3c.ListBuckets, &s3.ListBucketsInput{})
+//	f.Then(func(out *s3.ListBucketsOutput, err error) { ... })
 //
-// It also takes the methods of presigning clients, which may have to fetch credentials.
+// op may also be a method of a presigning client, which may have to fetch credentials.
 //
 // The context of the operation ends with ctx and with the loop. The SDK retries as its
 // Retryer allows. The operation occupies a goroutine of w even while it waits between

@@ -1,11 +1,12 @@
-// Package awsloop calls Amazon Web Services from programs on an event loop, by the official
-// SDK, aws-sdk-go-v2: every operation of every service as a future.
+// Package awsloop calls Amazon Web Services from programs on an event loop, through the
+// official SDK, aws-sdk-go-v2. Every operation of every service returns a future.
 //
 //	err := eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
 //		c := cloudfront.NewFromConfig(awsloop.Config(l, cfg))
 //		w := eventloop.NewWorkers(l, 8, "cloudfront")
-//		awsloop.Call(ctx, w, c.CreateInvalidation, in).Then(func(out *cloudfront.CreateInvalidationOutput, err error) {
-//			fmt.Println(*out.Invalidation.Id, err)
+//		f := awsloop.Call(ctx, w, c.CreateInvalidation, in)
+//		f.Then(func(out *cloudfront.CreateInvalidationOutput, err error) {
+//			fmt.Println(out, err)
 //		})
 //		return nil
 //	})
@@ -17,8 +18,8 @@
 // # Connections
 //
 // [Config] makes the SDK send its requests through the HTTP client of the loop. The SDK also
-// works with its own HTTP client, which Config replaces; but then its open connections and
-// their goroutines outlive the loop.
+// works with its own HTTP client, which Config replaces. But open connections of that client
+// and their goroutines outlive the loop.
 //
 // # Goroutines
 //

@@ -21,7 +21,7 @@ type Collection[T any] struct {
 	coll   *mongo.Collection
 }
 
-// In returns the collection with a name in a database. Neither has to exist.
+// In returns a collection of a database. Neither has to exist.
 func In[T any](c *Client, database, name string, opts ...options.Lister[options.CollectionOptions]) *Collection[T] {
 	return &Collection[T]{c, c.mongo.Database(database).Collection(name, opts...)}
 }
@@ -66,16 +66,16 @@ func (c *Collection[T]) FindOne(ctx context.Context, filter any, opts ...options
 	return do(ctx, c, "FindOne", func(ctx context.Context) (T, error) { return single[T](c.coll.FindOne(ctx, filter, opts...)) })
 }
 
-// FindOneAndUpdate updates a document and returns it: as it was before, unless the options
-// say otherwise. See FindOne for errors.
+// FindOneAndUpdate updates a document and returns its previous version, unless
+// SetReturnDocument of the options selects the new one. See FindOne for errors.
 func (c *Collection[T]) FindOneAndUpdate(ctx context.Context, filter, update any, opts ...options.Lister[options.FindOneAndUpdateOptions]) *eventloop.Future[T] {
 	return do(ctx, c, "FindOneAndUpdate", func(ctx context.Context) (T, error) {
 		return single[T](c.coll.FindOneAndUpdate(ctx, filter, update, opts...))
 	})
 }
 
-// FindOneAndReplace replaces a document and returns it: as it was before, unless the options
-// say otherwise. See FindOne for errors.
+// FindOneAndReplace replaces a document and returns the previous one, unless
+// SetReturnDocument of the options selects the new one. See FindOne for errors.
 func (c *Collection[T]) FindOneAndReplace(ctx context.Context, filter any, replacement T, opts ...options.Lister[options.FindOneAndReplaceOptions]) *eventloop.Future[T] {
 	return do(ctx, c, "FindOneAndReplace", func(ctx context.Context) (T, error) {
 		return single[T](c.coll.FindOneAndReplace(ctx, filter, replacement, opts...))
@@ -96,8 +96,8 @@ func (c *Collection[T]) InsertOne(ctx context.Context, document T, opts ...optio
 	})
 }
 
-// InsertMany inserts documents. If some of them are refused, the error wraps a
-// mongo.BulkWriteException, and the result says which were inserted.
+// InsertMany inserts documents. If the server refuses some of them, the error wraps a
+// mongo.BulkWriteException, and the result contains the IDs of the inserted documents.
 func (c *Collection[T]) InsertMany(ctx context.Context, documents []T, opts ...options.Lister[options.InsertManyOptions]) *eventloop.Future[*mongo.InsertManyResult] {
 	return do(ctx, c, "InsertMany", func(ctx context.Context) (*mongo.InsertManyResult, error) {
 		return c.coll.InsertMany(ctx, documents, opts...)

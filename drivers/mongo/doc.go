@@ -1,6 +1,6 @@
-// Package mongoloop is a client of MongoDB for programs on an event loop, by the official
-// client, mongo-driver: typed collections whose operations are futures, and cursors as
-// streams.
+// Package mongoloop is a MongoDB client for programs on an event loop, built on the official
+// client, mongo-driver. It has typed collections with operations that return futures, and
+// cursors as streams.
 //
 //	err := eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
 //		c, err := mongoloop.Connect(l, options.Client().ApplyURI("mongodb://127.0.0.1"))

@@ -11,7 +11,10 @@
 //	})
 //
 // For operations that are not streams, from ListObjectsV2 to DeleteObject, and for
-// presigning, use package awsloop: awsloop.Call(ctx, w, s3.NewPresignClient(c).PresignGetObject, in).
+// presigning, use package awsloop:
+//
+//	awsloop.Call(ctx, w, s3.NewPresignClient(c).PresignGetObject, in)
+//
 // The HTTP client of the loop can get and put presigned URLs; there is an example.
 //
 // # Downloads

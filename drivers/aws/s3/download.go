@@ -32,8 +32,8 @@ type DownloadOptions struct {
 // pieceSize is the size of a read, as in eventloop.ReadFrom.
 const pieceSize = 64 << 10
 
-// Download calls onData on the loop with the content of an object, piece by piece, and then
-// onEnd once: with nil after the last piece, or with an [*Error]. A piece has at most 64 KB
+// Download calls onData on the loop with the content of an object, chunk by chunk, and then
+// onEnd once: with nil after the last chunk, or with an [*Error]. A chunk has at most 64 KB
 // and is valid until onData returns. The object is read no faster than onData accepts it:
 // Pause of the Reader slows the server down, and at most about 300 KB are held in memory.
 // For the other methods of the Reader, and for when it keeps the loop alive, see
@@ -48,7 +48,7 @@ const pieceSize = 64 << 10
 // a resume; then Download verifies the length and the ETag.
 //
 // The Retryer of c also retries requests. The end of ctx ends the download; the error then
-// matches the cause of ctx. Download does not use a goroutine of Workers, but its own.
+// matches the cause of ctx. Download uses its own goroutine, not one of Workers.
 //
 // Download panics if c, in, onData or onEnd is nil.
 func Download(ctx context.Context, l *eventloop.Loop, c Getter, in *s3.GetObjectInput, onData func(p []byte), onEnd func(err error), o *DownloadOptions) *eventloop.Reader {
@@ -128,7 +128,7 @@ func Pieces(t *eventloop.Task, w *eventloop.Workers, c Getter, in *s3.GetObjectI
 			return
 		}
 		r := newObject(t.Context(), c, in, o)
-		defer func() { go r.Close() }() // it waits for a Read that was left
+		defer func() { go r.Close() }() // Close waits for a Read in progress
 		buf := make([]byte, pieceSize)
 		for {
 			n, err := eventloop.WorkOn(t.Context(), w, func(context.Context) (int, error) {

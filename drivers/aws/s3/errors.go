@@ -9,13 +9,13 @@ import (
 
 // Errors of transfers. They are wrapped in an [*Error].
 var (
-	// ErrChanged matches the error of a download whose object was replaced in the
-	// middle, and of an upload whose file was changed while it was read.
+	// ErrChanged matches the error of a download during which the object was replaced, and of
+	// an upload during which the file changed.
 	ErrChanged = errors.New("s3loop: the content has changed during the transfer")
 
 	// ErrLength is the error of an upload whose body differs in length from its
 	// ContentLength.
-	ErrLength = errors.New("s3loop: the body is not as long as ContentLength says")
+	ErrLength = errors.New("s3loop: the length of the body differs from ContentLength")
 )
 
 // An Error is the error of a transfer. It wraps the error of the SDK, in which errors.As
@@ -60,6 +60,6 @@ func newError(op string, bucket, key *string, offset int64, err error) error {
 var (
 	errNilInput  = errors.New("s3loop: nil input")
 	errNilClient = errors.New("s3loop: nil client")
-	errHasBody   = errors.New("s3loop: an input of Upload with a Body; UploadFrom takes it")
-	errHasNoBody = errors.New("s3loop: an input of UploadFrom without a Body")
+	errHasBody   = errors.New("s3loop: the input of Upload has a Body; use UploadFrom")
+	errHasNoBody = errors.New("s3loop: the input of UploadFrom has no Body")
 )

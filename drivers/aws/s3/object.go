@@ -16,21 +16,21 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
-// An object is an S3 object as an io.ReadCloser. The first Read sends the request. A Read
-// after a break sends a request for the rest.
+// An object is an S3 object as an io.ReadCloser. The first Read sends the request. If the
+// response breaks off, the next Read requests the rest.
 type object struct {
 	c       Getter
 	in      s3.GetObjectInput
 	options DownloadOptions
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
-	offset  atomic.Int64 // bytes that Read has given
+	offset  atomic.Int64 // the number of bytes that Read has returned
 
 	mu       sync.Mutex          // held by Read and by the second half of Close
-	head     *s3.GetObjectOutput // of the first response, without its Body; then never changed
-	first    int64               // position of the first byte in the object
-	length   int64               // bytes to read; -1 if not known
-	body     io.ReadCloser       // nil before a request
+	head     *s3.GetObjectOutput // the first response, without its Body; not changed after that
+	first    int64               // the position of the first byte in the object
+	length   int64               // the number of bytes to read; -1 if unknown
+	body     io.ReadCloser       // nil while there is no response
 	failures int                 // consecutive failures without a received byte
 	over     error               // the error of all later Reads
 }
@@ -81,7 +81,7 @@ func (r *object) Read(p []byte) (int, error) {
 	return 0, r.over
 }
 
-// Close implements io.Closer. It ends a Read that waits.
+// Close implements io.Closer. It ends a Read in progress.
 func (r *object) Close() error {
 	r.cancel(io.ErrClosedPipe)
 	r.mu.Lock()

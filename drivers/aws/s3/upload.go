@@ -95,9 +95,9 @@ type upload struct {
 	c       Putter
 	in      UploadInput
 	opts    []func(*UploadOptions)
-	invalid error // the arguments
+	invalid error // the error for invalid arguments
 	source  source
-	writer  *eventloop.PipeWriter // of Upload
+	writer  *eventloop.PipeWriter // only for Upload
 	once    sync.Once             // closes the body
 }
 
@@ -122,7 +122,7 @@ func (u *upload) start(ctx context.Context) *eventloop.Future[*UploadOutput] {
 	owner, err := eventloop.NewOwner(l, Kind, name, func(error) { go u.closeBody() })
 	if err != nil {
 		u.closeBody()
-		f, _ := eventloop.NewFuture[*UploadOutput](l) // has failed with the same error
+		f, _ := eventloop.NewFuture[*UploadOutput](l) // the future has failed with the same error
 		return f
 	}
 	u.owner = owner
@@ -134,7 +134,7 @@ func (u *upload) start(ctx context.Context) *eventloop.Future[*UploadOutput] {
 // done is called on the loop, unless the loop ends by force.
 func (u *upload) done(out *UploadOutput, err error) {
 	if err != nil {
-		go u.closeBody() // if run was not called
+		go u.closeBody() // in case run was not called
 		if u.writer != nil {
 			u.writer.CloseWithError(err)
 		}
@@ -199,8 +199,8 @@ func guard[T any](f func() (T, error)) (v T, err error) {
 	return f()
 }
 
-// newPanicError is called by the deferred function that recovered. The stack begins with
-// the panic.
+// newPanicError returns the error for a panic. The deferred function that recovers calls it.
+// The stack begins with the panic.
 func newPanicError(value any) *eventloop.PanicError {
 	stack := debug.Stack()
 	if i := bytes.Index(stack, []byte("\npanic(")); i >= 0 {
@@ -238,8 +238,8 @@ type source struct {
 	r      io.Reader
 	ctx    context.Context
 	offset atomic.Int64
-	length int64 // expected; -1 if not known
-	wrong  error // the error for another length
+	length int64 // the expected length; -1 if unknown
+	wrong  error // the error if the length differs
 	file   statter
 	before fs.FileInfo // of file
 
@@ -290,8 +290,8 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// read reads and verifies. If the context has ended, the error says so: the transfer manager
-// prefers any other error to that of the context.
+// read reads and verifies. If the context has ended, it returns that error instead of the
+// reader's, because the transfer manager prefers any other error to that of the context.
 func (s *source) read(p []byte) (int, error) {
 	if err := s.ctx.Err(); err != nil {
 		return 0, err
