@@ -71,10 +71,7 @@ func (d *dialing) dial() (net.Conn, error) {
 	nc, err := l.dialContext(d.ctx, d.network, d.address, &ConnConfig{})
 	closed := context.Cause(d.ctx) == ErrLoopClosed
 	d.cancel(context.Canceled)
-	l.unregister(&d.handle)
-	if l.ended.Load() {
-		l.wake() // closeAll waits for the last handle
-	}
+	l.unregisterAside(&d.handle)
 	switch {
 	case err == nil:
 		return nc, nil

@@ -163,6 +163,18 @@ const (
 	stateClosed // the loop accepts no more posts, timers or handles
 )
 
+// begin makes a new loop or group a running one. The caller holds the lock of s.
+func (s *loopState) begin() error {
+	switch *s {
+	case stateRunning:
+		return ErrRunning
+	case stateClosed:
+		return ErrLoopClosed
+	}
+	*s = stateRunning
+	return nil
+}
+
 var errNilFunc = errors.New("eventloop: nil function")
 
 // New returns a loop that does nothing until [Loop.Run]. It starts no goroutine, so a
@@ -278,13 +290,9 @@ func checkLoop(l *Loop) {
 func (l *Loop) begin(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch l.state {
-	case stateRunning:
-		return ErrRunning
-	case stateClosed:
-		return ErrLoopClosed
+	if err := l.state.begin(); err != nil {
+		return err
 	}
-	l.state = stateRunning
 	l.labels = pprof.WithLabels(ctx, pprof.Labels("eventloop", l.cfg.Name))
 	l.epoch = time.Now()
 	l.self.Store(uintptr(goid.Current()))

@@ -102,14 +102,7 @@ func (g *Group) Run(ctx context.Context, start func(l *Loop) error) error {
 func (g *Group) begin() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	switch g.state {
-	case stateRunning:
-		return ErrRunning
-	case stateClosed:
-		return ErrLoopClosed
-	}
-	g.state = stateRunning
-	return nil
+	return g.state.begin()
 }
 
 // A groupEnd describes how one of the loops ended.

@@ -236,6 +236,15 @@ func (l *Loop) unregister(h *handle) bool {
 	return true
 }
 
+// unregisterAside is unregister for a goroutine that sends no task afterwards: closeAll,
+// which waits for the last handle, has to look again.
+func (l *Loop) unregisterAside(h *handle) {
+	l.unregister(h)
+	if l.ended.Load() {
+		l.wake()
+	}
+}
+
 // release drops one reference that keeps the loop alive. The caller holds l.mu.
 func (l *Loop) release() {
 	if l.refs--; l.refs == 0 {

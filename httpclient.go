@@ -531,8 +531,8 @@ func (c *HTTPClient) goroutineBegun() {
 func (c *HTTPClient) goroutineEnded() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.running--; c.running == 0 && c.loop.unregister(&c.open) && c.loop.ended.Load() {
-		c.loop.wake() // closeAll waits for the last handle
+	if c.running--; c.running == 0 {
+		c.loop.unregisterAside(&c.open)
 	}
 }
 

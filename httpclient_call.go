@@ -377,13 +377,9 @@ func (c *httpCall) resolve(res *HTTPResponse, err error) {
 	} else {
 		c.future.finishFrom(origin{kind: kindHTTPClient, at: c.at}, futureResolved, res, err)
 	}
-	l := c.loop
 	// The future may outlive the request.
 	c.opts, c.target, c.route, c.slow, c.extra = &noOptions, nil, nil, nil, nil
-	l.unregister(&c.handle)
-	if l.ended.Load() {
-		l.wake() // closeAll waits for the last handle
-	}
+	c.loop.unregisterAside(&c.handle)
 }
 
 // settle removes the request from the requests that Stats counts, before its callbacks can

@@ -366,23 +366,25 @@ func (c *httpCall) response(conn *httpclient.Conn, r *httpclient.Response) *HTTP
 		res.Timing = c.slow.times
 	}
 	res.Timing.FirstByte = conn.FirstByte().Sub(c.begun)
-	if tc := tlsOf(conn); tc != nil {
-		state := tc.ConnectionState()
-		res.TLS = &state
-	}
+	res.TLS = tlsState(conn)
 	return res
 }
 
-// tlsOf returns the TLS connection of conn, or nil.
-func tlsOf(conn *httpclient.Conn) interface{ ConnectionState() tls.ConnectionState } {
+// tlsState returns the state of the TLS connection, or nil if conn has none.
+func tlsState(conn *httpclient.Conn) *tls.ConnectionState {
 	core := conn.Core()
 	core.Lock()
-	defer core.Unlock()
+	nc := unguarded(core.NetConn())
 	if t := core.TLS(); t != nil {
-		return t
+		nc = t
 	}
-	t, _ := unguarded(core.NetConn()).(interface{ ConnectionState() tls.ConnectionState })
-	return t
+	core.Unlock() // ConnectionState takes locks of crypto/tls
+	tc, ok := nc.(interface{ ConnectionState() tls.ConnectionState })
+	if !ok {
+		return nil
+	}
+	state := tc.ConnectionState()
+	return &state
 }
 
 // maxDiscard limits how much of a redirect's body is read. Reading it is cheaper than a new

@@ -365,13 +365,7 @@ func (t *httpTrip) watchCancel(done chan struct{}) {
 }
 
 // release unregisters the handle.
-func (t *httpTrip) release() {
-	l := t.call.loop
-	l.unregister(&t.call.handle)
-	if l.ended.Load() {
-		l.wake() // closeAll waits for the last handle
-	}
-}
+func (t *httpTrip) release() { t.call.loop.unregisterAside(&t.call.handle) }
 
 // finish ends the request. If the body is not closed yet, another goroutine closes it,
 // because Close may block.

@@ -199,10 +199,7 @@ func (t *httpTrip) response(conn *httpclient.Conn, r *httpclient.Response) *http
 	if r.NoBody || r.Length == 0 {
 		res.Body = http.NoBody
 	}
-	if tc := tlsOf(conn); tc != nil {
-		state := tc.ConnectionState()
-		res.TLS = &state
-	}
+	res.TLS = tlsState(conn)
 	return res
 }
 
