@@ -9,7 +9,7 @@ import (
 )
 
 // The system calls of a connection. With the build tag netcorefaults, tests can make them
-// fail, see calls_faults.go.
+// fail, see calls_faults_test.go.
 
 func epollOpen(ep *epoll) error                    { return realEpollOpen(ep) }
 func epollWait(ep *epoll, events []epollEvent) int { return realEpollWait(ep, events) }
