@@ -29,8 +29,8 @@
 // # Consuming
 //
 // [Client.Consume] reserves jobs and calls a function with each. The application settles
-// a job with [Job.Delete], [Job.Release] or [Job.Bury], at any time. Back-pressure: it has
-// at most ConsumeOptions.Parallel jobs at a time. The driver sends the command that settles
+// a job with [Job.Delete], [Job.Release] or [Job.Bury], at any time. It has at most
+// ConsumeOptions.Parallel jobs at a time. The driver sends the command that settles
 // a job and the reserve command for the next job in one write, so a job costs one round
 // trip.
 //

@@ -38,7 +38,7 @@ func Login(user, password string) Auth {
 		give := answers(user, password)
 		return "LOGIN", func(challenge []byte) ([]byte, error) {
 			if challenge == nil {
-				return nil, nil // the server asks for the user with a challenge
+				return nil, nil // the server requests the user with a challenge
 			}
 			return give(challenge)
 		}, nil
@@ -66,7 +66,7 @@ func checkOffered(offered []string, mechanism string) error {
 func answers(list ...string) func(challenge []byte) ([]byte, error) {
 	return func([]byte) ([]byte, error) {
 		if len(list) == 0 {
-			return nil, errors.New("the server asks for more than the mechanism has")
+			return nil, errors.New("the server sent more challenges than the mechanism has responses")
 		}
 		a := list[0]
 		list = list[1:]

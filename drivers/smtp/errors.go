@@ -47,7 +47,7 @@ var (
 
 var (
 	errServerClosed = fmt.Errorf("the server closed the connection: %w", io.ErrUnexpectedEOF)
-	errEarlyBytes   = fmt.Errorf("%w: bytes that no command asked for", ErrMalformed)
+	errEarlyBytes   = fmt.Errorf("%w: unsolicited bytes", ErrMalformed)
 )
 
 // An Error is the negative reply of a server.

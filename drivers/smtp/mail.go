@@ -126,7 +126,7 @@ func (m Mail) clone() Mail {
 	return m
 }
 
-// check returns why the mail cannot be sent to any server, or nil.
+// check returns an error if the mail is invalid for every server.
 func (m *Mail) check() error {
 	if from := bare(m.From); from != "" {
 		if err := smtpwire.CheckAddress(from); err != nil {

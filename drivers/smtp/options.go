@@ -14,7 +14,7 @@ import (
 	"github.com/onloop/eventloop/drivers/smtp/internal/smtpwire"
 )
 
-// Security says whether and how a session is encrypted.
+// Security determines whether and how a session is encrypted.
 type Security uint8
 
 const (
@@ -173,7 +173,7 @@ func (o *Options) check() error {
 		return fmt.Errorf("smtp: rate %v", o.Rate)
 	}
 	if o.Rate > 0 && o.Rate < minRate {
-		return fmt.Errorf("smtp: rate %v, less than one mail in a year", o.Rate)
+		return fmt.Errorf("smtp: rate %v, less than one mail per year", o.Rate)
 	}
 	return nil
 }

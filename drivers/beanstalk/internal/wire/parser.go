@@ -11,23 +11,23 @@ import (
 // ErrTooLarge is the error of a body that is larger than Parser.Limit.
 var ErrTooLarge = errors.New("body larger than the limit")
 
-// maxLine is the length of the longest line that is accepted, without its end. The
-// longest line of a server is USING with the name of a tube.
+// maxLine is the maximum length of a line, without its end. The longest line of a server is
+// USING with the name of a tube.
 const maxLine = 256
 
-// A Parser decodes replies from chunks of any size. It remembers where it stopped, so
-// the time that it takes is proportional to the bytes. The zero Parser is ready to use.
+// A Parser decodes replies from chunks of any size. It stores its position in an incomplete
+// reply, so it examines each byte once. The zero Parser is ready to use.
 type Parser struct {
-	Limit int // of the bytes of a body; zero: no limit
+	Limit int // bounds the bytes of a body; zero: no bound
 
-	line    []byte // of an incomplete line
-	reply   Reply  // whose body is incomplete
-	missing int    // bytes of the body and its end, if reply.Body is not nil
+	line    []byte // the beginning of an incomplete line
+	reply   Reply  // a reply with an incomplete body
+	missing int    // the missing bytes of the body and its end, if reply.Body is not nil
 	err     error
 }
 
-// Next decodes the next reply from data. It returns the number of bytes that it took, and
-// whether the reply is complete; if not, it took all of data. An error is final.
+// Next decodes the next reply from data. It returns the number of bytes that it consumed, and
+// whether the reply is complete. If not, it has consumed all of data. An error is final.
 func (p *Parser) Next(data []byte) (r Reply, n int, ok bool, err error) {
 	if p.err == nil {
 		r, n, ok, p.err = p.next(data)
@@ -49,7 +49,7 @@ func (p *Parser) next(data []byte) (r Reply, n int, ok bool, err error) {
 		if p.Limit > 0 && size > p.Limit {
 			return Reply{}, n, false, ErrTooLarge
 		}
-		// What the server announces is not allocated before it arrives.
+		// Allocate no more than has arrived, whatever size the server announces.
 		r.Body = make([]byte, 0, min(size, len(data)-n+1<<10))
 		p.reply, p.missing = r, size+2
 		r, m, ok, err := p.nextBody(data[n:])
@@ -84,7 +84,7 @@ func (p *Parser) nextLine(data []byte) (line []byte, n int, ok bool, err error) 
 	return body, n, true, nil
 }
 
-// nextBody takes what belongs to the body and its end.
+// nextBody consumes bytes of the body and its end.
 func (p *Parser) nextBody(data []byte) (r Reply, n int, ok bool, err error) {
 	n = min(p.missing, len(data))
 	for i, c := range data[:n] {
@@ -103,7 +103,7 @@ func (p *Parser) nextBody(data []byte) (r Reply, n int, ok bool, err error) {
 	return r, n, true, nil
 }
 
-// parseLine parses a line. size is that of the body which follows, or -1.
+// parseLine parses a line. size is the size of the body that follows, or -1.
 func parseLine(line []byte) (r Reply, size int, err error) {
 	word, rest, spaced := bytes.Cut(line, []byte(" "))
 	k := kindOf[string(word)]
@@ -149,7 +149,7 @@ func number(p []byte) (n uint64, ok bool) {
 
 func length(p []byte) (n int, ok bool) {
 	u, ok := number(p)
-	return int(u), ok && u <= math.MaxInt32-2 // with its end it is an int everywhere
+	return int(u), ok && u <= math.MaxInt32-2 // with the end of line, it fits in an int on every platform
 }
 
 func malformed(what string, p []byte) error {

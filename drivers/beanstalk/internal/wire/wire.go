@@ -1,5 +1,5 @@
 // Package wire encodes the commands and decodes the replies of beanstalkd, protocol 1.12.
-// It does no input or output.
+// It does no I/O.
 package wire
 
 import (
@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// MaxTube is the length of the longest name of a tube, in bytes.
+// MaxTube is the maximum length of the name of a tube, in bytes.
 const MaxTube = 200
 
-// ValidTube reports whether name may be the name of a tube.
+// ValidTube reports whether name is a valid name of a tube.
 func ValidTube(name string) bool {
 	if name == "" || len(name) > MaxTube || name[0] == '-' {
 		return false
@@ -60,7 +60,7 @@ func appendNumbers(dst []byte, numbers []uint64) []byte {
 // A Kind is the first word of a reply.
 type Kind uint8
 
-// The kinds of replies, and the fields of Reply that they have.
+// The kinds of replies, with the fields of Reply that are set for each.
 const (
 	Inserted       Kind = iota + 1 // ID
 	Buried                         // ID, or none
@@ -88,7 +88,7 @@ const (
 	kinds
 )
 
-// A form says which arguments follow the first word.
+// A form describes the arguments that follow the first word.
 type form uint8
 
 const (
@@ -131,7 +131,7 @@ var words = [kinds]struct {
 	UnknownCommand: {"UNKNOWN_COMMAND", bare},
 }
 
-// kindOf are the kinds by their words.
+// kindOf maps the first word of a reply to its kind.
 var kindOf = func() map[string]Kind {
 	m := make(map[string]Kind, kinds)
 	for k, w := range words {
@@ -150,7 +150,7 @@ func (k Kind) String() string {
 	return words[k].word
 }
 
-// A Reply is a reply of the server. Which fields it has depends on its Kind.
+// A Reply is a reply of the server. Its Kind determines the fields that are set.
 type Reply struct {
 	Kind  Kind
 	ID    uint64

@@ -16,13 +16,12 @@ const (
 	maxAddress   = 254 // a path has 256, with the angle brackets
 )
 
-// CheckAddress returns why addr cannot be the address of a mailbox, or nil. An address
+// CheckAddress returns an error if addr is not a valid address of a mailbox. An address
 // is a local part, "@" and a domain or an address literal, or "postmaster" alone.
 // Characters beyond ASCII are allowed everywhere (RFC 6531).
 //
-// CheckAddress is about the syntax of a command, not about which mailboxes exist. So
-// dots may stand anywhere in a local part, although RFC 5321 forbids two in a row:
-// there are such mailboxes.
+// CheckAddress checks whether the address is safe in a command. So it allows dots anywhere
+// in a local part, although RFC 5321 forbids two in a row: such mailboxes exist.
 func CheckAddress(addr string) error {
 	if err := checkAddress(addr); err != nil {
 		return fmt.Errorf("address %q: %w", addr, err)
@@ -101,7 +100,7 @@ func checkDomain(s string) error {
 		}
 	}
 	for _, r := range s {
-		// Underscores are in use, although the names of hosts have none.
+		// Domains with underscores exist, although host names must not contain any.
 		if r < utf8.RuneSelf && !isLetterDigit(byte(r)) && r != '-' && r != '.' && r != '_' {
 			return fmt.Errorf("%q in the domain", r)
 		}
@@ -130,8 +129,8 @@ func checkLiteral(s string) error {
 	return nil
 }
 
-// CheckDomain returns why name cannot be the argument of EHLO, or nil. It is the name
-// of a host or an address literal.
+// CheckDomain returns an error if name is not a valid argument of EHLO: a host name or an
+// address literal.
 func CheckDomain(name string) error {
 	if !IsASCII(name) {
 		return fmt.Errorf("host name %q: not ASCII", name)
@@ -160,7 +159,7 @@ func IsASCII(s string) bool {
 	return true
 }
 
-// isAtext reports whether c may be in an atom (RFC 5322, section 3.2.3).
+// isAtext reports whether an atom may contain c (RFC 5322, section 3.2.3).
 func isAtext(c byte) bool {
 	return isLetterDigit(c) || strings.IndexByte("!#$%&'*+-/=?^_`{|}~", c) >= 0
 }

@@ -106,8 +106,8 @@ func appendUnitext(dst []byte, s string) []byte {
 // maxEnvelopeID is the limit of RFC 3461, section 4.4, in characters.
 const maxEnvelopeID = 100
 
-// CheckEnvelopeID returns why id cannot be an envelope identifier, or nil. It is
-// printable ASCII (RFC 3461, section 4.4).
+// CheckEnvelopeID returns an error if id is not a valid envelope identifier: printable ASCII
+// (RFC 3461, section 4.4).
 func CheckEnvelopeID(id string) error {
 	if len(id) > maxEnvelopeID {
 		return fmt.Errorf("envelope identifier longer than %d characters", maxEnvelopeID)
@@ -151,8 +151,8 @@ func Challenge(r *Reply) ([]byte, error) {
 	return c, nil
 }
 
-// CheckMechanism returns why name cannot be a mechanism of SASL (RFC 4422, section
-// 3.1), or nil.
+// CheckMechanism returns an error if name is not a valid name of a SASL mechanism (RFC 4422,
+// section 3.1).
 func CheckMechanism(name string) error {
 	if name == "" || len(name) > 20 {
 		return fmt.Errorf("authentication mechanism %q: must have 1 to 20 characters", name)
@@ -165,8 +165,7 @@ func CheckMechanism(name string) error {
 	return nil
 }
 
-// CheckNotify returns why the values cannot be those of NOTIFY, or nil (RFC 3461,
-// section 4.1).
+// CheckNotify returns an error if the values are not valid for NOTIFY (RFC 3461, section 4.1).
 func CheckNotify(values []string) error {
 	for _, v := range values {
 		switch v {

@@ -2,13 +2,12 @@ package smtpwire
 
 import "bytes"
 
-// A Stuffer brings a mail into the form in which DATA sends it (RFC 5321, section
-// 4.5.2). A line that begins with a dot gets a second one, so that no line of the mail
-// can end it.
+// A Stuffer converts a mail to the form in which DATA sends it (RFC 5321, section
+// 4.5.2). A line that begins with a dot gets a second dot, so that no line of the mail
+// can end the mail.
 //
-// CR, LF and CRLF all become CRLF. Servers differ in what they take for the end of a
-// line, so a mail with CR or LF alone could end early for one of them and smuggle in
-// commands.
+// CR, LF and CRLF all become CRLF. Some servers also accept a bare CR or LF as the end of a
+// line. For such a server, a mail with a bare CR or LF could end early and inject commands.
 //
 // The zero Stuffer is at the beginning of a mail.
 type Stuffer struct {
@@ -65,7 +64,7 @@ func lineEnd(p []byte) int {
 // A Meter measures a mail. Its zero value is at the beginning of a mail.
 type Meter struct {
 	Size     int64 // in bytes with CRLF line ends, without added dots (RFC 1870, section 3)
-	EightBit bool  // there are bytes above 127
+	EightBit bool  // the mail has bytes above 127
 
 	afterCR bool
 	inLine  bool
@@ -90,7 +89,7 @@ func (m *Meter) Add(p []byte) {
 	}
 }
 
-// End measures the line end that is added to a mail whose last line has none.
+// End measures the line end that Stuffer.End adds if the last line has none.
 func (m *Meter) End() {
 	if m.inLine {
 		m.Size += 2

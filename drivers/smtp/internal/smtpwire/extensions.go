@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Extensions are what a server offers in its reply to EHLO or LHLO.
+// Extensions are the extensions that a server offers in its reply to EHLO or LHLO.
 type Extensions struct {
 	Pipelining bool     // RFC 2920
 	StartTLS   bool     // RFC 3207
@@ -15,12 +15,12 @@ type Extensions struct {
 	DSN        bool     // RFC 3461
 	RequireTLS bool     // RFC 8689
 	Size       bool     // RFC 1870
-	MaxSize    int64    // of a mail in bytes; 0: not known, or without limit
+	MaxSize    int64    // the maximum size of a mail in bytes; 0: unknown, or no limit
 	Auth       []string // the mechanisms in upper case, RFC 4954
 }
 
-// ParseExtensions returns what the reply to EHLO offers. Unknown extensions and wrong
-// parameters are ignored.
+// ParseExtensions returns the extensions in the reply to EHLO. It ignores unknown extensions
+// and invalid parameters.
 func ParseExtensions(r *Reply) (x Extensions) {
 	for _, line := range r.Lines[min(1, len(r.Lines)):] { // the first is a greeting
 		fields := strings.Fields(strings.ToUpper(line))

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// A Reply is what a server answers (RFC 5321, section 4.2).
+// A Reply is a reply of a server (RFC 5321, section 4.2).
 type Reply struct {
 	Code     int
 	Enhanced Enhanced
@@ -30,10 +30,10 @@ func (e Enhanced) String() string {
 // Text returns the lines, with "\n" between them.
 func (r *Reply) Text() string { return strings.Join(r.Lines, "\n") }
 
-// Positive reports whether the reply says that the command was done.
+// Positive reports whether the reply confirms that the command was executed.
 func (r *Reply) Positive() bool { return r.Code/100 == 2 }
 
-// Negative reports whether the reply is a refusal, for now or for good.
+// Negative reports whether the reply is a refusal, temporary or permanent.
 func (r *Reply) Negative() bool { return r.Code/100 == 4 || r.Code/100 == 5 }
 
 // ErrMalformed says that the bytes from the server are not a reply.
@@ -44,23 +44,23 @@ var ErrTooLarge = errors.New("reply too large")
 
 // A Parser splits the bytes from a server into replies.
 type Parser struct {
-	// Max is the number of bytes that a reply may have, with its codes and line ends.
+	// Max bounds the size of a reply in bytes, including its codes and line ends.
 	Max int
 
 	buf     []byte
-	scanned int // no line ends before this index of buf
-	size    int // bytes of the lines in reply
+	scanned int // buf has no line end before this index
+	size    int // the total size of the lines in reply
 	reply   Reply
 }
 
-// Write adds bytes from the server. They are copied.
+// Write adds a copy of bytes from the server.
 func (p *Parser) Write(b []byte) { p.buf = append(p.buf, b...) }
 
 // Buffered returns the number of bytes that Next has not returned as a part of a reply.
 func (p *Parser) Buffered() int { return p.size + len(p.buf) }
 
-// Next returns the next reply. It returns ok == false if the reply is not complete yet.
-// After an error the Parser must not be used any more.
+// Next returns the next reply. If the reply is incomplete, ok is false. After an error, the
+// Parser must not be used again.
 //
 // Lines may end with LF instead of CRLF. The codes of all lines must be equal.
 func (p *Parser) Next() (r Reply, ok bool, err error) {
@@ -86,7 +86,7 @@ func (p *Parser) Next() (r Reply, ok bool, err error) {
 			r = p.reply
 			p.reply, p.size = Reply{}, 0
 			if len(p.buf) == 0 {
-				p.buf = nil // what was sliced off is not kept
+				p.buf = nil // frees the memory of consumed bytes
 			}
 			return r, true, nil
 		}
@@ -120,7 +120,7 @@ func (p *Parser) line(line []byte) (last bool, err error) {
 	return last, nil
 }
 
-// malformed describes a line that is not one of a reply.
+// malformed returns the error for a line that does not belong to a reply.
 func malformed(line []byte) error {
 	const most = 80
 	if len(line) > most {
@@ -129,7 +129,7 @@ func malformed(line []byte) error {
 	return fmt.Errorf("%w: %q", ErrMalformed, line)
 }
 
-// cutEnhanced cuts an enhanced status code of a class off the front of s.
+// cutEnhanced removes an enhanced status code of a class from the beginning of s.
 func cutEnhanced(s string, class int) (e Enhanced, rest string, ok bool) {
 	code, rest, _ := strings.Cut(s, " ")
 	parts := strings.Split(code, ".")
