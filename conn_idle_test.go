@@ -122,7 +122,7 @@ func TestWhateverIsDoneToAParkedConnectionHasItsEffect(t *testing.T) {
 		{"SetTimeouts", eventloop.ConnConfig{}, func(t *testing.T, c *eventloop.Conn, peer *net.TCPConn) {
 			c.SetTimeouts(10*time.Millisecond, 0)
 		}, eventloop.ErrTimeout},
-		{"ReadTimeout", eventloop.ConnConfig{ReadTimeout: time.Second}, func(*testing.T, *eventloop.Conn, *net.TCPConn) {
+		{"ReadTimeout", eventloop.ConnConfig{ReadTimeout: 3 * time.Second}, func(*testing.T, *eventloop.Conn, *net.TCPConn) {
 		}, eventloop.ErrTimeout},
 		{"end of the peer", eventloop.ConnConfig{}, func(t *testing.T, c *eventloop.Conn, peer *net.TCPConn) {
 			peer.Close()
