@@ -226,7 +226,7 @@ func hostileClient(t *testing.T, addr string) {
 		return
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(watchdogTime))
 	body := strings.Repeat("b", rand.IntN(100_000))
 	req := fmt.Sprintf("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 	if rand.IntN(2) == 0 {

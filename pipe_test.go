@@ -155,7 +155,7 @@ func TestAPipeAtItsLimitsAndAtTheEndOfTheLoop(t *testing.T) {
 			w, r := eventloop.NewPipe(l, 0)
 			w.Write([]byte("x"))
 			go func() {
-				time.Sleep(5 * time.Millisecond)
+				<-l.Done() // before, there would be something to read
 				_, err := io.ReadAll(r)
 				ended <- err
 			}()

@@ -163,7 +163,7 @@ func TestLagIsHowLateTimersAreAndHowLongTurnsTake(t *testing.T) {
 func TestStatsBeforeRunAndAfterTheEnd(t *testing.T) {
 	l := eventloop.New(nil)
 	l.AfterFunc(time.Millisecond, func() {})
-	l.Post(func() {})
+	l.Post(func() { l.Post(func() {}) }) // which takes two turns
 	s := l.Stats()
 	wantEqual(t, "Timers before Run", s.Loop.Timers, 1)
 	wantEqual(t, "Queued before Run", s.Loop.Queued, 1)

@@ -321,28 +321,32 @@ func TestFinishWaitsForAcknowledgements(t *testing.T) {
 // takes.
 func TestFinishWaitsForAcknowledgementsAsLongAsTheyCome(t *testing.T) {
 	eachProbed(t, func(t *testing.T, open func(nc net.Conn) *testConn) {
-		nc, peer := tcpPair(t)
-		peer.(*net.TCPConn).SetReadBuffer(64 << 10)
-		nc.(*net.TCPConn).SetWriteBuffer(4 << 20)
-		c := open(nc)
-		c.order(func() { c.SetStall(2 * time.Second) })
-		const size = inKernel
-		c.write(text(size))
-		until(t, "all is with the kernel", func() bool { return c.pending() == 0 })
-		beside(t, func() {
-			p := make([]byte, 16<<10)
-			for n := 0; n < size; n += len(p) {
-				if _, err := io.ReadFull(peer, p); err != nil {
-					t.Errorf("cut after %d bytes: %v", n, err)
-					break
+		patiently(t, 2*time.Second, func(stall time.Duration) error {
+			nc, peer := tcpPair(t)
+			peer.(*net.TCPConn).SetReadBuffer(64 << 10)
+			nc.(*net.TCPConn).SetWriteBuffer(4 << 20)
+			c := open(nc)
+			c.order(func() { c.SetStall(stall) })
+			c.write(text(inKernel))
+			until(t, "all is with the kernel", func() bool { return c.pending() == 0 })
+			cut := make(chan error, 1)
+			beside(t, func() {
+				defer peer.Close()
+				p := make([]byte, 16<<10)
+				for n := 0; n < inKernel; n += len(p) {
+					if _, err := io.ReadFull(peer, p); err != nil {
+						cut <- fmt.Errorf("cut after %d bytes: %w", n, err)
+						return
+					}
+					time.Sleep(max(4*stuckAfter, 2*stall) * time.Duration(len(p)) / inKernel)
 				}
-				time.Sleep(4 * stuckAfter * time.Duration(len(p)) / size)
+				cut <- nil
+			})
+			if lost := c.finish(false); lost != 0 {
+				return fmt.Errorf("%d bytes are lost, and the peer says: %w", lost, <-cut)
 			}
-			peer.Close()
+			return wait(t, cut, "end of the peer")
 		})
-		if lost := c.finish(false); lost != 0 {
-			t.Errorf("%d bytes are lost although the peer read all", lost)
-		}
 	})
 }
 
