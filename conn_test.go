@@ -656,7 +656,6 @@ func TestConnBeforeRunAndAfterTheEnd(t *testing.T) {
 	wantEqual(t, "what Adopt left alone", readString(t, a, 10), "still open")
 }
 
-// deadAddr returns an address without a listener.
 // deadAddr returns an address that refuses connections until the end of the test. It is
 // in use, by a socket that does not listen: the port of a listener that was closed may be
 // given to another process.

@@ -287,15 +287,11 @@ func TestKeepingTheDataOfOnDataShowsUnderTheRaceDetector(t *testing.T) {
 }
 
 func TestAFailedDialOfAConnectionWithATaskEndsTheLoopAlthoughOtherTasksRun(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln.Close() // so the address has no listener
-	err = runLoop(t, nil, func(l *eventloop.Loop) {
+	addr := deadAddr(t)
+	err := runLoop(t, nil, func(l *eventloop.Loop) {
 		never(l)
 		l.Go(context.Background(), func(k *eventloop.Task) error { return k.Sleep(time.Hour) }).Ignore()
-		l.Dial(context.Background(), "tcp", ln.Addr().String(), &eventloop.ConnConfig{
+		l.Dial(context.Background(), "tcp", addr, &eventloop.ConnConfig{
 			Task: func(k *eventloop.Task, c *eventloop.Conn) error {
 				t.Error("the task runs")
 				return nil

@@ -624,12 +624,7 @@ func TestHTTPInATask(t *testing.T) {
 }
 
 func TestHTTPRefusedAndUnknownHosts(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln.Close()
-	_, err = doHTTP(t, eventloop.HTTPClientConfig{}, "GET", "http://"+ln.Addr().String(), nil)
+	_, err := doHTTP(t, eventloop.HTTPClientConfig{}, "GET", "http://"+deadAddr(t), nil)
 	if !errors.Is(err, eventloop.ErrHTTP) || !errors.Is(err, eventloop.ErrRefused) || errors.Is(err, eventloop.ErrTimeout) {
 		t.Errorf("refused: %v", err)
 	}

@@ -1,6 +1,7 @@
 package eventloop_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,21 +22,22 @@ type mistaken struct {
 	loop  *eventloop.Loop
 	over  chan struct{} // closed when the answer must be there
 	place string        // of the source line that is at fault
+	limit time.Duration // of the program; 0: a second and what rounding takes
 	told  logBook       // what the program is told, by errors and by the log
 }
 
 // say notes what a call returned.
 func (m *mistaken) say(v ...any) { fmt.Fprintln(&m.told, v...) }
 
-// run runs the program, which begins with start, until the loop ends, or for a
-// second and what rounding takes. It returns what the program was told.
+// run runs the program, which begins with start, until the loop ends, or until limit.
+// It returns what the program was told.
 func (m *mistaken) run(t *testing.T, cfg eventloop.Config, start func(m *mistaken)) string {
 	m.t, m.over = t, make(chan struct{})
 	cfg.Logger = m.told.logger()
 	m.loop = eventloop.New(&cfg)
 	m.loop.Post(func() { start(m) })
 	var answer string
-	limit := time.AfterFunc(time.Second+time.Millisecond, func() {
+	limit := time.AfterFunc(cmp.Or(m.limit, time.Second+time.Millisecond), func() {
 		answer = m.told.String()
 		m.loop.Stop()
 		close(m.over)
@@ -234,12 +236,7 @@ func TestMistakesWithConnectionsAndRequestsAreAnsweredAndNameTheirPlace(t *testi
 		})
 	}
 	refused := func(m *mistaken) string {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			m.t.Fatal(err)
-		}
-		ln.Close()
-		m.place = ln.Addr().String()
+		m.place = deadAddr(m.t)
 		return m.place
 	}
 	for name, mistake := range map[string]struct {
@@ -291,7 +288,7 @@ func TestMistakesWithConnectionsAndRequestsAreAnsweredAndNameTheirPlace(t *testi
 	} {
 		t.Run(name, func(t *testing.T) {
 			checkLeaks(t)
-			m := &mistaken{}
+			m := &mistaken{limit: watchdogTime} // all of them end by themselves
 			answer := m.run(t, mistake.cfg, mistake.start)
 			for _, want := range mistake.want {
 				if want = strings.Replace(want, "here", m.place, 1); !strings.Contains(answer, want) {
