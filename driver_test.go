@@ -661,8 +661,7 @@ func TestOwnersAndPromisesDoWhatTheirModelDoes(t *testing.T) {
 			for _, st := range steps[early:] {
 				do(st)
 			}
-			// The end comes when the callbacks that are due have run.
-			l.AfterFunc(time.Millisecond, func() {
+			afterTurns(l, 2, func() { // the callbacks that are due have run
 				switch {
 				case end == "Stop", end == "natural" && alive():
 					l.Stop()

@@ -191,6 +191,17 @@ func patiently(t testing.TB, timeout time.Duration, f func(timeout time.Duration
 	}
 }
 
+// afterTurns calls f in the n-th turn of l from now. Everything that was posted before
+// has then run, and it may have posted more n-1 times. A timer does not wait for that: on
+// a busy machine it may be due before the next turn begins, and timers come first.
+func afterTurns(l *eventloop.Loop, n int, f func()) {
+	if n > 1 {
+		inner := f
+		f = func() { afterTurns(l, n-1, inner) }
+	}
+	l.Post(f)
+}
+
 // outcome calls f on a goroutine of its own and returns how it ended: with the
 // value of a panic, or by Goexit, or neither.
 func outcome(f func()) (panicked any, exited bool) {

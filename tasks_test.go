@@ -828,7 +828,7 @@ func TestTheEndUnwindsTasksInEveryState(t *testing.T) {
 				return f(k)
 			}))
 		}
-		l.AfterFunc(time.Millisecond, func() {
+		afterTurns(l, 3, func() { // each task waits
 			l.Go(context.Background(), func(k *eventloop.Task) error {
 				t.Error("a task started after Stop")
 				return nil
@@ -885,7 +885,7 @@ func TestTheResultOfAnUnwoundTaskIsWhatItsFunctionReturns(t *testing.T) {
 		saved = l.Go(context.Background(), func(k *eventloop.Task) error { k.Sleep(time.Hour); return nil })
 		failed = l.Go(context.Background(), func(k *eventloop.Task) error { k.Sleep(time.Hour); return lost })
 		wrapped = l.Go(context.Background(), func(k *eventloop.Task) error { return fmt.Errorf("in it: %w", k.Sleep(time.Hour)) })
-		l.AfterFunc(time.Millisecond, l.Stop)
+		afterTurns(l, 2, l.Stop) // each task waits
 	})
 	if s := book.String(); strings.Count(s, "could not save") != 1 || strings.Contains(s, "in it") {
 		t.Errorf("the log does not consist of the one real error: %s", s)
@@ -909,7 +909,7 @@ func TestAPanicWhileUnwindingLeavesRun(t *testing.T) {
 			panic(i)
 		})
 	}
-	l.AfterFunc(time.Millisecond, l.Stop)
+	afterTurns(l, 2, l.Stop) // each task waits
 	v, _ := outcome(func() { l.Run(t.Context()) })
 	if pe, ok := v.(*eventloop.PanicError); !ok || pe.Value != 0 {
 		t.Errorf("Run panicked with %v, want the first panic", v)
@@ -930,7 +930,7 @@ func TestGoexitWhileUnwindingUnwindsTheOthersToo(t *testing.T) {
 		})
 	}
 	l.OnExit(func() { exits++ })
-	l.AfterFunc(time.Millisecond, l.Stop)
+	afterTurns(l, 2, l.Stop) // each task waits
 	_, exited := outcome(func() { l.Run(t.Context()) })
 	wantEqual(t, "Goexit went through Run", exited, true)
 	wantEqual(t, "tasks unwound", unwound, 3)
@@ -943,7 +943,7 @@ func TestTheEndOfRunsContextUnwindsTasksWithErrLoopClosed(t *testing.T) {
 	var got error
 	l := eventloop.New(nil)
 	l.Go(context.Background(), func(k *eventloop.Task) error { got = k.Sleep(time.Hour); return got })
-	l.AfterFunc(time.Millisecond, cancel)
+	afterTurns(l, 2, cancel) // the task waits
 	wantErr(t, "Run", l.Run(ctx), context.Canceled)
 	wantErr(t, "Sleep", got, eventloop.ErrLoopClosed)
 }
