@@ -16,6 +16,10 @@ var (
 	// ErrLength is the error of an upload whose body differs in length from its
 	// ContentLength.
 	ErrLength = errors.New("s3loop: the length of the body differs from ContentLength")
+
+	// ErrGoexit matches the error of an upload whose body, client or listener called
+	// runtime.Goexit, as the methods of testing.T do that stop a test.
+	ErrGoexit = errors.New("s3loop: runtime.Goexit was called")
 )
 
 // An Error is the error of a transfer. It wraps the error of the SDK, in which errors.As

@@ -65,14 +65,32 @@ func (s *server) get(key string) []byte {
 	return b
 }
 
+var anyCredentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+	return aws.Credentials{AccessKeyID: "AKID", SecretAccessKey: "SECRET"}, nil
+})
+
+// openUploads returns the number of unfinished multipart uploads.
+func (s *server) openUploads() int {
+	c := s3.New(s3.Options{
+		HTTPClient:   s.Client(),
+		Region:       "us-east-1",
+		BaseEndpoint: aws.String(s.URL),
+		Credentials:  anyCredentials,
+		UsePathStyle: true,
+	})
+	out, err := c.ListMultipartUploads(background(), &s3.ListMultipartUploadsInput{Bucket: aws.String(bucket)})
+	if err != nil {
+		panic(err)
+	}
+	return len(out.Uploads)
+}
+
 // client returns a client of the server on the loop.
 func (s *server) client(l *eventloop.Loop) *s3.Client {
 	cfg := awsloop.Config(l, aws.Config{
 		Region:       "us-east-1",
 		BaseEndpoint: aws.String(s.URL),
-		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-			return aws.Credentials{AccessKeyID: "AKID", SecretAccessKey: "SECRET"}, nil
-		}),
+		Credentials:  anyCredentials,
 	})
 	return s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true })
 }

@@ -54,10 +54,11 @@ const (
 // abort is not possible when the loop ends by force, or if the server is unreachable: set a
 // lifecycle rule for incomplete multipart uploads on the bucket.
 //
-// An error of the upload is an [*Error]. If the body or the client panics, it wraps an
-// [*eventloop.PanicError]. An upload that never began fails with the error of
-// [eventloop.WorkOn]. If ctx ends, the error matches its cause. When the upload fails, the
-// writer is closed: Write returns an error, and OnDrain is no longer called.
+// An error of the upload is an [*Error]. If the body, the client or a listener panics, it
+// wraps an [*eventloop.PanicError]; if one of them calls runtime.Goexit, it matches
+// ErrGoexit. An upload that never began fails with the error of [eventloop.WorkOn]. If ctx
+// ends, the error matches its cause. When the upload fails, the writer is closed: Write
+// returns an error, and OnDrain is no longer called.
 func Upload(ctx context.Context, w *eventloop.Workers, c Putter, in *UploadInput, opts ...func(*UploadOptions)) (*eventloop.PipeWriter, *eventloop.Future[*UploadOutput]) {
 	u := newUpload(w, c, in, opts)
 	writer, body := eventloop.NewPipe(w.Loop(), 0)
@@ -69,8 +70,9 @@ func Upload(ctx context.Context, w *eventloop.Workers, c Putter, in *UploadInput
 }
 
 // UploadFrom uploads in.Body: a file, the output of a child process, a compressor. Body is
-// read on a goroutine of w. If it is an io.Closer, it is closed exactly once, after its end
-// or when the upload fails; Close must unblock a Read in progress.
+// read on goroutines other than the loop's, one Read at a time. If it is an io.Closer, it is
+// closed exactly once, after its end or when the upload fails; Close must unblock a Read in
+// progress.
 //
 // If Body is a regular file (an *os.File, or a type with its Stat method), it must not
 // change during the upload: if its length or modification time changes, the upload fails
@@ -99,6 +101,7 @@ type upload struct {
 	source  source
 	writer  *eventloop.PipeWriter // only for Upload
 	once    sync.Once             // closes the body
+	began   bool                  // run was called
 }
 
 func newUpload(w *eventloop.Workers, c Putter, in *UploadInput, opts []func(*UploadOptions)) *upload {
@@ -134,7 +137,11 @@ func (u *upload) start(ctx context.Context) *eventloop.Future[*UploadOutput] {
 // done is called on the loop, unless the loop ends by force.
 func (u *upload) done(out *UploadOutput, err error) {
 	if err != nil {
-		go u.closeBody() // in case run was not called
+		if u.began {
+			err = newError(OpUpload, u.in.Bucket, u.in.Key, u.source.offset.Load(), err)
+		} else {
+			go u.closeBody()
+		}
 		if u.writer != nil {
 			u.writer.CloseWithError(err)
 		}
@@ -153,13 +160,14 @@ func (u *upload) closeBody() {
 
 // run runs on a goroutine of the workers.
 func (u *upload) run(ctx context.Context) (*UploadOutput, error) {
+	u.began = true
 	defer u.closeBody()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(ctx, u.closeBody)() // unblocks a Read in progress
 	out, err := u.transfer(ctx, cancel)
 	if err != nil {
-		err = newError(OpUpload, u.in.Bucket, u.in.Key, u.source.offset.Load(), withCause(ctx, err))
+		err = withCause(ctx, err)
 	}
 	return out, err
 }
@@ -178,25 +186,48 @@ func (u *upload) transfer(ctx context.Context, cancel context.CancelCauseFunc) (
 		o.Concurrency, o.FailTimeout = defaultConcurrency, defaultFailTimeout
 	}}
 	opts = append(opts, u.opts...)
-	opts = append(opts, func(o *UploadOptions) { o.S3 = &failFast{o.S3, cancel} })
+	guarded := &shield{cancel: cancel}
+	opts = append(opts, guarded.around)
 	out, err := transfermanager.New(u.c, opts...).UploadObject(ctx, &u.in)
-	if p := u.source.panicked; p != nil && !errors.Is(err, p) {
-		err = errors.Join(err, p) // the panic followed another failure
+	for _, e := range []error{u.source.uncaught, guarded.listener} {
+		if e != nil && !errors.Is(err, e) {
+			err = errors.Join(err, e) // it followed another failure, or the end of the upload
+		}
 	}
-	return out, err
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
-// guard calls f, which is code of the application, and returns a panic in it as a
-// [*eventloop.PanicError]. The transfer manager must not see panics: it would neither end its
-// goroutines nor abort the upload, and a panic in one of those goroutines would not be
-// recovered.
+// guard calls f, which is code of the application, on a separate goroutine. It returns a
+// panic in f as a [*eventloop.PanicError], and a Goexit as ErrGoexit. The transfer manager
+// must see neither: it would not end its goroutines and not abort the upload, and it would
+// complete the upload without the part whose request called Goexit. A panic in one of its
+// goroutines would not be recovered.
+//
+// A goroutine costs about a microsecond, and a Read returns some KB: the pipe of Upload
+// returns 64.
 func guard[T any](f func() (T, error)) (v T, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = newPanicError(p)
-		}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err = ErrGoexit // unless f returns
+		defer func() {
+			if p := recover(); p != nil {
+				err = newPanicError(p)
+			}
+		}()
+		v, err = f()
 	}()
-	return f()
+	<-done
+	return v, err
+}
+
+// isUncaught reports whether err is the result of a panic or a Goexit under guard.
+func isUncaught(err error) bool {
+	_, ok := err.(*eventloop.PanicError)
+	return ok || err == ErrGoexit
 }
 
 // newPanicError returns the error for a panic. The deferred function that recovers calls it.
@@ -210,25 +241,63 @@ func newPanicError(value any) *eventloop.PanicError {
 	return &eventloop.PanicError{Value: value, Stack: stack}
 }
 
-// A failFast ends an upload when its first part fails. The transfer manager notices the
-// failure only when it has read the next part, and the loop may never write that much.
-type failFast struct {
+// A shield is between the transfer manager and the client and listeners of an upload, where
+// the transfer manager calls them on its goroutines. It ends the upload when its first part
+// fails. The transfer manager notices the failure only when it has read the next part, and
+// the loop may never write that much.
+type shield struct {
 	Putter
-	cancel context.CancelCauseFunc
+	cancel    context.CancelCauseFunc
+	listeners []transfermanager.ObjectBytesTransferredListener
+
+	mu       sync.Mutex
+	listener error // the first panic or Goexit of a listener
 }
 
-func (c *failFast) UploadPart(ctx context.Context, in *s3.UploadPartInput, opts ...func(*s3.Options)) (*s3.UploadPartOutput, error) {
-	out, err := guard(func() (*s3.UploadPartOutput, error) { return c.Putter.UploadPart(ctx, in, opts...) })
+// around is the last option of an upload.
+func (s *shield) around(o *UploadOptions) {
+	s.Putter, o.S3 = o.S3, s
+	if p := &o.ObjectProgressListeners; len(p.ObjectBytesTransferred) > 0 {
+		s.listeners = p.ObjectBytesTransferred
+		p.ObjectBytesTransferred = []transfermanager.ObjectBytesTransferredListener{s}
+	}
+}
+
+func (s *shield) UploadPart(ctx context.Context, in *s3.UploadPartInput, opts ...func(*s3.Options)) (*s3.UploadPartOutput, error) {
+	out, err := guard(func() (*s3.UploadPartOutput, error) { return s.Putter.UploadPart(ctx, in, opts...) })
 	if err != nil {
-		c.cancel(err)
+		s.cancel(err)
 	}
 	return out, err
 }
 
-func (c *failFast) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMultipartUploadInput, opts ...func(*s3.Options)) (*s3.CompleteMultipartUploadOutput, error) {
+// CompleteMultipartUpload completes the upload, unless it was canceled: a client may ignore
+// the context.
+func (s *shield) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMultipartUploadInput, opts ...func(*s3.Options)) (*s3.CompleteMultipartUploadOutput, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
 	return guard(func() (*s3.CompleteMultipartUploadOutput, error) {
-		return c.Putter.CompleteMultipartUpload(ctx, in, opts...)
+		return s.Putter.CompleteMultipartUpload(ctx, in, opts...)
 	})
+}
+
+func (s *shield) OnObjectBytesTransferred(ctx context.Context, event *transfermanager.ObjectBytesTransferredEvent) {
+	_, err := guard(func() (struct{}, error) {
+		for _, l := range s.listeners {
+			l.OnObjectBytesTransferred(ctx, event)
+		}
+		return struct{}{}, nil
+	})
+	if err == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listener == nil {
+		s.listener = err
+		s.cancel(err)
+	}
 }
 
 // A source is the body of an upload. At the end of the content, before the transfer manager
@@ -243,7 +312,7 @@ type source struct {
 	file   statter
 	before fs.FileInfo // of file
 
-	panicked error // a *eventloop.PanicError; set by Read, which the upload's goroutine calls
+	uncaught error // a panic or a Goexit; set by Read, which the upload's goroutine calls
 }
 
 type statter interface{ Stat() (fs.FileInfo, error) }
@@ -278,14 +347,14 @@ func (s *source) begin(in *UploadInput) error {
 	return nil
 }
 
-// Read implements io.Reader. A panic in the body is an error.
+// Read implements io.Reader. A panic or a Goexit in the body is an error.
 func (s *source) Read(p []byte) (int, error) {
-	if s.panicked != nil {
-		return 0, s.panicked
+	if s.uncaught != nil {
+		return 0, s.uncaught
 	}
 	n, err := guard(func() (int, error) { return s.read(p) })
-	if _, ok := err.(*eventloop.PanicError); ok {
-		s.panicked = err
+	if isUncaught(err) {
+		s.uncaught = err
 	}
 	return n, err
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go"
 	"github.com/onloop/eventloop"
@@ -538,6 +540,75 @@ func TestAPanicInTheClientAbortsTheUpload(t *testing.T) {
 		})
 		if results != 1 {
 			t.Errorf("%s: %d results", op, results)
+		}
+	}
+}
+
+// A quitting is a body, and a client, that ends its goroutine, as the methods of testing.T
+// do that stop a test.
+type quitting struct {
+	*spy
+	io.Reader
+	when string
+}
+
+func (q *quitting) Read(p []byte) (int, error) {
+	n, err := q.Reader.Read(p)
+	if err == io.EOF && q.when == "Read" {
+		runtime.Goexit()
+	}
+	return n, err
+}
+
+func (q *quitting) UploadPart(ctx context.Context, in *s3.UploadPartInput, o ...func(*s3.Options)) (*s3.UploadPartOutput, error) {
+	if q.when == "UploadPart" {
+		runtime.Goexit()
+	}
+	return q.spy.UploadPart(ctx, in, o...)
+}
+
+func (q *quitting) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMultipartUploadInput, o ...func(*s3.Options)) (*s3.CompleteMultipartUploadOutput, error) {
+	if q.when == "CompleteMultipartUpload" {
+		runtime.Goexit()
+	}
+	return q.spy.CompleteMultipartUpload(ctx, in, o...)
+}
+
+func (q *quitting) OnObjectBytesTransferred(context.Context, *transfermanager.ObjectBytesTransferredEvent) {
+	switch q.when {
+	case "listener":
+		runtime.Goexit()
+	case "listener's panic":
+		panic("oops")
+	}
+}
+
+func TestCodeThatEndsItsGoroutineAbortsTheUpload(t *testing.T) {
+	for _, when := range []string{"Read", "UploadPart", "CompleteMultipartUpload", "listener", "listener's panic"} {
+		for _, n := range []int{partSize, partSize + 1, 8*partSize + 1} {
+			results := 0
+			onLoop(t, func(l *eventloop.Loop, w *eventloop.Workers, c *s3.Client, s *server) {
+				q := &quitting{&spy{Putter: c}, bytes.NewReader(randomBytes(n)), when}
+				in := target("a")
+				in.Body = q
+				listen := func(o *s3loop.UploadOptions) { o.ObjectProgressListeners.Register(q) }
+				s3loop.UploadFrom(background(), w, q, in, smallParts, listen).Then(outcome(&results, func(err error) {
+					e, typed := errors.AsType[*s3loop.Error](err)
+					_, panicked := errors.AsType[*eventloop.PanicError](err)
+					if !typed || e.Op != s3loop.OpUpload || panicked != (when == "listener's panic") || errors.Is(err, s3loop.ErrGoexit) == panicked {
+						t.Errorf("%s, %d bytes: %v", when, n, err)
+					}
+					if aborts := q.count("abort"); aborts != 1 || s.get("a") != nil {
+						t.Errorf("%s, %d bytes: %d aborts, stored %d", when, n, aborts, len(s.get("a")))
+					}
+					if n := s.openUploads(); n != 0 {
+						t.Errorf("%s: %d unfinished multipart uploads at the server", when, n)
+					}
+				}))
+			})
+			if results != 1 {
+				t.Errorf("%s, %d bytes: %d results", when, n, results)
+			}
 		}
 	}
 }
