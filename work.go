@@ -65,32 +65,39 @@ type jobOf[T any] struct {
 	job
 	f      func(ctx context.Context) (T, error)
 	result *Future[T]
+
+	value T // the result of f, for report
+	err   error
 }
 
-// run runs the function, unless its context or the loop has ended.
-func (j *jobOf[T]) run() {
+// run runs the function, unless its context or the loop has ended: then it resolves the
+// future and returns false.
+func (j *jobOf[T]) run() (ran bool) {
 	switch {
 	case j.loop.ended.Load():
 		j.closed()
-		return
+		return false
 	case j.ctx.Err() != nil:
 		j.canceled(context.Cause(j.ctx))
-		return
+		return false
 	case !j.state.CompareAndSwap(jobQueued, jobRunning):
-		return // the loop has just ended, and with it the future
+		return false // the loop has just ended, and with it the future
 	}
-	var v T
-	err := errGoexit // unless f returns
+	j.err = errGoexit // unless f returns
 	defer func() {
 		j.state.Store(jobOver)
 		if p := recover(); p != nil {
-			err = newPanicError(p)
-			logLatePanic(j.result, err)
+			j.err = newPanicError(p)
+			logLatePanic(j.result, j.err)
 		}
-		j.result.resolveFrom(j.origin, v, err)
 	}()
-	v, err = j.f(j.loop.named(j.ctx, &j.handle))
+	ran = true // also if f panics
+	j.value, j.err = j.f(j.loop.named(j.ctx, &j.handle))
+	return ran
 }
+
+// report resolves the future with the result of the function.
+func (j *jobOf[T]) report() { j.result.resolveFrom(j.origin, j.value, j.err) }
 
 func (j *jobOf[T]) canceled(err error) { j.result.resolveFrom(j.origin, *new(T), err) }
 func (j *jobOf[T]) closed()            { j.result.fail(ErrLoopClosed) }
@@ -134,7 +141,8 @@ type job struct {
 
 // A jobFunction is a jobOf of any type.
 type jobFunction interface {
-	run()               // runs the function and resolves the future
+	run() (ran bool)    // runs the function; if it returns false, the future has been resolved
+	report()            // resolves the future with the result of the function
 	canceled(err error) // resolves the future with err; the function does not run
 	closed()            // fails the future with ErrLoopClosed
 }
@@ -162,6 +170,7 @@ type Workers struct {
 	waiting list.List  // of *job
 	running int        // number of jobs
 	idle    []*worker  // the most recent is at the end
+	tended  bool       // the goroutine tend runs
 }
 
 // NewWorkers returns Workers that run at most n functions at the same time. If n is zero or
@@ -201,11 +210,12 @@ func (w *Workers) Waiting() int {
 // A worker is a goroutine that runs jobs. When no job waits, the worker stays idle for
 // idleTime, because a new goroutine would be more expensive: its stack grows step by step,
 // which costs a deep function, such as a call of a database client, more than everything
-// else that Work does (measured).
+// else that Work does (measured). One goroutine, tend, watches the time for all idle workers
+// of a Workers: that costs a job less than a timer and a select of its worker.
 type worker struct {
 	workers *Workers
-	jobs    chan *job   // one slot, for the job that ends the idle time
-	timer   *time.Timer // ends the idle time; nil before the first
+	jobs    chan *job     // one slot, for the job that ends the idle time; nil ends the worker
+	since   time.Duration // when the worker became idle; guarded by workers.mu
 }
 
 // idleTime is how long a worker stays idle. It is long enough that functions with irregular
@@ -246,14 +256,18 @@ func (k *worker) run(j *job) {
 		if next, _ := w.next(j, nil); next != nil {
 			go newWorker(w).run(next)
 		}
+		j.function.report()
 		j.gone()
 	}()
 	for j != nil {
 		pprof.SetGoroutineLabels(w.loop.labels) // the last function may have changed them
 		done := w.loop.worksFor(&j.handle)
-		j.function.run()
+		ran := j.function.run()
+		next, idle := w.next(j, k) // before report, so that k is free for what a callback starts
+		if ran {
+			j.function.report()
+		}
 		done()
-		next, idle := w.next(j, k)
 		j.gone()
 		if idle {
 			next = k.beIdle()
@@ -264,30 +278,8 @@ func (k *worker) run(j *job) {
 
 // beIdle waits for a job. It returns nil when the worker is no longer needed.
 func (k *worker) beIdle() *job {
-	w, l := k.workers, k.workers.loop
-	defer l.wg.Done()
-	if k.timer == nil {
-		k.timer = time.NewTimer(idleTime)
-	} else {
-		k.timer.Reset(idleTime)
-	}
-	defer k.timer.Stop()
-	select {
-	case j := <-k.jobs:
-		return j
-	case <-k.timer.C:
-	case <-l.ctx.Done():
-	}
-	w.mu.Lock()
-	i := slices.Index(w.idle, k)
-	if i >= 0 {
-		w.idle = slices.Delete(w.idle, i, i+1)
-	}
-	w.mu.Unlock()
-	if i < 0 {
-		return <-k.jobs // start was faster
-	}
-	return nil
+	defer k.workers.loop.wg.Done()
+	return <-k.jobs
 }
 
 // next ends j and returns the waiting job that runs next. If none waits and the loop has not
@@ -304,12 +296,57 @@ func (w *Workers) next(j *job, k *worker) (next *job, idle bool) {
 	w.running--
 	// Until j.gone, Run does not wait for l.wg, so Add is safe. If the loop has given up on
 	// j, the context of the loop has ended.
-	if k == nil || w.loop.ctx.Err() != nil {
+	l := w.loop
+	if k == nil || l.ctx.Err() != nil {
 		return nil, false
 	}
-	w.loop.wg.Add(1)
+	l.wg.Add(1)
+	k.since = time.Since(l.epoch)
 	w.idle = append(w.idle, k)
+	if !w.tended {
+		w.tended = true
+		l.wg.Go(w.tend)
+	}
 	return nil, true
+}
+
+// tend is the body of a goroutine that ends idle workers after idleTime, and at the end of
+// the loop. It returns when no worker is idle.
+func (w *Workers) tend() {
+	timer := time.NewTimer(idleTime)
+	defer timer.Stop()
+	for {
+		all := false
+		select {
+		case <-timer.C:
+		case <-w.loop.ctx.Done():
+			all = true
+		}
+		wait, more := w.endIdle(all)
+		if !more {
+			return
+		}
+		timer.Reset(wait)
+	}
+}
+
+// endIdle ends all idle workers, or those that have been idle for idleTime. It returns how
+// long it takes until the next one has been idle for so long, unless none is left.
+func (w *Workers) endIdle(all bool) (wait time.Duration, more bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	old := time.Since(w.loop.epoch) - idleTime
+	n := 0
+	for n < len(w.idle) && (all || w.idle[n].since <= old) {
+		w.idle[n].jobs <- nil // has room: the worker is idle
+		n++
+	}
+	w.idle = slices.Delete(w.idle, 0, n)
+	if len(w.idle) == 0 {
+		w.tended = false
+		return 0, false
+	}
+	return w.idle[0].since - old, true
 }
 
 // drop removes j from the waiting jobs, and reports whether it was one of them. The caller
@@ -340,13 +377,22 @@ func (w *Workers) cancel(j *job) {
 	}
 }
 
-// gone notifies the loop that j has ended. If the dispatcher has given up on j, nothing
-// receives from the task channel any more.
+// gone unregisters j, which has ended. In a loop whose order a test controls, the loop does
+// that, so that the moment does not depend on the scheduler. If the dispatcher has given up
+// on j, nothing receives from the task channel any more.
 func (j *job) gone() {
+	l := j.loop
+	if l.ordered == nil {
+		l.unregister(&j.handle)
+		if l.ended.Load() {
+			l.wake() // closeAll waits for the last handle
+		}
+		return
+	}
 	select {
-	case j.loop.tasks <- (*workGoneTask)(j):
-		j.loop.unpark()
-	case <-j.loop.done:
+	case l.tasks <- (*workGoneTask)(j):
+		l.unpark()
+	case <-l.done:
 	}
 }
 

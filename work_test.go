@@ -651,8 +651,10 @@ func TestStopOfAReceiverReturnsWhatWasTaken(t *testing.T) {
 // flood fills the queue of the dispatcher, which must be the caller: goroutines
 // that have something for it wait until it goes on.
 func flood(l *eventloop.Loop) {
+	closed := make(chan int)
+	close(closed)
 	for range 1100 {
-		eventloop.Work(context.Background(), l, func(context.Context) (int, error) { return 0, nil })
+		eventloop.Receive(l, closed, func(int, bool) {})
 	}
 	for l.Stats().Loop.Queued < 1024 {
 		runtime.Gosched()
@@ -664,7 +666,7 @@ func flood(l *eventloop.Loop) {
 func TestStopOfAReceiverWhileTheLoopIsFlooded(t *testing.T) {
 	for _, how := range []string{"value", "end"} {
 		t.Run(how, func(t *testing.T) {
-			mustRun(t, &eventloop.Config{MaxWork: 2000}, func(l *eventloop.Loop) {
+			mustRun(t, nil, func(l *eventloop.Loop) {
 				ch := make(chan int, 1)
 				r := eventloop.Receive(l, ch, func(int, bool) { t.Error("called") })
 				l.AfterFunc(2*time.Millisecond, func() {
@@ -689,7 +691,7 @@ func TestStopOfAReceiverWhileTheLoopIsFlooded(t *testing.T) {
 
 // The value was delivered after Resume, before the goroutine could hand it over.
 func TestStopOfAReceiverInItsCallbackWhileTheLoopIsFlooded(t *testing.T) {
-	mustRun(t, &eventloop.Config{MaxWork: 2000}, func(l *eventloop.Loop) {
+	mustRun(t, nil, func(l *eventloop.Loop) {
 		ch := make(chan int, 1)
 		calls := 0
 		var r *eventloop.Receiver[int]
