@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/onloop/eventloop"
@@ -59,12 +60,20 @@ func Connect(l *eventloop.Loop, opts ...*options.ClientOptions) (*Client, error)
 	// The end of the loop disconnects in an exit callback. By then the end of their contexts
 	// has ended the running operations, for which Disconnect would wait. The callback is not
 	// registered earlier, because the loop would keep it, and c, after Close.
-	c.owner, err = eventloop.NewOwner(l, Kind, "client", func(error) { l.OnExit(func() { c.disconnect() }) })
+	c.owner, err = eventloop.NewOwner(l, Kind, "client of "+hostsOf(&o), func(error) { l.OnExit(func() { c.disconnect() }) })
 	if err != nil {
 		c.disconnect()
 		return nil, err
 	}
 	return c, nil
+}
+
+// hostsOf returns the addresses that the official client begins with.
+func hostsOf(o *options.ClientOptions) string {
+	if len(o.Hosts) == 0 {
+		return "localhost:27017" // its default
+	}
+	return strings.Join(o.Hosts, ",")
 }
 
 func (c *Client) disconnect() error {

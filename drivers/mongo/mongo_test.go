@@ -737,13 +737,14 @@ func TestAggregateHasATypeOfItsOwn(t *testing.T) {
 }
 
 func TestHandlesShowACursor(t *testing.T) {
-	on(t, newFake(users(1)...), func(l *eventloop.Loop, c *mongoloop.Client, coll *mongoloop.Collection[user]) {
+	s := newFake(users(1)...)
+	on(t, s, func(l *eventloop.Loop, c *mongoloop.Client, coll *mongoloop.Collection[user]) {
 		coll.Find(background(), bson.M{}, func(u user) {
 			var shown []string
 			for h := range l.Handles() {
 				shown = append(shown, h.Kind+" "+h.Name)
 			}
-			if !slices.Contains(shown, "mongo Find in app.users, 1 pending") || !slices.Contains(shown, "mongo client") {
+			if !slices.Contains(shown, "mongo Find in app.users, 1 pending") || !slices.Contains(shown, "mongo client of "+s.ln.Addr().String()) {
 				t.Errorf("handles: %q", shown)
 			}
 		}, func(error) {})

@@ -52,6 +52,8 @@ const (
 	never           // no answer
 	refuse          // as MongoDB refuses wrong credentials
 	nonsense        // as to a saslStart, with a payload that means nothing
+	garbage         // bytes that are no message
+	huge            // the head of a message of 2 GB
 )
 
 func newFake(docs ...bson.D) *fake {
@@ -66,13 +68,18 @@ func newFake(docs ...bson.D) *fake {
 			if err != nil {
 				return
 			}
-			s.mu.Lock()
-			s.conns[c] = true
-			s.mu.Unlock()
-			s.wg.Go(func() { s.serve(c) })
+			s.add(c)
 		}
 	})
 	return s
+}
+
+// add serves a connection.
+func (s *fake) add(c net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns[c] = true
+	s.wg.Go(func() { s.serve(c) })
 }
 
 // close ends the server and its connections.
@@ -126,6 +133,12 @@ func (s *fake) serve(c net.Conn) {
 		case hangUp:
 			return
 		case never:
+			continue
+		case garbage:
+			c.Write([]byte("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"))
+			return
+		case huge:
+			c.Write([]byte("\xff\xff\xff\x7f............"))
 			continue
 		}
 		out, err := bson.Marshal(reply)
@@ -210,7 +223,7 @@ func (s *fake) answer(cmd bson.D, docs []bson.D) (bson.D, answer) {
 				return bson.D{{Key: "ok", Value: 0}, {Key: "code", Value: 18}, {Key: "codeName", Value: "AuthenticationFailed"}, {Key: "errmsg", Value: "Authentication failed."}}, ok
 			case nonsense:
 				return append(fine, bson.E{Key: "conversationId", Value: 1}, bson.E{Key: "payload", Value: []byte("?")}, bson.E{Key: "done", Value: false}), ok
-			case hangUp, never:
+			case hangUp, never, garbage, huge:
 				return nil, what
 			}
 		}
