@@ -50,6 +50,8 @@ const pieceSize = 64 << 10
 // The Retryer of c also retries requests. The end of ctx ends the download; the error then
 // matches the cause of ctx. Download uses its own goroutine, not one of Workers.
 //
+// A panic in c ends the download with an [*eventloop.PanicError], which no *Error wraps.
+//
 // Download panics if c, in, onData or onEnd is nil.
 func Download(ctx context.Context, l *eventloop.Loop, c Getter, in *s3.GetObjectInput, onData func(p []byte), onEnd func(err error), o *DownloadOptions) *eventloop.Reader {
 	if c == nil || in == nil || onData == nil || onEnd == nil {

@@ -269,6 +269,44 @@ func TestADownloadGivesUpWithoutProgress(t *testing.T) {
 	}
 }
 
+// The client has a fault: in the first request, or in the one for the rest.
+func TestAPanicInTheClientEndsADownload(t *testing.T) {
+	oops := errors.New("oops")
+	for at := range 2 {
+		newGetter := func() *fakeGetter {
+			return &fakeGetter{content: randomBytes(1000), etag: `"v1"`, breaks: []int{10}, answer: func(n int, _ *s3.GetObjectOutput) error {
+				if n == at {
+					panic(oops)
+				}
+				return nil
+			}}
+		}
+		var ends []error
+		err := eventloop.Run(t.Context(), &eventloop.Config{CatchPanics: true}, func(l *eventloop.Loop) error {
+			s3loop.Download(background(), l, newGetter(), in("a"), func([]byte) {}, func(err error) { ends = append(ends, err) }, nil)
+			w := eventloop.NewWorkers(l, 1, "s3")
+			s3loop.DownloadTo(background(), w, newGetter(), in("a"), io.Discard, nil).Then(func(_ *s3.GetObjectOutput, err error) { ends = append(ends, err) })
+			l.Go(background(), func(task *eventloop.Task) error {
+				for _, err := range s3loop.Pieces(task, w, newGetter(), in("a"), nil) {
+					if err != nil {
+						ends = append(ends, err)
+					}
+				}
+				return nil
+			})
+			return nil
+		})
+		if err != nil || len(ends) != 3 {
+			t.Errorf("request %d: %v, %d ends, want 3", at, err, len(ends))
+		}
+		for _, err := range ends {
+			if pe, ok := errors.AsType[*eventloop.PanicError](err); !ok || pe.Value != oops {
+				t.Errorf("request %d: %v", at, err)
+			}
+		}
+	}
+}
+
 func TestAWrongChecksumIsNotResumed(t *testing.T) {
 	content, wrong := randomBytes(1000), errors.New("checksum did not match")
 	g := &fakeGetter{content: content, etag: `"v1"`, breaks: []int{1000}, with: wrong}
