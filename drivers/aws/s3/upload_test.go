@@ -39,6 +39,7 @@ func target(key string) *s3loop.UploadInput {
 type spy struct {
 	s3loop.Putter
 	fail map[string]error
+	wait <-chan struct{} // parts wait for it, unless it is nil
 
 	mu    sync.Mutex
 	calls map[string]int
@@ -68,6 +69,9 @@ func (s *spy) PutObject(ctx context.Context, in *s3.PutObjectInput, o ...func(*s
 }
 
 func (s *spy) UploadPart(ctx context.Context, in *s3.UploadPartInput, o ...func(*s3.Options)) (*s3.UploadPartOutput, error) {
+	if s.wait != nil {
+		<-s.wait
+	}
 	if err := s.called("part"); err != nil {
 		return nil, err
 	}
@@ -617,8 +621,9 @@ func TestCodeThatEndsItsGoroutineAbortsTheUpload(t *testing.T) {
 func TestAPanicAfterAFailureIsNotLost(t *testing.T) {
 	broken, results := errors.New("broken"), 0
 	onLoop(t, func(l *eventloop.Loop, w *eventloop.Workers, c *s3.Client, s *server) {
-		body := &countingBody{}
+		body, reading := &countingBody{}, make(chan struct{})
 		body.Reader = io.MultiReader(bytes.NewReader(randomBytes(partSize)), readerFunc(func([]byte) (int, error) {
+			close(reading)
 			for body.closes.Load() == 0 {
 				time.Sleep(time.Millisecond)
 			}
@@ -626,7 +631,7 @@ func TestAPanicAfterAFailureIsNotLost(t *testing.T) {
 		}))
 		in := target("a")
 		in.Body = body
-		p := &spy{Putter: c, fail: map[string]error{"part": broken}}
+		p := &spy{Putter: c, fail: map[string]error{"part": broken}, wait: reading}
 		s3loop.UploadFrom(background(), w, p, in, smallParts).Then(outcome(&results, func(err error) {
 			if pe, ok := errors.AsType[*eventloop.PanicError](err); !ok || pe.Value != "oops" || !is(broken)(err) || p.count("abort") != 1 {
 				t.Errorf("%v; %d aborts", err, p.count("abort"))
