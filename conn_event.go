@@ -200,7 +200,13 @@ func (t *failureTask) run() {
 	c.loopSide().fail(c.opError(OpRead, err), closeReset)
 }
 
-func (t *abandonedTask) run() { (*connLoop)(t).armReaderTimer() }
+func (t *abandonedTask) run() {
+	c := (*Conn)(t)
+	c.core.Lock()
+	c.facts |= factPeerLeft
+	c.core.Unlock()
+	c.loopSide().armReaderTimer()
+}
 
 // armReaderTimer starts a timer if none runs. After the peer has ended its side, the
 // timer bounds how long held bytes, or the end, wait for a reader. It runs on the loop.
@@ -208,23 +214,36 @@ func (cl *connLoop) armReaderTimer() {
 	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()
-	d, _ := c.timeouts()
-	if d <= 0 {
-		d = noReaderTimeout
-	}
 	x := c.extra()
 	if x.readerTimer == nil && c.life == lifeOpen {
-		x.readerTimer = c.loop.AfterFunc(d, cl.noReader)
+		x.readerTimer = c.loop.AfterFunc(cl.readerTime(), cl.noReader)
 		x.readerTimer.Unref()
 	}
 }
 
+// readerTime is the longest time that held bytes, or the end, wait for a reader. The
+// caller holds the lock.
+func (cl *connLoop) readerTime() time.Duration {
+	c := (*Conn)(cl)
+	if d, _ := c.timeouts(); d > 0 {
+		return d
+	}
+	return noReaderTimeout
+}
+
 // noReader ends a connection if its peer has ended its side and nothing reads the bytes.
+// During a pause it waits again: the reader may come with the end of the pause.
 func (cl *connLoop) noReader() {
 	c := (*Conn)(cl)
 	c.core.Lock()
+	x := c.x.Load()
+	if c.is(pauseReads) && c.life == lifeOpen {
+		x.readerTimer.Reset(cl.readerTime())
+		c.core.Unlock()
+		return
+	}
 	held, waits := c.facts, !c.mayDeliver() && c.is(bitNoReader) && c.life == lifeOpen
-	c.x.Load().readerTimer = nil
+	x.readerTimer = nil
 	if waits {
 		c.facts &^= factEndHeld
 	}

@@ -245,9 +245,13 @@ func (cl *connLoop) deliver() {
 	case f == nil:
 		c.core.Lock()
 		c.set(bitNoReader)
+		left := c.facts.has(factPeerLeft)
 		c.core.Unlock()
 		if cl.hold(factHeld) {
 			c.core.Wake() // the goroutine watches from now on
+			if left {     // it reports the end only once; a reader has come and gone since
+				cl.armReaderTimer()
+			}
 			return
 		}
 		if f = c.cfg.Load().OnData; f == nil {

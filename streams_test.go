@@ -463,6 +463,69 @@ func TestBytesThatNothingAsksForEndTheConnectionOnceThePeerHasLeft(t *testing.T)
 	}
 }
 
+// A task that has the stream for longer than ReadTimeout and leaves bytes unread does not
+// keep the connection open: after it, nothing reads them.
+func TestBytesThatAStreamLeavesEndTheConnectionOnceThePeerHasLeft(t *testing.T) {
+	if !sockio.Raw {
+		t.Skip("only Linux tells of an end behind bytes that were not read")
+	}
+	var events []error
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		c, peer := adopt(t, l, &eventloop.ConnConfig{
+			ReadTimeout: 200 * time.Millisecond,
+			OnEvent:     func(_ *eventloop.Conn, err error) { events = append(events, err) },
+		})
+		io.WriteString(peer, "for the next reader")
+		peer.Close()
+		l.Go(context.Background(), func(k *eventloop.Task) error {
+			k.Sleep(100 * time.Millisecond) // the bytes wait for a reader
+			c.NetConn(k)
+			return k.Sleep(500 * time.Millisecond)
+		})
+	})
+	if len(events) != 1 || !errors.Is(events[0], eventloop.ErrNoReader) {
+		t.Errorf("events = %v, want one ErrNoReader", events)
+	}
+}
+
+// While reading is paused, the end waits, however long no reader comes. Afterwards it waits
+// for a reader for a limited time.
+func TestAnEndWithoutAReaderWaitsForTheEndOfAPause(t *testing.T) {
+	for _, reads := range []bool{true, false} {
+		t.Run(fmt.Sprint("reads ", reads), func(t *testing.T) {
+			var events []error
+			cfg := &eventloop.Config{EventHandler: func(err error) { events = append(events, err) }}
+			err := virtually(t, cfg, func(l *eventloop.Loop) {
+				near, far := net.Pipe()
+				far.Close()
+				c, err := l.Adopt(near, nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				l.Go(context.Background(), func(k *eventloop.Task) error {
+					k.Sleep(time.Second)
+					c.PauseReading()
+					k.Sleep(time.Hour)
+					wantEqual(t, "events during the pause", len(events), 0)
+					wantEqual(t, "Closed during the pause", c.Closed(), false)
+					c.ResumeReading()
+					if reads {
+						_, err := c.NetConn(k).Read(make([]byte, 1))
+						wantEqual(t, "Read", err, io.EOF)
+						return nil
+					}
+					k.Sleep(time.Minute)
+					wantSlice(t, "events", events, []error{io.EOF})
+					wantEqual(t, "Closed a minute later", c.Closed(), true)
+					return nil
+				})
+			})
+			wantEqual(t, "Run", err, nil)
+		})
+	}
+}
+
 func TestStreamAfterStreamLosesNothing(t *testing.T) {
 	const n = 20
 	serveTask(t, nil, func(k *eventloop.Task, c *eventloop.Conn) error {

@@ -344,6 +344,7 @@ const (
 	factAnnounced                         // a callback ran, or would have run had it been set
 	factUnannounced                       // it was closed before that: no callback will run
 	factRest                              // a splitter put the unread bytes back, to be delivered
+	factPeerLeft                          // the peer ended its side while bytes were held for a reader
 )
 
 func (f connFacts) has(g connFacts) bool { return f&g != 0 }
