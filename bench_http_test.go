@@ -41,7 +41,7 @@ func BenchmarkHTTPHai(b *testing.B) {
 	})
 }
 
-// BenchmarkHTTPLater compares answers after 10 ms with those of servers whose
+// BenchmarkHTTPLater compares responses after 10 ms with those of servers whose
 // goroutines sleep, over 1000 connections.
 func BenchmarkHTTPLater(b *testing.B) {
 	const delay = 10 * time.Millisecond

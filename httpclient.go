@@ -124,11 +124,11 @@ type HTTPClientConfig struct {
 	Jar http.CookieJar
 
 	// Proxy returns the proxy for a request to u, or nil for none. The scheme of a proxy
-	// is http, https, socks5 or socks5h. Its user and password are sent to it. An HTTP
-	// proxy is asked for a tunnel (CONNECT) only for https and for upgrades; if it
-	// refuses, the error contains an [*HTTPStatusError]. A SOCKS proxy resolves the name
-	// of the server, with either scheme; its default port is 1080. Proxy is called on a
-	// goroutine of the request, not on the loop. If Proxy is nil, the client uses the
+	// is http, https, socks5 or socks5h. The client sends the URL's user and password to
+	// the proxy. It requests a tunnel (CONNECT) from an HTTP proxy only for https and for
+	// upgrades; if the proxy refuses, the error contains an [*HTTPStatusError]. A SOCKS
+	// proxy resolves the name of the server, with either scheme; its default port is
+	// 1080. Proxy is called on a goroutine of the request, not on the loop. If Proxy is nil, the client uses the
 	// environment variables HTTP_PROXY, HTTPS_PROXY and NO_PROXY, as net/http does, and
 	// ALL_PROXY in place of HTTP_PROXY or HTTPS_PROXY if it is not set. Lower case works,
 	// too. NewHTTPClient reads the variables.
@@ -414,7 +414,7 @@ type HTTPResponse struct {
 	// Body is the whole body; nil with OnBody.
 	Body []byte
 
-	// Conn is the upgraded connection after a 101 that HTTPOptions.Upgrade asked for, and
+	// Conn is the upgraded connection after a 101 that HTTPOptions.Upgrade requested, and
 	// otherwise nil. It is not set yet in OnResponse.
 	Conn *Conn
 
@@ -477,12 +477,12 @@ func (c *HTTPClient) Do(ctx context.Context, method, url string, opts *HTTPOptio
 func (c *HTTPClient) do(ctx context.Context, method, url string, opts *HTTPOptions, at uintptr) *Future[*HTTPResponse] {
 	checkContext(ctx)
 	l := c.loop
-	call := &httpCall{client: c, ctx: ctx, asked: url, opts: &noOptions, begun: time.Now(), at: at}
+	call := &httpCall{client: c, ctx: ctx, rawURL: url, opts: &noOptions, begun: time.Now(), at: at}
 	if opts != nil {
 		own := *opts
 		call.opts = &own
 		if own.Upgrade != nil {
-			call.asked = httpScheme(url)
+			call.rawURL = httpScheme(url)
 		}
 		if own.BodyReader == http.NoBody {
 			own.BodyReader, own.GetBody = nil, nil

@@ -30,43 +30,43 @@ type httpCall struct {
 	handle
 	future Future[*HTTPResponse]
 	client *HTTPClient
-	ctx    context.Context // of the caller
-	asked  string          // the URL
-	opts   *HTTPOptions    // a copy of the caller's, or noOptions
+	ctx    context.Context // the caller's context
+	rawURL string          // the caller's URL
+	opts   *HTTPOptions    // a copy of the caller's options, or noOptions
 	begun  time.Time
-	at     uintptr     // program counter of the caller
-	body   *bodyCloser // nil: there is nothing to close
+	at     uintptr     // the caller's program counter
+	body   *bodyCloser // nil if there is nothing to close
 
 	// Owned by the goroutine that carries the request. Redirects change them.
 	method    string
 	url       string
 	target    *httpTarget
-	route     *httpRoute  // nil: not known yet
-	length    int64       // of the body; -1: chunked
-	redirects int32       // number of redirects followed
-	close     bool        // the connection, after this request
-	expect    bool        // 100-continue
+	route     *httpRoute  // nil: not determined yet
+	length    int64       // the length of the body; -1: chunked
+	redirects int32       // the number of followed redirects
+	close     bool        // close the connection after this request
+	expect    bool        // Expect: 100-continue
 	retried   bool        // the request was sent twice
-	upload    *httpUpload // sends the body concurrently; nil if none is needed
+	upload    *httpUpload // sends the body concurrently; nil if not needed
 	slow      *slowStart  // see start
 	extra     *callExtra  // see more
-	trip      *httpTrip   // the request comes from a RoundTripper; nil: from Do
+	trip      *httpTrip   // the call of a RoundTripper; nil if the request comes from Do
 
 	deadline   time.Time
 	releaseCtx func() bool // stops watching ctx
 
-	place httpclient.Place // in a queue; guarded by the mutex of the pool
+	place httpclient.Place // the position in a queue; guarded by the mutex of the pool
 
 	mu     sync.Mutex       // guards the following
-	cause  error            // why the request must end early; only the first is kept
-	conn   *httpclient.Conn // carries the request now
+	cause  error            // the first reason why the request must end early
+	conn   *httpclient.Conn // the connection that carries the request
 	waits  context.Context  // ends with the request; created when first needed
 	cancel func()           // cancels waits
 }
 
 // A slowStart holds the state of a request that did not find an idle connection.
 type slowStart struct {
-	times    HTTPTiming // up to the handshake
+	times    HTTPTiming // the phases up to the handshake
 	queued   time.Time
 	patience *time.Timer // ends the wait for a connection at the request's deadline
 }
@@ -81,9 +81,9 @@ func (c *httpCall) start() *slowStart {
 
 // A callExtra holds the state that few requests need.
 type callExtra struct {
-	cookies string       // of the jar, for the current target
-	source  uploadSource // of BodyReader
-	upload  *httpUpload  // the last one of BodyReader
+	cookies string       // the cookies of the jar for the current target
+	source  uploadSource // the source of BodyReader
+	upload  *httpUpload  // the last upload of BodyReader
 }
 
 // more returns the callExtra of the request, and creates it if needed.
@@ -103,7 +103,7 @@ func (c *httpCall) describe() string {
 	if c.trip != nil {
 		return c.trip.address()
 	}
-	return redacted(c.asked)
+	return redacted(c.rawURL)
 }
 
 var (
@@ -137,11 +137,11 @@ func (c *httpCall) begin(method string) {
 // prepare checks the arguments of the request. It runs in Do.
 func (c *httpCall) prepare(method string) error {
 	o := c.opts
-	c.method, c.url = method, c.asked
+	c.method, c.url = method, c.rawURL
 	if c.method == "" {
 		c.method = "GET"
 	}
-	place, err := c.client.place(c.asked)
+	place, err := c.client.place(c.rawURL)
 	if err == nil {
 		c.target, c.route = &place.target, place.route
 		if o.UnixSocket != "" {
@@ -179,7 +179,7 @@ func (c *httpCall) prepare(method string) error {
 	return c.ctx.Err()
 }
 
-// check checks the fields of the request.
+// check validates the method and the header fields of the request.
 func (c *httpCall) check() error {
 	o := c.opts
 	if err := c.checkTransport(); err != nil {
@@ -237,7 +237,8 @@ func (c *httpCall) abort(cause error) {
 	}
 }
 
-// finishAside is finish with an error, on a separate goroutine if it runs code of the application.
+// finishAside is finish with an error. It uses a separate goroutine if code of the
+// application may run.
 func (c *httpCall) finishAside(err error) {
 	if c.body != nil {
 		c.client.loop.wg.Go(func() { c.finish(nil, err) })
@@ -351,8 +352,8 @@ func (c *httpCall) finish(res *HTTPResponse, err error) {
 	c.resolve(c.afterClose(res, err))
 }
 
-// afterClose returns the result of the request, which includes a panic in Close of the body.
-// The body is already closed.
+// afterClose returns the result of the request after its body has been closed: a panic in
+// Close is part of the result.
 func (c *httpCall) afterClose(res *HTTPResponse, err error) (*HTTPResponse, error) {
 	if c.body == nil || c.body.panicked() == nil {
 		return res, err
@@ -382,21 +383,21 @@ func (c *httpCall) resolve(res *HTTPResponse, err error) {
 	c.loop.unregisterAside(&c.handle)
 }
 
-// settle removes the request from the requests that Stats counts, before its callbacks can
+// settle removes the request from the number of requests in Stats, before its callbacks can
 // read Stats. The handle keeps the loop alive until the callbacks are posted.
 func (c *httpCall) settle() {
 	l := c.loop
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if c.handle.owner == nil {
-		return // abandoned, so no longer counted
+		return // the request was abandoned, and is no longer counted
 	}
 	l.kinds[c.handle.kind]--
 	c.handle.kind = kindHTTPPool
 	l.kinds[c.handle.kind]++
 }
 
-// errOver ends everything that still runs when the request has its result.
+// errOver ends the remaining waits and the upload when the request has its result.
 var errOver = errors.New("request is over")
 
 // failure returns the error that the request reports, once, for err.
@@ -434,18 +435,19 @@ type bodyCloser struct {
 	mu    sync.Mutex // held during Close; guards body
 	body  io.Closer  // nil when Close was called
 	state atomic.Uint32
-	panic *PanicError // of Close; valid in the state bodyClosed
+	panic *PanicError // the panic of Close; valid in the state bodyClosed
 }
 
 // States of a bodyCloser.
 const (
 	bodyOpen    uint32 = iota
-	bodyClosing        // a goroutine is about to call Close, or has called it
+	bodyClosing        // a goroutine is about to call Close, or is calling it
 	bodyClosed         // Close has returned, or Run no longer waits for it
 )
 
 // closeBody closes BodyReader, once, when it is no longer needed. When closeBody returns,
-// this or another goroutine has closed the body, unless the loop has given up that Close.
+// this or another goroutine has closed the body, unless the loop has abandoned that call of
+// Close.
 func (c *httpCall) closeBody() {
 	if c.body != nil {
 		c.body.close(c)
@@ -453,7 +455,7 @@ func (c *httpCall) closeBody() {
 }
 
 // close closes the body, once. A second caller waits for the first. That wait is an unnamed
-// foreign call, because the call of the first caller already has the name.
+// foreign call, because the error of Run already names the call of the first caller.
 func (b *bodyCloser) close(c *httpCall) {
 	switch {
 	case b.state.CompareAndSwap(bodyOpen, bodyClosing):
@@ -495,7 +497,7 @@ func (c *httpCall) closeUnused() {
 	}
 }
 
-// follow changes the request into the one for next, the target that res redirects to.
+// follow changes c to the request for next, the target to which res redirects.
 func (c *httpCall) follow(res *HTTPResponse, next *httpTarget) {
 	if c.jar() != nil {
 		c.overrideCookies(cookiesOf(res.Headers))
@@ -519,7 +521,7 @@ func (c *httpCall) follow(res *HTTPResponse, next *httpTarget) {
 	c.slow = nil
 }
 
-// dropBody makes c a request without a body.
+// dropBody changes c to a request without a body.
 func (c *httpCall) dropBody() {
 	c.closeBody()
 	c.opts.Body, c.opts.BodyReader, c.opts.Trailers = nil, nil, nil
@@ -530,7 +532,7 @@ func (c *httpCall) dropBody() {
 	})
 }
 
-// head returns the head of the request for route.
+// head returns the request line and the header for route.
 func (c *httpCall) head(route *httpRoute) *httpclient.Head {
 	target := c.target.uri
 	if route.absolute() && c.target.u.Opaque == "" {
@@ -541,7 +543,7 @@ func (c *httpCall) head(route *httpRoute) *httpclient.Head {
 	return h
 }
 
-// addFields adds the fields of the request for route.
+// addFields adds the header fields for route.
 func (c *httpCall) addFields(h fieldAdder, route *httpRoute) {
 	h.Add("Host", c.hostField())
 	if value, named := c.opts.Headers.lookup("User-Agent"); !named {
@@ -561,7 +563,7 @@ func (c *httpCall) addFields(h fieldAdder, route *httpRoute) {
 	}
 }
 
-// sends reports whether the client sends f, a field of the caller.
+// sends reports whether the client sends f, which is a field of the caller.
 func (c *httpCall) sends(f *HTTPHeader) bool {
 	switch len(f.Name) {
 	case len("Expect"):
@@ -618,14 +620,14 @@ func (c *httpCall) addOwn(h fieldAdder, route *httpRoute) {
 	}
 }
 
-// hasBody reports whether requests with that method usually have a body. If such a request
-// has none, it must say so with Content-Length: 0 (RFC 9110 section 8.6).
+// hasBody reports whether requests with the method usually have a body. Such a request
+// without a body must have Content-Length: 0 (RFC 9110 section 8.6).
 func hasBody(method string) bool {
 	return method == "POST" || method == "PUT" || method == "PATCH"
 }
 
-// ownField reports whether the caller must not send a field, because the client sends it
-// itself, or because it belongs to the connection.
+// ownField reports whether the client ignores a field of the caller, because it sets the
+// field itself, or because the field concerns the connection.
 func ownField(name string) bool {
 	switch len(name) {
 	case len("Host"):

@@ -22,7 +22,7 @@ func (c *httpCall) jar() http.CookieJar {
 	return c.client.cfg.Jar
 }
 
-// loadCookies asks the jar for the cookies of the request.
+// loadCookies gets the cookies of the request from the jar.
 func (c *httpCall) loadCookies() error {
 	jar := c.jar()
 	if jar == nil {
@@ -41,13 +41,12 @@ func (c *httpCall) loadCookies() error {
 	return err
 }
 
-// asideFor calls f with Loop.aside. f calls a method of a value that the application
-// provided.
+// asideFor calls f with Loop.aside. f calls method of of, a value of the application.
 func (c *httpCall) asideFor(method string, of any, f func() error) error {
 	return c.client.loop.aside(func() string { return fmt.Sprintf("%s %T of the request %s", method, of, c.describe()) }, f)
 }
 
-// storeCookies gives the jar the cookies of a response.
+// storeCookies stores the cookies of a response in the jar.
 func (c *httpCall) storeCookies(resp *httpclient.Response) error {
 	jar := c.jar()
 	if jar == nil {
@@ -61,8 +60,8 @@ func (c *httpCall) storeCookies(resp *httpclient.Response) error {
 	return c.asideFor("SetCookies of", jar, func() error { jar.SetCookies(u, set); return nil })
 }
 
-// cookieURL returns the URL for the cookie jar. As in net/http, its host is that of the Host
-// field.
+// cookieURL returns the URL for the cookie jar. As in net/http, its host is the value of the
+// Host field.
 func (c *httpCall) cookieURL() *url.URL {
 	u := *c.target.u
 	u.User, u.Host = nil, c.hostField()
@@ -80,14 +79,14 @@ func cookiesOf(headers HTTPHeaders) []*http.Cookie {
 }
 
 // cookieField returns the value of the Cookie field: the cookies of the caller, then those of
-// the jar, as in net/http. There is only one field (RFC 6265 section 5.4).
+// the jar, as in net/http. A request has only one such field (RFC 6265 section 5.4).
 func (c *httpCall) cookieField(jar string) string {
 	return strings.Join(append(c.opts.Headers.Values("Cookie"), jar), "; ")
 }
 
 // overrideCookies removes the cookies that a response has set from the cookies of the caller,
-// because the jar has the new values. The domains and paths of the caller's cookies are not
-// known, so only the names count, as in net/http.
+// because the jar has the new values. The domains and paths of the caller's cookies are
+// unknown, so only the names count, as in net/http.
 func (c *httpCall) overrideCookies(set []*http.Cookie) {
 	if len(set) == 0 {
 		return

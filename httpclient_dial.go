@@ -13,9 +13,9 @@ import (
 	"github.com/onloop/eventloop/internal/httpclient"
 )
 
-// dial connects for the route, including proxies and TLS. It runs on a separate goroutine,
-// because Dial and the callbacks of TLS are code of the application, and so that the stack
-// of the connection's goroutine does not grow for dialing.
+// dial opens a connection for the route, including proxies and TLS. It uses a separate
+// goroutine, because Dial and the callbacks of TLS are code of the application, and because
+// dialing would grow the stack of the connection's goroutine.
 func (c *httpCall) dial() (conn *httpclient.Conn, err error) {
 	conn = httpclient.NewConn((*httpHost)(c.client), &c.route.key)
 	if err = aside(func() error { return c.dialConn(conn) }); err != nil {
@@ -57,7 +57,7 @@ func (c *httpCall) attachConn(ctx context.Context, conn *httpclient.Conn) error 
 	}
 	ok := false
 	defer func() {
-		if !ok { // failed, or a callback of the tls.Config did not return
+		if !ok { // an error, or a callback of the tls.Config did not return
 			nc.Close()
 		}
 	}()
@@ -80,7 +80,7 @@ func (c *httpCall) attachConn(ctx context.Context, conn *httpclient.Conn) error 
 	return nil
 }
 
-// connect dials the server, or the proxy, and records how long that took.
+// connect dials the server, or the proxy, and records the time that it took.
 func (c *httpCall) connect(ctx context.Context) (net.Conn, error) {
 	r, times := c.route, &c.start().times
 	began := time.Now()
@@ -109,8 +109,8 @@ func (c *httpCall) dialTo(ctx context.Context, network, address string) (net.Con
 	return guardConn(nc, l.connPanicked), nil
 }
 
-// A lookupTime receives from the dialer how long the lookup of a name took. The dialer finds
-// it in the context, under lookupTimeKey.
+// A lookupTime is the duration of a name lookup. The dialer finds the lookupTime in the
+// context, under lookupTimeKey, and sets it.
 type lookupTime struct{ d time.Duration }
 
 type lookupTimeKey struct{}
@@ -142,7 +142,7 @@ func (c *httpCall) handshake(ctx context.Context, conn *httpclient.Conn) error {
 	core.Unlock()
 	if err := core.Handshake(ctx, c.tlsConfig(c.target.name), true, nil); err != nil {
 		if ctx.Err() != nil {
-			err = contextError(ctx) // not "use of closed connection"
+			err = contextError(ctx) // err is only "use of closed connection"
 		}
 		return err
 	}
@@ -165,7 +165,7 @@ func (c *httpCall) proxyHandshake(ctx context.Context, nc net.Conn) (net.Conn, e
 	return tc, nil
 }
 
-// tunnel asks a proxy to connect to the target (RFC 9110 section 9.3.6).
+// tunnel makes a proxy connect to the target (RFC 9110 section 9.3.6).
 func (c *httpCall) tunnel(ctx context.Context, conn *httpclient.Conn) error {
 	conn.Begin(time.Time{}, 0)
 	stop := context.AfterFunc(ctx, conn.Interrupt)
@@ -180,6 +180,7 @@ func (c *httpCall) tunnel(ctx context.Context, conn *httpclient.Conn) error {
 	return err
 }
 
+// askTunnel sends CONNECT to the proxy u and reads the response.
 func (c *httpCall) askTunnel(conn *httpclient.Conn, u *url.URL) error {
 	head := httpclient.GetHead("CONNECT", c.target.addr)
 	defer head.Release()
@@ -199,8 +200,8 @@ func (c *httpCall) askTunnel(conn *httpclient.Conn, u *url.URL) error {
 	return nil
 }
 
-// askSOCKS asks a SOCKS5 proxy to connect to the target (RFC 1928). The proxy
-// resolves the name, as in net/http.
+// askSOCKS makes a SOCKS5 proxy connect to the target (RFC 1928). The proxy resolves the name,
+// as in net/http.
 func (c *httpCall) askSOCKS(ctx context.Context, nc net.Conn) error {
 	u := c.route.proxy
 	var auth *proxy.Auth
@@ -212,7 +213,7 @@ func (c *httpCall) askSOCKS(ctx context.Context, nc net.Conn) error {
 	if err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
-	// Keep using nc itself afterwards: a wrapped connection hides its descriptor.
+	// DialWithConn, because the connection that Dial returns would hide the descriptor of nc.
 	socks := dialer.(interface {
 		DialWithConn(ctx context.Context, nc net.Conn, network, address string) (net.Addr, error)
 	})

@@ -58,7 +58,7 @@ var (
 // WebSocket. When the server agrees (101 Switching Protocols), the connection becomes a
 // Conn of the loop. Upgrade is the counterpart of [HTTPRequest.Upgrade]. The headers must
 // have the field Upgrade, which names the protocol; "Connection: Upgrade" is added. The
-// schemes ws and wss mean http and https. An HTTP proxy is asked for a tunnel, with any
+// schemes ws and wss mean http and https. With an HTTP proxy, Upgrade uses a tunnel for any
 // scheme.
 //
 // The future succeeds with the Conn. The Conn has the callbacks and settings of cfg, like
@@ -109,16 +109,16 @@ func httpScheme(url string) string {
 // (RFC 9110 section 7.8): the two sides would not understand each other.
 func (c *httpCall) checkSwitch(resp *httpclient.Response) error {
 	got := resp.Fields.Get("Upgrade")
-	var asked []string
+	var requested []string
 	for _, value := range c.opts.Headers.Values("Upgrade") {
 		for protocol := range strings.SplitSeq(value, ",") {
 			if protocol = strings.TrimSpace(protocol); protocol != "" && http1.HasElement(got, protocol) {
 				return nil
 			}
 		}
-		asked = append(asked, value)
+		requested = append(requested, value)
 	}
-	return fmt.Errorf("%w: 101 for the protocol %q, asked for %q", ErrHTTPMalformed, got, strings.Join(asked, ", "))
+	return fmt.Errorf("%w: 101 for the protocol %q, requested %q", ErrHTTPMalformed, got, strings.Join(requested, ", "))
 }
 
 // switches reports whether the connection becomes a Conn after res.

@@ -284,7 +284,7 @@ func TestHTTPUpgradeThatFails(t *testing.T) {
 	}
 }
 
-// A server may choose one of the protocols that were asked for, and no other.
+// A server may choose one of the requested protocols, and no other.
 func TestHTTPUpgradeToAProtocolThatWasNotAskedForIsMalformed(t *testing.T) {
 	checkLeaks(t)
 	for _, test := range []struct {
@@ -317,7 +317,7 @@ func TestHTTPUpgradeToAProtocolThatWasNotAskedForIsMalformed(t *testing.T) {
 			case test.ok && err == nil:
 				c.Close()
 			case !test.ok && c == nil && errors.Is(err, eventloop.ErrHTTPMalformed) && errors.Is(err, eventloop.ErrHTTP):
-				if want := fmt.Sprintf("101 for the protocol %q, asked for %q", strings.Join(test.got, ", "), test.asked[0]); !strings.Contains(err.Error(), want) {
+				if want := fmt.Sprintf("101 for the protocol %q, requested %q", strings.Join(test.got, ", "), test.asked[0]); !strings.Contains(err.Error(), want) {
 					t.Errorf("message %q, want %q", err, want)
 				}
 			default:

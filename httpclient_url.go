@@ -245,20 +245,20 @@ type httpRoute struct {
 
 // An httpPlace is the cached target and route of a URL. It is immutable.
 type httpPlace struct {
-	asked  string
+	rawURL string
 	target httpTarget
 	route  *httpRoute // nil if the goroutine of the request must find it
 }
 
 // place returns the target and route of a URL. It caches the last result, because many
 // clients request the same URL again and again, and parsing takes longer than sending.
-func (c *HTTPClient) place(asked string) (*httpPlace, error) {
-	if p := c.last.Load(); p != nil && p.asked == asked {
+func (c *HTTPClient) place(rawURL string) (*httpPlace, error) {
+	if p := c.last.Load(); p != nil && p.rawURL == rawURL {
 		return p, nil
 	}
-	p := &httpPlace{asked: asked}
+	p := &httpPlace{rawURL: rawURL}
 	var err error
-	if p.target, err = parseTarget(asked); err != nil {
+	if p.target, err = parseTarget(rawURL); err != nil {
 		return nil, err
 	}
 	p.findRoute(c)

@@ -26,8 +26,8 @@ import (
 // handle. So every order that a test sees is also possible without the gate.
 //
 // Goroutines become ready in any order, so candidates that are ready at the same time
-// are sorted by name. Candidates with the same name cannot be distinguished, and their
-// order may differ from run to run; the gate is notified of them.
+// are sorted by name. Candidates with the same label are numbered, and which of them gets
+// which number may differ from run to run; the gate is notified of them.
 type ordered struct {
 	gate ordering.Gate
 
@@ -42,14 +42,14 @@ type ordered struct {
 
 	// Only on the loop.
 	senders    map[sender]*source
-	timerNames map[*Timer]string // of intervals
+	timerNames map[*Timer]string // the names of timers that fire repeatedly
 	due        *Timer            // the first due timer, if it fires once
 	dueName    string            // name of due
 	labels     map[string]int    // number of sources per label
 	timer      *source
 	post       *source
-	fresh      []*source // became ready since the last addFresh
-	ready      []*source // in the order in which they became ready, and then by label
+	fresh      []*source // the sources that became ready since the last addFresh
+	ready      []*source // in the order in which they became ready, and then by name
 	candidates []ordering.Candidate
 }
 
@@ -68,9 +68,9 @@ type sender struct {
 	goroutine any
 }
 
-// A source is a sequence of callbacks that run one after the other.
+// A source is a sequence of callbacks that run one after another.
 type source struct {
-	ordering.Candidate // the first callback; not valid if there is none
+	ordering.Candidate // the first callback; invalid if there is none
 	isReady            bool
 	run                func()
 
@@ -78,12 +78,12 @@ type source struct {
 	posts []namedPost // for a lane; guarded by Loop.mu
 	tasks []sentTask  // for a sender
 
-	names map[string]label // by what the callback does
-	label string           // of the first callback
+	names map[string]label // by the description of a callback, such as "data"
+	label string           // the label of the first callback
 }
 
 // A label describes a callback of a source. If several sources have the same label, the
-// names of all but the first have a number.
+// names of all but the first contain a number.
 type label struct{ label, name string }
 
 type namedPost struct {
@@ -150,8 +150,8 @@ func (l *Loop) named(ctx context.Context, h *handle) context.Context {
 }
 
 // worksFor records that the calling goroutine works for h, until done is called. The
-// posts of the goroutine have the name of h in their names. A goroutine of the loop that
-// works for nothing else need not call done.
+// names of its posts contain the name of h. A goroutine of the loop that works for no other
+// handle need not call done.
 func (l *Loop) worksFor(h *handle) (done func()) {
 	o := l.ordered
 	if o == nil {
@@ -236,10 +236,10 @@ func (l *Loop) dispatchOrdered() {
 	}
 }
 
-// sleepIdle sleeps if nothing is ready, without waiting until the other goroutines are at
+// sleepIdle sleeps if nothing is ready. It does not wait until the other goroutines are at
 // rest, because that wait is half of the cost of a callback. A new event wakes the loop,
 // which then waits for rest, so the result is the same. Only the decision that the loop ends
-// has to be made at rest.
+// must be made at rest.
 func (l *Loop) sleepIdle() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -371,7 +371,8 @@ func (o *ordered) sent(l *Loop, key sender, s *source) {
 	o.fresh = append(o.fresh, s)
 }
 
-// give sets the label, which is text, and a unique name for the callbacks of s that do what.
+// give sets the label text and a unique name for the callbacks of s with the description
+// what.
 func (o *ordered) give(s *source, what, text string) {
 	o.labels[text]++
 	name := text
@@ -381,14 +382,14 @@ func (o *ordered) give(s *source, what, text string) {
 	s.names[what] = label{text, name}
 }
 
-// rename sets the label and the name of the first callback, which does what.
+// rename sets the label and the name of the first callback. what is its description.
 func (s *source) rename(what string) {
 	l := s.names[what]
 	s.label, s.Name = l.label, l.name
 }
 
 // nameOf returns the name of h. The name of a handle that another goroutine opened is its
-// description, which the test has to make unique.
+// description, which the test must make unique.
 func (o *ordered) nameOf(l *Loop, h *handle) string {
 	l.mu.Lock()
 	name := cmp.Or(o.names[h], o.late[h])
@@ -441,7 +442,8 @@ func (o *ordered) set(s *source, ready bool) {
 	}
 }
 
-// addFresh adds the sources that became ready at the same time, ordered by label.
+// addFresh adds the sources that became ready at the same time, sorted by name. It notifies
+// the gate of sources with the same label.
 func (o *ordered) addFresh(step int) {
 	slices.SortFunc(o.fresh, func(a, b *source) int { return cmp.Compare(a.Name, b.Name) })
 	for i, s := range o.fresh {
@@ -493,9 +495,8 @@ func (o *ordered) postName(l *Loop, f func(), what any) string {
 // library is the prefix of the places of functions of this package.
 const library = "eventloop/"
 
-// place returns the location of a function in the source, because the name of a function
-// depends on what the compiler inlines. A method value has no line of its own, so place
-// returns its name.
+// place returns the source location of a function, because the name of a function depends on
+// inlining. A method value has no line, so place returns its name.
 func place(f any) string { return placeOf(reflect.ValueOf(f).Pointer()) }
 
 // places caches the places of functions, by program counter.

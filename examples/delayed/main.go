@@ -38,7 +38,7 @@ type server struct {
 
 func main() {
 	addr := flag.String("addr", ":9009", "address to listen on")
-	delay := flag.Duration("delay", 5*time.Second, "time between request and answer")
+	delay := flag.Duration("delay", 5*time.Second, "time between request and response")
 	flag.Parse()
 
 	cfg := &eventloop.Config{Name: "delayed", CatchPanics: true}
@@ -55,10 +55,10 @@ func main() {
 func (s *server) start(addr string) error {
 	ln, err := s.loop.Listen("tcp", addr, &eventloop.ConnConfig{
 		OnData:  s.request,
-		OnDrain: s.answered,
+		OnDrain: s.responded,
 		OnClose: func(c *eventloop.Conn) {
-			if answer, ok := c.Data().(*eventloop.Timer); ok {
-				answer.Stop() // the client disconnected before the response
+			if response, ok := c.Data().(*eventloop.Timer); ok {
+				response.Stop() // the client disconnected before the response
 			}
 		},
 		OnEvent: func(_ *eventloop.Conn, err error) {
@@ -72,7 +72,7 @@ func (s *server) start(addr string) error {
 	}
 	s.lastTime = time.Now()
 	s.loop.Every(time.Second, s.showStats)
-	fmt.Printf("TCP server on %v, answers after %v, SIGINT ends it.\n", ln.Addr(), s.delay)
+	fmt.Printf("TCP server on %v, responds after %v, SIGINT ends it.\n", ln.Addr(), s.delay)
 
 	// Shutdown closes the handles that would not end by themselves: the listener and the
 	// interval of the statistics. Connections and timers continue until they end, however
@@ -89,8 +89,8 @@ func (s *server) request(c *eventloop.Conn, _ []byte) {
 	c.SetData(s.loop.AfterFunc(s.delay, func() { c.WriteString(response) }))
 }
 
-// answered is called when the response has been written.
-func (s *server) answered(c *eventloop.Conn) {
+// responded is called when the response has been written.
+func (s *server) responded(c *eventloop.Conn) {
 	c.Close()
 	s.finished++
 }

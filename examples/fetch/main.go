@@ -30,7 +30,7 @@ var (
 	timeout   = flag.Duration("t", time.Minute, "time for each request")
 	redirects = flag.Int("r", 10, "redirects to follow")
 	unix      = flag.String("unix", "", "connect to the unix socket at this `path`")
-	verbose   = flag.Bool("v", false, "print each answer")
+	verbose   = flag.Bool("v", false, "print each response")
 )
 
 func main() {

@@ -29,8 +29,8 @@ var (
 	// ErrTooLarge matches the error of a response that exceeds its limits.
 	ErrTooLarge = errors.New("eventloop: HTTP response too large")
 
-	// ErrStale is the error of a request of which no byte was sent, because the server had
-	// already ended the connection, or had sent data that was not requested.
+	// ErrStale is the error of a request that was not sent at all, because the server had
+	// already ended the connection, or had sent unsolicited data.
 	ErrStale = errors.New("eventloop: connection is stale")
 )
 
@@ -67,37 +67,37 @@ type Conn struct {
 	serve func()    // see SetServe
 	idle  idleLinks // guarded by the mutex of the pool
 
-	hint   time.Duration // how long the server keeps it; zero: not known; negative: not at all
+	hint   time.Duration // see SetKeepAlive
 	remote net.Addr
 
 	// Input of the goroutine.
-	window  []byte         // bytes read and not yet taken
+	window  []byte         // the unconsumed input
 	buf     *sockio.Buffer // holds window; nil: window is a separate slice
 	failed  error          // why reading has ended
-	in      int64          // bytes of the response, after TLS
+	in      int64          // the number of bytes of the response, after TLS
 	firstAt time.Time      // when the first byte of the response arrived
-	resp    *Response      // to the current request; nil: Response was not called yet
-	size    int32          // of the next read
-	slack   int32          // bytes read since the body last grew
-	uses    uint8          // requests begun, at most maxUses
+	resp    *Response      // the response to the current request; nil: Response was not called yet
+	size    int32          // the size of the next read
+	slack   int32          // the number of bytes read since the body last grew
+	uses    uint8          // the number of requests begun, at most maxUses
 
 	released bool // see Release
 
 	// Guarded by the lock of core.
 	state    connState
 	queued   bool          // req was queued for the writers when it was assigned
-	cut      bool          // interrupted
+	cut      bool          // the connection was interrupted
 	writing  bool          // part of the body of the request is not queued yet
 	stopped  bool          // the rest of the body is not needed
 	settling bool          // the goroutine waits for the writers
-	held     bool          // silence is suspended
+	held     bool          // the silence timeout is suspended
 	fired    bool          // the read deadline armed has passed
-	armed    time.Time     // the read deadline that is set
-	req      Request       // assigned, and not yet begun by the goroutine
+	armed    time.Time     // the current read deadline
+	req      Request       // the assigned request, until the goroutine begins it
 	werr     error         // why writing failed
-	out      int64         // bytes written for the request, before TLS
-	deadline time.Time     // of the request; of an idle connection, when it must be closed
-	silence  time.Duration // limit of the time without bytes from the server or acknowledged by it
+	out      int64         // the number of bytes written for the request, before TLS
+	deadline time.Time     // the end of the request, or when an idle connection must be closed
+	silence  time.Duration // the silence timeout, see Begin
 	since    time.Time     // when the silence began
 	room     *sync.Cond    // there is room for more output; nil: no goroutine has waited yet
 }
@@ -150,8 +150,8 @@ func (c *Conn) WriteError() error {
 	return c.werr
 }
 
-// SetKeepAlive sets how long the server has announced to keep the connection. Zero means that
-// it announced nothing; a negative d means that it will not keep the connection.
+// SetKeepAlive sets the time for which the server has announced to keep the connection. Zero
+// means that it announced nothing; a negative d means that it will not keep the connection.
 func (c *Conn) SetKeepAlive(d time.Duration) { c.hint = d }
 
 // Begin begins a request. The request ends at deadline, or when the server has neither sent
@@ -173,22 +173,22 @@ func (c *Conn) Begin(deadline time.Time, silence time.Duration) (queued bool) {
 	return queued
 }
 
-// bound sets the timeouts of a request that begins now. The caller holds the lock.
+// bound sets the timeouts for a request that begins now. The caller holds the lock.
 func (c *Conn) bound(deadline time.Time, silence time.Duration) {
 	c.state = connBusy
 	c.deadline, c.since, c.out = deadline, time.Now(), 0
 	c.writing, c.stopped, c.held = false, false, false
 	if c.silence != silence {
 		c.silence = silence
-		if c.core.Raw() { // otherwise due applies silence
+		if c.core.Raw() { // otherwise only due applies the silence timeout
 			c.core.SetStall(silence)
 		}
 	}
 	c.arm(c.since)
 }
 
-// assign assigns r to an idle connection. If m is not nil, the writers write it without the
-// goroutine. The pool is locked.
+// assign assigns r to an idle connection. If m is not nil, the writers write it while the
+// goroutine keeps waiting. The pool is locked.
 func (c *Conn) assign(r Request, m *Message, deadline time.Time, silence time.Duration) {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -225,9 +225,9 @@ func (c *Conn) Send(m *Message, more bool) {
 	c.queue(m)
 }
 
-// AwaitRoom waits until the next part of a body should be read and queued: when the kernel
-// has taken all queued output. A body is not read earlier, because the response may arrive
-// first. Any goroutine may call AwaitRoom.
+// AwaitRoom waits until the kernel has accepted all queued output. Then the caller should
+// read and queue the next part of a body. It should not do so earlier, because the response
+// may arrive first. Any goroutine may call AwaitRoom.
 func (c *Conn) AwaitRoom() error {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -254,8 +254,8 @@ func (c *Conn) Write(p []byte, last bool) error {
 	return nil
 }
 
-// awaitRoom waits for madeRoom. The caller holds the lock, which awaitRoom releases while it
-// waits.
+// awaitRoom waits for a call of madeRoom. The caller holds the lock, which awaitRoom releases
+// while it waits.
 func (c *Conn) awaitRoom() {
 	if c.room == nil {
 		c.room = sync.NewCond(&c.core)
@@ -313,8 +313,8 @@ func (c *Conn) Response() *Response {
 	return c.resp
 }
 
-// responses is a pool. A Conn does not contain its Response, because most connections are
-// idle.
+// responses is a pool of *Response. A Conn does not contain its Response, because most
+// connections are idle.
 var responses = sync.Pool{New: func() any { return new(Response) }}
 
 func (c *Conn) dropResponse() {
@@ -329,9 +329,9 @@ func (c *Conn) dropResponse() {
 func (c *Conn) End(more bool) bool { return c.end(more, settleTime) }
 
 // EndTunnel is End for a request to a proxy, after which the connection is a tunnel. The
-// proxy has responded to everything that was written, so a writer that has not reported yet
-// only waits for a processor. EndTunnel waits for the writer for up to an hour; Interrupt
-// ends the wait.
+// proxy has responded to the request, so a writer that has not reported its write yet only
+// waits for a processor. EndTunnel waits for the writer for up to an hour; Interrupt ends the
+// wait.
 func (c *Conn) EndTunnel(more bool) bool {
 	c.uses = 0 // the request to the proxy does not count
 	return c.end(more, time.Hour)
@@ -361,9 +361,9 @@ func (c *Conn) limit(t time.Time) {
 	}
 }
 
-// Release ends a request, in place of End, and returns the underlying net.Conn and the bytes
-// that were read from it but not used. If part of the request was not sent, or something
-// failed, Release returns nil, and the caller must still close c.
+// Release ends a request, in place of End, and returns the underlying net.Conn and the unused
+// bytes that were read from it. If part of the request was not sent, or there was an error,
+// Release returns nil, and the caller must still close c.
 func (c *Conn) Release() (nc net.Conn, rest []byte) {
 	rest = bytes.Clone(c.window)
 	c.dropResponse()
@@ -387,8 +387,8 @@ func (c *Conn) Release() (nc net.Conn, rest []byte) {
 // must not be closed.
 func (c *Conn) Released() bool { return c.released }
 
-// settleTime is how long the end of a request waits for a writer that itself waits for the
-// server: that writer may be about to continue.
+// settleTime bounds the time for which the end of a request waits for a writer that itself
+// waits for the server: that writer may be about to continue.
 const settleTime = time.Millisecond
 
 // settle waits until the writers have reported everything that they wrote. The response may
@@ -452,7 +452,7 @@ func (c *Conn) Interrupt() {
 	c.madeRoom()
 }
 
-// Fail ends reading with err, for a reason that did not come from Read.
+// Fail ends reading with err, which is not an error of a Read.
 func (c *Conn) Fail(err error) {
 	if c.failed == nil {
 		c.failed = err
@@ -481,13 +481,13 @@ func (c *Conn) setIdle(until time.Time) {
 
 // Next waits for the next request, on a connection that Pool.Put has kept. It returns nil
 // when the connection has left the pool and must be closed, because it was idle for too
-// long, or because the server has ended it or sent data that was not requested. If parked
-// is true, the connection no longer has a goroutine, and the caller must not touch it.
+// long, or because the server has ended it or sent unsolicited data. If parked is true, the
+// connection no longer has a goroutine, and the caller must not touch it.
 func (c *Conn) Next(p *Pool) (r Request, parked bool) {
 	c.in, c.size = 0, 0
 	if c.uses == 1 && c.serve != nil {
-		// The next request may be a long time away. If it arrives soon, the goroutine
-		// that the connection gets for it stays for a while.
+		// The next request may not come soon. If it does, the goroutine that the
+		// connection gets for it stays for a while.
 		c.core.Disown()
 	}
 	for {
@@ -527,7 +527,7 @@ func (c *Conn) look() bool {
 }
 
 // timedOut reports whether err means that the read deadline has passed. A net.Conn that is
-// not a socket may have timeouts of its own.
+// not a socket may have its own timeouts.
 func (c *Conn) timedOut(err error) bool {
 	var ne net.Error
 	if !errors.As(err, &ne) || !ne.Timeout() {
@@ -568,9 +568,10 @@ func (c *Conn) due(now time.Time) time.Time {
 	return silent
 }
 
-// sending reports whether the server may still wait for the rest of the request. The core
-// watches whether the server takes the pending output, except on a connection that only
-// tells how many bytes it accepted. The caller holds the lock.
+// sending reports whether the server may still wait for the rest of the request. On a
+// connection with a descriptor, the core watches whether the server accepts the pending
+// output. On another one, only calls of Sent show progress, so sending reports false, and the
+// silence timeout applies. The caller holds the lock.
 func (c *Conn) sending() bool {
 	if c.core.Pending() > 0 {
 		return c.core.Raw() && c.werr == nil
@@ -656,14 +657,14 @@ func (c *Conn) keep(b *sockio.Buffer) {
 	b.Release()
 }
 
-// take takes n bytes out of the window.
+// take removes n bytes from the window.
 func (c *Conn) take(n int) {
 	if c.window = c.window[n:]; len(c.window) == 0 {
 		c.release()
 	}
 }
 
-// takeBuffer takes up to n bytes out of the window, and returns them in a separate buffer. If
+// takeBuffer removes up to n bytes from the window, and returns them in a separate buffer. If
 // n is the size of the window, takeBuffer returns the buffer that the bytes were read into.
 func (c *Conn) takeBuffer(n int) *sockio.Buffer {
 	if b := c.buf; b != nil && n == len(c.window) {
@@ -695,7 +696,7 @@ func readError(err error) error {
 }
 
 // maxSlack limits the bytes of a response between two parts of its body, such as chunk sizes
-// and their extensions. A server that sent nothing else would keep the connection busy
+// and their extensions. Otherwise a server that sent nothing else could occupy the connection
 // without end.
 const maxSlack = 64 << 10
 
@@ -735,8 +736,8 @@ func (c *Conn) Close() {
 	}
 }
 
-// parting is how long the end of a connection that is not a socket waits for another
-// goroutine to write close_notify.
+// parting bounds the time for which finish waits until another goroutine has written
+// close_notify, on a connection that is not a socket.
 const parting = 100 * time.Millisecond
 
 // finish sends close_notify, if the kernel accepts it, and closes the connection.

@@ -146,7 +146,7 @@ func TestAcceptLoadConnectsAnew(t *testing.T) {
 	})
 }
 
-// delayed answers after a delay, and closes.
+// delayed responds after a delay, and closes.
 func delayed(delay time.Duration, answer string) func(net.Conn) {
 	return func(nc net.Conn) {
 		nc.Read(make([]byte, 100))
