@@ -469,7 +469,7 @@ func TestAMillionTimersNeedNoGoroutineAndBoundedMemory(t *testing.T) {
 		t.Skip("takes a hundred megabytes")
 	}
 	const timers = 1_000_000
-	mustRun(t, nil, func(l *eventloop.Loop) {
+	err := runLoopFor(t, time.Minute, nil, func(l *eventloop.Loop) {
 		goroutines, before := runtime.NumGoroutine(), heapInUse()
 		armed := make([]*eventloop.Timer, timers)
 		f := func() { t.Error("a timer fired") }
@@ -495,6 +495,7 @@ func TestAMillionTimersNeedNoGoroutineAndBoundedMemory(t *testing.T) {
 			t.Errorf("%d bytes are still in use after all timers were stopped", left)
 		}
 	})
+	wantEqual(t, "Run", err, nil)
 }
 
 func TestTimersThatAreArmedAndStoppedDoNotPileUp(t *testing.T) {
