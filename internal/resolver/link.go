@@ -201,13 +201,10 @@ func (l *link) fly(ctx context.Context, r *Resolver, deadline time.Time, f *flig
 			l.leave(f, time.Time{})
 			return landing{err: ctx.Err()}
 		case <-timer.C:
-			l.leave(f, began)
-			select {
-			case end := <-f.done: // after a pause of the process, both cases may be ready
-				return end
-			default:
-				return landing{err: os.ErrDeadlineExceeded}
+			if !l.leave(f, began) { // after a pause of the process, both cases may be ready
+				return <-f.done
 			}
+			return landing{err: os.ErrDeadlineExceeded}
 		}
 	}
 }
@@ -218,15 +215,16 @@ func frame(p []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(p)), uint16(len(p))), p...)
 }
 
-// leave records that the query of f no longer waits. lostSince is not zero if the
-// query timed out; it is the time at which the query began. If no reply at all has
-// arrived since then, the link is not used again, because the connection may be
-// dead.
-func (l *link) leave(f *flight, lostSince time.Time) {
+// leave records that the query of f no longer waits, or returns false if f has landed.
+// lostSince is not zero if the query timed out; it is the time at which the query began.
+// If no reply at all has arrived since then, the link is not used again, because the
+// connection may be dead. The end of the link may then land f, so after leave f.done no
+// longer tells why the query has ended.
+func (l *link) leave(f *flight, lostSince time.Time) bool {
 	l.srv.mu.Lock()
 	defer l.srv.mu.Unlock()
 	if l.flights[f.q.id] != f {
-		return // it has landed
+		return false
 	}
 	if l.packet {
 		delete(l.flights, f.q.id)
@@ -237,6 +235,7 @@ func (l *link) leave(f *flight, lostSince time.Time) {
 		l.state = linkRetired
 	}
 	l.landed()
+	return true
 }
 
 // landed records that a query no longer waits.

@@ -601,3 +601,16 @@ func TestTooManyQueriesAreAnErrorAtOnce(t *testing.T) {
 	}
 	wantError(t, dnsError(errBusy, "a.test", ""), "a.test", "temporary")
 }
+
+// The query that times out ends its stream. How the stream ends must not be what the
+// lookup is told.
+func TestEveryQueryThatTimesOutOnAStreamFailsWithATimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, servers := fakeServers(t, 1, func(c *Config) { c.UseTCP, c.NoEDNS, c.Attempts = true, true, 1 })
+		servers[0].now.Store("silent")
+		for i := range 1000 {
+			_, err := lookup(t, r, "ip4", fmt.Sprintf("n%d.test", i))
+			wantError(t, err, fmt.Sprintf("n%d.test", i), "timeout temporary try")
+		}
+	})
+}
