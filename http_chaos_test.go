@@ -53,36 +53,36 @@ func (c hostileServer) serve() {
 		if way != 0 { // early otherwise
 			io.Copy(io.Discard, req.Body)
 		}
-		answer := c.response(req.URL.Path)
+		response := c.response(req.URL.Path)
 		switch way {
 		case 0, 1, 2, 3, 4:
-			c.cut(answer)
+			c.cut(response)
 		case 5:
-			io.WriteString(c, answer+c.response("/evil")) // at once, or it is a race
+			io.WriteString(c, response+c.response("/evil")) // at once, or it is a race
 			io.Copy(io.Discard, br)
 			return
 		case 6:
-			c.cut("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + answer)
+			c.cut("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + response)
 		case 7:
-			c.cut(answer[:rand.IntN(len(answer))])
+			c.cut(response[:rand.IntN(len(response))])
 			return
 		case 8:
-			c.cut(answer[:rand.IntN(len(answer))])
+			c.cut(response[:rand.IntN(len(response))])
 			if t, ok := c.Conn.(*net.TCPConn); ok {
 				t.SetLinger(0)
 			}
 			return
 		case 9:
-			c.cut("HTTP/9 what?\r\n\r\n" + answer)
+			c.cut("HTTP/9 what?\r\n\r\n" + response)
 		case 10:
 			io.Copy(io.Discard, br) // says nothing
 			return
 		case 11:
-			c.cut(strings.Replace(answer, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1))
+			c.cut(strings.Replace(response, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1))
 			return
 		case 12:
 			time.Sleep(time.Duration(rand.IntN(30)) * time.Millisecond)
-			c.cut(answer)
+			c.cut(response)
 		case 13:
 			return
 		}

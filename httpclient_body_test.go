@@ -385,10 +385,10 @@ func TestHTTPPanicInCloseOfABodyReaderIsTheFuturesError(t *testing.T) {
 	broken := errors.New("broken")
 	waiting, _ := io.Pipe()
 	for name, test := range map[string]struct {
-		body   io.Reader
-		answer func(net.Conn)
-		url    string
-		is     error
+		body     io.Reader
+		response func(net.Conn)
+		url      string
+		is       error
 	}{
 		"after the body":    {strings.NewReader("body"), echoHTTP, "", nil},
 		"before the body":   {waiting, answerOnce(httpOK), "", nil},
@@ -397,7 +397,7 @@ func TestHTTPPanicInCloseOfABodyReaderIsTheFuturesError(t *testing.T) {
 		"of both that fail": {&errReader{}, echoHTTP, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newHTTPPeer(t, test.answer)
+			p := newHTTPPeer(t, test.response)
 			url := cmp.Or(test.url, "http://"+p.addr)
 			res, err := doHTTP(t, eventloop.HTTPClientConfig{}, "POST", url, &eventloop.HTTPOptions{BodyReader: panicCloser{test.body}})
 			if pe := new(eventloop.PanicError); !errors.As(err, &pe) || !strings.Contains(err.Error(), "callback: Close") || !errors.Is(err, eventloop.ErrHTTP) {
@@ -479,7 +479,7 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// The answer may come while the request is still being sent, as long as it takes:
+// The response may come while the request is still being sent, as long as it takes:
 // a server that echoes as it reads would be stuck otherwise.
 func TestHTTPBothDirectionsAtOnce(t *testing.T) {
 	const size = 8 << 20
@@ -684,19 +684,19 @@ func TestHTTPSProxyWithTLSItself(t *testing.T) {
 
 func TestHTTPProxyThatRefuses(t *testing.T) {
 	for _, test := range []struct {
-		answer, text string
-		is           error
+		response, text string
+		is             error
 	}{
 		{"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", "407 Proxy Authentication Required", nil},
 		{"garbage", "", eventloop.ErrHTTPMalformed},
 		{"", "", io.EOF},
 		{"HTTP/1.1 200 OK\r\n\r\nhello", "", eventloop.ErrHTTPMalformed},
 	} {
-		p := newHTTPPeer(t, answerOnce(test.answer))
+		p := newHTTPPeer(t, answerOnce(test.response))
 		cfg := eventloop.HTTPClientConfig{Proxy: func(*url.URL) (*url.URL, error) { return url.Parse("http://" + p.addr) }}
 		_, err := doHTTP(t, cfg, "GET", "https://h", nil)
 		if !errors.Is(err, eventloop.ErrHTTP) || test.is != nil && !errors.Is(err, test.is) || !strings.Contains(err.Error(), "proxy: ") || !strings.Contains(err.Error(), test.text) {
-			t.Errorf("%q: %v", test.answer, err)
+			t.Errorf("%q: %v", test.response, err)
 		}
 	}
 	bad := errors.New("bad")

@@ -89,13 +89,13 @@ func TestHTTPConnectionOnWhichTheServerSpeaksUnaskedIsNotUsedAgain(t *testing.T)
 }
 
 // silentTLS is a TLS server that answers once, if it is to, and then reads no more.
-func silentTLS(answer string) func(c net.Conn) {
+func silentTLS(response string) func(c net.Conn) {
 	return func(c net.Conn) {
 		conf := httpServerTLS()
 		conf.SessionTicketsDisabled = true
 		tc := tls.Server(c, conf)
 		readHTTPHead(bufio.NewReader(tc))
-		io.WriteString(tc, answer)
+		io.WriteString(tc, response)
 		time.Sleep(time.Hour)
 	}
 }
@@ -166,7 +166,7 @@ func doHTTPContext(t *testing.T, ctx context.Context, cfg eventloop.HTTPClientCo
 	return res, err
 }
 
-// A server that answers without reading the body has its answer told at once.
+// The response of a server that does not read the body is reported at once.
 func TestHTTPEarlyResponseDoesNotWaitForTheUpload(t *testing.T) {
 	for name, opts := range map[string]*eventloop.HTTPOptions{
 		"Body":       {Body: make([]byte, 1<<20)},
@@ -350,12 +350,12 @@ func TestHTTPGoexitBetweenRequestsLeavesTheSlotOfTheConnection(t *testing.T) {
 func TestHTTPSResponseToNoRequestInTheRecordOfTheLastOneIsNotUsed(t *testing.T) {
 	const evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL"
 	const head = "HTTP/1.1 200 OK\r\nContent-Length: 4000\r\nX-Fill: "
-	answer := head + strings.Repeat("x", 4096-4000-len(head)-4) + "\r\n\r\n" + strings.Repeat("b", 4000)
+	response := head + strings.Repeat("x", 4096-4000-len(head)-4) + "\r\n\r\n" + strings.Repeat("b", 4000)
 	for name, cfg := range map[string]eventloop.HTTPClientConfig{"TLS": {}, "TLS, wrapped": {Dial: dialHidden}} {
 		t.Run(name, func(t *testing.T) {
 			p := newHTTPPeer(t, withTLS(httpServerTLS(), func(c net.Conn) {
 				for br := bufio.NewReader(c); readHTTPHead(br) != ""; {
-					io.WriteString(c, answer+evil)
+					io.WriteString(c, response+evil)
 				}
 			}))
 			cfg.Proxy, cfg.TLS = eventloop.NoProxy, httpClientTLS()

@@ -39,11 +39,11 @@ func newCookieSite(t *testing.T, answers map[string]string) *cookieSite {
 			s.mu.Lock()
 			s.got = append(s.got, r.Host+r.URL.Path+": "+strings.Join(r.Header["Cookie"], " | "))
 			s.mu.Unlock()
-			answer, ok := answers[r.Host+r.URL.Path]
+			response, ok := answers[r.Host+r.URL.Path]
 			if !ok {
-				answer = httpOK
+				response = httpOK
 			}
-			if _, err := c.Write([]byte(answer)); err != nil {
+			if _, err := c.Write([]byte(response)); err != nil {
 				return
 			}
 		}
@@ -209,7 +209,7 @@ func (j brokenJar) Cookies(*url.URL) []*http.Cookie     { j.cookies(); return ni
 func (j brokenJar) SetCookies(*url.URL, []*http.Cookie) { j.set() }
 
 func TestHTTPJarThatFailsIsTheErrorOfTheRequest(t *testing.T) {
-	answer := "HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 2\r\n\r\nok"
+	response := "HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 2\r\n\r\nok"
 	fine := func() {}
 	for name, jar := range map[string]brokenJar{
 		"Cookies panics":    {func() { panic("jar") }, fine},
@@ -219,7 +219,7 @@ func TestHTTPJarThatFailsIsTheErrorOfTheRequest(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			checkLeaks(t)
-			p := newHTTPPeer(t, answerAll(answer))
+			p := newHTTPPeer(t, answerAll(response))
 			_, err := doHTTP(t, eventloop.HTTPClientConfig{Jar: jar}, "GET", "http://"+p.addr, nil)
 			var pe *eventloop.PanicError
 			if !errors.Is(err, eventloop.ErrHTTP) || errors.As(err, &pe) != strings.HasSuffix(name, "panics") {

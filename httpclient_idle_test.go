@@ -25,12 +25,12 @@ func TestKeptConnectionsOfAnHTTPClientAreParked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	arrived, answer, quit := make(chan struct{}, n), make(chan struct{}), make(chan struct{})
+	arrived, response, quit := make(chan struct{}, n), make(chan struct{}), make(chan struct{})
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/together":
 			arrived <- struct{}{}
-			<-answer
+			<-response
 		case "/never":
 			select {
 			case <-r.Context().Done():
@@ -52,7 +52,7 @@ func TestKeptConnectionsOfAnHTTPClientAreParked(t *testing.T) {
 			wait(t, arrived, "request")
 		}
 		for range n {
-			answer <- struct{}{}
+			response <- struct{}{}
 		}
 		for _, f := range all {
 			if _, err := await(t, f); err != nil {
@@ -104,7 +104,7 @@ func TestAConnectionOfAnHTTPClientIsParkedAfterItsFirstRequest(t *testing.T) {
 	ask := func() *eventloop.Future[*eventloop.HTTPResponse] {
 		return client.Get(context.Background(), "http://"+srv.addr())
 	}
-	answer := func(peer net.Conn, f *eventloop.Future[*eventloop.HTTPResponse]) {
+	respond := func(peer net.Conn, f *eventloop.Future[*eventloop.HTTPResponse]) {
 		t.Helper()
 		peer.Read(make([]byte, 1000))
 		io.WriteString(peer, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
@@ -114,9 +114,9 @@ func TestAConnectionOfAnHTTPClientIsParkedAfterItsFirstRequest(t *testing.T) {
 	}
 	first := ask()
 	peer := srv.next(t)
-	answer(peer, first)
+	respond(peer, first)
 	awaitParked(t, l, 1)
-	answer(peer, ask()) // it goes on
+	respond(peer, ask()) // it goes on
 	client.CloseIdle()
 }
 

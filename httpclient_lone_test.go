@@ -19,12 +19,12 @@ import (
 // lonePeer is a server that answers each request as the test says.
 type lonePeer struct {
 	*httpPeer
-	got    chan struct{} // a request has come
-	answer chan string   // what is written then
+	got      chan struct{} // a request has arrived
+	response chan string   // the bytes to send then
 }
 
 func newLonePeer(t *testing.T) *lonePeer {
-	p := &lonePeer{got: make(chan struct{}, 1), answer: make(chan string, 1)}
+	p := &lonePeer{got: make(chan struct{}, 1), response: make(chan string, 1)}
 	stop := make(chan struct{})
 	p.httpPeer = newHTTPPeer(t, func(c net.Conn) {
 		for br := bufio.NewReader(c); ; {
@@ -33,7 +33,7 @@ func newLonePeer(t *testing.T) *lonePeer {
 			}
 			p.got <- struct{}{}
 			select {
-			case a := <-p.answer:
+			case a := <-p.response:
 				io.WriteString(c, a)
 				if !strings.HasSuffix(a, "ok") {
 					return
@@ -47,11 +47,11 @@ func newLonePeer(t *testing.T) *lonePeer {
 	return p
 }
 
-const loneAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+const loneResponse = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 // kept calls next on the loop after a request whose connection is kept.
 func (p *lonePeer) kept(t *testing.T, l *eventloop.Loop, next func()) {
-	p.answer <- loneAnswer
+	p.response <- loneResponse
 	l.HTTP().Get(bg, "http://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
 		<-p.got
 		if err != nil || string(res.Body) != "ok" {
@@ -61,8 +61,8 @@ func (p *lonePeer) kept(t *testing.T, l *eventloop.Loop, next func()) {
 	})
 }
 
-// Whatever else the loop has to do, it does while the answer to a request is not
-// there, and the request has its answer all the same.
+// While a request waits for its response, the loop does everything else, and then the
+// request gets its response.
 func TestHTTPLoneRequestHoldsNothingUp(t *testing.T) {
 	for name, disturb := range map[string]func(t *testing.T, l *eventloop.Loop, done func()){
 		"a post": func(t *testing.T, l *eventloop.Loop, done func()) { go l.Post(done) },
@@ -91,7 +91,7 @@ func TestHTTPLoneRequestHoldsNothingUp(t *testing.T) {
 			l.LookupNetIP(bg, "ip", "localhost").Then(func(_ []netip.Addr, err error) { done() })
 		},
 		"another request": func(t *testing.T, l *eventloop.Loop, done func()) {
-			other := newHTTPPeer(t, answerAll(loneAnswer))
+			other := newHTTPPeer(t, answerAll(loneResponse))
 			l.HTTP().Get(bg, "http://"+other.addr).Then(func(*eventloop.HTTPResponse, error) { done() })
 		},
 	} {
@@ -111,21 +111,21 @@ func TestHTTPLoneRequestHoldsNothingUp(t *testing.T) {
 					disturb(t, l, func() {
 						if times.Add(1) == 1 {
 							if answered {
-								t.Error("it came after the answer")
+								t.Error("it came after the response")
 							}
-							p.answer <- loneAnswer
+							p.response <- loneResponse
 						}
 					})
 				})
 			})
 			if !answered {
-				t.Error("no answer")
+				t.Error("no response")
 			}
 		})
 	}
 }
 
-// A loop that never sleeps never waits for the answer, and has it all the same.
+// A loop that never sleeps never waits for the response, but gets it.
 func TestHTTPLoneRequestIsAnsweredThoughTheLoopNeverSleeps(t *testing.T) {
 	p := newLonePeer(t)
 	answered := false
@@ -137,7 +137,7 @@ func TestHTTPLoneRequestIsAnsweredThoughTheLoopNeverSleeps(t *testing.T) {
 			}
 		}
 		p.kept(t, l, func() {
-			p.answer <- loneAnswer
+			p.response <- loneResponse
 			l.HTTP().Get(bg, "http://"+p.addr).Then(func(_ *eventloop.HTTPResponse, err error) {
 				answered = true
 				if err != nil {
@@ -149,12 +149,12 @@ func TestHTTPLoneRequestIsAnsweredThoughTheLoopNeverSleeps(t *testing.T) {
 	})
 }
 
-// An answer that came in time is no timeout because a callback took long.
+// A slow callback does not make a timeout of a response that arrived in time.
 func TestHTTPLoneRequestIsNotLateBecauseTheLoopIsBusy(t *testing.T) {
 	p := newLonePeer(t)
 	runHTTPLoop(t, nil, func(l *eventloop.Loop) {
 		p.kept(t, l, func() {
-			p.answer <- loneAnswer
+			p.response <- loneResponse
 			l.HTTP().Do(bg, "GET", "http://"+p.addr, &eventloop.HTTPOptions{Timeout: time.Second}).Then(func(res *eventloop.HTTPResponse, err error) {
 				if err != nil {
 					t.Error(err)
@@ -165,7 +165,7 @@ func TestHTTPLoneRequestIsNotLateBecauseTheLoopIsBusy(t *testing.T) {
 	})
 }
 
-// However a lone request ends without an answer, it ends at once and only once.
+// However a lone request ends without a response, it ends at once and only once.
 func TestLaw6NothingOfALoneHTTPRequestIsLeftHoweverItEnds(t *testing.T) {
 	cause := errors.New("enough")
 	for _, test := range []struct {
@@ -177,8 +177,8 @@ func TestLaw6NothingOfALoneHTTPRequestIsLeftHoweverItEnds(t *testing.T) {
 		{"by its context", func(_ *eventloop.Loop, _ *lonePeer, cancel func()) { cancel() }, eventloop.HTTPOptions{}, cause},
 		{"by its timeout", func(*eventloop.Loop, *lonePeer, func()) {}, eventloop.HTTPOptions{Timeout: 30 * time.Millisecond}, eventloop.ErrTimeout},
 		{"by the server", func(_ *eventloop.Loop, p *lonePeer, _ func()) { p.stop() }, eventloop.HTTPOptions{}, eventloop.ErrRefused}, // the second time
-		{"by a part of an answer", func(_ *eventloop.Loop, p *lonePeer, _ func()) { p.answer <- loneAnswer[:20] }, eventloop.HTTPOptions{}, io.ErrUnexpectedEOF},
-		{"by no answer", func(_ *eventloop.Loop, p *lonePeer, _ func()) { p.answer <- "SSH-2.0-no\r\n" }, eventloop.HTTPOptions{}, eventloop.ErrHTTPMalformed},
+		{"by a part of a response", func(_ *eventloop.Loop, p *lonePeer, _ func()) { p.response <- loneResponse[:20] }, eventloop.HTTPOptions{}, io.ErrUnexpectedEOF},
+		{"by no response", func(_ *eventloop.Loop, p *lonePeer, _ func()) { p.response <- "SSH-2.0-no\r\n" }, eventloop.HTTPOptions{}, eventloop.ErrHTTPMalformed},
 		{"by Stop", func(l *eventloop.Loop, _ *lonePeer, _ func()) { l.Stop() }, eventloop.HTTPOptions{}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -240,7 +240,7 @@ func TestHTTPLoneRequestIsSentBeforeALongTurnEnds(t *testing.T) {
 						case <-time.After(watchdogTime):
 							t.Error("the request is not sent")
 						}
-						p.answer <- loneAnswer
+						p.response <- loneResponse
 					}
 				})
 			}
@@ -252,7 +252,7 @@ func TestHTTPLoneRequestIsSentBeforeALongTurnEnds(t *testing.T) {
 }
 
 func TestHTTPProxyMayChangeTheURLThatItGets(t *testing.T) {
-	p := newHTTPPeer(t, answerAll(loneAnswer))
+	p := newHTTPPeer(t, answerAll(loneResponse))
 	asked := 0
 	cfg := &eventloop.Config{HTTPClient: &eventloop.HTTPClientConfig{Proxy: func(u *url.URL) (*url.URL, error) {
 		asked++
@@ -300,7 +300,7 @@ func TestLaw4EveryPostRunsWhileALoneHTTPRequestWaits(t *testing.T) {
 			})
 			go func() {
 				<-p.got
-				if err := l.Post(func() { posts++; p.answer <- loneAnswer }); err != nil {
+				if err := l.Post(func() { posts++; p.response <- loneResponse }); err != nil {
 					t.Error(err)
 				}
 			}()

@@ -18,9 +18,9 @@ import (
 func TestHTTPOnResponseComesOnceWithTheHeadBeforeTheBody(t *testing.T) {
 	const chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX: y\r\n\r\n3\r\nabc\r\n0\r\nT: 1\r\n\r\n"
 	for name, test := range map[string]struct {
-		method, answer string
-		body           string
-		opts           eventloop.HTTPOptions
+		method, response string
+		body             string
+		opts             eventloop.HTTPOptions
 	}{
 		"whole body":         {"GET", chunked, "abc", eventloop.HTTPOptions{}},
 		"after an interim":   {"GET", "HTTP/1.1 103 Early Hints\r\n\r\n" + chunked, "abc", eventloop.HTTPOptions{}},
@@ -35,7 +35,7 @@ func TestHTTPOnResponseComesOnceWithTheHeadBeforeTheBody(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, OnBody %v", name, pieces), func(t *testing.T) {
 				p := newHTTPPeer(t, func(c net.Conn) {
 					readHTTPHead(bufio.NewReader(c))
-					io.WriteString(c, test.answer)
+					io.WriteString(c, test.response)
 				})
 				var got string
 				var head *eventloop.HTTPResponse
@@ -134,14 +134,14 @@ func TestHTTPOnResponseIsCalledOnceForARequestThatIsSentTwice(t *testing.T) {
 }
 
 func TestHTTPOnResponseIsNotCalledForARequestWithoutAResponse(t *testing.T) {
-	for name, answer := range map[string]string{
+	for name, response := range map[string]string{
 		"none":      "",
 		"half":      "HTTP/1.1 200 OK\r\nX:",
 		"malformed": "HTTP/1.1 200 OK\r\nX\r\n\r\n",
 	} {
 		p := newHTTPPeer(t, func(c net.Conn) {
 			readHTTPHead(bufio.NewReader(c))
-			io.WriteString(c, answer)
+			io.WriteString(c, response)
 		})
 		_, err := doHTTP(t, eventloop.HTTPClientConfig{}, "GET", "http://"+p.addr, &eventloop.HTTPOptions{
 			OnResponse: func(res *eventloop.HTTPResponse) { t.Errorf("%s: OnResponse(%+v)", name, res) },

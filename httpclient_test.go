@@ -118,11 +118,11 @@ func readHTTPHead(br *bufio.Reader) string {
 
 // answerAll answers each request on a connection, none of which has a body, with
 // the same bytes.
-func answerAll(answer string) func(c net.Conn) {
+func answerAll(response string) func(c net.Conn) {
 	return func(c net.Conn) {
 		br := bufio.NewReader(c)
 		for readHTTPHead(br) != "" {
-			if _, err := io.WriteString(c, answer); err != nil {
+			if _, err := io.WriteString(c, response); err != nil {
 				return
 			}
 		}
@@ -130,10 +130,10 @@ func answerAll(answer string) func(c net.Conn) {
 }
 
 // answerOnce answers the first request and ends the connection.
-func answerOnce(answer string) func(c net.Conn) {
+func answerOnce(response string) func(c net.Conn) {
 	return func(c net.Conn) {
 		readHTTPHead(bufio.NewReader(c))
-		io.WriteString(c, answer)
+		io.WriteString(c, response)
 	}
 }
 
@@ -372,8 +372,8 @@ func TestDoWithAContextThatPanicsLeavesNothing(t *testing.T) {
 
 func TestHTTPAnswersByTheirFraming(t *testing.T) {
 	for _, test := range []struct {
-		name, method, answer, body string
-		reused                     bool
+		name, method, response, body string
+		reused                       bool
 	}{
 		{"length", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", "abc", true},
 		{"no bytes", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "", true},
@@ -401,7 +401,7 @@ func TestHTTPAnswersByTheirFraming(t *testing.T) {
 			p := newHTTPPeer(t, func(c net.Conn) {
 				br := bufio.NewReader(c)
 				for readHTTPHead(br) != "" {
-					io.WriteString(c, test.answer)
+					io.WriteString(c, test.response)
 					if strings.Contains(test.name, "until the end") || strings.Contains(test.name, "does not know") {
 						return
 					}
@@ -465,11 +465,11 @@ func TestHTTPAnswersThatAreNone(t *testing.T) {
 	malformed, tooLarge := eventloop.ErrHTTPMalformed, eventloop.ErrHTTPTooLarge
 	const chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 	for _, test := range []struct {
-		name   string
-		answer string
-		repeat string // sent after it, without an end
-		hold   bool   // the connection stays open, so the error does not come from its end
-		is     is
+		name     string
+		response string
+		repeat   string // sent after it, without an end
+		hold     bool   // the connection stays open, so the error does not come from its end
+		is       is
 	}{
 		{"nothing", "", "", false, is{io.EOF}},
 		{"garbage", "SSH-2.0-OpenSSH_9\r\n", "", true, is{malformed}},
@@ -517,7 +517,7 @@ func TestHTTPAnswersThatAreNone(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			p := newHTTPPeer(t, func(c net.Conn) {
 				readHTTPHead(bufio.NewReader(c))
-				io.WriteString(c, test.answer)
+				io.WriteString(c, test.response)
 				for err := error(nil); test.repeat != "" && err == nil; {
 					_, err = io.WriteString(c, test.repeat)
 				}
@@ -536,10 +536,10 @@ func TestHTTPAnswersThatAreNone(t *testing.T) {
 	}
 }
 
-// An answer that ends, or is reset, after any of its bytes but the last is an
+// A response that ends, or is reset, after any of its bytes but the last is an
 // error, and one that is whole is a result.
 func TestHTTPAnswerCutAtEveryByte(t *testing.T) {
-	for _, answer := range []string{
+	for _, response := range []string{
 		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 5\r\n\r\nhello",
 		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;a=b\r\nlo\r\n0\r\nA: b\r\n\r\n",
 	} {
@@ -547,7 +547,7 @@ func TestHTTPAnswerCutAtEveryByte(t *testing.T) {
 			var n atomic.Int32
 			p := newHTTPPeer(t, func(c net.Conn) {
 				readHTTPHead(bufio.NewReader(c))
-				io.WriteString(c, answer[:n.Load()])
+				io.WriteString(c, response[:n.Load()])
 				if reset {
 					c.(*net.TCPConn).SetLinger(0)
 				}
@@ -557,21 +557,21 @@ func TestHTTPAnswerCutAtEveryByte(t *testing.T) {
 				next = func() {
 					l.HTTP().Get(context.Background(), "http://"+p.addr).Then(func(res *eventloop.HTTPResponse, err error) {
 						i := int(n.Load())
-						whole := i == len(answer)
+						whole := i == len(response)
 						if whole != (err == nil) || whole && string(res.Body) != "hello" {
-							t.Errorf("%d of %d bytes, reset %v: %v, %v", i, len(answer), reset, res, err)
+							t.Errorf("%d of %d bytes, reset %v: %v, %v", i, len(response), reset, res, err)
 						}
 						if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, eventloop.ErrReset) {
 							t.Errorf("%d bytes, reset %v: %v, want io.EOF or a reset", i, reset, err)
 						}
-						if n.Add(1) <= int32(len(answer)) {
+						if n.Add(1) <= int32(len(response)) {
 							next()
 						}
 					})
 				}
 				next()
 			})
-			if got, want := int(p.conns.Load()), len(answer)+1; got != want {
+			if got, want := int(p.conns.Load()), len(response)+1; got != want {
 				t.Errorf("connections = %d, want %d", got, want)
 			}
 		}
@@ -746,7 +746,7 @@ func TestHTTPStaleConnectionIsNotUsed(t *testing.T) {
 }
 
 // The server reads a request on a kept connection and closes it, with or without
-// a byte of an answer.
+// a byte of a response.
 func TestHTTPRequestIsSentTwiceOnlyIfThatIsSafe(t *testing.T) {
 	for _, test := range []struct {
 		name     string
@@ -1099,10 +1099,10 @@ func neverRead(c net.Conn) {
 	hang(c)
 }
 
-func hangAfter(answer string) func(c net.Conn) {
+func hangAfter(response string) func(c net.Conn) {
 	return func(c net.Conn) {
 		readHTTPHead(bufio.NewReader(c))
-		io.WriteString(c, answer)
+		io.WriteString(c, response)
 		hang(c)
 	}
 }
@@ -1474,7 +1474,7 @@ func TestHTTPCaughtPanicInDialIsTheFuturesError(t *testing.T) {
 // and descriptors come back, all but the connections that the pool may keep.
 func TestHTTPManyRequestsToSlowServersTakeLittleAndGiveItBack(t *testing.T) {
 	const n, kept = 1000, 10
-	answer := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", 8<<10, strings.Repeat("x", 8<<10))
+	response := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", 8<<10, strings.Repeat("x", 8<<10))
 	release := make(chan struct{})
 	var waiting sync.WaitGroup
 	waiting.Add(n)
@@ -1483,7 +1483,7 @@ func TestHTTPManyRequestsToSlowServersTakeLittleAndGiveItBack(t *testing.T) {
 		if k, _ := c.Read(head[:]); k > 0 {
 			waiting.Done()
 			<-release
-			io.WriteString(c, answer)
+			io.WriteString(c, response)
 			io.Copy(io.Discard, c)
 		}
 	})
@@ -1634,7 +1634,7 @@ func TestLaw3EveryHTTPRequestEndsOnceAndWithItsOwnAnswer(t *testing.T) {
 					if !slices.ContainsFunc(stormErrors, func(e error) bool { return errors.Is(err, e) }) {
 						t.Errorf("request %d failed with %v", i, err)
 					}
-				} else if answered.Add(1); string(res.Body) != fmt.Sprint("answer ", i) {
+				} else if answered.Add(1); string(res.Body) != fmt.Sprint("response ", i) {
 					t.Errorf("request %d got %q", i, res.Body)
 				}
 				if rnd.IntN(4) == 0 {
@@ -1696,7 +1696,7 @@ func TestLaw6NothingOfTheHTTPClientIsLeftWheneverTheLoopIsStopped(t *testing.T) 
 	}
 }
 
-// stormServer answers "answer N" to a request for /N, most of the time.
+// stormServer answers "response N" to a request for /N, most of the time.
 func stormServer(c net.Conn) {
 	br := bufio.NewReader(c)
 	pause := func() { time.Sleep(time.Duration(mrand.IntN(3000)) * time.Microsecond) }
@@ -1705,26 +1705,26 @@ func stormServer(c net.Conn) {
 		if err != nil {
 			return
 		}
-		answer := "answer " + strings.TrimPrefix(req.URL.Path, "/")
-		answer = fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(answer), answer)
+		response := "response " + strings.TrimPrefix(req.URL.Path, "/")
+		response = fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(response), response)
 		do := mrand.IntN(40)
-		if do != 0 { // else the answer comes before the body is read
+		if do != 0 { // else the response comes before the body is read
 			io.Copy(io.Discard, req.Body)
 		}
 		switch do {
-		case 1: // no answer
+		case 1: // no response
 			return
 		case 2:
 			pause()
 			return
 		case 3:
-			io.WriteString(c, answer[:mrand.IntN(len(answer))])
+			io.WriteString(c, response[:mrand.IntN(len(response))])
 			return
 		case 4: // in pieces
-			n := mrand.IntN(len(answer))
-			io.WriteString(c, answer[:n])
+			n := mrand.IntN(len(response))
+			io.WriteString(c, response[:n])
 			pause()
-			answer = answer[n:]
+			response = response[n:]
 		case 5:
 			pause()
 		case 6: // in silence
@@ -1735,9 +1735,9 @@ func stormServer(c net.Conn) {
 		case 8:
 			io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
 		case 9: // two for one
-			answer += "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
+			response += "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
 		}
-		if _, err := io.WriteString(c, answer); err != nil {
+		if _, err := io.WriteString(c, response); err != nil {
 			return
 		}
 		switch mrand.IntN(40) {

@@ -185,10 +185,10 @@ func TestHTTPUpgradeOnTheWire(t *testing.T) {
 func TestHTTPUpgradeThatIsRefusedTellsTheResponse(t *testing.T) {
 	long := strings.Repeat("x", 100<<10)
 	for name, test := range map[string]struct {
-		answer string
-		status int
-		body   string
-		wait   time.Duration
+		response string
+		status   int
+		body     string
+		wait     time.Duration
 	}{
 		"403":            {"HTTP/1.1 403 Forbidden\r\nX: y\r\nContent-Length: 2\r\n\r\nno", 403, "no", 0},
 		"200":            {"HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 5\r\n\r\nhello", 200, "hello", 0},
@@ -205,7 +205,7 @@ func TestHTTPUpgradeThatIsRefusedTellsTheResponse(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p, dial := newHTTPPipe(func(c net.Conn) {
 					readHTTPHead(bufio.NewReader(c))
-					io.WriteString(c, test.answer)
+					io.WriteString(c, test.response)
 					io.Copy(io.Discard, c)
 				})
 				defer p.stop()
@@ -584,9 +584,9 @@ func TestHTTPUpgradeWithOtherServers(t *testing.T) {
 
 func TestHTTPProxyThatRefusesTellsTheResponse(t *testing.T) {
 	checkLeaks(t)
-	const answer = "HTTP/1.1 407 Proxy Authentication Required\r\nproxy-authenticate: Basic realm=\"a\"\r\n" +
+	const response = "HTTP/1.1 407 Proxy Authentication Required\r\nproxy-authenticate: Basic realm=\"a\"\r\n" +
 		"Proxy-Authenticate: Negotiate\r\nContent-Length: 9\r\n\r\nlog in!!!"
-	p, _ := newHTTPProxy(t, "", answer)
+	p, _ := newHTTPProxy(t, "", response)
 	cfg := eventloop.HTTPClientConfig{Proxy: func(*url.URL) (*url.URL, error) { return url.Parse("http://user:SECRET@" + p.addr) }}
 	_, err := doHTTP(t, cfg, "GET", "https://example.com/", nil)
 	var se *eventloop.HTTPStatusError
