@@ -58,7 +58,7 @@ func (cl *connLoop) resolveDetach(x *connExtra) {
 	p := &prefixConn{}
 	c.core.Lock()
 	f, nc := x.detached, x.released
-	p.rest = x.unread
+	p.rest, p.failure = x.unread, x.failure
 	x.unread = nil
 	c.core.Unlock()
 	if b := c.chunk; b != nil {
@@ -80,7 +80,7 @@ func (cl *connLoop) resolveDetach(x *connExtra) {
 	if c.reasons.read() != io.EOF { // the next Read of nc returns io.EOF again
 		p.err = c.reasons.read()
 	}
-	if p.rest != nil || p.err != nil {
+	if p.rest != nil || p.err != nil || p.failure != nil {
 		p.Conn, nc = nc, p
 	}
 	if !f.resolveOwned(nc, c.loop.closeConn) {
@@ -93,8 +93,9 @@ func (cl *connLoop) resolveDetach(x *connExtra) {
 // them first.
 type prefixConn struct {
 	net.Conn
-	rest []byte
-	err  error // returned after rest, or nil
+	rest    []byte
+	err     error // returned after rest, or nil
+	failure error // found while nothing was read, or nil; returned in place of io.EOF
 }
 
 func (p *prefixConn) Read(b []byte) (int, error) {
@@ -106,7 +107,11 @@ func (p *prefixConn) Read(b []byte) (int, error) {
 	case p.err != nil:
 		return 0, p.err
 	}
-	return p.Conn.Read(b)
+	n, err := p.Conn.Read(b)
+	if err == io.EOF && p.failure != nil {
+		err = p.failure // a socket returns the error of a reset only once, and the loop got it
+	}
+	return n, err
 }
 
 // CloseWrite forwards to the connection below, so that half-close stays available.

@@ -6,11 +6,13 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/internal/sockio"
 )
 
 // proxy returns the address of a proxy to addr, with a small high-water mark.
@@ -592,5 +594,38 @@ func TestPipeIsBoundedByMaxBufferedWithoutAHighWaterMark(t *testing.T) {
 		wantEqual(t, "bytes of the future", n, int64(total))
 		wantEqual(t, "error of the future", err, nil)
 		out.Close()
+	})
+}
+
+// The loop reads the error of the socket when it notices a reset. The connection that
+// Detach returns must not look as if the peer had ended its side properly.
+func TestDetachKeepsAResetThatWasNoticedWhileReadingWasPaused(t *testing.T) {
+	if !sockio.Raw {
+		t.Skip("only Linux notices a reset while nothing is read")
+	}
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		nc, peer := tcpPair(t)
+		r, cfg := newTape(&eventloop.ConnConfig{OnConnect: func(c *eventloop.Conn) {
+			c.PauseReading()
+			io.WriteString(peer, "last words")
+			reset(t, peer)
+			if !eventually(func() bool { return l.Stats().Loop.Queued > 0 }) {
+				t.Error("the reset was not noticed")
+			}
+			c.Detach().Then(func(nc net.Conn, err error) {
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer nc.Close()
+				if got, err := io.ReadAll(nc); string(got) != "last words" || !errors.Is(err, syscall.ECONNRESET) {
+					t.Errorf("the connection returned %q, %v; want %q, %v", got, err, "last words", syscall.ECONNRESET)
+				}
+			})
+		}})
+		l.OnExit(func() { wantEqual(t, "callbacks", r.order(), "connect close") })
+		if _, err := l.Adopt(nc, cfg); err != nil {
+			t.Error(err)
+		}
 	})
 }
