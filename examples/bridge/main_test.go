@@ -8,10 +8,10 @@ import (
 	"testing"
 
 	"github.com/onloop/eventloop"
-	"go.uber.org/goleak"
+	"github.com/onloop/eventloop/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m, nil) }
 
 func run(t *testing.T, ctx context.Context, files ...string) string {
 	var out strings.Builder

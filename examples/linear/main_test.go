@@ -10,10 +10,10 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
-	"go.uber.org/goleak"
+	"github.com/onloop/eventloop/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m, nil) }
 
 // A client is one end of a connection, in lines.
 type client struct {

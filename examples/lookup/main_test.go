@@ -7,10 +7,10 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
-	"go.uber.org/goleak"
+	"github.com/onloop/eventloop/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m, nil) }
 
 // serve runs a name server that knows a.test, and returns its address.
 func serve(t *testing.T) string {
