@@ -42,7 +42,7 @@ func TestUsageOfThisProcessGrows(t *testing.T) {
 	if before.RSS < 1<<20 {
 		t.Errorf("RSS = %d, want at least a megabyte", before.RSS)
 	}
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for Of(os.Getpid()).CPU < before.CPU+20*time.Millisecond {
 		if time.Now().After(deadline) {
 			t.Fatal("the CPU clock stands still")
