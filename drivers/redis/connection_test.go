@@ -25,6 +25,7 @@ import (
 	"github.com/onloop/eventloop"
 	"github.com/onloop/eventloop/drivers/redis"
 	"github.com/onloop/eventloop/drivers/redis/internal/redistest"
+	"github.com/onloop/eventloop/internal/childserver"
 )
 
 func TestAServerWithoutVersion3IsUsedWithVersion2(t *testing.T) {
@@ -238,7 +239,7 @@ func TestTheServerAsksForAPassword(t *testing.T) {
 			{"", "secret", ""}, {"default", "secret", ""}, {"", "wrong", "WRONGPASS"}, {"", "", "NOAUTH"},
 		} {
 			runTask(t, func(task *eventloop.Task) {
-				c, err := redis.New(task.Loop(), &redis.Options{Addr: s.Path, Username: tt.user, Password: tt.password, RESP2: v2})
+				c, err := redis.New(task.Loop(), patiently(redis.Options{Addr: s.Path, Username: tt.user, Password: tt.password, RESP2: v2}))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -256,18 +257,20 @@ func TestTLS(t *testing.T) {
 	redistest.Need(t)
 	dir := t.TempDir()
 	pool := makeCertificate(t, dir)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, release, err := childserver.Reserve()
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := ln.Addr().String()
-	ln.Close()
+	t.Cleanup(release)
 	_, port, _ := net.SplitHostPort(addr)
 	file := func(name string) string { return filepath.Join(dir, name) }
-	redistest.Start(t, "--tls-port", port, "--tls-cert-file", file("cert"), "--tls-key-file", file("key"), "--tls-ca-cert-file", file("cert"), "--tls-auth-clients", "no")
+	server := redistest.Start(t, "--tls-port", port, "--tls-cert-file", file("cert"), "--tls-key-file", file("key"), "--tls-ca-cert-file", file("cert"), "--tls-auth-clients", "no")
+	if err := childserver.Await(server.Cmd, childserver.Listens("tcp", addr)); err != nil {
+		t.Fatal(err)
+	}
 	checkDescriptors(t)
 	runTask(t, func(task *eventloop.Task) {
-		c, err := redis.New(task.Loop(), &redis.Options{Addr: addr, TLS: &tls.Config{RootCAs: pool}})
+		c, err := redis.New(task.Loop(), patiently(redis.Options{Addr: addr, TLS: &tls.Config{RootCAs: pool}}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -316,11 +319,17 @@ func makeCertificate(t *testing.T, dir string) *x509.CertPool {
 }
 
 func TestAHundredThousandPendingCommandsTakeUnder100MB(t *testing.T) {
+	const n = 100_000
+	key := func(i int) string { return fmt.Sprintf("key:%032d", i) }
+	size := len(fmt.Sprintf("*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n", len(key(0)), key(0)))
+	arrived := make(chan struct{})
 	a, b := net.Pipe()
 	go func() { // a server that answers the handshake only
 		buf := make([]byte, 4096)
 		b.Read(buf)
 		io.WriteString(b, "%1\r\n+proto\r\n:3\r\n")
+		io.CopyN(io.Discard, b, int64(n*size))
+		close(arrived)
 		io.Copy(io.Discard, b)
 	}()
 	err := eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
@@ -328,14 +337,13 @@ func TestAHundredThousandPendingCommandsTakeUnder100MB(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		const n = 100_000
 		before := heap()
 		failed := 0
 		for i := range n {
-			c.Get(background(), fmt.Sprintf("key:%032d", i)).Then(func(string, error) { failed++ })
+			c.Get(background(), key(i)).Then(func(string, error) { failed++ })
 		}
 		inQueue := heap() - before
-		l.AfterFunc(100*time.Millisecond, func() {
+		eventloop.Receive(l, arrived, func(struct{}, bool) {
 			inFlight := heap() - before
 			t.Logf("%d MB in the queue, %d MB in flight", inQueue>>20, inFlight>>20)
 			if most := int64(100 << 20); inQueue > most || inFlight > most {
@@ -372,12 +380,13 @@ func TestACommandAllocatesTwice(t *testing.T) {
 		const outstanding, commands = 64, 20_000
 		measure := func() float64 {
 			left, over := commands, 0
+			end, resolve := eventloop.NewFuture[struct{}](task.Loop())
 			var got func(string, error)
 			got = func(string, error) {
 				if left--; left >= 0 {
 					c.Get(background(), "k").Then(got)
-				} else {
-					over++
+				} else if over++; over == outstanding {
+					resolve(struct{}{}, nil)
 				}
 			}
 			var before, after runtime.MemStats
@@ -385,9 +394,7 @@ func TestACommandAllocatesTwice(t *testing.T) {
 			for range outstanding {
 				c.Get(background(), "k").Then(got)
 			}
-			for over < outstanding {
-				task.Sleep(time.Millisecond)
-			}
+			end.Await(task) // without timers, which allocate the more the longer it takes
 			runtime.ReadMemStats(&after)
 			return float64(after.Mallocs-before.Mallocs) / (commands + outstanding)
 		}
@@ -403,21 +410,20 @@ func TestACommandAtATimeTakesTwoTurns(t *testing.T) {
 	onServer(t, redis.Options{}, func(task *eventloop.Task, c *redis.Client) {
 		const commands = 2000
 		left := commands
+		end, resolve := eventloop.NewFuture[struct{}](task.Loop())
 		var got func(string, error)
 		got = func(string, error) {
 			if left--; left > 0 {
 				c.Ping(background()).Then(got)
+			} else {
+				resolve(struct{}{}, nil)
 			}
 		}
 		c.Ping(task.Context()).Await(task)
 		before := c.Loop().Stats().Loop.IterationsTotal
-		over := c.Loop().Hold()
 		c.Ping(background()).Then(got)
-		for left > 0 {
-			task.Sleep(10 * time.Millisecond)
-		}
-		over()
-		if n := c.Loop().Stats().Loop.IterationsTotal - before; float64(n) > 2.5*commands { // some are those of this task
+		end.Await(task) // without timers, which take turns of their own
+		if n := c.Loop().Stats().Loop.IterationsTotal - before; float64(n) > 2.5*commands {
 			t.Errorf("%d turns for %d commands", n, commands)
 		}
 	})

@@ -114,7 +114,7 @@ func TestAConsumerGoesOnAfterALostConnection(t *testing.T) {
 	s := redistest.Start(t)
 	checkDescriptors(t)
 	runTask(t, func(task *eventloop.Task) {
-		c, err := redis.New(task.Loop(), &redis.Options{Addr: s.Addr})
+		c, err := redis.New(task.Loop(), patiently(redis.Options{Addr: s.Addr}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -181,7 +181,7 @@ func TestAConsumerGoesOnAfterAPanic(t *testing.T) {
 		}
 	}}
 	err := eventloop.Run(t.Context(), cfg, func(l *eventloop.Loop) error {
-		c, err := redis.New(l, &redis.Options{Addr: server.Addr})
+		c, err := redis.New(l, patiently(redis.Options{Addr: server.Addr}))
 		if err != nil {
 			return err
 		}

@@ -86,7 +86,7 @@ func ExampleNew() {
 		c, err := redis.New(l, &redis.Options{
 			Addr:    server.Addr,
 			DB:      1,
-			Timeout: time.Second,
+			Timeout: 10 * time.Second,
 			OnState: func(up bool, err error) { fmt.Println("connected:", up) },
 		})
 		if err != nil {

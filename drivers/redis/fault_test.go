@@ -1,11 +1,13 @@
 package redis_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,6 +30,7 @@ type load struct {
 	c    *redis.Client
 	sent int
 	ok   int
+	ends int            // results of both kinds
 	bad  map[string]int // failures, by kind
 	over bool
 	lost bool // a connection, or an attempt to connect
@@ -48,6 +51,7 @@ func (ld *load) next() {
 	ld.sent++
 	want := fmt.Sprint(ld.sent)
 	redis.Do[string](context.Background(), ld.c, "ECHO", want).Then(func(got string, err error) {
+		ld.ends++
 		switch {
 		case err == nil && got != want:
 			ld.t.Errorf("got the reply %q to %q", got, want)
@@ -87,8 +91,10 @@ func (ld *load) failures() (n int) {
 // settle waits until all that was sent has a result.
 func (ld *load) settle(task *eventloop.Task) {
 	ld.over = true
-	for ld.ok+ld.failures() < ld.sent {
-		task.Sleep(time.Millisecond)
+	for ld.ends < ld.sent {
+		if task.Sleep(time.Millisecond) != nil {
+			return // the loop was stopped
+		}
 	}
 }
 
@@ -112,7 +118,7 @@ func underFault(t *testing.T, o redis.Options, f func(task *eventloop.Task, s *r
 		o.MinBackoff, o.MaxBackoff = time.Millisecond, 20*time.Millisecond
 		var ld *load
 		o.OnState = func(up bool, err error) { ld.lost = ld.lost || !up }
-		c, err := redis.New(task.Loop(), &o)
+		c, err := redis.New(task.Loop(), patiently(o))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +128,16 @@ func underFault(t *testing.T, o redis.Options, f func(task *eventloop.Task, s *r
 		before := ld.ok
 		waitFor(t, task, "replies after the fault", func() bool { return ld.ok > before+1000 })
 		ld.settle(task)
-		want(t, task, c.Ping(task.Context()), "PONG")
+		for { // the timeout of the test may be too short for a busy machine
+			v, err := c.Ping(task.Context()).Await(task)
+			if err != nil && errors.Is(err, eventloop.ErrTimeout) {
+				continue
+			}
+			if v != "PONG" || err != nil {
+				t.Errorf("Ping = %q, %v", v, err)
+			}
+			break
+		}
 	})
 }
 
@@ -152,8 +167,9 @@ func TestFaultServerIsKilledUnderLoad(t *testing.T) {
 func TestFaultServerStaysAway(t *testing.T) {
 	underFault(t, redis.Options{Timeout: 200 * time.Millisecond}, func(task *eventloop.Task, s *redistest.Server, ld *load) {
 		s.Kill()
+		clear(ld.bad) // on a busy machine replies may have been overdue before
 		waitFor(t, task, "timeouts of commands that were not sent", func() bool { return ld.bad["not sent"] >= 300 })
-		if ld.bad["overdue"] > 0 || ld.bad["certain"] > 0 || ld.bad["uncertain"] > 100 {
+		if ld.bad["certain"] > 0 || ld.bad["uncertain"]+ld.bad["overdue"] > 100 {
 			t.Errorf("failures: %v", ld.bad)
 		}
 		if err := s.Restart(); err != nil {
@@ -175,7 +191,7 @@ func TestFaultServerShutsDownInOrder(t *testing.T) {
 
 func TestFaultServerClosesConnections(t *testing.T) {
 	underFault(t, redis.Options{}, func(task *eventloop.Task, s *redistest.Server, ld *load) {
-		admin, err := redis.New(task.Loop(), &redis.Options{Addr: s.Path})
+		admin, err := redis.New(task.Loop(), patiently(redis.Options{Addr: s.Path}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -260,71 +276,110 @@ func complete(n int) (whole int) {
 	return whole
 }
 
-// The servers do something else than answer. They run on real sockets.
+// The servers do something else than answer, in virtual time, and on real sockets if no
+// timeout has to pass.
 func TestFaultServerThatIsNone(t *testing.T) {
 	hello := "%1\r\n+proto\r\n:3\r\n"
 	for name, tt := range map[string]struct {
-		serve   func(c net.Conn)
-		timeout time.Duration
-		want    []error
+		serve func(c net.Conn)
+		want  []error
 	}{
-		"garbage at once":      {answer("SSH-2.0-OpenSSH_9.2p1\r\n"), 300 * time.Millisecond, []error{eventloop.ErrTimeout, redis.ErrMalformed}},
-		"garbage for a reply":  {answer(hello, "<html>\r\n"), time.Second, []error{redis.ErrUncertain, redis.ErrMalformed}},
-		"half a gigabyte":      {answer(hello, "$536870912\r\n"), time.Second, []error{redis.ErrUncertain, redis.ErrTooLarge}},
-		"echo":                 {func(c net.Conn) { io.Copy(c, c) }, 100 * time.Millisecond, []error{eventloop.ErrTimeout, redis.ErrMalformed}},
-		"two replies":          {answer(hello, "$1\r\n1\r\n$1\r\n1\r\n"), time.Second, nil},
-		"no answer":            {answer(hello), 100 * time.Millisecond, []error{redis.ErrUncertain, eventloop.ErrTimeout}},
-		"no handshake":         {answer(), 100 * time.Millisecond, []error{eventloop.ErrTimeout}},
-		"closes at once":       {func(net.Conn) {}, 100 * time.Millisecond, []error{eventloop.ErrTimeout}},
-		"closes for a reply":   {func(c net.Conn) { c.Read(make([]byte, 4096)); io.WriteString(c, hello); c.Read(make([]byte, 4096)) }, time.Second, []error{redis.ErrUncertain, io.EOF}},
-		"refuses the password": {answer("-WRONGPASS invalid\r\n"), time.Second, nil},
-		"too many clients":     {answer("-ERR max number of clients reached\r\n"), 100 * time.Millisecond, []error{eventloop.ErrTimeout}},
+		"garbage at once":     {answer("SSH-2.0-OpenSSH_9.2p1\r\n"), []error{eventloop.ErrTimeout, redis.ErrMalformed}},
+		"garbage for a reply": {answer(hello, "<html>\r\n"), []error{redis.ErrUncertain, redis.ErrMalformed}},
+		"half a gigabyte":     {answer(hello, "$536870912\r\n"), []error{redis.ErrUncertain, redis.ErrTooLarge}},
+		"echo":                {func(c net.Conn) { io.Copy(c, c) }, []error{eventloop.ErrTimeout, redis.ErrMalformed}},
+		"two replies":         {answer(hello, "$1\r\n1\r\n$1\r\n1\r\n"), nil},
+		"no answer":           {answer(hello), []error{redis.ErrUncertain, eventloop.ErrTimeout}},
+		"no handshake":        {answer(), []error{eventloop.ErrTimeout}},
+		"closes at once":      {func(net.Conn) {}, []error{eventloop.ErrTimeout}},
+		"closes for a reply": {func(c net.Conn) {
+			c.Read(make([]byte, 4096))
+			io.WriteString(c, hello)
+			c.Read(make([]byte, 4096))
+		}, []error{redis.ErrUncertain, io.EOF}},
+		"refuses the password": {answer("-WRONGPASS invalid\r\n"), nil},
+		"too many clients":     {answer("-ERR max number of clients reached\r\n"), []error{eventloop.ErrTimeout}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			checkDescriptors(t)
-			ln, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			var conns sync.WaitGroup
-			conns.Go(func() {
-				for {
-					c, err := ln.Accept()
-					if err != nil {
-						return
-					}
-					conns.Go(func() {
-						defer c.Close()
-						tt.serve(c)
-					})
+		check := func(t *testing.T, err error) {
+			t.Helper()
+			switch name {
+			case "two replies":
+				if err != nil {
+					t.Error(err)
 				}
+			case "refuses the password":
+				if e, ok := errors.AsType[*redis.Error](err); !ok || e.Code() != "WRONGPASS" {
+					t.Error(err)
+				}
+			}
+			for _, target := range tt.want {
+				if !errors.Is(err, target) {
+					t.Errorf("got %v, want %v", err, target)
+				}
+			}
+		}
+		o := redis.Options{Timeout: time.Second, MinBackoff: 5 * time.Millisecond, MaxBackoff: 20 * time.Millisecond}
+		t.Run(name, func(t *testing.T) {
+			looptest.Seeds(t, 20, func(t *testing.T, l *eventloop.Loop) error {
+				n := looptest.NewNet(t)
+				n.Latency(0, time.Millisecond)
+				c := newClient(t, l, n, o)
+				results := settled(redis.Do[string](background(), c, "ECHO", 1), func(_ string, err error) { check(t, err) })
+				l.OnExit(func() {
+					if *results != 1 {
+						t.Errorf("%d results, want 1", *results)
+					}
+				})
+				return n.Script(addr, func(c net.Conn, _ *bufio.Reader) error {
+					tt.serve(c)
+					return nil
+				})
 			})
+		})
+		if slices.Contains(tt.want, eventloop.ErrTimeout) {
+			continue
+		}
+		t.Run(name+", on a real socket", func(t *testing.T) {
+			checkDescriptors(t)
+			addr := serveTCP(t, tt.serve)
 			runTask(t, func(task *eventloop.Task) {
-				c, err := redis.New(task.Loop(), &redis.Options{Addr: ln.Addr().String(), Timeout: tt.timeout, MinBackoff: 5 * time.Millisecond, MaxBackoff: 20 * time.Millisecond})
+				o.Addr, o.Timeout = addr, watchdogTime
+				c, err := redis.New(task.Loop(), &o)
 				if err != nil {
 					t.Fatal(err)
 				}
 				_, err = redis.Do[string](task.Context(), c, "ECHO", 1).Await(task)
-				switch name {
-				case "two replies":
-					if err != nil {
-						t.Error(err)
-					}
-				case "refuses the password":
-					if e, ok := errors.AsType[*redis.Error](err); !ok || e.Code() != "WRONGPASS" {
-						t.Error(err)
-					}
-				}
-				for _, target := range tt.want {
-					if !errors.Is(err, target) {
-						t.Errorf("got %v, want %v", err, target)
-					}
-				}
+				check(t, err)
 			})
-			ln.Close()
-			conns.Wait()
 		})
 	}
+}
+
+// serveTCP runs serve on each connection until the end of the test, and returns the address.
+func serveTCP(t *testing.T, serve func(c net.Conn)) (addr string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns sync.WaitGroup
+	conns.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() {
+				defer c.Close()
+				serve(c)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		conns.Wait()
+	})
+	return ln.Addr().String()
 }
 
 // answer returns a server that answers each write with the next of the replies, and then

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/onloop/eventloop/drivers/redis/internal/redistest"
-	"go.uber.org/goleak"
+	"github.com/onloop/eventloop/internal/leaktest"
 )
 
 // TestMain runs the examples only where there is a redis-server: an example cannot be
@@ -18,8 +18,5 @@ func TestMain(m *testing.M) {
 		fmt.Println("examples are skipped:", redistest.Missing)
 		flag.Set("test.run", "^(Test|Fuzz)")
 	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		stopShared()
-		os.Exit(code)
-	}))
+	leaktest.Main(m, stopShared)
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // watchdogTime is when something that should have ended is taken to hang.
-const watchdogTime = 30 * time.Second
+const watchdogTime = 2 * time.Minute
 
 var shared struct {
 	once sync.Once
@@ -32,6 +32,18 @@ func stopShared() {
 	}
 }
 
+// patiently sets the timeouts of a client of a real server, unless a test has set them: the
+// defaults are short for a busy machine.
+func patiently(o redis.Options) *redis.Options {
+	if o.Timeout == 0 {
+		o.Timeout = watchdogTime
+	}
+	if o.ConnectTimeout == 0 {
+		o.ConnectTimeout = watchdogTime
+	}
+	return &o
+}
+
 // onServer runs f in a task, with a client of the shared server whose database is empty.
 // The loop has to end by itself.
 func onServer(t *testing.T, o redis.Options, f func(task *eventloop.Task, c *redis.Client)) {
@@ -46,7 +58,7 @@ func onServer(t *testing.T, o redis.Options, f func(task *eventloop.Task, c *red
 	}
 	checkDescriptors(t)
 	runTask(t, func(task *eventloop.Task) {
-		c, err := redis.New(task.Loop(), &o)
+		c, err := redis.New(task.Loop(), patiently(o))
 		if err != nil {
 			t.Fatal(err)
 		}

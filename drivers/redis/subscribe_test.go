@@ -135,7 +135,9 @@ func TestOneRangeAtATimeGetsTheMessages(t *testing.T) {
 			}
 		}
 		var got []string
+		ranges := false
 		waiting := task.Loop().Go(task.Context(), func(k *eventloop.Task) error {
+			ranges = true
 			for m, err := range s.All(k) {
 				if err != nil {
 					return err
@@ -147,7 +149,7 @@ func TestOneRangeAtATimeGetsTheMessages(t *testing.T) {
 			}
 			return nil
 		})
-		task.Sleep(time.Millisecond)
+		waitFor(t, task, "the first range", func() bool { return ranges })
 		refused(task, s)
 		for i := range 3 {
 			c.Publish(task.Context(), "c", i).Ignore()

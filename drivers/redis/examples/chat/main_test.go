@@ -36,7 +36,7 @@ func (u *user) types(line string) { fmt.Fprintln(u.keys, line) }
 
 func (u *user) sees(want string) {
 	u.t.Helper()
-	dog := time.AfterFunc(30*time.Second, func() { panic("nothing is seen of " + want) })
+	dog := time.AfterFunc(2*time.Minute, func() { panic("nothing is seen of " + want) })
 	defer dog.Stop()
 	for u.seen.Scan() {
 		if got := u.seen.Text(); got == want {
@@ -50,7 +50,7 @@ func (u *user) sees(want string) {
 
 func TestMembersSeeWhatIsSaidInTheirRooms(t *testing.T) {
 	server := redistest.Start(t)
-	o := &redis.Options{Addr: server.Path}
+	o := &redis.Options{Addr: server.Path, Timeout: time.Minute}
 	ada, bob := start(t, o, "Ada"), start(t, o, "Bob")
 	ada.types("hello")
 	ada.sees("[go] Ada: hello")

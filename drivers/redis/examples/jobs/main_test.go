@@ -15,7 +15,7 @@ import (
 
 func TestEachJobIsDoneAndNoneIsLost(t *testing.T) {
 	server := redistest.Start(t)
-	o := &redis.Options{Addr: server.Path}
+	o := &redis.Options{Addr: server.Path, Timeout: time.Minute}
 	const jobs = 50
 	var names []string
 	for i := range jobs {
@@ -32,7 +32,7 @@ func TestEachJobIsDoneAndNoneIsLost(t *testing.T) {
 	for round := 0; len(done) < jobs && round < 20; round++ {
 		out.Reset()
 		err := run(o, func(l *eventloop.Loop, c *redis.Client) {
-			busy := l.AfterFunc(30*time.Second, func() {
+			busy := l.AfterFunc(2*time.Minute, func() {
 				t.Error("it hangs")
 				l.LogHandles()
 				l.Stop()
@@ -40,11 +40,11 @@ func TestEachJobIsDoneAndNoneIsLost(t *testing.T) {
 			busy.Unref()
 			work(l, c, 3, func(task *eventloop.Task, job string) error {
 				if len(done)%10 == 9 && round%2 == 0 {
-					l.Shutdown(10 * time.Second)
+					l.Shutdown(time.Minute)
 					return fmt.Errorf("cannot do it")
 				}
 				if done = append(done, job); len(done) == jobs || round%2 == 1 {
-					l.Shutdown(10 * time.Second)
+					l.Shutdown(time.Minute)
 				}
 				return nil
 			}, &out)

@@ -8,7 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
+
+	"github.com/onloop/eventloop/internal/childserver"
 )
 
 // Missing says that there is no redis-server.
@@ -45,8 +46,9 @@ type Server struct {
 	Addr string // of its port, on 127.0.0.1
 	Cmd  *exec.Cmd
 
-	args []string
-	log  *os.File
+	args    []string
+	log     *os.File
+	release func() // gives the port back
 }
 
 // Start starts a server for a test, with additional arguments. It ends with the test.
@@ -67,25 +69,26 @@ func New(args ...string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Path: filepath.Join(dir, "sock"), Addr: ln.Addr().String()}
-	ln.Close()
-	_, port, _ := net.SplitHostPort(s.Addr)
+	addr, release, err := childserver.Reserve()
+	if err != nil {
+		return nil, err
+	}
+	_, port, _ := net.SplitHostPort(addr)
+	s := &Server{Path: filepath.Join(dir, "sock"), Addr: addr, log: log, release: release}
 	s.args = append([]string{"--port", port, "--bind", "127.0.0.1", "--unixsocket", s.Path, "--dir", dir, "--save", "", "--appendonly", "no"}, args...)
-	s.log, err = os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		return nil, err
+	if err := s.Restart(); err != nil {
+		text, _ := os.ReadFile(log.Name())
+		s.Stop()
+		return nil, fmt.Errorf("%w\n%s", err, text)
 	}
-	return s, s.Restart()
+	return s, nil
 }
 
-// patience is how long a server may take to listen.
-const patience = 30 * time.Second
-
-// Restart starts the process and waits until it listens.
+// Restart starts the process and waits until it listens, at the port and at the unix socket.
 func (s *Server) Restart() error {
 	s.Cmd = exec.Command(Find(), s.args...)
 	s.Cmd.Stdout, s.Cmd.Stderr = s.log, s.log
@@ -93,24 +96,18 @@ func (s *Server) Restart() error {
 	if err := s.Cmd.Start(); err != nil {
 		return err
 	}
-	for end := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
-		c, err := net.Dial("unix", s.Path)
-		if err == nil {
-			c.Close()
-			return nil
-		}
-		if time.Now().After(end) {
-			s.Kill()
-			log, _ := os.ReadFile(s.log.Name())
-			return fmt.Errorf("redis-server does not listen: %w\n%s", err, log)
-		}
+	if err := childserver.Await(s.Cmd, childserver.Listens("tcp", s.Addr)); err != nil {
+		return err
 	}
+	return childserver.Await(s.Cmd, childserver.Listens("unix", s.Path))
 }
 
 // Kill ends the process by SIGKILL.
 func (s *Server) Kill() {
-	s.Cmd.Process.Kill()
-	s.Cmd.Wait()
+	if s.Cmd.Process != nil {
+		s.Cmd.Process.Kill()
+		s.Cmd.Wait()
+	}
 }
 
 // Stop ends the server and removes its files.
@@ -118,4 +115,5 @@ func (s *Server) Stop() {
 	s.Kill()
 	s.log.Close()
 	os.RemoveAll(filepath.Dir(s.Path))
+	s.release()
 }

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 
 func TestAServerEndsWithItsProcess(t *testing.T) {
 	redistest.Need(t)
-	const watchdog = 30 * time.Second
+	const watchdog = 2 * time.Minute
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), serveEnv+"=1")
 	cmd.Stderr = os.Stderr
