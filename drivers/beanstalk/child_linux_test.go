@@ -5,10 +5,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/onloop/eventloop/internal/childserver"
 )
 
 // endWithParent ends a child process with this one, also after a panic. Linux sends the
@@ -25,24 +26,26 @@ func panicIfAsked() {
 	if os.Getenv(panicEnv) == "" {
 		return
 	}
-	s, err := startServer("")
-	if err == nil {
-		fmt.Println(s.addr)
+	s := &server{addr: os.Getenv(panicEnv)}
+	if err := s.restart(); err != nil {
+		panic(err)
 	}
-	panic(err)
+	fmt.Println("started")
+	panic("as the test wants it")
 }
 
 func TestTheServerEndsWithAProcessThatPanics(t *testing.T) {
-	real(t)
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), panicEnv+"=1")
-	out, err := cmd.Output()
-	if _, ok := err.(*exec.ExitError); !ok {
-		t.Fatalf("error of the process = %v, want that of a panic", err)
-	}
-	addr := strings.TrimSpace(string(out))
-	if _, _, err := net.SplitHostPort(addr); err != nil {
+	needServer(t)
+	addr, release, err := childserver.Reserve() // so that no other server gets it
+	if err != nil {
 		t.Fatal(err)
+	}
+	defer release()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), panicEnv+"="+addr)
+	out, err := cmd.Output()
+	if _, ok := err.(*exec.ExitError); !ok || string(out) != "started\n" {
+		t.Fatalf("the process prints %q, %v, want the error of a panic", out, err)
 	}
 	for end := time.Now().Add(watchdog); ; time.Sleep(time.Millisecond) {
 		nc, err := net.Dial("tcp", addr)

@@ -20,7 +20,7 @@ import (
 
 func TestEveryCommandAgainstBeanstalkd(t *testing.T) {
 	s := real(t)
-	run(t, &beanstalk.Options{Addr: s.addr}, func(k *eventloop.Task, c *beanstalk.Client) error {
+	run(t, s.options(), func(k *eventloop.Task, c *beanstalk.Client) error {
 		check := func(what string, err error) {
 			t.Helper()
 			if err != nil {
@@ -115,7 +115,7 @@ func TestEveryCommandAgainstBeanstalkd(t *testing.T) {
 
 func TestJobsArriveOnceAndInOneOfTheConsumersWhateverTheirBodies(t *testing.T) {
 	s := real(t)
-	run(t, &beanstalk.Options{Addr: s.addr}, func(k *eventloop.Task, c *beanstalk.Client) error {
+	run(t, s.options(), func(k *eventloop.Task, c *beanstalk.Client) error {
 		const n = 2000
 		r := rand.New(rand.NewPCG(1, 2))
 		bodies := make(map[uint64][]byte)
@@ -158,29 +158,61 @@ func TestJobsArriveOnceAndInOneOfTheConsumersWhateverTheirBodies(t *testing.T) {
 	})
 }
 
+// The server takes a job back whose time to run is over, whatever the reason. So an attempt in
+// which the machine let this process or the server stand still counts only if it succeeds.
 func TestATimeToRunOfOneSecondIsExtended(t *testing.T) {
+	const attempts, late = 10, 200 * time.Millisecond // a touch is due 600 ms before the end
+	for range attempts {
+		slowest, err := holdAJob(t)
+		if err == nil {
+			return
+		}
+		if slowest < late {
+			t.Fatalf("the job is lost, and the server answered within %v: %v", slowest, err)
+		}
+		t.Logf("the server did not answer for %v: %v", slowest, err)
+	}
+	t.Skip("the machine is too busy to hold a job of one second")
+}
+
+// holdAJob holds a job with a time to run of one second for more than three. It returns an
+// error if the job is lost, and the longest time in which the server answered nothing.
+func holdAJob(t *testing.T) (slowest time.Duration, lost error) {
 	s := real(t)
-	run(t, &beanstalk.Options{Addr: s.addr}, func(k *eventloop.Task, c *beanstalk.Client) error {
+	run(t, s.options(), func(k *eventloop.Task, c *beanstalk.Client) error {
 		var held *beanstalk.Job
 		jobs := 0
 		consume(t, c, beanstalk.ConsumeOptions{
 			Parallel: 2,
 			OnJob:    func(j *beanstalk.Job) { held = j; jobs++ },
-			OnLost:   func(_ *beanstalk.Job, err error) { t.Errorf("the job is lost: %v", err) },
+			OnLost:   func(_ *beanstalk.Job, err error) { lost = err },
 		})
 		if _, err := c.Put(bg, "default", nil, beanstalk.PutOptions{TTR: time.Second}).Await(k); err != nil {
 			return err
 		}
-		k.Sleep(3500 * time.Millisecond)
-		equal(t, "jobs", jobs, 1)
-		_, err := held.Delete().Await(k)
-		return err
+		for began, last := time.Now(), time.Now(); jobs == 0 || time.Since(began) < 3500*time.Millisecond; last = time.Now() {
+			if _, err := c.Peek(bg, 1).Await(k); err != nil && !errors.Is(err, beanstalk.ErrNotFound) {
+				return err
+			}
+			if err := k.Sleep(10 * time.Millisecond); err != nil {
+				return err
+			}
+			slowest = max(slowest, time.Since(last))
+		}
+		if jobs != 1 {
+			lost = fmt.Errorf("it arrived %d times", jobs)
+		}
+		if lost == nil {
+			_, lost = held.Delete().Await(k)
+		}
+		return nil
 	})
+	return slowest, lost
 }
 
 func TestAJobComesBackWhenItsConsumerEndsByForce(t *testing.T) {
 	s := real(t)
-	run(t, &beanstalk.Options{Addr: s.addr}, func(k *eventloop.Task, c *beanstalk.Client) error {
+	run(t, s.options(), func(k *eventloop.Task, c *beanstalk.Client) error {
 		got := 0
 		hold := beanstalk.ConsumeOptions{OnJob: func(*beanstalk.Job) { got++ }}
 		first := consume(t, c, hold)
@@ -188,7 +220,9 @@ func TestAJobComesBackWhenItsConsumerEndsByForce(t *testing.T) {
 			return err
 		}
 		for got == 0 {
-			k.Sleep(time.Millisecond)
+			if err := k.Sleep(time.Millisecond); err != nil {
+				return err
+			}
 		}
 		first.Abort()
 		consume(t, c, beanstalk.ConsumeOptions{OnJob: func(j *beanstalk.Job) { got++; j.Delete().Ignore() }})
@@ -204,28 +238,33 @@ func TestAJobComesBackWhenItsConsumerEndsByForce(t *testing.T) {
 // faults are what happens to the server while there is load. When it is back, the client
 // goes on by itself.
 func TestTheDriverGoesOnWhenTheServerIsBack(t *testing.T) {
-	for name, fault := range map[string]func(t *testing.T, s *server) *server{
-		"killed": func(t *testing.T, s *server) *server {
+	for name, fault := range map[string]func(t *testing.T, s *server, seen func()){
+		"killed": func(t *testing.T, s *server, seen func()) {
 			s.kill()
-			s, err := startServer(s.addr)
-			if err != nil {
-				t.Fatal(err)
+			seen()
+			if err := s.restart(); err != nil {
+				t.Error(err)
 			}
-			t.Cleanup(s.kill)
-			return s
 		},
-		"stopped": func(t *testing.T, s *server) *server {
+		"stopped": func(t *testing.T, s *server, seen func()) {
 			s.signal(t, syscall.SIGSTOP)
-			time.Sleep(time.Second) // longer than the timeout: that is the fault
+			seen() // a reply is overdue
 			s.signal(t, syscall.SIGCONT)
-			return s
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := real(t)
-			o := &beanstalk.Options{Addr: s.addr, Timeout: 500 * time.Millisecond, MinBackoff: time.Millisecond}
+			lost := make(chan struct{}, 1) // a connection
+			o := &beanstalk.Options{Addr: s.addr, Timeout: 500 * time.Millisecond, MinBackoff: time.Millisecond, OnState: func(up bool, _ error) {
+				if !up {
+					select {
+					case lost <- struct{}{}:
+					default:
+					}
+				}
+			}}
 			run(t, o, func(k *eventloop.Task, c *beanstalk.Client) error {
-				jobs, asked, results, failures := 0, 0, 0, 0
+				jobs, asked, results := 0, 0, 0
 				consume(t, c, beanstalk.ConsumeOptions{Parallel: 2, OnJob: func(j *beanstalk.Job) {
 					jobs++
 					j.Delete().Then(func(_ struct{}, err error) {
@@ -243,11 +282,8 @@ func TestTheDriverGoesOnWhenTheServerIsBack(t *testing.T) {
 					asked++
 					c.Put(bg, "default", []byte("x"), beanstalk.PutOptions{}).Then(func(_ uint64, err error) {
 						results++
-						if err != nil {
-							failures++
-							if !errors.Is(err, beanstalk.ErrUncertain) && !errors.Is(err, eventloop.ErrTimeout) {
-								t.Errorf("error of Put = %v", err)
-							}
+						if err != nil && !errors.Is(err, beanstalk.ErrUncertain) && !errors.Is(err, eventloop.ErrTimeout) {
+							t.Errorf("error of Put = %v", err)
 						}
 						put()
 					})
@@ -255,17 +291,30 @@ func TestTheDriverGoesOnWhenTheServerIsBack(t *testing.T) {
 				for range 20 {
 					put()
 				}
-				k.Sleep(100 * time.Millisecond)
-				if _, err := eventloop.Block(k, func(context.Context) (int, error) { s = fault(t, s); return 0, nil }); err != nil {
+				for jobs < 100 {
+					if err := k.Sleep(time.Millisecond); err != nil {
+						return fmt.Errorf("no jobs: %w", err)
+					}
+				}
+				select {
+				case <-lost: // a busy machine was slower than the timeout
+				default:
+				}
+				if _, err := eventloop.Block(k, func(ctx context.Context) (int, error) {
+					fault(t, s, func() {
+						select {
+						case <-lost:
+						case <-ctx.Done():
+						}
+					})
+					return 0, nil
+				}); err != nil {
 					return err
 				}
 				for seen := jobs; jobs < seen+100; {
 					if err := k.Sleep(time.Millisecond); err != nil {
 						return fmt.Errorf("no jobs after the fault: %w", err)
 					}
-				}
-				if failures == 0 {
-					t.Error("no command failed: there was no fault")
 				}
 				stop = true
 				_, err := c.Close().Await(k)
@@ -278,7 +327,7 @@ func TestTheDriverGoesOnWhenTheServerIsBack(t *testing.T) {
 
 func TestADrainingServerRefusesJobs(t *testing.T) {
 	s := real(t)
-	run(t, &beanstalk.Options{Addr: s.addr}, func(k *eventloop.Task, c *beanstalk.Client) error {
+	run(t, s.options(), func(k *eventloop.Task, c *beanstalk.Client) error {
 		if _, err := c.Put(bg, "default", []byte("x"), beanstalk.PutOptions{}).Await(k); err != nil {
 			return err
 		}

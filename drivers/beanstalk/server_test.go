@@ -20,7 +20,8 @@ import (
 
 	"github.com/onloop/eventloop"
 	"github.com/onloop/eventloop/drivers/beanstalk"
-	"go.uber.org/goleak"
+	"github.com/onloop/eventloop/internal/childserver"
+	"github.com/onloop/eventloop/internal/leaktest"
 )
 
 // addr is the address of the beanstalkd that examples and tests share.
@@ -47,7 +48,7 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	var shared *server
 	if findServer() != "" {
-		s, err := startServer("")
+		s, err := startServer()
 		if err != nil {
 			fmt.Println(err)
 			os.Exit(1)
@@ -57,52 +58,63 @@ func TestMain(m *testing.M) {
 		fmt.Println("examples are skipped:", noServer)
 		flag.Set("test.run", "^(Test|Fuzz)")
 	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+	leaktest.Main(m, func() {
 		if shared != nil {
-			shared.kill()
+			shared.stop()
 		}
-		os.Exit(code)
-	}))
+	})
 }
 
-// A server is a beanstalkd as a child process.
+// A server is a beanstalkd as a child process, at an address that it keeps until stop.
 type server struct {
-	addr string
-	cmd  *exec.Cmd
+	addr    string
+	args    []string
+	cmd     *exec.Cmd
+	release func() // gives the address back
 }
 
-// startServer starts beanstalkd on addr, or on a free port if addr is empty.
-func startServer(addr string, args ...string) (*server, error) {
-	if addr == "" {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		addr = ln.Addr().String()
-		ln.Close()
-	}
-	host, port, _ := net.SplitHostPort(addr)
-	s := &server{addr: addr, cmd: exec.Command(findServer(), append([]string{"-l", host, "-p", port}, args...)...)}
-	s.cmd.SysProcAttr = endWithParent()
-	if err := s.cmd.Start(); err != nil {
+// startServer starts beanstalkd on a free port.
+func startServer(args ...string) (*server, error) {
+	addr, release, err := childserver.Reserve()
+	if err != nil {
 		return nil, err
 	}
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		nc, err := net.Dial("tcp", addr)
-		if err == nil {
-			nc.Close()
-			return s, nil
-		}
-		if time.Now().After(end) {
-			s.kill()
-			return nil, err
-		}
+	s := &server{addr: addr, args: args, release: release}
+	if err := s.restart(); err != nil {
+		s.stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// restart starts the process and waits until it listens.
+func (s *server) restart() error {
+	host, port, _ := net.SplitHostPort(s.addr)
+	s.cmd = exec.Command(findServer(), append([]string{"-l", host, "-p", port}, s.args...)...)
+	s.cmd.SysProcAttr = endWithParent()
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	return childserver.Await(s.cmd, childserver.Listens("tcp", s.addr))
+}
+
+// kill ends the process as kill -9 does.
+func (s *server) kill() {
+	if s.cmd.Process != nil {
+		s.cmd.Process.Kill()
+		s.cmd.Wait()
 	}
 }
 
-func (s *server) kill() {
-	s.cmd.Process.Kill()
-	s.cmd.Wait()
+func (s *server) stop() {
+	s.kill()
+	s.release()
+}
+
+// options are those of a client of the server. Its timeout is none of the tests' business:
+// the default is short for a busy machine.
+func (s *server) options() *beanstalk.Options {
+	return &beanstalk.Options{Addr: s.addr, Timeout: watchdog, ConnectTimeout: watchdog}
 }
 
 func (s *server) signal(t *testing.T, sig syscall.Signal) {
@@ -111,25 +123,32 @@ func (s *server) signal(t *testing.T, sig syscall.Signal) {
 	}
 }
 
+// needServer skips the test where there is no beanstalkd. It fails if CI is set.
+func needServer(t *testing.T) {
+	t.Helper()
+	if findServer() != "" {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal(noServer)
+	}
+	t.Skip(noServer)
+}
+
 // real returns a beanstalkd of the test's own.
 func real(t *testing.T, args ...string) *server {
 	t.Helper()
-	if findServer() == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatal(noServer)
-		}
-		t.Skip(noServer)
-	}
-	s, err := startServer("", args...)
+	needServer(t)
+	s, err := startServer(args...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.kill)
+	t.Cleanup(s.stop)
 	return s
 }
 
 // watchdog turns a hang into a failure; it measures nothing.
-const watchdog = 30 * time.Second
+const watchdog = 2 * time.Minute
 
 // run runs f as a task of a loop, with a client that is closed afterwards.
 func run(t *testing.T, o *beanstalk.Options, f func(k *eventloop.Task, c *beanstalk.Client) error) {
