@@ -18,7 +18,7 @@ import (
 )
 
 // watchdogTime is when something that should have ended is taken to hang.
-const watchdogTime = 30 * time.Second
+const watchdogTime = 2 * time.Minute
 
 // A request is what a recorder has received.
 type request struct {

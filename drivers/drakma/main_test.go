@@ -9,13 +9,13 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
-	"go.uber.org/goleak"
+	"github.com/onloop/eventloop/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m, nil) }
 
 // watchdogTime is when something that should have ended is taken to hang.
-const watchdogTime = 30 * time.Second
+const watchdogTime = 2 * time.Minute
 
 // onLoop runs f on a loop and fails if the loop does not end.
 func onLoop(t *testing.T, f func(ctx context.Context, l *eventloop.Loop)) {

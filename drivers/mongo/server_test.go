@@ -19,7 +19,7 @@ import (
 )
 
 // watchdogTime is when something that should have ended is taken to hang.
-const watchdogTime = 60 * time.Second
+const watchdogTime = 2 * time.Minute
 
 func background() context.Context { return context.Background() }
 
@@ -362,7 +362,7 @@ func users(n int) (all []bson.D) {
 // clientOptions are for a client of the server. With a stable API, all commands are OP_MSG.
 func (s *fake) clientOptions() *options.ClientOptions {
 	return options.Client().ApplyURI("mongodb://" + s.ln.Addr().String()).SetServerAPIOptions(options.ServerAPI(options.ServerAPIVersion1)).
-		SetRetryReads(false).SetRetryWrites(false).SetServerSelectionTimeout(20 * time.Second)
+		SetRetryReads(false).SetRetryWrites(false).SetServerSelectionTimeout(watchdogTime)
 }
 
 // on runs f on a loop, with a client and a collection of the server, and fails if the loop

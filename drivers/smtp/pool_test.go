@@ -400,7 +400,7 @@ func TestAttemptsThatFailAtOnceAreAllCounted(t *testing.T) {
 	var dials atomic.Int32
 	err := eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
 		c, err := New(l, &Options{
-			Addr: server, Security: NoTLS, MinBackoff: 1, MaxBackoff: 1, QueueTimeout: 10 * time.Second,
+			Addr: server, Security: NoTLS, MinBackoff: 1, MaxBackoff: 1, QueueTimeout: 5 * time.Minute,
 			Dial: func(context.Context, string, string) (net.Conn, error) {
 				if dials.Add(1) < attempts {
 					return nil, eventloop.ErrRefused

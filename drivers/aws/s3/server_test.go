@@ -23,7 +23,7 @@ import (
 )
 
 // watchdogTime is when something that should have ended is taken to hang.
-const watchdogTime = 60 * time.Second
+const watchdogTime = 2 * time.Minute
 
 const bucket = "films"
 
