@@ -54,10 +54,10 @@ func startServer() (string, func(), error) {
 		return "", nil, err
 	}
 	ctx := context.Background()
-	c := s3.NewFromConfig(config(s.addr), pathStyle)
+	c := s3.NewFromConfig(config(s.Addr), pathStyle)
 	_, err = c.PutObject(ctx, &s3.PutObjectInput{Bucket: aws.String(bucket), Key: aws.String(small), Body: strings.NewReader(strings.Repeat("x", 1024))})
 	if err == nil {
-		err = onLoop(s.addr, func(l *eventloop.Loop, w *eventloop.Workers, c *s3.Client, stop func(error)) {
+		err = onLoop(s.Addr, func(l *eventloop.Loop, w *eventloop.Workers, c *s3.Client, stop func(error)) {
 			in := &s3loop.UploadInput{Bucket: aws.String(bucket), Key: aws.String(big), Body: io.LimitReader(zeros{}, bigSize)}
 			s3loop.UploadFrom(ctx, w, c, in).Then(func(_ *s3loop.UploadOutput, err error) { stop(err) })
 		})
@@ -66,7 +66,7 @@ func startServer() (string, func(), error) {
 		s.stop()
 		return "", nil, err
 	}
-	return s.addr, s.stop, nil
+	return s.Addr, s.stop, nil
 }
 
 type zeros struct{}

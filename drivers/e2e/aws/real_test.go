@@ -43,7 +43,7 @@ func onServer(t *testing.T, s *server, f func(l *eventloop.Loop, w *eventloop.Wo
 	ctx, cancel := context.WithTimeoutCause(t.Context(), watchdogTime, errors.New("the loop hangs"))
 	defer cancel()
 	err := eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
-		f(l, eventloop.NewWorkers(l, 8, "s3"), s3.NewFromConfig(awsloop.Config(l, config(s.addr)), pathStyle))
+		f(l, eventloop.NewWorkers(l, 8, "s3"), s3.NewFromConfig(awsloop.Config(l, config(s.Addr)), pathStyle))
 		return nil
 	})
 	if err != nil {
@@ -199,7 +199,7 @@ func TestADownloadOutlivesItsServer(t *testing.T) {
 		body := make([]byte, 20<<20)
 		rand.NewChaCha8([32]byte{8}).Read(body)
 		put := func(b []byte) {
-			_, err := s3.NewFromConfig(config(s.addr), pathStyle).PutObject(context.Background(), &s3.PutObjectInput{
+			_, err := s3.NewFromConfig(config(s.Addr), pathStyle).PutObject(context.Background(), &s3.PutObjectInput{
 				Bucket: aws.String(bucket), Key: aws.String("film"), Body: bytes.NewReader(b)})
 			if err != nil {
 				t.Error(err)
@@ -218,8 +218,8 @@ func TestADownloadOutlivesItsServer(t *testing.T) {
 				died = true
 				d.Pause()
 				eventloop.Work(context.Background(), l, func(context.Context) (struct{}, error) {
-					s.kill()
-					err := s.start()
+					s.Kill()
+					err := s.Restart()
 					if replaced && err == nil {
 						put(body[1:])
 					}
@@ -265,7 +265,7 @@ func TestADownloadEndsWithItsServer(t *testing.T) {
 			s3loop.Download(context.Background(), l, c, input("film"), func(p []byte) {
 				if !died {
 					died = true
-					s.kill()
+					s.Kill()
 				}
 			}, func(err error) {
 				ends++

@@ -13,10 +13,8 @@ const bucket = "films"
 
 // A server is a child process with versitygw, which is built for it.
 type server struct {
-	addr    string
-	dir     string
-	program string
-	process *child.Server
+	*child.Server
+	dir string
 }
 
 // newServer builds and starts a server with an empty bucket.
@@ -29,42 +27,22 @@ func newServer() (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{dir: dir, program: program}
-	if err := s.prepare(); err != nil {
+	process, err := child.Start(program, func(addr string) []string { return []string{addr, dir} })
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	s := &server{process, dir}
+	c := s3.NewFromConfig(config(s.Addr), pathStyle)
+	if _, err := c.CreateBucket(context.Background(), &s3.CreateBucketInput{Bucket: aws.String(bucket)}); err != nil {
 		s.stop()
 		return nil, err
 	}
 	return s, nil
 }
 
-// prepare starts the server on a free port and makes the bucket.
-func (s *server) prepare() (err error) {
-	if s.addr, err = child.FreeAddr(); err != nil {
-		return err
-	}
-	if err := s.start(); err != nil {
-		return err
-	}
-	c := s3.NewFromConfig(config(s.addr), pathStyle)
-	_, err = c.CreateBucket(context.Background(), &s3.CreateBucketInput{Bucket: aws.String(bucket)})
-	return err
-}
-
-// start starts the process, and waits until it listens.
-func (s *server) start() (err error) {
-	s.process, err = child.Start(s.addr, s.program, s.addr, s.dir)
-	return err
-}
-
-// kill ends the process as a crash would.
-func (s *server) kill() {
-	if s.process != nil {
-		s.process.Stop()
-	}
-}
-
 func (s *server) stop() {
-	s.kill()
+	s.Stop()
 	os.RemoveAll(s.dir)
 }
 

@@ -34,7 +34,7 @@ func loopPutDelete(n int) func(string, *bench.Counter) error {
 	return func(addr string, count *bench.Counter) error {
 		ctx := context.Background()
 		return eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
-			c, err := beanstalk.New(l, &beanstalk.Options{Addr: addr})
+			c, err := beanstalk.New(l, &beanstalk.Options{Addr: addr, Timeout: time.Minute})
 			if err != nil {
 				return err
 			}

@@ -2,11 +2,9 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
-	"time"
 
 	"github.com/onloop/eventloop/drivers/e2e/internal/child"
 )
@@ -30,30 +28,12 @@ func startServer() (addr string, stop func(), err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	s, err := child.Start(path, func(addr string) []string {
+		_, port, _ := net.SplitHostPort(addr)
+		return []string{"-l", "127.0.0.1", "-p", port}
+	})
 	if err != nil {
 		return "", nil, err
 	}
-	addr = ln.Addr().String()
-	ln.Close()
-	_, port, _ := net.SplitHostPort(addr)
-	cmd := child.Command(path, "-l", "127.0.0.1", "-p", port)
-	if err := cmd.Start(); err != nil {
-		return "", nil, err
-	}
-	stop = func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	}
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		nc, err := net.Dial("tcp", addr)
-		if err == nil {
-			nc.Close()
-			return addr, stop, nil
-		}
-		if time.Now().After(end) {
-			stop()
-			return "", nil, fmt.Errorf("beanstalkd does not answer: %w", err)
-		}
-	}
+	return s.Addr, func() { s.Stop() }, nil
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -16,13 +15,15 @@ import (
 
 	"github.com/onloop/eventloop"
 	"github.com/onloop/eventloop/drivers/drakma"
-	"go.uber.org/goleak"
+	"github.com/onloop/eventloop/drivers/e2e/internal/child"
+	"github.com/onloop/eventloop/internal/childserver"
+	"github.com/onloop/eventloop/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m, nil) }
 
 // watchdogTime is when something that should have ended is taken to hang.
-const watchdogTime = time.Minute
+const watchdogTime = 2 * time.Minute
 
 var errNoServer = errors.New("nginx is not installed (apt-get install nginx, or set NGINX)")
 
@@ -115,12 +116,12 @@ func start(t *testing.T, upstream *httptest.Server) *server {
 		}
 		t.Skip(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, release, err := childserver.Reserve()
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr, behind := ln.Addr().String(), "127.0.0.1:9"
-	ln.Close()
+	t.Cleanup(release)
+	behind := "127.0.0.1:9"
 	if upstream != nil {
 		behind = upstream.Listener.Addr().String()
 	}
@@ -132,7 +133,7 @@ func start(t *testing.T, upstream *httptest.Server) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program, "-p", s.dir, "-c", conf, "-e", "stderr")
+	cmd := child.Command(program, "-p", s.dir, "-c", conf, "-e", "stderr")
 	var out logged
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
@@ -145,16 +146,10 @@ func start(t *testing.T, upstream *httptest.Server) *server {
 			t.Logf("nginx: %s", out)
 		}
 	})
-	for end := time.Now().Add(watchdogTime); ; time.Sleep(10 * time.Millisecond) {
-		nc, err := net.Dial("tcp", addr)
-		if err == nil {
-			nc.Close()
-			return s
-		}
-		if time.Now().After(end) {
-			t.Fatalf("nginx does not answer: %v", err)
-		}
+	if err := childserver.Await(cmd, childserver.Listens("tcp", addr)); err != nil {
+		t.Fatal(err)
 	}
+	return s
 }
 
 // logged is what a child has written, read when it has ended.

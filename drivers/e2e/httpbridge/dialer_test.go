@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -41,30 +40,16 @@ func startRedis(t *testing.T) (port string) {
 		}
 		t.Skip("redis-server is not installed (apt-get install redis-server, or set REDIS_SERVER)")
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	dir := t.TempDir()
+	redis, err := child.Start(path, func(addr string) []string {
+		_, port, _ = net.SplitHostPort(addr)
+		return []string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", dir}
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, port, _ = net.SplitHostPort(ln.Addr().String())
-	ln.Close()
-	cmd := child.Command(path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	for range 3000 {
-		c, err := net.Dial("tcp", "127.0.0.1:"+port)
-		if err == nil {
-			c.Close()
-			return port
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatal("redis-server does not answer")
-	return ""
+	t.Cleanup(func() { redis.Stop() })
+	return port
 }
 
 func TestGoRedisConnectsByTheDialerOfTheLoop(t *testing.T) {

@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
-	"go.uber.org/goleak"
+	"github.com/onloop/eventloop/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m, nil) }
 
 var bg = context.Background()
 
@@ -39,7 +39,7 @@ func onLoop(t *testing.T, cfg *eventloop.Config, f func(t *testing.T, l *eventlo
 
 func run(t *testing.T, cfg *eventloop.Config, start func(l *eventloop.Loop) *eventloop.Future[struct{}]) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(bg, time.Minute)
+	ctx, cancel := context.WithTimeout(bg, 2*time.Minute)
 	defer cancel()
 	err := eventloop.Run(ctx, cfg, func(l *eventloop.Loop) error {
 		start(l).Then(func(_ struct{}, err error) {

@@ -33,7 +33,7 @@ func TestWebSocketClientWorksOverTheRoundTripper(t *testing.T) {
 	defer server.Close()
 	run(t, nil, func(l *eventloop.Loop) *eventloop.Future[struct{}] {
 		return eventloop.Work(bg, l, func(context.Context) (struct{}, error) {
-			ctx, cancel := context.WithTimeout(bg, 30*time.Second)
+			ctx, cancel := context.WithTimeout(bg, time.Minute)
 			c, _, err := websocket.Dial(ctx, server.URL, &websocket.DialOptions{HTTPClient: &http.Client{Transport: l.HTTP().RoundTripper()}})
 			cancel() // it is for the handshake
 			if err != nil {

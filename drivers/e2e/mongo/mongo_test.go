@@ -13,6 +13,7 @@ import (
 	"github.com/onloop/eventloop"
 	"github.com/onloop/eventloop/drivers/e2e/internal/child"
 	mongoloop "github.com/onloop/eventloop/drivers/mongo"
+	"github.com/onloop/eventloop/internal/leaktest"
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
@@ -23,10 +24,10 @@ import (
 const watchdog = 2 * time.Minute
 
 // ferret is the server that the tests share which do it no harm.
-var ferret = sync.OnceValues(func() (*child.Server, error) { return startFerret("") })
+var ferret = sync.OnceValues(startFerret)
 
-// startFerret starts a server at addr, or at a free address, with a directory of its own.
-func startFerret(addr string) (*child.Server, error) {
+// startFerret starts a server with a directory of its own.
+func startFerret() (*child.Server, error) {
 	program, err := child.Build("ferretdb", ".")
 	if err != nil {
 		return nil, err
@@ -35,12 +36,7 @@ func startFerret(addr string) (*child.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if addr == "" {
-		if addr, err = child.FreeAddr(); err != nil {
-			return nil, err
-		}
-	}
-	return child.Start(addr, program, addr, dir)
+	return child.Start(program, func(addr string) []string { return []string{addr, dir} })
 }
 
 var dirs string // of the servers
@@ -74,7 +70,7 @@ func on(t *testing.T, addr string, f func(task *eventloop.Task, c *mongoloop.Cli
 	ctx, cancel := context.WithTimeoutCause(t.Context(), watchdog, errors.New("the test hangs"))
 	defer cancel()
 	err := eventloop.Run(ctx, nil, func(l *eventloop.Loop) error {
-		o := options.Client().ApplyURI("mongodb://" + addr).SetServerSelectionTimeout(20 * time.Second)
+		o := options.Client().ApplyURI("mongodb://" + addr).SetServerSelectionTimeout(watchdog)
 		c, err := mongoloop.Connect(l, o)
 		if err != nil {
 			return err
@@ -93,7 +89,9 @@ func on(t *testing.T, addr string, f func(task *eventloop.Task, c *mongoloop.Cli
 	if err != nil {
 		t.Error(err)
 	}
-	goleak.VerifyNone(t, ignore)
+	if err := leaktest.Find(ignore); err != nil {
+		t.Error(err)
+	}
 }
 
 // onFerret is on with the shared server.
@@ -268,7 +266,7 @@ func TestErrorsOfTheServerAreTyped(t *testing.T) {
 }
 
 func TestAServerThatVanishesInTheMiddleOfACursor(t *testing.T) {
-	s, err := startFerret("")
+	s, err := startFerret()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,17 +281,18 @@ func TestAServerThatVanishesInTheMiddleOfACursor(t *testing.T) {
 				break
 			}
 			if got++; got == 150 {
-				s.Stop()
+				s.Kill()
 			}
 		}
 		if e, ok := errors.AsType[*mongoloop.Error](last); !ok || e.Op != "All" || got != 200 {
 			t.Errorf("%d documents, then %v; want two batches and an error", got, last)
 		}
-		if s, err = startFerret(s.Addr); err != nil {
-			t.Fatal(err)
+		if err := s.Restart(); err != nil {
+			t.Error(err)
+			return
 		}
-		if _, err := orders.InsertOne(task.Context(), order{ID: 1}).Await(task); err != nil {
-			t.Errorf("with the next server: %v", err)
+		if _, err := orders.InsertOne(task.Context(), order{ID: 1000}).Await(task); err != nil {
+			t.Errorf("when the server is back: %v", err)
 		}
 	})
 }

@@ -134,17 +134,17 @@ func startShop(t *testing.T, mails *mailServer) (url string, p *process) {
 	if out, err := exec.Command("go", "build", "-C", "../../../examples/drivers", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	redis := start(t, installed(t, "redis-server", "REDIS_SERVER"), func(port string) []string {
+	redis := start(t, installed(t, "redis-server", "REDIS_SERVER"), func(_, port string) []string {
 		return []string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", dir}
 	})
-	beanstalk := start(t, installed(t, "beanstalkd", "BEANSTALKD"), func(port string) []string {
+	beanstalk := start(t, installed(t, "beanstalkd", "BEANSTALKD"), func(_, port string) []string {
 		return []string{"-l", "127.0.0.1", "-p", port}
 	})
 	ferret, err := child.Build("ferretdb", ".")
 	if err != nil {
 		t.Fatal(err)
 	}
-	mongo := start(t, ferret, func(port string) []string { return []string{"127.0.0.1:" + port, dir} })
+	mongo := start(t, ferret, func(addr, _ string) []string { return []string{addr, dir} })
 
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
@@ -187,18 +187,16 @@ func installed(t *testing.T, name, variable string) string {
 }
 
 // start starts a server on a free port and returns its address.
-func start(t *testing.T, program string, args func(port string) []string) string {
-	addr, err := child.FreeAddr()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(addr)
-	s, err := child.Start(addr, program, args(port)...)
+func start(t *testing.T, program string, args func(addr, port string) []string) string {
+	s, err := child.Start(program, func(addr string) []string {
+		_, port, _ := net.SplitHostPort(addr)
+		return args(addr, port)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Stop() })
-	return addr
+	return s.Addr
 }
 
 // startS3 starts a server with an empty bucket.

@@ -15,7 +15,7 @@ var background = context.Background()
 
 func onLoop(addr string, f func(l *eventloop.Loop, c *redis.Client)) error {
 	return eventloop.Run(background, nil, func(l *eventloop.Loop) error {
-		c, err := redis.New(l, &redis.Options{Addr: addr})
+		c, err := redis.New(l, &redis.Options{Addr: addr, Timeout: patience, ConnectTimeout: patience})
 		if err != nil {
 			return err
 		}

@@ -64,21 +64,26 @@ func fill(addr string) error {
 
 // publish has the server send messages of 64 B to the channel, for as long as fewer
 // than 20,000 were not received. A script makes them, so that the publisher takes no
-// time of the subscriber.
+// time of the subscriber. It returns how many the server has delivered: none before the
+// subscriber is there.
 func publish(addr string, received func() int64) error {
 	c, err := redigo.Dial("tcp", addr)
 	if err != nil {
 		return err
 	}
 	const batch = 1000
-	script := redigo.NewScript(0, fmt.Sprintf("for i = 1, %d do redis.call('PUBLISH', '%s', ARGV[1]) end", batch, channel))
+	script := redigo.NewScript(0, fmt.Sprintf("local n = 0 for i = 1, %d do n = n + redis.call('PUBLISH', '%s', ARGV[1]) end return n", batch, channel))
 	text := strings.Repeat("x", 64)
-	for sent := int64(0); ; sent += batch {
+	for sent := int64(0); ; {
 		for sent-received() > 20*batch {
 			pause()
 		}
-		if _, err := script.Do(c, text); err != nil {
+		n, err := redigo.Int64(script.Do(c, text))
+		if err != nil {
 			return err
+		}
+		if sent += n; n == 0 {
+			pause()
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -20,9 +21,19 @@ func workers(n int, f func(i int) error) error {
 	return <-failed
 }
 
+// patience takes the place of the timeouts of the clients. Those are a few seconds, which a
+// busy machine exceeds, above all where 512 goroutines wait for 20 connections.
+const patience = time.Minute
+
+func newGoRedis(addr string) *goredis.Client {
+	return goredis.NewClient(&goredis.Options{Addr: addr, DialTimeout: patience, ReadTimeout: patience, WriteTimeout: patience, PoolTimeout: patience})
+}
+
 func newRueidis(addr string, delay int) (rueidis.Client, error) {
 	return rueidis.NewClient(rueidis.ClientOption{
 		InitAddress:       []string{addr},
+		Dialer:            net.Dialer{Timeout: patience},
+		ConnWriteTimeout:  patience,
 		DisableCache:      true,
 		PipelineMultiplex: -1, // one connection
 		MaxFlushDelay:     time.Duration(delay) * time.Microsecond,
@@ -52,12 +63,7 @@ func rueidisSubscribe(addr string, count *bench.Counter) error {
 		return err
 	}
 	var received atomic.Int64
-	go func() {
-		for range 100 { // Receive does not tell when it is subscribed
-			pause()
-		}
-		check(publish(addr, received.Load))
-	}()
+	go func() { check(publish(addr, received.Load)) }()
 	return c.Receive(background, c.B().Subscribe().Channel(channel).Build(), func(m rueidis.PubSubMessage) {
 		received.Add(1)
 		count.Done(0)
@@ -66,7 +72,7 @@ func rueidisSubscribe(addr string, count *bench.Counter) error {
 
 func goRedisGet(key string, n int) func(string, *bench.Counter) error {
 	return func(addr string, count *bench.Counter) error {
-		c := goredis.NewClient(&goredis.Options{Addr: addr})
+		c := newGoRedis(addr)
 		return workers(n, func(i int) error {
 			for {
 				if err := c.Get(background, key).Err(); err != nil {
@@ -81,7 +87,7 @@ func goRedisGet(key string, n int) func(string, *bench.Counter) error {
 // goRedisAuto is the blocking face of autopipelining.
 func goRedisAuto(n int) func(string, *bench.Counter) error {
 	return func(addr string, count *bench.Counter) error {
-		c, err := goredis.NewClient(&goredis.Options{Addr: addr}).AutoPipeline()
+		c, err := newGoRedis(addr).AutoPipeline()
 		if err != nil {
 			return err
 		}
@@ -100,7 +106,7 @@ func goRedisAuto(n int) func(string, *bench.Counter) error {
 // commands.
 func goRedisAsync(n int, fullDuplex bool) func(string, *bench.Counter) error {
 	return func(addr string, count *bench.Counter) error {
-		client := goredis.NewClient(&goredis.Options{Addr: addr})
+		client := newGoRedis(addr)
 		c, err := client.AsyncAutoPipeline()
 		if fullDuplex {
 			c, err = client.AsyncAutoPipelineWithOptions(&goredis.AutoPipelineOptions{FullDuplex: true})
@@ -123,7 +129,7 @@ func goRedisAsync(n int, fullDuplex bool) func(string, *bench.Counter) error {
 }
 
 func goRedisSubscribe(addr string, count *bench.Counter) error {
-	s := goredis.NewClient(&goredis.Options{Addr: addr}).Subscribe(background, channel)
+	s := newGoRedis(addr).Subscribe(background, channel)
 	if _, err := s.Receive(background); err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -30,31 +29,20 @@ func startServer() (addr string, stop func(), err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	s, err := child.Start(path, func(addr string) []string {
+		_, port, _ := net.SplitHostPort(addr)
+		return []string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", os.TempDir(),
+			"--client-output-buffer-limit", "pubsub 0 0 0"}
+	})
 	if err != nil {
 		return "", nil, err
 	}
-	addr = ln.Addr().String()
-	ln.Close()
-	_, port, _ := net.SplitHostPort(addr)
-	cmd := child.Command(path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", os.TempDir(),
-		"--client-output-buffer-limit", "pubsub 0 0 0")
-	if err := cmd.Start(); err != nil {
+	stop = func() { s.Stop() }
+	if err := fill(s.Addr); err != nil {
+		stop()
 		return "", nil, err
 	}
-	stop = func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	}
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if err = fill(addr); err == nil {
-			return addr, stop, nil
-		}
-		if time.Now().After(end) {
-			stop()
-			return "", nil, fmt.Errorf("redis-server does not answer: %w", err)
-		}
-	}
+	return s.Addr, stop, nil
 }
 
 func pause() { time.Sleep(50 * time.Microsecond) }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/drivers/e2e/internal/child"
 	"github.com/onloop/eventloop/drivers/smtp"
 )
 
@@ -46,34 +47,34 @@ func serveAsChild(addr, file string) {
 	log.Fatal(s.Serve(ln))
 }
 
-// A child is a server that can be killed and started again.
-type child struct {
+// A process is a server that can be killed and started again.
+type process struct {
 	addr, file string
 	cmd        *exec.Cmd
 }
 
-func (c *child) start(t *testing.T) {
-	c.cmd = exec.Command(os.Args[0])
-	c.cmd.Env = append(os.Environ(), childAddr+"="+c.addr, childFile+"="+c.file)
-	c.cmd.Stderr = os.Stderr // why it ends by itself
-	if err := c.cmd.Start(); err != nil {
+func (p *process) start(t *testing.T) {
+	p.cmd = child.Command(os.Args[0])
+	p.cmd.Env = append(os.Environ(), childAddr+"="+p.addr, childFile+"="+p.file)
+	p.cmd.Stderr = os.Stderr // why it ends by itself
+	if err := p.cmd.Start(); err != nil {
 		t.Error(err)
 	}
 }
 
 // kill kills the server as kill -9 does.
-func (c *child) kill() {
-	c.cmd.Process.Kill()
-	c.cmd.Wait()
+func (p *process) kill() {
+	p.cmd.Process.Kill()
+	p.cmd.Wait()
 }
 
 // suspend stops the server with SIGSTOP, and waits until all its threads have stopped:
 // the signal only asks for that.
-func (c *child) suspend(t *testing.T) {
-	c.cmd.Process.Signal(syscall.SIGSTOP)
+func (p *process) suspend(t *testing.T) {
+	p.cmd.Process.Signal(syscall.SIGSTOP)
 	var status syscall.WaitStatus
 	for {
-		_, err := syscall.Wait4(c.cmd.Process.Pid, &status, syscall.WUNTRACED, nil)
+		_, err := syscall.Wait4(p.cmd.Process.Pid, &status, syscall.WUNTRACED, nil)
 		if err == nil && status.Stopped() {
 			return
 		}
@@ -84,21 +85,21 @@ func (c *child) suspend(t *testing.T) {
 }
 
 // senders returns the senders of the mails that the server has accepted.
-func (c *child) senders(t *testing.T) []string {
-	p, err := os.ReadFile(c.file)
+func (p *process) senders(t *testing.T) []string {
+	text, err := os.ReadFile(p.file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.Fields(string(p))
+	return strings.Fields(string(text))
 }
 
-// startChildServer starts a server and kills it at the end of the test.
-func startChildServer(t *testing.T) *child {
-	c := &child{addr: freeAddr(t), file: t.TempDir() + "/mails"}
-	c.start(t)
-	t.Cleanup(c.kill)
-	awaitListening(t, c.addr)
-	return c
+// startProcess starts a server and kills it at the end of the test.
+func startProcess(t *testing.T) *process {
+	p := &process{addr: reserve(t), file: t.TempDir() + "/mails"}
+	p.start(t)
+	t.Cleanup(p.kill)
+	awaitListening(t, p.cmd, p.addr)
+	return p
 }
 
 // descriptors returns the number of open descriptors, or 0 if the system does not say.
@@ -125,12 +126,14 @@ func checkLeaks(t *testing.T, f func()) {
 // once.
 func TestAServerThatIsKilledUnderLoad(t *testing.T) {
 	const mails, kills = 2000, 4
-	server := startChildServer(t)
+	server := startProcess(t)
 	var accepted, uncertain, failed []string
+	killed := 0
 	checkLeaks(t, func() {
-		o := &smtp.Options{Addr: server.addr, Security: smtp.NoTLS, MaxQueue: mails, MaxMessages: 20, MaxBackoff: time.Second}
+		o := &smtp.Options{Addr: server.addr, Security: smtp.NoTLS, MaxQueue: mails, MaxMessages: 20, MaxBackoff: time.Second, QueueTimeout: watchdog}
 		run(t, o, func(t *testing.T, l *eventloop.Loop, c *smtp.Client) {
-			settled := 0
+			const every = mails / (kills + 1)
+			settled, up := 0, true
 			for i := range mails {
 				m := to(message("x", "x"))
 				m.From = fmt.Sprintf("m%d@e2e.example", i)
@@ -143,9 +146,14 @@ func TestAServerThatIsKilledUnderLoad(t *testing.T) {
 					default:
 						failed = append(failed, m.From)
 					}
-					if settled++; settled%(mails/(kills+1)) == 0 && settled < mails {
+					if settled++; up && killed < kills && settled >= every*(killed+1) {
+						killed++
+						up = false
 						server.kill()
-						l.AfterFunc(100*time.Millisecond, func() { server.start(t) })
+						l.AfterFunc(100*time.Millisecond, func() {
+							server.start(t)
+							up = true
+						})
 					}
 				})
 			}
@@ -158,6 +166,9 @@ func TestAServerThatIsKilledUnderLoad(t *testing.T) {
 	}
 	t.Logf("%d accepted, %d uncertain (%d of them are there), %d failed", len(accepted), len(uncertain),
 		len(slices.DeleteFunc(slices.Clone(uncertain), func(from string) bool { return there[from] == 0 })), len(failed))
+	if killed != kills {
+		t.Errorf("the server was killed %d times, want %d", killed, kills)
+	}
 	if n := len(accepted) + len(uncertain) + len(failed); n != mails {
 		t.Errorf("%d of %d mails were settled", n, mails)
 	}
@@ -182,7 +193,7 @@ func TestAServerThatIsKilledUnderLoad(t *testing.T) {
 }
 
 func TestMailsWaitForAServerThatStartsLater(t *testing.T) {
-	server := startChildServer(t)
+	server := startProcess(t)
 	server.kill()
 	checkLeaks(t, func() {
 		o := &smtp.Options{Addr: server.addr, Security: smtp.NoTLS, QueueTimeout: watchdog, MaxBackoff: time.Second}
@@ -206,7 +217,7 @@ func TestMailsWaitForAServerThatStartsLater(t *testing.T) {
 
 // The server is stopped as by SIGSTOP for longer than the timeouts, and then goes on.
 func TestAServerThatIsStopped(t *testing.T) {
-	server := startChildServer(t)
+	server := startProcess(t)
 	checkLeaks(t, func() {
 		o := &smtp.Options{Addr: server.addr, Security: smtp.NoTLS, ReplyTimeout: 300 * time.Millisecond, QueueTimeout: 300 * time.Millisecond,
 			MaxConns: 2, MaxBackoff: 100 * time.Millisecond}

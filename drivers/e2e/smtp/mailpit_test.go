@@ -3,34 +3,19 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"sync"
 	"testing"
-)
 
-// mailpit returns the program, which it builds at first. Go keeps what was built.
-var mailpit = sync.OnceValues(func() (string, error) {
-	dir, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	name := filepath.Join(dir, "eventloop-e2e", "mailpit")
-	out, err := exec.Command("go", "build", "-C", "../mailpit", "-o", name, "github.com/axllent/mailpit").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	return name, nil
-})
+	"github.com/onloop/eventloop/drivers/e2e/internal/child"
+)
 
 // startMailpit starts github.com/axllent/mailpit as a child process. It refuses all
 // recipients that are not of e2e.example.
 func startMailpit(t *testing.T) *testServer {
-	program, err := mailpit()
+	program, err := child.Build("mailpit", "github.com/axllent/mailpit")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,12 +25,12 @@ func startMailpit(t *testing.T) *testServer {
 	if err := os.WriteFile(users, []byte("ann:secret\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	addr, api := freeAddr(t), freeAddr(t)
-	startChild(t, exec.Command(program, "--smtp", addr, "--listen", api, "--database", filepath.Join(dir, "mails.db"),
+	addr, api := reserve(t), reserve(t)
+	server := startChild(t, child.Command(program, "--smtp", addr, "--listen", api, "--database", filepath.Join(dir, "mails.db"),
 		"--smtp-tls-cert", cert, "--smtp-tls-key", key, "--smtp-require-starttls", "--smtp-auth-file", users,
 		"--smtp-allowed-recipients", "@e2e\\.example$", "--smtp-disable-rdns", "--disable-version-check"))
-	awaitListening(t, addr)
-	awaitListening(t, api)
+	awaitListening(t, server, addr)
+	awaitListening(t, server, api)
 	return &testServer{addr: addr, auth: true, utf8: true, mails: func(t *testing.T) []string { return mailsOf(t, "http://"+api) }}
 }
 

@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/onloop/eventloop/internal/leaktest"
 )
 
 // The test binary is also the server that the tests of faults kill: see child_test.go.
@@ -13,5 +13,5 @@ func TestMain(m *testing.M) {
 		serveAsChild(addr, os.Getenv(childFile))
 		return
 	}
-	goleak.VerifyTestMain(m)
+	leaktest.Main(m, nil)
 }

@@ -11,4 +11,10 @@ if [ "$(id -u)" != 0 ]; then
 	echo 'skipped: postfix takes root'
 	exit 0
 fi
-go test -count=1 -v -run '/^postfix$' . | grep -E '^ *---|^(ok|FAIL|PASS)'
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! go test -count=1 -v -run '/^postfix$' . >"$log" 2>&1; then
+	cat "$log" # with the reason
+	exit 1
+fi
+grep -E '^ *---|^(ok|FAIL|PASS)' "$log"

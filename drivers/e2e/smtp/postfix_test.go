@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/onloop/eventloop/drivers/e2e/internal/child"
 )
 
 // postfix is where Debian installs what Postfix runs.
@@ -49,7 +51,7 @@ func startPostfix(t *testing.T) *testServer {
 	base := postfixDir(t, owner.Username)
 	dir := func(name string) string { return filepath.Join(base, name) }
 	cert, key := writeCertificate(t, base)
-	addr := freeAddr(t)
+	addr := reserve(t)
 
 	main := map[string]string{
 		"compatibility_level": "3.6", "queue_directory": dir("queue"), "data_directory": dir("data"),
@@ -72,14 +74,14 @@ func startPostfix(t *testing.T) *testServer {
 			t.Fatal(err)
 		}
 	}
-	startChild(t, exec.Command(program, "-c", base, "start-fg"))
+	server := startChild(t, child.Command(program, "-c", base, "start-fg"))
 	t.Cleanup(func() {
 		exec.Command(program, "-c", base, "stop").Run()
 		if log, err := os.ReadFile(dir("log")); err == nil && t.Failed() {
 			t.Logf("%s", log)
 		}
 	})
-	awaitListening(t, addr)
+	awaitListening(t, server, addr)
 	return &testServer{addr: addr, dsn: true, utf8: true, mails: func(t *testing.T) (mails []string) {
 		names, err := filepath.Glob(dir("mail/all/new/*"))
 		if err != nil {

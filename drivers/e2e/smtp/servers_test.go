@@ -24,6 +24,7 @@ import (
 	"github.com/emersion/go-sasl"
 	gosmtp "github.com/emersion/go-smtp"
 	"github.com/onloop/eventloop/drivers/smtp"
+	"github.com/onloop/eventloop/internal/childserver"
 )
 
 // A testServer is a server that runs while a test does. It takes mails for e2e.example.
@@ -97,14 +98,15 @@ func writeCertificate(t *testing.T, dir string) (cert, key string) {
 	return cert, key
 }
 
-// freeAddr returns an address that was free a moment ago.
-func freeAddr(t *testing.T) string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+// reserve returns an address that is the test's own until it ends.
+func reserve(t *testing.T) string {
+	t.Helper()
+	addr, release, err := childserver.Reserve()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Cleanup(release)
+	return addr
 }
 
 // watchdog is how long a test waits for something that comes soon.
@@ -120,16 +122,12 @@ func await(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// awaitListening waits until a server listens.
-func awaitListening(t *testing.T, addr string) {
+// awaitListening waits until a server listens at addr.
+func awaitListening(t *testing.T, server *exec.Cmd, addr string) {
 	t.Helper()
-	await(t, "a server at "+addr, func() bool {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
+	if err := childserver.Await(server, childserver.Listens("tcp", addr)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // startChild runs a program until the test ends. Its output is logged if the test fails.
@@ -236,6 +234,7 @@ func startGoSMTP(t *testing.T) *testServer {
 	go func() { done <- s.Serve(ln) }()
 	t.Cleanup(func() {
 		s.Close()
+		ln.Close() // if the server does not know it yet
 		<-done
 	})
 	return &testServer{addr: ln.Addr().String(), auth: true, dsn: true, utf8: true, mails: func(*testing.T) []string {

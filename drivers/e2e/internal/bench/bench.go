@@ -153,7 +153,7 @@ func runChild(workloads []Workload, name, addr string, length time.Duration) err
 }
 
 // watchdog is when a rival that has done nothing is taken to hang.
-const watchdog = 30 * time.Second
+const watchdog = 2 * time.Minute
 
 func measure(r Rival, addr string, length time.Duration) error {
 	c := &Counter{}

@@ -4,17 +4,14 @@ package child
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"sync"
-	"time"
-)
 
-// startTime bounds the start of a server.
-const startTime = 30 * time.Second
+	"github.com/onloop/eventloop/internal/childserver"
+)
 
 // Command is [exec.Command]. On Linux, the process ends with this one, however this one
 // ends: by a signal, a panic, or the timeout of a test.
@@ -24,56 +21,64 @@ func Command(program string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// A Server is a child process of [Command] that listens.
+// A Server is a child process of [Command] that listens at an address, which it keeps until
+// Stop.
 type Server struct {
 	Addr string
-	cmd  *exec.Cmd
-	log  *os.File // what it prints; a buffer would take a goroutine of this process
+
+	program string
+	args    []string
+	cmd     *exec.Cmd
+	log     *os.File // what it prints; a buffer would take a goroutine of this process
+	release func()   // gives the address back
 }
 
-// Start starts a program with arguments, and waits until it listens at addr.
-func Start(addr, program string, args ...string) (*Server, error) {
-	log, err := os.CreateTemp("", "e2e-log")
+// Start starts a program at a free address, and waits until it listens. args returns the
+// arguments of the program.
+func Start(program string, args func(addr string) []string) (*Server, error) {
+	addr, release, err := childserver.Reserve()
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Addr: addr, cmd: Command(program, args...), log: log}
-	s.cmd.Stdout, s.cmd.Stderr = log, log
-	if err := s.cmd.Start(); err != nil {
-		log.Close()
-		os.Remove(log.Name())
+	log, err := os.CreateTemp("", "e2e-log")
+	if err != nil {
+		release()
 		return nil, err
 	}
-	for end := time.Now().Add(startTime); ; time.Sleep(5 * time.Millisecond) {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
-			return s, c.Close()
-		}
-		if time.Now().After(end) {
-			return nil, fmt.Errorf("%s does not listen: %w\n%s", filepath.Base(program), err, s.Stop())
-		}
+	s := &Server{Addr: addr, program: program, args: args(addr), log: log, release: release}
+	if err := s.Restart(); err != nil {
+		return nil, fmt.Errorf("%w\n%s", err, s.Stop())
+	}
+	return s, nil
+}
+
+// Restart starts the program again, after Kill, and waits until it listens.
+func (s *Server) Restart() error {
+	s.cmd = Command(s.program, s.args...)
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	return childserver.Await(s.cmd, childserver.Listens("tcp", s.Addr))
+}
+
+// Kill ends the server as a crash would. Further calls do nothing until Restart.
+func (s *Server) Kill() {
+	if s.cmd.Process != nil {
+		s.cmd.Process.Kill()
+		s.cmd.Wait()
 	}
 }
 
-// Stop ends the server as a crash would, and returns what it has printed. Further calls do
-// nothing.
+// Stop ends the server for good, as Kill does, and returns what it has printed. Further calls
+// do nothing.
 func (s *Server) Stop() string {
-	s.cmd.Process.Kill()
-	s.cmd.Wait()
+	s.Kill()
 	text, _ := os.ReadFile(s.log.Name())
 	s.log.Close()
 	os.Remove(s.log.Name())
+	s.release()
 	return string(text)
-}
-
-// FreeAddr returns an address of 127.0.0.1 that was free a moment ago.
-func FreeAddr() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer ln.Close()
-	return ln.Addr().String(), nil
 }
 
 var (
@@ -93,11 +98,22 @@ func Build(name, pkg string) (program string, err error) {
 	if err != nil {
 		return "", err
 	}
+	dir := filepath.Join(cache, "eventloop-e2e")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
 	_, file, _, _ := runtime.Caller(0)
 	source := filepath.Join(filepath.Dir(file), "..", "..", name)
-	program = filepath.Join(cache, "eventloop-e2e", name)
-	if out, err := exec.Command("go", "build", "-C", source, "-o", program, pkg).CombinedOutput(); err != nil {
+	program = filepath.Join(dir, name)
+	// Tests of other packages build the same program, and run it, at the same time. So it is
+	// written aside, and takes its name when it is complete.
+	aside := fmt.Sprintf("%s.%d", program, os.Getpid())
+	defer os.Remove(aside)
+	if out, err := exec.Command("go", "build", "-C", source, "-o", aside, pkg).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
+	}
+	if err := os.Rename(aside, program); err != nil {
+		return "", err
 	}
 	built[name] = program
 	return program, nil

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestAProcessEndsWithItsParent(t *testing.T) {
-	const watchdog = 30 * time.Second
+	const watchdog = 2 * time.Minute
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
