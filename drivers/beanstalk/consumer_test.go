@@ -173,7 +173,7 @@ func TestCloseOfAConsumerWaitsForItsJobsAndTakesNoMore(t *testing.T) {
 		equal(t, "result of Bury", err, nil)
 		equal(t, "jobs", len(held), 2)
 		all := strings.Join(s.got(), ";")
-		if !strings.Contains(all, "release 1 5 2") || !strings.Contains(all, "bury 2 6") {
+		if !strings.Contains(all, fmt.Sprintf("release %d 5 2", held[0].ID)) || !strings.Contains(all, fmt.Sprintf("bury %d 6", held[1].ID)) {
 			t.Errorf("commands %s", all)
 		}
 		return nil
