@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/onloop/eventloop"
 	awsloop "github.com/onloop/eventloop/drivers/aws"
@@ -30,6 +31,9 @@ func workloads() []bench.Workload {
 		{Name: "s3loop", Run: download},
 		{Name: "sdk", Run: sdkDownload(false)},
 		{Name: "sdk-on-loop", Run: sdkDownload(true)},
+	}}, {Name: "upload", Unit: "MB", Rivals: []bench.Rival{
+		{Name: "s3loop", Run: upload},
+		{Name: "sdk", Run: sdkUpload},
 	}}}
 	for _, n := range []int{1, 32} {
 		all = append(all, bench.Workload{Name: fmt.Sprintf("get1K-%d", n), Rivals: []bench.Rival{
@@ -141,6 +145,40 @@ func sdkDownload(onTheLoop bool) func(addr string, c *bench.Counter) error {
 			return err
 		})
 	}
+}
+
+// bigContent returns the content of a big object, whose bytes m counts as they are read.
+func bigContent(m *meter) io.Reader { return io.TeeReader(io.LimitReader(zeros{}, bigSize), m) }
+
+// upload uploads a big object again and again, from a reader.
+func upload(addr string, c *bench.Counter) error {
+	m := &meter{c: c}
+	return onLoop(addr, func(l *eventloop.Loop, w *eventloop.Workers, client *s3.Client, stop func(error)) {
+		var next func()
+		next = func() {
+			in := &s3loop.UploadInput{Bucket: aws.String(bucket), Key: aws.String("upload"), Body: bigContent(m)}
+			s3loop.UploadFrom(context.Background(), w, client, in).Then(func(_ *s3loop.UploadOutput, err error) {
+				if err != nil {
+					stop(err)
+					return
+				}
+				next()
+			})
+		}
+		next()
+	})
+}
+
+// sdkUpload does the same on a goroutine, by the SDK alone, with parts of the same size.
+func sdkUpload(addr string, c *bench.Counter) error {
+	m := &meter{c: c}
+	return withSDK(addr, false, 1, func(client *s3.Client, _ int) error {
+		u := transfermanager.New(client, func(o *transfermanager.Options) {
+			o.PartSizeBytes, o.MultipartUploadThreshold, o.Concurrency = 8<<20, 8<<20, 3
+		})
+		_, err := u.UploadObject(context.Background(), &s3loop.UploadInput{Bucket: aws.String(bucket), Key: aws.String("upload"), Body: bigContent(m)})
+		return err
+	})
 }
 
 // withSDK calls f again and again on n goroutines, with a client that uses the HTTP client
