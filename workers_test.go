@@ -61,6 +61,32 @@ func TestWorkersHaveALimitOfTheirOwn(t *testing.T) {
 	}
 }
 
+// However the function ends, a function that its callback starts does not wait for it.
+func TestAWorkerIsFreeWhenTheResultOfItsFunctionArrives(t *testing.T) {
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		w := eventloop.NewWorkers(l, 1, "")
+		rounds := 0
+		var next func(int, error)
+		next = func(int, error) {
+			wantEqual(t, "Running", w.Running(), 0)
+			if rounds++; rounds > 300 {
+				return
+			}
+			eventloop.WorkOn(context.Background(), w, func(context.Context) (int, error) {
+				switch rounds % 10 {
+				case 1:
+					panic("oops")
+				case 2:
+					runtime.Goexit()
+				}
+				return 0, nil
+			}).Then(next)
+			wantEqual(t, "Waiting", w.Waiting(), 0)
+		}
+		next(0, nil)
+	})
+}
+
 func TestWorkersStandInTheNamesOfTheirFunctions(t *testing.T) {
 	release := make(chan int)
 	cfg := &eventloop.Config{WorkGrace: -1, Logger: slog.New(slog.DiscardHandler)}
