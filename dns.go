@@ -73,8 +73,10 @@ type ResolverConfig struct {
 
 	// ResolvConf, HostsFile and NSSwitch are the paths of the files resolv.conf, hosts
 	// and nsswitch.conf. Empty means those of the system. Within 5 s of a change, the
-	// files are read again and the cache is emptied. A file or setting that cannot be
-	// read or is invalid is logged to Config.Logger, and defaults take its place.
+	// files are read again and the cache is emptied. A missing file counts as empty.
+	// Problems are logged to Config.Logger: a setting that is invalid has its default
+	// value, and a file that cannot be read keeps its last contents and is tried again
+	// within 5 s.
 	ResolvConf, HostsFile, NSSwitch string
 
 	// CacheSize bounds the number of answers in the cache. A name takes up to three:

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -11,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -427,6 +430,59 @@ func TestChangedFilesAreSeenAfterFiveSecondsAtMost(t *testing.T) {
 			t.Errorf("with no-reload %s was asked", got)
 		}
 	})
+}
+
+// A process without free descriptors can look at a file but not open it.
+func TestAFileThatCannotBeReadKeepsItsContentsAndIsTriedAgain(t *testing.T) {
+	for _, atFirst := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			var log strings.Builder
+			short := atFirst
+			cfg := testConfig(t)
+			cfg.HostsFile = writeFile(t, "hosts", "192.0.2.1 inhosts.test\n")
+			cfg.Dial = func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ENETUNREACH }
+			r := newLogging(t, cfg, slog.New(slog.NewTextHandler(&log, nil)))
+			r.system.hosts.open = func(path string) ([]byte, error) {
+				if short {
+					return nil, &fs.PathError{Op: "open", Path: path, Err: syscall.EMFILE}
+				}
+				return os.ReadFile(path)
+			}
+			found := func() bool {
+				addrs, err := lookup(t, r, "ip4", "inhosts.test")
+				return err == nil && addrs == "192.0.2.1"
+			}
+			if found() == atFirst {
+				t.Errorf("found = %v", !atFirst)
+			}
+			short = true
+			at := time.Now().Add(time.Hour)
+			if err := os.Chtimes(cfg.HostsFile, at, at); err != nil {
+				t.Fatal(err)
+			}
+			for range 3 {
+				time.Sleep(checkInterval)
+				if found() == atFirst {
+					t.Errorf("without descriptors, found = %v", !atFirst)
+				}
+			}
+			if n := strings.Count(log.String(), "level=WARN"); n != 1 || !strings.Contains(log.String(), syscall.EMFILE.Error()) {
+				t.Errorf("log = %s, want one warning", &log)
+			}
+			short = false
+			time.Sleep(checkInterval)
+			if !found() {
+				t.Error("the file was not read again")
+			}
+			if err := os.Remove(cfg.HostsFile); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(checkInterval)
+			if found() {
+				t.Error("a missing file is not empty")
+			}
+		})
+	}
 }
 
 func TestCachedIsQuickAndAllocatesOnlyTheCopy(t *testing.T) {

@@ -68,7 +68,11 @@ func (r *Resolver) lookupName(ctx context.Context, s *settings, network, fqdn st
 			err = worse(err, ans.err)
 			continue
 		}
-		addrs = append(addrs, addresses(ans.msg, fqdn, types[i])...)
+		found := filterFamily(network, addresses(ans.msg, fqdn, types[i]))
+		if len(found) == 0 { // IPv4 addresses in IPv6 form
+			err = worse(err, dnsError(errNoSuitable, fqdn, ""))
+		}
+		addrs = append(addrs, found...)
 	}
 	return addrs, err
 }

@@ -389,6 +389,20 @@ func TestQueryRejectsReservedNamesAndTypes(t *testing.T) {
 	wantError(t, err, "a.test", "temporary")
 }
 
+func TestAnIPv4AddressInAnAAAARecordIsNoIPv6Address(t *testing.T) {
+	s := newServer(t, zone("mapped.test. 60 IN AAAA ::ffff:192.0.2.9", "mixed.test. 60 IN AAAA ::ffff:192.0.2.9", "mixed.test. 60 IN AAAA 2001:db8::9"))
+	r := newResolver(t, testConfig(t, s.addr))
+	for range 2 { // the second time from the cache
+		_, err := lookup(t, r, "ip6", "mapped.test")
+		wantError(t, err, "mapped.test", "notfound")
+		wantAddrs(t, r, "ip", "mapped.test", "192.0.2.9")
+		wantAddrs(t, r, "ip6", "mixed.test", "2001:db8::9")
+	}
+	if _, err, ok := r.Cached("ip6", "mapped.test"); err == nil || !ok {
+		t.Errorf("Cached returned %v, %v", err, ok)
+	}
+}
+
 func TestUnreadableAndMalformedFilesGiveDefaultsAndOneWarning(t *testing.T) {
 	dir := t.TempDir()
 	tests := []struct {

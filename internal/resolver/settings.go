@@ -123,7 +123,7 @@ func (s *system) load(old *settings) (next *settings, changed bool) {
 		next.hosts = parseHosts(data)
 	}
 	if len(problems) > 0 {
-		s.log.Warn("resolver configuration has mistakes; defaults are used for them", "problems", problems)
+		s.log.Warn("the resolver's configuration has problems", "problems", problems)
 	}
 	next.loopback = sortAddrs([]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()})
 	next.until = time.Now().Add(checkInterval)
@@ -212,9 +212,11 @@ type file struct {
 	path     string
 	explicit bool // named by the Config: it should be there
 	max      int64
+	open     func(path string) ([]byte, error) // os.ReadFile, but for tests
 
-	known bool // read at least once
-	state fileState
+	known   bool // checked at least once
+	state   fileState
+	problem string // why the last attempt to read it failed
 }
 
 // fileState identifies a version of a file.
@@ -224,29 +226,44 @@ type fileState struct {
 	err   string
 }
 
-func newFile(path, system string, max int64) file {
-	if path == "" {
-		return file{path: system, max: max}
-	}
-	return file{path: path, explicit: true, max: max}
+func (s fileState) equal(other fileState) bool {
+	return s.err == other.err && s.size == other.size && s.mtime.Equal(other.mtime)
 }
 
-// read returns the contents and true if the file is new or has changed. A file that
-// cannot be read counts as empty, which leads to the defaults, and is added to
-// problems.
+func newFile(path, system string, max int64) file {
+	if path == "" {
+		return file{path: system, max: max, open: os.ReadFile}
+	}
+	return file{path: path, explicit: true, max: max, open: os.ReadFile}
+}
+
+// read returns the contents and true if the file is new or has changed. A missing file
+// counts as empty, which leads to the defaults. If the file cannot be read, its last
+// contents stay in use, and the next check tries again: the cause may be a lack of
+// descriptors, which does not show in the state. Each new problem is added to problems.
 func (f *file) read(problems *[]string) (data string, changed bool) {
 	state, err := f.stat()
-	if f.known && state.err == f.state.err && state.size == f.state.size && state.mtime.Equal(f.state.mtime) {
+	if f.known && f.problem == "" && state.equal(f.state) {
 		return "", false
 	}
+	first := !f.known
 	f.known, f.state = true, state
 	if err == nil && f.path != os.DevNull {
 		data, err = f.contents(state.size)
 	}
-	if err != nil && (f.explicit || !errors.Is(err, fs.ErrNotExist)) {
+	if err == nil {
+		f.problem = ""
+		return data, true
+	}
+	missing := errors.Is(err, fs.ErrNotExist)
+	if err.Error() != f.problem && (f.explicit || !missing) {
 		*problems = append(*problems, err.Error())
 	}
-	return data, true
+	f.problem = err.Error()
+	if missing {
+		f.problem = "" // final until the state changes
+	}
+	return "", first || missing
 }
 
 func (f *file) stat() (fileState, error) {
@@ -272,6 +289,6 @@ func (f *file) contents(size int64) (string, error) {
 	if size > f.max {
 		return "", &fs.PathError{Op: "read", Path: f.path, Err: fmt.Errorf("has %d bytes, more than %d", size, f.max)}
 	}
-	data, err := os.ReadFile(f.path)
+	data, err := f.open(f.path)
 	return string(data), err
 }
