@@ -669,7 +669,7 @@ func TestStopOfAReceiverWhileTheLoopIsFlooded(t *testing.T) {
 			mustRun(t, nil, func(l *eventloop.Loop) {
 				ch := make(chan int, 1)
 				r := eventloop.Receive(l, ch, func(int, bool) { t.Error("called") })
-				l.AfterFunc(2*time.Millisecond, func() {
+				afterTurns(l, 2, func() { // the receiver has a goroutine
 					flood(l)
 					var want []int
 					if how == "value" {
@@ -699,7 +699,7 @@ func TestStopOfAReceiverInItsCallbackWhileTheLoopIsFlooded(t *testing.T) {
 			calls++
 			wantSlice(t, "Stop", r.Stop(), nil)
 		})
-		l.AfterFunc(2*time.Millisecond, func() {
+		afterTurns(l, 2, func() { // the receiver has a goroutine
 			flood(l)
 			ch <- 1
 			for len(ch) > 0 {
