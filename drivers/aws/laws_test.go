@@ -66,11 +66,37 @@ func TestD1CallNeitherBlocksNorRunsUserCodeAndMayBeCalledFromAnyGoroutine(t *tes
 	}
 }
 
+// A deadline is a context whose deadline passes when expire is called: a time that is certain
+// to pass while the server has the request would be long.
+type deadline struct {
+	context.Context
+	done   chan struct{}
+	expire func()
+}
+
+func newDeadline() *deadline {
+	d := &deadline{Context: context.Background(), done: make(chan struct{})}
+	d.expire = sync.OnceFunc(func() { close(d.done) })
+	return d
+}
+
+func (d *deadline) Done() <-chan struct{} { return d.done }
+
+func (d *deadline) Err() error {
+	select {
+	case <-d.done:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
 func TestD2EveryFutureSettlesOnce(t *testing.T) {
 	cause := errors.New("changed my mind")
 	reply := xmlAnswer(http.StatusCreated, invalidationCreated)
 	wait := func(_ int, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	isOperation := func(err error) bool { _, ok := errors.AsType[*smithy.OperationError](err); return ok }
+	late := newDeadline()
 	for what, test := range map[string]struct {
 		answer func(n int, w http.ResponseWriter, r *http.Request)
 		during func(l *eventloop.Loop, cancel context.CancelCauseFunc) // while the server has the request
@@ -79,7 +105,7 @@ func TestD2EveryFutureSettlesOnce(t *testing.T) {
 		"reply":     {reply, nil, func(err error) bool { return err == nil }},
 		"error":     {xmlAnswer(http.StatusForbidden, accessDenied), nil, isOperation},
 		"lost":      {func(int, http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, nil, isOperation},
-		"timeout":   {wait, nil, func(err error) bool { return errors.Is(err, context.DeadlineExceeded) && isOperation(err) }},
+		"timeout":   {wait, func(*eventloop.Loop, context.CancelCauseFunc) { late.expire() }, func(err error) bool { return errors.Is(err, context.DeadlineExceeded) && isOperation(err) }},
 		"canceled":  {wait, func(_ *eventloop.Loop, cancel context.CancelCauseFunc) { cancel(cause) }, func(err error) bool { return errors.Is(err, cause) }},
 		"loop ends": {wait, func(l *eventloop.Loop, _ context.CancelCauseFunc) { l.Stop() }, nil},
 	} {
@@ -95,11 +121,9 @@ func TestD2EveryFutureSettlesOnce(t *testing.T) {
 		})
 		onLoop(t, s, func(loop *eventloop.Loop, w *eventloop.Workers, c *cloudfront.Client) {
 			l = loop
-			ctx := ctx
+			var ctx context.Context = ctx
 			if what == "timeout" {
-				var stop context.CancelFunc
-				ctx, stop = context.WithTimeout(ctx, 20*time.Millisecond)
-				l.OnExit(stop)
+				ctx = late
 			}
 			f = awsloop.Call(ctx, w, c.CreateInvalidation, invalidation("/"))
 			f.Then(func(_ *cloudfront.CreateInvalidationOutput, err error) {
