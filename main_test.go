@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/onloop/eventloop/internal/leaktest"
 	"github.com/onloop/eventloop/internal/netcore"
-	"go.uber.org/goleak"
 )
 
 // park has quiet connections parked sooner than usual, for all tests:
@@ -25,5 +25,5 @@ func TestMain(m *testing.M) {
 		r.Close()
 		w.Close()
 	}
-	goleak.VerifyTestMain(m)
+	leaktest.Main(m, nil)
 }

@@ -11,12 +11,12 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/internal/leaktest"
 	"github.com/onloop/eventloop/tasksync"
-	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m, nil) }
 
 // virtually runs a loop in virtual time to its natural end.
 func virtually(t *testing.T, start func(l *eventloop.Loop)) {

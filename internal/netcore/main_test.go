@@ -19,12 +19,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/onloop/eventloop/internal/leaktest"
 	"github.com/onloop/eventloop/internal/sockio"
 	"github.com/onloop/eventloop/internal/writers"
-	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m, nil) }
 
 // watchdog is when something that should have happened is taken to hang.
 const watchdog = 20 * time.Second

@@ -9,11 +9,11 @@ import (
 	"testing/synctest"
 
 	"github.com/onloop/eventloop/internal/goid"
-	"go.uber.org/goleak"
+	"github.com/onloop/eventloop/internal/leaktest"
 	"pgregory.net/rapid"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m, nil) }
 
 type job struct{ run func() }
 
