@@ -143,7 +143,7 @@ func (c *Client) Send(ctx context.Context, m Mail) *eventloop.Future[Receipt] {
 	return &j.Future
 }
 
-// enqueue adds the mail to the queue, or returns why it cannot.
+// enqueue adds the mail to the queue, or returns an error.
 func (c *Client) enqueue(ctx context.Context, j *job) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -45,23 +45,23 @@ type Mail struct {
 	// estimate.
 	Size int64
 
-	// UTF8 says that the header contains unencoded non-ASCII characters, as addresses in
-	// it may (SMTPUTF8, RFC 6531). It is implied if an address of the envelope contains
+	// UTF8 declares that the header contains unencoded non-ASCII characters, for example in
+	// addresses (SMTPUTF8, RFC 6531). It is implied if an address of the envelope contains
 	// such characters. The mail fails with an error that matches [errors.ErrUnsupported]
 	// if the server does not support it.
 	UTF8 bool
 
-	// RequireTLS asks for TLS on the whole path to the recipient (RFC 8689). The mail
+	// RequireTLS requires TLS on the whole path to the recipient (RFC 8689). The mail
 	// fails with [ErrNoTLS] if the connection has no TLS, and with an error that matches
 	// [errors.ErrUnsupported] if the server does not offer REQUIRETLS.
 	RequireTLS bool
 
-	// DSN asks for notifications; nil for the server's default, which is a notification
-	// of failure.
+	// DSN requests notifications. Nil: the server's default, which is a notification of
+	// failure.
 	DSN *DSN
 }
 
-// A DSN says which notifications of delivery the sender wants (RFC 3461). A mail with
+// A DSN selects the delivery notifications that the sender requests (RFC 3461). A mail with
 // a DSN fails with an error that matches [errors.ErrUnsupported] if the server does not
 // offer DSN.
 type DSN struct {
@@ -70,7 +70,7 @@ type DSN struct {
 	EnvelopeID string   // repeated in notifications: at most 100 printable ASCII characters, or ""
 }
 
-// A Receipt says that a server has accepted a mail.
+// A Receipt reports that a server has accepted a mail.
 type Receipt struct {
 	// Reply is the server's reply to the mail, without codes. It often contains the
 	// server's queue ID of the mail. From an LMTP server it is the reply for the first
