@@ -1569,7 +1569,9 @@ func TestBytesThatATaskGaveBackComeBeforeTheEnd(t *testing.T) {
 			var got []string
 			err := virtually(t, nil, func(l *eventloop.Loop) {
 				near, far := net.Pipe()
+				reads := make(chan struct{}) // before, OnData would get the bytes
 				go func() {
+					<-reads
 					far.Write([]byte("hello"))
 					far.Close()
 				}()
@@ -1583,7 +1585,9 @@ func TestBytesThatATaskGaveBackComeBeforeTheEnd(t *testing.T) {
 				}
 				l.Go(context.Background(), func(k *eventloop.Task) error {
 					p := make([]byte, 10)
-					n, err := c.NetConn(k).Read(p)
+					nc := c.NetConn(k)
+					close(reads)
+					n, err := nc.Read(p)
 					if err != nil {
 						return err
 					}
