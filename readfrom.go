@@ -3,7 +3,9 @@ package eventloop
 import (
 	"fmt"
 	"io"
+	"os"
 	"sync"
+	"time"
 )
 
 // readFromSize is the maximum number of bytes of one Read of a [Reader].
@@ -26,6 +28,8 @@ type Reader struct {
 	gate             // its mu guards the following
 
 	started bool   // the goroutine runs
+	reading bool   // the goroutine is in Read
+	left    bool   // Stop has left the goroutine in Read: nothing waits for it
 	piece   []byte // read and not delivered yet
 	err     error  // ended reading; nil again when it is delivered to onEnd
 	closed  bool   // src is closed: the goroutine does not wait for foreign code
@@ -44,6 +48,13 @@ type Reader struct {
 // callback (see Config.CatchPanics). Close must interrupt a Read that is waiting. Otherwise
 // the loop waits for the Read at its end, for at most Config.WorkGrace, and the error of Run
 // names it (see [ErrWorkLeft]).
+//
+// ReadFrom(l, os.Stdin, ...) reads the standard input. If it is a terminal or a pipe, Close
+// does not interrupt a Read that waits for input. The same is true of every other *os.File
+// without deadlines (see [os.ErrNoDeadline]) that is not a regular file. [Reader.Stop] and
+// the loop leave such a file in its Read, and do not wait. The Read ends with the next input,
+// which is lost, or with the process. A reader that wraps such a file, for example a
+// bufio.Reader, is not recognized: pass the file itself.
 //
 // [Loop.Handles] shows the type of r. If r has a method Name, as an *os.File has, it also
 // shows the name; Name may be called on any goroutine.
@@ -74,12 +85,18 @@ func (r *Reader) start() {
 	defer r.mu.Unlock()
 	if !r.started {
 		r.started = true
-		r.loop.wg.Go(r.run)
+		r.loop.wg.Add(1)
+		go r.run()
 	}
 }
 
 // run is the body of the goroutine.
 func (r *Reader) run() {
+	defer func() {
+		if !r.isLeft() {
+			r.loop.wg.Done()
+		}
+	}()
 	over := false
 	defer func() {
 		if !over { // Read called Goexit
@@ -103,8 +120,12 @@ func (r *Reader) run() {
 			err = io.ErrNoProgress
 		}
 		r.mu.Lock()
-		r.piece, r.err = buf[:n], err
+		r.piece, r.err, r.reading = buf[:n], err, false
 		r.mu.Unlock()
+		if r.isLeft() {
+			over = true
+			return
+		}
 		if n > 0 || err != nil {
 			r.loop.send((*readTask)(r))
 		}
@@ -139,9 +160,16 @@ func (r *Reader) finish() {
 func (r *Reader) mayRead() (more bool) {
 	r.await(func() bool {
 		more = !r.stopped
-		return r.stopped || !r.paused && !r.busy()
+		r.reading = more && !r.paused && !r.busy()
+		return r.stopped || r.reading
 	})
 	return more
+}
+
+func (r *Reader) isLeft() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.left
 }
 
 // busy reports whether a delivery is pending or running. The caller holds r.mu.
@@ -249,12 +277,31 @@ func (r *Reader) Stop() {
 	r.stopped = true
 	close(r.quit)
 	closed := r.closed
+	r.left = r.reading && isUninterruptible(r.src)
+	left := r.left
 	r.mu.Unlock()
 	r.Unref() // a Read that Close does not interrupt must not keep the loop alive
-	if !closed {
+	switch {
+	case left:
+		go r.close() // on Windows, Close waits for the Read
+		r.loop.wg.Done()
+		r.loop.unregisterAside(&r.handle)
+	case !closed:
 		r.loop.wg.Go(r.close)
 		r.start()
 	}
+}
+
+// isUninterruptible reports whether r is a file whose Close does not interrupt a Read that
+// waits for input. These are the files that the runtime does not poll. A read of a regular
+// file does not wait for input.
+func isUninterruptible(r io.Reader) bool {
+	f, ok := r.(*os.File)
+	if !ok || f.SetReadDeadline(time.Time{}) == nil {
+		return false
+	}
+	info, err := f.Stat()
+	return err != nil || !info.Mode().IsRegular()
 }
 
 func (r *Reader) terminate() { r.Stop() }

@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -15,10 +17,7 @@ import (
 // The program is checked from outside: outputs, exit code, limit, an input that the
 // child does not read.
 func TestTheStreamsAndTheExitOfAChildAreSeen(t *testing.T) {
-	program := filepath.Join(t.TempDir(), "process")
-	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	program := build(t)
 	for _, tt := range []struct {
 		name, script, input, limit string
 		want                       []string // lines, without the time
@@ -54,4 +53,32 @@ func TestTheStreamsAndTheExitOfAChildAreSeen(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The input of the program is often a terminal or a pipe that stays open.
+func TestTheProgramEndsWithItsChildAlthoughItsInputDoesNotEnd(t *testing.T) {
+	in, keys, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	defer keys.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var stderr strings.Builder
+	cmd := exec.CommandContext(ctx, build(t), "--", "sh", "-c", "read name; exit 3")
+	cmd.Stdin, cmd.Stderr = in, &stderr
+	io.WriteString(keys, "ann\n")
+	cmd.Run()
+	if code := cmd.ProcessState.ExitCode(); code != 3 || stderr.Len() > 0 {
+		t.Errorf("exit code %d, want 3; errors: %q", code, stderr.String())
+	}
+}
+
+func build(t *testing.T) string {
+	program := filepath.Join(t.TempDir(), "process")
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return program
 }

@@ -15,13 +15,18 @@ import (
 // A user is a program in a terminal.
 type user struct {
 	t    *testing.T
-	keys *io.PipeWriter
+	keys io.WriteCloser
 	seen *bufio.Scanner
 	end  chan error
 }
 
 func start(t *testing.T, o *redis.Options, name string) *user {
 	in, keys := io.Pipe()
+	return startReading(t, o, name, in, keys)
+}
+
+// startReading is start with an input whose other end is keys.
+func startReading(t *testing.T, o *redis.Options, name string, in io.Reader, keys io.WriteCloser) *user {
 	screen, out := io.Pipe()
 	u := &user{t, keys, bufio.NewScanner(screen), make(chan error, 1)}
 	go func() {
