@@ -383,10 +383,7 @@ func (w *Workers) cancel(j *job) {
 func (j *job) gone() {
 	l := j.loop
 	if l.ordered == nil {
-		l.unregister(&j.handle)
-		if l.ended.Load() {
-			l.wake() // closeAll waits for the last handle
-		}
+		l.unregisterAside(&j.handle)
 		return
 	}
 	select {
