@@ -56,14 +56,14 @@ func TestHTTPServerCloseIsGraceful(t *testing.T) {
 		t.Errorf("Shutdown with two requests open: %v, want ErrPending", err)
 	}
 	r.Respond(200, nil, []byte("answered"))
-	if resp, body := waiting.answer("GET"); body != "answered" || !resp.Close {
-		t.Errorf("answer %q, close %v", body, resp.Close)
+	if resp, body := waiting.response("GET"); body != "answered" || !resp.Close {
+		t.Errorf("response %q, close %v", body, resp.Close)
 	}
 	waiting.mustClose()
 	w.Write([]byte("streamed"))
 	w.Close()
-	if _, body := streaming.answer("GET"); body != "streamed" {
-		t.Errorf("answer %q", body)
+	if _, body := streaming.response("GET"); body != "streamed" {
+		t.Errorf("response %q", body)
 	}
 	streaming.mustClose()
 	if _, err := gone.Wait(context.Background()); err != nil {
@@ -105,7 +105,7 @@ func TestHTTPServerCloseLosesNoAnswer(t *testing.T) {
 						return
 					}
 					if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "hai" {
-						t.Errorf("answer %q and %v", body, err)
+						t.Errorf("response %q and %v", body, err)
 						return
 					}
 					answered.Add(1)
@@ -141,7 +141,7 @@ func TestHTTPServerShutdownByForce(t *testing.T) {
 		t.Errorf("the error does not name the client: %v", err)
 	}
 	if got, _ := c.rest(); got != "" {
-		t.Errorf("an answer: %q", got)
+		t.Errorf("a response: %q", got)
 	}
 	if err := r.Respond(200, nil, nil); err == nil {
 		t.Error("Respond after the server was closed by force succeeded")
@@ -170,8 +170,8 @@ func TestLoopShutdownClosesHTTPServersGracefully(t *testing.T) {
 		t.Error("the address still answers")
 	}
 	hai(r)
-	if _, body := c.answer("GET"); body != "hai" {
-		t.Errorf("answer %q", body)
+	if _, body := c.response("GET"); body != "hai" {
+		t.Errorf("response %q", body)
 	}
 	if err := end(); err != nil {
 		t.Errorf("Run returned %v", err)
@@ -334,7 +334,7 @@ func TestHTTPHandlersInServersOfOthers(t *testing.T) {
 					l.AfterFunc(time.Millisecond, func() {
 						r.Respond(200, nil, []byte(r.Header("X-Q")+" "+r.Query()))
 						if err := r.Respond(200, nil, nil); err != eventloop.ErrHTTPResponded {
-							t.Errorf("second answer: %v", err)
+							t.Errorf("second response: %v", err)
 						}
 					})
 				case "/stream":
@@ -362,16 +362,16 @@ func TestHTTPHandlersInServersOfOthers(t *testing.T) {
 			})
 			c := dialRaw(t, addr)
 			c.send("POST /now?q HTTP/1.1\r\nHost: example.org\r\nX-Q: q\r\nContent-Length: 4\r\n\r\nbody")
-			resp, body := c.answer("POST")
+			resp, body := c.response("POST")
 			if resp.StatusCode != 201 || body != "body" || len(resp.Header.Values("X-A")) != 2 || resp.Header.Get("Content-Type") != "a/b" {
 				t.Errorf("%v %q", resp, body)
 			}
 			c.send("GET /later?q=1 HTTP/1.1\r\nHost: x\r\nX-Q: value\r\n\r\n")
-			if _, body := c.answer("GET"); body != "value q=1" {
+			if _, body := c.response("GET"); body != "value q=1" {
 				t.Errorf("later: %q", body)
 			}
 			c.send("HEAD /now HTTP/1.1\r\nHost: x\r\n\r\n")
-			if resp, _ := c.answer("HEAD"); resp.StatusCode != 201 {
+			if resp, _ := c.response("HEAD"); resp.StatusCode != 201 {
 				t.Errorf("HEAD: %v", resp)
 			}
 			if _, body := c.get("/stream"); body != "0 1 2 " {
@@ -379,11 +379,11 @@ func TestHTTPHandlersInServersOfOthers(t *testing.T) {
 			}
 			old := dialRaw(t, addr)
 			old.send("GET /stream HTTP/1.0\r\n\r\n")
-			if resp, body := old.answer("GET"); body != "0 1 2 " || len(resp.TransferEncoding) > 0 {
+			if resp, body := old.response("GET"); body != "0 1 2 " || len(resp.TransferEncoding) > 0 {
 				t.Errorf("stream to HTTP/1.0: %v %q", resp, body)
 			}
 			c.send("GET /upgrade HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
-			c.answer("GET")
+			c.response("GET")
 			if kept.Method() != "HEAD" || kept.Header("Host") != "x" || kept.RemoteAddr().String() != c.LocalAddr().String() {
 				t.Errorf("a kept request: %v", kept)
 			}
@@ -408,7 +408,7 @@ func TestHTTPHandlersInServersOfOthersWhenTheLoopEnds(t *testing.T) {
 			<-handled
 			l.Stop()
 			end()
-			if resp, _ := c.answer("GET"); resp.StatusCode != 503 {
+			if resp, _ := c.response("GET"); resp.StatusCode != 503 {
 				t.Errorf("status %d, want 503", resp.StatusCode)
 			}
 			if status, _ := c.get("/"); status != 503 {
@@ -527,11 +527,11 @@ func TestHTTPHandlerInNetHTTPBoundsBodies(t *testing.T) {
 	cfg := &eventloop.HTTPServerConfig{MaxBodyBytes: 4}
 	c := dialRaw(t, mounted["net/http"](t, l, cfg, hai))
 	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nfour")
-	if resp, _ := c.answer("POST"); resp.StatusCode != 200 {
+	if resp, _ := c.response("POST"); resp.StatusCode != 200 {
 		t.Errorf("status %d", resp.StatusCode)
 	}
 	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nfive!")
-	if resp, _ := c.answer("POST"); resp.StatusCode != 413 {
+	if resp, _ := c.response("POST"); resp.StatusCode != 413 {
 		t.Errorf("status %d, want 413", resp.StatusCode)
 	}
 	c.Close()
@@ -546,7 +546,7 @@ func TestHTTPServerCloseEndsConnectionsThatMayBeIdleForAnyTime(t *testing.T) {
 	for range 5 {
 		c := dialRaw(t, s.Addr())
 		if status, body := c.get("/"); status != 200 || body != "hai" {
-			t.Fatalf("answer %d %q", status, body)
+			t.Fatalf("response %d %q", status, body)
 		}
 		conns = append(conns, c)
 	}

@@ -92,7 +92,7 @@ func TestHTTPServerClosesConnectionsWhoseDeadlinesHaveNoEffect(t *testing.T) {
 							defer s.Close()
 							c := newRawClient(t, ln.dial())
 							c.send("GET / HTTP/1.1\r\nHost: x\r\n%s\r\n", head)
-							c.answer("GET")
+							c.response("GET")
 							if head == "" {
 								s.Close()
 							}
@@ -155,7 +155,7 @@ func TestHTTPServerHoldsAClientBackThatDoesNotReadItsResponses(t *testing.T) {
 		t.Errorf("%d bytes are buffered", n)
 	}
 	for range 300 { // and goes on when the client reads
-		if _, body := c.answer("GET"); len(body) != 64<<10 {
+		if _, body := c.response("GET"); len(body) != 64<<10 {
 			t.Fatalf("a body of %d bytes", len(body))
 		}
 	}

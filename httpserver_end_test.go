@@ -17,15 +17,15 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// Clients ask, and reset the connection at any moment around that of the answer.
+// Clients ask, and reset the connection at any moment around that of the response.
 // Whichever comes first, everything that belongs to the request ends.
 func TestHTTPEverythingOfARequestEndsWhenItsClientResetsAroundTheAnswer(t *testing.T) {
 	tests := map[string]struct {
-		request string
-		within  time.Duration // of the request, the reset
-		answer  func(r *eventloop.HTTPRequest)
+		request  string
+		within   time.Duration // of the request, the reset
+		response func(r *eventloop.HTTPRequest)
 	}{
-		"an answer": {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 150 * time.Microsecond, func(r *eventloop.HTTPRequest) {
+		"a response": {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 150 * time.Microsecond, func(r *eventloop.HTTPRequest) {
 			r.Respond(200, nil, make([]byte, 100))
 		}},
 		"a stream": {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 1500 * time.Microsecond, func(r *eventloop.HTTPRequest) {
@@ -50,7 +50,7 @@ func TestHTTPEverythingOfARequestEndsWhenItsClientResetsAroundTheAnswer(t *testi
 			var contexts []context.Context // on the loop
 			s := serveHTTP(t, l, &eventloop.HTTPServerConfig{OnEvent: func(*eventloop.HTTPServer, error) {}}, func(r *eventloop.HTTPRequest) {
 				contexts = append(contexts, r.Context())
-				test.answer(r)
+				test.response(r)
 			})
 			resetAround(t, s.Addr(), test.request, test.within)
 			left := func() (open int) {
@@ -111,7 +111,7 @@ func TestHTTPIdleConnectionHoldsNoRequest(t *testing.T) {
 			})
 			c := dialRaw(t, s.Addr())
 			c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", size, bytes.Repeat([]byte("x"), size))
-			if resp, _ := c.answer("POST"); resp.StatusCode != http.StatusOK {
+			if resp, _ := c.response("POST"); resp.StatusCode != http.StatusOK {
 				t.Fatal(resp.Status)
 			}
 			r := <-last

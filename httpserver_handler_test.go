@@ -358,7 +358,7 @@ func TestServeHTTPIsNotHeldBackByHandlersThatWait(t *testing.T) {
 		onLoop(t, l, func() {}) // which is not held up either
 		close(release)
 		for _, c := range clients {
-			if _, body := c.answer("GET"); body != "/wait" {
+			if _, body := c.response("GET"); body != "/wait" {
 				t.Errorf("body %q", body)
 			}
 		}
@@ -866,7 +866,7 @@ func TestServeHTTPAnnouncesTheLastResponse(t *testing.T) {
 	wait(t, began, "request")
 	s.Close()
 	close(release)
-	if resp, _ := c.answer("GET"); !resp.Close {
+	if resp, _ := c.response("GET"); !resp.Close {
 		t.Error("the response does not say that the server closes")
 	}
 	c.mustClose()
@@ -875,7 +875,7 @@ func TestServeHTTPAnnouncesTheLastResponse(t *testing.T) {
 	for _, last := range []bool{false, true} {
 		c.send(plainGET)
 		wait(t, began, "request")
-		if resp, _ := c.answer("GET"); resp.Close != last {
+		if resp, _ := c.response("GET"); resp.Close != last {
 			t.Errorf("the response says close: %v, want %v", resp.Close, last)
 		}
 	}
@@ -915,7 +915,7 @@ func TestServeHTTPRefusesABodyThatIsTaken(t *testing.T) {
 	for path, want := range map[string]string{"/after": "hello", "/before": "hai"} {
 		c := dialRaw(t, s.Addr())
 		c.send("POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", path)
-		if _, body := c.answer("POST"); body != want {
+		if _, body := c.response("POST"); body != want {
 			t.Errorf("%s: body %q, want %q", path, body, want)
 		}
 	}

@@ -39,7 +39,7 @@ func TestHTTPMountedMaxBodyBytesBoundsAllBodies(t *testing.T) {
 						} else {
 							go fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", size, body)
 						}
-						if resp, _ := c.answer("POST"); resp.StatusCode != want {
+						if resp, _ := c.response("POST"); resp.StatusCode != want {
 							t.Errorf("status %d, want %d", resp.StatusCode, want)
 						}
 						onLoop(t, l, func() {
@@ -89,7 +89,7 @@ func TestHTTPMountedHandlerIsNotGivenABrokenBody(t *testing.T) {
 					c := dialRaw(t, addr)
 					c.send("POST / HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n%s", v.head, v.body)
 					c.Conn.(*net.TCPConn).CloseWrite()
-					resp, _ := c.answer("POST")
+					resp, _ := c.response("POST")
 					if over > 0 && resp.StatusCode == 200 {
 						if err := wait(t, ends, "end of the body"); err == nil {
 							t.Error("the body ends without an error")
@@ -124,7 +124,7 @@ func TestHTTPMountedBodyThatComesTooSlowlyIsATimeout(t *testing.T) {
 		c := newRawClient(t, client)
 		// More than fasthttp reads before it calls the handler.
 		c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n%s", strings.Repeat("b", 50_000))
-		if resp, _ := c.answer("POST"); resp.StatusCode != 408 {
+		if resp, _ := c.response("POST"); resp.StatusCode != 408 {
 			t.Errorf("status %d, want 408", resp.StatusCode)
 		}
 	})
@@ -224,7 +224,7 @@ func TestHTTPMountedEchoOfAStreamedBody(t *testing.T) {
 				c := dialRaw(t, addr)
 				body := strings.Repeat("body ", 100_000)
 				go fmt.Fprintf(c, "POST / HTTP/%s\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", version, len(body), body)
-				if _, got := c.answer("POST"); got != body {
+				if _, got := c.response("POST"); got != body {
 					t.Errorf("%d bytes, want %d", len(got), len(body))
 				}
 			})
@@ -267,7 +267,7 @@ func TestHTTPResponseToHEADIsThatToGETWithoutItsBody(t *testing.T) {
 				for _, method := range []string{"GET", "HEAD"} {
 					c := dialRaw(t, addr)
 					c.send("%s %s HTTP/%s\r\nHost: x\r\nConnection: close\r\n\r\n", method, path, version)
-					resp, body := c.answer(method)
+					resp, body := c.response(method)
 					if resp.StatusCode != 200 || resp.ContentLength != want || len(body) != map[string]int{"GET": int(want)}[method] {
 						t.Errorf("%s %s HTTP/%s: %d, length %d, body of %d bytes; want length %d", method, path, version, resp.StatusCode, resp.ContentLength, len(body), want)
 					}
@@ -311,7 +311,7 @@ func TestHTTPStreamWithoutABodyGoesOnToItsEndEverywhere(t *testing.T) {
 				c := dialRaw(t, addr)
 				for range 2 {
 					c.send("%s /%d HTTP/1.1\r\nHost: x\r\n\r\n", method, status)
-					resp, body := c.answer(method)
+					resp, body := c.response(method)
 					if want := map[string]string{"GET200": "somemoremore"}[fmt.Sprint(method, status)]; resp.StatusCode != status || body != want {
 						t.Errorf("%s: %d %q, want %d %q", method, resp.StatusCode, body, status, want)
 					}

@@ -47,7 +47,7 @@ func TestHTTPStreamInChunks(t *testing.T) {
 	c := dialRaw(t, s.Addr())
 	for range 2 { // the connection is kept
 		c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-		resp, body := c.answer("GET")
+		resp, body := c.response("GET")
 		if body != "one 1 2 " || resp.TransferEncoding[0] != "chunked" || resp.Header.Get("Content-Type") != "text/event-stream" {
 			t.Errorf("%v %q", resp, body)
 		}
@@ -74,7 +74,7 @@ func TestHTTPStreamToHTTP10EndsWithTheConnection(t *testing.T) {
 	c.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
 	got, err := c.rest()
 	if head, body, _ := strings.Cut(got, "\r\n\r\n"); body != "one two" || err != nil || strings.Contains(head, "chunked") {
-		t.Errorf("answer %q, %v", got, err)
+		t.Errorf("response %q, %v", got, err)
 	}
 	c = dialRaw(t, s.Addr())
 	c.send("GET /abort HTTP/1.0\r\n\r\n")
@@ -113,13 +113,13 @@ func TestHTTPStreamOfAKnownLength(t *testing.T) {
 	}
 	c.send("GET /?9 HTTP/1.1\r\nHost: x\r\n\r\n")
 	if got, _ := c.rest(); !strings.HasSuffix(got, "\r\n\r\n123456") {
-		t.Errorf("answer %q, want a short one and the end", got)
+		t.Errorf("response %q, want a short one and the end", got)
 	}
 	if err := <-errs; err != nil {
 		t.Errorf("Write: %v", err)
 	}
 	if err := <-errs; err == nil {
-		t.Error("Close of a short answer succeeded")
+		t.Error("Close of a short response succeeded")
 	}
 }
 
@@ -133,7 +133,7 @@ func TestHTTPStreamToHEADHasNoBody(t *testing.T) {
 	c := dialRaw(t, s.Addr())
 	for range 2 {
 		c.send("HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
-		c.answer("HEAD") // what follows must be the next answer
+		c.response("HEAD") // what follows must be the next response
 	}
 }
 
@@ -180,7 +180,7 @@ func TestLaw10AStreamedHTTPAnswerHasBackPressure(t *testing.T) {
 	}
 }
 
-// TestHTTPOnAbort makes clients go away in all ways while the answer is pending.
+// TestHTTPOnAbort makes clients go away in all ways while the response is pending.
 func TestHTTPOnAbort(t *testing.T) {
 	for _, halfOpen := range []bool{false, true} {
 		t.Run(fmt.Sprint("AllowHalfOpen=", halfOpen), func(t *testing.T) { testOnAbort(t, halfOpen) })
@@ -245,11 +245,11 @@ func testOnAbort(t *testing.T, halfOpen bool) {
 					t.Error("the context ended at a half-close")
 				}
 			}
-			// An answer is sent to a client that only ended its own side.
+			// A response is sent to a client that only ended its own side.
 			if v.name == "half-close" {
 				r.Respond(200, nil, []byte("still there"))
-				if _, body := c.answer("GET"); body != "still there" {
-					t.Errorf("answer %q", body)
+				if _, body := c.response("GET"); body != "still there" {
+					t.Errorf("response %q", body)
 				}
 				c.mustClose()
 			}
@@ -285,8 +285,8 @@ func TestHTTPOnAbortIsToldOfWhatWasBefore(t *testing.T) {
 	if err := <-told; err != io.EOF {
 		t.Errorf("told %v, want io.EOF", err)
 	}
-	if _, body := c.answer("GET"); body != "hai" {
-		t.Errorf("answer %q", body)
+	if _, body := c.response("GET"); body != "hai" {
+		t.Errorf("response %q", body)
 	}
 }
 
@@ -301,8 +301,8 @@ func TestHTTPPipelinedRequestIsNoAbort(t *testing.T) {
 	time.Sleep(5 * time.Millisecond) // so that it is watched; the test holds without, too
 	c.send("GET /2 HTTP/1.1\r\nHost: x\r\n\r\n")
 	for _, want := range []string{"/1", "/2"} {
-		if _, body := c.answer("GET"); body != want {
-			t.Errorf("answer %q, want %q", body, want)
+		if _, body := c.response("GET"); body != want {
+			t.Errorf("response %q, want %q", body, want)
 		}
 	}
 }
@@ -335,7 +335,7 @@ func TestHTTPRestOfABodyIsNeverARequest(t *testing.T) {
 				w.Close()
 			})
 			c.send(smuggled)
-			c.answer("POST")
+			c.response("POST")
 			c.mustClose()
 			select {
 			case r := <-requests:
@@ -381,7 +381,7 @@ func TestHTTPBodyAsAStream(t *testing.T) {
 		{"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "false 0 <nil>"},
 	} {
 		go c.Write([]byte(v.request))
-		if _, body := c.answer("POST"); body != v.want {
+		if _, body := c.response("POST"); body != v.want {
 			t.Errorf("%.60q: %q, want %q", v.request, body, v.want)
 		}
 	}
@@ -417,7 +417,7 @@ func TestHTTPBodyStreamIsReadNoFasterThanTaken(t *testing.T) {
 	}, nil)
 	<-taken
 	r.Respond(200, nil, nil) // the rest is not read
-	if resp, _ := c.answer("POST"); !resp.Close {
+	if resp, _ := c.response("POST"); !resp.Close {
 		t.Error("the connection is to be kept although the body was not taken")
 	}
 	c.mustClose()
@@ -453,8 +453,8 @@ func TestHTTPEchoOfAStreamAsItArrives(t *testing.T) {
 		t.Errorf("rest %q and %v", rest, err)
 	}
 	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nkept")
-	if _, body := c.answer("POST"); body != "kept" {
-		t.Errorf("answer %q on the same connection", body)
+	if _, body := c.response("POST"); body != "kept" {
+		t.Errorf("response %q on the same connection", body)
 	}
 }
 
@@ -496,8 +496,8 @@ func TestHTTPBodyStreamThatFails(t *testing.T) {
 				t.Errorf("the body ended with %v", err)
 			}
 			if v.answered {
-				if resp, body := c.answer("POST"); body != "sorry" || !resp.Close {
-					t.Errorf("answer %q, close %v", body, resp.Close)
+				if resp, body := c.response("POST"); body != "sorry" || !resp.Close {
+					t.Errorf("response %q, close %v", body, resp.Close)
 				}
 				c.mustClose()
 			}
@@ -526,7 +526,7 @@ func TestHTTPUpgradeMakesAConnectionOfTheLoop(t *testing.T) {
 	})
 	c := dialRaw(t, s.Addr())
 	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	if resp, _ := c.answer("GET"); resp.StatusCode != 426 || resp.Header.Get("Connection") != "Upgrade" {
+	if resp, _ := c.response("GET"); resp.StatusCode != 426 || resp.Header.Get("Connection") != "Upgrade" {
 		t.Errorf("without an upgrade: %d %v", resp.StatusCode, resp.Header)
 	}
 	for _, early := range []string{"", "early "} {
@@ -631,7 +631,7 @@ func TestHTTPServerWithTLS(t *testing.T) {
 	body := strings.Repeat("x", 1_000_000)
 	for range 2 {
 		go fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
-		if _, got := c.answer("POST"); got != body {
+		if _, got := c.response("POST"); got != body {
 			t.Errorf("%d bytes came back", len(got))
 		}
 	}
@@ -716,7 +716,7 @@ func TestHTTPHandlersInServersOfOthersTakeBodiesAsStreams(t *testing.T) {
 					t.Errorf("%d bytes were read in a pause", in)
 				}
 				r.ResumeReading()
-				if resp, body := c.answer("POST"); resp.StatusCode != 200 || body != want {
+				if resp, body := c.response("POST"); resp.StatusCode != 200 || body != want {
 					t.Errorf("chunked %v: status %d and %d bytes, want 200 and %d, equal", chunked, resp.StatusCode, len(body), size)
 				}
 				<-sent
@@ -724,16 +724,16 @@ func TestHTTPHandlersInServersOfOthersTakeBodiesAsStreams(t *testing.T) {
 					t.Errorf("status %d", status)
 				}
 				c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nfour")
-				if _, body := c.answer("POST"); body != "four" {
+				if _, body := c.response("POST"); body != "four" {
 					t.Errorf("a short body: %q", body)
 				}
 				c.Close()
 			}
 
-			t.Log("an answer before the body")
+			t.Log("a response before the body")
 			c := dialRaw(t, addr)
 			c.send("POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n%s", want[:20_000]) // fasthttp reads some before it calls
-			if resp, body := c.answer("POST"); resp.StatusCode != 403 || body != "no" || !resp.Close {
+			if resp, body := c.response("POST"); resp.StatusCode != 403 || body != "no" || !resp.Close {
 				t.Errorf("early: %v %q", resp, body)
 			}
 			c.Close()

@@ -123,7 +123,7 @@ func TestHTTPServerRefusesWhatItMust(t *testing.T) {
 			})
 			c := dialRaw(t, s.Addr())
 			go c.Write([]byte(v.request + "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"))
-			resp, body := c.answer("GET")
+			resp, body := c.response("GET")
 			if resp.StatusCode != v.status || !resp.Close {
 				t.Errorf("status %d, close %v; want %d and close", resp.StatusCode, resp.Close, v.status)
 			}
@@ -168,7 +168,7 @@ func TestHTTPServerTakesWhatIsUnusualButLegal(t *testing.T) {
 	} {
 		c := dialRaw(t, s.Addr())
 		c.send("%s", request)
-		if resp, body := c.answer("GET"); resp.StatusCode != 200 || body != "hai" {
+		if resp, body := c.response("GET"); resp.StatusCode != 200 || body != "hai" {
 			t.Errorf("%.60q: %d %q, want 200", request, resp.StatusCode, body)
 		}
 	}
@@ -199,7 +199,7 @@ func TestHTTPServerTimesOutStalledClients(t *testing.T) {
 				}
 				_, after, _ := strings.Cut(got.String(), "HTTP/1.1 ")
 				if status, _, _ := strings.Cut(after, " "); status != v.want {
-					t.Errorf("answer %q, want %q", got.String(), v.want)
+					t.Errorf("response %q, want %q", got.String(), v.want)
 				}
 				if took := time.Since(start); took != v.after {
 					t.Errorf("closed after %v, want %v", took, v.after)
@@ -223,7 +223,7 @@ func TestHTTPServerDoesNotWaitForAByteASecond(t *testing.T) {
 				time.Sleep(time.Second)
 			}
 		})
-		if resp, _ := c.answer("GET"); resp.StatusCode != 408 {
+		if resp, _ := c.response("GET"); resp.StatusCode != 408 {
 			t.Errorf("status %d, want 408", resp.StatusCode)
 		}
 		if took := time.Since(start); took != 10*time.Second {
@@ -287,7 +287,7 @@ func TestHTTPServerLimitsConnectionsPerAddress(t *testing.T) {
 	first.get("/")
 	second.get("/")
 	third := dialRaw(t, s.Addr())
-	if resp, _ := third.answer("GET"); resp.StatusCode != 429 {
+	if resp, _ := third.response("GET"); resp.StatusCode != 429 {
 		t.Errorf("status %d, want 429", resp.StatusCode)
 	}
 	third.mustClose()
@@ -333,7 +333,7 @@ func TestHTTPServerHeaderLimitIsConfigurable(t *testing.T) {
 			request = strings.Replace(request, "A: ", "A: "+strings.Repeat("a", size-len(request)), 1)
 			c := dialRaw(t, s.Addr())
 			go fmt.Fprint(c, request)
-			if resp, _ := c.answer("GET"); resp.StatusCode != want {
+			if resp, _ := c.response("GET"); resp.StatusCode != want {
 				t.Errorf("limit %d, header of %d bytes: %d, want %d", limit, size, resp.StatusCode, want)
 			}
 		}

@@ -272,7 +272,7 @@ func TestRespondTextAndJSON(t *testing.T) {
 		{"/bad", "text/plain; charset=utf-8", "cannot be encoded"},
 	} {
 		c.send("GET %s HTTP/1.1\r\nHost: x\r\n\r\n", v.path)
-		resp, body := c.answer("GET")
+		resp, body := c.response("GET")
 		wantEqual(t, v.path+" type", resp.Header.Get("Content-Type"), v.kind)
 		wantEqual(t, v.path+" body", body, v.body)
 	}
@@ -293,7 +293,7 @@ func TestQueryAndFormValues(t *testing.T) {
 	c := dialRaw(t, s.Addr())
 	post := func(target, kind, body string) (query, form url.Values, formErr error) {
 		c.send("POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s", target, kind, len(body), body)
-		c.answer("POST")
+		c.response("POST")
 		v := <-seen
 		return v.query, v.form, v.err
 	}
@@ -446,9 +446,9 @@ func TestStreamThroughAResponseWriterThatCannotFlushIsAnError(t *testing.T) {
 
 func TestARequestThatStaysOpenAfterItsClientLeftIsLoggedAfterAMinute(t *testing.T) {
 	for _, v := range []struct {
-		name   string
-		answer time.Duration // after the client left
-		logged int
+		name     string
+		response time.Duration // after the client left
+		logged   int
 	}{{"answered in time", 59 * time.Second, 0}, {"open for longer", 3 * time.Minute, 1}} {
 		t.Run(v.name, func(t *testing.T) {
 			var book bytes.Buffer
@@ -457,7 +457,7 @@ func TestARequestThatStaysOpenAfterItsClientLeftIsLoggedAfterAMinute(t *testing.
 				ln := newPipeListener()
 				eventloop.Run(t.Context(), &eventloop.Config{Logger: logs.logger()}, func(l *eventloop.Loop) error {
 					s, err := l.ServeHTTP(ln, func(r *eventloop.HTTPRequest) {
-						r.OnAbort(func(err error) { l.AfterFunc(v.answer, func() { hai(r) }) })
+						r.OnAbort(func(err error) { l.AfterFunc(v.response, func() { hai(r) }) })
 					}, nil)
 					go func() {
 						nc := ln.dial()

@@ -69,26 +69,26 @@ func (c *rawClient) send(format string, args ...any) {
 	}
 }
 
-// answer reads an answer to a request with the given method.
-func (c *rawClient) answer(method string) (*http.Response, string) {
+// response reads a response to a request with the given method.
+func (c *rawClient) response(method string) (*http.Response, string) {
 	c.t.Helper()
 	c.SetReadDeadline(time.Now().Add(watchdogTime))
 	resp, err := http.ReadResponse(c.br, &http.Request{Method: method})
 	if err != nil {
-		c.t.Fatalf("no answer: %v", err)
+		c.t.Fatalf("no response: %v", err)
 	}
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		c.t.Fatalf("body of the answer: %v", err)
+		c.t.Fatalf("body of the response: %v", err)
 	}
 	return resp, string(body)
 }
 
-// get sends a GET and returns status and body of the answer.
+// get sends a GET and returns status and body of the response.
 func (c *rawClient) get(path string) (int, string) {
 	c.t.Helper()
 	c.send("GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path)
-	resp, body := c.answer("GET")
+	resp, body := c.response("GET")
 	return resp.StatusCode, body
 }
 
@@ -104,7 +104,7 @@ func (c *rawClient) rest() (string, error) {
 func (c *rawClient) mustClose() {
 	c.t.Helper()
 	if rest, err := c.rest(); rest != "" || err != nil {
-		c.t.Errorf("after the answer came %q and %v, want the end", rest, err)
+		c.t.Errorf("after the response came %q and %v, want the end", rest, err)
 	}
 }
 
@@ -144,7 +144,7 @@ func TestHTTPRequestGivesWhatTheClientSent(t *testing.T) {
 	c := dialRaw(t, s.Addr())
 	c.send("PROPFIND /a%%2Fb/../c?q=%%3F&r?s HTTP/1.1\r\nHost: example.org\r\nx-DUP: 1\r\nCookie: a=b; c=d\r\n" +
 		"X-Dup:2 \r\nX-Empty:\r\nContent-Length: 5\r\n\r\nhello")
-	c.answer("PROPFIND")
+	c.response("PROPFIND")
 	c.get("/next-request-overwrites-buffers?xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx")
 	r := <-got
 	<-got
@@ -190,7 +190,7 @@ func TestHTTPRequestPathOfOtherTargets(t *testing.T) {
 	} {
 		c := dialRaw(t, s.Addr())
 		c.send("%s HTTP/1.1\r\nHost: example.org\r\n\r\n", v[0])
-		if _, body := c.answer("GET"); body != v[1] {
+		if _, body := c.response("GET"); body != v[1] {
 			t.Errorf("%s: %q, want %q", v[0], body, v[1])
 		}
 	}
@@ -216,7 +216,7 @@ func TestHTTPRequestHostIsThatOfTheTargetIfItHasOne(t *testing.T) {
 	} {
 		c := dialRaw(t, s.Addr())
 		c.send("%s\r\nConnection: close\r\n\r\n", v.request)
-		if _, body := c.answer("GET"); body != v.want {
+		if _, body := c.response("GET"); body != v.want {
 			t.Errorf("%q: %q, want %q", v.request, body, v.want)
 		}
 		if v.mounted == "" {
@@ -224,7 +224,7 @@ func TestHTTPRequestHostIsThatOfTheTargetIfItHasOne(t *testing.T) {
 		}
 		c = dialRaw(t, std.Listener.Addr())
 		c.send("%s\r\nConnection: close\r\n\r\n", v.request)
-		if _, body := c.answer("GET"); body != v.mounted {
+		if _, body := c.response("GET"); body != v.mounted {
 			t.Errorf("%q through HTTPHandler: %q, want %q", v.request, body, v.mounted)
 		}
 	}
@@ -250,7 +250,7 @@ func TestHTTPRequestCookiesAndBasicAuth(t *testing.T) {
 		"Cookie: a=\"q\"\r\nAuthorization: Basic !!\r\n":                                                                  `[a="q"] "q" true false "" "" false`,
 	} {
 		c.send("GET / HTTP/1.1\r\nHost: x\r\n%s\r\n", fields)
-		c.answer("GET")
+		c.response("GET")
 		wantEqual(t, fmt.Sprintf("what is in %q", fields), <-got, want)
 	}
 }
@@ -301,7 +301,7 @@ func TestHTTPRequestFastHTTPHasWhatItsOwnParserRefuses(t *testing.T) {
 	for _, version := range []string{"1.1", "1.0"} {
 		c := dialRaw(t, s.Addr())
 		c.send("GET /p?q HTTP/%s\r\nHost:\r\nA: b\r\nCookie: c=d\r\nConnection: close\r\n\r\n", version)
-		if _, body := c.answer("GET"); body != fmt.Sprintf("GET /p?q b d %v", version == "1.1") {
+		if _, body := c.response("GET"); body != fmt.Sprintf("GET /p?q b d %v", version == "1.1") {
 			t.Errorf("HTTP/%s: %q", version, body)
 		}
 	}
@@ -320,7 +320,7 @@ func TestHTTPRequestMultipartForm(t *testing.T) {
 	c := dialRaw(t, s.Addr())
 	body := "--b\r\nContent-Disposition: form-data; name=\"name\"\r\n\r\nvalue\r\n--b--\r\n"
 	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
-	if resp, body := c.answer("POST"); resp.StatusCode != 200 || body != "value" {
+	if resp, body := c.response("POST"); resp.StatusCode != 200 || body != "value" {
 		t.Errorf("%d %q, want 200 %q", resp.StatusCode, body, "value")
 	}
 }
@@ -335,9 +335,9 @@ func TestHTTPRequestIsAnsweredOnce(t *testing.T) {
 		errs <- err
 	})
 	c := dialRaw(t, s.Addr())
-	for range 2 { // the second request is not answered by the second answer to the first
+	for range 2 { // the second response to the first request is not the response to the second
 		if _, body := c.get("/"); body != "first" {
-			t.Errorf("answer %q, want %q", body, "first")
+			t.Errorf("response %q, want %q", body, "first")
 		}
 		if err := <-errs; err != nil {
 			t.Errorf("Respond: %v", err)
@@ -366,7 +366,7 @@ func TestHTTPRespondFromManyGoroutinesAnswersOnce(t *testing.T) {
 	const n = 200
 	for range n {
 		if _, body := c.get("/"); body != "hai" {
-			t.Fatalf("answer %q, want %q", body, "hai")
+			t.Fatalf("response %q, want %q", body, "hai")
 		}
 	}
 	if !eventually(func() bool { return answered.Load() >= n }) || answered.Load() > n {
@@ -416,7 +416,7 @@ func TestHTTPRespondKeepsOrderAndSpellingOfFields(t *testing.T) {
 	want := "HTTP/1.1 299 Unknown Status Code\r\nx-b: 1\r\nX-A: 2\r\nSet-Cookie: a\r\nx-b: 3\r\nSet-Cookie: b\r\nDate: now\r\n" +
 		"Content-Length: 4\r\nConnection: close\r\n\r\nbody"
 	if got != want || err != nil {
-		t.Errorf("answer\n%s\nand %v, want\n%s", got, err, want)
+		t.Errorf("response\n%s\nand %v, want\n%s", got, err, want)
 	}
 }
 
@@ -425,7 +425,7 @@ func TestHTTPAnswersHaveADateAndNoServerField(t *testing.T) {
 	s := serveHTTP(t, l, nil, hai)
 	c := dialRaw(t, s.Addr())
 	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	resp, _ := c.answer("GET")
+	resp, _ := c.response("GET")
 	date, err := http.ParseTime(resp.Header.Get("Date"))
 	if err != nil || time.Since(date).Abs() > time.Minute {
 		t.Errorf("Date %q", resp.Header.Get("Date"))
@@ -492,7 +492,7 @@ func TestHTTPKeepAlive(t *testing.T) {
 	} {
 		c := dialRaw(t, s.Addr())
 		c.send("%s", v.request)
-		resp, _ := c.answer("GET")
+		resp, _ := c.response("GET")
 		got := resp.Header.Get("Connection")
 		if resp.Close && got == "" {
 			got = "close" // ReadResponse takes it out
@@ -506,15 +506,15 @@ func TestHTTPKeepAlive(t *testing.T) {
 		}
 		c.get("/")
 		c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-		if resp, _ := c.answer("GET"); !resp.Close {
-			t.Error("the third answer does not say that it is the last")
+		if resp, _ := c.response("GET"); !resp.Close {
+			t.Error("the third response does not say that it is the last")
 		}
 		c.mustClose()
 	}
 }
 
 // A client that is quick asks again while the server is not done yet with the
-// answer before.
+// response before.
 func TestHTTPConnectionsThatAreBusyAreAnsweredAlways(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) { r.Respond(200, nil, []byte(r.Path())) })
@@ -526,7 +526,7 @@ func TestHTTPConnectionsThatAreBusyAreAnsweredAlways(t *testing.T) {
 			for i := range 2000 {
 				path := fmt.Sprintf("/%d", i)
 				if status, body := c.get(path); status != 200 || body != path {
-					t.Errorf("the answer to %s = %d, %q", path, status, body)
+					t.Errorf("the response to %s = %d, %q", path, status, body)
 					return
 				}
 			}
@@ -556,7 +556,7 @@ func TestHTTPConnectionThatIsIdleForAWhileIsKept(t *testing.T) {
 	wantEqual(t, "connections", l.Stats().HTTPServer.Conns, 2)
 	status, body := kept.get("/")
 	if status != 200 || body != "hai" {
-		t.Errorf("an answer after a while = %d, %q", status, body)
+		t.Errorf("a response after a while = %d, %q", status, body)
 	}
 	s.Close()
 	closed.mustClose()
@@ -571,14 +571,14 @@ func TestHTTPPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 	var running, most atomic.Int64
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
 		most.Store(max(most.Load(), running.Add(1)))
-		answer := func() {
+		respond := func() {
 			running.Add(-1)
 			r.Respond(200, nil, []byte(r.Path()))
 		}
 		if strings.HasSuffix(r.Path(), "7") {
-			l.AfterFunc(time.Millisecond, answer)
+			l.AfterFunc(time.Millisecond, respond)
 		} else {
-			answer()
+			respond()
 		}
 	})
 	c := dialRaw(t, s.Addr())
@@ -589,8 +589,8 @@ func TestHTTPPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 	}
 	go c.Write(b.Bytes())
 	for i := range n {
-		if _, body := c.answer("GET"); body != fmt.Sprint("/", i) {
-			t.Fatalf("answer %d is %q", i, body)
+		if _, body := c.response("GET"); body != fmt.Sprint("/", i) {
+			t.Fatalf("response %d is %q", i, body)
 		}
 	}
 	if got := most.Load(); got != 1 {
@@ -614,7 +614,7 @@ func TestHTTPBodiesOfAllKinds(t *testing.T) {
 		{"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n493E0\r\n" + long + "\r\n000\r\n\r\n", "POST 300000 01234567890123456789"},
 	} {
 		go c.Write([]byte(v.request))
-		if _, body := c.answer("POST"); body != v.want {
+		if _, body := c.response("POST"); body != v.want {
 			t.Errorf("%.80q: %q, want %q", v.request, body, v.want)
 		}
 	}
@@ -635,7 +635,7 @@ func TestHTTPBodyThatArrivesByteByByte(t *testing.T) {
 					time.Sleep(10 * time.Millisecond)
 					c.Write([]byte{b})
 				}
-				if _, body := c.answer("POST"); body != "abc" {
+				if _, body := c.response("POST"); body != "abc" {
 					t.Errorf("body %q, want %q", body, "abc")
 				}
 			}()
@@ -659,21 +659,21 @@ func TestHTTPExpectContinue(t *testing.T) {
 	}
 	c.br.ReadString('\n')
 	c.send("abc")
-	if _, body := c.answer("POST"); body != "abc" {
+	if _, body := c.response("POST"); body != "abc" {
 		t.Errorf("body %q", body)
 	}
 	// The body is there already: nothing to wait for.
 	c.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc")
-	if resp, body := c.answer("POST"); resp.StatusCode != 200 || body != "abc" {
+	if resp, body := c.response("POST"); resp.StatusCode != 200 || body != "abc" {
 		t.Errorf("%d %q", resp.StatusCode, body)
 	}
 	// No body: no 100 either.
 	c.send("GET / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n")
-	if resp, _ := c.answer("GET"); resp.StatusCode != 200 {
+	if resp, _ := c.response("GET"); resp.StatusCode != 200 {
 		t.Errorf("status %d", resp.StatusCode)
 	}
 	c.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 101\r\n\r\n")
-	if resp, _ := c.answer("POST"); resp.StatusCode != 413 {
+	if resp, _ := c.response("POST"); resp.StatusCode != 413 {
 		t.Errorf("status %d, want 413 before the body was sent", resp.StatusCode)
 	}
 	c.mustClose()
@@ -793,7 +793,7 @@ func TestHTTPHandlerThatPanicsEndsTheLoopByDefault(t *testing.T) {
 	c := dialRaw(t, <-addr)
 	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	if got, _ := c.rest(); got != "" {
-		t.Errorf("an answer: %q", got)
+		t.Errorf("a response: %q", got)
 	}
 	if pe, ok := (<-result).(*eventloop.PanicError); !ok || pe.Value != "boom" {
 		t.Errorf("Run ended with %v, want the panic", pe)
@@ -821,7 +821,7 @@ func TestHTTPRequestWithoutAnswerIsLoggedWhenTheLoopEnds(t *testing.T) {
 	l.Stop()
 	end()
 	if got, _ := c.rest(); got != "" {
-		t.Errorf("an answer after the end: %q", got)
+		t.Errorf("a response after the end: %q", got)
 	}
 	if got := log.String(); strings.Count(got, "GET /forgotten") != 1 {
 		t.Errorf("log: %s", got)
@@ -869,7 +869,7 @@ func TestHTTPRequestContextEndsWithTheAnswer(t *testing.T) {
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
 		ctx := r.Context()
 		if ctx.Err() != nil || r.Context() != ctx {
-			t.Error("the context has ended before the answer, or is another each time")
+			t.Error("the context has ended before the response, or is another each time")
 		}
 		contexts <- ctx
 		hai(r)
@@ -937,7 +937,7 @@ func TestHTTPHandlerThatCallsGoexit(t *testing.T) {
 	c := dialRaw(t, <-addr)
 	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	if got, _ := c.rest(); got != "" {
-		t.Errorf("an answer: %q", got)
+		t.Errorf("a response: %q", got)
 	}
 	<-ended
 }

@@ -24,7 +24,7 @@ func TestHTTPServerTimeoutsHoldForConnectionsThatAreParked(t *testing.T) {
 		name  string
 		first string // a request that is answered before
 		send  string
-		want  string // in the answer
+		want  string // in the response
 	}{
 		{"new", "", "", ""},
 		{"idle", get, "", ""},
@@ -62,9 +62,9 @@ func TestHTTPServerTimeoutsHoldForConnectionsThatAreParked(t *testing.T) {
 	}
 }
 
-// timesOut has a connection of s that sends first, and after the answer send, and then
-// nothing. It returns an error unless the server answers by want and ends it, and not
-// before d has passed.
+// timesOut opens a connection to s. It sends first, waits for the response if first is not
+// empty, sends send, and then nothing. It returns an error unless the server responds with
+// want and ends the connection, and not before d has passed.
 func timesOut(t testing.TB, s *eventloop.HTTPServer, client *tls.Config, first, send, want string, d time.Duration) error {
 	began := time.Now()
 	c := dialRaw(t, s.Addr())
@@ -83,7 +83,7 @@ func timesOut(t testing.TB, s *eventloop.HTTPServer, client *tls.Config, first, 
 		io.WriteString(c, first)
 		began = time.Now()
 		if status, err := c.br.ReadString('\n'); err != nil || !strings.Contains(status, " 200 ") {
-			return fmt.Errorf("timeout %v: answer %q, %w", d, status, err)
+			return fmt.Errorf("timeout %v: response %q, %w", d, status, err)
 		}
 	}
 	io.WriteString(c, send)

@@ -182,7 +182,7 @@ func (s *fewServer) client() (c *rawClient, answered chan error) {
 		}
 		body, err := io.ReadAll(resp.Body)
 		if err == nil && (resp.StatusCode != 200 || string(body) != "hai") {
-			err = fmt.Errorf("answer %d %q, want 200 and hai", resp.StatusCode, body)
+			err = fmt.Errorf("response %d %q, want 200 and hai", resp.StatusCode, body)
 		}
 		answered <- err
 	}()

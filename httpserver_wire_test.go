@@ -67,7 +67,7 @@ func TestHTTPServerRefusedUploadOfAnySizeGetsItsResponse(t *testing.T) {
 				if _, err := c.Write(make([]byte, size)); err != nil {
 					t.Fatalf("sending the body: %v", err)
 				}
-				if resp, _ := c.answer("POST"); resp.StatusCode != v.status || !resp.Close {
+				if resp, _ := c.response("POST"); resp.StatusCode != v.status || !resp.Close {
 					t.Errorf("status %d, close %v; want %d and close", resp.StatusCode, resp.Close, v.status)
 				}
 			})
@@ -92,7 +92,7 @@ func TestHTTPServerReadsForABoundedTimeAfterTheLastResponse(t *testing.T) {
 				serveInBubble(t, &eventloop.HTTPServerConfig{TLS: serverConf}, hai, func(raw *rawClient) {
 					c := newRawClient(t, tlsClient(raw.Conn))
 					c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
-					if resp, _ := c.answer("POST"); resp.StatusCode != 413 {
+					if resp, _ := c.response("POST"); resp.StatusCode != 413 {
 						t.Errorf("status %d", resp.StatusCode)
 					}
 					start := time.Now()
@@ -142,15 +142,15 @@ func TestHTTPServerSendsNo100ContinueWithinAResponse(t *testing.T) {
 			c.send(head, "/", len(body))
 			wait(t, begun, "response")
 			c.send("%s", body)
-			if resp, got := c.answer("POST"); resp.StatusCode != 200 || got != "begin "+body {
+			if resp, got := c.response("POST"); resp.StatusCode != 200 || got != "begin "+body {
 				t.Errorf("%d, %d bytes %.40q, want no interim response", resp.StatusCode, len(got), got)
 			}
 			c.send(head, "/first", len(body))
-			if resp, _ := c.answer("POST"); resp.StatusCode != 100 {
+			if resp, _ := c.response("POST"); resp.StatusCode != 100 {
 				t.Errorf("status %d before there is a response, want 100", resp.StatusCode)
 			}
 			c.send("%s", body)
-			if _, got := c.answer("POST"); got != "read" {
+			if _, got := c.response("POST"); got != "read" {
 				t.Errorf("response %q", got)
 			}
 		}
@@ -193,7 +193,7 @@ func TestHTTPStreamThatGoesOnInOnDrainEndsWithoutABodyToo(t *testing.T) {
 					request := fmt.Sprintf("%s /%d%s HTTP/1.1\r\nHost: x\r\n\r\n", method, status, query)
 					c.send("%s", request+request)
 					for range 2 {
-						resp, body := c.answer(method)
+						resp, body := c.response(method)
 						want := ""
 						if method == "GET" && status == 200 {
 							want = "0 1 2 "
@@ -242,7 +242,7 @@ func TestHTTPOnDrainThatIsSetAfterTheOutputHasLeftIsCalledOnce(t *testing.T) {
 		for range 3 {
 			c := dialSecure(t, s.Addr(), client)
 			c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-			if _, body := c.answer("GET"); body != "somemore" {
+			if _, body := c.response("GET"); body != "somemore" {
 				t.Errorf("body %q", body)
 			}
 			wait(t, calls, "call of OnDrain")
@@ -265,7 +265,7 @@ func TestHTTPASecondOnDrainIsCalledAlthoughAllHasLeftBefore(t *testing.T) {
 	})
 	c := dialSecure(t, s.Addr(), nil)
 	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	if _, body := c.answer("GET"); body != "body" {
+	if _, body := c.response("GET"); body != "body" {
 		t.Errorf("body %q", body)
 	}
 }
@@ -461,7 +461,7 @@ func TestHTTPResponseWithoutABodySaysALengthOnlyIfItIsKnown(t *testing.T) {
 	} {
 		c := dialRaw(t, s.Addr())
 		c.send("%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", v.method, v.path)
-		resp, _ := c.answer(v.method)
+		resp, _ := c.response(v.method)
 		if got := resp.Header.Get("Content-Length"); got != v.want {
 			t.Errorf("%s %s: Content-Length %q, want %q", v.method, v.path, got, v.want)
 		}
@@ -494,14 +494,14 @@ func TestHTTPServerLimitsCountUpgradedConnections(t *testing.T) {
 				for range 2 {
 					c := dialRaw(t, s.Addr())
 					c.send("GET /up HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: y\r\n\r\n")
-					c.answer("GET")
+					c.response("GET")
 					clients = append(clients, c)
 				}
 				first := wait(t, upgraded, "upgraded connection")
 				wait(t, upgraded, "upgraded connection")
 				next := dialRaw(t, s.Addr())
 				if cfg.MaxConnsPerIP > 0 {
-					if resp, _ := next.answer("GET"); resp.StatusCode != 429 {
+					if resp, _ := next.response("GET"); resp.StatusCode != 429 {
 						t.Errorf("status %d, want 429", resp.StatusCode)
 					}
 				}

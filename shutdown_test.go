@@ -541,7 +541,7 @@ func TestHTTPServerShutdownByForceSucceedsIfNoResponseIsLost(t *testing.T) {
 					c.send("%s", tt.request)
 					wait(t, handled, "request")
 					if tt.read {
-						c.answer("GET")
+						c.response("GET")
 						eventually(func() bool { return eventloop.IsSpare(s) }) // when its goroutine is done with it
 					}
 				}

@@ -191,7 +191,7 @@ func TestHTTPRequestsWithATimeoutCanBeAnsweredInAnyOrder(t *testing.T) {
 					i = n - 1 - i
 				}
 				waiting[i].Respond(200, nil, []byte("answer"))
-				res, body := clients[i].answer("GET")
+				res, body := clients[i].response("GET")
 				wantEqual(t, "status", res.StatusCode, 200)
 				wantEqual(t, "body", body, "answer")
 			}
