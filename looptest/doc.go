@@ -35,6 +35,9 @@
 //
 // # When a seed fails
 //
+// A panic in a callback or a task fails only its test, with the value of the panic and its
+// stack, unless Config.CatchPanics makes it an event.
+//
 // A failing test logs a trace of what ran and when, one event per line:
 //
 //	1ms  loop  conn#4 data  [2 of 7]

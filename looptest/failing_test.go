@@ -1,6 +1,7 @@
 package looptest_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -89,10 +90,63 @@ var failing = map[string]func(t *testing.T){
 			return nil
 		})
 	},
-	"no test":           func(*testing.T) { looptest.Run(nil, everySecond) },
-	"a T of no test":    func(*testing.T) { looptest.Run(new(testing.T), everySecond) },
-	"a foreign T":       func(t *testing.T) { looptest.NewNet(t) },
+	"no test":        func(*testing.T) { looptest.Run(nil, everySecond) },
+	"a T of no test": func(*testing.T) { looptest.Run(new(testing.T), everySecond) },
+	"a foreign T":    func(t *testing.T) { looptest.NewNet(t) },
+	"panics": func(t *testing.T) {
+		for place, f := range panics {
+			t.Run(place, func(t *testing.T) { looptest.Run(t, f) })
+		}
+		t.Run("start of loops", func(t *testing.T) {
+			looptest.Loops(t, 2, func(*testing.T, []*eventloop.Loop) error { panic("boom in start of loops") })
+		})
+		t.Run("second loop", func(t *testing.T) {
+			looptest.Loops(t, 2, func(t *testing.T, ls []*eventloop.Loop) error {
+				ls[0].Hold()
+				return ls[1].Post(func() { panic("boom in second loop") })
+			})
+		})
+		t.Run("work", func(t *testing.T) { // passes: the panic is an error of the future
+			looptest.Run(t, func(t *testing.T, l *eventloop.Loop) error {
+				work := func(context.Context) (int, error) { panic("boom in work") }
+				eventloop.Work(t.Context(), l, work).Then(func(_ int, err error) {
+					if pe, ok := errors.AsType[*eventloop.PanicError](err); !ok || pe.Value != "boom in work" {
+						t.Errorf("the error is %v", err)
+					}
+				})
+				return nil
+			})
+		})
+	},
+	"seeds that panic":  func(t *testing.T) { looptest.Seeds(t, 40, latePanic) },
 	"an unclosed timer": func(t *testing.T) { looptest.Run(t, everySecond, looptest.Within(time.Minute)) },
+}
+
+// panics are functions with a panic, by its place.
+var panics = map[string]func(t *testing.T, l *eventloop.Loop) error{
+	"start":    func(*testing.T, *eventloop.Loop) error { panic("boom in start") },
+	"callback": func(_ *testing.T, l *eventloop.Loop) error { return l.Post(func() { panic("boom in callback") }) },
+	"timer": func(_ *testing.T, l *eventloop.Loop) error {
+		l.AfterFunc(time.Second, func() { panic("boom in timer") })
+		l.Hold()
+		return nil
+	},
+	"task": func(t *testing.T, l *eventloop.Loop) error {
+		l.Go(t.Context(), func(task *eventloop.Task) error {
+			task.Sleep(time.Second)
+			panic("boom in task")
+		})
+		return nil
+	},
+	"call": func(t *testing.T, l *eventloop.Loop) error {
+		go eventloop.Call(t.Context(), l, func() (int, error) { panic("boom in call") })
+		l.Hold()
+		return nil
+	},
+	"exit": func(_ *testing.T, l *eventloop.Loop) error {
+		l.OnExit(func() { panic("boom in exit") })
+		return nil
+	},
 }
 
 func sleeper(t *eventloop.Task) error { return t.Sleep(24 * time.Hour) }
@@ -105,6 +159,15 @@ func everySecond(t *testing.T, l *eventloop.Loop) error {
 // lateUse fails when the first of four messages, which arrive together, is not the
 // first that is handled.
 func lateUse(t *testing.T, l *eventloop.Loop) error {
+	return disordered(t, l, func(got string) { t.Errorf("wrong order: %s", got) })
+}
+
+// latePanic is lateUse with a panic.
+func latePanic(t *testing.T, l *eventloop.Loop) error {
+	return disordered(t, l, func(got string) { panic("wrong order: " + got) })
+}
+
+func disordered(t *testing.T, l *eventloop.Loop, fail func(got string)) error {
 	var got string
 	for _, m := range []string{"a", "b", "c", "d"} {
 		x, _, err := looptest.Pipe(t, l,
@@ -120,7 +183,7 @@ func lateUse(t *testing.T, l *eventloop.Loop) error {
 	}
 	l.OnExit(func() {
 		if strings.Index(got, "d") < strings.Index(got, "a") && got[0] == 'b' {
-			t.Errorf("wrong order: %s", got)
+			fail(got)
 		}
 	})
 	return nil
@@ -232,6 +295,42 @@ func TestAFailingSeedIsRepeatedByItsNumberAndByItsTrace(t *testing.T) {
 	longer := output(t, "replay", "TRACE="+trace+"  1ms  loop  more  [1 of 2]\n")
 	if !strings.Contains(longer, `the run ends before line`) {
 		t.Errorf("a trace that goes on is accepted:\n%s", longer)
+	}
+}
+
+func TestAPanicFailsItsTestAndLogsHowToRepeatIt(t *testing.T) {
+	t.Parallel()
+	out := output(t, "panics")
+	places := []string{"start of loops", "second loop"}
+	for place := range panics {
+		places = append(places, place)
+	}
+	for _, place := range places {
+		_, test, found := strings.Cut(out, "--- FAIL: TestFailing/"+strings.ReplaceAll(place, " ", "_")+" ")
+		test, _, _ = strings.Cut(test, "--- ")
+		if !found || strings.Count(test, "boom in "+place) != 1 || !strings.Contains(test, "failing_test.go:") ||
+			!strings.Contains(test, "seed 1, policy") || !strings.Contains(test, "repeats it; trace:") {
+			t.Errorf("%s: the test logs\n%s", place, test)
+		}
+	}
+	if strings.Contains(out, "TestFailing/work") || t.Failed() {
+		t.Errorf("the whole output is\n%s", out)
+	}
+}
+
+func TestASeedThatPanicsIsNamedAndShrunk(t *testing.T) {
+	t.Parallel()
+	all := output(t, "seeds that panic")
+	m := failedSeed.FindStringSubmatch(all)
+	if m == nil || !strings.Contains(all, "--- FAIL: TestFailing/seed="+m[1]+" ") {
+		t.Fatalf("no seed is named:\n%s", all)
+	}
+	if n := strings.Count(all, "--- FAIL: TestFailing/seed="); n < 2 {
+		t.Errorf("%d seeds fail; the first ends the others:\n%s", n, all)
+	}
+	out := output(t, "seeds that panic", "LOOPTEST_SEED="+m[1], "LOOPTEST_SHRINK=20s")
+	if !shrunk.MatchString(out) {
+		t.Errorf("nothing was shrunk:\n%s", out)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -79,9 +80,10 @@ func newOptions(t *testing.T, opts []Option) *options {
 // Run runs one loop in a bubble of testing/synctest. It calls f on the loop, as
 // [eventloop.Run] calls its start function, and returns when the loop has ended.
 //
-// The test fails if f or the loop returns an error, if the loop does not end (see
-// [Within]), or if the test blocks on something outside the bubble. If goroutines are left,
-// synctest fails the test.
+// The test fails if f or the loop returns an error, if a panic leaves the loop, if the loop
+// does not end (see [Within]), or if the test blocks on something outside the bubble. If
+// goroutines are left, synctest fails the test. A panic on a goroutine that the test itself
+// started ends the process, as in every test.
 func Run(t *testing.T, f func(t *testing.T, l *eventloop.Loop) error, opts ...Option) {
 	mustBeTest(t)
 	t.Helper()
@@ -288,8 +290,7 @@ func (tr *trial) runLoops(t *testing.T, n int, f func(t *testing.T, ls []*eventl
 		tr.loops = append(tr.loops, l)
 	}
 	tr.conductor.onFault = func(error) { tr.stopLoops() }
-	if err := f(t, tr.loops); err != nil {
-		t.Errorf("the start function returned %v", err)
+	if !tr.start(t, f) {
 		return
 	}
 	limit := time.AfterFunc(tr.within, tr.hang)
@@ -305,10 +306,35 @@ func (tr *trial) runLoops(t *testing.T, n int, f func(t *testing.T, ls []*eventl
 	wg.Wait()
 }
 
+// start calls the start function, and reports whether it succeeded.
+func (tr *trial) start(t *testing.T, f func(t *testing.T, ls []*eventloop.Loop) error) (ok bool) {
+	defer tr.failOnPanic(t, "the start function")
+	err := f(t, tr.loops)
+	if err != nil {
+		t.Errorf("the start function returned %v", err)
+	}
+	return err == nil
+}
+
 func (tr *trial) runLoop(t *testing.T, name string, l *eventloop.Loop) {
+	defer tr.failOnPanic(t, name)
 	if err := l.Run(context.Background()); err != nil && tr.conductor.err() == nil {
 		t.Errorf("%s ended with %v", name, err)
 	}
+}
+
+// failOnPanic is deferred. A panic that left a loop fails the test like an error of the
+// loop. Otherwise it would end the process before the test could log how to repeat it.
+func (tr *trial) failOnPanic(t *testing.T, name string) {
+	switch v := recover().(type) {
+	case nil:
+		return
+	case *eventloop.PanicError:
+		t.Errorf("%s ended with %v", name, v) // has the stack
+	default:
+		t.Errorf("%s ended with a panic: %v\n\n%s", name, v, debug.Stack())
+	}
+	tr.stopLoops()
 }
 
 func (tr *trial) stopLoops() {
