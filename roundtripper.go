@@ -49,7 +49,8 @@ import (
 // ends it. Close before the end of the body closes the connection, unless the rest of the
 // body is short and arrives at once. Read after Close returns http.ErrBodyReadAfterClose.
 // The body of a response with status 101 (Switching Protocols) is an io.ReadWriteCloser
-// for the connection. No timeout of the client applies to it.
+// for the connection. Neither the end of the request's context nor a timeout of the client
+// ends it: it must be closed.
 //
 // A panic in Read or Close of the request's body is an error of RoundTrip. If there is a
 // response already, a panic in Read before the end of the response is the error of the
