@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/onloop/eventloop/internal/netcore"
 )
 
 // User code may panic or call runtime.Goexit wherever the library calls it: in Read of
@@ -221,12 +223,14 @@ func (g *guardedConn) caught(op string, err *error) {
 
 func (g *guardedConn) Read(p []byte) (n int, err error) {
 	defer g.caught(OpRead, &err)
-	return g.nc.Read(p)
+	n, err = g.nc.Read(p)
+	return netcore.CheckCount("Read", g.nc, len(p), n, err)
 }
 
 func (g *guardedConn) Write(p []byte) (n int, err error) {
 	defer g.caught(OpWrite, &err)
-	return g.nc.Write(p)
+	n, err = g.nc.Write(p)
+	return netcore.CheckCount("Write", g.nc, len(p), n, err)
 }
 
 func (g *guardedConn) Close() error         { return g.report.aside(OpClose, g.nc.Close) }
@@ -283,12 +287,15 @@ type guardedPacketConn struct {
 
 func (g *guardedPacketConn) ReadFrom(p []byte) (n int, a net.Addr, err error) {
 	defer g.caught(OpRead, &err)
-	return g.pc.ReadFrom(p)
+	n, a, err = g.pc.ReadFrom(p)
+	n, err = netcore.CheckCount("ReadFrom", g.nc, len(p), n, err)
+	return n, a, err
 }
 
 func (g *guardedPacketConn) WriteTo(p []byte, a net.Addr) (n int, err error) {
 	defer g.caught(OpWrite, &err)
-	return g.pc.WriteTo(p, a)
+	n, err = g.pc.WriteTo(p, a)
+	return netcore.CheckCount("WriteTo", g.nc, len(p), n, err)
 }
 
 // A guardedListener wraps a listener of an unknown type. Its methods do not panic. The

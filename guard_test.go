@@ -8,8 +8,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,13 +25,22 @@ import (
 // A trap is triggered in the method of a foreign type that has its name.
 type trap struct {
 	method string
-	spring func()
+	spring func()             // nil: nothing
+	count  func(size int) int // the count that Read or Write returns for a buffer; nil: the real one
 }
 
 func (p trap) at(method string) {
-	if p.method == method {
+	if p.method == method && p.spring != nil {
 		p.spring()
 	}
+}
+
+// counted returns the result of Read or Write.
+func (p trap) counted(method string, size, n int, err error) (int, error) {
+	if p.method == method && p.count != nil && err == nil {
+		n = p.count(size)
+	}
+	return n, err
 }
 
 // A trapConn is a TCP connection of an unknown type, with a trap. Close first closes the
@@ -38,12 +50,22 @@ type trapConn struct {
 	trap
 }
 
-func (c trapConn) Read(p []byte) (int, error)  { c.at("Read"); return c.TCPConn.Read(p) }
-func (c trapConn) Write(p []byte) (int, error) { c.at("Write"); return c.TCPConn.Write(p) }
-func (c trapConn) Close() error                { defer c.at("Close"); return c.TCPConn.Close() }
-func (c trapConn) CloseWrite() error           { defer c.at("CloseWrite"); return c.TCPConn.CloseWrite() }
-func (c trapConn) LocalAddr() net.Addr         { c.at("LocalAddr"); return c.TCPConn.LocalAddr() }
-func (c trapConn) RemoteAddr() net.Addr        { c.at("RemoteAddr"); return c.TCPConn.RemoteAddr() }
+func (c trapConn) Read(p []byte) (int, error) {
+	c.at("Read")
+	n, err := c.TCPConn.Read(p)
+	return c.counted("Read", len(p), n, err)
+}
+
+func (c trapConn) Write(p []byte) (int, error) {
+	c.at("Write")
+	n, err := c.TCPConn.Write(p)
+	return c.counted("Write", len(p), n, err)
+}
+
+func (c trapConn) Close() error         { defer c.at("Close"); return c.TCPConn.Close() }
+func (c trapConn) CloseWrite() error    { defer c.at("CloseWrite"); return c.TCPConn.CloseWrite() }
+func (c trapConn) LocalAddr() net.Addr  { c.at("LocalAddr"); return c.TCPConn.LocalAddr() }
+func (c trapConn) RemoteAddr() net.Addr { c.at("RemoteAddr"); return c.TCPConn.RemoteAddr() }
 
 func (c trapConn) SetDeadline(t time.Time) error {
 	c.at("SetDeadline")
@@ -315,7 +337,7 @@ func TestAPanicOrGoexitInForeignCodeIsAnEvent(t *testing.T) {
 					var events []error
 					told := func(err error) { events = append(events, err) }
 					cfg := &eventloop.Config{CatchPanics: true, EventHandler: told}
-					mustRun(t, cfg, func(l *eventloop.Loop) { u.use(t, l, trap{method, spring}, told) })
+					mustRun(t, cfg, func(l *eventloop.Loop) { u.use(t, l, trap{method: method, spring: spring}, told) })
 					if abnormal(events) == 0 {
 						t.Errorf("the events are %v, want one that says %s", events, how)
 					}
@@ -336,7 +358,7 @@ func TestAPanicInForeignCodeLeavesRunUnlessItIsCaught(t *testing.T) {
 				told := func(err error) { events = append(events, err) }
 				panicked, _ := outcome(func() {
 					runLoop(t, nil, func(l *eventloop.Loop) {
-						u.use(t, l, trap{method, func() { panic("sprung") }}, told)
+						u.use(t, l, trap{method: method, spring: func() { panic("sprung") }}, told)
 					})
 				})
 				if pe, ok := panicked.(*eventloop.PanicError); !ok || pe.Value != "sprung" {
@@ -350,11 +372,116 @@ func TestAPanicInForeignCodeLeavesRunUnlessItIsCaught(t *testing.T) {
 
 // If the Dial, the connections or the TLS of a resolver do not return, lookups fail, and
 // the resolver continues.
+// impossible are counts that no Read or Write may return.
+var impossible = map[string]func(size int) int{
+	"more than the buffer": func(size int) int { return size + 5 }, "negative": func(int) int { return -1 },
+}
+
+// invalidCounts counts the errors that say that a count is impossible.
+func invalidCounts(errs []error) (n int) {
+	for _, err := range errs {
+		if strings.Contains(err.Error(), "returned an invalid count") {
+			n++
+		}
+	}
+	return n
+}
+
+func TestAnImpossibleCountOfForeignCodeIsAnErrorOfTheConnection(t *testing.T) {
+	silent := map[string]bool{ // like any other error there
+		"Write of Serve":                 true, // after Close: only Conn.Err has it
+		"Read of ServeHTTP":              true, // there is no request yet
+		"Write of HTTPClientConfig.Dial": true, // the response comes: the bytes were written
+	}
+	for use, u := range trapped {
+		for _, method := range []string{"Read", "Write"} {
+			for kind, count := range impossible {
+				if !slices.Contains(u.methods, method) {
+					continue
+				}
+				t.Run(fmt.Sprintf("%s, of %s of %s", kind, method, use), func(t *testing.T) {
+					var events []error
+					told := func(err error) { events = append(events, err) }
+					mustRun(t, &eventloop.Config{EventHandler: told}, func(l *eventloop.Loop) {
+						u.use(t, l, trap{method: method, count: count}, told)
+					})
+					want := 1
+					if silent[method+" of "+use] {
+						want = 0
+					}
+					if n := invalidCounts(events); n != want {
+						t.Errorf("%d errors name the count, want %d: %v", n, want, events)
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestAnImpossibleCountOfABodyIsAnErrorOfTheRequest(t *testing.T) {
+	for kind, count := range impossible {
+		body := func() io.ReadCloser {
+			reads := 0
+			return io.NopCloser(readerFunc(func(p []byte) (int, error) {
+				if reads++; reads == 1 {
+					return copy(p, "xx"), nil
+				}
+				return count(len(p)), nil
+			}))
+		}
+		t.Run(kind+", of a body of a Transport", func(t *testing.T) {
+			var errs []error
+			mustRun(t, nil, func(l *eventloop.Loop) {
+				transport := roundTripFunc(func(req *http.Request) (*http.Response, error) {
+					return &http.Response{Status: "200 OK", StatusCode: 200, ContentLength: -1, Body: body(), Request: req}, nil
+				})
+				c := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Transport: transport})
+				c.Do(t.Context(), "GET", "http://a", nil).Then(func(_ *eventloop.HTTPResponse, err error) {
+					if err != nil {
+						errs = append(errs, err)
+					}
+				})
+			})
+			wantEqual(t, "errors that name the count", invalidCounts(errs), 1)
+		})
+		for _, stream := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, of a body of a server of net/http, streamed %t", kind, stream), func(t *testing.T) {
+				var errs []error
+				l, end := startLoop(t, nil)
+				cfg := &eventloop.HTTPServerConfig{}
+				if stream {
+					cfg.MaxInlineBody = 1
+				}
+				h := cfg.HTTPHandler(l, func(r *eventloop.HTTPRequest) {
+					r.OnBody(func([]byte) {}, func(err error) {
+						if err != nil {
+							errs = append(errs, err)
+						}
+						r.Respond(200, nil, nil)
+					})
+				})
+				req := httptest.NewRequest("POST", "/", body())
+				req.ContentLength = -1
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, req)
+				end()
+				wantStatus, wantErrors := http.StatusBadRequest, 0 // the handler is not called
+				if stream {
+					wantStatus, wantErrors = http.StatusOK, 1
+				}
+				if w.Code != wantStatus || invalidCounts(errs) != wantErrors {
+					t.Errorf("the status is %d, and the errors are %v", w.Code, errs)
+				}
+			})
+		}
+	}
+}
+
 func TestAPanicOrGoexitInTheResolversDialIsTheErrorOfTheLookup(t *testing.T) {
 	for _, method := range []string{"Dial", "Read", "Write", "SetDeadline", "Close", "VerifyConnection"} {
 		for how, spring := range map[string]func(){"panic": func() { panic("sprung") }, "Goexit": runtime.Goexit} {
 			t.Run(how+" in "+method, func(t *testing.T) {
-				p := trap{method, spring}
+				p := trap{method: method, spring: spring}
 				ln := newTrapListener(t, trap{})
 				serveDNS(t, ln.TCPListener, method == "VerifyConnection")
 				var events []error
@@ -402,6 +529,35 @@ func TestAPanicOrGoexitInTheResolversDialIsTheErrorOfTheLookup(t *testing.T) {
 	}
 }
 
+func TestAnImpossibleCountOfTheResolversConnectionIsTheErrorOfTheLookup(t *testing.T) {
+	for kind, count := range impossible {
+		for _, method := range []string{"Read", "Write"} {
+			t.Run(kind+", of "+method, func(t *testing.T) {
+				ln := newTrapListener(t, trap{})
+				serveDNS(t, ln.TCPListener, false)
+				cfg := &eventloop.Config{Resolver: &eventloop.ResolverConfig{
+					Servers: []string{ln.TCPListener.Addr().String()}, Attempts: 1,
+					Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
+						var d net.Dialer
+						nc, err := d.DialContext(ctx, "tcp", address)
+						if err != nil {
+							return nil, err
+						}
+						return trapConn{nc.(*net.TCPConn), trap{method: method, count: count}}, nil
+					},
+				}}
+				mustRun(t, cfg, func(l *eventloop.Loop) {
+					l.Query(t.Context(), "name.example", dns.TypeA).Then(func(_ *dns.Msg, err error) {
+						if err == nil || invalidCounts([]error{err}) != 1 {
+							t.Errorf("the error is %v", err)
+						}
+					})
+				})
+			})
+		}
+	}
+}
+
 // serveDNS replies to queries on connections of ln that the name does not exist.
 func serveDNS(t testing.TB, ln net.Listener, overTLS bool) {
 	if overTLS {
@@ -443,7 +599,7 @@ func TestAPanicOrGoexitInTheSessionCacheIsAnEventOfTheConnection(t *testing.T) {
 			}()
 			t.Cleanup(func() { ln.Close(); <-done })
 			conf := clientConf.Clone()
-			conf.ClientSessionCache = trapCache{trap{"", spring}}
+			conf.ClientSessionCache = trapCache{trap{spring: spring}}
 			var events []error
 			mustRun(t, &eventloop.Config{CatchPanics: true}, func(l *eventloop.Loop) {
 				_, err := l.Dial(t.Context(), "tcp", ln.Addr().String(), &eventloop.ConnConfig{
@@ -536,7 +692,7 @@ var lastPanics = map[string]func(t testing.TB, l *eventloop.Loop){
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = l.Adopt(trapConn{nc.(*net.TCPConn), trap{"Close", func() { panic("sprung") }}}, &eventloop.ConnConfig{
+		_, err = l.Adopt(trapConn{nc.(*net.TCPConn), trap{method: "Close", spring: func() { panic("sprung") }}}, &eventloop.ConnConfig{
 			OnData: func(*eventloop.Conn, []byte) { l.Stop() },
 		})
 		if err != nil {
@@ -544,7 +700,7 @@ var lastPanics = map[string]func(t testing.TB, l *eventloop.Loop){
 		}
 	},
 	"Close of a listener": func(t testing.TB, l *eventloop.Loop) {
-		if _, err := l.Serve(newTrapListener(t, trap{"ListenerClose", func() { panic("sprung") }}), nil); err != nil {
+		if _, err := l.Serve(newTrapListener(t, trap{method: "ListenerClose", spring: func() { panic("sprung") }}), nil); err != nil {
 			t.Fatal(err)
 		}
 		l.Post(l.Stop)

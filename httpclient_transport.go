@@ -13,6 +13,7 @@ import (
 
 	"github.com/onloop/eventloop/internal/http1"
 	"github.com/onloop/eventloop/internal/httpclient"
+	"github.com/onloop/eventloop/internal/netcore"
 )
 
 // errTransport is the error for settings that a Transport does not support.
@@ -297,6 +298,7 @@ type boundBody struct {
 // Read implements io.Reader.
 func (b *boundBody) Read(p []byte) (int, error) {
 	n, err := b.body.Read(p)
+	n, err = netcore.CheckCount("Read", b.body, len(p), n, err)
 	if b.ctx.Err() != nil {
 		return 0, endedBy(b.ctx, b.ctx.Err())
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/onloop/eventloop/internal/netcore"
 	"github.com/onloop/eventloop/internal/sockio"
 	"github.com/valyala/fasthttp"
 )
@@ -26,12 +27,14 @@ type guestBody struct {
 // nextPiece implements bodySource.
 func (b *guestBody) nextPiece() ([]byte, error) {
 	for b.err == nil {
-		n, err := b.src.Read(b.buf.Room())
+		room := b.buf.Room()
+		n, err := b.src.Read(room)
+		n, err = netcore.CheckCount("Read", b.src, len(room), n, err)
 		b.left -= int64(n)
 		b.err = b.whole(err)
 		b.loop.count.httpBytesIn.Add(uint64(n))
 		if n > 0 {
-			return b.buf.Room()[:n], nil
+			return room[:n], nil
 		}
 	}
 	return nil, b.err

@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/onloop/eventloop/internal/netcore"
 )
 
 // readFromSize is the maximum number of bytes of one Read of a [Reader].
@@ -111,9 +113,7 @@ func (r *Reader) run() {
 	for r.mayRead() {
 		var n int
 		err := guard(func() (err error) { n, err = r.src.Read(buf); return err })
-		if n < 0 || n > len(buf) {
-			n, err = 0, fmt.Errorf("eventloop: Read of %T returned %d for a buffer of %d bytes", r.src, n, len(buf))
-		}
+		n, err = netcore.CheckCount("Read", r.src, len(buf), n, err)
 		if empty++; n > 0 {
 			empty = 0
 		} else if err == nil && empty == maxEmptyReads {

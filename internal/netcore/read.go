@@ -1,6 +1,7 @@
 package netcore
 
 import (
+	"fmt"
 	"io"
 	"syscall"
 
@@ -235,5 +236,16 @@ func (c *Conn) foreignRead(p []byte) (n int, err error) {
 			n, err = 0, c.user.Recovered(v)
 		}
 	}()
-	return c.nc.Read(p)
+	n, err = c.nc.Read(p)
+	return CheckCount("Read", c.nc, len(p), n, err)
+}
+
+// CheckCount returns n and err, the result of a method of foreign code for a buffer of size
+// bytes. If n is not possible, it returns an error instead: n is used as an index, so it
+// would cause a panic later, on another goroutine.
+func CheckCount(method string, foreign any, size, n int, err error) (int, error) {
+	if n < 0 || n > size {
+		return 0, fmt.Errorf("eventloop: %s of %T returned an invalid count: %d for a buffer of %d bytes", method, foreign, n, size)
+	}
+	return n, err
 }

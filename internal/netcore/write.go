@@ -392,10 +392,7 @@ func (c *Conn) foreignWrite(p []byte) (n int, err error) {
 		}
 	}()
 	n, err = c.nc.Write(p)
-	if n < 0 || n > len(p) {
-		return 0, errors.New("invalid result of Write")
-	}
-	return n, err
+	return CheckCount("Write", c.nc, len(p), n, err)
 }
 
 // writeNow passes views to the kernel without waiting.
