@@ -329,7 +329,7 @@ func (noAddr) String() string  { return "" }
 
 func (g *guardedListener) Accept() (nc net.Conn, err error) {
 	err = aside(func() (err error) { nc, err = g.ln.Accept(); return err })
-	if err == nil && isNilConn(nc) {
+	if err == nil && isNil(nc) {
 		err = errNoConn
 	}
 	return nc, err
@@ -366,7 +366,7 @@ func (l *Loop) callDial(ctx context.Context, field string, dial dialFunc, networ
 		switch {
 		case r.err != nil:
 			r.nc = nil
-		case isNilConn(r.nc):
+		case isNil(r.nc):
 			r = result{err: fmt.Errorf("%s returned %w", field, errNoConn)}
 		}
 	})
@@ -391,14 +391,11 @@ func (l *Loop) dialedLate(nc net.Conn, err error) {
 	}
 }
 
-// isNilConn reports whether nc is nil or holds a nil pointer, on which every call would
-// panic.
-func isNilConn(nc net.Conn) bool {
-	if nc == nil {
-		return true
-	}
-	v := reflect.ValueOf(nc)
-	return v.Kind() == reflect.Pointer && v.IsNil()
+// isNil reports whether foreign, such as a net.Conn, is nil or holds a nil pointer, on which
+// every call would panic.
+func isNil(foreign any) bool {
+	v := reflect.ValueOf(foreign)
+	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
 }
 
 // guardDial returns the Dial of a resolver as a function that does not panic and whose

@@ -235,7 +235,7 @@ func (l *Loop) ListenHTTP(address string, h func(r *HTTPRequest), cfg *HTTPServe
 // and connections that are not sockets. The listener is closed with the server. If
 // ServeHTTP returns an error, ln stays open.
 func (l *Loop) ServeHTTP(ln net.Listener, h func(r *HTTPRequest), cfg *HTTPServerConfig) (*HTTPServer, error) {
-	if ln == nil {
+	if isNil(ln) {
 		return nil, errors.New("eventloop: ServeHTTP of a nil listener")
 	}
 	if h == nil {

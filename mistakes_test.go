@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -335,4 +336,40 @@ func TestAFunctionThatIsGivenNoLoopSaysSo(t *testing.T) {
 			t.Errorf("%s: panic %v", name, panicked)
 		}
 	}
+}
+
+func TestWhatIsGivenNilSaysSo(t *testing.T) {
+	var (
+		ln *net.TCPListener
+		nc *net.TCPConn
+		f  *os.File
+	)
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		handler := func(*eventloop.HTTPRequest) {}
+		for name, test := range map[string]struct {
+			call func() error
+			want string
+		}{
+			"Adopt":                {func() error { _, err := l.Adopt(nil, nil); return err }, "eventloop: Adopt of a nil connection"},
+			"Adopt, a pointer":     {func() error { _, err := l.Adopt(nc, nil); return err }, "eventloop: Adopt of a nil connection"},
+			"Serve":                {func() error { _, err := l.Serve(nil, nil); return err }, "eventloop: Serve of a nil listener"},
+			"Serve, a pointer":     {func() error { _, err := l.Serve(ln, nil); return err }, "eventloop: Serve of a nil listener"},
+			"ServeHTTP":            {func() error { _, err := l.ServeHTTP(nil, handler, nil); return err }, "eventloop: ServeHTTP of a nil listener"},
+			"ServeHTTP, a pointer": {func() error { _, err := l.ServeHTTP(ln, handler, nil); return err }, "eventloop: ServeHTTP of a nil listener"},
+		} {
+			if err := test.call(); err == nil || err.Error() != test.want {
+				t.Errorf("%s: %v, want %q", name, err, test.want)
+			}
+		}
+		panicked, _ := outcome(func() { eventloop.ReadFrom(l, f, func([]byte) {}, nil) })
+		wantEqual(t, "panic of ReadFrom", panicked, any("eventloop: ReadFrom needs a reader and a function"))
+		panicked, _ = outcome(func() {
+			eventloop.WorkOn(t.Context(), nil, func(context.Context) (int, error) { return 0, nil })
+		})
+		wantEqual(t, "panic of WorkOn", panicked, any("eventloop: nil Workers"))
+		lc := &eventloop.ListenConfig{Shared: true}
+		if _, err := lc.Serve(l, ln, nil); err == nil {
+			t.Error("Serve of a shared nil listener returns no error")
+		}
+	})
 }

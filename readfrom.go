@@ -65,7 +65,7 @@ type Reader struct {
 // ReadFrom only closes r.
 func ReadFrom(l *Loop, r io.Reader, onData func(p []byte), onEnd func(err error)) *Reader {
 	checkLoop(l)
-	if r == nil || onData == nil {
+	if isNil(r) || onData == nil {
 		panic("eventloop: ReadFrom needs a reader and a function")
 	}
 	d := &Reader{

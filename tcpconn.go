@@ -504,7 +504,7 @@ func connectContext(ctx context.Context, cfg *ConnConfig) (context.Context, cont
 // handshake comes first, as a client unless TLSServer is set. If Adopt returns an
 // error, it has not changed nc.
 func (l *Loop) Adopt(nc net.Conn, cfg *ConnConfig) (*Conn, error) {
-	if isNilConn(nc) {
+	if isNil(nc) {
 		return nil, errors.New("eventloop: Adopt of a nil connection")
 	}
 	conf := cfg.withDefaults()

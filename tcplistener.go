@@ -142,7 +142,7 @@ func (lc *ListenConfig) control(network, address string, c syscall.RawConn) erro
 // Serve is [Loop.Serve] with the settings of lc. Backlog, ReusePort and Control
 // do not apply.
 func (lc *ListenConfig) Serve(l *Loop, ln net.Listener, cfg *ConnConfig) (*Listener, error) {
-	if ln == nil {
+	if isNil(ln) {
 		return nil, errors.New("eventloop: Serve of a nil listener")
 	}
 	if err := l.mayOpen(); err != nil {

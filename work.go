@@ -38,6 +38,9 @@ func Work[T any](ctx context.Context, l *Loop, f func(ctx context.Context) (T, e
 
 // WorkOn is [Work] on the goroutines of w.
 func WorkOn[T any](ctx context.Context, w *Workers, f func(ctx context.Context) (T, error)) *Future[T] {
+	if w == nil {
+		panic("eventloop: nil Workers")
+	}
 	return work(ctx, w, f, origin{kindWork, 0, callSite()})
 }
 
