@@ -21,11 +21,15 @@ import (
 // file are kept. After an error the temporary file is removed.
 //
 // The result is the response, without Body. A status of 400 or more is a [*StatusError], and
-// the file at path is unchanged. If path exists and is not a regular file, Save fails.
+// the file at path is unchanged. If path exists and is not a regular file, Save fails. If path is
+// empty, Save fails without sending the request.
 func (r *Request) Save(path string) *eventloop.Future[*Response] {
 	s := &saver{client: r.client, path: path}
 	s.call = r.begin(s)
 	s.call.check = true
+	if path == "" {
+		s.call.mistake("Save needs a path") // before the body is on the disk
+	}
 	p := &eventloop.Promise[*Response]{}
 	s.call.done = func(res *Response, err error) {
 		s.finish(err, func(err error) {

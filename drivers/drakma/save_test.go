@@ -81,3 +81,13 @@ func TestSaveToADirectoryIsAnErrorAtOnce(t *testing.T) {
 	}
 	equal(t, "what is left", files(t, filepath.Dir(dir)), "d=")
 }
+
+func TestSaveWithoutAPathSendsNothing(t *testing.T) {
+	requests := 0
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) { requests++ })
+	_, err := result(t, Options{}, func(ctx context.Context, d *Client) *eventloop.Future[*Response] { return d.Get(ctx, s.URL).Save("") })
+	if err == nil || err.Error() != "drakma: Save needs a path" {
+		t.Errorf("the error is %v", err)
+	}
+	equal(t, "requests", requests, 0)
+}
