@@ -370,8 +370,6 @@ func TestAPanicInForeignCodeLeavesRunUnlessItIsCaught(t *testing.T) {
 	}
 }
 
-// If the Dial, the connections or the TLS of a resolver do not return, lookups fail, and
-// the resolver continues.
 // impossible are counts that no Read or Write may return.
 var impossible = map[string]func(size int) int{
 	"more than the buffer": func(size int) int { return size + 5 }, "negative": func(int) int { return -1 },
@@ -477,6 +475,8 @@ func TestAnImpossibleCountOfABodyIsAnErrorOfTheRequest(t *testing.T) {
 	}
 }
 
+// If the Dial, the connections or the TLS of a resolver do not return, lookups fail, and
+// the resolver continues.
 func TestAPanicOrGoexitInTheResolversDialIsTheErrorOfTheLookup(t *testing.T) {
 	for _, method := range []string{"Dial", "Read", "Write", "SetDeadline", "Close", "VerifyConnection"} {
 		for how, spring := range map[string]func(){"panic": func() { panic("sprung") }, "Goexit": runtime.Goexit} {
