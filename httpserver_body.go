@@ -236,7 +236,7 @@ func (t *httpBodyTask) run() {
 // bodyTaken releases a piece after its delivery, and calls onEnd if it is due.
 func (r *HTTPRequest) bodyTaken() {
 	if end, err := r.bodyGivenBack(); end != nil {
-		r.loop.call(func() { end(err) })
+		r.call(func() { end(err) })
 	}
 }
 
@@ -263,6 +263,6 @@ func (r *HTTPRequest) bodyGivenBack() (end func(err error), err error) {
 }
 
 func (r *HTTPRequest) callBody(f func(p []byte), p []byte) {
-	defer r.loop.caught(r.panicked)
+	defer r.caught()
 	f(p)
 }

@@ -342,7 +342,7 @@ func (r *HTTPRequest) tellAbort() {
 	}
 	x.told = true
 	r.mu.Unlock()
-	r.loop.call(func() { f(err) })
+	r.call(func() { f(err) })
 }
 
 // aborted notes that the client has ended its side or disconnected.
@@ -480,7 +480,7 @@ func (t *httpRequestTask) run() {
 		return
 	}
 	defer r.handled() // the handler may call runtime.Goexit
-	defer r.loop.caught(r.panicked)
+	defer r.caught()
 	r.via.handler()(r)
 }
 
@@ -522,7 +522,27 @@ func (r *HTTPRequest) timedOut() {
 	}
 }
 
-// panicked responds after a panic in the handler.
+// call runs a callback of the request.
+func (r *HTTPRequest) call(f func()) {
+	defer r.caught()
+	f()
+}
+
+// caught is deferred around the handler and all callbacks of the request. If
+// Config.CatchPanics is set, it recovers a panic and makes it an event of the request.
+func (r *HTTPRequest) caught() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if pe := newPanicError(v); r.loop.cfg.CatchPanics {
+		r.panicked(pe)
+	} else {
+		r.loop.stopPanic(pe)
+	}
+}
+
+// panicked ends the response after a panic in the handler or a callback.
 func (r *HTTPRequest) panicked(err error) {
 	if r.respondError(fasthttp.StatusInternalServerError) == ErrHTTPResponded {
 		r.mu.Lock()

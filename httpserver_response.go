@@ -375,7 +375,7 @@ func (w *HTTPResponseWriter) callOnDrain() {
 	}
 	w.r.mu.Unlock()
 	if due {
-		w.r.loop.call(f)
+		w.r.call(f)
 	}
 }
 

@@ -778,6 +778,95 @@ func TestLaw12APanicOfAnHTTPHandlerIsAnsweredAndToldOnceAndTheServerGoesOn(t *te
 	}
 }
 
+// A panic in any callback of a request is treated like one in the handler, in all servers.
+func TestAPanicInACallbackOfAnHTTPRequestIsAnsweredAndReportedOnce(t *testing.T) {
+	request := "POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s"
+	for name, mount := range allServers {
+		for _, v := range []struct {
+			path   string
+			answer string // of the server: its beginning or, for a stream, its end
+		}{
+			{"handler", "HTTP/1.1 500 "},
+			{"data", "HTTP/1.1 500 "},
+			{"end", "HTTP/1.1 500 "},
+			{"end-responded", "HTTP/1.1 200 "},
+			{"end-stream", "4\r\npart\r\n"},
+			{"drain", "4\r\npart\r\n"},
+			{"abort", "HTTP/1.1 500 "},
+			{"abort-stream", "4\r\npart\r\n"},
+		} {
+			for _, size := range []int{10, 5000} { // a body that has been read, and one that is a stream
+				if strings.HasPrefix(v.path, "abort") && name == "fasthttp" {
+					continue // it reports no disconnect
+				}
+				t.Run(fmt.Sprintf("%s, %s, %d bytes", name, v.path, size), func(t *testing.T) {
+					events := make(chan error, 4)
+					l, _ := startLoop(t, &eventloop.Config{CatchPanics: true, EventHandler: func(err error) {
+						if name == "own" {
+							t.Errorf("EventHandler got %v", err)
+						}
+						events <- err
+					}})
+					handled := make(chan struct{})
+					stream := func(r *eventloop.HTTPRequest) *eventloop.HTTPResponseWriter {
+						w, err := r.RespondStream(200, nil)
+						if err != nil {
+							t.Error(err)
+						}
+						w.Write([]byte("part"))
+						return w
+					}
+					addr := mount(t, l, &eventloop.HTTPServerConfig{
+						MaxInlineBody: 1000,
+						OnEvent:       func(s *eventloop.HTTPServer, err error) { events <- err },
+					}, func(r *eventloop.HTTPRequest) {
+						defer l.Post(func() { close(handled) })
+						switch r.Path() {
+						case "/handler":
+							panic("boom")
+						case "/data":
+							r.OnBody(func([]byte) { panic("boom") }, nil)
+						case "/end":
+							r.OnBody(nil, func(error) { panic("boom") })
+						case "/end-responded":
+							r.OnBody(nil, func(error) { hai(r); panic("boom") })
+						case "/end-stream":
+							stream(r)
+							r.OnBody(nil, func(error) { panic("boom") })
+						case "/drain":
+							stream(r).OnDrain(func() { panic("boom") })
+						case "/abort", "/abort-stream":
+							if r.Path() == "/abort-stream" {
+								stream(r)
+							}
+							r.OnAbort(func(error) { panic("boom") })
+							r.OnBody(nil, nil)
+						}
+					})
+					c := dialRaw(t, addr)
+					c.send(request, v.path, size, strings.Repeat("b", size))
+					wait(t, handled, "call of the handler")
+					c.Conn.(*net.TCPConn).CloseWrite() // the server is not to wait for more
+					if got, _ := c.rest(); !strings.HasPrefix(got, v.answer) && !strings.HasSuffix(got, "\r\n"+v.answer) {
+						t.Errorf("answer %q, want %q", got, v.answer)
+					}
+					if pe, ok := errors.AsType[*eventloop.PanicError](wait(t, events, "event")); !ok || pe.Value != "boom" {
+						t.Errorf("event %v, want the panic", pe)
+					}
+					if !eventually(func() bool { return l.Stats().HTTPServer.Requests == 0 }) {
+						t.Error("the request stays open")
+					}
+					onLoop(t, l, func() {})
+					if len(events) > 0 {
+						t.Errorf("one more event: %v", <-events)
+					}
+					wantEqual(t, "ErrorsTotal", l.Stats().Loop.ErrorsTotal, 1)
+				})
+			}
+		}
+	}
+}
+
 func TestHTTPHandlerThatPanicsEndsTheLoopByDefault(t *testing.T) {
 	checkLeaks(t)
 	addr := make(chan net.Addr, 1)
