@@ -27,7 +27,8 @@ var (
 	ErrHTTPMalformed = httpclient.ErrMalformed
 
 	// ErrHTTPTooLarge matches a response whose head or body exceeds the limits of the
-	// client.
+	// client. It also matches a request body that exceeds
+	// [HTTPServerConfig.MaxBodyBytes].
 	ErrHTTPTooLarge = httpclient.ErrTooLarge
 
 	// ErrHTTPRedirects matches a request that was redirected more than

@@ -32,8 +32,8 @@ type HTTPServerConfig struct {
 
 	// ReadTimeout limits the time from the end of the header to the end of the body. If
 	// the body is late, the client gets a 408. For a streamed body it limits each wait for
-	// more, and does not run while the application wants no more. Zero: 60 s. Negative:
-	// no limit.
+	// more, and does not run while the application wants no more; see [HTTPRequest.OnBody]
+	// for other responses. Zero: 60 s. Negative: no limit.
 	ReadTimeout time.Duration
 
 	// WriteTimeout closes a connection if output is pending and the client has taken none
@@ -57,7 +57,8 @@ type HTTPServerConfig struct {
 	MaxHeaderBytes int
 
 	// MaxBodyBytes limits the size of a request body, streamed or not. If the body is
-	// longer, the client gets a 413. Zero: 4 MB. Negative: no limit.
+	// longer, the client gets a 413, unless the application responds to a streamed body in
+	// another way: see [HTTPRequest.OnBody]. Zero: 4 MB. Negative: no limit.
 	MaxBodyBytes int64
 
 	// MaxInlineBody makes streams of the bodies that are longer than MaxInlineBody bytes:

@@ -1,13 +1,14 @@
 package eventloop
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"sync"
 
 	"github.com/onloop/eventloop/internal/netcore"
-	"github.com/valyala/fasthttp"
 )
 
 // A bodySource supplies the body of a request: a connection of our own server, or a
@@ -83,19 +84,29 @@ func (r *HTTPRequest) readBody(src bodySource, length int64) error {
 
 var errBadBody = errors.New("eventloop: malformed request body")
 
+// bodyTooLarge returns the error of a body of more than limit bytes. It matches
+// ErrHTTPTooLarge and, for an http.Handler, *http.MaxBytesError.
+func bodyTooLarge(limit int64) error {
+	return fmt.Errorf("%w: %w (limit %d bytes)", ErrHTTPTooLarge, &http.MaxBytesError{Limit: limit}, limit)
+}
+
 // bodyRefusal returns the response status for a request whose body could not be read, or
 // zero if the connection failed.
 func bodyRefusal(err error) int {
 	switch {
-	case err == errBadBody:
+	case errors.Is(err, errBadBody):
 		return http.StatusBadRequest
-	case err == fasthttp.ErrBodyTooLarge:
+	case errors.Is(err, ErrHTTPTooLarge):
 		return http.StatusRequestEntityTooLarge
 	case deadlinePassed(err):
 		return http.StatusRequestTimeout
 	}
 	return 0
 }
+
+// refusalStatus is like bodyRefusal, but returns 400 for a connection that has failed: in a
+// foreign server, the client may still wait for a response.
+func refusalStatus(err error) int { return cmp.Or(bodyRefusal(err), http.StatusBadRequest) }
 
 // moveBody reads a piece of the body and passes it, or the end of the body, to the
 // dispatcher or the taker.
@@ -162,6 +173,12 @@ func (r *HTTPRequest) HasBodyStream() bool {
 // faster than onData takes it, and reads none of it before OnBody is called. It sends
 // 100 Continue at that time, too, if the client waits for it. A body that has been read
 // already is delivered in one piece. Either function may be nil.
+//
+// The error matches [ErrHTTPTooLarge] if the body is longer than
+// HTTPServerConfig.MaxBodyBytes, and [ErrTimeout] after HTTPServerConfig.ReadTimeout. If
+// the body ends with an error and no response has begun when onEnd returns, the server
+// responds: with 413, 408, or 400 for a malformed or incomplete body. In a [TaskHandler],
+// the task can respond until it ends. After such an error the connection is closed.
 //
 // No callback follows the response: the rest of the body is not read, and the connection
 // is closed. A second call returns an error.
@@ -233,14 +250,41 @@ func (t *httpBodyTask) run() {
 	}
 }
 
-// bodyTaken releases a piece after its delivery, and calls onEnd if it is due.
+// bodyTaken releases a piece after its delivery, and ends the body if that is due.
 func (r *HTTPRequest) bodyTaken() {
-	if end, err := r.bodyGivenBack(); end != nil {
+	ended, err := r.bodyGivenBack()
+	if !ended {
+		return
+	}
+	if err != nil {
+		defer r.refuseBody(err) // onEnd may call runtime.Goexit
+	}
+	if end := r.stream.onEnd; end != nil {
 		r.call(func() { end(err) })
 	}
 }
 
-func (r *HTTPRequest) bodyGivenBack() (end func(err error), err error) {
+// refuseBody responds to a request whose body ended with err, unless onEnd or an earlier
+// callback has. The task of a TaskHandler may respond until it ends.
+func (r *HTTPRequest) refuseBody(err error) {
+	r.mu.Lock()
+	task := r.peek().ctxLasts
+	r.mu.Unlock()
+	if !task {
+		r.respondError(refusalStatus(err))
+	}
+}
+
+// bodyFailure returns the error that ended the body early, or nil. The caller holds r.mu.
+func (r *HTTPRequest) bodyFailure() error {
+	if st := r.stream; st != nil && st.told {
+		return st.err
+	}
+	return nil
+}
+
+// bodyGivenBack reports whether the body ends now, and its error.
+func (r *HTTPRequest) bodyGivenBack() (ended bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	st := r.stream
@@ -257,9 +301,9 @@ func (r *HTTPRequest) bodyGivenBack() (end func(err error), err error) {
 		st.parked = true
 	default:
 		st.told = true
-		return st.onEnd, st.err
+		return true, st.err
 	}
-	return nil, nil
+	return false, nil
 }
 
 func (r *HTTPRequest) callBody(f func(p []byte), p []byte) {

@@ -2,6 +2,7 @@ package eventloop
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"time"
@@ -48,7 +49,9 @@ func (b *guestBody) whole(err error) error {
 	case err == io.EOF && b.left > 0:
 		return io.ErrUnexpectedEOF
 	case errors.As(err, &tooLarge):
-		return fasthttp.ErrBodyTooLarge
+		return bodyTooLarge(tooLarge.Limit)
+	case errors.Is(err, fasthttp.ErrBodyTooLarge):
+		return fmt.Errorf("%w: %w", ErrHTTPTooLarge, err)
 	}
 	return err
 }

@@ -2,7 +2,6 @@ package eventloop
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/tls"
 	"io"
@@ -180,7 +179,7 @@ func (cfg *HTTPServerConfig) FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fa
 		r := fastRequest(l, ctx)
 		r.guest().cfg, r.guest().handle = cfg, h
 		if err := r.takeFastBody(ctx); err != nil {
-			refuseFast(ctx, cmp.Or(bodyRefusal(err), http.StatusBadRequest))
+			refuseFast(ctx, refusalStatus(err))
 			return
 		}
 		r.startBody()
@@ -230,7 +229,7 @@ func (r *HTTPRequest) takeFastBody(ctx *fasthttp.RequestCtx) error {
 	src, length := io.Reader(fastBody{ctx.RequestBodyStream()}), int64(max(ctx.Request.Header.ContentLength(), -1))
 	if most := r.guest().cfg.MaxBodyBytes; most > 0 {
 		if length > most {
-			return fasthttp.ErrBodyTooLarge
+			return bodyTooLarge(most)
 		}
 		src = http.MaxBytesReader(nil, io.NopCloser(src), most)
 	}
@@ -545,7 +544,7 @@ func (cfg *HTTPServerConfig) HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.H
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r, err := netRequest(l, cfg, w, req)
 		if err != nil {
-			status := cmp.Or(bodyRefusal(err), http.StatusBadRequest)
+			status := refusalStatus(err)
 			http.Error(w, http.StatusText(status), status)
 			return
 		}
@@ -569,7 +568,7 @@ func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http
 	src := req.Body
 	if cfg.MaxBodyBytes > 0 {
 		if req.ContentLength > cfg.MaxBodyBytes {
-			return nil, fasthttp.ErrBodyTooLarge
+			return nil, bodyTooLarge(cfg.MaxBodyBytes)
 		}
 		src = http.MaxBytesReader(w, src, cfg.MaxBodyBytes)
 	}

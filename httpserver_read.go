@@ -74,14 +74,18 @@ func (c *httpConn) readRequest() (r *HTTPRequest, status int, err error) {
 	return r, 0, nil
 }
 
+// bodyLimit returns the maximum length of a body.
+func (cfg *HTTPServerConfig) bodyLimit() int64 {
+	if cfg.MaxBodyBytes < 0 {
+		return math.MaxInt64
+	}
+	return cfg.MaxBodyBytes
+}
+
 // startBody reads the body of r, or makes it a stream.
 func (c *httpConn) startBody(r *HTTPRequest) (status int, err error) {
 	cfg := c.s.cfg
-	limit := cfg.MaxBodyBytes
-	if limit < 0 {
-		limit = math.MaxInt64
-	}
-	length := r.head.Length
+	limit, length := cfg.bodyLimit(), r.head.Length
 	if length > limit {
 		return fasthttp.StatusRequestEntityTooLarge, nil
 	}
@@ -127,7 +131,7 @@ func (c *httpConn) peekBody() ([]byte, error) {
 			return nil, io.EOF
 		case http1.ErrMore:
 		case http1.ErrLimit:
-			return nil, fasthttp.ErrBodyTooLarge
+			return nil, bodyTooLarge(c.s.cfg.bodyLimit())
 		default:
 			return nil, errBadBody
 		}

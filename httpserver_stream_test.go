@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
-	"github.com/valyala/fasthttp"
 )
 
 func TestHTTPStreamInChunks(t *testing.T) {
@@ -466,7 +465,7 @@ func TestHTTPBodyStreamThatFails(t *testing.T) {
 		answered   bool
 	}{
 		{"bad chunk", "5\r\nhelloX", nil, func(err error) bool { return errors.Is(err, eventloop.ErrHTTP) }, true},
-		{"too long", "5\r\nhello\r\n10000000\r\n", nil, func(err error) bool { return errors.Is(err, fasthttp.ErrBodyTooLarge) }, true},
+		{"too long", "5\r\nhello\r\n10000000\r\n", nil, func(err error) bool { return errors.Is(err, eventloop.ErrHTTPTooLarge) }, true},
 		{"too slow", "5\r\nhello\r\n5", nil, func(err error) bool { return errors.Is(err, eventloop.ErrTimeout) }, true},
 		{"truncated", "5\r\nhel", func(c *net.TCPConn) { c.CloseWrite() }, func(err error) bool { return errors.Is(err, io.ErrUnexpectedEOF) }, false},
 		{"reset", "5\r\nhel", func(c *net.TCPConn) { c.SetLinger(0); c.Close() }, func(err error) bool { return errors.Is(err, eventloop.ErrReset) }, false},
@@ -508,6 +507,112 @@ func TestHTTPBodyStreamThatFails(t *testing.T) {
 				t.Errorf("the body ended again, with %v", <-ends)
 			}
 		})
+	}
+}
+
+// The server responds to a request whose streamed body fails, unless the application does.
+func TestHTTPBodyStreamThatFailsIsAnsweredByTheServer(t *testing.T) {
+	const size = 3000
+	errTask := errors.New("of the task")
+	for name, mount := range allServers {
+		for _, body := range []struct {
+			name, sent string
+			status     int
+			is         error
+		}{
+			{"too long", "10000\r\n" + strings.Repeat("b", 0x10000), 413, eventloop.ErrHTTPTooLarge},
+			{"malformed", "100\r\n" + strings.Repeat("b", 0x100) + "XX\r\n", 400, eventloop.ErrHTTP},
+			{"late", "100\r\n" + strings.Repeat("b", 0x100), 408, eventloop.ErrTimeout},
+		} {
+			if body.name == "late" && name != "own" {
+				continue // the foreign server has the timeout
+			}
+			for _, how := range []string{"no function", "nothing", "respond", "stream", "task", "task that responds", "task that fails", "http.Handler"} {
+				t.Run(name+", "+body.name+", "+how, func(t *testing.T) {
+					events := make(chan error, 4)
+					l, _ := startLoop(t, &eventloop.Config{EventHandler: func(err error) { events <- err }})
+					ends := make(chan error, 4)
+					want := fmt.Sprint("HTTP/1.1 ", body.status, " ")
+					read := func(r *eventloop.HTTPRequest, then func()) {
+						if err := r.OnBody(nil, func(err error) { ends <- err; then() }); err != nil {
+							t.Error(err)
+						}
+					}
+					h := func(r *eventloop.HTTPRequest) { read(r, func() {}) }
+					switch how {
+					case "no function":
+						h = func(r *eventloop.HTTPRequest) { r.OnBody(nil, nil) }
+					case "respond":
+						want = "HTTP/1.1 422 "
+						h = func(r *eventloop.HTTPRequest) { read(r, func() { r.Respond(422, nil, nil) }) }
+					case "stream":
+						want = "HTTP/1.1 200 "
+						h = func(r *eventloop.HTTPRequest) {
+							w, _ := r.RespondStream(200, nil)
+							w.Flush()
+							read(r, func() { l.Post(func() { w.Close() }) })
+						}
+					case "task", "task that responds", "task that fails":
+						if how == "task that responds" {
+							want = "HTTP/1.1 422 "
+						}
+						h = eventloop.TaskHandler(func(task *eventloop.Task, r *eventloop.HTTPRequest) error {
+							ended := make(chan struct{})
+							read(r, func() { close(ended) })
+							eventloop.Block(task, func(context.Context) (int, error) { <-ended; return 0, nil })
+							switch how {
+							case "task that responds":
+								return r.Respond(422, nil, nil)
+							case "task that fails":
+								return errTask
+							}
+							return nil
+						})
+					case "http.Handler":
+						want = "HTTP/1.1 422 "
+						h = func(r *eventloop.HTTPRequest) {
+							r.ServeHTTP(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+								_, err := io.Copy(io.Discard, req.Body)
+								if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); body.status == 413 && (!ok || tooLarge.Limit != size) {
+									t.Errorf("the handler got %v, want a MaxBytesError", err)
+								}
+								ends <- err
+								w.WriteHeader(422)
+							}))
+						}
+					}
+					cfg := &eventloop.HTTPServerConfig{MaxInlineBody: 100, MaxBodyBytes: size, OnEvent: func(_ *eventloop.HTTPServer, err error) { events <- err }}
+					if body.name == "late" {
+						cfg.ReadTimeout = 20 * time.Millisecond
+					}
+					c := dialRaw(t, mount(t, l, cfg, h))
+					background(t, func() {
+						fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+						fmt.Fprintf(c, "200\r\n%s\r\n%s", strings.Repeat("b", 0x200), body.sent) // first enough for a stream
+					})
+					if got, err := c.br.ReadString('\n'); !strings.HasPrefix(got, want) {
+						t.Errorf("answer %q, %v, want %q", got, err, want)
+					}
+					if how != "no function" {
+						err := wait(t, ends, "end of the body")
+						if !errors.Is(err, body.is) && how != "http.Handler" {
+							t.Errorf("the body ended with %v, want %v", err, body.is)
+						}
+					}
+					if how == "task that fails" {
+						wantEqual(t, "event is the error of the task", errors.Is(wait(t, events, "event"), errTask), true)
+					}
+					if !eventually(func() bool { return l.Stats().HTTPServer.Requests == 0 }) {
+						t.Error("the request stays open")
+					}
+					onLoop(t, l, func() {})
+					if len(events) > 0 || len(ends) > 0 {
+						t.Errorf("%d more events, %d more ends", len(events), len(ends))
+					}
+					c.Close()
+				})
+			}
+		}
 	}
 }
 

@@ -19,7 +19,8 @@ import (
 // runs f as a task for each request. The context of the task is that of the request,
 // which ends with the task rather than with the response.
 //
-// When f returns, the response ends. If there is no response, the client gets a 500. A
+// When f returns, the response ends. If there is no response, the client gets a 500, or the
+// status of the error if OnBody has reported one. A
 // stream that is still open is closed if f returned nil. Otherwise it is aborted, so that
 // the client notices. If f returns an error, does not respond, or panics (with
 // Config.CatchPanics), HTTPServerConfig.OnEvent gets an [*OpError] with the request;
@@ -45,10 +46,12 @@ func TaskHandler(f func(t *Task, r *HTTPRequest) error) func(r *HTTPRequest) {
 // On the loop.
 func (r *HTTPRequest) taskEnded(err error) {
 	r.mu.Lock()
-	w, open, served := r.writer, !r.over(), r.x.served != nil
+	w, open, served, failure := r.writer, !r.over(), r.x.served != nil, r.bodyFailure()
 	r.mu.Unlock()
 	switch {
 	case !open, served:
+	case w == nil && failure != nil && !isPanic(err):
+		r.respondError(refusalStatus(failure))
 	case w == nil:
 		r.respondError(fasthttp.StatusInternalServerError)
 		err = cmp.Or(err, errNoResponse)

@@ -26,8 +26,8 @@ var (
 	// ErrMalformed matches the error of a response that is not valid HTTP.
 	ErrMalformed = errors.New("eventloop: malformed HTTP response")
 
-	// ErrTooLarge matches the error of a response that exceeds its limits.
-	ErrTooLarge = errors.New("eventloop: HTTP response too large")
+	// ErrTooLarge matches the error of a message that exceeds its limits.
+	ErrTooLarge = errors.New("eventloop: HTTP message too large")
 
 	// ErrStale is the error of a request that was not sent at all, because the server had
 	// already ended the connection, or had sent unsolicited data.
