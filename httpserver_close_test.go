@@ -419,6 +419,39 @@ func TestHTTPHandlersInServersOfOthersWhenTheLoopEnds(t *testing.T) {
 	}
 }
 
+func TestHTTPHandlersInServersOfOthersAnswerBeforeRun(t *testing.T) {
+	for name, mount := range mounted {
+		t.Run(name, func(t *testing.T) {
+			checkLeaks(t)
+			l := eventloop.New(logged(t, nil))
+			addr := mount(t, l, &eventloop.HTTPServerConfig{MaxInlineBody: 1000}, func(r *eventloop.HTTPRequest) {
+				hai(r)
+				l.Stop()
+			})
+			for _, size := range []int{0, 10, 5000} { // no body, one that is read, and a stream
+				c := dialRaw(t, addr)
+				c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("b", size))
+				if resp, _ := c.answer("POST"); resp.StatusCode != 503 {
+					t.Errorf("a body of %d bytes: status %d before Run, want 503", size, resp.StatusCode)
+				}
+				c.Close()
+			}
+			running := make(chan struct{})
+			l.Hold()
+			l.Post(func() { close(running) })
+			watch(t, l)
+			done := background(t, func() { l.Run(context.Background()) })
+			wait(t, running, "Run")
+			c := dialRaw(t, addr)
+			if status, _ := c.get("/"); status != 200 {
+				t.Errorf("status %d after Run, want 200", status)
+			}
+			c.Close()
+			wait(t, done, "end of Run")
+		})
+	}
+}
+
 func TestHTTPHandlerInNetHTTPTellsOfClientsThatGo(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	told := make(chan error, 1)

@@ -157,8 +157,8 @@ type guestResponse struct {
 // others. The server does not report clients that disconnect, so OnAbort is called only
 // if a streamed response cannot be written. A stream of unknown length to an HTTP/1.0
 // client takes over the connection, and ends with it. Upgrade is not possible. The client
-// gets a 503 if the loop is not running, or ends before it has responded.
-// FastHTTPHandler panics if h is nil.
+// gets a 503 if the loop is not running, before Run or after its end, or ends before it
+// has responded. FastHTTPHandler panics if h is nil.
 func FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fasthttp.RequestHandler {
 	checkLoop(l)
 	return (&HTTPServerConfig{}).FastHTTPHandler(l, h)
@@ -289,7 +289,11 @@ func guestRequest(l *Loop, method, uri string, http11 bool, fields HTTPHeaders) 
 // does not report that.
 func (r *HTTPRequest) run(gone <-chan struct{}) bool {
 	r.loop.count.httpRequests.Add(1)
-	if err := r.loop.Post((*httpRequestTask)(r).run); err != nil {
+	err := r.loop.mayOpen() // Post would accept a task that waits for Run, which may never come
+	if err == nil {
+		err = r.loop.Post((*httpRequestTask)(r).run)
+	}
+	if err != nil {
 		r.lose(ErrLoopClosed)
 		return false
 	}
@@ -523,8 +527,8 @@ func (r *HTTPRequest) isCut() bool {
 // If the client disconnects, the context of the request ends, and OnAbort gets io.EOF:
 // net/http does not give the cause. RespondStream returns an error that matches
 // errors.ErrUnsupported if the http.ResponseWriter, perhaps that of a middleware, cannot
-// flush. Upgrade is not possible. The client gets a 503 if the loop is not running, or
-// ends before it has responded. So shut down a service in this order: first the server
+// flush. Upgrade is not possible. The client gets a 503 if the loop is not running, before Run or
+// after its end, or ends before it has responded. So shut down a service in this order: first the server
 // with its Shutdown, then the loop, then what both use, such as a database.
 func HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
 	checkLoop(l)

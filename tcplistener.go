@@ -97,8 +97,8 @@ func (lc *ListenConfig) Listen(l *Loop, network, address string, cfg *ConnConfig
 	return s, err
 }
 
-// mayOpen returns an error if the loop's state does not allow it to open sockets or to
-// look up names.
+// mayOpen returns an error if the loop's state does not allow it to open sockets, to look
+// up names or to take requests of a foreign server.
 func (l *Loop) mayOpen() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
