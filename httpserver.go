@@ -131,7 +131,7 @@ func (cfg *HTTPServerConfig) withDefaults() *HTTPServerConfig {
 	c.ReadTimeout = timeLimit(c.ReadTimeout, defaultReadTimeout)
 	c.WriteTimeout = timeLimit(c.WriteTimeout, defaultHTTPWriteTimeout)
 	c.IdleTimeout = timeLimit(c.IdleTimeout, defaultIdleTimeout)
-	c.ResponseTimeout = max(c.ResponseTimeout, 0)
+	c.ResponseTimeout = timeLimit(c.ResponseTimeout, 0)
 	if c.MaxHeaderBytes <= 0 {
 		c.MaxHeaderBytes = defaultMaxHeaderBytes
 	}
@@ -168,13 +168,17 @@ func offerHTTP1(conf *tls.Config) *tls.Config {
 	return conf
 }
 
+// maxTimeLimit bounds timeouts, so that a deadline, which is a time plus a timeout and
+// perhaps a tenth of it, does not overflow.
+const maxTimeLimit = 100 * 365 * 24 * time.Hour
+
 // timeLimit resolves a timeout setting. Zero selects the default. A negative d means no
 // timeout, and becomes zero.
 func timeLimit(d, byDefault time.Duration) time.Duration {
 	if d == 0 {
 		return byDefault
 	}
-	return max(d, 0)
+	return min(max(d, 0), maxTimeLimit)
 }
 
 // An HTTPServer serves HTTP/1.1 and HTTP/1.0 to the clients of a listener. It calls its

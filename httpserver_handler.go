@@ -62,6 +62,9 @@ func (r *HTTPRequest) ServeHTTP(h http.Handler) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := r.mayRespond(); err != nil {
+		return err
+	}
 	if st := r.stream; st.reads() && st.asked {
 		return errBodyTaken
 	}

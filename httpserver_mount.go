@@ -186,6 +186,9 @@ func (cfg *HTTPServerConfig) FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fa
 		if !r.run(nil) {
 			ctx.Response.Header.SetNoDefaultContentType(true)
 			ctx.SetStatusCode(fasthttp.StatusServiceUnavailable)
+			if r.guest().body != nil {
+				ctx.SetConnectionClose()
+			}
 			r.stopBody()
 			return
 		}
@@ -559,6 +562,9 @@ func (cfg *HTTPServerConfig) HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.H
 		}
 		r.guest().handle = h
 		if !r.run(req.Context().Done()) {
+			if r.guest().body != nil { // net/http must not read on: the rest of the body is unread
+				w.Header().Set("Connection", "close")
+			}
 			http.Error(w, http.StatusText(http.StatusServiceUnavailable), http.StatusServiceUnavailable)
 			return
 		}
@@ -642,6 +648,9 @@ func (r *HTTPRequest) sendNet(w http.ResponseWriter, req *http.Request) {
 		if !http1.EqualFold(f.Name, "Transfer-Encoding") && (streamed || r.bodyless(a.status) || !http1.EqualFold(f.Name, "Content-Length")) {
 			w.Header().Add(f.Name, f.Value)
 		}
+	}
+	if stated := w.Header().Values("Content-Length"); len(stated) > 1 { // the first field counts
+		w.Header().Set("Content-Length", stated[0])
 	}
 	sized := !r.bodyless(a.status) || r.Method() == http.MethodHead && bodyStatus(a.status) &&
 		len(a.body) > 0 && w.Header().Get("Content-Length") == ""

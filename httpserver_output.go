@@ -231,7 +231,9 @@ func (c *httpConn) appendHead(b []byte, r *HTTPRequest, status int, headers HTTP
 			}
 		case len("Content-Length"):
 			if http1.EqualFold(f.Name, "Content-Length") {
-				stated = f.Value
+				if stated == "" { // the first field counts
+					stated = f.Value
+				}
 				continue
 			}
 		case len("Transfer-Encoding"):

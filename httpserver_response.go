@@ -19,7 +19,7 @@ var (
 	errLongBody   = errors.New("eventloop: the body is longer than its Content-Length")
 	errNoUpgrade  = errors.New("eventloop: the request cannot be upgraded")
 	errNoFlush    = fmt.Errorf("eventloop: the http.ResponseWriter cannot flush: %w", errors.ErrUnsupported)
-	errBadLength  = fmt.Errorf("%w: Content-Length", ErrHTTPHeader)
+	errBadLength  = fmt.Errorf("%w: malformed or conflicting Content-Length", ErrHTTPHeader)
 	errUnfinished = errors.New("eventloop: the stream was aborted")
 )
 
@@ -57,14 +57,22 @@ func checkResponse(status int, headers HTTPHeaders) error {
 	return headers.validate()
 }
 
-// begin begins the response, unless there is one or none is possible. The caller holds
-// r.mu.
-func (r *HTTPRequest) begin() error {
+// mayRespond returns an error if there is a response, or none is possible. The caller
+// holds r.mu.
+func (r *HTTPRequest) mayRespond() error {
 	switch {
 	case r.begun():
 		return ErrHTTPResponded
 	case r.isLost():
 		return r.x.lost
+	}
+	return nil
+}
+
+// begin begins the response, unless mayRespond returns an error. The caller holds r.mu.
+func (r *HTTPRequest) begin() error {
+	if err := r.mayRespond(); err != nil {
+		return err
 	}
 	r.setState(responseBegun)
 	r.stopTimer()
@@ -161,7 +169,7 @@ type HTTPResponseWriter struct {
 }
 
 // RespondStream begins a response and returns the writer for its body. If there is a
-// Content-Length field, the body has that length. Otherwise the body is sent in chunks,
+// Content-Length field, the body has that length; fields that differ are an error. Otherwise the body is sent in chunks,
 // or to an HTTP/1.0 client until the connection is closed. The errors are those of
 // Respond, and one that matches errors.ErrUnsupported if the request is from a foreign
 // server that cannot send parts of a response. Then the request can still get a response.
@@ -173,17 +181,22 @@ func (r *HTTPRequest) RespondStream(status int, headers HTTPHeaders) (*HTTPRespo
 	if err := checkResponse(status, headers); err != nil {
 		return nil, err
 	}
-	if err := r.via.mayStream(); err != nil {
-		return nil, err
-	}
 	length := int64(-1)
-	if stated, ok := headers.lookup("Content-Length"); ok {
-		if length, ok = http1.ParseLength(stated); !ok {
+	for i, stated := range headers.Values("Content-Length") {
+		n, ok := http1.ParseLength(stated)
+		if !ok || i > 0 && n != length {
 			return nil, errBadLength
 		}
+		length = n
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := r.mayRespond(); err != nil {
+		return nil, err
+	}
+	if err := r.via.mayStream(); err != nil {
+		return nil, err
+	}
 	if err := r.begin(); err != nil {
 		return nil, err
 	}
@@ -397,6 +410,9 @@ func (r *HTTPRequest) Upgrade(headers HTTPHeaders, cfg *ConnConfig) (*Conn, erro
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := r.mayRespond(); err != nil {
+		return nil, err
+	}
 	protocol := r.Header("Upgrade")
 	if !r.via.mayUpgrade() || !r.head.HTTP11 || !r.head.Upgrade || protocol == "" || r.stream != nil {
 		return nil, errNoUpgrade

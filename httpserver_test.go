@@ -327,12 +327,15 @@ func TestHTTPRequestMultipartForm(t *testing.T) {
 
 func TestHTTPRequestIsAnsweredOnce(t *testing.T) {
 	l, _ := startLoop(t, nil)
-	errs := make(chan error, 3)
+	errs := make(chan error, 5)
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
 		errs <- r.Respond(200, nil, []byte("first"))
 		errs <- r.Respond(200, nil, []byte("second"))
 		_, err := r.RespondStream(200, nil)
 		errs <- err
+		_, err = r.Upgrade(nil, nil)
+		errs <- err
+		errs <- r.ServeHTTP(http.NotFoundHandler())
 	})
 	c := dialRaw(t, s.Addr())
 	for range 2 { // the second response to the first request is not the response to the second
@@ -342,11 +345,41 @@ func TestHTTPRequestIsAnsweredOnce(t *testing.T) {
 		if err := <-errs; err != nil {
 			t.Errorf("Respond: %v", err)
 		}
-		for range 2 {
+		for range 4 {
 			if err := <-errs; err != eventloop.ErrHTTPResponded {
 				t.Errorf("answered again: %v, want ErrHTTPResponded", err)
 			}
 		}
+	}
+}
+
+func TestHTTPRespondStreamWithConflictingLengthsIsAnError(t *testing.T) {
+	for name, mount := range allServers {
+		t.Run(name, func(t *testing.T) {
+			l, _ := startLoop(t, nil)
+			addr := mount(t, l, nil, func(r *eventloop.HTTPRequest) {
+				lengths := eventloop.HTTPHeaders{{"Content-Length", "5"}, {"content-length", r.Query()}}
+				w, err := r.RespondStream(200, lengths)
+				if err != nil {
+					wantEqual(t, "the error matches ErrHTTPHeader", errors.Is(err, eventloop.ErrHTTPHeader), true)
+					hai(r)
+					return
+				}
+				w.Write([]byte("12345"))
+				w.Close()
+			})
+			for _, method := range []string{"GET", "HEAD"} {
+				for query, want := range map[string]int64{"6": 3, "x": 3, "5": 5} {
+					c := dialRaw(t, addr)
+					c.send("%s /?%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", method, query)
+					resp, body := c.answer(method)
+					if got := resp.Header.Values("Content-Length"); resp.ContentLength != want || len(got) > 1 || method == "GET" && int64(len(body)) != want {
+						t.Errorf("%s with 5 and %s: Content-Length %q, body %q, want length %d", method, query, got, body, want)
+					}
+					c.Close()
+				}
+			}
+		})
 	}
 }
 

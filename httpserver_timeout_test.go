@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +60,37 @@ func TestHTTPServerTimeoutsHoldForConnectionsThatAreParked(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// The largest timeouts are as good as none.
+func TestHTTPServerTimeoutsMayBeAsLongAsADuration(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	const most = time.Duration(math.MaxInt64)
+	for _, inline := range []int64{0, 1} { // whole bodies, and streams
+		s := serveHTTP(t, l, &eventloop.HTTPServerConfig{
+			ReadHeaderTimeout: most, ReadTimeout: most, WriteTimeout: most, IdleTimeout: most, ResponseTimeout: most, MaxInlineBody: inline,
+		}, func(r *eventloop.HTTPRequest) {
+			r.OnBody(nil, func(err error) {
+				if err != nil {
+					t.Error(err)
+				}
+				l.Post(func() { hai(r) })
+			})
+		})
+		c := dialRaw(t, s.Addr())
+		for n := range uint64(2) {
+			for _, part := range []string{"POST / HT", "TP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nab", "c", "def"} {
+				before := l.Stats().HTTPServer.BytesInTotal
+				c.send("%s", part)
+				if !eventually(func() bool { return l.Stats().HTTPServer.BytesInTotal > before }) {
+					t.Fatalf("request %d: the server does not read %q", n, part)
+				}
+			}
+			if resp, body := c.answer("POST"); resp.StatusCode != 200 || body != "hai" {
+				t.Errorf("request %d: %d %q", n, resp.StatusCode, body)
+			}
+		}
 	}
 }
 
