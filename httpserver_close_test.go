@@ -419,7 +419,7 @@ func TestHTTPHandlersInServersOfOthersWhenTheLoopEnds(t *testing.T) {
 	}
 }
 
-func TestHTTPHandlersInServersOfOthersAnswerBeforeRun(t *testing.T) {
+func TestMountedHTTPHandlersRespondWith503BeforeRun(t *testing.T) {
 	for name, mount := range mounted {
 		t.Run(name, func(t *testing.T) {
 			checkLeaks(t)
@@ -431,7 +431,7 @@ func TestHTTPHandlersInServersOfOthersAnswerBeforeRun(t *testing.T) {
 			for _, size := range []int{0, 10, 5000} { // no body, one that is read, and a stream
 				c := dialRaw(t, addr)
 				c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("b", size))
-				if resp, _ := c.answer("POST"); resp.StatusCode != 503 || resp.Close != (size > 1000) {
+				if resp, _ := c.response("POST"); resp.StatusCode != 503 || resp.Close != (size > 1000) {
 					t.Errorf("a body of %d bytes: status %d before Run and close %v, want 503 and %v", size, resp.StatusCode, resp.Close, size > 1000)
 				}
 				c.Close()

@@ -511,7 +511,7 @@ func TestHTTPBodyStreamThatFails(t *testing.T) {
 }
 
 // The server responds to a request whose streamed body fails, unless the application does.
-func TestHTTPBodyStreamThatFailsIsAnsweredByTheServer(t *testing.T) {
+func TestHTTPServerRespondsIfABodyStreamFails(t *testing.T) {
 	const size = 3000
 	errTask := errors.New("of the task")
 	for name, mount := range allServers {
@@ -591,7 +591,7 @@ func TestHTTPBodyStreamThatFailsIsAnsweredByTheServer(t *testing.T) {
 						fmt.Fprintf(c, "200\r\n%s\r\n%s", strings.Repeat("b", 0x200), body.sent) // first enough for a stream
 					})
 					if got, err := c.br.ReadString('\n'); !strings.HasPrefix(got, want) {
-						t.Errorf("answer %q, %v, want %q", got, err, want)
+						t.Errorf("response %q, %v, want %q", got, err, want)
 					}
 					if how != "no function" {
 						err := wait(t, ends, "end of the body")

@@ -372,7 +372,7 @@ func TestHTTPRespondStreamWithConflictingLengthsIsAnError(t *testing.T) {
 				for query, want := range map[string]int64{"6": 3, "x": 3, "5": 5} {
 					c := dialRaw(t, addr)
 					c.send("%s /?%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", method, query)
-					resp, body := c.answer(method)
+					resp, body := c.response(method)
 					if got := resp.Header.Values("Content-Length"); resp.ContentLength != want || len(got) > 1 || method == "GET" && int64(len(body)) != want {
 						t.Errorf("%s with 5 and %s: Content-Length %q, body %q, want length %d", method, query, got, body, want)
 					}
@@ -812,12 +812,12 @@ func TestLaw12APanicOfAnHTTPHandlerIsAnsweredAndToldOnceAndTheServerGoesOn(t *te
 }
 
 // A panic in any callback of a request is treated like one in the handler, in all servers.
-func TestAPanicInACallbackOfAnHTTPRequestIsAnsweredAndReportedOnce(t *testing.T) {
+func TestAPanicInACallbackOfAnHTTPRequestEndsTheResponseAndIsReportedOnce(t *testing.T) {
 	request := "POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s"
 	for name, mount := range allServers {
 		for _, v := range []struct {
-			path   string
-			answer string // of the server: its beginning or, for a stream, its end
+			path     string
+			response string // of the server: its beginning or, for a stream, its end
 		}{
 			{"handler", "HTTP/1.1 500 "},
 			{"data", "HTTP/1.1 500 "},
@@ -880,8 +880,8 @@ func TestAPanicInACallbackOfAnHTTPRequestIsAnsweredAndReportedOnce(t *testing.T)
 					c.send(request, v.path, size, strings.Repeat("b", size))
 					wait(t, handled, "call of the handler")
 					c.Conn.(*net.TCPConn).CloseWrite() // the server is not to wait for more
-					if got, _ := c.rest(); !strings.HasPrefix(got, v.answer) && !strings.HasSuffix(got, "\r\n"+v.answer) {
-						t.Errorf("answer %q, want %q", got, v.answer)
+					if got, _ := c.rest(); !strings.HasPrefix(got, v.response) && !strings.HasSuffix(got, "\r\n"+v.response) {
+						t.Errorf("response %q, want %q", got, v.response)
 					}
 					if pe, ok := errors.AsType[*eventloop.PanicError](wait(t, events, "event")); !ok || pe.Value != "boom" {
 						t.Errorf("event %v, want the panic", pe)

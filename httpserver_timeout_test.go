@@ -87,7 +87,7 @@ func TestHTTPServerTimeoutsMayBeAsLongAsADuration(t *testing.T) {
 					t.Fatalf("request %d: the server does not read %q", n, part)
 				}
 			}
-			if resp, body := c.answer("POST"); resp.StatusCode != 200 || body != "hai" {
+			if resp, body := c.response("POST"); resp.StatusCode != 200 || body != "hai" {
 				t.Errorf("request %d: %d %q", n, resp.StatusCode, body)
 			}
 		}
