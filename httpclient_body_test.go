@@ -705,7 +705,7 @@ func TestHTTPProxyThatRefuses(t *testing.T) {
 		t.Errorf("Proxy that fails: %v", err)
 	}
 	_, err = doHTTP(t, eventloop.HTTPClientConfig{Proxy: func(*url.URL) (*url.URL, error) { return url.Parse("gopher://h") }}, "GET", "http://h", nil)
-	if !errors.Is(err, eventloop.ErrHTTP) {
+	if !errors.Is(err, eventloop.ErrHTTP) || !strings.Contains(err.Error(), `scheme "gopher" is not http, https, socks5 or socks5h`) {
 		t.Errorf("unknown proxy: %v", err)
 	}
 }

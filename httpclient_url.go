@@ -301,7 +301,13 @@ func (c *HTTPClient) route(t *httpTarget, socket string) (httpRoute, error) {
 	if proxy == nil {
 		return r, nil
 	}
-	r.socks = proxy.Scheme == "socks5" || proxy.Scheme == "socks5h"
+	switch proxy.Scheme {
+	case "http", "https":
+	case "socks5", "socks5h":
+		r.socks = true
+	default:
+		return r, fmt.Errorf("proxy: scheme %q is not http, https, socks5 or socks5h", proxy.Scheme)
+	}
 	if r.addr, err = proxyAddr(proxy, r.socks); err != nil {
 		return r, fmt.Errorf("proxy: %w", err)
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // Errors of a response head. The messages do not quote the head, because fields may
-// contain secrets, and errors end up in logs.
+// contain secrets, and errors end up in logs. They say where to look.
 var (
 	errStatusLine = errors.New("malformed status line")
 	errField      = errors.New("malformed field line")
@@ -70,16 +70,21 @@ func ParseResponse(head, method string) (r Response, err error) {
 	for first := true; ; first = false {
 		line, after, ok := cutAnyLine(rest)
 		if !ok || !IsFieldValue(line) {
-			return r, errField
+			return r, badField(head, rest)
 		}
 		if line == "" {
 			return r, f.end(&r, method)
 		}
-		if err := f.line(line, rest, first); err != nil {
-			return r, err
+		if !f.line(line, rest, first) {
+			return r, badField(head, rest)
 		}
 		rest = after
 	}
+}
+
+// badField returns the error of the field line at the beginning of rest, the end of head.
+func badField(head, rest string) error {
+	return fmt.Errorf("%w: line %d of the head", errField, strings.Count(head[:len(head)-len(rest)], "\n")+1)
 }
 
 // parseLine parses the status line.
@@ -109,23 +114,21 @@ func (r *Response) parseLine(line string) error {
 // responseFields collects the fields about the framing of a response.
 type responseFields struct {
 	length           int64
-	sized, badLength bool // Content-Length is present, and invalid
-	coded, chunked   bool // Transfer-Encoding is present, and "chunked"
+	sized            bool  // there is a valid Content-Length
+	badLength        error // the first error in it
+	coded, chunked   bool  // Transfer-Encoding is present, and "chunked"
 	badCoding        bool
 	close, keepAlive bool // from Connection
 }
 
-// line examines the line at the beginning of rest.
-func (f *responseFields) line(line, rest string, first bool) error {
+// line examines the line at the beginning of rest. It returns false if it is malformed.
+func (f *responseFields) line(line, rest string, first bool) bool {
 	if isSpace(line[0]) { // it continues the previous line, which Next handles
-		if first {
-			return errField
-		}
-		return nil
+		return !first
 	}
 	colon := strings.IndexByte(line, ':')
 	if colon < 0 {
-		return errField
+		return false
 	}
 	switch name := trimRight(line[:colon]); name {
 	case "Connection", "Content-Length", "Transfer-Encoding":
@@ -133,7 +136,7 @@ func (f *responseFields) line(line, rest string, first bool) error {
 		_, value, _ := one.Next()
 		f.add(name, value)
 	}
-	return nil
+	return true
 }
 
 func (f *responseFields) add(name, value string) {
@@ -161,11 +164,15 @@ func (f *responseFields) addLength(list string) {
 	for more := true; more; {
 		var e string
 		e, list, more = strings.Cut(list, ",")
-		n, ok := ParseLength(Trim(e))
-		if !ok || f.sized && n != f.length {
-			f.badLength = true
+		switch n, ok := ParseLength(Trim(e)); {
+		case f.badLength != nil:
+		case !ok:
+			f.badLength = fmt.Errorf("%w: not a valid number", errLengths)
+		case f.sized && n != f.length:
+			f.badLength = fmt.Errorf("%w: %d and %d", errLengths, f.length, n)
+		default:
+			f.length, f.sized = n, true
 		}
-		f.length, f.sized = n, true
 	}
 }
 
@@ -187,10 +194,10 @@ func (f *responseFields) end(r *Response, method string) error {
 		return errCoding
 	case f.chunked:
 		r.Length = LengthChunked
-		r.KeepAlive = r.KeepAlive && !f.sized // it might be an attack
+		r.KeepAlive = r.KeepAlive && !f.sized && f.badLength == nil // it might be an attack
 		return nil
-	case f.badLength:
-		return errLengths
+	case f.badLength != nil:
+		return f.badLength
 	}
 	r.Length = f.length
 	r.KeepAlive = r.KeepAlive && (r.NoBody || r.Length >= 0)

@@ -242,3 +242,20 @@ func FuzzResponse(f *testing.F) {
 		sameResponse(t, in, map[bool]string{false: "GET", true: "HEAD"}[head])
 	})
 }
+
+func TestParseResponseSaysWhereTheErrorIs(t *testing.T) {
+	const start = "HTTP/1.1 200 OK\r\nA: b\r\n"
+	for fields, want := range map[string]string{
+		"Content-Length: -1\r\n":                     "Content-Length: not a valid number",
+		"Content-Length: 3, x\r\n":                   "Content-Length: not a valid number",
+		"Content-Length: 3\r\nContent-Length: 4\r\n": "Content-Length: 3 and 4",
+		"Content-Length: x\r\nContent-Length: 4\r\n": "Content-Length: not a valid number",
+		"secret\r\n":             "field line: line 3 of the head",
+		"Cookie: secret\x00\r\n": "field line: line 3 of the head",
+		"C: d\r\nsecret\r\n":     "field line: line 4 of the head",
+	} {
+		if _, err := ParseResponse(start+fields+"\r\n", "GET"); err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("%q: error %v, want one that ends with %q", fields, err, want)
+		}
+	}
+}
