@@ -1,9 +1,11 @@
 package redis
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"os"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -18,7 +20,8 @@ type SubscribeOptions struct {
 	Channels, Patterns, Shards []string
 
 	// OnMessage is called on the loop with each message, in order. If it is nil, messages
-	// are queued for Subscription.All.
+	// are queued for Subscription.All. With Config.CatchPanics, the next message follows a
+	// panic.
 	OnMessage func(m Message)
 
 	// OnGap is called on the loop each time the subscription is complete again after its
@@ -62,6 +65,7 @@ type Subscription struct {
 	restoring *topicChange           // all names, after the connection was lost
 	gap       error                  // why messages are missing, until onGap is called
 	gapPosted bool                   // callOnGap is posted; messages wait for it
+	panicked  *eventloop.PanicError  // in OnMessage; messages wait until it is reported
 	complete  bool                   // the subscription has been complete before
 	heard     bool                   // data has arrived since the last check of the pinger
 	pinged    bool
@@ -111,7 +115,10 @@ func (c *Client) Subscribe(o SubscribeOptions) *Subscription {
 	s := &Subscription{c: c, onMessage: o.OnMessage, onGap: o.OnGap, done: &eventloop.Promise[struct{}]{}}
 	s.backoff = backoff{min: c.o.MinBackoff, max: c.o.MaxBackoff}
 	var err error
-	s.owner, err = eventloop.NewOwner(c.l, "redis subscription", c.o.Addr, func(error) { s.over = true })
+	s.owner, err = eventloop.NewOwner(c.l, "redis subscription", c.o.Addr, func(error) {
+		s.over = true
+		s.repeatPanic()
+	})
 	if err != nil { // the loop has ended, and so has the owner of the client
 		s.owner = c.owner
 	}
@@ -297,7 +304,8 @@ func (s *Subscription) reportGap() {
 	}
 }
 
-// reportPanic reports a panic in OnMessage that OnGap does not report.
+// reportPanic reports a panic that ended the connection, for example in code of Options.Dial,
+// and that OnGap does not report.
 func (s *Subscription) reportPanic(err error) {
 	if p, ok := errors.AsType[*eventloop.PanicError](err); ok {
 		failed[struct{}](s.owner, p)
@@ -428,12 +436,54 @@ func (s *Subscription) fail(err error) {
 
 func (s *Subscription) deliver(m Message) {
 	if s.onMessage != nil {
-		s.onMessage(m)
+		s.callOnMessage(m)
 		return
 	}
 	if s.box.put(m) {
 		s.setPaused()
 	}
+}
+
+// callOnMessage calls OnMessage. A panic here would end the connection, and the messages that
+// have arrived would be lost. So callOnMessage repeats the panic in a post. The next messages
+// wait for it, because without CatchPanics none must follow.
+func (s *Subscription) callOnMessage(m Message) {
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		pe, ok := v.(*eventloop.PanicError)
+		if !ok {
+			pe = &eventloop.PanicError{Value: v, Stack: stackOfPanic()}
+		}
+		s.panicked = pe
+		s.c.l.Post(func() {
+			defer s.setPaused()
+			s.repeatPanic()
+		})
+	}()
+	s.onMessage(m)
+}
+
+// repeatPanic repeats a panic in OnMessage, in a callback of the loop. If the loop ends by
+// force before the post of callOnMessage, this is the callback of the owner.
+func (s *Subscription) repeatPanic() {
+	if pe := s.panicked; pe != nil {
+		s.panicked = nil
+		panic(pe)
+	}
+}
+
+// stackOfPanic returns the stack from the panic on. The deferred function that recovered the
+// panic calls it.
+func stackOfPanic() []byte {
+	stack := debug.Stack()
+	head := bytes.IndexByte(stack, '\n') // "goroutine 1 [running]:"
+	if i := bytes.Index(stack, []byte("\npanic(")); i > head {
+		stack = append(stack[:head:head], stack[i:]...)
+	}
+	return stack
 }
 
 // Pause stops the delivery of messages, and soon after it the reading. If Pause is called
@@ -451,7 +501,7 @@ func (s *Subscription) Resume() {
 
 // brake implements linkHost.
 func (s *Subscription) brake() bool {
-	return s.paused.Load() || s.closed.Load() || s.box.full || s.gapPosted
+	return s.paused.Load() || s.closed.Load() || s.box.full || s.gapPosted || s.panicked != nil
 }
 
 // setPaused pauses or resumes the connection.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/onloop/eventloop"
 	"github.com/onloop/eventloop/drivers/redis"
+	"github.com/onloop/eventloop/drivers/redis/internal/redistest"
 	"github.com/onloop/eventloop/looptest"
 )
 
@@ -551,9 +552,9 @@ func TestAPanicInOnGapIsReportedOnceAndKeepsTheConnection(t *testing.T) {
 	})
 }
 
-func TestAPanicInOnMessageIsTheReasonOfAGap(t *testing.T) {
-	want := []string{"message 1", "gap: panic", "message 2", "gap: EOF", "message 3"}
-	panics(t, 3, want, nil, func(c *redis.Client, told func(string, ...any)) {
+func TestAPanicInOnMessageIsNoGap(t *testing.T) {
+	want := []string{"message 1", "gap true", "message 2", "gap true", "message 3"}
+	panics(t, 3, want, []string{"first"}, func(c *redis.Client, told func(string, ...any)) {
 		c.Subscribe(redis.SubscribeOptions{
 			Channels: []string{"c"},
 			OnMessage: func(m redis.Message) {
@@ -561,18 +562,100 @@ func TestAPanicInOnMessageIsTheReasonOfAGap(t *testing.T) {
 					panic("first")
 				}
 			},
-			OnGap: func(err error) {
-				switch p, ok := errors.AsType[*eventloop.PanicError](err); {
-				case ok && p.Value == "first":
-					told("gap: panic")
-				case errors.Is(err, io.EOF):
-					told("gap: EOF")
-				default:
-					t.Errorf("gap: %v", err)
-				}
-			},
+			OnGap: func(err error) { told("gap %v", errors.Is(err, io.EOF)) },
 		})
 	})
+}
+
+// batch is a server that sends five messages together.
+func batch(t *testing.T, n *looptest.Net) *fake {
+	return serveFake(t, n, &fake{command: func(p *peer, args []string) (string, bool) {
+		reply, ok := pubsub(p, args)
+		if args[0] == "SUBSCRIBE" {
+			for i := range 5 {
+				reply += message("c", fmt.Sprint(i))
+			}
+		}
+		return reply, ok
+	}})
+}
+
+func TestMessagesThatFollowAPanicAreDelivered(t *testing.T) {
+	var got, reports []string
+	cfg := &eventloop.Config{CatchPanics: true, EventHandler: func(err error) {
+		if p, ok := errors.AsType[*eventloop.PanicError](err); !ok || !strings.Contains(err.Error(), "subscribe_test.go:") {
+			t.Errorf("EventHandler got %v", err)
+		} else {
+			reports = append(reports, fmt.Sprint(p.Value))
+		}
+	}}
+	for how, want := range map[string]string{
+		"the rest follows": "[0 1 2 3 4] [panic 1 panic 2]", "Close ends it": "[0 1] [panic 1]", "the loop stops": "[0 1] [panic 1]",
+	} {
+		t.Run(how, func(t *testing.T) {
+			looptest.Seeds(t, seeds, func(t *testing.T, l *eventloop.Loop) error {
+				got, reports = nil, nil
+				n := looptest.NewNet(t)
+				f := batch(t, n)
+				c := newClient(t, l, n, redis.Options{})
+				var s *redis.Subscription
+				s = c.Subscribe(redis.SubscribeOptions{Channels: []string{"c"}, OnMessage: func(m redis.Message) {
+					got = append(got, m.Payload)
+					if m.Payload != "1" && m.Payload != "2" {
+						return
+					}
+					switch how {
+					case "Close ends it":
+						s.Close()
+					case "the loop stops":
+						l.Stop()
+					}
+					panic("panic " + m.Payload)
+				}})
+				l.AfterFunc(time.Hour, c.Abort)
+				l.OnExit(func() {
+					if all := fmt.Sprint(got, " ", reports); all != want || f.connsSeen() != 1 {
+						t.Errorf("got %s over %d connections, want %s over one", all, f.connsSeen(), want)
+					}
+				})
+				return nil
+			}, looptest.Config(cfg))
+		})
+	}
+}
+
+func TestAPanicInOnMessageLeavesRunAndNoMessageFollows(t *testing.T) {
+	for _, stop := range []bool{false, true} {
+		var got []string
+		var panicked any
+		server := redistest.Start(t)
+		func() {
+			defer func() { panicked = recover() }()
+			eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
+				c, err := redis.New(l, patiently(redis.Options{Addr: server.Addr}))
+				if err != nil {
+					return err
+				}
+				s := c.Subscribe(redis.SubscribeOptions{Channels: []string{"c"}, OnMessage: func(m redis.Message) {
+					if stop {
+						l.Stop()
+					}
+					got = append(got, m.Payload)
+					panic("panic " + m.Payload)
+				}})
+				s.Ready().Then(func(struct{}, error) {
+					for i := range 5 {
+						c.Publish(t.Context(), "c", i).Ignore()
+					}
+				})
+				return nil
+			})
+		}()
+		pe, ok := panicked.(*eventloop.PanicError)
+		if !ok || pe.Value != "panic 0" || len(got) != 1 {
+			t.Errorf("Run panicked with %v after the messages %v", panicked, got)
+		}
+	}
 }
 
 func TestAPanicInOnMessageWithoutOnGapIsReportedOnce(t *testing.T) {
@@ -586,9 +669,8 @@ func TestAPanicInOnMessageWithoutOnGapIsReportedOnce(t *testing.T) {
 	})
 }
 
-// A message may arrive before the other names are confirmed: then no gap follows from which
-// the panic could be known.
-func TestAPanicInOnMessageIsReportedOnceIfItIsNotTheReasonOfAGap(t *testing.T) {
+// A message may arrive before the other names are confirmed.
+func TestAPanicInOnMessageIsReportedOnceAtAnyTime(t *testing.T) {
 	subscribe := func(at string, then func(s *redis.Subscription)) func(c *redis.Client, told func(string, ...any)) {
 		return func(c *redis.Client, told func(string, ...any)) {
 			var s *redis.Subscription
@@ -605,12 +687,13 @@ func TestAPanicInOnMessageIsReportedOnceIfItIsNotTheReasonOfAGap(t *testing.T) {
 			})
 		}
 	}
+	all := []string{"message 1", "message 2", "gap true", "message 3", "gap true"}
 	nothing := func(*redis.Subscription) {}
 	t.Run("before the first confirmation", func(t *testing.T) {
-		panics(t, 3, []string{"message 1", "message 2", "message 3", "gap true"}, []string{"at 1"}, subscribe("1", nothing))
+		panics(t, 3, all, []string{"at 1"}, subscribe("1", nothing))
 	})
 	t.Run("after a loss", func(t *testing.T) {
-		panics(t, 3, []string{"message 1", "message 2", "message 3", "gap true"}, []string{"at 2"}, subscribe("2", nothing))
+		panics(t, 3, all, []string{"at 2"}, subscribe("2", nothing))
 	})
 	t.Run("after Close", func(t *testing.T) {
 		panics(t, 1, []string{"message 1"}, []string{"at 1"}, subscribe("1", (*redis.Subscription).Close))
