@@ -80,22 +80,34 @@ type Queue struct {
 // Len returns the number of bytes.
 func (q *Queue) Len() int { return q.n }
 
-// Append copies p to the end.
-func (q *Queue) Append(p []byte) { appendTo(q, p) }
+// Append copies p to the end. It shares no generic function with AppendString: inlined in
+// another package, that would move p to the heap, which costs each response of the HTTP
+// server an allocation of 1 KB.
+func (q *Queue) Append(p []byte) {
+	q.n += len(p)
+	for len(p) > 0 {
+		n := copy(q.room(len(p)), p)
+		q.tail.Fill(n)
+		p = p[n:]
+	}
+}
 
 // AppendString copies s to the end.
-func (q *Queue) AppendString(s string) { appendTo(q, s) }
-
-func appendTo[T []byte | string](q *Queue, s T) {
+func (q *Queue) AppendString(s string) {
 	q.n += len(s)
 	for len(s) > 0 {
-		if q.tail == nil || len(q.tail.Room()) == 0 {
-			q.push(GetBuffer(len(s)))
-		}
-		n := copy(q.tail.Room(), s)
+		n := copy(q.room(len(s)), s)
 		q.tail.Fill(n)
 		s = s[n:]
 	}
+}
+
+// room returns the room of the last buffer, which is a new one for n bytes if there is none.
+func (q *Queue) room(n int) []byte {
+	if q.tail == nil || len(q.tail.Room()) == 0 {
+		q.push(GetBuffer(n))
+	}
+	return q.tail.Room()
 }
 
 // AppendBuffer appends b without copying it. The queue owns b from now on.
