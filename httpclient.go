@@ -129,10 +129,10 @@ type HTTPClientConfig struct {
 	// the proxy. It requests a tunnel (CONNECT) from an HTTP proxy only for https and for
 	// upgrades; if the proxy refuses, the error contains an [*HTTPStatusError]. A SOCKS
 	// proxy resolves the name of the server, with either scheme; its default port is
-	// 1080. Proxy is called on a goroutine of the request, not on the loop. If Proxy is nil, the client uses the
-	// environment variables HTTP_PROXY, HTTPS_PROXY and NO_PROXY, as net/http does, and
-	// ALL_PROXY in place of HTTP_PROXY or HTTPS_PROXY if it is not set. Lower case works,
-	// too. NewHTTPClient reads the variables.
+	// 1080. Proxy is called on a goroutine of the request, not on the loop. If Proxy is
+	// nil, the client uses the environment variables HTTP_PROXY, HTTPS_PROXY and NO_PROXY,
+	// as net/http does, and ALL_PROXY in place of HTTP_PROXY or HTTPS_PROXY if it is not
+	// set. Lower case works, too. NewHTTPClient reads the variables.
 	Proxy func(u *url.URL) (*url.URL, error)
 
 	// Dial connects to a server or a proxy, in place of the loop's own resolver and

@@ -105,8 +105,8 @@ type HTTPServerConfig struct {
 	// OnEvent is called on the loop with each error of a connection or request that no
 	// other callback gets: a failed TLS handshake, a response that could not be written, a
 	// panic in the handler or in a callback of a request or its response (with
-	// Config.CatchPanics), a panic in an http.Handler, a ResponseTimeout. If OnEvent is nil, the error goes to Config.EventHandler, which by
-	// default only logs it.
+	// Config.CatchPanics), a panic in an http.Handler, a ResponseTimeout. If OnEvent is
+	// nil, the error goes to Config.EventHandler, which by default only logs it.
 	OnEvent func(s *HTTPServer, err error)
 }
 

@@ -169,10 +169,11 @@ type HTTPResponseWriter struct {
 }
 
 // RespondStream begins a response and returns the writer for its body. If there is a
-// Content-Length field, the body has that length; fields that differ are an error. Otherwise the body is sent in chunks,
-// or to an HTTP/1.0 client until the connection is closed. The errors are those of
-// Respond, and one that matches errors.ErrUnsupported if the request is from a foreign
-// server that cannot send parts of a response. Then the request can still get a response.
+// Content-Length field, the body has that length; fields that differ are an error.
+// Otherwise the body is sent in chunks, or to an HTTP/1.0 client until the connection is
+// closed. The errors are those of Respond, and one that matches errors.ErrUnsupported if
+// the request is from a foreign server that cannot send parts of a response. Then the
+// request can still get a response.
 //
 // If the client disconnects meanwhile, OnAbort is called and the context of the request
 // ends. Close a stream that the client only reads, such as server-sent events, when that
