@@ -601,7 +601,7 @@ func TestPipeIsBoundedByMaxBufferedWithoutAHighWaterMark(t *testing.T) {
 // Detach returns must not look as if the peer had ended its side properly.
 func TestDetachKeepsAResetThatWasNoticedWhileReadingWasPaused(t *testing.T) {
 	if !sockio.Raw {
-		t.Skip("only Linux notices a reset while nothing is read")
+		t.Skip("only Linux reports a reset while reading is paused")
 	}
 	mustRun(t, nil, func(l *eventloop.Loop) {
 		nc, peer := tcpPair(t)

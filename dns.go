@@ -79,7 +79,7 @@ type ResolverConfig struct {
 	// within 5 s.
 	ResolvConf, HostsFile, NSSwitch string
 
-	// CacheSize bounds the number of answers in the cache. A name takes up to three:
+	// CacheSize limits the number of answers in the cache. A name takes up to three:
 	// one per family, and one for both in order. Zero means 1024. Negative means no
 	// cache.
 	CacheSize int

@@ -444,7 +444,7 @@ func TestAnEndThatCameBeforeStreamIsReadAndCanBeAnswered(t *testing.T) {
 
 func TestBytesThatNothingAsksForEndTheConnectionOnceThePeerHasLeft(t *testing.T) {
 	if !sockio.Raw {
-		t.Skip("only Linux tells of an end behind bytes that were not read")
+		t.Skip("only Linux reports that the peer has left while received bytes are unread")
 	}
 	var events []error
 	mustRun(t, nil, func(l *eventloop.Loop) {
@@ -467,7 +467,7 @@ func TestBytesThatNothingAsksForEndTheConnectionOnceThePeerHasLeft(t *testing.T)
 // keep the connection open: after it, nothing reads them.
 func TestBytesThatAStreamLeavesEndTheConnectionOnceThePeerHasLeft(t *testing.T) {
 	if !sockio.Raw {
-		t.Skip("only Linux tells of an end behind bytes that were not read")
+		t.Skip("only Linux reports that the peer has left while received bytes are unread")
 	}
 	var events []error
 	mustRun(t, nil, func(l *eventloop.Loop) {

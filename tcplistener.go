@@ -13,13 +13,14 @@ import (
 // A ListenConfig holds the less common settings of a listener, as net.ListenConfig
 // does. [Loop.Listen] uses the zero ListenConfig.
 type ListenConfig struct {
-	// Backlog bounds the connections that the kernel queues until they are accepted.
+	// Backlog limits the number of connections that the kernel queues for Accept.
 	// Zero or negative means the maximum of the system. It is ignored on Windows and
 	// for listeners passed to Serve.
 	Backlog int
 
-	// MaxConns bounds the open connections of the listener; while MaxConns connections
-	// are open, the listener accepts no others. Zero or negative means no bound.
+	// MaxConns limits the number of open connections of the listener. While MaxConns
+	// connections are open, the listener accepts no others. Zero or negative means no
+	// limit.
 	MaxConns int
 
 	// ReusePort lets several sockets, of loops or of processes, listen on the same

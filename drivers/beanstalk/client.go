@@ -41,7 +41,7 @@ type Client struct {
 	closed    *eventloop.Promise[struct{}] // the promise of Close; nil before Close
 
 	// Used only on the loop.
-	waiting []*request // the requests that wait for a connection
+	waiting []*request // requests waiting for a connection
 	link    *link      // nil if there is none
 	lost    error      // why there is no link
 	backoff backoff

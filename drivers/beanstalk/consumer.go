@@ -18,9 +18,9 @@ type ConsumeOptions struct {
 	// Tubes lists the tubes to reserve jobs from. Empty: "default".
 	Tubes []string
 
-	// Parallel bounds the jobs that the application has at a time. Each needs a connection,
-	// because a connection that waits for a job cannot serve other commands. Zero: 1. It
-	// must not be negative or exceed 65,535.
+	// Parallel is the maximum number of jobs that the application holds at a time. Each
+	// needs its own connection, because a connection that waits for a job cannot serve
+	// other commands. Zero: 1. It must not be negative or exceed 65,535.
 	Parallel int
 
 	// OnJob is called on the loop with each job. The application settles the job, in OnJob

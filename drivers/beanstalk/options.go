@@ -37,8 +37,8 @@ type Options struct {
 	// 50 ms and 5 s. Neither may be negative, and MinBackoff must not exceed MaxBackoff.
 	MinBackoff, MaxBackoff time.Duration
 
-	// MaxPending bounds the commands without a reply, and MaxPendingBytes the sum of
-	// their sizes. Beyond them a command fails with
+	// MaxPending limits the number of commands without a reply, and MaxPendingBytes the
+	// sum of their sizes. A command beyond these limits fails with
 	// [github.com/onloop/eventloop.ErrBufferFull]. Zero: 64 K commands and 64 MB.
 	// Negative: no bound.
 	MaxPending, MaxPendingBytes int

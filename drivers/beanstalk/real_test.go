@@ -158,8 +158,8 @@ func TestJobsArriveOnceAndInOneOfTheConsumersWhateverTheirBodies(t *testing.T) {
 	})
 }
 
-// The server takes a job back whose time to run is over, whatever the reason. So an attempt in
-// which the machine let this process or the server stand still counts only if it succeeds.
+// The server takes back a job when its time to run is over, even if the cause is that this
+// process or the server got no CPU time. An attempt with such a pause is repeated if it fails.
 func TestATimeToRunOfOneSecondIsExtended(t *testing.T) {
 	const attempts, late = 10, 200 * time.Millisecond // a touch is due 600 ms before the end
 	for range attempts {
@@ -168,15 +168,15 @@ func TestATimeToRunOfOneSecondIsExtended(t *testing.T) {
 			return
 		}
 		if slowest < late {
-			t.Fatalf("the job is lost, and the server answered within %v: %v", slowest, err)
+			t.Fatalf("the job was lost although the server always replied within %v: %v", slowest, err)
 		}
-		t.Logf("the server did not answer for %v: %v", slowest, err)
+		t.Logf("repeated: the server did not reply for %v: %v", slowest, err)
 	}
-	t.Skip("the machine is too busy to hold a job of one second")
+	t.Fatalf("the job was lost in each of %d attempts", attempts)
 }
 
 // holdAJob holds a job with a time to run of one second for more than three. It returns an
-// error if the job is lost, and the longest time in which the server answered nothing.
+// error if the job is lost, and the longest time without a reply of the server.
 func holdAJob(t *testing.T) (slowest time.Duration, lost error) {
 	s := real(t)
 	run(t, s.options(), func(k *eventloop.Task, c *beanstalk.Client) error {
@@ -254,7 +254,7 @@ func TestTheDriverGoesOnWhenTheServerIsBack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := real(t)
-			lost := make(chan struct{}, 1) // a connection
+			lost := make(chan struct{}, 1) // receives a value when the connection is lost
 			o := &beanstalk.Options{Addr: s.addr, Timeout: 500 * time.Millisecond, MinBackoff: time.Millisecond, OnState: func(up bool, _ error) {
 				if !up {
 					select {

@@ -264,8 +264,8 @@ func isPrivate(name string) bool {
 	return false
 }
 
-// ofBody reports whether a header field describes the body of a request.
-func ofBody(name string) bool {
+// isBodyField reports whether the named header field describes the request body.
+func isBodyField(name string) bool {
 	name = strings.ToLower(name)
 	return strings.HasPrefix(name, "content-") || name == "digest" || name == "repr-digest"
 }
@@ -308,7 +308,7 @@ func (c *call) fields() eventloop.HTTPHeaders {
 	h := make(eventloop.HTTPHeaders, 0, len(own)+len(common)+3)
 	home, bodyGone := c.atHome(), c.body == nil && c.redirects > 0
 	add := func(f eventloop.HTTPHeader) {
-		if !(bodyGone && ofBody(f.Name)) {
+		if !(bodyGone && isBodyField(f.Name)) {
 			h.Add(f.Name, f.Value)
 		}
 	}

@@ -22,8 +22,8 @@ type ConsumeOptions struct {
 	// calls Ack when it is done with the entry, at once or later.
 	OnEntry func(d *Delivery)
 
-	// Parallel bounds the unsettled entries: those that were delivered and neither
-	// acknowledged nor released. At the bound the consumer stops reading. Zero: 16. It must
+	// Parallel is the maximum number of unsettled entries, which were delivered and neither
+	// acknowledged nor released. At this limit the consumer stops reading. Zero: 16. It must
 	// not be negative.
 	Parallel int
 

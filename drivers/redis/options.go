@@ -60,9 +60,9 @@ type Options struct {
 	// 50 ms and 5 s. Neither may be negative, and MinBackoff must not exceed MaxBackoff.
 	MinBackoff, MaxBackoff time.Duration
 
-	// MaxPending bounds the commands without a reply, and MaxPendingBytes the sum of their
-	// sizes. Commands beyond the bounds fail with [eventloop.ErrBufferFull]. Zero: 128 K
-	// commands and 64 MB. Negative: no bound.
+	// MaxPending limits the number of commands without a reply, and MaxPendingBytes the sum
+	// of their sizes. A command beyond these limits fails with [eventloop.ErrBufferFull].
+	// Zero: 128 K commands and 64 MB. Negative: no limit.
 	MaxPending, MaxPendingBytes int
 
 	// MaxReplyBytes bounds the memory of one reply. A larger one ends the connection
@@ -70,9 +70,9 @@ type Options struct {
 	// text. Zero: 64 MB. Negative: no bound.
 	MaxReplyBytes int
 
-	// MaxBlocking bounds the connections of blocking commands such as BLPOP. Each command
-	// has one to itself while it waits at the server. Further blocking commands wait for a
-	// connection, within their timeouts. Zero: 16. It must not be negative.
+	// MaxBlocking limits the number of connections for blocking commands such as BLPOP.
+	// Each blocking command has its own connection while it waits at the server. Further
+	// blocking commands wait for a connection, within their timeouts. Zero: 16. It must not be negative.
 	MaxBlocking int
 
 	// OnState, if not nil, is called on the loop each time the client's connection goes up

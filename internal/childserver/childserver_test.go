@@ -76,7 +76,7 @@ func TestAwaitWaitsForTheServer(t *testing.T) {
 
 func TestAwaitFailsWhenTheProcessEnds(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("the end of a process is noticed on Linux only")
+		t.Skip("Await detects the end of a process only on Linux")
 	}
 	cmd := start(t, "end")
 	if err := Await(cmd, Listens("tcp", reserve(t))); !errors.Is(err, errEnded) {

@@ -21,8 +21,8 @@ type DownloadOptions struct {
 	// request fails. Only Download uses it.
 	OnHead func(head *s3.GetObjectOutput)
 
-	// MaxResumes bounds the consecutive resumes of a broken download without a received
-	// byte. Zero: 3. Negative: none; the first break ends the download.
+	// MaxResumes limits how many times in a row a broken download is resumed without
+	// receiving a byte. Zero: 3. Negative: none; the first break ends the download.
 	MaxResumes int
 
 	// Options are passed to each request.
@@ -115,7 +115,7 @@ func DownloadTo(ctx context.Context, w *eventloop.Workers, c Getter, in *s3.GetO
 }
 
 // Pieces returns a sequence of the pieces of an object, for a task. The task waits for each
-// piece. A piece has at most 64 KB and is valid until the next one. It is read on a goroutine
+// piece. Each piece is at most 64 KB long and valid until the next one. It is read on a goroutine
 // of w when the range loop reaches it, and the server waits until then. An error is the last
 // element: an [*Error], or the end of the task's context. For everything else see
 // [Download].
