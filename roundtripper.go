@@ -32,8 +32,10 @@ import (
 // loop. On a goroutine other than the loop's, it blocks. In a task, it suspends the task,
 // and the loop continues. In a callback, which can do neither, it returns [ErrOnLoop] at
 // once. The same applies to Read of the response body, regardless of the caller of
-// RoundTrip; Close never waits. A library works in a task if it neither sleeps nor waits
-// for its own goroutines.
+// RoundTrip; Close never waits. If the context of the task ends, RoundTrip ends the request
+// and returns the cause of that context. Read also returns the cause instead of waiting,
+// but the body stays open until Close. A library works in a task if it neither sleeps nor
+// waits for its own goroutines.
 //
 // RoundTrip returns when the head of the response has arrived. It follows the contract of
 // http.RoundTripper: it does not change the request, follows no redirects, neither sends

@@ -139,7 +139,9 @@ func testTripEnd(t *testing.T, phase httpPhase, how, where string, when time.Dur
 				sleep(when)
 			}
 			_, err = io.Copy(io.Discard, res.Body)
-			if _, again := res.Body.Read(make([]byte, 1)); again == nil || err == nil {
+			// The end of a task's context ends a wait, but not the body: more may have arrived.
+			n, again := res.Body.Read(make([]byte, 1))
+			if err == nil || again == nil && (n == 0 || how != "end of the task's context") {
 				t.Errorf("the body ends with %v, then %v", err, again)
 			}
 			res.Body.Close()

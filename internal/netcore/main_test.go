@@ -41,7 +41,9 @@ func newHost(t testing.TB) *testHost {
 	h.pool.Init(2)
 	t.Cleanup(func() {
 		h.pool.Close()
-		h.wg.Wait()
+		ended := make(chan struct{})
+		go func() { h.wg.Wait(); close(ended) }()
+		wait(t, ended, "end of the host's goroutines")
 		h.poller.Close()
 	})
 	return h
