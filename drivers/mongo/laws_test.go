@@ -229,12 +229,6 @@ func TestD11HandlesSayKindAddressAndPending(t *testing.T) {
 	ctx, cancel := context.WithCancel(background())
 	on(t, s, func(l *eventloop.Loop, c *mongoloop.Client, coll *mongoloop.Collection[user]) {
 		var shown []string
-		coll.FindOne(ctx, id(0)).Then(func(user, error) {
-			client, operation := "mongo client of "+s.ln.Addr().String()+" false", "work mongo: github.com/onloop/eventloop/drivers/mongo.(*Collection[...]).FindOne"
-			if !slices.Contains(shown, client) || !slices.ContainsFunc(shown, func(h string) bool { return strings.HasPrefix(h, operation) && strings.HasSuffix(h, " true") }) {
-				t.Errorf("handles: %q", shown)
-			}
-		})
 		s.command = func(string) answer {
 			l.Post(func() {
 				for h := range l.Handles() {
@@ -248,6 +242,12 @@ func TestD11HandlesSayKindAddressAndPending(t *testing.T) {
 			})
 			return never
 		}
+		coll.FindOne(ctx, id(0)).Then(func(user, error) {
+			client, operation := "mongo client of "+s.ln.Addr().String()+" false", "work mongo: github.com/onloop/eventloop/drivers/mongo.(*Collection[...]).FindOne"
+			if !slices.Contains(shown, client) || !slices.ContainsFunc(shown, func(h string) bool { return strings.HasPrefix(h, operation) && strings.HasSuffix(h, " true") }) {
+				t.Errorf("handles: %q", shown)
+			}
+		})
 	})
 }
 
