@@ -12,7 +12,7 @@ import (
 )
 
 // A bodySource supplies the body of a request: a connection of our own server, or a
-// guestBody. One goroutine uses it.
+// mountBody. One goroutine uses it.
 type bodySource interface {
 	// nextPiece waits for more of the body. The bytes are valid until the next call. At
 	// the end of the body, the error is io.EOF. If the wait was interrupted, the error is

@@ -567,33 +567,33 @@ func (s *servedResponse) serveNet(w http.ResponseWriter, req *http.Request) {
 	req = req.WithContext(ctx)
 	if len(r.body) > 0 || r.stream != nil {
 		s.bare = true
-		req.Body = &mountedBody{s: s}
+		req.Body = &handlerBody{s: s}
 	}
 	s.h.ServeHTTP(w, req)
 }
 
-// A mountedBody is the body of a request from a foreign net/http server, in place of the
-// body of that server, which is read by the guest.
-type mountedBody struct {
+// A handlerBody is the body of a request from a foreign net/http server, in place of the
+// body of that server, which the mountBody reads.
+type handlerBody struct {
 	s      *servedResponse
 	closed atomic.Bool
 }
 
-func (b *mountedBody) Read(p []byte) (int, error) {
+func (b *handlerBody) Read(p []byte) (int, error) {
 	if b.closed.Load() {
 		return 0, http.ErrBodyReadAfterClose
 	}
 	return b.s.Read(p)
 }
 
-func (b *mountedBody) Close() error {
+func (b *handlerBody) Close() error {
 	b.closed.Store(true)
 	return nil
 }
 
 // serveFast passes the handler's response to the fasthttp server of ctx.
 func (r *HTTPRequest) serveFast(ctx *fasthttp.RequestCtx) {
-	out := &guestReader{r}
+	out := &mountReader{r}
 	resp, err := readFinal(bufio.NewReader(out), r.Method())
 	if err != nil {
 		refuseFast(ctx, http.StatusServiceUnavailable)
@@ -646,7 +646,7 @@ func readFinal(br *bufio.Reader, method string) (*http.Response, error) {
 // A fastBodyOut is the body of a response. At its end it passes the trailers to fasthttp.
 type fastBodyOut struct {
 	resp  *http.Response
-	out   *guestReader
+	out   *mountReader
 	h     *fasthttp.ResponseHeader
 	whole bool
 }

@@ -20,129 +20,129 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// A guest is the exchange of a request from a foreign server: net/http or fasthttp.
+// A mountExchange is the exchange of a request from a foreign server: net/http or fasthttp.
 // The server's goroutine waits for the response and passes it to the server.
-type guest struct {
+type mountExchange struct {
 	loop     *Loop
 	back     bell          // wakes the server's goroutine
 	req      *http.Request // nil unless the server is one of net/http
 	canFlush bool          // the server can send parts of a response
 	cfg      *HTTPServerConfig
 	handle   func(r *HTTPRequest)
-	body     *guestBody // nil unless the body is a stream
+	body     *mountBody // nil unless the body is a stream
 	remote   net.Addr
 	local    net.Addr
 	tls      *tls.ConnectionState
 
 	mu       sync.Mutex      // guards the following fields, and the request
-	response guestResponse   // set when the response begins
+	response mountResponse   // set when the response begins
 	served   *servedResponse // set if an http.Handler makes the response
 	out      sockio.Queue    // output that the server's goroutine has not taken yet
 	moving   int             // bytes that the goroutine has taken and not written yet
 	ended    bool            // the server has the whole response
 }
 
-// guest returns the exchange of r, which must be from a foreign server.
-func (r *HTTPRequest) guest() *guest { return r.via.(*guest) }
+// mount returns the exchange of r, which must be from a foreign server.
+func (r *HTTPRequest) mount() *mountExchange { return r.via.(*mountExchange) }
 
-func (g *guest) client() net.Addr              { return g.remote }
-func (g *guest) secured() *tls.ConnectionState { return g.tls }
-func (g *guest) settings() *HTTPServerConfig   { return g.cfg }
-func (g *guest) httpRequest() *http.Request    { return g.req }
+func (m *mountExchange) client() net.Addr              { return m.remote }
+func (m *mountExchange) secured() *tls.ConnectionState { return m.tls }
+func (m *mountExchange) settings() *HTTPServerConfig   { return m.cfg }
+func (m *mountExchange) httpRequest() *http.Request    { return m.req }
 
 // context returns the parent of the request's context. It need not end with the loop:
 // the end of the loop ends the request, and with it the request's context.
-func (g *guest) context() context.Context {
-	if g.req != nil {
-		return g.req.Context()
+func (m *mountExchange) context() context.Context {
+	if m.req != nil {
+		return m.req.Context()
 	}
-	return g.loop.ctx
+	return m.loop.ctx
 }
 
-func (g *guest) handler() func(*HTTPRequest) { return g.handle }
-func (g *guest) mayUpgrade() bool            { return false }
-func (g *guest) deliverEvent(err error)      { g.event(nil, err) }
-func (g *guest) send(t task)                 { g.loop.Post(t.run) } // the goroutine may outlive the loop
+func (m *mountExchange) handler() func(*HTTPRequest) { return m.handle }
+func (m *mountExchange) mayUpgrade() bool            { return false }
+func (m *mountExchange) deliverEvent(err error)      { m.event(nil, err) }
+func (m *mountExchange) send(t task)                 { m.loop.Post(t.run) } // the goroutine may outlive the loop
 
-func (g *guest) event(_ *HTTPRequest, err error) {
-	g.loop.count.errors.Add(1)
-	g.loop.event(err, true)
+func (m *mountExchange) event(_ *HTTPRequest, err error) {
+	m.loop.count.errors.Add(1)
+	m.loop.event(err, true)
 }
 
-func (g *guest) wake() {
-	g.back.ring()
-	if b := g.body; b != nil {
+func (m *mountExchange) wake() {
+	m.back.ring()
+	if b := m.body; b != nil {
 		b.feed.ring()
 	}
 }
 
-func (g *guest) mayStream() error {
-	if !g.canFlush {
+func (m *mountExchange) mayStream() error {
+	if !m.canFlush {
 		return errNoFlush
 	}
 	return nil
 }
 
-func (g *guest) respond(_ *HTTPRequest, status int, headers HTTPHeaders, body []byte) {
-	g.response = guestResponse{status: status, headers: slices.Clone(headers), body: bytes.Clone(body)}
+func (m *mountExchange) respond(_ *HTTPRequest, status int, headers HTTPHeaders, body []byte) {
+	m.response = mountResponse{status: status, headers: slices.Clone(headers), body: bytes.Clone(body)}
 }
 
-func (g *guest) open(_ *HTTPRequest, status int, headers HTTPHeaders, _ int64) (chunked bool) {
-	g.response = guestResponse{status: status, headers: slices.Clone(headers)}
+func (m *mountExchange) open(_ *HTTPRequest, status int, headers HTTPHeaders, _ int64) (chunked bool) {
+	m.response = mountResponse{status: status, headers: slices.Clone(headers)}
 	return false // the server encodes the chunks
 }
 
 // serveHTTP runs the handler, unless the server is one of net/http. Then the server's
 // goroutine runs it: see sendNet.
-func (g *guest) serveHTTP(r *HTTPRequest, s *servedResponse) {
-	g.served = s
-	if g.req == nil {
-		s.start(g.local)
+func (m *mountExchange) serveHTTP(r *HTTPRequest, s *servedResponse) {
+	m.served = s
+	if m.req == nil {
+		s.start(m.local)
 	}
-	g.wake()
+	m.wake()
 }
 
-func (g *guest) queue(p []byte) {
-	g.loop.count.httpWritten.Add(uint64(len(p)))
-	g.out.Append(p)
+func (m *mountExchange) queue(p []byte) {
+	m.loop.count.httpWritten.Add(uint64(len(p)))
+	m.out.Append(p)
 }
 
-func (g *guest) flush()                     { g.wake() }
-func (g *guest) pending(*HTTPRequest) int   { return g.out.Len() + g.moving }
-func (g *guest) completed(*HTTPRequest)     { g.wake() }
-func (g *guest) whenSent(*HTTPRequest) bool { return !g.ended }
+func (m *mountExchange) flush()                     { m.wake() }
+func (m *mountExchange) pending(*HTTPRequest) int   { return m.out.Len() + m.moving }
+func (m *mountExchange) completed(*HTTPRequest)     { m.wake() }
+func (m *mountExchange) whenSent(*HTTPRequest) bool { return !m.ended }
 
-func (g *guest) lost(r *HTTPRequest) {
-	g.abort(r)
-	g.wake()
+func (m *mountExchange) lost(r *HTTPRequest) {
+	m.abort(r)
+	m.wake()
 }
 
 // abort discards the output that the server's goroutine has not taken yet.
-func (g *guest) abort(*HTTPRequest) {
-	g.loop.count.httpDiscarded.Add(uint64(g.out.Len()))
-	g.out.Reset()
+func (m *mountExchange) abort(*HTTPRequest) {
+	m.loop.count.httpDiscarded.Add(uint64(m.out.Len()))
+	m.out.Reset()
 }
 
 // written notes that the output which the server's goroutine has taken is written. That
 // goroutine calls it.
-func (g *guest) written(r *HTTPRequest) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.moving = 0
+func (m *mountExchange) written(r *HTTPRequest) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.moving = 0
 	r.sent()
 }
 
 // over ends the exchange. The server's goroutine calls it after it has passed the
 // response to the server, or as much of it as the server accepted.
-func (g *guest) over(r *HTTPRequest) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.abort(r)
-	g.ended = true
+func (m *mountExchange) over(r *HTTPRequest) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.abort(r)
+	m.ended = true
 	r.endLocked(nil)
 }
 
-type guestResponse struct {
+type mountResponse struct {
 	status  int
 	headers HTTPHeaders
 	body    []byte
@@ -177,7 +177,7 @@ func (cfg *HTTPServerConfig) FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fa
 	cfg = cfg.withDefaults()
 	return func(ctx *fasthttp.RequestCtx) {
 		r := fastRequest(l, ctx)
-		r.guest().cfg, r.guest().handle = cfg, h
+		r.mount().cfg, r.mount().handle = cfg, h
 		if err := r.takeFastBody(ctx); err != nil {
 			refuseFast(ctx, refusalStatus(err))
 			return
@@ -186,7 +186,7 @@ func (cfg *HTTPServerConfig) FastHTTPHandler(l *Loop, h func(r *HTTPRequest)) fa
 		if !r.run(nil) {
 			ctx.Response.Header.SetNoDefaultContentType(true)
 			ctx.SetStatusCode(fasthttp.StatusServiceUnavailable)
-			if r.guest().body != nil {
+			if r.mount().body != nil {
 				ctx.SetConnectionClose()
 			}
 			r.stopBody()
@@ -211,11 +211,11 @@ func fastRequest(l *Loop, ctx *fasthttp.RequestCtx) *HTTPRequest {
 	for name, value := range ctx.Request.Header.AllInOrder() {
 		fields.Add(string(name), string(value))
 	}
-	r := guestRequest(l, string(ctx.Method()), string(ctx.RequestURI()), ctx.Request.Header.IsHTTP11(), fields)
+	r := newMountRequest(l, string(ctx.Method()), string(ctx.RequestURI()), ctx.Request.Header.IsHTTP11(), fields)
 	r.head.Chunked = ctx.Request.Header.ContentLength() == -1
-	r.guest().canFlush = true
-	r.guest().local, r.guest().remote = ctx.LocalAddr(), ctx.RemoteAddr()
-	r.guest().tls = ctx.TLSConnectionState()
+	r.mount().canFlush = true
+	r.mount().local, r.mount().remote = ctx.LocalAddr(), ctx.RemoteAddr()
+	r.mount().tls = ctx.TLSConnectionState()
 	return r
 }
 
@@ -230,7 +230,7 @@ func (r *HTTPRequest) takeFastBody(ctx *fasthttp.RequestCtx) error {
 		return nil
 	}
 	src, length := io.Reader(fastBody{ctx.RequestBodyStream()}), int64(max(ctx.Request.Header.ContentLength(), -1))
-	if most := r.guest().cfg.MaxBodyBytes; most > 0 {
+	if most := r.mount().cfg.MaxBodyBytes; most > 0 {
 		if length > most {
 			return bodyTooLarge(most)
 		}
@@ -256,8 +256,8 @@ func (b fastBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// guestRequest returns a request from a foreign server.
-func guestRequest(l *Loop, method, uri string, http11 bool, fields HTTPHeaders) *HTTPRequest {
+// newMountRequest returns a request from a foreign server.
+func newMountRequest(l *Loop, method, uri string, http11 bool, fields HTTPHeaders) *HTTPRequest {
 	var b strings.Builder
 	version := " HTTP/1.1\r\n"
 	if !http11 {
@@ -269,11 +269,11 @@ func guestRequest(l *Loop, method, uri string, http11 bool, fields HTTPHeaders) 
 		b.WriteString(f.Name + ": " + f.Value + "\r\n")
 	}
 	b.WriteString("\r\n")
-	g := &guest{loop: l, back: newBell()}
+	m := &mountExchange{loop: l, back: newBell()}
 	return &HTTPRequest{
 		loop: l,
-		via:  g,
-		mu:   &g.mu,
+		via:  m,
+		mu:   &m.mu,
 		x:    &requestExtra{headers: fields},
 		head: requestHead{
 			text: b.String(),
@@ -300,18 +300,18 @@ func (r *HTTPRequest) run(gone <-chan struct{}) bool {
 		r.lose(ErrLoopClosed)
 		return false
 	}
-	return r.waitGuest(gone, func() bool {
-		if g := r.guest(); g.served != nil {
-			return g.req != nil || g.out.Len() > 0 || r.isComplete()
+	return r.waitMount(gone, func() bool {
+		if m := r.mount(); m.served != nil {
+			return m.req != nil || m.out.Len() > 0 || r.isComplete()
 		}
 		return r.begun()
 	})
 }
 
-// waitGuest waits until ready returns true, or the response is lost. It returns the last
+// waitMount waits until ready returns true, or the response is lost. It returns the last
 // result of ready, which it calls with r.mu held. gone is closed when the client
 // disconnects.
-func (r *HTTPRequest) waitGuest(gone <-chan struct{}, ready func() bool) bool {
+func (r *HTTPRequest) waitMount(gone <-chan struct{}, ready func() bool) bool {
 	for {
 		r.mu.Lock()
 		ok, lost := ready(), r.isLost()
@@ -320,7 +320,7 @@ func (r *HTTPRequest) waitGuest(gone <-chan struct{}, ready func() bool) bool {
 			return ok
 		}
 		select {
-		case <-r.guest().back:
+		case <-r.mount().back:
 		case <-r.loop.ctx.Done():
 			r.lose(ErrLoopClosed)
 		case <-gone:
@@ -333,7 +333,7 @@ func (r *HTTPRequest) waitGuest(gone <-chan struct{}, ready func() bool) bool {
 // whyCanceled returns why the context of the http.Request has ended. net/http cancels it when
 // the client disconnects, and does not give the cause.
 func (r *HTTPRequest) whyCanceled() error {
-	if cause := context.Cause(r.guest().req.Context()); cause != context.Canceled {
+	if cause := context.Cause(r.mount().req.Context()); cause != context.Canceled {
 		return r.opError(cause) // a middleware of the application ended it
 	}
 	return io.EOF
@@ -342,7 +342,7 @@ func (r *HTTPRequest) whyCanceled() error {
 // sendFast passes the response to the fasthttp server of ctx.
 func (r *HTTPRequest) sendFast(ctx *fasthttp.RequestCtx) {
 	r.mu.Lock()
-	a, w, served := r.guest().response, r.writer, r.guest().served
+	a, w, served := r.mount().response, r.writer, r.mount().served
 	r.mu.Unlock()
 	ctx.Response.Header.SetNoDefaultContentType(true)
 	if served != nil {
@@ -372,19 +372,19 @@ func (r *HTTPRequest) sendFast(ctx *fasthttp.RequestCtx) {
 			ctx.Response.SetBodyRaw(a.body)
 		}
 		r.stopBody()
-		r.guest().over(r)
+		r.mount().over(r)
 	case w.drop: // the response has no body; writes are discarded
 		r.sizeFast(ctx, int(w.length))
 		r.stopBody()
-		r.guest().over(r)
+		r.mount().over(r)
 	case w.length < 0 && !r.head.HTTP11:
-		r.streamUntilClose(ctx, &guestReader{r})
+		r.streamUntilClose(ctx, &mountReader{r})
 	default:
 		if r.isPumping() {
 			ctx.SetConnectionClose() // otherwise fasthttp touches the body while we read it
 		}
 		ctx.Response.ImmediateHeaderFlush = true
-		ctx.SetBodyStream(&guestReader{r}, int(w.length))
+		ctx.SetBodyStream(&mountReader{r}, int(w.length))
 	}
 }
 
@@ -393,10 +393,10 @@ func (r *HTTPRequest) sendFast(ctx *fasthttp.RequestCtx) {
 // for an HTTP/1.0 client the end of the connection.
 func (r *HTTPRequest) sizeFast(ctx *fasthttp.RequestCtx, length int) {
 	ctx.Response.SkipBody = true
-	h, stated := &ctx.Response.Header, r.guest().response.headers.Get("Content-Length")
+	h, stated := &ctx.Response.Header, r.mount().response.headers.Get("Content-Length")
 	n, ok := http1.ParseLength(stated)
 	switch {
-	case r.guest().response.status == fasthttp.StatusResetContent:
+	case r.mount().response.status == fasthttp.StatusResetContent:
 		h.SetContentLength(0)
 	case ok && n <= math.MaxInt:
 		h.SetContentLength(int(n))
@@ -422,8 +422,8 @@ func (r *HTTPRequest) streamUntilClose(ctx *fasthttp.RequestCtx, body io.ReadClo
 		if h, ok := nc.(interface{ UnsafeConn() net.Conn }); ok {
 			nc = h.UnsafeConn()
 		}
-		if r.guest().body != nil { // Hijack has cleared the deadline
-			nc.SetReadDeadline(deadlineAt(after(r.guest().cfg.ReadTimeout)))
+		if r.mount().body != nil { // Hijack has cleared the deadline
+			nc.SetReadDeadline(deadlineAt(after(r.mount().cfg.ReadTimeout)))
 		}
 		defer body.Close()
 		if err := r.copyBody(nc, head, body); err == errUnfinished {
@@ -452,7 +452,7 @@ func (r *HTTPRequest) copyBody(nc net.Conn, head []byte, body io.Reader) error {
 	buf := sockio.GetBuffer(sockio.MaxBuffer)
 	defer buf.Release()
 	for piece := head; ; {
-		nc.SetWriteDeadline(deadlineAt(after(r.guest().cfg.WriteTimeout)))
+		nc.SetWriteDeadline(deadlineAt(after(r.mount().cfg.WriteTimeout)))
 		if _, err := nc.Write(piece); err != nil {
 			return err
 		}
@@ -467,16 +467,16 @@ func (r *HTTPRequest) copyBody(nc net.Conn, head []byte, body io.Reader) error {
 	}
 }
 
-// A guestReader reads the output of a request's HTTPResponseWriter. The server's
+// A mountReader reads the output of a request's HTTPResponseWriter. The server's
 // goroutine calls Read.
-type guestReader struct{ r *HTTPRequest }
+type mountReader struct{ r *HTTPRequest }
 
-func (g *guestReader) Read(p []byte) (int, error) {
-	r := g.r
+func (b *mountReader) Read(p []byte) (int, error) {
+	r := b.r
 	n := 0
-	r.guest().written(r)
-	ok := r.waitGuest(nil, func() bool {
-		n = r.takeGuest(p)
+	r.mount().written(r)
+	ok := r.waitMount(nil, func() bool {
+		n = r.takeOutput(p)
 		return n > 0 || r.isComplete()
 	})
 	switch {
@@ -490,25 +490,25 @@ func (g *guestReader) Read(p []byte) (int, error) {
 
 // Close ends the exchange. The server calls it after io.EOF, or when it can no longer
 // write.
-func (g *guestReader) Close() error {
-	r := g.r
+func (b *mountReader) Close() error {
+	r := b.r
 	r.lose(r.opError(io.ErrClosedPipe)) // a complete response is not lost
 	r.stopBody()
-	r.guest().over(r)
+	r.mount().over(r)
 	return nil
 }
 
-// takeGuest moves output to p. The caller holds r.mu.
-func (r *HTTPRequest) takeGuest(p []byte) int {
+// takeOutput moves output to p. The caller holds r.mu.
+func (r *HTTPRequest) takeOutput(p []byte) int {
 	var views [1][]byte
-	g := r.guest()
-	if g.out.Views(views[:]) == 0 {
+	m := r.mount()
+	if m.out.Views(views[:]) == 0 {
 		return 0
 	}
 	n := copy(p, views[0])
-	g.out.Advance(n)
+	m.out.Advance(n)
 	r.loop.count.httpBytesOut.Add(uint64(n))
-	g.moving = n
+	m.moving = n
 	return n
 }
 
@@ -556,14 +556,14 @@ func (cfg *HTTPServerConfig) HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.H
 			http.Error(w, http.StatusText(status), status)
 			return
 		}
-		if r.guest().body != nil {
+		if r.mount().body != nil {
 			http.NewResponseController(w).EnableFullDuplex()
 			r.startBody()
 			defer r.stopBody()
 		}
-		r.guest().handle = h
+		r.mount().handle = h
 		if !r.run(req.Context().Done()) {
-			if r.guest().body != nil { // net/http must not read on: the rest of the body is unread
+			if r.mount().body != nil { // net/http must not read on: the rest of the body is unread
 				w.Header().Set("Connection", "close")
 			}
 			http.Error(w, http.StatusText(http.StatusServiceUnavailable), http.StatusServiceUnavailable)
@@ -593,12 +593,12 @@ func netRequest(l *Loop, cfg *HTTPServerConfig, w http.ResponseWriter, req *http
 	if uri == "" { // a test made req, not a server
 		uri = req.URL.RequestURI()
 	}
-	r := guestRequest(l, req.Method, uri, req.ProtoAtLeast(1, 1), fields)
-	r.guest().req = req
-	r.guest().canFlush = canFlush(w)
-	r.guest().cfg = cfg
-	r.guest().remote = stringAddr(req.RemoteAddr)
-	r.guest().tls = req.TLS
+	r := newMountRequest(l, req.Method, uri, req.ProtoAtLeast(1, 1), fields)
+	r.mount().req = req
+	r.mount().canFlush = canFlush(w)
+	r.mount().cfg = cfg
+	r.mount().remote = stringAddr(req.RemoteAddr)
+	r.mount().tls = req.TLS
 	err := r.takeBody(src, req.ContentLength, func() {
 		if http.NewResponseController(w).SetReadDeadline(soon()) != nil {
 			req.Body.Close()
@@ -637,9 +637,9 @@ func (a stringAddr) String() string  { return string(a) }
 
 // sendNet passes the response to the net/http server of w.
 func (r *HTTPRequest) sendNet(w http.ResponseWriter, req *http.Request) {
-	defer r.guest().over(r)
+	defer r.mount().over(r)
 	r.mu.Lock()
-	a, streamed, served := r.guest().response, r.writer != nil, r.guest().served
+	a, streamed, served := r.mount().response, r.writer != nil, r.mount().served
 	r.mu.Unlock()
 	if served != nil {
 		served.serveNet(w, req)
@@ -682,14 +682,14 @@ func (r *HTTPRequest) sendNet(w http.ResponseWriter, req *http.Request) {
 	gone := req.Context().Done()
 	for {
 		n := 0
-		r.waitGuest(gone, func() bool {
-			n = r.takeGuest(buf.Room())
+		r.waitMount(gone, func() bool {
+			n = r.takeOutput(buf.Room())
 			return n > 0 || r.isComplete()
 		})
 		if n == 0 {
 			break
 		}
-		rc.SetWriteDeadline(deadlineAt(after(r.guest().cfg.WriteTimeout)))
+		rc.SetWriteDeadline(deadlineAt(after(r.mount().cfg.WriteTimeout)))
 		_, err := w.Write(buf.Room()[:n])
 		if err == nil {
 			err = rc.Flush()
@@ -698,7 +698,7 @@ func (r *HTTPRequest) sendNet(w http.ResponseWriter, req *http.Request) {
 			r.lose(r.opError(err))
 			return
 		}
-		r.guest().written(r)
+		r.mount().written(r)
 	}
 	r.mu.Lock()
 	cut := r.cut || r.isLost()

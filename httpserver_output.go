@@ -12,8 +12,8 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// An exchange carries a request and its response: a connection of our own server (httpConn),
-// or a handler mounted in a foreign server (guest). The caller of the methods below the
+// An exchange receives a request and sends its response: a connection of our own server (httpConn),
+// or a handler mounted in a foreign server (mountExchange). The caller of the methods below the
 // line holds the lock of the request.
 type exchange interface {
 	client() net.Addr

@@ -38,7 +38,7 @@ var ErrHTTPResponded = errors.New("eventloop: the request already has a response
 // All methods may be called from any goroutine and from any callback.
 type HTTPRequest struct {
 	loop *Loop
-	via  exchange // a connection of our server, or a guest
+	via  exchange // a connection of our server, or a mountExchange
 	head requestHead
 	body []byte
 

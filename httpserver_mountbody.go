@@ -12,9 +12,9 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// A guestBody reads the body of a request from a foreign server. A streamed body has its
+// A mountBody reads the body of a request from a foreign server. A streamed body has its
 // own goroutine for that, because a response cannot interrupt a read from such a server.
-type guestBody struct {
+type mountBody struct {
 	loop      *Loop
 	src       io.Reader
 	left      int64          // unread bytes of the announced length; negative if none was announced
@@ -26,7 +26,7 @@ type guestBody struct {
 }
 
 // nextPiece implements bodySource.
-func (b *guestBody) nextPiece() ([]byte, error) {
+func (b *mountBody) nextPiece() ([]byte, error) {
 	for b.err == nil {
 		room := b.buf.Room()
 		n, err := b.src.Read(room)
@@ -43,7 +43,7 @@ func (b *guestBody) nextPiece() ([]byte, error) {
 
 // whole translates an error of the server. An early end of the body, which fasthttp does
 // not report, becomes io.ErrUnexpectedEOF.
-func (b *guestBody) whole(err error) error {
+func (b *mountBody) whole(err error) error {
 	var tooLarge *http.MaxBytesError
 	switch {
 	case err == io.EOF && b.left > 0:
@@ -62,20 +62,20 @@ func (r *HTTPRequest) takeBody(src io.Reader, length int64, interrupt func()) er
 	if length == 0 {
 		return nil
 	}
-	b := &guestBody{loop: r.loop, src: src, left: length, interrupt: interrupt, buf: sockio.GetBuffer(16 << 10)}
+	b := &mountBody{loop: r.loop, src: src, left: length, interrupt: interrupt, buf: sockio.GetBuffer(16 << 10)}
 	err := r.readBody(b, length)
 	if r.stream == nil {
 		b.buf.Release()
 		return err
 	}
 	b.feed, b.ended = newBell(), make(chan struct{})
-	r.guest().body = b
+	r.mount().body = b
 	return nil
 }
 
 // startBody starts the goroutine that reads a streamed body.
 func (r *HTTPRequest) startBody() {
-	if r.guest().body != nil {
+	if r.mount().body != nil {
 		go r.pumpBody()
 	}
 }
@@ -83,7 +83,7 @@ func (r *HTTPRequest) startBody() {
 // stopBody stops reading a streamed body, when the response is sent or lost. Afterwards no
 // goroutine reads the body, and no callback has a piece of it.
 func (r *HTTPRequest) stopBody() {
-	b := r.guest().body
+	b := r.mount().body
 	if b == nil {
 		return
 	}
@@ -98,7 +98,7 @@ func (r *HTTPRequest) stopBody() {
 
 // isPumping reports whether the goroutine of a streamed body is running.
 func (r *HTTPRequest) isPumping() bool {
-	b := r.guest().body
+	b := r.mount().body
 	if b == nil {
 		return false
 	}
@@ -113,7 +113,7 @@ func (r *HTTPRequest) isPumping() bool {
 // pumpBody is the goroutine of a streamed body. It reads a piece when the application
 // wants one.
 func (r *HTTPRequest) pumpBody() {
-	b := r.guest().body
+	b := r.mount().body
 	defer close(b.ended)
 	defer b.buf.Release()
 	for r.awaitFeed() {
@@ -138,7 +138,7 @@ func (r *HTTPRequest) awaitFeed() bool {
 			return true
 		}
 		select {
-		case <-r.guest().body.feed:
+		case <-r.mount().body.feed:
 		case <-r.loop.ctx.Done():
 			return false // no callback runs any more
 		}
