@@ -15,12 +15,12 @@ import (
 //
 // A pipe connects when there is a command to send. If the connection is lost, the commands
 // that were written fail. The others wait for the next connection, unless the pipe is
-// limited to one connection.
+// limited to one connection and that connection was up.
 type pipe struct {
 	queue
 	l       *eventloop.Loop
 	events  pipeEvents
-	single  bool // for one connection only
+	single  bool // it ends with its first connection that was up
 	flusher func()
 
 	// Only on the loop.
@@ -132,6 +132,7 @@ func (p *pipe) linkUp() {
 }
 
 func (p *pipe) linkDown(err error) {
+	wasUp := p.link != nil && p.link.up
 	p.link = nil
 	p.setFlowing(false)
 	p.lost = err
@@ -140,7 +141,9 @@ func (p *pipe) linkDown(err error) {
 		p.l.Post(func() { f(false, err) })
 	}
 	switch {
-	case p.single:
+	case p.single && (wasUp || err == eventloop.ErrLoopClosed):
+		// Before the handshake was complete, nothing was sent, and the connection had no
+		// state to lose.
 		p.close(err)
 		p.failAll(err)
 		if p.events.gone != nil {

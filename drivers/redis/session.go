@@ -8,8 +8,9 @@ import (
 
 // A Session has its own connection, for commands that change the state of a connection:
 // Watch, WAIT, another database, commands that block those behind them. It connects with
-// its first command. If the connection is lost, the session ends: pending and later
-// commands fail.
+// its first command. Until the connection is up, the commands wait, within their timeouts,
+// like those of a Client. If the connection is lost after that, the session ends: pending
+// and later commands fail.
 type Session struct {
 	Commands
 	client *Client

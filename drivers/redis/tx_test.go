@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -351,6 +352,102 @@ func TestASessionIsOverWithItsConnection(t *testing.T) {
 		l.OnExit(func() {
 			if !slices.Equal(results, []bool{true, false, false}) || s.connsSeen() != 1 {
 				t.Errorf("results %v, %d connections", results, s.connsSeen())
+			}
+		})
+	})
+}
+
+// A restarting server refuses connections, closes those that it has accepted, and loads its
+// data. The session has sent no command until its handshake is complete.
+func TestWatchWaitsForAServerThatRestarts(t *testing.T) {
+	server := func() *fake {
+		return &fake{hello: func(p *peer, args []string) string {
+			switch p.number {
+			case 1:
+				return hangUp
+			case 2:
+				return "-LOADING Redis is loading the dataset in memory\r\n"
+			}
+			p.proto = 3
+			return "%1\r\n+proto\r\n:3\r\n"
+		}, command: func(p *peer, args []string) (string, bool) {
+			switch args[0] {
+			case "WATCH", "MULTI":
+				return "+OK\r\n", true
+			case "SET":
+				return "+QUEUED\r\n", true
+			case "EXEC":
+				return "*1\r\n+OK\r\n", true
+			}
+			return "", false
+		}}
+	}
+	law(t, server, redis.Options{}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+		l.Go(background(), func(task *eventloop.Task) error {
+			calls := 0
+			err := c.Watch(task, []string{"k"}, func(session *redis.Session, tx *redis.Tx) error {
+				calls++
+				tx.Set(task.Context(), "k", "v")
+				return nil
+			})
+			want := []string{"WATCH k", "MULTI", "SET k v", "EXEC"}
+			if err != nil || calls != 1 || s.connsSeen() != 3 || !slices.Equal(s.commandsSeen(), want) {
+				t.Errorf("%v after %d calls and %d connections; the server got %q", err, calls, s.connsSeen(), s.commandsSeen())
+			}
+			return nil
+		})
+	})
+}
+
+func TestACommandOfASessionWaitsForAConnectionWithinItsTimeout(t *testing.T) {
+	server := func() *fake {
+		return &fake{hello: func(*peer, []string) string { return hangUp }}
+	}
+	law(t, server, redis.Options{Timeout: time.Second}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+		session, start := c.Session(), time.Now()
+		n := settled(session.Get(background(), "k"), func(_ string, err error) {
+			if !errors.Is(err, eventloop.ErrTimeout) || !errors.Is(err, io.EOF) || errors.Is(err, redis.ErrUncertain) || time.Since(start) != time.Second {
+				t.Errorf("after %v: %v", time.Since(start), err)
+			}
+		})
+		closing := c.Session()
+		m := settled(closing.Get(background(), "k"), func(_ string, err error) {
+			if !errors.Is(err, eventloop.ErrTimeout) {
+				t.Error(err)
+			}
+		})
+		closing.Close()
+		l.OnExit(func() {
+			if *n != 1 || *m != 1 {
+				t.Errorf("%d and %d results", *n, *m)
+			}
+		})
+	})
+}
+
+// A session whose handshake the server refuses has lost nothing: it connects again for the
+// next command.
+func TestASessionThatIsRefusedMayConnectAgain(t *testing.T) {
+	server := func() *fake {
+		return &fake{command: func(p *peer, args []string) (string, bool) {
+			if args[0] == "SELECT" && p.number == 1 {
+				return "-ERR DB index is out of range\r\n", true
+			}
+			return "", false
+		}}
+	}
+	law(t, server, redis.Options{DB: 99}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+		session := c.Session()
+		var ends []string
+		session.Get(background(), "k").Then(func(_ string, err error) {
+			ends = append(ends, fmt.Sprint(errors.As(err, new(*redis.Error))))
+			session.Get(background(), "k").Then(func(_ string, err error) {
+				ends = append(ends, fmt.Sprint(err == redis.ErrNil))
+			})
+		})
+		l.OnExit(func() {
+			if !slices.Equal(ends, []string{"true", "true"}) || s.connsSeen() != 2 {
+				t.Errorf("%v, %d connections", ends, s.connsSeen())
 			}
 		})
 	})

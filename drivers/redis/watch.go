@@ -14,6 +14,11 @@ const maxConflicts = 100
 // wait for the futures of these commands. Then Watch executes tx. If one of the keys has
 // changed in the meantime, it calls f again, and after 100 calls it returns [ErrConflict].
 // If f returns an error, Watch executes nothing and returns the error.
+//
+// Watch uses its own connection. While the server is unreachable, it waits before the first
+// call of f, for up to Options.Timeout. If the connection is lost after that, Watch returns
+// the error of the command that was pending. The transaction may have been executed only if
+// Watch had sent it, which is after the last return of f.
 func (c *Client) Watch(t *eventloop.Task, keys []string, f func(s *Session, tx *Tx) error) error {
 	s := c.Session()
 	defer s.Close()
