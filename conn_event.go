@@ -33,9 +33,13 @@ func (t *upTask) run() {
 		c.armReadTimer()
 		c.facts |= factAnnounced
 	}
+	ends := c.facts.has(factEndAtUp)
 	c.core.Unlock()
 	if f := c.cfg.Load().OnConnect; f != nil && !c.quit.Load() && !c.loop.ended.Load() {
 		c.loopSide().callback(f)
+	}
+	if ends {
+		c.endOrClose()
 	}
 	c.loopSide().startTask()
 	x = c.x.Load()

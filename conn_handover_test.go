@@ -3,9 +3,11 @@ package eventloop_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -628,4 +630,112 @@ func TestDetachKeepsAResetThatWasNoticedWhileReadingWasPaused(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// slowAddrConn is a connection whose RemoteAddr waits for up, so that it is not up before.
+type slowAddrConn struct {
+	net.Conn
+	up chan struct{}
+}
+
+func (c slowAddrConn) RemoteAddr() net.Addr { <-c.up; return c.Conn.RemoteAddr() }
+
+// notUpYet lists the ways to get a connection that is up after up is closed.
+var notUpYet = map[string]func(l *eventloop.Loop, nc net.Conn, up chan struct{}, cfg *eventloop.ConnConfig) (*eventloop.Conn, error){
+	"dialed": func(l *eventloop.Loop, nc net.Conn, up chan struct{}, cfg *eventloop.ConnConfig) (*eventloop.Conn, error) {
+		conf := *cfg
+		conf.Dial = func(context.Context, string, string) (net.Conn, error) { <-up; return nc, nil }
+		return l.Dial(context.Background(), "tcp", "target:7", &conf)
+	},
+	"adopted": func(l *eventloop.Loop, nc net.Conn, up chan struct{}, cfg *eventloop.ConnConfig) (*eventloop.Conn, error) {
+		return l.Adopt(slowAddrConn{nc, up}, cfg)
+	},
+}
+
+func TestPipeEndsATargetThatIsNotUpYet(t *testing.T) {
+	for name, join := range notUpYet {
+		for _, halfOpen := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, half-open %v", name, halfOpen), func(t *testing.T) {
+				inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+					src, in := adoptPipe(t, l, nil)
+					r, cfg := newTape(&eventloop.ConnConfig{AllowHalfOpen: halfOpen})
+					ours, out := net.Pipe()
+					up := make(chan struct{})
+					dst, err := join(l, ours, up, cfg)
+					if err != nil {
+						t.Fatal(err)
+					}
+					f := src.Pipe(dst)
+					io.WriteString(in, "all of it")
+					in.Close()
+					n, err := f.Wait(t.Context())
+					wantEqual(t, "bytes of the future", n, 9)
+					wantEqual(t, "error of the future", err, nil)
+					_, err = dst.WriteString("too late")
+					wantEqual(t, "Write after the end", err, net.ErrClosed)
+					wantEqual(t, "CloseWrite after the end", dst.CloseWrite(), net.ErrClosed)
+					close(up)
+					b, err := io.ReadAll(out)
+					wantEqual(t, "received", string(b), "all of it")
+					wantEqual(t, "error of the peer", err, nil)
+					<-r.closed
+					wantEqual(t, "callbacks", strings.Replace(r.order(), "drain ", "", 1), "connect close")
+					wantEqual(t, "Err", dst.Err(), nil)
+				})
+			})
+		}
+	}
+}
+
+func TestPipeEndsTheOutputOfATargetThatIsNotUpYet(t *testing.T) {
+	l, _ := startLoop(t, nil)
+	r, cfg := newTape(&eventloop.ConnConfig{AllowHalfOpen: true})
+	a, out := tcpPair(t)
+	up := make(chan struct{})
+	dst, err := notUpYet["dialed"](l, a, up, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, in := accept(t, l, nil)
+	f := src.Pipe(dst)
+	io.WriteString(in, "all of it")
+	in.Close()
+	n, err := await(t, f)
+	wantEqual(t, "bytes of the future", n, 9)
+	wantEqual(t, "error of the future", err, nil)
+	close(up)
+	wantEqual(t, "received", readAll(t, out), "all of it")
+	io.WriteString(out, "answer")
+	out.Close()
+	r.wait(t)
+	wantEqual(t, "the other direction", r.received(), "answer")
+	wantEqual(t, "event", r.event(t), io.EOF)
+}
+
+func TestCloseAfterAnEarlyCloseWriteIsRegular(t *testing.T) {
+	for name, join := range notUpYet {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+				var flushed *eventloop.Future[struct{}]
+				r, cfg := newTape(&eventloop.ConnConfig{OnClose: func(c *eventloop.Conn) { flushed = c.Flushed() }})
+				ours, peer := net.Pipe()
+				up := make(chan struct{})
+				c, err := join(l, ours, up, cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.WriteString("last words")
+				wantEqual(t, "CloseWrite", c.CloseWrite(), nil)
+				wantEqual(t, "Close", c.Close(), nil)
+				close(up)
+				b, err := io.ReadAll(peer)
+				wantEqual(t, "received", string(b), "last words")
+				wantEqual(t, "error of the peer", err, nil)
+				<-r.closed
+				_, err = flushed.Wait(t.Context())
+				wantEqual(t, "Flushed in OnClose", err, nil)
+				wantEqual(t, "Err", c.Err(), nil)
+			})
+		})
+	}
 }

@@ -13,10 +13,11 @@ import (
 // or MaxBuffered, whichever is less, plus one read of each connection that is piped to
 // it.
 //
-// When the peer of c ends its side, dst.CloseWrite is called (dst.Close if dst does not
-// support half-close), the future succeeds with the number of bytes, and OnEvent
-// receives io.EOF as usual. When c fails, or is closed for another reason, dst is
-// aborted and the future fails with the error. When dst closes first, the future fails
+// When the peer of c ends its side, the future succeeds with the number of bytes, OnEvent
+// receives io.EOF as usual, and dst.CloseWrite is called (dst.Close if dst does not
+// support half-close). If dst is not up yet, its output ends after its OnConnect, but it
+// accepts no more output from now on. When c fails, or is closed for another reason, dst
+// is aborted and the future fails with the error. When dst closes first, the future fails
 // with net.ErrClosed, and OnData receives the bytes that arrive afterwards.
 //
 // Both connections must belong to the same loop. Two pipes, one in each direction, make
@@ -175,9 +176,7 @@ func (p *pipe) end(err error) bool {
 	switch {
 	case p.over:
 	case err == io.EOF:
-		if errors.Is(p.dst.CloseWrite(), errUnsupported) {
-			p.dst.Close()
-		}
+		p.dst.endOrClose()
 		p.finish(nil)
 	default:
 		if p.src.failed {

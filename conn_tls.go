@@ -68,7 +68,7 @@ func (c *Conn) mayUpgrade(conf *tls.Config) error {
 	switch {
 	case conf == nil:
 		return errors.New("nil tls.Config")
-	case c.life >= lifeClosing || c.core.OutputEnding():
+	case c.life >= lifeClosing || c.outputEnding():
 		return net.ErrClosed
 	case c.life == lifeConnecting:
 		return errNotUp

@@ -1,6 +1,7 @@
 package eventloop
 
 import (
+	"errors"
 	"net"
 	"time"
 
@@ -64,7 +65,7 @@ func (c *Conn) Writev(bufs ...[]byte) (int, error) {
 func (c *Conn) mayWrite(n int) error {
 	pending := c.pending()
 	switch {
-	case c.life >= lifeClosing || c.reasons.why() != nil || c.facts.has(factDiscarded|factFailed) || c.core.OutputEnding() || c.core.WriteError() != nil:
+	case c.life >= lifeClosing || c.reasons.why() != nil || c.facts.has(factDiscarded|factFailed) || c.outputEnding() || c.core.WriteError() != nil:
 		return net.ErrClosed
 	case n > c.cfg.Load().MaxBuffered-pending:
 		return ErrBufferFull
@@ -323,10 +324,25 @@ func (t *writeErrTask) run() {
 // CloseWrite ends the stream to the peer after the pending output is sent. Bytes from
 // the peer are still received. Afterwards Write and a second CloseWrite return
 // net.ErrClosed. If the connection does not support half-close, such as net.Pipe,
-// CloseWrite returns an error that matches errors.ErrUnsupported.
+// CloseWrite returns an error that matches errors.ErrUnsupported. If CloseWrite is called
+// before the connection is up, OnEvent receives that error, after the output was sent.
 func (c *Conn) CloseWrite() error {
 	c.core.Lock()
 	defer c.core.Unlock()
+	if c.outputEnding() {
+		return net.ErrClosed
+	}
+	return c.endOutput()
+}
+
+// outputEnding reports whether CloseWrite or endOrClose was called. The caller holds the
+// lock.
+func (c *Conn) outputEnding() bool {
+	return c.core.OutputEnding() || c.facts.has(factEndAtUp)
+}
+
+// endOutput is CloseWrite for callers that hold the lock.
+func (c *Conn) endOutput() error {
 	if c.life >= lifeClosing || c.reasons.why() != nil || c.core.OutputEnding() || c.core.WriteError() != nil {
 		return net.ErrClosed
 	}
@@ -335,6 +351,19 @@ func (c *Conn) CloseWrite() error {
 	}
 	c.core.EndOutput()
 	return nil
+}
+
+// endOrClose is CloseWrite, or Close if the connection does not support half-close. That
+// is known only when the connection is up. Before then, the output ends after OnConnect.
+func (c *Conn) endOrClose() {
+	c.core.Lock()
+	defer c.core.Unlock()
+	switch {
+	case !c.facts.has(factAnnounced):
+		c.facts |= factEndAtUp
+	case errors.Is(c.endOutput(), errUnsupported):
+		c.closeLocked(closeFlush)
+	}
 }
 
 type closeWriter interface{ CloseWrite() error }

@@ -326,7 +326,7 @@ const (
 )
 
 // connFacts are flags: what has happened to a connection.
-type connFacts uint16
+type connFacts uint32
 
 const (
 	factUp          connFacts = 1 << iota // it was open
@@ -345,6 +345,7 @@ const (
 	factUnannounced                       // it was closed before that: no callback will run
 	factRest                              // a splitter put the unread bytes back, to be delivered
 	factPeerLeft                          // the peer ended its side while bytes were held for a reader
+	factEndAtUp                           // the output ends when the connection is up, see endOrClose
 )
 
 func (f connFacts) has(g connFacts) bool { return f&g != 0 }

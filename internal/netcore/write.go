@@ -462,14 +462,15 @@ func (c *Conn) produce() {
 		return
 	}
 	c.stream = streamEnded
-	c.shut = s == nil // set first: a reader that sees the effects checks shut
+	c.shut = s == nil                 // set first: a reader that sees the effects checks shut
+	closes := c.closing != notClosing // closing ends the stream in any case
 	var err error
 	c.Unlock()
 	if s != nil {
 		err = s.tls.CloseWrite() // queues close_notify
 	} else if cw, ok := c.nc.(closeWriter); ok {
 		cw.CloseWrite()
-	} else { // EndOutput was called before the connection was attached
+	} else if !closes { // EndOutput was called before the connection was attached
 		err = errors.ErrUnsupported
 	}
 	c.Lock()
