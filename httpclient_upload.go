@@ -172,12 +172,10 @@ func (u *httpUpload) seek() error {
 	if !ok || u.getBody != nil {
 		return nil
 	}
-	if u.before != nil { // the last upload may be in a Read, which cannot be interrupted
-		select {
-		case <-u.before.done:
-		case <-u.over:
-			return errOver
-		}
+	if u.before != nil {
+		// The last upload may be in Seek or Read, which cannot be interrupted. Wait also if
+		// this upload has ended meanwhile, because the next one waits only for this one.
+		<-u.before.done
 	}
 	offset, whence := int64(0), io.SeekCurrent
 	if u.again {
@@ -194,14 +192,21 @@ func (u *httpUpload) seek() error {
 	return nil
 }
 
-// closeSent closes the body after it was sent, unless it may be needed again.
+// closeSent closes the body after it was sent, unless it may be needed again: a body that
+// can seek, and a body of which nothing was read. The end of the request closes these.
 func (u *httpUpload) closeSent() {
 	b := u.body
+	if b.own {
+		return
+	}
 	if u.again && u.getBody != nil {
 		u.closeFetched()
 		return
 	}
-	if b.own || !b.from.seeks {
+	b.mu.Lock()
+	sent := !b.ended && b.from.begun && !b.from.seeks
+	b.mu.Unlock()
+	if sent {
 		u.call.closeBody()
 	}
 }

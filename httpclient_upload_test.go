@@ -142,6 +142,44 @@ func TestHTTPBodiesThatCanBeReadAgainAreSentAgain(t *testing.T) {
 	}
 }
 
+// The first two servers respond before the first upload has returned from Seek.
+func TestHTTPRedirectsThatOvertakeTheUploadKeepTheBody(t *testing.T) {
+	checkLeaks(t)
+	var conns atomic.Int32
+	returned := make(chan struct{})
+	peer, dial := newHTTPPipe(func(c net.Conn) {
+		n := conns.Add(1)
+		br := bufio.NewReader(c)
+		readHTTPHead(br)
+		if n <= 2 {
+			io.WriteString(c, "HTTP/1.1 307 Temporary Redirect\r\nLocation: /next\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+			io.Copy(io.Discard, br)
+			return
+		}
+		close(returned)
+		b := make([]byte, 4)
+		io.ReadFull(br, b)
+		fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n%s", b)
+	})
+	defer peer.stop()
+	r := newSeekReader("data")
+	seek := r.seek
+	var seeks atomic.Int32
+	r.seek = func(offset int64, whence int) (int64, error) {
+		if seeks.Add(1) == 1 {
+			<-returned
+		}
+		wantEqual(t, "closed before Seek", r.closed.Load(), 0)
+		return seek(offset, whence)
+	}
+	opts := &eventloop.HTTPOptions{BodyReader: r, ContentLength: 4, MaxRedirects: 5}
+	res, err := doHTTP(t, eventloop.HTTPClientConfig{Dial: dial}, "PUT", "http://h/", opts)
+	if err != nil || string(res.Body) != "data" {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	wantEqual(t, "closed", r.closed.Load(), 1)
+}
+
 func TestHTTPBodyThatWasNotReadIsSentToTheNextPlace(t *testing.T) {
 	checkLeaks(t)
 	url, bodies := hops(t, 2, 307, true)
