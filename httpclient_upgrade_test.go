@@ -24,6 +24,28 @@ const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUp
 
 var echoProtocol = eventloop.HTTPHeaders{{Name: "Upgrade", Value: "echo"}}
 
+// A server may respond before the client's Write has returned.
+func TestAnUpgradeWaitsForTheWriter(t *testing.T) {
+	checkLeaks(t)
+	server := newHTTPPeer(t, echoAfter(switching))
+	cfg := eventloop.HTTPClientConfig{Proxy: eventloop.NoProxy, Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		return slowWriteConn{c}, err
+	}}
+	opened := 0
+	runHTTPLoop(t, &eventloop.Config{HTTPClient: &cfg}, func(l *eventloop.Loop) {
+		l.HTTP().Upgrade(bg, "http://"+server.addr, echoProtocol, nil).Then(func(c *eventloop.Conn, err error) {
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			opened++
+			c.Close()
+		})
+	})
+	wantEqual(t, "opened", opened, 1)
+}
+
 // echoAfter answers a request with head, and then sends back what comes.
 func echoAfter(head string) func(c net.Conn) {
 	return func(c net.Conn) {

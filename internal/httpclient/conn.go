@@ -330,12 +330,15 @@ func (c *Conn) End(more bool) bool { return c.end(more, settleTime) }
 
 // EndTunnel is End for a request to a proxy, after which the connection is a tunnel. The
 // proxy has responded to the request, so a writer that has not reported its write yet only
-// waits for a processor. EndTunnel waits for the writer for up to an hour; Interrupt ends the
-// wait.
+// waits for a processor. EndTunnel waits for the writer for writerTime at most; Interrupt
+// ends the wait.
 func (c *Conn) EndTunnel(more bool) bool {
 	c.uses = 0 // the request to the proxy does not count
-	return c.end(more, time.Hour)
+	return c.end(more, writerTime)
 }
+
+// writerTime limits the wait for a writer that only has to report its write.
+const writerTime = time.Hour
 
 func (c *Conn) end(more bool, patience time.Duration) bool {
 	clean := more && len(c.window) == 0 && c.failed == nil && !c.core.HoldsInput()
@@ -362,7 +365,8 @@ func (c *Conn) limit(t time.Time) {
 }
 
 // Release ends a request, in place of End, and returns the underlying net.Conn and the unused
-// bytes that were read from it. If part of the request was not sent, or there was an error,
+// bytes that were read from it. Like EndTunnel, it waits for the writer, but not longer than
+// the deadline of the request. If part of the request was not sent, or there was an error,
 // Release returns nil, and the caller must still close c.
 func (c *Conn) Release() (nc net.Conn, rest []byte) {
 	rest = bytes.Clone(c.window)
@@ -370,7 +374,11 @@ func (c *Conn) Release() (nc net.Conn, rest []byte) {
 	c.release()
 	c.core.Lock()
 	if !c.writing {
-		c.settle(settleTime)
+		patience := writerTime
+		if !c.deadline.IsZero() {
+			patience = min(patience, time.Until(c.deadline))
+		}
+		c.settle(patience)
 	}
 	clean := !c.cut && !c.writing && c.werr == nil && c.core.Pending() == 0
 	c.stopped = true
@@ -387,7 +395,7 @@ func (c *Conn) Release() (nc net.Conn, rest []byte) {
 // must not be closed.
 func (c *Conn) Released() bool { return c.released }
 
-// settleTime bounds the time for which the end of a request waits for a writer that itself
+// settleTime limits the time for which the end of a request waits for a writer that itself
 // waits for the server: that writer may be about to continue.
 const settleTime = time.Millisecond
 
