@@ -100,7 +100,7 @@ func (cl *connLoop) caught() {
 
 // panicked reports a panic of foreign code that was called for c.
 func (c *Conn) panicked(op string, err error) {
-	c.loop.stray(func() { c.loopSide().fail(c.opError(op, err), closeReset) })
+	c.loop.postReport(func() { c.loopSide().fail(c.opError(op, err), closeReset) })
 }
 
 func (t *endTask) run() { (*connLoop)(t).deliverEnd() }

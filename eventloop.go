@@ -122,7 +122,7 @@ type Loop struct {
 	handles  handleList
 	exits    []func()
 	failures map[*unhandled]struct{}
-	strays   []func() // see stray
+	reports  []func() // see postReport
 	calls    map[*foreignCall]struct{}
 	down     shutdown
 

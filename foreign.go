@@ -81,7 +81,7 @@ func (l *Loop) closeWith(nc net.Conn, reset bool) {
 			return nc.Close()
 		})
 		if isUncaught(err) {
-			l.strayEvent(err)
+			l.reportUnowned(err)
 		}
 	})
 }

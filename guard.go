@@ -58,25 +58,25 @@ func uncaught(v any) error {
 // aside.
 func isUncaught(err error) bool { return isPanic(err) || errors.Is(err, errGoexit) }
 
-// stray arranges for f to be called on the loop, to report a panic that the caller cannot
-// report in another way. It may be called on any goroutine until the last goroutine of the
+// postReport arranges for f to be called on the loop, to report a panic that the caller
+// cannot report in another way. It may be called on any goroutine until the last goroutine of the
 // loop has ended. Unlike with Post, f is also called if the loop ends by force.
-func (l *Loop) stray(f func()) {
+func (l *Loop) postReport(f func()) {
 	l.mu.Lock()
-	l.strays = append(l.strays, f)
+	l.reports = append(l.reports, f)
 	l.mu.Unlock()
-	l.Post(l.runStrays) // Post refuses or drops it at the end; then closeAll calls runStrays
+	l.Post(l.runReports) // Post refuses or drops it at the end; then closeAll calls runReports
 }
 
-func (l *Loop) runStrays() {
+func (l *Loop) runReports() {
 	for {
 		l.mu.Lock()
-		if len(l.strays) == 0 {
+		if len(l.reports) == 0 {
 			l.mu.Unlock()
 			return
 		}
-		f := l.strays[0] // one at a time: it may call Goexit
-		l.strays = l.strays[1:]
+		f := l.reports[0] // one at a time: it may call Goexit
+		l.reports = l.reports[1:]
 		l.mu.Unlock()
 		f()
 	}
@@ -87,14 +87,14 @@ func (l *Loop) runStrays() {
 // has ended reports nothing. In both cases foreign reports the error itself.
 func (l *Loop) foreign(err error) error {
 	if isPanic(err) && !l.cfg.CatchPanics || isUncaught(err) && l.ended.Load() {
-		l.strayEvent(err)
+		l.reportUnowned(err)
 	}
 	return err
 }
 
-// strayEvent is stray for an error that belongs to no operation.
-func (l *Loop) strayEvent(err error) {
-	l.stray(func() { l.tookPanic(err, true) })
+// reportUnowned is postReport for an error that belongs to no operation.
+func (l *Loop) reportUnowned(err error) {
+	l.postReport(func() { l.tookPanic(err, true) })
 }
 
 // tookPanic reports err, the error of an operation, if the operation must not report it
@@ -387,7 +387,7 @@ func (l *Loop) dialedLate(nc net.Conn, err error) {
 		l.closeAside(nc)
 	}
 	if isUncaught(err) {
-		l.strayEvent(err)
+		l.reportUnowned(err)
 	}
 }
 
@@ -419,7 +419,7 @@ func (l *Loop) connPanicked(op string, err error) {
 	if op == OpRead || op == OpWrite {
 		l.foreign(err)
 	} else {
-		l.strayEvent(err)
+		l.reportUnowned(err)
 	}
 }
 

@@ -423,7 +423,7 @@ type HTTPResponse struct {
 	// and password.
 	URL        string
 	Redirects  int  // the number of redirects that were followed
-	Reused     bool // the connection had carried a request before
+	Reused     bool // the connection has served an earlier request
 	RemoteAddr net.Addr
 	TLS        *tls.ConnectionState // nil without TLS
 	Timing     HTTPTiming

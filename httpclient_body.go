@@ -150,8 +150,8 @@ func (u *httpUpload) send() {
 }
 
 // fail ends the request, unless the upload has been ended. In that case the response has
-// arrived, the reader was closed because of it, and the connection may carry the next
-// request already.
+// arrived, the reader was closed because of it, and the connection may already serve the next
+// request.
 func (u *httpUpload) fail(err error) {
 	u.body.mu.Lock()
 	defer u.body.mu.Unlock()

@@ -550,7 +550,7 @@ func TestHTTPClientExpectContinue(t *testing.T) {
 	}
 }
 
-// newHTTPProxy is a proxy that carries everything to one server, and notes heads.
+// newHTTPProxy starts a proxy that forwards everything to one server and records the heads.
 func newHTTPProxy(t *testing.T, server string, connect string) (p *httpPeer, heads func() []string) {
 	var mu sync.Mutex
 	var all []string

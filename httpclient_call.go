@@ -19,7 +19,7 @@ import (
 )
 
 // An httpCall is one request, including its redirects, from Do to its result. It has no
-// goroutine of its own: the goroutine of the connection that carries it does the work, see
+// goroutine of its own: the goroutine of its connection does the work, see
 // httpSlot. While the request waits for a connection, it is in a queue of the pool. A second
 // goroutine sends a body that is long or comes from a reader, while the connection's
 // goroutine waits for the response.
@@ -37,7 +37,7 @@ type httpCall struct {
 	at     uintptr     // the caller's program counter
 	body   *bodyCloser // nil if there is nothing to close
 
-	// Owned by the goroutine that carries the request. Redirects change them.
+	// Owned by the goroutine that sends the request. Redirects change them.
 	method    string
 	url       string
 	target    *httpTarget
@@ -59,7 +59,7 @@ type httpCall struct {
 
 	mu     sync.Mutex       // guards the following
 	cause  error            // the first reason why the request must end early
-	conn   *httpclient.Conn // the connection that carries the request
+	conn   *httpclient.Conn // the connection of the request
 	waits  context.Context  // ends with the request; created when first needed
 	cancel func()           // cancels waits
 }
@@ -248,7 +248,7 @@ func (c *httpCall) finishAside(err error) {
 }
 
 // interrupt ends all waits of the request. If conn is not nil, it does so only while conn
-// carries the request.
+// serves the request.
 func (c *httpCall) interrupt(conn *httpclient.Conn, cause error) {
 	c.mu.Lock()
 	if conn != nil && c.conn != conn {
@@ -338,7 +338,7 @@ func (c *httpCall) finish(res *HTTPResponse, err error) {
 	}
 	if err != nil {
 		if isUncaught(err) && c.loop.ended.Load() {
-			c.loop.strayEvent(err) // the future no longer reports it
+			c.loop.reportUnowned(err) // the future no longer reports it
 		}
 		err = c.failure(err)
 		res = nil
@@ -360,7 +360,7 @@ func (c *httpCall) afterClose(res *HTTPResponse, err error) (*HTTPResponse, erro
 	}
 	switch pe := c.body.panicked(); {
 	case c.loop.ended.Load():
-		c.loop.strayEvent(pe) // the future no longer reports it
+		c.loop.reportUnowned(pe) // the future no longer reports it
 		return res, err
 	case err == nil:
 		return nil, c.opError(pe)
@@ -493,7 +493,7 @@ func (c *httpCall) bodyPanicked() bool { return c.body != nil && c.body.panicked
 func (c *httpCall) closeUnused() {
 	c.closeBody()
 	if pe := c.body.panicked(); pe != nil {
-		c.client.loop.strayEvent(pe)
+		c.client.loop.reportUnowned(pe)
 	}
 }
 

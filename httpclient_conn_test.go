@@ -310,8 +310,8 @@ type exitingBody struct{ io.Reader }
 
 func (exitingBody) Close() error { runtime.Goexit(); return nil }
 
-// Foreign code that ends the goroutine of a connection costs that connection, and the
-// request on it, at most: the next ones are carried, through the only slot there is.
+// Foreign code that ends the goroutine of a connection loses at most that connection and its
+// request. The next requests are served, through the only slot there is.
 func TestHTTPGoexitBetweenRequestsLeavesTheSlotOfTheConnection(t *testing.T) {
 	for name, c := range map[string]struct {
 		dial func(ctx context.Context, network, address string) (net.Conn, error)

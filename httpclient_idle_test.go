@@ -15,9 +15,9 @@ import (
 	"github.com/onloop/eventloop/internal/netcore"
 )
 
-// Connections that a client keeps are parked, carry further requests, whatever these
-// are and whatever becomes of them, and go as soon as the server ends them.
-func TestKeptConnectionsOfAnHTTPClientAreParked(t *testing.T) {
+// Idle connections of a client are parked, serve further requests of any kind and with any
+// outcome, and are closed as soon as the server ends them.
+func TestIdleConnectionsOfAnHTTPClientAreParked(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	hasten(t)
 	const n = 20

@@ -50,7 +50,7 @@ func (c *httpCall) submitTo(err error) {
 	case err != nil:
 		c.finishAside(err)
 	case transport != nil:
-		l.goForeign(fmt.Sprintf("RoundTrip of %T", transport), c.carry)
+		l.goForeign(fmt.Sprintf("RoundTrip of %T", transport), c.sendWithTransport)
 	default:
 		c.getConn()
 	}
@@ -109,7 +109,7 @@ func (c *httpCall) getConn() {
 	}
 }
 
-// An httpSlot is a slot of the pool, with a goroutine. The goroutine dials, carries requests
+// An httpSlot is a slot of the pool, with a goroutine. The goroutine dials, serves requests
 // on the connection, waits for the next request while the connection is idle, and closes
 // it. A parked connection has no goroutine.
 type httpSlot struct {
@@ -158,7 +158,7 @@ func (s *httpSlot) recover() {
 	s.serve()
 }
 
-// step dials, carries a request, or waits for the next one. It returns false if the
+// step dials, serves a request, or waits for the next one. It returns false if the
 // connection is parked. Then the caller must not touch s.
 func (s *httpSlot) step() bool {
 	pool := s.client.pool
@@ -252,7 +252,7 @@ func (c *httpCall) conclude(end *requestEnd) {
 	}
 }
 
-// exchange carries the request on conn, and stores the outcome in end.
+// exchange sends the request on conn, receives the response, and stores the outcome in end.
 func (c *httpCall) exchange(conn *httpclient.Conn, end *requestEnd) {
 	resp := conn.Response()
 	queued := conn.Begin(c.deadline, c.client.cfg.InactivityTimeout)

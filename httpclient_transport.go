@@ -62,8 +62,8 @@ func (c *httpCall) checkTransport() error {
 	return nil
 }
 
-// carry sends the request with the Transport. It runs on its own goroutine.
-func (c *httpCall) carry() {
+// sendWithTransport sends the request with the Transport. It runs on its own goroutine.
+func (c *httpCall) sendWithTransport() {
 	l := c.client.loop
 	l.worksFor(&c.handle)
 	end := requestEnd{err: errGoexit} // unless the transport returns
@@ -99,7 +99,7 @@ func (c *httpCall) sendAndReceive(end *requestEnd) error {
 	case res == nil:
 		return errNothing
 	case c.trip != nil:
-		return c.trip.carried(res)
+		return c.trip.received(res)
 	}
 	defer res.Body.Close()
 	conn, err := httpclient.FromReader(headOf(res), c.method, &boundBody{c.waitContext(), res.Body})
@@ -119,7 +119,7 @@ func (c *httpCall) sendAndReceive(end *requestEnd) error {
 }
 
 // netRequest returns the request as an http.Request, and its bodies.
-func (c *httpCall) netRequest() (*http.Request, *carriedBodies, error) {
+func (c *httpCall) netRequest() (*http.Request, *transportBodies, error) {
 	req := &http.Request{}
 	if c.trip != nil {
 		*req = *c.trip.req
@@ -128,7 +128,7 @@ func (c *httpCall) netRequest() (*http.Request, *carriedBodies, error) {
 	}
 	req = req.WithContext(c.waitContext())
 	req.Body, req.GetBody, req.ContentLength = nil, nil, 0
-	s := &carriedBodies{call: c, opts: *c.opts}
+	s := &transportBodies{call: c, opts: *c.opts}
 	if s.opts.BodyReader == nil && len(s.opts.Body) == 0 && c.length >= 0 {
 		return req, s, nil
 	}
@@ -165,28 +165,28 @@ func (c *httpCall) fillRequest(req *http.Request) {
 	}
 }
 
-// carriedBodies are the bodies of a request that a Transport sends: the Body of the
+// transportBodies are the bodies of a request that a Transport sends: the Body of the
 // http.Request, and those that the transport gets from GetBody.
-type carriedBodies struct {
+type transportBodies struct {
 	call    *httpCall
 	opts    HTTPOptions // of the request at the call of RoundTrip
 	trailer http.Header // of the http.Request, filled at the end of a body; or nil
 
 	mu    sync.Mutex // guards the fields below, and trailer
-	all   []*carriedBody
+	all   []*transportBody
 	ended bool
 }
 
-// A carriedBody is a body that a transport reads. The transport may call Close from any
+// A transportBody is a body that a transport reads. The transport may call Close from any
 // goroutine, or not at all.
-type carriedBody struct {
+type transportBody struct {
 	uploadBody
-	of *carriedBodies
+	of *transportBodies
 }
 
 // open returns the body, from its beginning. If again is set, the body was opened before.
-func (s *carriedBodies) open(again bool) (io.ReadCloser, error) {
-	b := &carriedBody{of: s}
+func (s *transportBodies) open(again bool) (io.ReadCloser, error) {
+	b := &transportBody{of: s}
 	switch {
 	case s.opts.BodyReader == nil:
 		b.src, b.own = bytes.NewReader(s.opts.Body), true
@@ -210,10 +210,10 @@ func (s *carriedBodies) open(again bool) (io.ReadCloser, error) {
 }
 
 // getBody is GetBody of the http.Request.
-func (s *carriedBodies) getBody() (io.ReadCloser, error) { return s.open(true) }
+func (s *transportBodies) getBody() (io.ReadCloser, error) { return s.open(true) }
 
 // end ends all bodies.
-func (s *carriedBodies) end() {
+func (s *transportBodies) end() {
 	s.mu.Lock()
 	s.ended = true
 	all := s.all
@@ -225,7 +225,7 @@ func (s *carriedBodies) end() {
 
 // fillTrailer sets the names in the trailer of the http.Request, and if values is set,
 // their values.
-func (s *carriedBodies) fillTrailer(values bool) {
+func (s *transportBodies) fillTrailer(values bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, f := range s.opts.Trailers {
@@ -239,7 +239,7 @@ func (s *carriedBodies) fillTrailer(values bool) {
 }
 
 // Read implements io.Reader.
-func (b *carriedBody) Read(p []byte) (int, error) {
+func (b *transportBody) Read(p []byte) (int, error) {
 	n, err := b.uploadBody.Read(p)
 	if err == io.EOF && b.of.trailer != nil {
 		b.of.fillTrailer(true)
@@ -248,7 +248,7 @@ func (b *carriedBody) Read(p []byte) (int, error) {
 }
 
 // Close implements io.Closer.
-func (b *carriedBody) Close() error {
+func (b *transportBody) Close() error {
 	switch {
 	case b.own:
 	case b.fetched != nil:
@@ -261,7 +261,7 @@ func (b *carriedBody) Close() error {
 
 // end ends the body. It closes a reader from GetBody, and reports a panic in that Close.
 // BodyReader is closed with the request.
-func (b *carriedBody) end() {
+func (b *transportBody) end() {
 	b.uploadBody.end()
 	f := b.fetched
 	if f == nil {
@@ -269,7 +269,7 @@ func (b *carriedBody) end() {
 	}
 	f.close(b.of.call)
 	if f.panicked() != nil {
-		b.of.call.client.loop.strayEvent(f.panicked())
+		b.of.call.client.loop.reportUnowned(f.panicked())
 	}
 }
 
@@ -305,8 +305,8 @@ func (b *boundBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// carried receives the response from a transport for a RoundTripper.
-func (t *httpTrip) carried(res *http.Response) error {
+// received takes the response from a transport for a RoundTripper.
+func (t *httpTrip) received(res *http.Response) error {
 	own := *res
 	own.Request = t.req
 	if res.StatusCode == http.StatusSwitchingProtocols {

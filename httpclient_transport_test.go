@@ -54,7 +54,7 @@ func doOver(t testing.TB, transport http.RoundTripper, method, url string, opts 
 	return res, err
 }
 
-func TestATransportCarriesTheRequestsOfTheClient(t *testing.T) {
+func TestATransportSendsTheRequestsOfTheClient(t *testing.T) {
 	transport := doubled(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Add("X", "1")
 		w.Header().Add("X", "2")

@@ -222,7 +222,7 @@ func (u *httpUpload) closeFetched() {
 	}
 	f.close(u.call)
 	if f.panicked() != nil {
-		u.call.client.loop.strayEvent(f.panicked())
+		u.call.client.loop.reportUnowned(f.panicked())
 	}
 }
 

@@ -494,7 +494,7 @@ func (t *httpServerGoneTask) run() {
 
 // panicked reports a panic of a foreign listener outside Accept.
 func (s *HTTPServer) panicked(op string, err error) {
-	s.loop.stray(func() { httpAcceptErrTask{s, &OpError{Op: op, Err: err}}.run() })
+	s.loop.postReport(func() { httpAcceptErrTask{s, &OpError{Op: op, Err: err}}.run() })
 }
 
 func (t httpAcceptErrTask) run() {

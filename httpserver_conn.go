@@ -177,7 +177,7 @@ func (c *httpConn) report(op string, err error) {
 // panicked reports a panic of foreign code that was called for c.
 func (c *httpConn) panicked(op string, err error) {
 	err = c.opError(op, err)
-	c.s.loop.stray(func() {
+	c.s.loop.postReport(func() {
 		if !c.s.loop.knowsPanic(err) {
 			c.s.event(err)
 		}

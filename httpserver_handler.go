@@ -186,7 +186,7 @@ func (s *servedResponse) abort(v any) {
 	case v != nil:
 		err = newPanicError(v)
 	}
-	r.loop.stray(func() { r.via.deliverEvent(r.opError(err)) })
+	r.loop.postReport(func() { r.via.deliverEvent(r.opError(err)) })
 }
 
 func (s *servedResponse) isHijacked() bool {

@@ -183,7 +183,7 @@ func (r *Reader) close() {
 	r.once.Do(func() {
 		if c, ok := r.src.(io.Closer); ok {
 			if err := aside(c.Close); isUncaught(err) {
-				r.loop.strayEvent(err)
+				r.loop.reportUnowned(err)
 			}
 		}
 	})

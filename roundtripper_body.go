@@ -335,7 +335,7 @@ func (t *httpTrip) unwatch() {
 
 // end ends the request with err, and reports pe, a panic in Close of the request's body. If
 // RoundTrip returns an error, pe is joined to it. Otherwise pe is an event of the loop: the
-// response cannot carry it, because its body may be empty, or closed before its end.
+// response cannot report it, because its body may be empty, or closed before its end.
 // Apart from that, end has no effect on the loop.
 func (t *httpTrip) end(err error, pe *PanicError) {
 	c := &t.call
@@ -343,7 +343,7 @@ func (t *httpTrip) end(err error, pe *PanicError) {
 	defer t.mu.Unlock()
 	if pe != nil {
 		if t.over || t.closed || t.res != nil || err == ErrLoopClosed {
-			c.client.loop.strayEvent(pe)
+			c.client.loop.reportUnowned(pe)
 		} else {
 			err = errors.Join(err, c.opError(pe))
 		}

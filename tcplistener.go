@@ -285,7 +285,7 @@ func setTCPOptions(nc net.Conn, cfg *ConnConfig) {
 
 // panicked reports a panic of a foreign listener outside Accept.
 func (ln *Listener) panicked(op string, err error) {
-	ln.loop.stray(func() { acceptErrTask{ln, &OpError{Op: op, Err: err, Listener: ln}}.run() })
+	ln.loop.postReport(func() { acceptErrTask{ln, &OpError{Op: op, Err: err, Listener: ln}}.run() })
 }
 
 // acceptFailed reports a failure to accept.

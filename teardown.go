@@ -88,7 +88,7 @@ func (l *Loop) closeAll() {
 	l.timer.Stop()
 	l.passer.Close()
 	finished = true
-	l.runStrays()
+	l.runReports()
 	l.flushUnhandled()
 }
 

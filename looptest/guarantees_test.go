@@ -272,8 +272,8 @@ func TestGuarantee2NoCallRunsUserCode(t *testing.T) {
 
 // Dials that fail in every way, at the same instants.
 func TestGuarantee3EveryFailureIsReportedOnce(t *testing.T) {
-	stray := 0
-	cfg := &eventloop.Config{EventHandler: func(error) { stray++ }}
+	loopEvents := 0
+	cfg := &eventloop.Config{EventHandler: func(error) { loopEvents++ }}
 	looptest.Seeds(t, orders, func(t *testing.T, l *eventloop.Loop) error {
 		n := looptest.NewNet(t)
 		n.Latency(0, 2*time.Millisecond)
@@ -286,7 +286,7 @@ func TestGuarantee3EveryFailureIsReportedOnce(t *testing.T) {
 		n.Cut("client", "far")
 		ctx, cancel := context.WithCancel(t.Context())
 		l.AfterFunc(time.Second, cancel)
-		stray = 0
+		loopEvents = 0
 		for _, address := range []string{"rude:1", "closed:1", "far:1", "far:1"} {
 			events, closes := 0, 0
 			dialing := t.Context()
@@ -314,8 +314,8 @@ func TestGuarantee3EveryFailureIsReportedOnce(t *testing.T) {
 				t.Error("a dial without an address succeeds")
 			}
 			l.OnExit(func() {
-				if events != 1 || closes != 1 || stray != 0 {
-					t.Errorf("%s: %d events, %d calls of OnClose, %d stray events", address, events, closes, stray)
+				if events != 1 || closes != 1 || loopEvents != 0 {
+					t.Errorf("%s: %d events, %d calls of OnClose, %d events of the loop", address, events, closes, loopEvents)
 				}
 			})
 		}

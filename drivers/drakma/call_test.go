@@ -477,8 +477,8 @@ func TestAnIdleClientHoldsNothing(t *testing.T) {
 	})
 }
 
-// A Transport carries the attempts, of which the head is judged as well.
-func TestATransportCarriesTheAttempts(t *testing.T) {
+// A Transport sends the attempts. The heads of their responses are checked as well.
+func TestATransportSendsTheAttempts(t *testing.T) {
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/redirect":

@@ -20,8 +20,8 @@ import (
 	"github.com/onloop/eventloop/looptest"
 )
 
-// The faults of a server. In each, every future settles, with an error that says the
-// truth; the client carries on when the server is back; and nothing is left.
+// The faults of a server. After each of them, every future settles, with an error that
+// describes the fault. The client continues when the server is back, and nothing is left.
 
 // A load keeps commands outstanding and checks how they end: a reply has to be that of
 // its command.

@@ -24,7 +24,7 @@ import (
 const seeds = 100
 
 // law runs f with a client of a fake server, in many orders of events. The network
-// splits what it carries.
+// splits what it forwards.
 func law(t *testing.T, server func() *fake, o redis.Options, f func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake)) {
 	t.Helper()
 	looptest.Seeds(t, seeds, func(t *testing.T, l *eventloop.Loop) error {

@@ -1,4 +1,4 @@
-// Package httpclient carries HTTP/1.1 requests over connections. It contains the client's
+// Package httpclient sends HTTP/1.1 requests over connections. It contains the client's
 // side of a connection, and a pool of idle connections. It does not depend on the loop.
 //
 // A connection has one goroutine, from dialing until it is closed. The goroutine reads each
@@ -53,7 +53,7 @@ type Request interface {
 type connState uint8
 
 const (
-	connBusy   connState = iota // carries a request, or is about to
+	connBusy   connState = iota // serves a request, or is about to
 	connIdle                    // in the pool
 	connRetire                  // removed from the pool; its goroutine must close it
 )
@@ -424,7 +424,7 @@ func (c *Conn) Renew() {
 }
 
 // Hold suspends the silence timeout if held is true, and restarts it otherwise. Any goroutine
-// may call Hold, but only while c carries the request.
+// may call Hold, but only while c serves the request.
 func (c *Conn) Hold(held bool) {
 	c.core.Lock()
 	defer c.core.Unlock()
@@ -443,7 +443,7 @@ func (c *Conn) Upgrade() {
 }
 
 // CloseWrite ends the stream to the server when all output is sent. Any goroutine may call
-// CloseWrite, but only while c carries the request.
+// CloseWrite, but only while c serves the request.
 func (c *Conn) CloseWrite() {
 	c.core.Lock()
 	defer c.core.Unlock()
