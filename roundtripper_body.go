@@ -64,7 +64,7 @@ func (w *tripWaiters) wait(t *Task) error {
 		w.Cond.Wait()
 		return nil
 	}
-	seq, err := t.park()
+	seq, err := t.beginSuspend()
 	if err != nil {
 		return err
 	}

@@ -359,7 +359,7 @@ func (s *stream) wait(t *Task, w *waiter, d *deadline, op string) error {
 	if d.passed() {
 		return s.c.opError(op, os.ErrDeadlineExceeded)
 	}
-	seq, err := t.park()
+	seq, err := t.beginSuspend()
 	if err != nil {
 		return err
 	}

@@ -30,13 +30,13 @@ import (
 // the iterator is the task's own.
 type Task struct {
 	handle
-	f      func(t *Task) error
-	origin origin
-	outer  context.Context  // of Go; its end ends the waits of the task
-	result Future[struct{}] // embedded to save an allocation
-	self   atomic.Uintptr   // goid.ID of the coroutine while it runs the task, else 0
-	parked atomic.Uint64    // number of the suspension that waits for wake, or 0
-	cause  error            // the result of that suspension; set by the goroutine that set parked to 0
+	f         func(t *Task) error
+	origin    origin
+	outer     context.Context  // of Go; its end ends the waits of the task
+	result    Future[struct{}] // embedded to save an allocation
+	self      atomic.Uintptr   // goid.ID of the coroutine while it runs the task, else 0
+	suspended atomic.Uint64    // number of the suspension that waits for wake, or 0
+	cause     error            // the result of that suspension; set by the goroutine that set suspended to 0
 
 	ctxMu  sync.Mutex // guards the following
 	ctx    context.Context
@@ -265,7 +265,7 @@ func (t *Task) Sleep(d time.Duration) error {
 	if err := t.enter(); err != nil {
 		return err
 	}
-	if _, err := t.park(); err != nil {
+	if _, err := t.beginSuspend(); err != nil {
 		return err
 	}
 	timer := t.co.armTimer(d)
@@ -337,7 +337,7 @@ func (f *Future[T]) suspend(t *Task, d time.Duration) error {
 	if d == 0 {
 		return cmp.Or(t.ended(), awaitTimeout())
 	}
-	if _, err := t.park(); err != nil {
+	if _, err := t.beginSuspend(); err != nil {
 		return err
 	}
 	f.observers.add(&t.co.await)
@@ -361,7 +361,7 @@ func (f *Future[T]) awaitAnyway(t *Task) (T, error) {
 	defer f.mu.Unlock()
 	f.markHandled()
 	for f.state == futurePending {
-		if _, err := t.parkAnyway(); err != nil {
+		if _, err := t.beginSuspendAnyway(); err != nil {
 			return *new(T), err
 		}
 		f.observers.add(&t.co.await)
@@ -451,30 +451,31 @@ func (t *Task) pass() error {
 	return t.suspend()
 }
 
-// park begins a suspension: from now on, wake with seq ends it. If the task may no longer
-// wait, park returns the reason.
-func (t *Task) park() (seq uint64, err error) {
+// beginSuspend begins a suspension: from now on, wake with seq ends it. If the task may no
+// longer wait, beginSuspend returns the reason.
+func (t *Task) beginSuspend() (seq uint64, err error) {
 	if err := t.ended(); err != nil {
 		return 0, err
 	}
 	if t.unhook == nil && t.outer.Done() != nil {
 		t.unhook = context.AfterFunc(t.outer, t.canceled)
 	}
-	seq, _ = t.parkAnyway()
+	seq, _ = t.beginSuspendAnyway()
 	if t.outer.Err() != nil && t.claim(seq) {
 		return 0, t.canceledBy()
 	}
 	return seq, nil // if canceled was faster, the suspension ends at once, with the cause
 }
 
-// parkAnyway is park for a suspension that an ended context does not prevent.
-func (t *Task) parkAnyway() (seq uint64, err error) {
+// beginSuspendAnyway is beginSuspend for a suspension that an ended context does not
+// prevent.
+func (t *Task) beginSuspendAnyway() (seq uint64, err error) {
 	if t.unwound {
 		return 0, ErrLoopClosed
 	}
 	t.seq++
 	t.cause = nil
-	t.parked.Store(t.seq)
+	t.suspended.Store(t.seq)
 	return t.seq, nil
 }
 
@@ -508,13 +509,13 @@ func (t *Task) wakeNow(seq uint64) {
 // claim reports whether the caller has to wake the task from the suspension seq. Only one
 // caller does.
 func (t *Task) claim(seq uint64) bool {
-	return seq != 0 && t.parked.CompareAndSwap(seq, 0)
+	return seq != 0 && t.suspended.CompareAndSwap(seq, 0)
 }
 
 // canceled is called when outer ends.
 func (t *Task) canceled() {
 	cause := t.canceledBy()
-	if seq := t.parked.Load(); seq != 0 {
+	if seq := t.suspended.Load(); seq != 0 {
 		t.wake(seq, cause)
 	}
 }
@@ -606,7 +607,7 @@ func (g *TaskGroup) enter() {
 	g.queue = append(g.queue, w)
 	for !w.entered {
 		var err error
-		if w.seq, err = t.parkAnyway(); err != nil {
+		if w.seq, err = t.beginSuspendAnyway(); err != nil {
 			g.running++ // the loop has ended, so f will not run
 			return
 		}
@@ -669,7 +670,7 @@ func (g *TaskGroup) Wait() error {
 		return err
 	}
 	for g.running > 0 {
-		seq, err := t.parkAnyway()
+		seq, err := t.beginSuspendAnyway()
 		if err != nil {
 			return err
 		}
