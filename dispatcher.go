@@ -38,13 +38,13 @@ func (l *Loop) wake() {
 	case l.tasks <- wakeTask{}:
 	default:
 	}
-	l.unpark()
+	l.wakeRead()
 }
 
 // send sends t to the dispatcher. It waits while the channel is full. After the end of
 // the loop, when foreign code returns late, t is dropped.
 func (l *Loop) send(t task) {
-	defer l.unpark()
+	defer l.wakeRead()
 	select {
 	case l.tasks <- t:
 		return
@@ -61,7 +61,7 @@ func (l *Loop) send(t task) {
 func (l *Loop) hand(t task) {
 	select {
 	case l.tasks <- t:
-		l.unpark()
+		l.wakeRead()
 		return
 	default:
 	}
@@ -128,8 +128,8 @@ func (l *Loop) dispatch() {
 // Post can come between them.
 func (l *Loop) prepare() bool {
 	now := l.now()
-	if !l.parking.offered {
-		l.parking.end()
+	if !l.borrowed.offered {
+		l.borrowed.end()
 	}
 	l.lockSoon()
 	defer l.mu.Unlock()
@@ -144,7 +144,7 @@ func (l *Loop) prepare() bool {
 		}
 		if posted || l.first != nil || len(l.due) > 0 || len(l.tasks) > 0 {
 			l.turns++
-			l.parking.postpone()
+			l.borrowed.postpone()
 			return true
 		}
 		if l.pace.beforeSleep() {
@@ -197,10 +197,10 @@ func (l *Loop) sleep(now time.Duration) time.Duration {
 	l.busy += now - l.woke
 	when, timed := l.timers.Min()
 	l.mu.Unlock()
-	parked := l.parking.offered
+	inRead := l.borrowed.offered
 	switch {
-	case parked:
-		l.park(when)
+	case inRead:
+		l.readBorrowed(when)
 	case !timed:
 		l.first = <-l.tasks
 	default:
@@ -214,7 +214,7 @@ func (l *Loop) sleep(now time.Duration) time.Duration {
 			l.alarm = -1
 		}
 	}
-	yielded := l.pace.afterWake(l.first != nil && !parked)
+	yielded := l.pace.afterWake(l.first != nil && !inRead)
 	if yielded {
 		runtime.Gosched()
 	}

@@ -145,7 +145,7 @@ type Loop struct {
 	alarm      int64       // when timer fires; -1 if it is not set
 	watch      *slowWatch  // nil unless Config.SlowCallback is set
 	pace       pacer
-	parking    parking
+	borrowed   borrowedRead
 	reading    writers.Job // the connection whose data a callback is handling, or nil
 	passer     pollpass.Passer
 	turned     time.Duration // when the last turn began; written with mu held
@@ -366,7 +366,7 @@ func (l *Loop) postCallback(c funcqueue.Callback, what any) error {
 }
 
 // lockSoon locks l.mu. The lock is held for about ten nanoseconds at a time. So when many
-// goroutines post, a few more attempts are worthwhile before the goroutine is parked. Lock
+// goroutines post, a few more attempts are worthwhile before the goroutine sleeps. Lock
 // itself makes them only on a processor that has nothing else to run. (With 32 senders, a
 // Post takes half the time; measured.)
 func (l *Loop) lockSoon() {

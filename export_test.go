@@ -21,12 +21,12 @@ const (
 	HTTPConnSize = unsafe.Sizeof(httpConn{})
 )
 
-// Parked reports whether the dispatcher of l waits in a connection.
-func Parked(l *Loop) bool { return l.parking.in.Load() != nil }
+// InBorrowedRead reports whether the dispatcher of l waits in a connection.
+func InBorrowedRead(l *Loop) bool { return l.borrowed.in.Load() != nil }
 
-// ParkAgain is how many turns in a row must have been input of one connection after
+// BorrowAgain is how many turns in a row must have been input of one connection after
 // the dispatcher waited there without input.
-const ParkAgain = parkAgain
+const BorrowAgain = borrowAgain
 
 // IsSpare reports whether an end by force would cut nothing of s off.
 func IsSpare(s *HTTPServer) bool { return s.isSpare() }

@@ -50,7 +50,7 @@ func (l *Loop) closeAll() {
 		}
 	}
 	l.mu.Unlock()
-	l.parking.end()
+	l.borrowed.end()
 	l.writers.EndTurn(false)
 	for _, o := range owners {
 		o.terminate()

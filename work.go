@@ -391,7 +391,7 @@ func (j *job) gone() {
 	}
 	select {
 	case l.tasks <- (*workGoneTask)(j):
-		l.unpark()
+		l.wakeRead()
 	case <-l.done:
 	}
 }

@@ -71,19 +71,19 @@ func (p *lone) echo() {
 	}
 }
 
-// park has the dispatcher wait in the connection.
-func (p *lone) park() {
+// borrow makes the dispatcher wait in the connection.
+func (p *lone) borrow() {
 	p.t.Helper()
-	for range 3 * eventloop.ParkAgain {
+	for range 3 * eventloop.BorrowAgain {
 		p.echo()
 		for range 100 { // it goes to sleep meanwhile
-			if eventloop.Parked(p.loop) {
+			if eventloop.InBorrowedRead(p.loop) {
 				return
 			}
 			runtime.Gosched()
 		}
 	}
-	if !eventually(func() bool { p.echo(); return eventloop.Parked(p.loop) }) {
+	if !eventually(func() bool { p.echo(); return eventloop.InBorrowedRead(p.loop) }) {
 		p.t.Fatal("the dispatcher does not wait in the connection")
 	}
 }
@@ -150,7 +150,7 @@ func TestWhateverComesEndsTheWaitInAConnection(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newLone(t, &eventloop.ConnConfig{ReadTimeout: time.Hour})
 			for range 3 {
-				p.park()
+				p.borrow()
 				done := make(chan struct{})
 				disturb(p, func() { close(done) })
 				<-done
@@ -183,7 +183,7 @@ func TestAConnectionThatTheDispatcherWaitsInEndsLikeAnyOther(t *testing.T) {
 				timeout = time.Second // longer than an echo takes on a loaded machine
 			}
 			p := newLone(t, &eventloop.ConnConfig{ReadTimeout: timeout})
-			p.park()
+			p.borrow()
 			test.end(p)
 			<-p.closed
 			wantEqual(t, "Run", p.end(), nil)
@@ -200,7 +200,7 @@ func TestAConnectionThatTheDispatcherWaitsInEndsLikeAnyOther(t *testing.T) {
 
 func TestAConnectionThatTheDispatcherWaitsInIsDetachedWithAllItsBytes(t *testing.T) {
 	p := newLone(t, &eventloop.ConnConfig{})
-	p.park()
+	p.borrow()
 	nc, err := p.conn.Detach().Wait(bg)
 	if err != nil {
 		t.Fatal(err)
@@ -217,7 +217,7 @@ func TestAConnectionThatTheDispatcherWaitsInIsDetachedWithAllItsBytes(t *testing
 func TestAConnectionThatTheDispatcherWaitsInCanBeginTLS(t *testing.T) {
 	server, client := serverConf, clientConf
 	p := newLone(t, &eventloop.ConnConfig{TLSServer: true})
-	p.park()
+	p.borrow()
 	secured := make(chan error, 1)
 	p.conn.StartTLS(server).Then(func(_ tls.ConnectionState, err error) { secured <- err })
 	tc := tls.Client(p.peer, client)
@@ -241,7 +241,7 @@ func TestAConnectionThatTheDispatcherWaitsInCanBeginTLS(t *testing.T) {
 func TestLaw4EveryPostRunsWhileTheDispatcherWaitsInAConnection(t *testing.T) {
 	p := newLone(t, &eventloop.ConnConfig{})
 	for range 50 {
-		p.park()
+		p.borrow()
 		for range 2 { // the second one comes while the place is being given back
 			ran := make(chan struct{})
 			if err := p.loop.Post(func() { close(ran) }); err != nil {
@@ -258,7 +258,7 @@ func TestLaw4EveryPostRunsWhileTheDispatcherWaitsInAConnection(t *testing.T) {
 func TestTheDispatcherWaitsInAConnectionWithOnDrain(t *testing.T) {
 	var drained atomic.Int64
 	p := newLone(t, &eventloop.ConnConfig{OnDrain: func(*eventloop.Conn) { drained.Add(1) }})
-	p.park()
+	p.borrow()
 	before := drained.Load()
 	for range 100 {
 		p.echo()
