@@ -221,21 +221,21 @@ func (p *pool) arm(now time.Time) {
 	}
 }
 
-// park makes s idle.
-func (p *pool) park(s *session) {
+// addIdle makes s idle.
+func (p *pool) addIdle(s *session) {
 	p.idle = append(p.idle, s)
 	p.wake()
 }
 
 // forget removes s, whose connection is closed.
 func (p *pool) forget(s *session) {
-	p.unpark(s)
+	p.removeIdle(s)
 	p.sessions = slices.DeleteFunc(p.sessions, func(other *session) bool { return other == s })
 	p.wake()
 }
 
-// unpark removes s from the idle sessions.
-func (p *pool) unpark(s *session) {
+// removeIdle removes s from the idle sessions.
+func (p *pool) removeIdle(s *session) {
 	p.idle = slices.DeleteFunc(p.idle, func(other *session) bool { return other == s })
 }
 

@@ -118,7 +118,7 @@ func (s *session) run(t *eventloop.Task) error {
 		s.quit()
 		return nil
 	}
-	s.park()
+	s.makeIdle()
 	return nil
 }
 
@@ -160,9 +160,9 @@ func (s *session) tryOpen() bool {
 	return err == nil
 }
 
-// park makes the session idle. If the connection is closed or there is unsolicited input,
-// park drops the session instead.
-func (s *session) park() {
+// makeIdle makes the session idle. If the connection is closed or there is unsolicited input,
+// makeIdle drops the session instead.
+func (s *session) makeIdle() {
 	if s.in.Buffered() > 0 || s.conn.Closed() {
 		s.drop()
 		return
@@ -174,12 +174,12 @@ func (s *session) park() {
 	} else {
 		s.timer.Reset(d)
 	}
-	s.pool.park(s)
+	s.pool.addIdle(s)
 }
 
 // retire ends an idle session with QUIT.
 func (s *session) retire() {
-	s.pool.unpark(s)
+	s.pool.removeIdle(s)
 	s.over()
 	s.c.l.Go(context.Background(), func(t *eventloop.Task) error {
 		t.Unref()
@@ -206,7 +206,7 @@ func (s *session) quit() {
 
 // drop closes the connection at once, unless quit is closing it.
 func (s *session) drop() {
-	s.pool.unpark(s)
+	s.pool.removeIdle(s)
 	s.over()
 	if !s.conn.Closed() {
 		s.conn.Abort()

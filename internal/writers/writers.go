@@ -20,9 +20,9 @@ import (
 // A Job is a write that does not block.
 type Job interface{ Flush() }
 
-// share is the number of jobs that a worker takes at a time, and that justify
+// jobsPerWorker is the number of jobs that a worker takes at a time, and that justify
 // waking a worker.
-const share = 8
+const jobsPerWorker = 8
 
 // A Pool runs jobs. Init sets the limit of a zero Pool before its first use.
 type Pool[J interface {
@@ -85,7 +85,7 @@ func (p *Pool[J]) ReleaseBut(own J) {
 		n--
 		jobs[i], jobs[n] = jobs[n], own
 	}
-	p.let(n)
+	p.releaseNext(n)
 }
 
 // BeginTurn holds back the jobs that are added from now on.
@@ -126,15 +126,15 @@ func (p *Pool[J]) EndTurn(idle bool) {
 func (p *Pool[J]) release() {
 	p.fresh.Store(false)
 	if !p.closed {
-		p.let(p.withheld())
+		p.releaseNext(p.withheld())
 	}
 }
 
-// let releases n more jobs, and wakes or starts as many workers as they justify. The
+// releaseNext releases n more jobs, and wakes or starts as many workers as they justify. The
 // caller holds p.mu.
-func (p *Pool[J]) let(n int) {
+func (p *Pool[J]) releaseNext(n int) {
 	p.ready += n
-	for want := (n + share - 1) / share; want > 0; want-- {
+	for want := (n + jobsPerWorker - 1) / jobsPerWorker; want > 0; want-- {
 		switch {
 		case p.idle > 0:
 			p.idle--
@@ -150,7 +150,7 @@ func (p *Pool[J]) let(n int) {
 
 // work is the body of a worker.
 func (p *Pool[J]) work() {
-	var mine [share]J
+	var mine [jobsPerWorker]J
 	for {
 		n, ok := p.take(mine[:])
 		if !ok {
@@ -193,18 +193,18 @@ func (p *Pool[J]) pop(mine []J) {
 	p.compact()
 }
 
-// keep is the capacity up to which an empty queue keeps its array.
-const keep = 1024
+// keptCapacity is the capacity up to which an empty queue keeps its array.
+const keptCapacity = 1024
 
 // compact reuses the front of the queue once the jobs there are done.
 func (p *Pool[J]) compact() {
 	switch {
 	case p.head == len(p.queue):
 		p.head = 0
-		if p.queue = p.queue[:0]; cap(p.queue) > keep {
+		if p.queue = p.queue[:0]; cap(p.queue) > keptCapacity {
 			p.queue = nil
 		}
-	case p.head >= keep && p.head > len(p.queue)/2:
+	case p.head >= keptCapacity && p.head > len(p.queue)/2:
 		n := copy(p.queue, p.queue[p.head:])
 		clear(p.queue[n:])
 		p.queue = p.queue[:n]

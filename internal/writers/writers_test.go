@@ -89,7 +89,7 @@ func TestABatchIsSharedByWorkersUpToTheLimit(t *testing.T) {
 		gate := make(chan struct{})
 		var running atomic.Int32
 		p.BeginTurn()
-		for range 10 * share {
+		for range 10 * jobsPerWorker {
 			p.Add(&job{func() { running.Add(1); <-gate }})
 		}
 		p.EndTurn(false)
@@ -99,8 +99,8 @@ func TestABatchIsSharedByWorkersUpToTheLimit(t *testing.T) {
 		}
 		close(gate)
 		synctest.Wait()
-		if n := running.Load(); n != 10*share {
-			t.Errorf("%d jobs ran, want %d", n, 10*share)
+		if n := running.Load(); n != 10*jobsPerWorker {
+			t.Errorf("%d jobs ran, want %d", n, 10*jobsPerWorker)
 		}
 	})
 }
@@ -223,7 +223,7 @@ func TestNoJobIsForgottenWhenATurnBeginsOrEndsAtTheSameTime(t *testing.T) {
 // the pool is at rest, the others have run. The numbers of jobs lie on both sides of the
 // jobs that one worker takes at a time, and that all of them take.
 func TestAPoolRunsAllJobsThatAreNotHeldBack(t *testing.T) {
-	some := rapid.OneOf(rapid.IntRange(1, 3), rapid.IntRange(share-1, share+1), rapid.IntRange(1, 5*share+1))
+	some := rapid.OneOf(rapid.IntRange(1, 3), rapid.IntRange(jobsPerWorker-1, jobsPerWorker+1), rapid.IntRange(1, 5*jobsPerWorker+1))
 	rapid.Check(t, func(rt *rapid.T) {
 		limit := rapid.IntRange(1, 4).Draw(rt, "limit")
 		ops := rapid.SliceOfN(rapid.SampledFrom([]string{"add", "add", "begin", "release", "release but", "end", "end idle", "block", "unblock", "wait"}), 1, 60).Draw(rt, "ops")
