@@ -76,7 +76,7 @@ func TestEchoOfALargeMessageAllocatesNothing(t *testing.T) {
 	testEchoAllocs(t, 32<<10, func(c *eventloop.Conn, data []byte) { c.Write(data) })
 }
 
-func TestAnswerOfSmallWritesAllocatesNothing(t *testing.T) {
+func TestReplyOfSmallWritesAllocatesNothing(t *testing.T) {
 	testEchoAllocs(t, 64, func(c *eventloop.Conn, data []byte) {
 		for len(data) > 0 {
 			n := min(len(data), 16)

@@ -457,7 +457,7 @@ func TestAnOwnerBeforeRunAndAfterTheEnd(t *testing.T) {
 	o.Close()
 }
 
-func TestMistakesOfADriverAreAnsweredAtOnce(t *testing.T) {
+func TestMistakesOfADriverAreReportedAtOnce(t *testing.T) {
 	l := eventloop.New(nil)
 	if _, err := eventloop.NewOwner(l, "", "", nil); err == nil {
 		t.Error("an owner without a kind was accepted")

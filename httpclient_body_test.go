@@ -425,7 +425,7 @@ func (r *errReader) Read([]byte) (int, error) {
 }
 
 // A server that answers before it has read the request, and reads no more of it.
-func TestHTTPEarlyAnswerToALongBody(t *testing.T) {
+func TestHTTPEarlyResponseToALongBody(t *testing.T) {
 	for _, kind := range []string{"bytes", "reader"} {
 		p := newHTTPPeer(t, func(c net.Conn) {
 			readHTTPHead(bufio.NewReaderSize(c, 16))

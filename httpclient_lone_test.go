@@ -126,7 +126,7 @@ func TestHTTPLoneRequestHoldsNothingUp(t *testing.T) {
 }
 
 // A loop that never sleeps never waits for the response, but gets it.
-func TestHTTPLoneRequestIsAnsweredThoughTheLoopNeverSleeps(t *testing.T) {
+func TestHTTPLoneRequestCompletesThoughTheLoopNeverSleeps(t *testing.T) {
 	p := newLonePeer(t)
 	answered := false
 	runHTTPLoop(t, nil, func(l *eventloop.Loop) {

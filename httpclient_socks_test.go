@@ -138,7 +138,7 @@ func TestHTTPSOCKSProxyThatBreaksTheProtocol(t *testing.T) {
 
 // A reply may name the proxy's side of the connection by a domain name, and come byte by
 // byte; what follows it belongs to the server.
-func TestHTTPSOCKSProxyThatAnswersByteByByte(t *testing.T) {
+func TestHTTPSOCKSProxyThatRepliesByteByByte(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, dial := newHTTPPipe(func(c net.Conn) {
 			b := make([]byte, 512)

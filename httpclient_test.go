@@ -370,7 +370,7 @@ func TestDoWithAContextThatPanicsLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestHTTPAnswersByTheirFraming(t *testing.T) {
+func TestHTTPResponsesByTheirFraming(t *testing.T) {
 	for _, test := range []struct {
 		name, method, response, body string
 		reused                       bool
@@ -460,7 +460,7 @@ func TestHTTPEveryStatusIsAResult(t *testing.T) {
 	}
 }
 
-func TestHTTPAnswersThatAreNone(t *testing.T) {
+func TestHTTPInvalidResponsesAreErrors(t *testing.T) {
 	type is []error
 	malformed, tooLarge := eventloop.ErrHTTPMalformed, eventloop.ErrHTTPTooLarge
 	const chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -538,7 +538,7 @@ func TestHTTPAnswersThatAreNone(t *testing.T) {
 
 // A response that ends, or is reset, after any of its bytes but the last is an
 // error, and one that is whole is a result.
-func TestHTTPAnswerCutAtEveryByte(t *testing.T) {
+func TestHTTPResponseCutAtEveryByte(t *testing.T) {
 	for _, response := range []string{
 		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 5\r\n\r\nhello",
 		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;a=b\r\nlo\r\n0\r\nA: b\r\n\r\n",
@@ -1578,7 +1578,7 @@ type exitingReader struct{}
 func (exitingReader) Read([]byte) (int, error) { runtime.Goexit(); return 0, nil }
 
 // Many requests of all kinds meet a server that does whatever a server can do.
-func TestLaw3EveryHTTPRequestEndsOnceAndWithItsOwnAnswer(t *testing.T) {
+func TestLaw3EveryHTTPRequestEndsOnceAndWithItsOwnResponse(t *testing.T) {
 	const total, inFlight = 4000, 40
 	p := newHTTPPeer(t, stormServer)
 	ctx := context.Background()

@@ -629,7 +629,7 @@ func TestHTTPSOCKSProxyThatDoesNotConnectIsAnError(t *testing.T) {
 }
 
 // A proxy that never answers is bounded by ConnectTimeout, and by the context.
-func TestHTTPSOCKSProxyThatNeverAnswersIsATimeout(t *testing.T) {
+func TestHTTPSOCKSProxyThatNeverRepliesIsATimeout(t *testing.T) {
 	for name, v := range map[string]struct {
 		cfg    eventloop.HTTPClientConfig
 		cancel bool

@@ -77,10 +77,10 @@ func TestHTTPServerCloseIsGraceful(t *testing.T) {
 	}
 }
 
-// TestHTTPServerCloseLosesNoAnswer closes servers under load. Every request that
+// TestHTTPServerCloseLosesNoResponse closes servers under load. Every request that
 // the handler got must be answered whole; a client whose request was not even
 // read sees the end of the connection.
-func TestHTTPServerCloseLosesNoAnswer(t *testing.T) {
+func TestHTTPServerCloseLosesNoResponse(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	var handled, answered atomic.Int64
 	for handled.Load() < 5000 {
@@ -532,7 +532,7 @@ func TestHTTPServerPanicInACallbackOfTLSConfigLeavesRun(t *testing.T) {
 	}
 }
 
-func TestHTTPHandlersInServersOfOthersAnswerInTime(t *testing.T) {
+func TestHTTPMountedHandlersRespondInTime(t *testing.T) {
 	for name, mount := range mounted {
 		t.Run(name, func(t *testing.T) {
 			events := make(chan error, 1)

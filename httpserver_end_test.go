@@ -19,7 +19,7 @@ import (
 
 // Clients ask, and reset the connection at any moment around that of the response.
 // Whichever comes first, everything that belongs to the request ends.
-func TestHTTPEverythingOfARequestEndsWhenItsClientResetsAroundTheAnswer(t *testing.T) {
+func TestHTTPEverythingOfARequestEndsWhenItsClientResetsAroundTheResponse(t *testing.T) {
 	tests := map[string]struct {
 		request  string
 		within   time.Duration // of the request, the reset

@@ -136,7 +136,7 @@ func TestHTTPStreamToHEADHasNoBody(t *testing.T) {
 	}
 }
 
-func TestLaw10AStreamedHTTPAnswerHasBackPressure(t *testing.T) {
+func TestLaw10AStreamedHTTPResponseHasBackPressure(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	const total = 64 << 20
 	most := make(chan int, 1)

@@ -19,7 +19,7 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-func TestTaskHandlerAnswersForItsTask(t *testing.T) {
+func TestTaskHandlerRespondsForItsTask(t *testing.T) {
 	failure := errors.New("failure")
 	closed := errors.New("the response was complete")
 	for _, v := range []struct {

@@ -108,7 +108,7 @@ func (c *rawClient) mustClose() {
 	}
 }
 
-func TestHTTPServerAnswersInTheCallbackAndLater(t *testing.T) {
+func TestHTTPServerRespondsInTheCallbackAndLater(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
 		switch r.Path() {
@@ -255,7 +255,7 @@ func TestHTTPRequestCookiesAndBasicAuth(t *testing.T) {
 	}
 }
 
-func TestHTTPOnATLSPortIsAnswered(t *testing.T) {
+func TestHTTPOnATLSPortGetsAResponse(t *testing.T) {
 	const want = "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
 	for _, listener := range []bool{false, true} {
 		l, _ := startLoop(t, nil)
@@ -325,7 +325,7 @@ func TestHTTPRequestMultipartForm(t *testing.T) {
 	}
 }
 
-func TestHTTPRequestIsAnsweredOnce(t *testing.T) {
+func TestHTTPRequestGetsOneResponse(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	errs := make(chan error, 5)
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
@@ -383,7 +383,7 @@ func TestHTTPRespondStreamWithConflictingLengthsIsAnError(t *testing.T) {
 	}
 }
 
-func TestHTTPRespondFromManyGoroutinesAnswersOnce(t *testing.T) {
+func TestHTTPRespondFromManyGoroutinesRespondsOnce(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	var answered atomic.Int64
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
@@ -453,7 +453,7 @@ func TestHTTPRespondKeepsOrderAndSpellingOfFields(t *testing.T) {
 	}
 }
 
-func TestHTTPAnswersHaveADateAndNoServerField(t *testing.T) {
+func TestHTTPResponsesHaveADateAndNoServerField(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	s := serveHTTP(t, l, nil, hai)
 	c := dialRaw(t, s.Addr())
@@ -468,7 +468,7 @@ func TestHTTPAnswersHaveADateAndNoServerField(t *testing.T) {
 	}
 }
 
-func TestHTTPAnswersWithoutABody(t *testing.T) {
+func TestHTTPResponsesWithoutABody(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
 		status := 0
@@ -546,9 +546,8 @@ func TestHTTPKeepAlive(t *testing.T) {
 	}
 }
 
-// A client that is quick asks again while the server is not done yet with the
-// response before.
-func TestHTTPConnectionsThatAreBusyAreAnsweredAlways(t *testing.T) {
+// A fast client sends its next request before the server has finished the previous one.
+func TestHTTPBusyConnectionsAlwaysGetTheirResponses(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) { r.Respond(200, nil, []byte(r.Path())) })
 	var wg sync.WaitGroup
@@ -599,7 +598,7 @@ func TestHTTPConnectionThatIsIdleForAWhileIsKept(t *testing.T) {
 	}
 }
 
-func TestHTTPPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
+func TestHTTPPipelinedResponsesAreInOrder(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	var running, most atomic.Int64
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {
@@ -769,7 +768,7 @@ func TestHTTPServerReportsWhatIsWrongAtOnce(t *testing.T) {
 	}
 }
 
-func TestLaw12APanicOfAnHTTPHandlerIsAnsweredAndToldOnceAndTheServerGoesOn(t *testing.T) {
+func TestLaw12APanicOfAnHTTPHandlerIsReportedOnceAndTheServerContinues(t *testing.T) {
 	events := make(chan error, 4)
 	l, _ := startLoop(t, &eventloop.Config{CatchPanics: true})
 	s := serveHTTP(t, l, &eventloop.HTTPServerConfig{
@@ -922,7 +921,7 @@ func TestHTTPHandlerThatPanicsEndsTheLoopByDefault(t *testing.T) {
 	}
 }
 
-func TestHTTPRequestWithoutAnswerIsLoggedWhenTheLoopEnds(t *testing.T) {
+func TestHTTPRequestWithoutAResponseIsLoggedWhenTheLoopEnds(t *testing.T) {
 	var log bytes.Buffer
 	l, end := startLoop(t, &eventloop.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	var kept *eventloop.HTTPRequest
@@ -956,7 +955,7 @@ func TestHTTPRequestWithoutAnswerIsLoggedWhenTheLoopEnds(t *testing.T) {
 	}
 }
 
-func TestHTTPResponseTimeoutAnswersForTheApplication(t *testing.T) {
+func TestHTTPResponseTimeoutRespondsForTheApplication(t *testing.T) {
 	events := make(chan error, 1)
 	l, _ := startLoop(t, nil)
 	late := make(chan error, 1)
@@ -985,7 +984,7 @@ func TestHTTPResponseTimeoutAnswersForTheApplication(t *testing.T) {
 	}
 }
 
-func TestHTTPRequestContextEndsWithTheAnswer(t *testing.T) {
+func TestHTTPRequestContextEndsWithTheResponse(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	contexts := make(chan context.Context, 2)
 	s := serveHTTP(t, l, nil, func(r *eventloop.HTTPRequest) {

@@ -182,7 +182,7 @@ func TestLaw8AfterCloseOrAbortOfAConnectionHasReturnedNoCallbackRunsButOnClose(t
 	}
 }
 
-func TestLaw8AfterTheAnswerToAnHTTPRequestNoCallbackOfItRuns(t *testing.T) {
+func TestLaw8AfterTheResponseToAnHTTPRequestNoCallbackOfItRuns(t *testing.T) {
 	l, _ := startLoop(t, nil)
 	after := make(chan string, 8)
 	answered := make(chan struct{})

@@ -69,7 +69,7 @@ var watched = eventloop.Config{SlowCallback: 100 * time.Millisecond}
 // The answer is what a call returns, the error of Run, or the log. Also, data that is
 // kept after OnData shows under the race detector, and so do goroutines that use what
 // the callbacks own.
-func TestMistakesAreAnsweredWithinASecondAndNameTheirPlace(t *testing.T) {
+func TestMistakesAreReportedWithinASecondAndNameTheirPlace(t *testing.T) {
 	ctx := context.Background()
 	for name, mistake := range map[string]struct {
 		cfg   eventloop.Config
@@ -224,7 +224,7 @@ func TestMistakesAreAnsweredWithinASecondAndNameTheirPlace(t *testing.T) {
 }
 
 // The same for connections and requests, which are real.
-func TestMistakesWithConnectionsAndRequestsAreAnsweredAndNameTheirPlace(t *testing.T) {
+func TestMistakesWithConnectionsAndRequestsAreReportedAndNameTheirPlace(t *testing.T) {
 	ctx := context.Background()
 	get := func(m *mistaken, s *eventloop.HTTPServer) {
 		m.loop.HTTP().Get(ctx, "http://"+s.Addr().String()+"/path").Then(func(res *eventloop.HTTPResponse, err error) {

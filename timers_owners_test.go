@@ -171,7 +171,7 @@ func TestLaw11PeersThatLeaveInAnyOrderDoNotEndTheLoop(t *testing.T) {
 	}
 }
 
-func TestHTTPRequestsWithATimeoutCanBeAnsweredInAnyOrder(t *testing.T) {
+func TestHTTPRequestsWithATimeoutCanGetResponsesInAnyOrder(t *testing.T) {
 	for _, newestFirst := range []bool{false, true} {
 		for _, n := range []int{32, 33, 34} {
 			l, end := startLoop(t, nil)

@@ -87,7 +87,7 @@ func website(clients int) func(t *testing.T, l *eventloop.Loop) error {
 
 func TestASeedHasOneOrderWithAnHTTPServer(t *testing.T) { repeats(t, website(5)) }
 
-func TestAnHTTPServerAnswersInEveryOrder(t *testing.T) { looptest.Seeds(t, orders, website(4)) }
+func TestAnHTTPServerRespondsInEveryOrder(t *testing.T) { looptest.Seeds(t, orders, website(4)) }
 
 // browser has requests of every kind to two scripted servers, over as few connections
 // as MaxConnsPerHost allows: some wait, some are given a kept connection, and some find

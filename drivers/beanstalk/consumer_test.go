@@ -492,7 +492,7 @@ func TestACommandAboutAJobIsOverdueAfterItsOwnTime(t *testing.T) {
 
 // A server that ends each connection at the first reserve is not asked again and again
 // without a pause, although it has answered the commands before.
-func TestAConsumerBacksOffUntilItGetsAnAnswerToAReserve(t *testing.T) {
+func TestAConsumerBacksOffUntilItGetsAReplyToAReserve(t *testing.T) {
 	conns := 0
 	serve := func(nc net.Conn) {
 		conns++

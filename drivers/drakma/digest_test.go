@@ -16,7 +16,7 @@ import (
 )
 
 // The example of RFC 7616 section 3.9.1.
-func TestDigestAnswersTheExamplesOfTheRFC(t *testing.T) {
+func TestDigestComputesTheExamplesOfTheRFC(t *testing.T) {
 	field := []string{
 		`Digest realm="http-auth@example.org", qop="auth, auth-int", algorithm=SHA-256, nonce="7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v", opaque="FQhe/qaU925kfnzjCev0ciny7QMkPqMAFRtzCUYo5tdS"`,
 		`Digest realm="http-auth@example.org", qop="auth, auth-int", algorithm=MD5, nonce="7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v", opaque="FQhe/qaU925kfnzjCev0ciny7QMkPqMAFRtzCUYo5tdS"`,
@@ -47,7 +47,7 @@ func TestDigestHashesTheUser(t *testing.T) {
 }
 
 // The example of RFC 2617 section 3.5, and that without qop of RFC 2069, with its erratum.
-func TestDigestAnswersOlderServers(t *testing.T) {
+func TestDigestSupportsOlderServers(t *testing.T) {
 	d, err := newDigest([]string{`Digest realm="testrealm@host.com", nonce="dcd98b7102dd2f0e8b11d0f600bfb0c093"`})
 	if err != nil {
 		t.Fatal(err)

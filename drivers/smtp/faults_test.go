@@ -270,7 +270,7 @@ func TestAReplyWithoutAnEndEndsTheConnection(t *testing.T) {
 
 // A reply too many must not pass for the reply to a later command in such a way that a
 // mail counts as accepted that is not, or the other way round.
-func TestAServerThatAnswersTwice(t *testing.T) {
+func TestAServerThatRepliesTwice(t *testing.T) {
 	for place := range places {
 		t.Run(fmt.Sprintf("place=%d", place), func(t *testing.T) {
 			protocolTest(t, func(t *testing.T, l *eventloop.Loop, n *looptest.Net) error {
@@ -352,7 +352,7 @@ func checkOrNil(t *testing.T, err error) {
 	}
 }
 
-func TestAServerThatNeverAnswersEndsTheMailWithATimeout(t *testing.T) {
+func TestAServerThatNeverRepliesEndsTheMailWithATimeout(t *testing.T) {
 	for place := range places {
 		t.Run(fmt.Sprintf("place=%d", place), func(t *testing.T) {
 			protocolTest(t, func(t *testing.T, l *eventloop.Loop, n *looptest.Net) error {

@@ -95,7 +95,7 @@ func TestAMemberInATerminal(t *testing.T) {
 	}
 }
 
-func TestAClientDoesNotTakeJustAnyAnswer(t *testing.T) {
+func TestAClientRejectsInvalidHandshakeResponses(t *testing.T) {
 	switching := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
 	for name, answer := range map[string]string{
 		"refused":          "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno",

@@ -241,7 +241,7 @@ func TestHandshakeIsRefused(t *testing.T) {
 	}
 }
 
-func TestPingIsAnsweredInTheMiddleOfAMessage(t *testing.T) {
+func TestPingGetsAPongInTheMiddleOfAMessage(t *testing.T) {
 	c := enter(t, serveTCP(t), "ann")
 	c.sends(
 		ws.NewFrame(ws.OpText, false, []byte("hel")),
@@ -343,7 +343,7 @@ func TestAMessageMayBeAsBigAsTheLimit(t *testing.T) {
 	c.hears("ann: " + text)
 }
 
-func TestCloseFrameIsAnsweredByTheSame(t *testing.T) {
+func TestCloseFrameIsEchoed(t *testing.T) {
 	s := serveTCP(t)
 	witness := enter(t, s, "witness")
 	for _, body := range [][]byte{ws.NewCloseFrameBody(1000, "bye"), ws.NewCloseFrameBody(4000, ""), nil} {
@@ -359,7 +359,7 @@ func TestCloseFrameIsAnsweredByTheSame(t *testing.T) {
 	}
 }
 
-func TestInterruptTellsTheMembersAndWaitsForTheirAnswer(t *testing.T) {
+func TestInterruptSendsCloseFramesAndWaitsForTheReplies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // the room waits for closeTimeout only
 		ln := newPipes()
 		s := serve(t, ln)
@@ -386,7 +386,7 @@ func TestInterruptTellsTheMembersAndWaitsForTheirAnswer(t *testing.T) {
 	})
 }
 
-func TestInterruptDoesNotWaitLongForAnAnswer(t *testing.T) {
+func TestInterruptDoesNotWaitLongForAReply(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln := newPipes()
 		s := serve(t, ln)

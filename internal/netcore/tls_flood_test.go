@@ -63,7 +63,7 @@ func TestAFloodOfKeyUpdatesEndsReadingBeforeTheRepliesFillTheMemory(t *testing.T
 }
 
 // Replies that are read may be any number.
-func TestKeyUpdatesOfAPeerThatReadsAreAnswered(t *testing.T) {
+func TestKeyUpdatesOfAPeerThatReadsGetReplies(t *testing.T) {
 	nc, peer := tcpPair(t)
 	c := newConn(t, nc, true)
 	const updates = 20_000

@@ -275,7 +275,7 @@ func TestALackOfDescriptorsIsNotCached(t *testing.T) {
 // Servers change their behavior at random. As long as one of them replies, every name
 // resolves within one timeout per other server and per way to query it. When nothing has
 // changed for a while, every name resolves at once, except for one timeout per server.
-func TestNamesResolveWhileAnyServerAnswers(t *testing.T) {
+func TestNamesResolveWhileAnyServerReplies(t *testing.T) {
 	all := []string{"up", "silent", "refused", "unreachable", "garbage", "closing", "drops-edns", "servfail-edns", "refused-edns", "formerr-edns"}
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 3).Draw(rt, "servers")

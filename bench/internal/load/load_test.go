@@ -76,7 +76,7 @@ func runUntil(t *testing.T, spec *Spec, enough func(r *Result) bool) *Result {
 
 func some(r *Result) bool { return r.Ops > 0 }
 
-func TestClosedLoadCountsAnswersAndTheirLatency(t *testing.T) {
+func TestClosedLoadCountsResponsesAndTheirLatency(t *testing.T) {
 	bothClients(t, func(t *testing.T, portable bool) {
 		r := runUntil(t, &Spec{
 			Kind: Closed, Addrs: []string{startServer(t, echo)}, Conns: 5, Idle: 20,
@@ -195,7 +195,7 @@ func TestOpenLoadMeasuresLatenessAndThePeak(t *testing.T) {
 	})
 }
 
-func TestOpenLoadReportsAnswersOfTheWrongLength(t *testing.T) {
+func TestOpenLoadReportsResponsesOfTheWrongLength(t *testing.T) {
 	bothClients(t, func(t *testing.T, portable bool) {
 		for _, answer := range []string{"short", "too long"} {
 			addr := startServer(t, delayed(0, answer))
@@ -227,7 +227,7 @@ func TestOpenLoadReportsRefusedConnections(t *testing.T) {
 	})
 }
 
-func TestLengthOfAnHTTPAnswerIsFoundOutByAsking(t *testing.T) {
+func TestLengthOfAnHTTPResponseIsMeasuredByARequest(t *testing.T) {
 	const answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 	addr := startServer(t, func(nc net.Conn) {
 		buf := make([]byte, 100)
