@@ -3,6 +3,7 @@ package awsloop
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 
 	"github.com/onloop/eventloop"
@@ -20,8 +21,9 @@ import (
 // Retryer allows. The operation occupies a goroutine of w even while it waits between
 // attempts. The error is that of the SDK, with service and operation: errors.As finds a
 // *smithy.OperationError, a smithy.APIError and the error types of the service. If ctx has
-// ended, the error also matches context.Cause(ctx). When the loop ends by force, the future
-// fails with [eventloop.ErrLoopClosed].
+// ended, the error also matches the error of ctx and its cause. If ctx ends before the
+// operation begins, the error is the cause, as of [eventloop.WorkOn]. When the loop ends by
+// force, the future fails with [eventloop.ErrLoopClosed].
 //
 // If op is nil, the future fails. The output belongs to the caller. If it has a Body, like
 // the output of GetObject, the caller must close the Body and must not read it in a
@@ -32,27 +34,26 @@ func Call[In, Out, Opt any](ctx context.Context, w *eventloop.Workers, op func(c
 			return nil, errNilOperation
 		}
 		out, err := op(ctx, in, opts...)
-		return out, withCause(ctx, err)
+		return out, withContext(ctx, err)
 	})
 }
 
 var errNilOperation = errors.New("awsloop: nil operation")
 
-// withCause makes err, the result of a function with the context ctx, match the cause of
-// ctx, if ctx has ended.
-func withCause(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() == nil || errors.Is(err, context.Cause(ctx)) {
-		return err
+// withContext makes err, the result of a function with the context ctx, match the error of
+// ctx and its cause, if ctx has ended. The error of the SDK does not
+// match the cause, and not always the error of ctx.
+func withContext(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
 	}
-	return &canceledError{err, context.Cause(ctx)}
+	for _, end := range []error{ctx.Err(), context.Cause(ctx)} {
+		if end != nil && !errors.Is(err, end) {
+			err = fmt.Errorf("%w: %w", err, end)
+		}
+	}
+	return err
 }
-
-// A canceledError is the error of an operation whose context has ended. The SDK's error
-// matches the error of the context, but not its cause.
-type canceledError struct{ err, cause error }
-
-func (e *canceledError) Error() string   { return e.err.Error() + ": " + e.cause.Error() }
-func (e *canceledError) Unwrap() []error { return []error{e.err, e.cause} }
 
 // A Paginator is a paginator of the SDK: *s3.ListObjectsV2Paginator, for example.
 type Paginator[Out, Opt any] interface {
@@ -72,7 +73,7 @@ func Pages[Out, Opt any](ctx context.Context, w *eventloop.Workers, p Paginator[
 		for p.HasMorePages() {
 			page, err := p.NextPage(ctx, opts...)
 			if err != nil {
-				return struct{}{}, withCause(ctx, err)
+				return struct{}{}, withContext(ctx, err)
 			}
 			more, err := eventloop.Call(ctx, w.Loop(), func() (bool, error) { return onPage(page), nil })
 			if err != nil || !more {

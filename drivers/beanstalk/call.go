@@ -2,6 +2,8 @@ package beanstalk
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/onloop/eventloop"
@@ -88,16 +90,26 @@ func start[T any](ctx context.Context, c *Client, x *call[T]) *eventloop.Future[
 	x.size = len(x.command)
 	fail := func(err error) { x.Resolve(*new(T), err) }
 	if ctx.Err() != nil {
-		fail(c.o.opError(context.Cause(ctx)))
+		fail(c.o.opError(contextError(ctx)))
 		return &x.Future
 	}
 	if ctx.Done() != nil {
-		x.unhook = context.AfterFunc(ctx, func() { c.cancel(&x.request, context.Cause(ctx), fail) })
+		x.unhook = context.AfterFunc(ctx, func() { c.cancel(&x.request, contextError(ctx), fail) })
 	}
 	if err := c.add(&x.request); err != nil {
 		x.fail(err)
 	}
 	return &x.Future
+}
+
+// contextError returns the error of a command that ended because ctx did. It matches the error
+// of ctx and its cause.
+func contextError(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if errors.Is(cause, err) || cause == eventloop.ErrLoopClosed {
+		return cause
+	}
+	return fmt.Errorf("%w: %w", err, cause)
 }
 
 func checkContext(ctx context.Context) {

@@ -129,11 +129,11 @@ func (c *Client) postFlush() {
 	}
 }
 
-// cancel calls fail for a request whose context has ended with cause. If the request was
-// sent, the client drops its reply on arrival; the later replies still match their
-// requests.
-func (c *Client) cancel(r *request, cause error, fail func(err error)) {
-	err := c.o.opError(cause)
+// cancel calls fail for a request that err, the end of its context, has ended. If the
+// request was sent, the client drops its reply on arrival; the later replies still match
+// their requests.
+func (c *Client) cancel(r *request, err error, fail func(err error)) {
+	err = c.o.opError(err)
 	c.mu.Lock()
 	if r.state == sent {
 		err = uncertain(err)

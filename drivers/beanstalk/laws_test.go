@@ -298,11 +298,11 @@ func TestD6ACanceledCommandFailsAtOnceAndShiftsNoReply(t *testing.T) {
 		synctest.Wait() // while the task runs, nothing is sent
 		for i, f := range canceled {
 			_, err := f.Await(k)
-			wantErr(t, "error of a canceled command", err, why)
+			wantErr(t, "error of a canceled command", err, why, context.Canceled)
 			equal(t, fmt.Sprintf("command %d is uncertain", i), errors.Is(err, beanstalk.ErrUncertain), i < 5)
 		}
 		_, err := c.Peek(ctx, 1).Await(k)
-		wantErr(t, "error of a command whose context has ended", err, why)
+		wantErr(t, "error of a command whose context has ended", err, why, context.Canceled)
 		for i, f := range kept {
 			v, err := f.Await(k)
 			if err != nil || v.ID != uint64(i) || string(v.Body) != fmt.Sprint(i) {

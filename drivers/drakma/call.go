@@ -603,9 +603,19 @@ func (c *call) later(wait time.Duration) {
 	c.unwait = context.AfterFunc(c.live, func() {
 		c.client.loop.Post(func() {
 			timer.Stop()
-			c.done(nil, fmt.Errorf("drakma: %s %s: %w", c.try.method, c.u.Redacted(), context.Cause(c.live)))
+			c.done(nil, fmt.Errorf("drakma: %s %s: %w", c.try.method, c.u.Redacted(), contextError(c.live)))
 		})
 	})
+}
+
+// contextError returns the error of a request that ended because ctx did. It matches the
+// error of ctx and its cause.
+func contextError(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if errors.Is(cause, err) || cause == eventloop.ErrLoopClosed {
+		return cause
+	}
+	return fmt.Errorf("%w: %w", err, cause)
 }
 
 // future starts the call and returns a future of the result that finish computes from the

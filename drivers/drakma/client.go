@@ -190,7 +190,7 @@ func (c *Client) Delete(ctx context.Context, url string) *Request {
 // Request begins a request with any method, such as PROPFIND of WebDAV. [Request.Do],
 // [Request.Text], [Request.Bytes], [Request.Into], [Request.Save] or [Request.Stream] sends
 // the request. When ctx ends, the request ends at once, and its future fails with an error
-// that matches the cause of ctx.
+// that matches the error of ctx and its cause.
 func (c *Client) Request(ctx context.Context, method, url string) *Request {
 	if ctx == nil {
 		panic("drakma: nil context")

@@ -29,7 +29,7 @@
 //   - [*StatusError], [*CharsetError], [*DecodeError] and [*ChallengeError], which contain
 //     the response with its body
 //   - [eventloop.ErrHTTPRedirects], [ErrFileChanged] and errors of files
-//   - the cause of the context
+//   - an error that matches the error of the context and its cause
 //   - [*eventloop.PanicError] for a panic in code of the application: in UnmarshalJSON of a
 //     value that [Request.Into] decodes, in Write of Options.Log, and in Read and Close of a
 //     body

@@ -195,7 +195,7 @@ func TestTheEndOfTheContextEndsTheWaitForARetry(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(w.Context())
 		w.loop.AfterFunc(10*time.Second, func() { cancel(enough) })
 		w.drakma(Options{Retry: Retry{Max: 3}}).Get(ctx, "x").Do().Then(func(_ *Response, err error) {
-			if !errors.Is(err, enough) {
+			if !errors.Is(err, enough) || !errors.Is(err, context.Canceled) {
 				w.Errorf("the error is %v", err)
 			}
 			equal(w.T, "the time", time.Since(w.began), 10*time.Second)

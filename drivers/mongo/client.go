@@ -125,11 +125,12 @@ func (c *Client) close() error {
 // result. Use it for transactions, GridFS, change streams, indexes, and other operations
 // without a method in this package. f MUST NOT touch state that belongs to the loop. See
 // [eventloop.WorkOn] for the context and for panics. The error is that of f; if ctx has
-// ended, it also matches context.Cause(ctx).
+// ended, it also matches the error of ctx and its cause. If ctx ends before f is called, the
+// error is the cause.
 func Do[R any](ctx context.Context, c *Client, f func(ctx context.Context, mc *mongo.Client) (R, error)) *eventloop.Future[R] {
 	return eventloop.WorkOn(ctx, c.workers, func(ctx context.Context) (R, error) {
 		v, err := f(ctx, c.mongo)
-		return v, withCause(ctx, err)
+		return v, withContext(ctx, err)
 	})
 }
 
@@ -151,11 +152,17 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// withCause makes err, the result of a function with the context ctx, match the cause of
-// ctx, if ctx has ended.
-func withCause(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
-		return errors.Join(cause, err)
+// withContext makes err, the result of a function with the context ctx, match the error of
+// ctx and its cause, if ctx has ended. The error of the official
+// client does not match the cause, and not always the error of ctx.
+func withContext(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, end := range []error{ctx.Err(), context.Cause(ctx)} {
+		if end != nil && !errors.Is(err, end) {
+			err = fmt.Errorf("%w: %w", err, end)
+		}
 	}
 	return err
 }

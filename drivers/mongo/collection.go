@@ -36,7 +36,7 @@ func (c *Collection[T]) fail(ctx context.Context, op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &Error{op, c.name(), withCause(ctx, err)}
+	return &Error{op, c.name(), withContext(ctx, err)}
 }
 
 // The functions of operations are literals in the methods, so that Loop.Handles shows which

@@ -276,6 +276,9 @@ func TestACanceledOperationFailsWithTheCause(t *testing.T) {
 		if _, err := coll.FindOne(ctx, id(0)).Await(task); !errors.Is(err, cause) || !errors.Is(err, context.Canceled) {
 			t.Errorf("%v, want the cause", err)
 		}
+		if _, err := coll.FindOne(ctx, id(0)).Await(task); err != cause { // like the error of WorkOn
+			t.Errorf("%v, want the cause alone", err)
+		}
 	})
 }
 

@@ -2,6 +2,8 @@ package redis
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/onloop/eventloop"
@@ -86,7 +88,17 @@ func (c *call[T]) watch(ctx context.Context, q *queue, others []waiter) *canceli
 
 // canceledBy returns the error of a command that was canceled by the end of ctx.
 func (q *queue) canceledBy(ctx context.Context) error {
-	return q.o.opError(context.Cause(ctx))
+	return q.o.opError(contextError(ctx))
+}
+
+// contextError returns the error of a command that ended because ctx did. It matches the error
+// of ctx and its cause.
+func contextError(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if errors.Is(cause, err) || cause == eventloop.ErrLoopClosed {
+		return cause
+	}
+	return fmt.Errorf("%w: %w", err, cause)
 }
 
 func checkContext(ctx context.Context) {

@@ -15,8 +15,9 @@ import (
 // one goroutine are sent in the order of the calls. The commands of one turn of the loop
 // are sent in one write.
 //
-// When the context of a command ends, its future fails at once with the cause of the
-// context. If the command was sent, the error also matches [ErrUncertain]. The context of
+// When the context of a command ends, its future fails at once with an error that matches
+// the error of the context and its cause. If the command was sent, the error also matches
+// [ErrUncertain]. The context of
 // a task ends with the task, and cancels the commands that the task did not wait for.
 // Commands of a [Tx] do not use their contexts.
 type Commands struct {

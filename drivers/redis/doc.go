@@ -51,7 +51,8 @@
 //     was not executed, or has an error reply.
 //   - A command beyond Options.MaxPending fails with [eventloop.ErrBufferFull] at once.
 //
-// A command that is canceled by its context fails at once. If it was sent, the client drops
+// A command that is canceled by its context fails at once, with an error that matches the
+// error of the context and its cause. If it was sent, the client drops
 // its reply on arrival, and never matches that reply to another command.
 //
 // Every command has a timeout, by default 5 s from the call. When a reply is overdue, the

@@ -434,6 +434,68 @@ func TestD6ACanceledCommandNeverShiftsReplies(t *testing.T) {
 	})
 }
 
+// Like those of the HTTP client of the loop.
+func TestD6TheErrorOfACanceledCommandMatchesTheContextAndItsCause(t *testing.T) {
+	server := func() *fake {
+		return &fake{command: func(p *peer, args []string) (string, bool) {
+			return silence, args[0] != "ECHO"
+		}}
+	}
+	cause := errors.New("changed my mind")
+	for _, end := range []error{context.Canceled, context.DeadlineExceeded} {
+		law(t, server, redis.Options{Timeout: -1, MaxBlocking: 1}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+			ctx, cancel := context.WithCancelCause(background())
+			if end == context.DeadlineExceeded {
+				var stop context.CancelFunc
+				ctx, stop = context.WithTimeoutCause(ctx, 2*time.Second, cause)
+				l.OnExit(stop)
+			}
+			results := 0
+			expect := func(what string, f *eventloop.Future[redis.Reply], sent bool) {
+				f.Then(func(_ redis.Reply, err error) {
+					results++
+					for _, want := range []error{end, cause} {
+						if !errors.Is(err, want) {
+							t.Errorf("%s: %v, want %v", what, err, want)
+						}
+					}
+					op, ok := errors.AsType[*eventloop.OpError](err)
+					if !ok || op.Op != redis.OpRedis || op.Addr != addr {
+						t.Errorf("%s: %#v", what, err)
+					}
+					if errors.Is(err, redis.ErrUncertain) != sent || errors.Is(err, eventloop.ErrTimeout) != (end == context.DeadlineExceeded) {
+						t.Errorf("%s: %v", what, err)
+					}
+				})
+			}
+			expect("sent", c.Do(ctx, "SILENT"), true)
+			expect("blocking", c.Do(ctx, "BLPOP", "k", 0), true)
+			expect("behind the blocking one", c.Do(ctx, "BLPOP", "k", 0), false)
+			tx := c.Tx()
+			expect("in a transaction", tx.Do(ctx, "GET", "k"), true)
+			tx.Exec(ctx).Then(func(_ []redis.Reply, err error) {
+				if results++; !errors.Is(err, end) || !errors.Is(err, cause) || !errors.Is(err, redis.ErrUncertain) {
+					t.Errorf("transaction: %v", err)
+				}
+			})
+			script := redis.NewScript("return 1")
+			expect("script", script.Run(ctx, c, nil), true)
+			l.AfterFunc(2*time.Second+1, func() {
+				expect("in the queue, or too late", c.Do(ctx, "ECHO", 1), false)
+				cancel(cause)
+				expect("too late", c.Do(ctx, "ECHO", 2), false)
+				expect("blocking, too late", c.Do(ctx, "BLPOP", "k", 0), false)
+				l.AfterFunc(time.Second, c.Abort)
+			})
+			l.OnExit(func() {
+				if results != 9 {
+					t.Errorf("%d results, want 9", results)
+				}
+			})
+		})
+	}
+}
+
 func TestD6ACommandThatIsCanceledInTheQueueIsNeverSent(t *testing.T) {
 	law(t, anyServer, redis.Options{}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
 		ctx, cancel := context.WithCancel(background())

@@ -108,8 +108,8 @@ const (
 //   - an [*Error], if the server refused the mail, or all of its recipients;
 //   - [ErrUncertain], if the connection was lost, or ctx ended, after the end of the mail
 //     was sent and before the reply to it;
-//   - the cause of ctx. The client then gives up the mail and closes the session that
-//     was sending it;
+//   - an error that matches the error of ctx and its cause, if ctx has ended. The client
+//     then gives up the mail and closes the session that was sending it;
 //   - the error of the connection. If the connection was lost before the end of the mail
 //     was sent, the client first retries once, on another session, provided that it can
 //     read the body again; see [Mail.Body];
@@ -146,7 +146,7 @@ func (c *Client) Send(ctx context.Context, m Mail) *eventloop.Future[Receipt] {
 // enqueue adds the mail to the queue, or returns an error.
 func (c *Client) enqueue(ctx context.Context, j *job) error {
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return contextError(ctx)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -164,9 +164,19 @@ func (c *Client) enqueue(ctx context.Context, j *job) error {
 	c.pending++
 	c.wakeLocked()
 	if ctx.Done() != nil {
-		j.unhook = context.AfterFunc(ctx, func() { j.cancel(context.Cause(ctx)) })
+		j.unhook = context.AfterFunc(ctx, func() { j.cancel(contextError(ctx)) })
 	}
 	return nil
+}
+
+// contextError returns the error of a mail that ended because ctx did. It matches the error
+// of ctx and its cause.
+func contextError(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if errors.Is(cause, err) || cause == eventloop.ErrLoopClosed {
+		return cause
+	}
+	return fmt.Errorf("%w: %w", err, cause)
 }
 
 // setUntil sets the deadline of a wait for a session that begins now.

@@ -265,7 +265,7 @@ func TestD6ACanceledMailFailsAtOnceAndNeverShiftsTheRepliesOfOthers(t *testing.T
 				switch {
 				case err == nil && r.Reply != want:
 					t.Errorf("got %q, want %q", r.Reply, want)
-				case err != nil && !(canceled && errors.Is(err, errGivenUp)):
+				case err != nil && !(canceled && errors.Is(err, errGivenUp) && errors.Is(err, context.Canceled)):
 					t.Errorf("mail %d: %v", i, err)
 				}
 				if c.Pending() == 0 {
@@ -309,6 +309,7 @@ func TestD7AMailThatMayHaveBeenDeliveredIsNeverSentAgain(t *testing.T) {
 				f := fails(t, c.Send(ctx, mail()), ErrUncertain)
 				if name == "canceled" {
 					fails(t, f, errGivenUp)
+					fails(t, f, context.Canceled)
 				} else {
 					fails(t, f, net.ErrClosed)
 				}

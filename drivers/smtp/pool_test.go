@@ -378,9 +378,11 @@ func TestAMailIsCanceledInTheQueue(t *testing.T) {
 			sent(t, c.Send(t.Context(), from(2)), nil)
 			fails(t, c.Send(t.Context(), from(3)), eventloop.ErrBufferFull)
 			cancel(errDisk)
+			fails(t, second, context.Canceled)
 			<-second.Done() // at once: no callback has run since
 			sent(t, c.Send(t.Context(), from(4)), func(Receipt) { c.Close() })
-			fails(t, c.Send(ctx, from(5)), errDisk)
+			late := fails(t, c.Send(ctx, from(5)), errDisk)
+			fails(t, late, context.Canceled)
 		})
 		l.OnExit(func() {
 			if got := strings.Join(f.mails, " "); got != "a0@x a2@x a4@x" {

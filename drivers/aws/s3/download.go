@@ -48,7 +48,7 @@ const pieceSize = 64 << 10
 // a resume; then Download verifies the length and the ETag.
 //
 // The Retryer of c also retries requests. The end of ctx ends the download; the error then
-// matches the cause of ctx. Download uses its own goroutine, not one of Workers.
+// matches the error of ctx and its cause. Download uses its own goroutine, not one of Workers.
 //
 // A panic in c ends the download with an [*eventloop.PanicError], which no *Error wraps.
 //

@@ -365,7 +365,7 @@ func TestStopAndCancelEndADownload(t *testing.T) {
 			}, func(err error) { ends = append(ends, err) }, nil)
 			l.OnExit(func() {
 				switch {
-				case stop && len(ends) != 0, !stop && (len(ends) != 1 || !is(cause)(ends[0])):
+				case stop && len(ends) != 0, !stop && (len(ends) != 1 || !is(cause)(ends[0]) || !is(context.Canceled)(ends[0])):
 					t.Errorf("stop %v: ended with %v", stop, ends)
 				case g.bodies() != 0:
 					t.Errorf("stop %v: %d open bodies", stop, g.bodies())

@@ -116,14 +116,14 @@ func (r *object) broken(err error) error {
 		err = io.ErrUnexpectedEOF
 	}
 	if r.ctx.Err() != nil {
-		return r.error(withCause(r.ctx, err))
+		return r.error(withContext(r.ctx, err))
 	}
 	if r.failures++; rest <= 0 || !r.mayResume(err) {
 		r.cancel(err)
 		return r.error(err)
 	}
 	if !r.sleep() {
-		return r.error(withCause(r.ctx, err))
+		return r.error(withContext(r.ctx, err))
 	}
 	return nil
 }
@@ -237,10 +237,17 @@ func contentRange(out *s3.GetObjectOutput) (first, last int64, ok bool) {
 	return first, last, err == nil && 0 <= first && first <= last
 }
 
-// withCause makes err match the cause of the end of ctx.
-func withCause(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
-		return errors.Join(cause, err)
+// withContext makes err, the result of a function with the context ctx, match the error of
+// ctx and its cause, if ctx has ended. The error of the SDK does not
+// match the cause, and not always the error of ctx.
+func withContext(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, end := range []error{ctx.Err(), context.Cause(ctx)} {
+		if end != nil && !errors.Is(err, end) {
+			err = fmt.Errorf("%w: %w", err, end)
+		}
 	}
 	return err
 }

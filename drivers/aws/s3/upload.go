@@ -57,7 +57,7 @@ const (
 // An error of the upload is an [*Error]. If the body, the client or a listener panics, it
 // wraps an [*eventloop.PanicError]; if one of them calls runtime.Goexit, it matches
 // ErrGoexit. An upload that never began fails with the error of [eventloop.WorkOn]. If ctx
-// ends, the error matches its cause. When the upload fails, the writer is closed: Write
+// ends, the error matches the error of ctx and its cause. When the upload fails, the writer is closed: Write
 // returns an error, and OnDrain is no longer called.
 func Upload(ctx context.Context, w *eventloop.Workers, c Putter, in *UploadInput, opts ...func(*UploadOptions)) (*eventloop.PipeWriter, *eventloop.Future[*UploadOutput]) {
 	u := newUpload(w, c, in, opts)
@@ -130,7 +130,9 @@ func (u *upload) start(ctx context.Context) *eventloop.Future[*UploadOutput] {
 	}
 	u.owner = owner
 	u.Init(owner)
-	eventloop.WorkOn(ctx, u.workers, u.run).Then(u.done)
+	eventloop.WorkOn(ctx, u.workers, u.run).Then(func(out *UploadOutput, err error) {
+		u.done(out, withContext(ctx, err))
+	})
 	return &u.Future
 }
 
@@ -162,12 +164,12 @@ func (u *upload) closeBody() {
 func (u *upload) run(ctx context.Context) (*UploadOutput, error) {
 	u.began = true
 	defer u.closeBody()
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(ctx) // cancel is for failures of the upload itself
 	defer cancel(nil)
 	defer context.AfterFunc(ctx, u.closeBody)() // unblocks a Read in progress
 	out, err := u.transfer(ctx, cancel)
-	if err != nil {
-		err = withCause(ctx, err)
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w: %w", cause, err)
 	}
 	return out, err
 }
