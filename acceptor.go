@@ -24,7 +24,7 @@ type acceptor struct {
 	file     os.FileInfo // of the socket file, or nil
 	ours     bool        // ln is of package net
 	takes    accepting
-	maxConns int           // 0: no bound
+	maxConns int           // 0: no limit
 	open     atomic.Int64  // number of open connections
 	wake     bell          // wakes the goroutine
 	out      bell          // rung when Accept has returned

@@ -151,8 +151,8 @@ func (cr *connReader) upgradeDeferred() bool {
 	return c.closeDeferred()
 }
 
-// boundClose bounds a Close that needs a dial or a handshake before it can write: after
-// flushTime, overdue resets the connection. The caller holds the lock.
+// boundClose limits the time of a Close that needs a dial or a handshake before it can
+// write: after flushTime, overdue resets the connection. The caller holds the lock.
 func (x *connExtra) boundClose(c *Conn) {
 	if x.closeTimer == nil {
 		x.closeTimer = c.loop.AfterFunc(c.flushTime(), c.loopSide().overdue)

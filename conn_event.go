@@ -213,7 +213,7 @@ func (t *abandonedTask) run() {
 }
 
 // armReaderTimer starts a timer if none runs. After the peer has ended its side, the
-// timer bounds how long held bytes, or the end, wait for a reader. It runs on the loop.
+// timer limits how long held bytes, or the end, wait for a reader. It runs on the loop.
 func (cl *connLoop) armReaderTimer() {
 	c := (*Conn)(cl)
 	c.core.Lock()

@@ -391,7 +391,7 @@ func (c *Conn) putBack(p []byte) {
 	c.set(bitUnread)
 }
 
-// giveBack is Unread without a bound, for bytes that HTTP has read beyond its last
+// giveBack is Unread without a limit, for bytes that HTTP has read beyond its last
 // message.
 func (cr *connReader) giveBack(p []byte) {
 	c := (*Conn)(cr)

@@ -24,8 +24,8 @@ var errNoDeadlines = errors.New("the connection does not support deadlines")
 // connection was accepted, or adopted with ConnConfig.TLSServer set, otherwise as the
 // client. Output written before StartTLS is sent in plaintext first, even if writing is
 // paused. Output written after StartTLS waits for the handshake. A client verifies the
-// host that was dialed, unless conf has a ServerName. ConnConfig.ConnectTimeout bounds
-// the handshake, together with the output that is sent before it.
+// host that was dialed, unless conf has a ServerName. ConnConfig.ConnectTimeout applies
+// to the handshake together with the output that is sent before it.
 //
 // Bytes that were read and not delivered are the start of the handshake, in this order:
 // bytes returned by [Conn.Unread], bytes that a stream has not read, and a chunk that

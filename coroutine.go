@@ -29,7 +29,7 @@ type coroutine struct {
 	timer *Timer   // of Sleep; nil before the first
 }
 
-// maxIdleCoroutines bounds the idle coroutines of a loop. Each has a stack of at least
+// maxIdleCoroutines limits the idle coroutines of a loop. Each has a stack of at least
 // 2 KB.
 const maxIdleCoroutines = 128
 

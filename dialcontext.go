@@ -19,7 +19,7 @@ import (
 // and the loop continues. In a callback, which can do neither, it returns [ErrOnLoop]
 // immediately; use [Loop.Dial] there.
 //
-// Only ctx, and in a task the context of the task, bounds the time. An error is an
+// Only ctx, and in a task the context of the task, limits the time. An error is an
 // [*OpError], as from Dial, that wraps a [*net.OpError]. If ctx has ended, the error
 // matches the error of ctx and its cause. If the loop ends by force, DialContext returns
 // [ErrLoopClosed]. If the task's context ends, it returns the cause of that context.

@@ -40,8 +40,9 @@ type ResolverConfig struct {
 	// else 2. Negative is an error.
 	Attempts int
 
-	// Timeout bounds each query to a server. Zero means the value of ResolvConf, else 5
-	// s. Negative is an error. The context of a lookup bounds the whole lookup.
+	// Timeout is the maximum time of each query to a server. Zero means the value of
+	// ResolvConf, else 5 s. Negative is an error. The context of a lookup limits the time
+	// of the whole lookup.
 	//
 	// A server that does not reply is queried after the others until it replies again,
 	// so it costs its Timeout only once. To find out when it replies again, the
@@ -84,12 +85,12 @@ type ResolverConfig struct {
 	// cache.
 	CacheSize int
 
-	// CacheMaxTTL bounds how long an answer is cached, and CacheMaxNegativeTTL how long
-	// a negative answer is cached (RFC 2308), whatever their TTL. Zero means an hour
-	// for CacheMaxTTL and 5 minutes for CacheMaxNegativeTTL. Negative means that such
-	// answers are not cached.
+	// CacheMaxTTL is the maximum time for which an answer is cached, and
+	// CacheMaxNegativeTTL that of a negative answer (RFC 2308), whatever their TTL. Zero
+	// means an hour for CacheMaxTTL and 5 minutes for CacheMaxNegativeTTL. Negative means
+	// that such answers are not cached.
 	//
-	// CacheMaxNegativeTTL also bounds how long the failure of all servers is cached,
+	// CacheMaxNegativeTTL also limits how long the failure of all servers is cached,
 	// whether they returned errors or did not reply (RFC 9520). This time is 5 s. If a
 	// name repeatedly times out while others resolve, the time doubles with each
 	// failure. Local errors, such as a lack of descriptors, are not cached.

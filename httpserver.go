@@ -168,8 +168,8 @@ func offerHTTP1(conf *tls.Config) *tls.Config {
 	return conf
 }
 
-// maxTimeLimit bounds timeouts, so that a deadline, which is a time plus a timeout and
-// perhaps a tenth of it, does not overflow.
+// maxTimeLimit is the longest timeout, so that a deadline, which is a time plus a timeout
+// and perhaps a tenth of it, does not overflow.
 const maxTimeLimit = 100 * 365 * 24 * time.Hour
 
 // timeLimit resolves a timeout setting. Zero selects the default. A negative d means no

@@ -106,7 +106,7 @@ type streamSink struct {
 type waiter struct {
 	t   *Task
 	seq uint64
-	d   *deadline // bounds the wait
+	d   *deadline // limits the wait
 }
 
 // wake resumes the task immediately. The caller must be the only code in its turn, see
@@ -477,7 +477,7 @@ func (s *stream) setDeadlines(t time.Time, read, write bool) error {
 	return nil
 }
 
-// A deadline bounds the waits of one direction of a stream.
+// A deadline limits the waits of one direction of a stream.
 type deadline struct {
 	at    atomic.Pointer[time.Time] // nil: none
 	timer *Timer                    // only on the loop, as is w

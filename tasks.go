@@ -305,7 +305,7 @@ func (f *Future[T]) AwaitTimeout(t *Task, d time.Duration) (T, error) {
 	return f.await(t, max(d, 0))
 }
 
-// forever is the duration of a wait without a bound.
+// forever is the duration of a wait without a limit.
 const forever time.Duration = -1
 
 func (f *Future[T]) await(t *Task, d time.Duration) (T, error) {

@@ -82,10 +82,10 @@ type ConnConfig struct {
 	// host that it dials. The peer is verified unless the tls.Config disables it.
 	TLS *tls.Config
 
-	// ConnectTimeout bounds Dial, including the name lookup, and each TLS handshake.
-	// For StartTLS it includes the output that is sent before the handshake. If zero,
-	// ReadTimeout is used. If both are zero, a handshake may take 10 s, and Dial takes
-	// as long as the kernel tries. Negative: no bound.
+	// ConnectTimeout is the maximum time of Dial, including the name lookup, and of each
+	// TLS handshake. For StartTLS it includes the output that is sent before the
+	// handshake. If zero, ReadTimeout is used. If both are zero, a handshake may take
+	// 10 s, and Dial takes as long as the kernel tries. Negative: no limit.
 	ConnectTimeout time.Duration
 
 	// ReadTimeout ends the connection with [ErrTimeout] when no byte has arrived for
@@ -100,12 +100,12 @@ type ConnConfig struct {
 	// elsewhere it is what the connection accepts. A receiver acknowledges in steps of
 	// up to 128 KB, so a slow peer is safe if it reads 128 KB within WriteTimeout. The
 	// timeout does not run while writing is paused. Zero: 60 s for connections that a
-	// listener accepted, none for others. Negative: none. WriteTimeout also bounds the
+	// listener accepted, none for others. Negative: none. WriteTimeout also limits the
 	// time without progress after Close, which is 5 s if there is no WriteTimeout.
 	WriteTimeout time.Duration
 
-	// ReadBufferSize bounds the data of one OnData call, in bytes. The maximum and the
-	// default are 64 KB.
+	// ReadBufferSize is the maximum number of bytes of one OnData call. 64 KB is the
+	// default, for zero and negative values, and the highest possible value.
 	ReadBufferSize int
 
 	// HighWater is the number of bytes of pending output above which a producer should
@@ -118,11 +118,11 @@ type ConnConfig struct {
 	// that is less. Negative: no limit.
 	HighWater int
 
-	// MaxBuffered bounds the pending output, in bytes. A Write that would exceed it
-	// returns [ErrBufferFull]. A Pipe into the connection may exceed it by one read of
-	// its source, and then waits, whatever HighWater is. MaxBuffered also bounds the
-	// bytes given to Unread. Zero: 64 MB. Negative: no bound. Config.MaxBuffered bounds
-	// the pending output of all connections together.
+	// MaxBuffered is the maximum number of bytes of pending output. A Write that would
+	// exceed it returns [ErrBufferFull]. A Pipe into the connection may exceed it by one
+	// read of its source, and then waits, whatever HighWater is. MaxBuffered also limits
+	// the bytes given to Unread. Zero: 64 MB. Negative: no limit. Config.MaxBuffered
+	// limits the pending output of all connections together.
 	MaxBuffered int
 
 	// KeepAlive configures TCP keep-alive probes. The zero value uses the defaults of
@@ -372,7 +372,7 @@ func (c *Conn) is(bits uint32) bool { return c.bits.Load()&bits != 0 }
 func (c *Conn) set(bits uint32)   { c.bits.Store(c.bits.Load() | bits) }
 func (c *Conn) unset(bits uint32) { c.bits.Store(c.bits.Load() &^ bits) }
 
-// A readTimer bounds how long a peer may send nothing. It is separate from connExtra
+// A readTimer limits how long a peer may send nothing. It is separate from connExtra
 // because many connections need only the timer.
 type readTimer struct {
 	timer Timer

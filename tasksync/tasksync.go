@@ -44,7 +44,7 @@ func (m *Mutex) Unlock() {
 	}
 }
 
-// A Semaphore bounds how many tasks do something at the same time, or how much of a
+// A Semaphore limits how many tasks do something at the same time, or how much of a
 // resource they use together. [NewSemaphore] creates one.
 type Semaphore struct {
 	units

@@ -27,8 +27,8 @@ func Config(l *eventloop.Loop, cfg aws.Config) aws.Config {
 //	cfg.HTTPClient = awsloop.HTTPClient(eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{...}))
 //
 // [config.WithHTTPClient] accepts the result, too, for credential providers that send
-// requests. HTTPClientConfig.InactivityTimeout, by default a minute, bounds the time without
-// a received byte; the SDK has no such bound.
+// requests. HTTPClientConfig.InactivityTimeout, by default a minute, limits the time
+// without a received byte; the SDK has no such limit.
 //
 // Like the SDK's own client, it follows only redirects with status 307 and 308. Unlike that
 // client, it follows them only on the host of the request, and not from https to http. A

@@ -89,7 +89,7 @@ func (c *Client) refuse(err error) (first bool) {
 	return true
 }
 
-// count adds r to the pending requests, if the bounds permit it. The caller holds c.mu.
+// count adds r to the pending requests, if the limits permit it. The caller holds c.mu.
 func (c *Client) count(r *request) error {
 	if c.pending >= c.o.MaxPending || r.size > c.o.MaxPendingBytes-c.bytes {
 		return eventloop.ErrBufferFull

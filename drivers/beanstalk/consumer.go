@@ -43,8 +43,8 @@ type ConsumeOptions struct {
 	ManualTouch bool
 }
 
-// heartbeat bounds each wait for a job. The server then replies that there was no job,
-// which shows that the server is alive.
+// heartbeat is the maximum time of each wait for a job. The server then replies that
+// there was no job, which shows that the server is alive.
 const heartbeat = 30 * time.Second
 
 // A Consumer reserves jobs from a server, see [Client.Consume]. It keeps the loop alive

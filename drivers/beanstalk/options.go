@@ -24,12 +24,13 @@ type Options struct {
 	// [github.com/onloop/eventloop.ConnConfig].
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// Timeout bounds each command, from the call to its reply, including the time
+	// Timeout is the maximum time from each call to its reply, including the time
 	// without a connection. An overdue reply ends its connection. Zero: 5 s. Negative: no
 	// bound.
 	Timeout time.Duration
 
-	// ConnectTimeout bounds connecting. Zero: 5 s. Negative: no bound.
+	// ConnectTimeout is the maximum time of an attempt to connect. Zero: 5 s. Negative:
+	// no limit.
 	ConnectTimeout time.Duration
 
 	// MinBackoff is the time before the first attempt to reconnect. It doubles with
@@ -40,11 +41,11 @@ type Options struct {
 	// MaxPending limits the number of commands without a reply, and MaxPendingBytes the
 	// sum of their sizes. A command beyond these limits fails with
 	// [github.com/onloop/eventloop.ErrBufferFull]. Zero: 64 K commands and 64 MB.
-	// Negative: no bound.
+	// Negative: no limit.
 	MaxPending, MaxPendingBytes int
 
-	// MaxBodyBytes bounds the body of a reply, such as a job. A larger body ends its
-	// connection with [ErrTooLarge]. Zero: 64 MB. Negative: no bound.
+	// MaxBodyBytes is the maximum size of the body of a reply, such as a job. A larger
+	// body ends its connection with [ErrTooLarge]. Zero: 64 MB. Negative: no limit.
 	MaxBodyBytes int
 
 	// OnState, if not nil, is called on the loop when the connection for commands is
@@ -55,7 +56,7 @@ type Options struct {
 	OnState func(up bool, err error)
 }
 
-// withDefaults returns a copy of o with the defaults set. In the copy, no bound is zero
+// withDefaults returns a copy of o with the defaults set. In the copy, no limit is zero
 // for a duration, and the greatest int for a number.
 func (o *Options) withDefaults() (*Options, error) {
 	c := Options{}

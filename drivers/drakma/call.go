@@ -20,7 +20,7 @@ import (
 // decodes larger bodies. Decoding 64 KB of JSON takes about 0.5 ms.
 const maxInline = 64 << 10
 
-// maxErrorBody bounds the stored part of the body of an error response.
+// maxErrorBody is the maximum size of the stored part of the body of an error response.
 const maxErrorBody = 64 << 10
 
 // A body that is not delivered is drained so that its connection can be reused. Draining
@@ -31,7 +31,8 @@ const (
 	maxUselessTime = time.Second
 )
 
-// maxChallenges bounds the answered challenges: the first one and those for stale nonces.
+// maxChallenges is the maximum number of answered challenges: the first one and those for
+// stale nonces.
 const maxChallenges = 3
 
 // A call is a request in progress. It makes one attempt after another until an attempt has
@@ -73,7 +74,7 @@ type attempt struct {
 	res      *Response        // nil until the header has arrived
 	verdict  verdict          // on res
 	data     bool             // sink has received data
-	patience *eventloop.Timer // bounds the draining of a body that is not needed
+	patience *eventloop.Timer // limits the draining of a body that is not needed
 	useless  int              // the number of drained bytes
 	stopped  bool             // draining took too long
 }
@@ -382,7 +383,7 @@ func (c *call) judge(res *eventloop.HTTPResponse) {
 // delivers reports whether the response is the result and not an error.
 func (c *call) delivers() bool { return c.try.verdict.action == deliver && !c.isError(c.try.res) }
 
-// hurry bounds the draining of a body.
+// hurry limits the time for draining a body.
 func (c *call) hurry() {
 	n, err := strconv.ParseInt(c.try.res.Header("Content-Length"), 10, 64)
 	if err == nil && n > maxUseless && c.try.method != "HEAD" {

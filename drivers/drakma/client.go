@@ -42,8 +42,8 @@ type Options struct {
 	// Retry configures the retries of failed requests.
 	Retry Retry
 
-	// Timeout bounds each request, including redirects, retries and the delays between
-	// them. Zero: no bound, except those of Client. See Request.Timeout.
+	// Timeout is the maximum time of each request, including redirects, retries and the
+	// delays between them. Zero: no limit, except those of Client. See Request.Timeout.
 	Timeout time.Duration
 
 	// Log receives the header of each request when it is sent, and of each response when it

@@ -274,7 +274,7 @@ func isASCII(s string) bool {
 	return !slices.ContainsFunc([]byte(s), func(b byte) bool { return b >= 0x80 })
 }
 
-// maxNonces bounds the challenges that a client remembers.
+// maxNonces is the maximum number of challenges that a client remembers.
 const maxNonces = 1024
 
 // A digestCache remembers the challenge of each server, so that the next request is

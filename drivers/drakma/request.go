@@ -220,10 +220,10 @@ func (r *Request) Charset(name string) *Request {
 	return r
 }
 
-// Timeout bounds the request, including authorization, redirects, retries and the delays
-// between them. After it, the request fails with an error that matches
+// Timeout sets the maximum time of the request, including authorization, redirects, retries
+// and the delays between them. After it, the request fails with an error that matches
 // [eventloop.ErrTimeout]. If a retry would come too late, the last response or error is the
-// result at once. Zero or negative: no bound, except those of [Options.Client].
+// result at once. Zero or negative: no limit, except those of [Options.Client].
 func (r *Request) Timeout(d time.Duration) *Request {
 	r.timeout = d
 	return r

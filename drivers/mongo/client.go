@@ -18,8 +18,8 @@ const Kind = "mongo"
 // defaultPoolSize is MaxPoolSize of the official client if it is not set.
 const defaultPoolSize = 100
 
-// disconnectTime bounds the time that the end of a loop waits for the official client, so
-// that a server that does not respond cannot delay it.
+// disconnectTime is the maximum time for which the end of a loop waits for the official
+// client, so that a server that does not respond cannot delay it.
 const disconnectTime = time.Second
 
 // A Client is a client of MongoDB on a loop. It runs the operations of the official client

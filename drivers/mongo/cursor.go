@@ -69,7 +69,7 @@ func aggregate[T any](c *Collection[T], pipeline any, opts []options.Lister[opti
 
 type openFunc func(ctx context.Context) (*mongo.Cursor, error)
 
-// maxPiece bounds the decoded documents that wait for delivery.
+// maxPiece is the maximum number of decoded documents that wait for delivery.
 const maxPiece = 1000
 
 // A source reads the documents of a cursor, on goroutines of the client, one call at a time.

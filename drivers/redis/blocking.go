@@ -30,7 +30,7 @@ type blockingCommand struct {
 	// Only on the loop. At most one of pipe and place is not nil.
 	pipe  *pipe            // while it runs
 	place *list.Element    // while it waits for a connection
-	timer *eventloop.Timer // bounds the wait for a connection
+	timer *eventloop.Timer // limits the wait for a connection
 	stop  func() bool      // stops watching ctx
 	over  bool
 }

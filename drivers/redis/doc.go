@@ -69,7 +69,7 @@
 //
 // [Client.Subscribe] receives messages of channels, patterns and shards. Messages that are
 // published while the connection is down are lost, and OnGap reports the gap.
-// [Client.Consume] reads a stream as a member of a consumer group, with a bound on the
+// [Client.Consume] reads a stream as a member of a consumer group, with a limit on the
 // unsettled entries.
 //
 // # Goroutines

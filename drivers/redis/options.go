@@ -44,15 +44,15 @@ type Options struct {
 	// RESP2 selects version 2 of the protocol. By default the client tries version 3 first.
 	RESP2 bool
 
-	// Timeout bounds each command, from the call to its reply, including the time without a
-	// connection. For a blocking command, such as BLPOP, the time that it may wait at the
-	// server is added; if it may wait without end, it has no bound. In a Session, that time
-	// is also added for the commands behind it. The context of a command can only shorten
-	// the timeout. Zero: 5 s. Negative: none.
+	// Timeout is the maximum time from each call to its reply, including the time without
+	// a connection. For a blocking command, such as BLPOP, the time that it may wait at
+	// the server is added; if it may wait without end, it has no timeout. In a Session,
+	// that time is also added for the commands behind it. The context of a command can
+	// only shorten the timeout. Zero: 5 s. Negative: none.
 	Timeout time.Duration
 
-	// ConnectTimeout bounds connecting, together with the handshakes of TLS and of
-	// Redis. Zero: 5 s. Negative: none.
+	// ConnectTimeout is the maximum time of an attempt to connect, including the
+	// handshakes of TLS and of Redis. Zero: 5 s. Negative: none.
 	ConnectTimeout time.Duration
 
 	// MinBackoff is the delay after the first failed attempt to connect. It doubles with
@@ -65,9 +65,9 @@ type Options struct {
 	// Zero: 128 K commands and 64 MB. Negative: no limit.
 	MaxPending, MaxPendingBytes int
 
-	// MaxReplyBytes bounds the memory of one reply. A larger one ends the connection
+	// MaxReplyBytes is the maximum memory of one reply. A larger one ends the connection
 	// with [ErrTooLarge]. An element of an array counts 64 bytes in addition to its
-	// text. Zero: 64 MB. Negative: no bound.
+	// text. Zero: 64 MB. Negative: no limit.
 	MaxReplyBytes int
 
 	// MaxBlocking limits the number of connections for blocking commands such as BLPOP.
@@ -99,7 +99,7 @@ const (
 	defaultMaxBlocking     = 16
 )
 
-// withDefaults returns a copy of o with the defaults set. In the copy, no bound is zero for
+// withDefaults returns a copy of o with the defaults set. In the copy, no limit is zero for
 // a duration, and the greatest int for a number.
 func (o *Options) withDefaults() (*Options, error) {
 	c := Options{}

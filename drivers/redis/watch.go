@@ -6,7 +6,7 @@ import (
 	"github.com/onloop/eventloop"
 )
 
-// maxConflicts bounds the attempts of Watch.
+// maxConflicts is the maximum number of attempts of Watch.
 const maxConflicts = 100
 
 // Watch runs a transaction that depends on values that it reads, in a task. It watches keys

@@ -65,21 +65,21 @@ type Options struct {
 	// Dial replaces the loop's dialer, see [eventloop.ConnConfig.Dial].
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// ConnectTimeout bounds dialing, and each TLS handshake. Zero: 30 s.
+	// ConnectTimeout is the maximum time of dialing, and of each TLS handshake. Zero: 30 s.
 	ConnectTimeout time.Duration
 
-	// ReplyTimeout bounds the wait for each reply, and the time for which a write may make
-	// no progress. The reply to a complete mail may take twice as long. Zero: 5 min, as
-	// RFC 5321, section 4.5.3.2, recommends.
+	// ReplyTimeout is the maximum time of the wait for each reply, and the maximum time
+	// for which a write may make no progress. The reply to a complete mail may take twice
+	// as long. Zero: 5 min, as RFC 5321, section 4.5.3.2, recommends.
 	ReplyTimeout time.Duration
 
-	// QueueTimeout bounds the time that a mail waits for a session. After it the mail
+	// QueueTimeout is the maximum time that a mail waits for a session. After it the mail
 	// fails with an error that matches [eventloop.ErrTimeout] and the last connect error,
-	// if there was one. Zero: 1 min. Negative: no bound.
+	// if there was one. Zero: 1 min. Negative: no limit.
 	QueueTimeout time.Duration
 
 	MaxConns    int           // sessions at a time. Zero: 5
-	MaxMessages int           // mails per session. Zero: 100. Negative: no bound
+	MaxMessages int           // mails per session. Zero: 100. Negative: no limit
 	IdleTimeout time.Duration // how long a session without mails stays open. Zero: 30 s
 
 	MaxQueue      int // mails that wait for a session. Zero: 1,000

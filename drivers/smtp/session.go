@@ -47,7 +47,7 @@ const (
 	sessionOver                 // is being closed, or is closed
 )
 
-// quitTimeout bounds the wait for the reply to QUIT.
+// quitTimeout is the maximum time of the wait for the reply to QUIT.
 const quitTimeout = 5 * time.Second
 
 // newSession starts to connect.

@@ -128,7 +128,7 @@ func (g *Gunzip) next() error {
 	return io.EOF
 }
 
-// maxGarbage bounds how many bytes are read after the data.
+// maxGarbage is the maximum number of bytes that are read after the data.
 const maxGarbage = 64 << 10
 
 // maxWindow is the largest window that a zstd frame may need in HTTP (RFC 9659).

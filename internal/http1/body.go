@@ -41,7 +41,7 @@ type Body struct {
 	// Limit is the number of bytes of the body that may still follow.
 	Limit int64
 
-	// MaxTrailer bounds the trailer section.
+	// MaxTrailer is the maximum size of the trailer section.
 	MaxTrailer int
 
 	// Lenient accepts what HTTP clients accept: spaces after the size of a chunk,

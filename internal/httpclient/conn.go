@@ -744,7 +744,7 @@ func (c *Conn) Close() {
 	}
 }
 
-// parting bounds the time for which finish waits until another goroutine has written
+// parting limits the time for which finish waits until another goroutine has written
 // close_notify, on a connection that is not a socket.
 const parting = 100 * time.Millisecond
 

@@ -39,7 +39,7 @@ func (c *Conn) SetPatience(d time.Duration) {
 	}
 }
 
-// quiet bounds the closing of a connection without half-close: it is read until nothing
+// quiet limits the closing of a connection without half-close: it is read until nothing
 // has arrived for this long. This avoids the same reset, and there is no end of the peer's
 // side to wait for.
 const quiet = 50 * time.Millisecond
@@ -85,7 +85,7 @@ func (c *Conn) ClosingQuietly() {
 }
 
 // awaitsPeer reports whether, after ClosingQuietly, the connection only waits for the
-// peer, and bounds that wait. Otherwise the goroutine must be woken. The caller holds the
+// peer, and limits that wait. Otherwise the goroutine must be woken. The caller holds the
 // lock.
 func (c *Conn) awaitsPeer() bool {
 	if c.closing != closingQuietly || c.stream != streamEnded || c.cut || c.failed() {

@@ -107,7 +107,7 @@ const (
 	// parking them does not delay everything else. The next sweeps check the others.
 	sweepMost = 256
 
-	// slowest bounds pace, which doubles while sweeps find nothing to do.
+	// slowest is the maximum of pace, which doubles while sweeps find nothing to do.
 	slowest = 16
 
 	// retryAfter is the time until parking is tried again after the kernel has refused

@@ -265,8 +265,8 @@ func (s *secure) readBelow(p []byte) (int, error) {
 	return n, err
 }
 
-// maxReplies bounds the output that Read of crypto/tls may cause. Without it, a peer that
-// sends KeyUpdates and never reads would fill the memory.
+// maxReplies is the maximum size of the output that Read of crypto/tls may cause. Without
+// it, a peer that sends KeyUpdates and never reads would fill the memory.
 const maxReplies = 64 << 10
 
 // Write is called by crypto/tls. It appends p to the output of the connection.

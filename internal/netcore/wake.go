@@ -181,7 +181,7 @@ func (c *Conn) WaitUntil(t time.Time) {
 	c.woken.Store(false)
 }
 
-// SetReadDeadline bounds the waits of Read and Watch. The zero time means no bound.
+// SetReadDeadline limits the waits of Read and Watch. The zero time means no limit.
 func (c *Conn) SetReadDeadline(t time.Time) {
 	c.deadlineMu.Lock()
 	defer c.deadlineMu.Unlock()

@@ -47,8 +47,8 @@ func (c *Conn) PauseOutput(paused bool) {
 	c.start()
 }
 
-// SetStall bounds the time in which the peer receives none of the pending output. Zero or
-// negative means no bound. The time restarts. The caller holds the lock.
+// SetStall limits the time in which the peer receives none of the pending output. Zero or
+// negative means no limit. The time restarts. The caller holds the lock.
 func (c *Conn) SetStall(d time.Duration) {
 	c.stall = d
 	c.recheck()

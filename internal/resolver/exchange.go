@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// maxSockets bounds the queries with their own UDP socket, so that thousands of
-	// lookups do not use up the descriptors of the process while a server is down.
-	// Further queries share sockets (see link). They do not wait, because then
+	// maxSockets is the maximum number of queries with their own UDP socket, so that
+	// thousands of lookups do not use up the descriptors of the process while a server is
+	// down. Further queries share sockets (see link). They do not wait, because then
 	// names that time out would delay all others.
 	maxSockets = 256
 

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// maxLinks bounds the connections of each kind to one server, and maxFlights
-	// the queries in flight on one connection.
+	// maxLinks is the maximum number of connections of each kind to one server, and
+	// maxFlights that of queries in flight on one connection.
 	maxLinks   = 64
 	maxFlights = 1024
 

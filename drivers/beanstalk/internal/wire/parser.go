@@ -18,7 +18,7 @@ const maxLine = 256
 // A Parser decodes replies from chunks of any size. It stores its position in an incomplete
 // reply, so it examines each byte once. The zero Parser is ready to use.
 type Parser struct {
-	Limit int // bounds the bytes of a body; zero: no bound
+	Limit int // limits the bytes of a body; zero: no limit
 
 	line    []byte // the beginning of an incomplete line
 	reply   Reply  // a reply with an incomplete body

@@ -22,8 +22,8 @@ const (
 // byte once, wherever the chunks end, because it stores the state of an incomplete value. The
 // zero Parser has no limit.
 type Parser struct {
-	// Limit bounds the memory of a value: its bytes, and 64 for each element. Zero or
-	// negative: no bound. It must not change while a value is incomplete.
+	// Limit is the maximum memory of a value: its bytes, and 64 for each element. Zero or
+	// negative: no limit. It must not change while a value is incomplete.
 	Limit int
 
 	state state

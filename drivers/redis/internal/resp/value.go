@@ -51,7 +51,7 @@ func (v *Value) Float() float64 { return math.Float64frombits(uint64(v.Int)) }
 // valueSize is the size of a Value toward Parser.Limit: its memory, rounded up.
 const valueSize = 64
 
-// MaxDepth bounds the nesting of values.
+// MaxDepth is the maximum depth of nested values.
 const MaxDepth = 64
 
 // ErrTooLarge is returned for a value that is larger than the limit of the parser.

@@ -44,7 +44,7 @@ var ErrTooLarge = errors.New("reply too large")
 
 // A Parser splits the bytes from a server into replies.
 type Parser struct {
-	// Max bounds the size of a reply in bytes, including its codes and line ends.
+	// Max limits the size of a reply in bytes, including its codes and line ends.
 	Max int
 
 	buf     []byte
