@@ -182,6 +182,14 @@ type stuckState struct {
 // plenty fills every buffer on the way to a peer that does not read.
 var plenty = bytesOf(24 << 20)
 
+// awaitBlocked waits until the kernel takes no more output of c.
+func awaitBlocked(t testing.TB, c *eventloop.Conn) {
+	t.Helper()
+	if !eventually(func() bool { return eventloop.Blocked(c) }) {
+		t.Errorf("the output is not blocked; %d bytes are left", c.Buffered())
+	}
+}
+
 func stuckStates() []stuckState {
 	must := func(t testing.TB, c *eventloop.Conn, err error) *eventloop.Conn {
 		t.Helper()
@@ -259,9 +267,7 @@ func stuckStates() []stuckState {
 			stuckState{name + ", writing blocked", func(t testing.TB, l *eventloop.Loop, cfg *eventloop.ConnConfig) *eventloop.Conn {
 				c, _ := join(t, l, cfg)
 				c.Write(plenty)
-				for last := -1; last != c.Buffered(); time.Sleep(5 * time.Millisecond) {
-					last = c.Buffered()
-				}
+				awaitBlocked(t, c)
 				return c
 			}},
 			stuckState{name + ", closing blocked", func(t testing.TB, l *eventloop.Loop, cfg *eventloop.ConnConfig) *eventloop.Conn {

@@ -368,7 +368,7 @@ func TestConnCloseWhileConnecting(t *testing.T) {
 	})
 	t.Run("with output connects and flushes", func(t *testing.T) {
 		l, _ := startLoop(t, nil)
-		r, cfg := newTape(nil)
+		r, cfg := newTape(&eventloop.ConnConfig{WriteTimeout: watchdogTime}) // the kernel may try again after seconds
 		c, open := dialBlackHole(t, l, cfg)
 		c.WriteString("important")
 		f := c.Flushed()

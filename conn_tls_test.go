@@ -258,9 +258,7 @@ func TestConnTLSAbortDoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Write(bytesOf(32 << 20))
-	for last := -1; last != c.Buffered(); time.Sleep(20 * time.Millisecond) {
-		last = c.Buffered() // until the kernel is full
-	}
+	awaitBlocked(t, c)
 	endure(t)
 	c.Abort()
 	r.wait(t)

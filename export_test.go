@@ -24,6 +24,13 @@ const (
 // InBorrowedRead reports whether the dispatcher of l waits in a connection.
 func InBorrowedRead(l *Loop) bool { return l.borrowed.in.Load() != nil }
 
+// Blocked reports whether the output of c waits because the kernel takes no more of it.
+func Blocked(c *Conn) bool {
+	c.core.Lock()
+	defer c.core.Unlock()
+	return c.core.Blocked()
+}
+
 // BorrowAgain is how many turns in a row must have been input of one connection after
 // the dispatcher waited there without input.
 const BorrowAgain = borrowAgain
