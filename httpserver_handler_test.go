@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
+	"github.com/valyala/fasthttp"
 )
 
 // A handlerCase is a handler of net/http and the requests that it gets, one after the
@@ -399,72 +400,84 @@ func TestServeHTTPEndsTheContextWhenTheClientLeaves(t *testing.T) {
 }
 
 func TestServeHTTPHasBackPressureInBothDirections(t *testing.T) {
-	const total = 40 << 20
+	const total, most = 4 << 20, 1 << 20
 	for _, name := range []string{"own", "fasthttp", "net/http"} {
 		t.Run(name, func(t *testing.T) {
-			l, _ := startLoop(t, quiet())
-			var read, wrote atomic.Int64
-			requests := make(chan *eventloop.HTTPRequest, 1)
-			cfg := &eventloop.HTTPServerConfig{MaxInlineBody: 1000, MaxBodyBytes: -1, HighWater: 100_000}
-			proceed := make(chan struct{})
-			addr := allServers[name](t, l, cfg, func(r *eventloop.HTTPRequest) {
-				requests <- r
-				r.ServeHTTP(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-					<-proceed
-					n, err := io.Copy(io.Discard, req.Body)
-					read.Store(n)
-					if err != nil {
-						t.Error(err)
-					}
-					buf := make([]byte, 50_000)
-					for wrote.Load() < total {
-						n, err := w.Write(buf[:min(len(buf), total-int(wrote.Load()))])
-						wrote.Add(int64(n))
+			inBubble(t, func(t *testing.T, l *eventloop.Loop) {
+				var read, wrote atomic.Int64
+				cfg := &eventloop.HTTPServerConfig{MaxInlineBody: 1000, MaxBodyBytes: -1, HighWater: 100_000}
+				proceed := make(chan struct{})
+				nc, stop := serveOverPipe(t, name, l, cfg, func(r *eventloop.HTTPRequest) {
+					r.ServeHTTP(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+						<-proceed
+						n, err := io.Copy(io.Discard, req.Body)
+						read.Store(n)
 						if err != nil {
 							t.Error(err)
-							return
 						}
+						for wrote.Load() < total {
+							n, err := w.Write(make([]byte, 1<<15))
+							wrote.Add(int64(n))
+							if err != nil {
+								t.Error(err)
+								return
+							}
+						}
+					}))
+				})
+				c := newRawClient(t, nc)
+				c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", total)
+				var sent atomic.Int64
+				go func() {
+					for sent.Load() < total {
+						n, _ := c.Write(make([]byte, 1<<15))
+						sent.Add(int64(n))
 					}
-				}))
-			})
-			c := dialRaw(t, addr)
-			c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", total)
-			var sent atomic.Int64
-			go func() {
-				buf := make([]byte, 100_000)
-				for sent.Load() < total {
-					n, _ := c.Write(buf[:min(len(buf), total-int(sent.Load()))])
-					sent.Add(int64(n))
+				}()
+				synctest.Wait() // until nothing moves any more: a pipe has no buffer
+				if n := sent.Load(); n > most {
+					t.Errorf("%d bytes were taken although the handler has read none", n)
 				}
-			}()
-			wait(t, requests, "request")
-			if n := settled(&sent); n > total/2 {
-				t.Errorf("%d bytes were taken although the handler has read none", n)
-			}
-			close(proceed)
-			eventually(func() bool { return wrote.Load() > 0 })
-			if n := settled(&wrote); n > total/2 {
-				t.Errorf("the handler has written %d bytes although the client has read none", n)
-			}
-			resp, err := http.ReadResponse(c.br, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if n, err := io.Copy(io.Discard, resp.Body); n != total || err != nil || read.Load() != total {
-				t.Errorf("%d bytes were read, %d and %v came back", read.Load(), n, err)
-			}
+				close(proceed)
+				synctest.Wait()
+				wantEqual(t, "bytes that the handler has read", read.Load(), total)
+				if n := wrote.Load(); n > most {
+					t.Errorf("the handler has written %d bytes although the client has read none", n)
+				}
+				resp, err := http.ReadResponse(c.br, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if n, err := io.Copy(io.Discard, resp.Body); n != total || err != nil {
+					t.Errorf("%d bytes and %v came back", n, err)
+				}
+				c.Close()
+				stop()
+			})
 		})
 	}
 }
 
-// settled returns n when it has not changed for a while.
-func settled(n *atomic.Int64) int64 {
-	for {
-		was := n.Load()
-		time.Sleep(100 * time.Millisecond)
-		if n.Load() == was {
-			return was
+// serveOverPipe serves one connection of net.Pipe by the named server, until stop is called.
+func serveOverPipe(t *testing.T, name string, l *eventloop.Loop, cfg *eventloop.HTTPServerConfig, h func(r *eventloop.HTTPRequest)) (client net.Conn, stop func()) {
+	t.Helper()
+	ln := newPipeListener()
+	switch name {
+	case "own":
+		s, err := l.ServeHTTP(ln, h, cfg)
+		if err != nil {
+			t.Fatal(err)
 		}
+		return ln.dial(), func() { s.Close() }
+	case "fasthttp":
+		client, server := net.Pipe()
+		s := &fasthttp.Server{Handler: cfg.FastHTTPHandler(l, h), StreamRequestBody: true, NoDefaultDate: true, Logger: quietLogger{}}
+		go s.ServeConn(server)
+		return client, func() {}
+	default:
+		s := &http.Server{Handler: cfg.HTTPHandler(l, h)}
+		go s.Serve(ln)
+		return ln.dial(), func() { s.Close() }
 	}
 }
 
@@ -825,7 +838,10 @@ func TestServeHTTPEndsWithTheLoop(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("%s, ignores its context %v", name, deaf), func(t *testing.T) {
 				cfg := quiet()
-				cfg.WorkGrace = 10 * time.Millisecond
+				cfg.WorkGrace = watchdogTime // a handler that ends has time for it
+				if deaf {
+					cfg.WorkGrace = 10 * time.Millisecond
+				}
 				began, release := make(chan struct{}), make(chan struct{})
 				l, end := startLoop(t, cfg)
 				addr := mount(t, l, nil, func(r *eventloop.HTTPRequest) {

@@ -587,8 +587,10 @@ func TestHTTPServerRespondsIfABodyStreamFails(t *testing.T) {
 					}
 					c := dialRaw(t, mount(t, l, cfg, h))
 					background(t, func() {
-						fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-						fmt.Fprintf(c, "200\r\n%s\r\n%s", strings.Repeat("b", 0x200), body.sent) // first enough for a stream
+						// In one Write, so that ReadTimeout ends only the wait for the rest. The first chunk
+						// is enough for a stream.
+						fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n200\r\n%s\r\n%s",
+							strings.Repeat("b", 0x200), body.sent)
 					})
 					if got, err := c.br.ReadString('\n'); !strings.HasPrefix(got, want) {
 						t.Errorf("response %q, %v, want %q", got, err, want)
