@@ -443,12 +443,14 @@ func TestHTTPFileThatChangesWhileItIsSentIsAnError(t *testing.T) {
 			defer w.Close()
 			whole := false
 			s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-				change(path, w)
 				n, err := io.Copy(io.Discard, r.Body)
 				whole = err == nil && n == 1<<20
 			}))
-			opts := &eventloop.HTTPOptions{BodyReader: r, Headers: eventloop.HTTPHeaders{{Name: "Expect", Value: "100-continue"}}}
-			_, err = doHTTP(t, eventloop.HTTPClientConfig{}, "PUT", s.URL, opts)
+			dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+				change(path, w) // the length is known by now, and nothing is sent yet
+				return new(net.Dialer).DialContext(ctx, network, address)
+			}
+			_, err = doHTTP(t, eventloop.HTTPClientConfig{Dial: dial}, "PUT", s.URL, &eventloop.HTTPOptions{BodyReader: r})
 			s.Close()
 			if fine := name == "does not" || name == "is overwritten"; fine != whole || fine != (err == nil) || !fine && !errors.Is(err, eventloop.ErrHTTPBodyLength) {
 				t.Errorf("whole %v, error %v", whole, err)
