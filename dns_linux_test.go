@@ -38,11 +38,12 @@ func TestSocketOptionsReachADialByName(t *testing.T) {
 	}
 }
 
-// deafPort returns a port of ip to which connecting neither succeeds nor fails: the
-// queue of its listener is full, and Linux drops further connections.
-func deafPort(t testing.TB, ip string) string {
+// deafPort returns the port of address, or of a free one if that is 0, to which connecting
+// neither succeeds nor fails: the queue of its listener is full, and Linux drops further
+// connections.
+func deafPort(t testing.TB, address string) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", ip+":0")
+	ln, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}

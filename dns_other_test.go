@@ -4,7 +4,7 @@ package eventloop_test
 
 import "testing"
 
-func deafPort(t testing.TB, ip string) string {
+func deafPort(t testing.TB, address string) string {
 	t.Helper()
 	t.Skip("needs an address that does not answer; only on Linux it is known how to make one")
 	return ""
