@@ -56,7 +56,7 @@ func finishOfTLS(t *testing.T, k kind, secured bool, output string, ends bool) {
 		}
 		peer = tc
 	}
-	c.order(func() { c.SetStall(watchdog / 2) })
+	c.order(func() { c.SetStall(10 * watchdog) })
 	if output != "" {
 		c.write("the last words")
 	}
@@ -86,7 +86,7 @@ func finishOfTLS(t *testing.T, k kind, secured bool, output string, ends bool) {
 		if lost != 0 {
 			t.Errorf("lost %d bytes", lost)
 		}
-	case <-time.After(watchdog / 4): // half of what the stall is
+	case <-time.After(watchdog):
 		t.Errorf("it waits for more than the user's output; the kernel has %d bytes", c.Unacked())
 		peer.Close()
 		<-finished
@@ -106,7 +106,7 @@ func TestFinishAfterAFailedHandshakeWaitsForNoReader(t *testing.T) {
 					c.write("STARTTLS")
 					io.ReadFull(peer, make([]byte, 8))
 				}
-				c.order(func() { c.SetStall(watchdog / 2) })
+				c.order(func() { c.SetStall(10 * watchdog) })
 				io.WriteString(peer, "this is not TLS")
 				if err := c.secure(context.Background(), serverTLS(), false, ""); err == nil {
 					t.Error("the handshake succeeds")
@@ -118,7 +118,7 @@ func TestFinishAfterAFailedHandshakeWaitsForNoReader(t *testing.T) {
 					if lost != 0 {
 						t.Errorf("lost %d bytes", lost)
 					}
-				case <-time.After(watchdog / 4):
+				case <-time.After(watchdog):
 					t.Error("it waits for the peer to read an alert")
 					peer.Close()
 				}

@@ -358,6 +358,7 @@ func TestAQuietCloseLeavesTheGoroutineInReadUntilThePeerEnds(t *testing.T) {
 			if !k.raw {
 				t.Skip("sockets are not read raw on this system")
 			}
+			t.Cleanup(Prolong(watchdog)) // the peer may take long to end
 			nc, peer := k.pair(t)
 			c := newConn(t, nc, k.ours)
 			c.Open()

@@ -171,6 +171,7 @@ func TestAQuietCloseLeavesAConnectionParkedUntilThePeerEnds(t *testing.T) {
 	defer Hasten(time.Millisecond, 0)()
 	for _, k := range parkable() {
 		t.Run(k.name, func(t *testing.T) {
+			t.Cleanup(Prolong(watchdog)) // the peer may take long to end
 			nc, peer := k.pair(t)
 			c := newIdler(t, nc, k.ours)
 			c.Start()
@@ -336,7 +337,7 @@ func TestOnlyABusyConnectionHasAGoroutine(t *testing.T) {
 	exchange(t, peer, "first")
 	c.awaitPark(t)
 	runs := c.runs.Load()
-	sweepEvery.Store(int64(200 * time.Millisecond)) // or it is quiet when this process stalls
+	sweepEvery.Store(int64(time.Hour)) // or it is quiet when this process stalls
 	exchange(t, peer, "second")
 	for range 20 {
 		exchange(t, peer, "more")
@@ -344,7 +345,7 @@ func TestOnlyABusyConnectionHasAGoroutine(t *testing.T) {
 	if n := c.runs.Load() - runs; n != 1 {
 		t.Errorf("Serve was called %d times for a busy connection, want once", n)
 	}
-	c.awaitPark(t)
+	until(t, "the connection is parked", func() bool { c.poller.sweep(); return c.isParked() })
 	c.end(t)
 }
 
