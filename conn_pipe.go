@@ -9,7 +9,7 @@ import (
 )
 
 // Pipe sends all bytes that arrive on c from now on to dst, instead of to OnData. It
-// reads no faster than dst sends: the pending output of dst is bounded by its HighWater
+// reads no faster than dst sends: the pending output of dst is limited to its HighWater
 // or MaxBuffered, whichever is less, plus one read of each connection that is piped to
 // it.
 //
@@ -20,9 +20,9 @@ import (
 // is aborted and the future fails with the error. When dst closes first, the future fails
 // with net.ErrClosed, and OnData receives the bytes that arrive afterwards.
 //
-// Both connections must belong to the same loop. Two pipes, one in each direction, make
-// a proxy. Set AllowHalfOpen on both connections, so that the end of one direction does
-// not end the other.
+// Both connections must belong to the same loop; otherwise the future fails. Two pipes,
+// one in each direction, make a proxy. Set AllowHalfOpen on both connections, so that
+// the end of one direction does not end the other.
 func (c *Conn) Pipe(dst *Conn) *Future[int64] {
 	f := unregisteredFuture[int64](c.loop)
 	if dst == nil || dst.loop != c.loop || dst == c {

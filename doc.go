@@ -111,11 +111,11 @@
 // net.Conn or net.Listener that does not return. Run waits for these for
 // Config.WorkGrace, and then names them in an error that matches [ErrWorkLeft].
 //
-// A loop runs once. Before Run, a Loop accepts Post, Hold, OnExit, OnShutdown, AfterFunc,
-// Every, NewFuture and NewOwner; they take effect when Run starts. Calls that need a
-// socket, a signal or a goroutine return [ErrNotRunning]. After the end, every call
-// returns [ErrLoopClosed]. Any number of loops may run in one process. They share nothing
-// except the signals of the process.
+// A loop runs once. Before Run, a Loop accepts Post, Hold, OnExit, OnShutdown,
+// AfterFunc, Every, Go, NewFuture, NewOwner, NewPipe, Receive and ReadFrom; they take
+// effect when Run starts. Calls that need a socket, a signal or a goroutine return
+// [ErrNotRunning]. After the end, every call returns [ErrLoopClosed]. Any number of
+// loops may run in one process. They share nothing except the signals of the process.
 //
 // The callbacks of a connection come in this order: OnConnect; then OnData,
 // OnDrain and OnEvent, any number of times; then OnClose, exactly once and last.
@@ -137,7 +137,8 @@
 //     the callback, such as [Timer.OnEvent]; the last call counts;
 //   - configs are passed by pointer and copied; nil is the zero config;
 //   - a function that creates something for a loop takes the loop as its first argument,
-//     after the context: [Work], [All], [NewFuture], [Receive], [NewHTTPClient].
+//     after the context: [Work], [All], [NewFuture], [Receive], [NewHTTPClient]. A nil
+//     loop or context is a mistake and panics.
 //
 // Memory is bounded. A connection reads its next chunk only after the last one was handled,
 // and reads nothing while it is paused. When the peer does not receive its output, a
@@ -264,12 +265,13 @@
 //	}
 //
 // The methods of the client return futures. [Loop.HTTP] is the default client;
-// [NewHTTPClient] creates a client with its own settings. [HTTPClient.Do] takes options,
-// such as streamed bodies. A response with any status is a result. An error, which matches
-// [ErrHTTP] and its cause, means that there was no response. A request ends at once when
-// its context ends. Idle connections are reused, and a request is retried only if that is
-// safe. [HTTPClient.RoundTripper] makes the client the transport of an http.Client, so that
-// libraries that use net/http work in goroutines and in tasks.
+// [NewHTTPClient] creates a client with its own settings. [HTTPClient.Do] takes
+// options, such as streamed bodies. A response with any status is a result. An error,
+// which matches [ErrHTTP] and its cause, means that there was no complete response. A
+// request ends at once when its context ends. Idle connections are reused, and a
+// request is retried only if that is safe. [HTTPClient.RoundTripper] makes the client
+// the transport of an http.Client, so that libraries that use net/http work in
+// goroutines and in tasks.
 //
 // [TaskHandler] turns a function into a handler that runs as a task for each request.
 // [HTTPHandler] and [FastHTTPHandler] let net/http and fasthttp servers pass requests to a

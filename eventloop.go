@@ -206,8 +206,9 @@ func clone[T any](p *T) *T {
 	return &c
 }
 
-// Run creates a loop and runs it as [Loop.Run] does. It calls start on the loop first. If
-// start returns an error, the loop ends by force, and Run returns the error.
+// Run creates a loop and runs it as [Loop.Run] does. It calls start on the loop first.
+// If start returns an error, the loop ends by force, and Run returns the error. If
+// start is nil, Run returns an error at once.
 func Run(ctx context.Context, cfg *Config, start func(l *Loop) error) error {
 	if start == nil {
 		return errNilFunc

@@ -250,10 +250,10 @@ func newPanicError(value any) *PanicError {
 }
 
 // IsInfo reports whether err is an ordinary end rather than a failure: io.EOF, or a
-// reset by the peer (connection-info that is no connection-error). A server sees both
-// all the time; the default event handler ignores them. Wrapped errors match too, with
-// one exception: an io.EOF that is the cause of an [OpError] is a failure, because it
-// cut an operation short, such as a handshake. A panic is always a failure, whatever
+// reset by the peer (a connection-info that is not a connection-error). A server sees
+// both all the time; the default event handler ignores them. Wrapped errors match too,
+// with one exception: an io.EOF that is the cause of an [OpError] is a failure, because
+// it cut an operation short, such as a handshake. A panic is always a failure, whatever
 // its value.
 func IsInfo(err error) bool {
 	if isPanic(err) {

@@ -271,9 +271,9 @@ type HTTPOptions struct {
 	// field is not sent.
 	Headers HTTPHeaders
 
-	// Host is sent in place of the host of the URL. The client still connects to the host
-	// of the URL, and verifies it. Host may have a port. Any other value than a host, here
-	// or in a Host field of Headers, is an error that matches ErrHTTPHeader.
+	// Host is sent in place of the host of the URL. The client still connects to the
+	// host of the URL, and verifies it. Host may have a port. A value that is not a
+	// host, here or in a Host field of Headers, is an error that matches ErrHTTPHeader.
 	Host string
 
 	// Body is the body of the request. If it is empty, the client sends
@@ -440,7 +440,7 @@ func (r *HTTPResponse) Header(name string) string { return r.Headers.Get(name) }
 type HTTPTiming struct {
 	Wait      time.Duration // waiting for a connection to the host
 	Lookup    time.Duration // name lookup
-	Connect   time.Duration // connecting, also to a proxy, without Lookup
+	Connect   time.Duration // connecting to the server or the proxy, without Lookup
 	TLS       time.Duration // the handshake
 	FirstByte time.Duration // from the call to the first byte of the response
 	Total     time.Duration // from the call to the last byte of the response

@@ -203,8 +203,10 @@ type HTTPServer struct {
 }
 
 // ListenHTTP listens on a local TCP address and calls h on the loop with each request
-// (http-server). With an empty host it listens on 0.0.0.0. Port 0 selects a free port; see
-// [HTTPServer.Addr]. ListenHTTP returns an error if the address is invalid or in use.
+// (http-server). With an empty host it listens on 0.0.0.0. Port 0 selects a free port;
+// see [HTTPServer.Addr]. ListenHTTP returns an [*OpError] if the address is invalid or
+// in use, [ErrNotRunning] before Run, [ErrLoopClosed] after the end of the loop, and an
+// error if h is nil.
 //
 // h responds with [HTTPRequest.Respond] or [HTTPRequest.RespondStream], before it returns
 // or at any later time.

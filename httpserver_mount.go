@@ -529,11 +529,11 @@ func (r *HTTPRequest) isCut() bool {
 //
 // If the client disconnects, the context of the request ends, and OnAbort gets io.EOF:
 // net/http does not give the cause. RespondStream returns an error that matches
-// errors.ErrUnsupported if the http.ResponseWriter, perhaps that of a middleware, cannot
-// flush. Upgrade is not possible. The client gets a 503 if the loop is not running, before
-// Run or after its end, or ends before it has responded. So shut down a service in this
-// order: first the server with its Shutdown, then the loop, then what both use, such as a
-// database.
+// errors.ErrUnsupported if the http.ResponseWriter, perhaps that of a middleware,
+// cannot flush. Upgrade is not possible. The client gets a 503 if the loop is not
+// running, before Run or after its end, or ends before it has responded. So shut down a
+// service in this order: first the server with its Shutdown, then the loop, then
+// resources that both use, such as a database.
 func HTTPHandler(l *Loop, h func(r *HTTPRequest)) http.Handler {
 	checkLoop(l)
 	return (&HTTPServerConfig{}).HTTPHandler(l, h)

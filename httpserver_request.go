@@ -318,9 +318,9 @@ func (r *HTTPRequest) FastHTTP() *fasthttp.Request {
 // called within a second of the disconnect, usually within a millisecond, even if the
 // client left before OnAbort was called. A second call replaces f.
 //
-// The server notices no disconnect until the response is written once it has read ahead
-// HTTPServerConfig.MaxHeaderBytes of further requests, or has that much of the body while
-// OnBody is paused.
+// There is a limit: once the server has read ahead HTTPServerConfig.MaxHeaderBytes of
+// further requests, or holds that much of the body while OnBody is paused, it does not
+// notice a disconnect until the response is written.
 func (r *HTTPRequest) OnAbort(f func(err error)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -38,9 +38,9 @@ type SignalHandler struct {
 // action returns when the last handler stops, unless a channel of signal.Notify also
 // watches the signal. A signal that was ignored before the first handler still has no
 // effect after the last one, but signal.Ignored then reports false, and programs
-// started after that do not inherit the setting. OnSignal returns an error if sigs is
-// empty, if f is nil, or if one of sigs is SIGKILL, SIGSTOP or not a signal of the
-// system.
+// started after that do not inherit the setting. OnSignal returns [ErrNotRunning]
+// before Run, [ErrLoopClosed] after the end of the loop, and an error if sigs is empty,
+// if f is nil, or if one of sigs is SIGKILL, SIGSTOP or not a signal of the system.
 func (l *Loop) OnSignal(f func(sig os.Signal), sigs ...os.Signal) (*SignalHandler, error) {
 	if f == nil {
 		return nil, errNilFunc

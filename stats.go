@@ -92,7 +92,7 @@ type Stats struct {
 		CacheHitsTotal   uint64 // lookups that the cache answered
 		CacheMissesTotal uint64 // lookups that neither the cache, nor a file, nor a rule answered
 		QueriesTotal     uint64 // queries sent to servers; a lookup may take several
-		FailuresTotal    uint64 // queries that a server did not answer
+		FailuresTotal    uint64 // queries that got no reply
 	}
 }
 

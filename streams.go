@@ -26,16 +26,18 @@ import (
 // [Conn.Close] does.
 //
 // Only tasks of the loop may call Read and Write, one after the other or concurrently.
-// Any task may read, and any task may write, also a task that received the net.Conn from
-// another task. A second concurrent reader or writer gets an error. Outside of tasks,
-// Read and Write return [ErrNotOnTask]. All other methods may be called from any
-// goroutine. Setting a deadline, or Close, ends a waiting Read or Write, as crypto/tls
-// and other libraries that accept a context expect.
+// Any task may read, and any task may write, including a task that received the
+// net.Conn from another task. A second concurrent reader or writer gets an error.
+// Outside of tasks, Read and Write return [ErrNotOnTask]. All other methods may be
+// called from any goroutine. Setting a deadline, or Close, ends a waiting Read or
+// Write, as crypto/tls and other libraries that accept a context expect.
 //
-// The net.Conn ends with the task t. A task that needs the connection for its whole life
-// calls NetConn itself. When the last net.Conn has ended, the callbacks receive the
-// input again: in a later turn, the bytes that were not read, and an end that no Read or
-// Write has returned. If the peer has ended its side, the connection is then closed.
+// The net.Conn ends with the task t. A task that needs the connection for its whole
+// life calls NetConn itself. If the caller of NetConn is not t, or t belongs to another
+// loop, its Read and Write return [ErrNotOnTask]. When the last net.Conn has ended, the
+// callbacks receive the input again: in a later turn, the bytes that were not read, and
+// an end that no Read or Write has returned. If the peer has ended its side, the
+// connection is then closed.
 //
 // After the connection was closed, by Close of the net.Conn or of c, the methods return
 // net.ErrClosed immediately. After an error of the connection, Read and Write return

@@ -84,7 +84,8 @@ const maxFree = 64
 // Therefore neither a task nor a callback may call runtime.LockOSThread, unless the
 // dispatcher is locked to its thread from before Run to the end.
 //
-// Go may be called before Run.
+// Go may be called before Run. The future fails at once with [ErrLoopClosed] after the
+// end of the loop, and with another error if f is nil.
 func (l *Loop) Go(ctx context.Context, f func(t *Task) error) *Future[struct{}] {
 	checkContext(ctx)
 	return l.startTask(ctx, f, origin{fn: funcPC(f), at: callSite()})
@@ -381,8 +382,8 @@ func (f *Future[T]) awaitAnyway(t *Task) (T, error) {
 // runs, and Block returns the cause. If the loop ends by force, Block returns
 // [ErrLoopClosed] at once, and Run waits for f.
 //
-// A panic in f is returned as a [*PanicError]. If the caller is not the running task,
-// or f is nil, f does not run, and Block returns an error.
+// A panic in f is returned as a [*PanicError]. If the caller is not the running task, f
+// does not run, and Block returns [ErrNotOnTask]. If f is nil, Block returns an error.
 func Block[T any](t *Task, f func(ctx context.Context) (T, error)) (T, error) {
 	if t == nil {
 		return *new(T), ErrNotOnTask

@@ -133,7 +133,8 @@ type ConnConfig struct {
 	// immediately, as in package net.
 	Nagle bool
 
-	// TLSServer makes an adopted connection a TLS server.
+	// TLSServer makes an adopted connection the server in its TLS handshake, of TLS or
+	// of Conn.StartTLS. It has no effect on other connections.
 	TLSServer bool
 
 	// AllowHalfOpen keeps a connection open after io.EOF, until it is closed or
@@ -438,8 +439,9 @@ func (l *Loop) newConn(cfg *ConnConfig, k kind, from *Listener) (*Conn, error) {
 // order, when the connection is up. ctx cancels the attempt and has no effect once the
 // connection is up.
 //
-// If the network is unknown, the address is malformed, or the loop is not running, Dial
-// returns an error, and no callback is called.
+// Dial returns an error, and no callback is called, if the network is unknown or the
+// address is malformed (an [*OpError]), before Run ([ErrNotRunning]), and after the end
+// of the loop ([ErrLoopClosed]).
 func (l *Loop) Dial(ctx context.Context, network, address string, cfg *ConnConfig) (*Conn, error) {
 	checkContext(ctx)
 	if err := checkAddress(network, address); err != nil {
@@ -502,8 +504,9 @@ func connectContext(ctx context.Context, cfg *ConnConfig) (context.Context, cont
 
 // Adopt takes over nc, an established connection. Other code must not use nc
 // afterwards. OnConnect is called in a later turn. If ConnConfig.TLS is set, a
-// handshake comes first, as a client unless TLSServer is set. If Adopt returns an
-// error, it has not changed nc.
+// handshake comes first, as a client unless TLSServer is set. Adopt returns an error if
+// nc is nil, before Run ([ErrNotRunning]), and after the end of the loop
+// ([ErrLoopClosed]). Then it has not changed nc.
 func (l *Loop) Adopt(nc net.Conn, cfg *ConnConfig) (*Conn, error) {
 	if isNil(nc) {
 		return nil, errors.New("eventloop: Adopt of a nil connection")

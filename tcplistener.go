@@ -39,8 +39,8 @@ type ListenConfig struct {
 	// Config.EventHandler.
 	OnAcceptError func(ln *Listener, err error)
 
-	// Control is called with the new socket before it is bound, as in
-	// net.ListenConfig.
+	// Control is called with the new socket before it is bound, as in net.ListenConfig,
+	// on the goroutine that calls Listen.
 	Control func(network, address string, c syscall.RawConn) error
 }
 
@@ -64,7 +64,8 @@ type Listener struct {
 // means any free port, see [Listener.Addr]. A socket file of a unix listener that is no
 // longer served is replaced.
 //
-// If the address is invalid or in use, Listen returns an error.
+// Listen returns an [*OpError] if the address is invalid or in use, [ErrNotRunning]
+// before Run, and [ErrLoopClosed] after the end of the loop.
 func (l *Loop) Listen(network, address string, cfg *ConnConfig) (*Listener, error) {
 	return new(ListenConfig).Listen(l, network, address, cfg)
 }
@@ -208,7 +209,7 @@ func (ln *Listener) conns() []*Conn {
 	return slices.DeleteFunc(owners[*Conn](ln.loop), func(c *Conn) bool { return c.listener != ln })
 }
 
-// Addr returns the local address, with the port that was chosen.
+// Addr returns the local address, with the actual port.
 func (ln *Listener) Addr() net.Addr { return ln.addr }
 
 // Pause stops accepting; connections wait in the kernel, up to the backlog. OnConnect

@@ -24,10 +24,11 @@ import (
 // [context.WithTimeout] in f and defer cancel, so that the time in the queue does not
 // count. If f panics, the future always fails with a [*PanicError].
 //
-// When the loop ends by force, Run waits at most Config.WorkGrace for the functions that are
-// running. It then returns an error that matches [ErrWorkLeft] and names those that did not
-// return. Work may be called only while the loop is running; otherwise, or if f is nil, the
-// future fails.
+// When the loop ends by force, Run waits at most Config.WorkGrace for the functions
+// that are running. It then returns an error that matches [ErrWorkLeft] and names those
+// that did not return. Work may be called only while the loop is running: the future
+// fails with [ErrNotRunning] before Run, and with [ErrLoopClosed] after the end. It
+// also fails if f is nil.
 //
 // The worker goroutine has the pprof labels of [Loop.Run] and later runs other functions. If
 // f locks it to its thread, f must unlock it.
@@ -451,8 +452,8 @@ func (j *job) left() bool {
 // On the loop, Call returns [ErrOnLoop], because it would wait for its own caller. Like
 // [Future.Wait], it cannot detect a call from an iterator that the loop pulls.
 //
-// A panic in f is treated like a panic in a callback. Call then returns [ErrLoopClosed] or,
-// with Config.CatchPanics, the [*PanicError].
+// A panic in f is treated like a panic in a callback. Call then returns [ErrLoopClosed]
+// or, with Config.CatchPanics, the [*PanicError]. If f is nil, Call returns an error.
 func Call[T any](ctx context.Context, l *Loop, f func() (T, error)) (T, error) {
 	checkLoop(l)
 	var zero T
