@@ -99,7 +99,7 @@ func (c *Conn) closeLocked(how howToClose) bool {
 }
 
 // dropUnsealed discards output that waits for TLS, because TLS has failed. Sending the
-// remaining output, such as an alert, is bounded by flushTimeout. The caller holds the
+// remaining output, such as an alert, is limited by flushTimeout. The caller holds the
 // lock.
 func (c *Conn) dropUnsealed() {
 	n := min(c.core.Unsealed(), c.unsent)
@@ -161,7 +161,7 @@ func (x *connExtra) boundClose(c *Conn) {
 }
 
 // overdue resets a connection that is still dialing or in a handshake when the time of
-// boundClose has passed. A flush has its own bound.
+// boundClose has passed. A flush has its own limit.
 func (cl *connLoop) overdue() {
 	c := (*Conn)(cl)
 	c.core.Lock()

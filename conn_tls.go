@@ -191,7 +191,7 @@ func (cr *connReader) handshake(ctx context.Context, conf *tls.Config, client bo
 	return err
 }
 
-// handshakeContext returns ctx bounded by the timeout of a handshake, see
+// handshakeContext returns ctx with the timeout of a handshake, see
 // ConnConfig.ConnectTimeout.
 func (cr *connReader) handshakeContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	c := (*Conn)(cr)

@@ -24,7 +24,7 @@ type wakeTask struct{}
 func (wakeTask) run()                           {}
 func (wakeTask) source() (*handle, any, string) { return nil, nil, "" }
 
-// Bounds of one turn. They prevent a flood of one kind of work from delaying the
+// Limits of one turn. They prevent a flood of one kind of work from delaying the
 // others, above all timers, by more than a few hundred callbacks.
 const (
 	maxTasksQueued = 1024 // network goroutines wait when the channel holds this many

@@ -129,9 +129,9 @@ var ErrDNSNoData = resolver.ErrNoData
 // addresses without a query (RFC 6761). If host is an IP address, the result is this
 // address, without a query.
 //
-// Addresses of equal rank take turns at being first, also in results from the cache and
-// from the hosts file. When one family has addresses, LookupNetIP waits for the other
-// family for at most one more second.
+// Addresses of equal rank take turns at being first, including in results from the
+// cache and from the hosts file. When one family has addresses, LookupNetIP waits for
+// the other family for at most one more second.
 //
 // Answers are cached for their TTL, failures for a short time (see
 // ResolverConfig.CacheMaxNegativeTTL), and identical concurrent lookups share one

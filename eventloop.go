@@ -241,7 +241,7 @@ func Run(ctx context.Context, cfg *Config, start func(l *Loop) error) error {
 // Config.Name). Afterwards it has the labels of ctx, as after [pprof.Do]; other labels
 // that it had before Run are lost.
 //
-// A loop runs once: Run returns [ErrRunning] while the loop is running, also in a
+// A loop runs once: Run returns [ErrRunning] while the loop is running, including in a
 // callback, and [ErrLoopClosed] after the loop has ended.
 func (l *Loop) Run(ctx context.Context) (err error) {
 	checkContext(ctx)

@@ -114,14 +114,15 @@ type HTTPClientConfig struct {
 	// decompress the body.
 	Transport http.RoundTripper
 
-	// Jar stores the cookies of the client, as in net/http. The cookies that it has for a
-	// URL are sent, also after a redirect. It receives the cookies that a response sets,
-	// also those of a redirect. Cookies in a Cookie field of HTTPOptions.Headers are sent
-	// before those of Jar; such a cookie is no longer sent after a redirect whose response
-	// sets a cookie with its name. The methods of Jar are called on a goroutine of the
-	// request, not on the loop. They must be safe for concurrent use, as those of package
-	// net/http/cookiejar are. If they panic, the panic is the error of the request. If Jar
-	// is nil, cookies are neither stored nor sent.
+	// Jar stores the cookies of the client, as in net/http. The cookies that it has for
+	// a URL are sent, including after a redirect. It receives the cookies that a
+	// response sets, including those of a redirect. Cookies in a Cookie field of
+	// HTTPOptions.Headers are sent before those of Jar; such a cookie is no longer sent
+	// after a redirect whose response sets a cookie with its name. The methods of Jar
+	// are called on a goroutine of the request, not on the loop. They must be safe for
+	// concurrent use, as those of package net/http/cookiejar are. If they panic, the
+	// panic is the error of the request. If Jar is nil, cookies are neither stored nor
+	// sent.
 	Jar http.CookieJar
 
 	// Proxy returns the proxy for a request to u, or nil for none. The scheme of a proxy

@@ -94,9 +94,9 @@ type ConnConfig struct {
 	// negative: no timeout.
 	ReadTimeout time.Duration
 
-	// WriteTimeout ends the connection with [ErrTimeout] when output is pending and
-	// the peer has received none of it for this long. On Linux and macOS, for TCP and
-	// unix sockets, also below TLS, progress is what the peer's kernel acknowledges;
+	// WriteTimeout ends the connection with [ErrTimeout] when output is pending and the
+	// peer has received none of it for this long. On Linux and macOS, for TCP and unix
+	// sockets, with or without TLS, progress is what the peer's kernel acknowledges;
 	// elsewhere it is what the connection accepts. A receiver acknowledges in steps of
 	// up to 128 KB, so a slow peer is safe if it reads 128 KB within WriteTimeout. The
 	// timeout does not run while writing is paused. Zero: 60 s for connections that a
@@ -489,7 +489,7 @@ func checkAddress(network, address string) error {
 // ports resolves service names without the C library, which may query a server.
 var ports = &net.Resolver{PreferGo: true}
 
-// connectContext returns ctx bounded by ConnectTimeout or, if that is zero, by
+// connectContext returns ctx with the timeout ConnectTimeout or, if that is zero, by
 // ReadTimeout.
 func connectContext(ctx context.Context, cfg *ConnConfig) (context.Context, context.CancelFunc) {
 	d := cfg.ConnectTimeout

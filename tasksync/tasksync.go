@@ -6,7 +6,7 @@
 // Tasks of one loop seldom need these types, because between two suspensions a task
 // runs alone. Use a [Mutex] for an operation during which the task suspends but other
 // tasks must not interfere, such as an exchange of messages on one connection. Use a
-// [Semaphore] to bound how many tasks do something at the same time, and a [Cond] to
+// [Semaphore] to limit how many tasks do something at the same time, and a [Cond] to
 // wait for a change of the state that tasks share.
 //
 // The zero Mutex and Cond are ready for use. None of the types may be copied after

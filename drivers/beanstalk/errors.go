@@ -11,9 +11,9 @@ import (
 
 // Errors of commands. Errors of a connection are an [*eventloop.OpError] whose Op is
 // OpBeanstalk and match the sentinels of package eventloop, too, such as
-// [eventloop.ErrTimeout]. A command beyond the bound of pending commands fails with
-// [eventloop.ErrBufferFull], a command of a closed client with net.ErrClosed, and a command
-// pending at the end of the loop with [eventloop.ErrLoopClosed].
+// [eventloop.ErrTimeout]. A command beyond the limit of pending commands fails with
+// [eventloop.ErrBufferFull], a command of a closed client with net.ErrClosed, and a
+// command pending at the end of the loop with [eventloop.ErrLoopClosed].
 var (
 	// ErrNotFound is the error of a command about a job or a tube that does not exist, or
 	// about a job that is in the wrong state for the command. For a Delete, Release, Bury

@@ -59,7 +59,7 @@ func dialLink(l *eventloop.Loop, o *Options, host linkHost) (*link, error) {
 		Dial:           o.Dial,
 		ConnectTimeout: connectTimeout,
 		HighWater:      -1, // replies are read regardless of unsent output
-		MaxBuffered:    -1, // the client has its own bound
+		MaxBuffered:    -1, // the client has its own limit
 	})
 	if err != nil {
 		return nil, err

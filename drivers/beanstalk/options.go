@@ -25,8 +25,8 @@ type Options struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// Timeout is the maximum time from each call to its reply, including the time
-	// without a connection. An overdue reply ends its connection. Zero: 5 s. Negative: no
-	// bound.
+	// without a connection. An overdue reply ends its connection. Zero: 5 s. Negative:
+	// no limit.
 	Timeout time.Duration
 
 	// ConnectTimeout is the maximum time of an attempt to connect. Zero: 5 s. Negative:

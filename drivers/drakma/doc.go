@@ -57,10 +57,11 @@
 //
 // # Lifetime
 //
-// A pending request keeps the loop alive, also while it waits for a retry. When the loop ends
-// by force, the future fails with [eventloop.ErrLoopClosed], the temporary file of
-// [Request.Save] is removed, and an unsent body is closed. A client with pending requests is a
-// handle of the loop, of the kind "drakma". An idle client has no handle.
+// A pending request keeps the loop alive, including while it waits for a retry. When
+// the loop ends by force, the future fails with [eventloop.ErrLoopClosed], the
+// temporary file of [Request.Save] is removed, and an unsent body is closed. A client
+// with pending requests is a handle of the loop, of the kind "drakma". An idle client
+// has no handle.
 //
 // # Limitations
 //

@@ -305,8 +305,9 @@ func (c *Cursor) Resume() {
 	}
 }
 
-// Close ends the cursor, also at the server. It does not wait, and onEnd is not called. If
-// it is called on the loop, no callback is called after it. A second call does nothing.
+// Close ends the cursor, here and at the server. It does not wait, and onEnd is not
+// called. If it is called on the loop, no callback is called after it. A second call
+// does nothing.
 func (c *Cursor) Close() {
 	c.mu.Lock()
 	closed := c.closed

@@ -10,7 +10,7 @@ import (
 
 // Errors of commands. Errors of the connection are an [*eventloop.OpError] whose Op is
 // OpRedis, and match the sentinels of package eventloop, too, such as
-// [eventloop.ErrTimeout]. A command beyond the bound of pending commands fails with
+// [eventloop.ErrTimeout]. A command beyond the limit of pending commands fails with
 // [eventloop.ErrBufferFull], and a command of a closed client with net.ErrClosed.
 var (
 	// ErrNil is the error of a command whose reply is nil, such as a Get of a key that

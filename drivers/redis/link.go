@@ -66,7 +66,7 @@ func dialLink(l *eventloop.Loop, o *Options, host linkHost) (*link, error) {
 		Dial:           o.Dial,
 		ConnectTimeout: orNone(o.ConnectTimeout),
 		HighWater:      -1, // replies are read regardless of unsent output
-		MaxBuffered:    -1, // the queue has its own bound
+		MaxBuffered:    -1, // the queue has its own limit
 	})
 	if err != nil {
 		return nil, err

@@ -49,10 +49,10 @@
 //
 // STARTTLS is required by default, and the certificate is verified. The client discards
 // the extensions that the server offered before STARTTLS, and closes the connection if
-// plaintext bytes follow the reply to STARTTLS. It does not send passwords in plaintext,
-// except to this host. It rejects addresses and other parameters that could end a command
-// or add a parameter. In bodies, a bare CR or LF becomes CRLF, so that no server can
-// mistake a part of a body for commands.
+// plaintext bytes follow the reply to STARTTLS. It does not send passwords in
+// plaintext, except to a server on the same host. It rejects addresses and other
+// parameters that could end a command or add a parameter. In bodies, a bare CR or LF
+// becomes CRLF, so that no server can mistake a part of a body for commands.
 //
 // # Failures
 //

@@ -107,7 +107,7 @@ func (r *tour) turns(t *eventloop.Task) error {
 	r.say("every callback runs on the goroutine that called Run, one at a time")
 	done, resolve := eventloop.NewFuture[int](r.loop)
 	r.loop.Post(func() {
-		r.say("... and here is the callback: no call runs it, a later turn does")
+		r.say("... and here is the callback: no call runs it; a later turn does")
 	})
 	go func() { // any goroutine may post
 		r.loop.Post(func() { resolve(42, nil) })

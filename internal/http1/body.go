@@ -28,7 +28,7 @@ var (
 	ErrTrailerLimit = errors.New("trailers over their limit")
 )
 
-// Bounds of the line before a chunk. The only known use of extensions is to hide
+// Limits of the line before a chunk. The only known use of extensions is to hide
 // bytes (CVE-2023-39326).
 const (
 	maxChunkLine    = 256
