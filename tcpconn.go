@@ -668,8 +668,11 @@ func (cr *connReader) up(err error) {
 	}
 	c.core.Lock()
 	c.facts |= factUp
-	if c.life == lifeConnecting {
+	switch c.life {
+	case lifeConnecting:
 		c.life = lifeOpen
+	case lifeClosing:
+		c.core.Closing() // before Open: the writer must know why the stream ends
 	}
 	c.core.Unlock()
 	c.loop.send((*upTask)(c))
