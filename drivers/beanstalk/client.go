@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/onloop/eventloop"
@@ -50,6 +51,8 @@ type Client struct {
 	timeout timeout          // for waiting
 	drained *eventloop.Promise[struct{}]
 	over    bool
+
+	aborted atomic.Bool // OnState is no longer called; set at once, on the caller's goroutine
 }
 
 // New returns a client. It may be called before the loop runs. It fails if an option is
@@ -297,7 +300,7 @@ func (c *Client) report(up bool, err error) {
 		return
 	}
 	c.l.Post(func() {
-		if !c.over {
+		if !c.over && !c.aborted.Load() {
 			c.o.OnState(up, err)
 		}
 	})
@@ -403,8 +406,10 @@ func (c *Client) finish() {
 
 // Abort ends the client at once. Pending commands fail with net.ErrClosed. The error of a
 // command that was sent also matches [ErrUncertain]. Consumers end as after
-// [Consumer.Abort]. Abort also ends a Close in progress.
+// [Consumer.Abort]. Abort also ends a Close in progress. If Abort is called on the loop, no
+// callback of the client and its consumers is called after it.
 func (c *Client) Abort() {
+	c.aborted.Store(true)
 	c.refuse(net.ErrClosed)
 	c.mu.Lock()
 	consumers := c.openConsumers()

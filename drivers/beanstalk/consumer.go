@@ -130,7 +130,8 @@ func (k *Consumer) Close() *eventloop.Future[struct{}] {
 }
 
 // Abort ends the consumer at once. The server makes its unsettled jobs ready for other
-// consumers. OnLost is not called for them.
+// consumers. OnLost is not called for them. If Abort is called on the loop, no callback is
+// called after it.
 func (k *Consumer) Abort() {
 	k.mu.Lock()
 	k.closing = true
@@ -188,6 +189,17 @@ func (k *Consumer) ended() {
 	k.c.mu.Unlock()
 	k.done.Resolve(struct{}{}, nil)
 	k.owner.Close()
+}
+
+// report passes the loss of a connection to OnError. A panic of OnJob that OnError does not
+// report becomes the failure of a future that has no callback, which the loop reports.
+func (k *Consumer) report(err error) {
+	if _, _, abort := k.wants(); k.o.OnError != nil && !abort {
+		k.o.OnError(err)
+	} else if p, ok := errors.AsType[*eventloop.PanicError](err); ok {
+		_, resolve := eventloop.NewFuture[struct{}](k.c.l)
+		resolve(struct{}{}, p)
+	}
 }
 
 // A slot reserves one job at a time, over its own connection. It is used only on the loop.
@@ -286,11 +298,7 @@ func (s *slot) linkDown(err error) {
 		return
 	}
 	s.k.owner.SetName(s.k.name(err))
-	if f := s.k.o.OnError; f != nil {
-		s.k.c.l.Post(func() { f(err) })
-	} else if p, ok := errors.AsType[*eventloop.PanicError](err); ok {
-		failed[struct{}](s.k.c, p) // nothing else reports it
-	}
+	s.k.c.l.Post(func() { s.k.report(err) })
 	s.retry = s.k.c.l.AfterFunc(s.backoff.delay(), func() { s.retry = nil; s.proceed() })
 	s.retry.Unref()
 	s.proceed()

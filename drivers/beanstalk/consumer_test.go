@@ -238,6 +238,74 @@ func TestAJobWhoseConnectionIsLostIsLostAndTheConsumerGoesOn(t *testing.T) {
 	})
 }
 
+func TestNoCallbackOfAConsumerFollowsAbort(t *testing.T) {
+	for name, abort := range map[string]func(c *beanstalk.Client, k *beanstalk.Consumer){
+		"Consumer.Abort": func(_ *beanstalk.Client, k *beanstalk.Consumer) { k.Abort() },
+		"Client.Abort":   func(c *beanstalk.Client, _ *beanstalk.Consumer) { c.Abort() },
+	} {
+		for _, first := range []string{"OnLost", "OnError"} {
+			t.Run(first+", "+name, func(t *testing.T) {
+				s := &script{}
+				s.give("a", "b", "c")
+				serve := func(nc net.Conn) {
+					time.AfterFunc(time.Second, func() { nc.Close() })
+					s.queue(nc)
+				}
+				virtually(t, nil, serve, func(k *eventloop.Task, c *beanstalk.Client) error {
+					var consumer *beanstalk.Consumer
+					over := false
+					note := func(what string) {
+						if over {
+							t.Errorf("%s follows Abort", what)
+						}
+						if what == first {
+							over = true
+							abort(c, consumer)
+						}
+					}
+					consumer = consume(t, c, beanstalk.ConsumeOptions{
+						Parallel: 3,
+						OnJob:    func(*beanstalk.Job) { note("OnJob") },
+						OnLost:   func(*beanstalk.Job, error) { note("OnLost") },
+						OnError:  func(error) { note("OnError") },
+					})
+					k.Sleep(time.Minute)
+					equal(t, "aborted", over, true)
+					return nil
+				})
+			})
+		}
+	}
+}
+
+// OnError would have reported it.
+func TestAPanicInOnJobIsReportedAlthoughAbortFollows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var events []error
+		cfg := silent()
+		cfg.CatchPanics = true
+		cfg.EventHandler = func(err error) { events = append(events, err) }
+		s := &script{}
+		s.give("a")
+		err := eventloop.Run(t.Context(), cfg, func(l *eventloop.Loop) error {
+			defer l.AfterFunc(time.Minute, func() {}) // an unhandled failure is reported after a second
+			c, err := beanstalk.New(l, served(nil, s.queue))
+			if err != nil {
+				return err
+			}
+			consume(t, c, beanstalk.ConsumeOptions{
+				OnJob:   func(*beanstalk.Job) { l.Post(c.Abort); panic("not this one") },
+				OnError: func(err error) { t.Errorf("OnError(%v)", err) },
+			})
+			return nil
+		})
+		if len(events) != 1 || !errors.As(events[0], new(*eventloop.PanicError)) || err != nil {
+			t.Errorf("events %v, Run returns %v", events, err)
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
 func TestTheTimeToRunOfAJobIsExtendedWhileItIsHeld(t *testing.T) {
 	for _, manual := range []bool{false, true} {
 		s := &script{}

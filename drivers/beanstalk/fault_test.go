@@ -270,7 +270,7 @@ func TestOnStateIsNotCalledAfterTheEndOfTheClient(t *testing.T) {
 		"Close": func(_ *eventloop.Loop, c *beanstalk.Client, ended func()) {
 			c.Close().Then(func(struct{}, error) { ended() })
 		},
-		"Abort":           func(l *eventloop.Loop, c *beanstalk.Client, ended func()) { c.Abort(); l.Post(ended) },
+		"Abort":           func(_ *eventloop.Loop, c *beanstalk.Client, ended func()) { c.Abort(); ended() },
 		"end of the loop": func(l *eventloop.Loop, _ *beanstalk.Client, _ func()) { l.Stop() },
 	} {
 		t.Run(name, func(t *testing.T) {

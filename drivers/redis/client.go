@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/onloop/eventloop"
 )
@@ -33,13 +34,21 @@ type Client struct {
 	blocking blockingPool
 	over     bool // the client has ended: Options.OnState is no longer called
 
+	aborted atomic.Bool // the callbacks of Options are no longer called; set at once, on the caller's goroutine
+
 	mu      sync.Mutex // guards the following
 	closing error      // the error of later calls; nil while the client is open
 	parts   map[part]struct{}
 }
 
-// A part is a session or a subscription of a client.
-type part interface{ abort(err error) }
+// A part is a session, a subscription or a consumer of a client.
+type part interface {
+	// silence ends the callbacks of the part. It is called on any goroutine.
+	silence()
+
+	// abort ends the part. It is called on the loop.
+	abort(err error)
+}
 
 var errClosed = net.ErrClosed
 
@@ -60,7 +69,10 @@ func New(l *eventloop.Loop, o *Options) (*Client, error) {
 		return nil, err
 	}
 	c.pipe.owner = c.owner
-	c.pipe.events = pipeEvents{state: c.stateChanged, sendFailed: o.OnSendError}
+	c.pipe.events = pipeEvents{state: c.stateChanged}
+	if o.OnSendError != nil {
+		c.pipe.events.sendFailed = c.sendFailed
+	}
 	c.Commands = Commands{p: c.pipe, c: c}
 	c.blocking.c = c
 	return c, nil
@@ -89,7 +101,7 @@ func (c *Client) Addr() string { return c.o.Addr }
 
 // stateChanged is called when the shared connection goes up or down.
 func (c *Client) stateChanged(up bool, err error) {
-	if c.over {
+	if c.over || c.aborted.Load() {
 		return
 	}
 	if up {
@@ -99,6 +111,13 @@ func (c *Client) stateChanged(up bool, err error) {
 	}
 	if c.o.OnState != nil {
 		c.o.OnState(up, err)
+	}
+}
+
+// sendFailed is called when commands of Send have failed.
+func (c *Client) sendFailed(err error) {
+	if !c.aborted.Load() {
+		c.o.OnSendError(err)
 	}
 }
 
@@ -136,6 +155,15 @@ func (c *Client) removePart(p part) {
 	delete(c.parts, p)
 }
 
+// silenceParts ends the callbacks of subscriptions and consumers.
+func (c *Client) silenceParts() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for p := range c.parts {
+		p.silence()
+	}
+}
+
 // abortParts ends blocking commands, sessions and subscriptions. It runs on the loop.
 func (c *Client) abortParts(err error) {
 	c.mu.Lock()
@@ -149,14 +177,16 @@ func (c *Client) abortParts(err error) {
 }
 
 // Close ends the client when the pending commands have their replies. Later calls fail
-// with net.ErrClosed. Close does not wait for blocking commands, sessions and
-// subscriptions: they end at once. The future succeeds when the connection is closed. The
+// with net.ErrClosed. Close does not wait for blocking commands, sessions, consumers and
+// subscriptions: they end at once, and if Close is called on the loop, no callback of theirs
+// is called after it. The future succeeds when the connection is closed. The
 // future of a second call, or of a call after Abort, fails with net.ErrClosed.
 func (c *Client) Close() *eventloop.Future[struct{}] {
 	if !c.close(net.ErrClosed) {
 		return failed[struct{}](c.owner, net.ErrClosed)
 	}
 	c.pipe.queue.close(net.ErrClosed)
+	c.silenceParts()
 	done := &eventloop.Promise[struct{}]{}
 	if done.Init(c.owner) != nil {
 		return &done.Future
@@ -176,10 +206,14 @@ func (c *Client) Close() *eventloop.Future[struct{}] {
 }
 
 // Abort ends the client at once. Pending commands fail with net.ErrClosed. The error of a
-// command that was sent also matches [ErrUncertain]. Abort also ends a Close in progress.
+// command that was sent also matches [ErrUncertain]. Abort also ends a Close in progress. If
+// Abort is called on the loop, no callback of the client, its consumers and its
+// subscriptions is called after it.
 func (c *Client) Abort() {
+	c.aborted.Store(true)
 	c.close(net.ErrClosed)
 	c.pipe.queue.close(net.ErrClosed)
+	c.silenceParts()
 	c.l.Post(func() {
 		c.over = true
 		c.abortParts(net.ErrClosed)

@@ -136,7 +136,7 @@ func TestOnStateIsNotCalledAfterTheEndOfTheClient(t *testing.T) {
 		"Close": func(_ *eventloop.Loop, c *redis.Client, ended func()) {
 			c.Close().Then(func(struct{}, error) { ended() })
 		},
-		"Abort":           func(l *eventloop.Loop, c *redis.Client, ended func()) { c.Abort(); l.Post(ended) },
+		"Abort":           func(_ *eventloop.Loop, c *redis.Client, ended func()) { c.Abort(); ended() },
 		"end of the loop": func(*eventloop.Loop, *redis.Client, func()) {},
 	} {
 		for _, command := range []string{"ECHO", "DIE"} {
@@ -199,6 +199,53 @@ func TestOnSendErrorIsCalledForCommandsThatAreNotSent(t *testing.T) {
 				})
 			})
 		})
+	}
+}
+
+func TestNoCallbackFollowsAbort(t *testing.T) {
+	server := func() *fake {
+		return &fake{command: func(p *peer, args []string) (string, bool) {
+			switch args[0] {
+			case "SUBSCRIBE":
+				return ">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n" + strings.Repeat(">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n", 3), true
+			case "XREADGROUP":
+				return "*1\r\n*2\r\n$1\r\ns\r\n*2\r\n*2\r\n$3\r\n1-1\r\n*2\r\n$1\r\nn\r\n$1\r\n1\r\n*2\r\n$3\r\n1-2\r\n*2\r\n$1\r\nn\r\n$1\r\n2\r\n", true
+			}
+			return silence, true
+		}}
+	}
+	for name, begin := range map[string]func(c *redis.Client, call func()){
+		"OnMessage": func(c *redis.Client, call func()) {
+			c.Subscribe(redis.SubscribeOptions{Channels: []string{"c"}, OnMessage: func(redis.Message) { call() }}).Done().Ignore()
+		},
+		"OnEntry": func(c *redis.Client, call func()) {
+			if _, err := c.Consume(redis.ConsumeOptions{Stream: "s", Group: "g", Consumer: "me", OnEntry: func(*redis.Delivery) { call() }}); err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		for ending, end := range map[string]func(c *redis.Client){
+			"Abort": (*redis.Client).Abort,
+			"Close": func(c *redis.Client) { c.Close() },
+		} {
+			t.Run(name+" after "+ending, func(t *testing.T) {
+				o := redis.Options{Timeout: time.Second, OnSendError: func(err error) {
+					if ending == "Abort" {
+						t.Errorf("OnSendError(%v)", err)
+					}
+				}}
+				law(t, server, o, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+					calls := 0
+					c.Send("SILENT")
+					begin(c, func() { calls++; end(c) })
+					l.OnExit(func() {
+						if calls != 1 {
+							t.Errorf("%d calls, want 1", calls)
+						}
+					})
+				})
+			})
+		}
 	}
 }
 

@@ -120,7 +120,7 @@ func (c *Client) Consume(o ConsumeOptions) (*Consumer, error) {
 // client was closed first.
 func (s *Consumer) Done() *eventloop.Future[struct{}] { return &s.done.Future }
 
-// Close ends the consumer. If it is called on the loop, OnEntry is not called after it. The
+// Close ends the consumer. If it is called on the loop, no callback is called after it. The
 // application can still acknowledge delivered entries. A second call does nothing.
 func (s *Consumer) Close() {
 	s.closed.Store(true)
@@ -132,6 +132,9 @@ func (s *Consumer) Ref() { s.owner.Ref() }
 
 // Unref lets the loop end although the consumer is open.
 func (s *Consumer) Unref() { s.owner.Unref() }
+
+// silence implements part.
+func (s *Consumer) silence() { s.closed.Store(true) }
 
 // abort implements part.
 func (s *Consumer) abort(err error) { s.end(err) }
@@ -211,7 +214,11 @@ func (s *Consumer) failed(err error) {
 
 func (s *Consumer) tell(err error) {
 	if s.o.OnError != nil {
-		s.c.l.Post(func() { s.o.OnError(err) })
+		s.c.l.Post(func() {
+			if !s.closed.Load() {
+				s.o.OnError(err)
+			}
+		})
 	}
 }
 

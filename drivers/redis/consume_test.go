@@ -110,6 +110,30 @@ func TestAConsumerTakesOverFromOthers(t *testing.T) {
 	})
 }
 
+// Its first read and its first claim fail together.
+func TestOnErrorOfAConsumerIsNotCalledAfterClose(t *testing.T) {
+	server := func() *fake {
+		return &fake{command: func(p *peer, args []string) (string, bool) { return hangUp, args[0] == "XAUTOCLAIM" }}
+	}
+	law(t, server, redis.Options{}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+		calls := 0
+		var consumer *redis.Consumer
+		consumer, err := c.Consume(redis.ConsumeOptions{
+			Stream: "s", Group: "g", Consumer: "me", ClaimAfter: time.Minute,
+			OnEntry: func(*redis.Delivery) {},
+			OnError: func(error) { calls++; consumer.Close() },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.OnExit(func() {
+			if calls != 1 {
+				t.Errorf("%d calls, want 1", calls)
+			}
+		})
+	})
+}
+
 func TestAConsumerGoesOnAfterALostConnection(t *testing.T) {
 	s := redistest.Start(t)
 	checkDescriptors(t)

@@ -524,6 +524,9 @@ func (s *Subscription) Close() {
 	s.c.l.Post(func() { s.end(nil) })
 }
 
+// silence implements part.
+func (s *Subscription) silence() { s.closed.Store(true) }
+
 // abort implements part.
 func (s *Subscription) abort(err error) { s.end(err) }
 
