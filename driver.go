@@ -132,8 +132,16 @@ func (o *Owner) updateRef() { o.setRef(o.promises.len > 0 && !o.quiet) }
 // are initialized with this owner later, fail with net.ErrClosed. A driver that finishes its
 // requests before it ends calls Close afterwards. After Close, the end of the loop is not
 // reported to the owner. A second call has no effect.
-func (o *Owner) Close() {
-	o.close(net.ErrClosed)
+func (o *Owner) Close() { o.CloseWithError(nil) }
+
+// CloseWithError is like Close, but the promises fail with err instead of net.ErrClosed. It is
+// for drivers whose errors have an operation and an address; err should match net.ErrClosed. A
+// nil err means net.ErrClosed.
+func (o *Owner) CloseWithError(err error) {
+	if err == nil {
+		err = net.ErrClosed
+	}
+	o.close(err)
 	o.loop.unregister(&o.handle)
 }
 
@@ -227,7 +235,8 @@ type Promise[T any] struct {
 
 // Init makes the promise pending. It must be called once, before anything else, and may
 // be called on any goroutine. If o is closed, the promise fails at once with the error
-// that Init returns: net.ErrClosed, or [ErrLoopClosed] after the end of the loop.
+// that Init returns: net.ErrClosed or the error of CloseWithError, or [ErrLoopClosed] after
+// the end of the loop.
 func (p *Promise[T]) Init(o *Owner) error {
 	if p.owner != nil {
 		panic("eventloop: second Init of a promise")

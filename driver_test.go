@@ -313,6 +313,29 @@ func TestCloseOfAnOwnerFailsItsPromisesInOrder(t *testing.T) {
 	wantSlice(t, "callbacks", got, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10})
 }
 
+func TestCloseWithErrorOfAnOwnerFailsItsPromisesWithTheError(t *testing.T) {
+	why := errors.New("closed by the test")
+	results := 0
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		o := newOwner(t, l)
+		check := func(_ int, err error) {
+			results++
+			wantEqual(t, "error", err, why)
+		}
+		promise(o).Then(check)
+		o.CloseWithError(why)
+		late := &eventloop.Promise[int]{}
+		wantEqual(t, "Init after CloseWithError", late.Init(o), why)
+		late.Then(check)
+		o.Close() // has no effect
+		promise(o).Then(check)
+		none := newOwner(t, l)
+		none.CloseWithError(nil)
+		promise(none).Then(func(_ int, err error) { wantEqual(t, "error", err, net.ErrClosed) })
+	})
+	wantEqual(t, "results", results, 3)
+}
+
 func TestCloseOfAnOwnerOnAnotherGoroutineWhileTheLoopEndsAndPromisesAreResolved(t *testing.T) {
 	for range 200 {
 		l, end := startLoop(t, nil)

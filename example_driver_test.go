@@ -2,7 +2,9 @@ package eventloop_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/onloop/eventloop"
@@ -98,6 +100,25 @@ func ExampleOwner_Close() {
 	// 1 pending
 	// use of closed network connection
 	// use of closed network connection
+}
+
+// The errors of a driver have an operation and an address.
+func ExampleOwner_CloseWithError() {
+	eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
+		c, err := newClock(l, "tower:12")
+		if err != nil {
+			return err
+		}
+		c.owner.CloseWithError(&eventloop.OpError{Op: "clock", Addr: "tower:12", Err: net.ErrClosed})
+		c.Ask("what time").Then(func(_ string, err error) {
+			fmt.Println(err)
+			fmt.Println(errors.Is(err, net.ErrClosed))
+		})
+		return nil
+	})
+	// Output:
+	// clock tower:12: use of closed network connection
+	// true
 }
 
 // A subscription goes on until it is closed, so it ends when a Shutdown begins. The

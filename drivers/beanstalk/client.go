@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"os"
 	"slices"
 	"sync"
@@ -31,6 +30,8 @@ type Client struct {
 	l     *eventloop.Loop
 	o     *Options
 	owner *eventloop.Owner
+
+	closedErr error // the error of calls after Close or Abort
 
 	mu        sync.Mutex                   // guards the following
 	closing   error                        // the error of later commands; nil while the client is open
@@ -66,6 +67,7 @@ func New(l *eventloop.Loop, o *Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{l: l, o: o, consumers: make(map[*Consumer]struct{})}
+	c.closedErr = o.opError(errClientClosed)
 	c.backoff = backoff{min: o.MinBackoff, max: o.MaxBackoff}
 	c.timeout = timeout{l: l, due: c.firstDue, overdue: c.failOverdue}
 	c.owner, err = eventloop.NewOwner(l, "beanstalk", o.Addr, func(err error) { c.refuse(err) })
@@ -278,7 +280,7 @@ func (c *Client) linkUp() {
 
 // linkDown implements linkHost.
 func (c *Client) linkDown(err error) {
-	if errors.Is(err, net.ErrClosed) && c.link == nil {
+	if err == c.closedErr {
 		return // Abort
 	}
 	if c.link != nil && c.link.answered { // a connection without a reply does not prove a working server
@@ -334,12 +336,12 @@ func (e *notSentError) Timeout() bool   { return true }
 func (e *notSentError) Unwrap() []error { return []error{os.ErrDeadlineExceeded, e.lost} }
 
 // Close ends the client when the pending commands have their replies and its consumers are
-// closed, see [Consumer.Close]. A job of ReserveJob goes back to the server. Later commands
-// fail with net.ErrClosed. The future succeeds when the client has ended, even by Abort.
-// The future of a second call fails with net.ErrClosed.
+// closed, see [Consumer.Close]. A job of ReserveJob goes back to the server. Later calls fail
+// with an [*eventloop.OpError] that matches net.ErrClosed. The future succeeds when the
+// client has ended, even by Abort. The future of a second call fails like other later calls.
 func (c *Client) Close() *eventloop.Future[struct{}] {
-	if !c.refuse(net.ErrClosed) {
-		return failed[struct{}](c, net.ErrClosed)
+	if !c.refuse(c.closedErr) {
+		return failed[struct{}](c, c.closedErr)
 	}
 	closed := &eventloop.Promise[struct{}]{}
 	if closed.Init(c.owner) != nil {
@@ -392,7 +394,7 @@ func (c *Client) finish() {
 		c.retry.Stop()
 	}
 	if c.link != nil {
-		c.link.close(net.ErrClosed)
+		c.link.close(c.closedErr)
 		c.link = nil
 	}
 	c.mu.Lock()
@@ -401,16 +403,16 @@ func (c *Client) finish() {
 	if closed != nil {
 		closed.Resolve(struct{}{}, nil)
 	}
-	c.owner.Close()
+	c.owner.CloseWithError(c.closedErr)
 }
 
-// Abort ends the client at once. Pending commands fail with net.ErrClosed. The error of a
-// command that was sent also matches [ErrUncertain]. Consumers end as after
-// [Consumer.Abort]. Abort also ends a Close in progress. If Abort is called on the loop, no
+// Abort ends the client at once. Pending commands and later calls fail with an
+// [*eventloop.OpError] that matches net.ErrClosed. The error of a command that was sent also
+// matches [ErrUncertain]. Consumers end as after [Consumer.Abort]. Abort also ends a Close in progress. If Abort is called on the loop, no
 // callback of the client and its consumers is called after it.
 func (c *Client) Abort() {
 	c.aborted.Store(true)
-	c.refuse(net.ErrClosed)
+	c.refuse(c.closedErr)
 	c.mu.Lock()
 	consumers := c.openConsumers()
 	c.mu.Unlock()
@@ -425,10 +427,10 @@ func (c *Client) Abort() {
 		c.waiting = append(c.waiting, c.added...)
 		c.added = nil
 		c.mu.Unlock()
-		c.failWaiting(net.ErrClosed, all)
+		c.failWaiting(c.closedErr, all)
 		if link := c.link; link != nil {
 			c.link = nil
-			link.end(net.ErrClosed)
+			link.end(c.closedErr)
 		}
 		c.finish()
 	})

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net"
 	"strings"
 	"sync"
 	"time"
@@ -251,7 +250,7 @@ func (s *slot) leave() {
 	if s.link != nil {
 		link := s.link
 		s.link, s.reserving, s.job = nil, false, nil
-		link.close(s.k.c.o.opError(net.ErrClosed))
+		link.close(s.k.c.o.opError(errConsumerClosed))
 	}
 }
 

@@ -58,6 +58,8 @@
 //     server may have executed it. The driver never sends such a command again: only the
 //     application knows whether that is safe.
 //   - A command beyond Options.MaxPending fails with [eventloop.ErrBufferFull] at once.
+//   - A call after [Client.Close] or [Client.Abort] fails with an [*eventloop.OpError] that
+//     matches [net.ErrClosed], and so does a command that Abort ends.
 //
 // A command whose context ends fails at once. If it was sent, the driver drops its reply
 // on arrival, and never matches that reply to another command. Every command has a

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 
 	"github.com/onloop/eventloop"
 	"github.com/onloop/eventloop/drivers/beanstalk/internal/wire"
@@ -12,8 +13,9 @@ import (
 // Errors of commands. Errors of a connection are an [*eventloop.OpError] whose Op is
 // OpBeanstalk and match the sentinels of package eventloop, too, such as
 // [eventloop.ErrTimeout]. A command beyond the limit of pending commands fails with
-// [eventloop.ErrBufferFull], a command of a closed client with net.ErrClosed, and a
-// command pending at the end of the loop with [eventloop.ErrLoopClosed].
+// [eventloop.ErrBufferFull]. A call after Close or Abort, and a command that Abort ends, fails
+// with an OpError that matches net.ErrClosed. A command that is pending at the end of the
+// loop fails with [eventloop.ErrLoopClosed].
 var (
 	// ErrNotFound is the error of a command about a job or a tube that does not exist, or
 	// about a job that is in the wrong state for the command. For a Delete, Release, Bury
@@ -86,6 +88,18 @@ func checkTube(name string) error {
 	}
 	return nil
 }
+
+// A closedError is the cause of an error after Close or Abort, in an OpError. It says what is
+// closed. The text of net.ErrClosed would blame a connection.
+type closedError string
+
+func (e closedError) Error() string { return string(e) }
+func (closedError) Unwrap() error   { return net.ErrClosed }
+
+const (
+	errClientClosed   closedError = "the client is closed"
+	errConsumerClosed closedError = "the consumer is closed"
+)
 
 // A causeError is a cause that also matches a sentinel of this package.
 type causeError struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/onloop/eventloop"
@@ -197,11 +198,13 @@ func ExampleClient_Abort() {
 			return err
 		}
 		fmt.Println(c.Addr() == addr)
-		c.Stats(context.Background()).Then(func(_ beanstalk.Stats, err error) { fmt.Println(err) })
+		c.Stats(context.Background()).Then(func(_ beanstalk.Stats, err error) {
+			fmt.Println(strings.TrimPrefix(err.Error(), "beanstalk tcp "+addr+": "))
+		})
 		c.Abort()
 		return nil
 	})
 	// Output:
 	// true
-	// use of closed network connection
+	// the client is closed
 }

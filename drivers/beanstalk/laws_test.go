@@ -179,11 +179,44 @@ func TestD3CloseWaitsForPendingCommands(t *testing.T) {
 		equal(t, "error of Close", err, nil)
 		equal(t, "results", results, 3)
 		_, err = c.Delete(bg, 1).Await(k)
-		wantErr(t, "error after Close", err, net.ErrClosed)
+		wantClosed(t, "error after Close", err)
 		_, err = c.Close().Await(k)
-		wantErr(t, "error of the second Close", err, net.ErrClosed)
+		wantClosed(t, "error of the second Close", err)
 		_, err = c.Consume(beanstalk.ConsumeOptions{OnJob: func(*beanstalk.Job) {}})
-		wantErr(t, "error of Consume", err, net.ErrClosed)
+		wantClosed(t, "error of Consume", err)
+		return nil
+	})
+}
+
+// wantClosed checks the error of a call to a client that is closed.
+func wantClosed(t testing.TB, what string, err error) {
+	t.Helper()
+	wantErr(t, what, err, net.ErrClosed)
+	op, ok := errors.AsType[*eventloop.OpError](err)
+	if !ok || op.Op != beanstalk.OpBeanstalk || op.Addr == "" || !strings.HasSuffix(err.Error(), ": the client is closed") {
+		t.Errorf("%s = %v", what, err)
+	}
+}
+
+func TestD3CallsAfterAbortFailWithOneError(t *testing.T) {
+	quiet := func(nc net.Conn) { io.Copy(io.Discard, nc) }
+	virtually(t, &beanstalk.Options{Timeout: -1}, quiet, func(k *eventloop.Task, c *beanstalk.Client) error {
+		sent := c.Delete(bg, 1)
+		k.Sleep(time.Second)
+		queued := c.Delete(bg, 2)
+		c.Abort()
+		_, err := sent.Await(k)
+		wantErr(t, "error of a command that was sent", err, beanstalk.ErrUncertain)
+		wantClosed(t, "error of a command that was sent", err)
+		_, err = queued.Await(k)
+		wantClosed(t, "error of a command of the same turn", err)
+		for _, when := range []string{"at once", "later"} {
+			_, err = c.Delete(bg, 1).Await(k)
+			wantClosed(t, "error "+when, err)
+			_, err = c.Close().Await(k)
+			wantClosed(t, "error of Close "+when, err)
+			k.Sleep(time.Second)
+		}
 		return nil
 	})
 }

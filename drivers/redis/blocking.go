@@ -63,7 +63,7 @@ func block[T any](ctx context.Context, c *Client, owner *eventloop.Owner, decode
 func (b *blockingCommand) start() {
 	p := b.pool
 	if p.c.closed() {
-		b.fail(errClosed)
+		b.fail(p.c.closedErr)
 		return
 	}
 	if b.ctx.Done() != nil {

@@ -3,7 +3,6 @@ package redis
 import (
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 
@@ -30,6 +29,8 @@ type Client struct {
 	owner *eventloop.Owner
 	pipe  *pipe
 
+	closedErr error // the error of calls after Close or Abort
+
 	// Only on the loop.
 	blocking blockingPool
 	over     bool // the client has ended: Options.OnState is no longer called
@@ -50,8 +51,6 @@ type part interface {
 	abort(err error)
 }
 
-var errClosed = net.ErrClosed
-
 // New returns a client. It may be called before the loop runs. It fails if an option is
 // not valid, and with [eventloop.ErrLoopClosed] after the end of the loop.
 func New(l *eventloop.Loop, o *Options) (*Client, error) {
@@ -62,7 +61,7 @@ func New(l *eventloop.Loop, o *Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{l: l, o: o, parts: make(map[part]struct{})}
+	c := &Client{l: l, o: o, parts: make(map[part]struct{}), closedErr: o.opError(errClientClosed)}
 	c.pipe = newPipe(l, o, nil) // loopEnded needs it, and may be called as soon as there is an owner
 	c.owner, err = eventloop.NewOwner(l, "redis", o.Addr, c.loopEnded)
 	if err != nil {
@@ -176,16 +175,17 @@ func (c *Client) abortParts(err error) {
 	c.blocking.abort(err)
 }
 
-// Close ends the client when the pending commands have their replies. Later calls fail
-// with net.ErrClosed. Close does not wait for blocking commands, sessions, consumers and
-// subscriptions: they end at once, and if Close is called on the loop, no callback of theirs
-// is called after it. The future succeeds when the connection is closed. The
-// future of a second call, or of a call after Abort, fails with net.ErrClosed.
+// Close ends the client when the pending commands have their replies. Later calls fail with
+// an [*eventloop.OpError] that matches net.ErrClosed. Close does not wait for blocking
+// commands, sessions, consumers and subscriptions: they end at once, and if Close is called
+// on the loop, no callback of theirs is called after it. The future succeeds when the
+// connection is closed. The future of a second call, or of a call after Abort, fails like
+// other later calls.
 func (c *Client) Close() *eventloop.Future[struct{}] {
-	if !c.close(net.ErrClosed) {
-		return failed[struct{}](c.owner, net.ErrClosed)
+	if !c.close(c.closedErr) {
+		return failed[struct{}](c.owner, c.closedErr)
 	}
-	c.pipe.queue.close(net.ErrClosed)
+	c.pipe.queue.close(c.closedErr)
 	c.silenceParts()
 	done := &eventloop.Promise[struct{}]{}
 	if done.Init(c.owner) != nil {
@@ -193,32 +193,32 @@ func (c *Client) Close() *eventloop.Future[struct{}] {
 	}
 	done.Ignore()
 	c.l.Post(func() {
-		c.abortParts(net.ErrClosed)
+		c.abortParts(c.closedErr)
 		c.pipe.drain(func() {
 			c.over = true
 			c.pipe.finish(func() {
 				done.Resolve(struct{}{}, nil)
-				c.owner.Close()
+				c.owner.CloseWithError(c.closedErr)
 			})
 		})
 	})
 	return &done.Future
 }
 
-// Abort ends the client at once. Pending commands fail with net.ErrClosed. The error of a
-// command that was sent also matches [ErrUncertain]. Abort also ends a Close in progress. If
-// Abort is called on the loop, no callback of the client, its consumers and its
-// subscriptions is called after it.
+// Abort ends the client at once. Pending commands and later calls fail with an
+// [*eventloop.OpError] that matches net.ErrClosed. The error of a command that was sent also
+// matches [ErrUncertain]. Abort also ends a Close in progress. If Abort is called on the
+// loop, no callback of the client, its consumers and its subscriptions is called after it.
 func (c *Client) Abort() {
 	c.aborted.Store(true)
-	c.close(net.ErrClosed)
-	c.pipe.queue.close(net.ErrClosed)
+	c.close(c.closedErr)
+	c.pipe.queue.close(c.closedErr)
 	c.silenceParts()
 	c.l.Post(func() {
 		c.over = true
-		c.abortParts(net.ErrClosed)
-		c.pipe.abort(net.ErrClosed)
-		c.owner.Close()
+		c.abortParts(c.closedErr)
+		c.pipe.abort(c.closedErr)
+		c.owner.CloseWithError(c.closedErr)
 	})
 }
 

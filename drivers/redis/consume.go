@@ -80,7 +80,7 @@ const (
 )
 
 // Consume begins to read a stream as a member of a group. It fails if an option is missing
-// or invalid, and with net.ErrClosed if the client is closed.
+// or invalid. If the client is closed, the error matches net.ErrClosed.
 func (c *Client) Consume(o ConsumeOptions) (*Consumer, error) {
 	switch {
 	case o.Stream == "" || o.Group == "" || o.Consumer == "":
@@ -116,8 +116,8 @@ func (c *Client) Consume(o ConsumeOptions) (*Consumer, error) {
 }
 
 // Done returns a future that succeeds when the consumer is closed. It fails if the consumer
-// has ended because its group or its stream does not exist, or, with net.ErrClosed, if the
-// client was closed first.
+// has ended because its group or its stream does not exist, or, with an error that
+// matches net.ErrClosed, if the client was closed first.
 func (s *Consumer) Done() *eventloop.Future[struct{}] { return &s.done.Future }
 
 // Close ends the consumer. If it is called on the loop, no callback is called after it. The
@@ -151,7 +151,7 @@ func (s *Consumer) end(err error) {
 		}
 	}
 	s.c.removePart(s)
-	if err == errClosed {
+	if err == s.c.closedErr {
 		s.done.Ignore() // the application has closed the client
 	}
 	s.done.Resolve(struct{}{}, err)

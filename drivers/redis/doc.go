@@ -50,6 +50,8 @@
 //     application knows whether that is safe. A command that fails with any other error
 //     was not executed, or has an error reply.
 //   - A command beyond Options.MaxPending fails with [eventloop.ErrBufferFull] at once.
+//   - A call after [Client.Close] or [Client.Abort] fails with an [*eventloop.OpError] that
+//     matches [net.ErrClosed], and so does a command that Abort ends.
 //
 // A command that is canceled by its context fails at once, with an error that matches the
 // error of the context and its cause. If it was sent, the client drops

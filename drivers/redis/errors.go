@@ -2,6 +2,7 @@ package redis
 
 import (
 	"errors"
+	"net"
 	"strings"
 
 	"github.com/onloop/eventloop"
@@ -11,7 +12,8 @@ import (
 // Errors of commands. Errors of the connection are an [*eventloop.OpError] whose Op is
 // OpRedis, and match the sentinels of package eventloop, too, such as
 // [eventloop.ErrTimeout]. A command beyond the limit of pending commands fails with
-// [eventloop.ErrBufferFull], and a command of a closed client with net.ErrClosed.
+// [eventloop.ErrBufferFull]. A call after Close or Abort, and a command that Abort ends, fails
+// with an OpError that matches net.ErrClosed.
 var (
 	// ErrNil is the error of a command whose reply is nil, such as a Get of a key that
 	// does not exist.
@@ -57,6 +59,19 @@ func isCode(err error, code string) bool {
 	e, ok := errors.AsType[*Error](err)
 	return ok && e.Code() == code
 }
+
+// A closedError is the cause of an error after Close or Abort, in an OpError. It says what is
+// closed. The text of net.ErrClosed would blame a connection.
+type closedError string
+
+func (e closedError) Error() string { return string(e) }
+func (closedError) Unwrap() error   { return net.ErrClosed }
+
+const (
+	errClientClosed       closedError = "the client is closed"
+	errSessionClosed      closedError = "the session is closed"
+	errSubscriptionClosed closedError = "the subscription is closed"
+)
 
 // An uncertainError is the error of a command that may have been executed.
 type uncertainError struct{ cause error }

@@ -276,6 +276,71 @@ func TestD3CloseDrainsAndAbortDoesNot(t *testing.T) {
 	}
 }
 
+func TestD3CallsAfterTheEndOfAClientFailWithOneError(t *testing.T) {
+	// check reports an error that does not say what is closed, of which server.
+	check := func(t *testing.T, results *int, what, text string) func(err error) {
+		return func(err error) {
+			*results++
+			op, ok := errors.AsType[*eventloop.OpError](err)
+			if !ok || op.Op != redis.OpRedis || op.Addr != addr || !errors.Is(err, net.ErrClosed) || err.Error() != "redis tcp "+addr+": "+text {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	}
+	silent := func() *fake {
+		return &fake{command: func(_ *peer, args []string) (string, bool) { return silence, args[0] == "SILENT" || args[0] == "BLPOP" }}
+	}
+	const closed, uncertain = "the client is closed", "the command may have been executed: the client is closed"
+	for _, abort := range []bool{false, true} {
+		law(t, silent, redis.Options{}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+			results, want := 0, 0
+			expect := func(f *eventloop.Future[redis.Reply], what, text string) {
+				want++
+				f.Then(func(_ redis.Reply, err error) { check(t, &results, what, text)(err) })
+			}
+			later := func(when string) {
+				expect(c.Do(background(), "ECHO", 1), when, closed)
+				expect(c.Do(background(), "BLPOP", "k", 0), "blocking, "+when, closed)
+				tx := c.Tx()
+				expect(tx.Do(background(), "ECHO", 1), "transaction, "+when, closed)
+				tx.Exec(background()).Ignore()
+				expect(c.Session().Do(background(), "ECHO", 1), "session, "+when, closed)
+				expect(redis.NewScript("return 1").Run(background(), c, nil), "script, "+when, closed)
+				want += 4
+				check(t, &results, "Send, "+when, closed)(c.Send("ECHO", 1))
+				_, err := c.Consume(redis.ConsumeOptions{Stream: "s", Group: "g", Consumer: "me", OnEntry: func(*redis.Delivery) {}})
+				check(t, &results, "Consume, "+when, closed)(err)
+				c.Subscribe(redis.SubscribeOptions{}).Done().Then(func(_ struct{}, err error) { check(t, &results, "Subscribe, "+when, closed)(err) })
+				c.Close().Then(func(_ struct{}, err error) { check(t, &results, "second Close, "+when, closed)(err) })
+			}
+			session := c.Session()
+			session.Do(background(), "ECHO", 1).Then(func(redis.Reply, error) {
+				session.Close()
+				expect(session.Do(background(), "ECHO", 2), "after Session.Close", "the session is closed")
+				expect(c.Do(background(), "BLPOP", "k", 0), "pending", uncertain)
+				if abort {
+					expect(c.Do(background(), "SILENT"), "pending", uncertain)
+				}
+				l.AfterFunc(time.Second, func() {
+					if abort {
+						expect(c.Do(background(), "SILENT"), "in the queue, sent before Abort takes effect", uncertain)
+						c.Abort()
+					} else {
+						c.Close()
+					}
+					later("at once")
+					l.AfterFunc(time.Second, func() { later("later") })
+				})
+			})
+			l.OnExit(func() {
+				if results != want {
+					t.Errorf("%d results, want %d", results, want)
+				}
+			})
+		})
+	}
+}
+
 // A command that is canceled before it was sent is not waited for, although there is no
 // connection and no timeout.
 func TestD3CloseDoesNotWaitForCanceledCommands(t *testing.T) {

@@ -45,9 +45,9 @@ func (s *Session) Unwatch(ctx context.Context) *eventloop.Future[struct{}] {
 }
 
 // Close ends the session when its pending commands have their replies. Later commands
-// fail with net.ErrClosed. A second call does nothing.
+// fail with an error that matches net.ErrClosed. A second call does nothing.
 func (s *Session) Close() {
-	if !s.p.queue.close(errClosed) {
+	if !s.p.queue.close(s.p.o.opError(errSessionClosed)) {
 		return
 	}
 	s.client.l.Post(func() {

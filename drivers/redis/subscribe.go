@@ -191,7 +191,7 @@ func (s *Subscription) change(kind topicKind, remove bool, names []string) *even
 // otherwise.
 func (s *Subscription) apply(ch *topicChange) {
 	if s.over {
-		ch.ended(errClosed)
+		ch.ended(s.c.o.opError(errSubscriptionClosed))
 		return
 	}
 	set := s.names[ch.kind]
@@ -544,7 +544,7 @@ func (s *Subscription) end(err error) {
 		s.link.leave(func() {})
 	}
 	s.c.removePart(s)
-	reason := cmp.Or(err, errClosed)
+	reason := cmp.Or(err, s.c.o.opError(errSubscriptionClosed))
 	for s.groups.len > 0 {
 		if ch := s.groups.pop(); ch != s.restoring {
 			ch.ended(reason)
@@ -554,13 +554,13 @@ func (s *Subscription) end(err error) {
 		ch.ended(reason)
 	}
 	s.waiting = nil
-	if err == errClosed {
+	if err == s.c.closedErr {
 		s.done.Ignore() // the application has closed the client
 	}
 	s.reportPanic(s.gap)
 	s.done.Resolve(struct{}{}, err)
 	s.box.end(err)
-	s.owner.Close()
+	s.owner.CloseWithError(reason)
 }
 
 func (s *Subscription) startPinger() {

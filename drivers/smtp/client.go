@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"sync"
 	"time"
@@ -101,9 +100,10 @@ const (
 // [Receipt.Rejected] lists the others.
 //
 // The client starts mails in the order of the calls, each on the first free session.
-// The future fails at once if the mail is invalid, if the queue is full, with
-// [eventloop.ErrBufferFull], or if the client is closed, with [net.ErrClosed]. Any other
-// failure is an [*eventloop.OpError] with [OpSend] and the address of the server:
+// The future fails at once if the mail is invalid, if the queue is full, with an error that
+// matches [eventloop.ErrBufferFull], or if the client is closed, with one that matches
+// [net.ErrClosed]. Each error is an [*eventloop.OpError] with [OpSend] and the address of the
+// server. Other failures are:
 //
 //   - an [*Error], if the server refused the mail, or all of its recipients;
 //   - [ErrUncertain], if the connection was lost, or ctx ended, after the end of the mail
@@ -153,7 +153,7 @@ func (c *Client) enqueue(ctx context.Context, j *job) error {
 	size := memory(&j.mail)
 	switch {
 	case c.closing != nil:
-		return net.ErrClosed
+		return errClientClosed
 	case len(c.queue) >= c.opts.MaxQueue, size > c.opts.MaxQueueBytes-c.bytes:
 		return fmt.Errorf("too many mails wait: %w", eventloop.ErrBufferFull)
 	}
@@ -369,12 +369,12 @@ func (j *job) finish(mustWait bool) (state jobState, s *session, ok bool) {
 
 // Close ends the client gracefully: it accepts no new mails, sends the pending ones, and
 // ends the sessions with QUIT. The future succeeds when the last session is closed. A
-// second call, or a call after Abort, fails with [net.ErrClosed].
+// second call, or a call after Abort, fails with an error that matches [net.ErrClosed].
 func (c *Client) Close() *eventloop.Future[struct{}] { return c.close(false) }
 
-// Abort ends the client at once and closes its connections. Pending mails fail with
-// [net.ErrClosed]; the error of a mail that was sent completely also matches
-// [ErrUncertain].
+// Abort ends the client at once and closes its connections. Pending mails fail
+// with an error that matches [net.ErrClosed]; the error of a mail that was sent completely
+// also matches [ErrUncertain].
 func (c *Client) Abort() { c.close(true).Ignore() }
 
 func (c *Client) close(abort bool) *eventloop.Future[struct{}] {
@@ -385,7 +385,7 @@ func (c *Client) close(abort bool) *eventloop.Future[struct{}] {
 	case c.closing == nil:
 		c.closing = &closing{done: done, resolve: resolve}
 	default:
-		resolve(struct{}{}, net.ErrClosed)
+		resolve(struct{}{}, c.opError(errClientClosed))
 	}
 	c.closing.abort = c.closing.abort || abort
 	c.wakeLocked()

@@ -104,6 +104,15 @@ func unexpected(command string, r *smtpwire.Reply) error {
 	return fmt.Errorf("%w: %d to %s", ErrMalformed, r.Code, command)
 }
 
+// errClientClosed is the cause of an error after Close or Abort, in an OpError. The text of
+// net.ErrClosed would blame a connection.
+var errClientClosed error = closedError{}
+
+type closedError struct{}
+
+func (closedError) Error() string { return "the client is closed" }
+func (closedError) Unwrap() error { return net.ErrClosed }
+
 // opError adds the operation and the address to err. A connection error already has
 // them, so opError uses only its cause.
 func (c *Client) opError(err error) error {

@@ -209,7 +209,7 @@ func ExampleClient_Abort() {
 		c.Abort()
 		return nil
 	})
-	// Output: use of closed network connection
+	// Output: the client is closed
 }
 
 // A context gives up a mail, here one to a server that is not there.

@@ -60,7 +60,7 @@ func (p *pool) pump() {
 	p.arm(now)
 	if end != nil && len(p.sessions) == 0 && pending == 0 {
 		end.resolve(struct{}{}, nil)
-		c.owner.Close()
+		c.owner.CloseWithError(c.opError(errClientClosed))
 	}
 }
 
@@ -272,12 +272,12 @@ func (p *pool) shutdown() {
 // abort fails all mails and closes all sessions.
 func (p *pool) abort() {
 	for _, j := range p.c.waiting() {
-		j.giveUp(net.ErrClosed)
+		j.giveUp(errClientClosed)
 	}
 	for _, s := range slices.Clone(p.sessions) {
 		for _, j := range []*job{s.job, s.ahead} {
 			if j != nil {
-				j.giveUp(net.ErrClosed)
+				j.giveUp(errClientClosed)
 			}
 		}
 		s.drop()

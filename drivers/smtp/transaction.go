@@ -101,7 +101,7 @@ func (s *session) lookAhead() {
 func (s *session) returnAhead() {
 	if j := s.ahead; j != nil {
 		if s.ahead = nil; !s.c.requeue(j) {
-			j.giveUp(net.ErrClosed) // the client was aborted
+			j.giveUp(errClientClosed) // the client was aborted
 		}
 	}
 }
