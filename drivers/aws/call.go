@@ -38,7 +38,10 @@ func Call[In, Out, Opt any](ctx context.Context, w *eventloop.Workers, op func(c
 	})
 }
 
-var errNilOperation = errors.New("awsloop: nil operation")
+var (
+	errNilOperation = errors.New("awsloop: nil operation")
+	errNoPages      = errors.New("awsloop: Pages needs a paginator and a function")
+)
 
 // withContext makes err, the result of a function with the context ctx, match the error of
 // ctx and its cause, if ctx has ended. The error of the SDK does not
@@ -65,11 +68,15 @@ type Paginator[Out, Opt any] interface {
 // onPage returns true. It requests a page when onPage has returned for the previous one. The
 // future resolves after the last call. Its errors are like those of [Call].
 //
-// Other code must not use the paginator in the meantime. A panic in onPage is a panic in a
+// If p or onPage is nil, the future fails. Other code must not use the paginator in the
+// meantime. A panic in onPage is a panic in a
 // callback: it ends the loop. With Config.CatchPanics it only ends the sequence of pages,
 // and the future fails with the [*eventloop.PanicError].
 func Pages[Out, Opt any](ctx context.Context, w *eventloop.Workers, p Paginator[Out, Opt], onPage func(page *Out) bool, opts ...func(*Opt)) *eventloop.Future[struct{}] {
 	return eventloop.WorkOn(ctx, w, func(ctx context.Context) (struct{}, error) {
+		if p == nil || onPage == nil {
+			return struct{}{}, errNoPages
+		}
 		for p.HasMorePages() {
 			page, err := p.NextPage(ctx, opts...)
 			if err != nil {

@@ -15,7 +15,12 @@ import (
 // Clients with the returned Config must be called on goroutines other than the loop's, as
 // [Call] and [Pages] do. A request that is sent in a callback fails with
 // [eventloop.ErrOnLoop].
+//
+// Config panics if l is nil.
 func Config(l *eventloop.Loop, cfg aws.Config) aws.Config {
+	if l == nil {
+		panic("awsloop: nil Loop")
+	}
 	cfg = cfg.Copy()
 	cfg.HTTPClient = HTTPClient(l.HTTP())
 	return cfg
@@ -36,8 +41,13 @@ func Config(l *eventloop.Loop, cfg aws.Config) aws.Config {
 // elsewhere. Any other redirect is the error of the operation, such as TemporaryRedirect of
 // S3.
 //
+// HTTPClient panics if c is nil.
+//
 // [config.WithHTTPClient]: https://pkg.go.dev/github.com/aws/aws-sdk-go-v2/config#WithHTTPClient
 func HTTPClient(c *eventloop.HTTPClient) aws.HTTPClient {
+	if c == nil {
+		panic("awsloop: nil HTTPClient")
+	}
 	return &http.Client{Transport: c.RoundTripper(), CheckRedirect: checkRedirect}
 }
 

@@ -60,7 +60,7 @@ type Client struct {
 // invalid, and with [eventloop.ErrLoopClosed] after the end of the loop.
 func New(l *eventloop.Loop, o *Options) (*Client, error) {
 	if l == nil {
-		return nil, errors.New("beanstalk: nil loop")
+		return nil, errors.New("beanstalk: nil Loop")
 	}
 	o, err := o.withDefaults()
 	if err != nil {

@@ -77,7 +77,7 @@ type Client struct {
 	calls map[*call]struct{} // the calls without a result
 }
 
-// New returns a client. If the BaseURL is invalid, each request fails with that error.
+// New returns a client. It panics if l is nil. If the BaseURL is invalid, each request fails with that error.
 func New(l *eventloop.Loop, opts Options) *Client {
 	// No limit on workers: each Save occupies a worker until the server has sent everything,
 	// so stalled downloads would block the others. The number of connections is the limit.

@@ -34,8 +34,8 @@ type Client struct {
 }
 
 // Connect returns a client. It does not wait for a server: operations wait, for at most
-// ServerSelectionTimeout, by default 30 s. Connect fails if the official client rejects the
-// options.
+// ServerSelectionTimeout, by default 30 s. Connect fails if l is nil or the official client
+// rejects the options.
 //
 // Unless the options have a Dialer, the client dials with [eventloop.Loop.DialContext], which
 // uses the resolver, the cache and the statistics of the loop. When the loop ends, it
@@ -44,6 +44,9 @@ type Client struct {
 // ApplyURI of options blocks in DNS lookups if the scheme is mongodb+srv. Call it before
 // Run, or in a function of [eventloop.Work]. Connect may be called before Run, too.
 func Connect(l *eventloop.Loop, opts ...*options.ClientOptions) (*Client, error) {
+	if l == nil {
+		return nil, errors.New("mongoloop: nil Loop")
+	}
 	o := *options.MergeClientOptions(opts...) // a copy
 	if o.Dialer == nil {
 		o.Dialer = l
@@ -128,10 +131,17 @@ func (c *Client) close() error {
 // ended, it also matches the error of ctx and its cause. If ctx ends before f is called, the
 // error is the cause.
 func Do[R any](ctx context.Context, c *Client, f func(ctx context.Context, mc *mongo.Client) (R, error)) *eventloop.Future[R] {
+	checkClient(c)
 	return eventloop.WorkOn(ctx, c.workers, func(ctx context.Context) (R, error) {
 		v, err := f(ctx, c.mongo)
 		return v, withContext(ctx, err)
 	})
+}
+
+func checkClient(c *Client) {
+	if c == nil {
+		panic("mongoloop: nil Client")
+	}
 }
 
 // An Error is the error of an operation. It wraps the error of the official client, so

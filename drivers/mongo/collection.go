@@ -23,6 +23,7 @@ type Collection[T any] struct {
 
 // In returns a collection of a database. Neither has to exist.
 func In[T any](c *Client, database, name string, opts ...options.Lister[options.CollectionOptions]) *Collection[T] {
+	checkClient(c)
 	return &Collection[T]{c, c.mongo.Database(database).Collection(name, opts...)}
 }
 

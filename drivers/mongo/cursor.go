@@ -192,6 +192,9 @@ func start[R, T any](ctx context.Context, c *Collection[T], op string, open open
 	if onDocument == nil || onEnd == nil {
 		panic("mongoloop: " + op + " needs two functions")
 	}
+	if ctx == nil {
+		panic("mongoloop: nil context")
+	}
 	r := &reading[R]{Cursor: &Cursor{}, client: c.client, source: source[R]{open: open}, onDocument: onDocument, onEnd: onEnd}
 	r.ctx, r.cancel = context.WithCancel(ctx)
 	r.fail = func(ctx context.Context, err error) error { return c.fail(ctx, op, err) }

@@ -55,7 +55,7 @@ type part interface {
 // not valid, and with [eventloop.ErrLoopClosed] after the end of the loop.
 func New(l *eventloop.Loop, o *Options) (*Client, error) {
 	if l == nil {
-		return nil, errors.New("redis: nil loop")
+		return nil, errors.New("redis: nil Loop")
 	}
 	o, err := o.withDefaults()
 	if err != nil {

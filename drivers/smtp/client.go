@@ -48,7 +48,7 @@ type closing struct {
 // QUIT; pending mails are sent.
 func New(l *eventloop.Loop, o *Options) (*Client, error) {
 	if l == nil {
-		return nil, errors.New("smtp: nil loop")
+		return nil, errors.New("smtp: nil Loop")
 	}
 	opts, err := o.withDefaults()
 	if err != nil {

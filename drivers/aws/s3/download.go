@@ -52,9 +52,10 @@ const pieceSize = 64 << 10
 //
 // A panic in c ends the download with an [*eventloop.PanicError], which no *Error wraps.
 //
-// Download panics if c, in, onData or onEnd is nil.
+// Download panics if ctx, l, c, in, onData or onEnd is nil.
 func Download(ctx context.Context, l *eventloop.Loop, c Getter, in *s3.GetObjectInput, onData func(p []byte), onEnd func(err error), o *DownloadOptions) *eventloop.Reader {
-	if c == nil || in == nil || onData == nil || onEnd == nil {
+	checkContext(ctx)
+	if isNil(c) || in == nil || onData == nil || onEnd == nil {
 		panic("s3loop: Download needs a client, an input and two functions")
 	}
 	r := newObject(ctx, c, in, o)
@@ -85,8 +86,10 @@ func DownloadTo(ctx context.Context, w *eventloop.Workers, c Getter, in *s3.GetO
 		switch {
 		case in == nil:
 			return nil, errNilInput
-		case c == nil:
+		case isNil(c):
 			return nil, errNilClient
+		case dst == nil:
+			return nil, errNilWriter
 		}
 		r := newObject(ctx, c, in, o)
 		defer r.Close()
@@ -125,7 +128,7 @@ func Pieces(t *eventloop.Task, w *eventloop.Workers, c Getter, in *s3.GetObjectI
 		case in == nil:
 			yield(nil, errNilInput)
 			return
-		case c == nil:
+		case isNil(c):
 			yield(nil, errNilClient)
 			return
 		}

@@ -1,8 +1,10 @@
 package s3loop
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"reflect"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 )
@@ -61,9 +63,22 @@ func newError(op string, bucket, key *string, offset int64, err error) error {
 	return &Error{Op: op, Bucket: aws.ToString(bucket), Key: aws.ToString(key), Offset: offset, Err: err}
 }
 
+// isNil reports whether c, a Getter or a Putter, is nil or holds a nil pointer.
+func isNil(c any) bool {
+	v := reflect.ValueOf(c)
+	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
+}
+
+func checkContext(ctx context.Context) {
+	if ctx == nil {
+		panic("s3loop: nil context")
+	}
+}
+
 var (
 	errNilInput  = errors.New("s3loop: nil input")
 	errNilClient = errors.New("s3loop: nil client")
+	errNilWriter = errors.New("s3loop: nil writer")
 	errHasBody   = errors.New("s3loop: the input of Upload has a Body; use UploadFrom")
 	errHasNoBody = errors.New("s3loop: the input of UploadFrom has no Body")
 )

@@ -54,13 +54,15 @@ const (
 // abort is not possible when the loop ends by force, or if the server is unreachable: set a
 // lifecycle rule for incomplete multipart uploads on the bucket.
 //
+// Upload panics if ctx or w is nil. If c or in is nil, the upload fails.
+//
 // An error of the upload is an [*Error]. If the body, the client or a listener panics, it
 // wraps an [*eventloop.PanicError]; if one of them calls runtime.Goexit, it matches
 // ErrGoexit. An upload that never began fails with the error of [eventloop.WorkOn]. If ctx
 // ends, the error matches the error of ctx and its cause. When the upload fails, the writer is closed: Write
 // returns an error, and OnDrain is no longer called.
 func Upload(ctx context.Context, w *eventloop.Workers, c Putter, in *UploadInput, opts ...func(*UploadOptions)) (*eventloop.PipeWriter, *eventloop.Future[*UploadOutput]) {
-	u := newUpload(w, c, in, opts)
+	u := newUpload(ctx, w, c, in, opts)
 	writer, body := eventloop.NewPipe(w.Loop(), 0)
 	u.source.r, u.writer = body, writer
 	if in != nil && in.Body != nil {
@@ -81,7 +83,7 @@ func Upload(ctx context.Context, w *eventloop.Workers, c Putter, in *UploadInput
 //
 // For everything else see [Upload].
 func UploadFrom(ctx context.Context, w *eventloop.Workers, c Putter, in *UploadInput, opts ...func(*UploadOptions)) *eventloop.Future[*UploadOutput] {
-	u := newUpload(w, c, in, opts)
+	u := newUpload(ctx, w, c, in, opts)
 	u.source.r = u.in.Body
 	if u.in.Body == nil && u.invalid == nil {
 		u.invalid = errHasNoBody
@@ -104,12 +106,16 @@ type upload struct {
 	began   bool                  // run was called
 }
 
-func newUpload(w *eventloop.Workers, c Putter, in *UploadInput, opts []func(*UploadOptions)) *upload {
+func newUpload(ctx context.Context, w *eventloop.Workers, c Putter, in *UploadInput, opts []func(*UploadOptions)) *upload {
+	checkContext(ctx)
+	if w == nil { // Loop would panic without a reason
+		panic("s3loop: nil Workers")
+	}
 	u := &upload{workers: w, c: c, opts: opts}
 	switch {
 	case in == nil:
 		u.invalid = errNilInput
-	case c == nil:
+	case isNil(c):
 		u.invalid = errNilClient
 	default:
 		u.in = *in
