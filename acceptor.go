@@ -26,8 +26,8 @@ type acceptor struct {
 	takes    accepting
 	maxConns int           // 0: no limit
 	open     atomic.Int64  // number of open connections
-	wake     bell          // wakes the goroutine
-	out      bell          // rung when Accept has returned
+	wake     wakeChan      // wakes the goroutine
+	out      wakeChan      // notified when Accept has returned
 	gone     chan struct{} // closed when Close of ln has returned
 	ended    chan struct{} // closed when the goroutine is about to end
 	inKernel atomic.Bool   // stop could not make Accept return
@@ -50,7 +50,7 @@ type accepting interface {
 func (a *acceptor) init(l *Loop, takes accepting, ln net.Listener, maxConns int) {
 	a.l, a.takes, a.ln, a.maxConns = l, takes, ln, max(maxConns, 0)
 	a.addr, a.file, a.ours = ln.Addr(), socketFile(ln), ours(ln)
-	a.wake, a.out = newBell(), newBell()
+	a.wake, a.out = newWakeChan(), newWakeChan()
 	a.gone, a.ended = make(chan struct{}), make(chan struct{})
 }
 
@@ -104,7 +104,7 @@ func (a *acceptor) next() (net.Conn, error) {
 	a.acceptMu.Lock()
 	a.accepting = false
 	a.acceptMu.Unlock()
-	a.out.ring()
+	a.out.notify()
 	return nc, err
 }
 
@@ -201,7 +201,7 @@ func (a *acceptor) stop() bool {
 	if !first {
 		return false
 	}
-	a.wake.ring()
+	a.wake.notify()
 	if a.ours && a.leaveAccept() {
 		a.closeListener()
 		return true
@@ -286,7 +286,7 @@ func (a *acceptor) setPaused(paused bool) {
 			d.SetDeadline(noDeadline)
 		}
 	}
-	a.wake.ring()
+	a.wake.notify()
 }
 
 // opened counts a connection towards maxConns.
@@ -296,7 +296,7 @@ func (a *acceptor) opened() { a.open.Add(1) }
 func (a *acceptor) connGone() {
 	a.open.Add(-1)
 	if a.maxConns > 0 {
-		a.wake.ring()
+		a.wake.notify()
 	}
 }
 

@@ -102,8 +102,8 @@ type Loop struct {
 	task    atomic.Pointer[Task] // the running task, or nil
 	count   counters
 	names   names
-	work    Workers // run the functions of Work
-	wg      crew    // the goroutines that Run waits for
+	work    Workers   // run the functions of Work
+	wg      waitGroup // the goroutines that Run waits for
 
 	httpOnce sync.Once
 	http     *HTTPClient // returned by HTTP
@@ -184,7 +184,7 @@ func New(cfg *Config) *Loop {
 	l := &Loop{
 		tasks: make(chan task, maxTasksQueued),
 		done:  make(chan struct{}),
-		wg:    crew{idle: newBell()},
+		wg:    waitGroup{idle: newWakeChan()},
 	}
 	if cfg != nil {
 		l.cfg = *cfg

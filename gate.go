@@ -2,15 +2,15 @@ package eventloop
 
 import "sync"
 
-// A bell wakes one goroutine. It has one slot: if the goroutine is busy when the bell rings,
-// its next wait returns at once.
-type bell chan struct{}
+// A wakeChan wakes one goroutine. It has one slot: if the goroutine is busy at the call of
+// notify, its next wait returns at once.
+type wakeChan chan struct{}
 
-func newBell() bell { return make(bell, 1) }
+func newWakeChan() wakeChan { return make(wakeChan, 1) }
 
-func (b bell) ring() {
+func (c wakeChan) notify() {
 	select {
-	case b <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -18,7 +18,7 @@ func (b bell) ring() {
 // A gate makes the goroutine of a handle, which reads or receives, wait for the loop, which
 // delivers.
 type gate struct {
-	bell
+	wakeChan
 	quit chan struct{} // closed when the handle ends
 
 	mu      sync.Mutex // guards the following, and more of the handle
@@ -27,10 +27,10 @@ type gate struct {
 	calling bool // the handle is calling a function of the application
 }
 
-func newGate() gate { return gate{bell: newBell(), quit: make(chan struct{})} }
+func newGate() gate { return gate{wakeChan: newWakeChan(), quit: make(chan struct{})} }
 
 // await waits until ready returns true. It calls ready with mu held, at first and after each
-// ring. ready must return true when the handle has ended.
+// notify. ready must return true when the handle has ended.
 func (g *gate) await(ready func() bool) {
 	for {
 		g.mu.Lock()
@@ -40,7 +40,7 @@ func (g *gate) await(ready func() bool) {
 			return
 		}
 		select {
-		case <-g.bell:
+		case <-g.wakeChan:
 		case <-g.quit:
 		}
 	}
@@ -63,5 +63,5 @@ func (g *gate) resume(l *Loop, holds func() bool, deliver func()) {
 	if holds() {
 		l.Post(deliver)
 	}
-	g.ring()
+	g.notify()
 }

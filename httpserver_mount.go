@@ -24,7 +24,7 @@ import (
 // The server's goroutine waits for the response and passes it to the server.
 type mountExchange struct {
 	loop     *Loop
-	back     bell          // wakes the server's goroutine
+	back     wakeChan      // wakes the server's goroutine
 	req      *http.Request // nil unless the server is one of net/http
 	canFlush bool          // the server can send parts of a response
 	cfg      *HTTPServerConfig
@@ -70,9 +70,9 @@ func (m *mountExchange) event(_ *HTTPRequest, err error) {
 }
 
 func (m *mountExchange) wake() {
-	m.back.ring()
+	m.back.notify()
 	if b := m.body; b != nil {
-		b.feed.ring()
+		b.feed.notify()
 	}
 }
 
@@ -269,7 +269,7 @@ func newMountRequest(l *Loop, method, uri string, http11 bool, fields HTTPHeader
 		b.WriteString(f.Name + ": " + f.Value + "\r\n")
 	}
 	b.WriteString("\r\n")
-	m := &mountExchange{loop: l, back: newBell()}
+	m := &mountExchange{loop: l, back: newWakeChan()}
 	return &HTTPRequest{
 		loop: l,
 		via:  m,

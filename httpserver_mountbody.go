@@ -21,7 +21,7 @@ type mountBody struct {
 	err       error          // of src, after the last piece
 	buf       *sockio.Buffer // for the pieces
 	interrupt func()         // makes a read return soon
-	feed      bell           // wakes the goroutine
+	feed      wakeChan       // wakes the goroutine
 	ended     chan struct{}  // closed by the goroutine
 }
 
@@ -68,7 +68,7 @@ func (r *HTTPRequest) takeBody(src io.Reader, length int64, interrupt func()) er
 		b.buf.Release()
 		return err
 	}
-	b.feed, b.ended = newBell(), make(chan struct{})
+	b.feed, b.ended = newWakeChan(), make(chan struct{})
 	r.mount().body = b
 	return nil
 }

@@ -214,7 +214,7 @@ func (r *Reader) delivered() {
 	r.mu.Lock()
 	r.calling = false
 	r.mu.Unlock()
-	r.ring()
+	r.notify()
 }
 
 // deliverNext calls onData or onEnd once. It reports whether there is more to deliver.

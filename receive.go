@@ -171,7 +171,7 @@ func (r *Receiver[T]) delivered() {
 	}
 	r.calling = false
 	r.mu.Unlock()
-	r.ring()
+	r.notify()
 }
 
 // deliverNext calls the function once. It reports whether there is more to deliver, even
