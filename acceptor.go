@@ -292,8 +292,8 @@ func (a *acceptor) setPaused(paused bool) {
 // opened counts a connection towards maxConns.
 func (a *acceptor) opened() { a.open.Add(1) }
 
-// connGone is the counterpart of opened.
-func (a *acceptor) connGone() {
+// connClosed is the counterpart of opened.
+func (a *acceptor) connClosed() {
 	a.open.Add(-1)
 	if a.maxConns > 0 {
 		a.wake.notify()

@@ -206,13 +206,13 @@ func (cr *connReader) end() {
 		c.core.Lock()
 		c.extra().released = nc
 		c.core.Unlock()
-		c.loop.send((*goneTask)(c))
+		c.loop.send((*closedTask)(c))
 		return
 	}
 	cr.finish(c.reasons.read() != nil || c.over)
 }
 
-// finish closes the descriptor and sends the goneTask. over means that there is nothing
+// finish closes the descriptor and sends the closedTask. over means that there is nothing
 // left to read.
 func (cr *connReader) finish(over bool) {
 	c := (*Conn)(cr)
@@ -224,7 +224,7 @@ func (cr *connReader) finish(over bool) {
 	}()
 	c.core.Finish(over)
 	returned = true
-	c.loop.send((*goneTask)(c))
+	c.loop.send((*closedTask)(c))
 }
 
 // countLost accounts for output that was not delivered, unless the application

@@ -18,7 +18,7 @@ type (
 	endTask       Conn // reading ended with reasons.read
 	failureTask   Conn // the connection failed with x.failure while nothing was read
 	abandonedTask Conn // the peer ended its side, and its last bytes have no reader
-	goneTask      Conn // the descriptor is closed or detached
+	closedTask    Conn // the descriptor is closed or detached
 )
 
 func (t *upTask) run() {
@@ -354,7 +354,7 @@ func (t *failedTask) run() {
 	c.closeWith(closeSealed)
 }
 
-func (t *goneTask) run() {
+func (t *closedTask) run() {
 	c := (*Conn)(t)
 	c.core.Lock()
 	abandoned := c.life == lifeClosed
@@ -417,7 +417,7 @@ func (cl *connLoop) forget() {
 		x.release()
 	}
 	if c.listener != nil {
-		c.listener.connGone()
+		c.listener.connClosed()
 	}
 	c.loop.unregister(&c.handle)
 }

@@ -208,7 +208,7 @@ func (c *Conn) abandon() {
 	c.loop.gaveUp(what + " of conn " + c.describe())
 	defer c.loop.unregister(&c.handle) // OnClose may call runtime.Goexit
 	if c.listener != nil {
-		c.listener.connGone()
+		c.listener.connClosed()
 	}
 	c.loopSide().closed()
 }
@@ -244,7 +244,7 @@ func (s *HTTPServer) abandon() {
 	s.gone = true
 	s.mu.Unlock()
 	s.loop.gaveUp(what)
-	(*httpServerGoneTask)(s).run()
+	(*httpServerClosedTask)(s).run()
 }
 
 func (c *httpCall) abandon() {

@@ -421,7 +421,7 @@ func (s *HTTPServer) remove(c *httpConn) {
 		s.release(c.ip())
 	}
 	if last {
-		s.loop.send((*httpServerGoneTask)(s))
+		s.loop.send((*httpServerClosedTask)(s))
 	}
 }
 
@@ -430,7 +430,7 @@ func (s *HTTPServer) release(ip netip.Addr) {
 	s.mu.Lock()
 	s.countIP(ip, -1)
 	s.mu.Unlock()
-	s.connGone()
+	s.connClosed()
 }
 
 // isGone reports, once, whether the acceptor and all connections have ended. The caller
@@ -454,7 +454,7 @@ func (s *HTTPServer) acceptEnded() {
 	last := s.isGone()
 	s.mu.Unlock()
 	if last {
-		s.loop.send((*httpServerGoneTask)(s))
+		s.loop.send((*httpServerClosedTask)(s))
 	}
 }
 
@@ -464,8 +464,8 @@ func (s *HTTPServer) maxAhead() int { return max(s.cfg.MaxHeaderBytes, headRead)
 
 // Tasks of a server.
 type (
-	httpServerGoneTask HTTPServer
-	httpAcceptErrTask  struct {
+	httpServerClosedTask HTTPServer
+	httpAcceptErrTask    struct {
 		s   *HTTPServer
 		err error
 	}
@@ -475,7 +475,7 @@ type (
 	}
 )
 
-func (t *httpServerGoneTask) run() {
+func (t *httpServerClosedTask) run() {
 	s := (*HTTPServer)(t)
 	s.mu.Lock()
 	waiters, graces, err := s.waiters, s.graces, s.forced

@@ -548,20 +548,20 @@ func (t *endTask) source() (*handle, any, string)       { return &t.handle, "rea
 func (t *failureTask) source() (*handle, any, string)   { return &t.handle, "reader", "failure" }
 func (t *abandonedTask) source() (*handle, any, string) { return &t.handle, "reader", "abandoned" }
 func (t *tlsTask) source() (*handle, any, string)       { return &t.handle, "reader", "TLS" }
-func (t *goneTask) source() (*handle, any, string)      { return &t.handle, "reader", "closed" }
+func (t *closedTask) source() (*handle, any, string)    { return &t.handle, "reader", "closed" }
 func (t *drainTask) source() (*handle, any, string)     { return &t.handle, "writer", "drained" }
 func (t *writeErrTask) source() (*handle, any, string)  { return &t.handle, "writer", "write error" }
-func (t *workGoneTask) source() (*handle, any, string)  { return &t.handle, "work", "returned" }
+func (t *workEndedTask) source() (*handle, any, string) { return &t.handle, "work", "returned" }
 func (t *lookupTask[T]) source() (*handle, any, string) { return &t.handle, "lookup", "found" }
 
 func (t *receivedTask[T]) source() (*handle, any, string) {
 	return &t.handle, "receiver", "received"
 }
 
-func (t *readTask) source() (*handle, any, string)       { return &t.handle, "reader", "read" }
-func (t *readerGoneTask) source() (*handle, any, string) { return &t.handle, "reader", "ended" }
+func (t *readTask) source() (*handle, any, string)        { return &t.handle, "reader", "read" }
+func (t *readerEndedTask) source() (*handle, any, string) { return &t.handle, "reader", "ended" }
 
-func (t *receiverGoneTask[T]) source() (*handle, any, string) {
+func (t *receiverEndedTask[T]) source() (*handle, any, string) {
 	return &t.handle, "receiver", "ended"
 }
 
@@ -573,7 +573,7 @@ func (t acceptErrTask) source() (*handle, any, string) {
 	return &t.ln.handle, "acceptor", "accept error"
 }
 
-func (t *listenerGoneTask) source() (*handle, any, string) {
+func (t *listenerClosedTask) source() (*handle, any, string) {
 	return &t.handle, "acceptor", "closed"
 }
 
@@ -581,7 +581,7 @@ func (t httpAcceptErrTask) source() (*handle, any, string) {
 	return &t.s.handle, "acceptor", "accept error"
 }
 
-func (t *httpServerGoneTask) source() (*handle, any, string) {
+func (t *httpServerClosedTask) source() (*handle, any, string) {
 	return &t.handle, "acceptor", "closed"
 }
 

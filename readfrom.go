@@ -152,7 +152,7 @@ func (r *Reader) finish() {
 		r.closed = true
 		return r.stopped || !r.busy()
 	})
-	r.loop.send((*readerGoneTask)(r))
+	r.loop.send((*readerEndedTask)(r))
 }
 
 // mayRead waits until the last piece is delivered and the reader is not paused. It returns
@@ -190,13 +190,13 @@ func (r *Reader) close() {
 }
 
 type (
-	readTask       Reader
-	readerGoneTask Reader
+	readTask        Reader
+	readerEndedTask Reader
 )
 
 func (t *readTask) run() { (*Reader)(t).deliver() }
 
-func (t *readerGoneTask) run() {
+func (t *readerEndedTask) run() {
 	r := (*Reader)(t)
 	r.loop.unregister(&r.handle)
 }

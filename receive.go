@@ -86,7 +86,7 @@ func (r *Receiver[T]) receive() {
 		}
 	}
 	r.await(func() bool { return r.stopped || !r.holds() }) // until the end is delivered
-	r.loop.send((*receiverGoneTask[T])(r))
+	r.loop.send((*receiverEndedTask[T])(r))
 }
 
 // mayReceive waits until the last batch is delivered and the receiver is not paused. It
@@ -141,13 +141,13 @@ func (r *Receiver[T]) stopTaking() {
 }
 
 type (
-	receivedTask[T any]     Receiver[T]
-	receiverGoneTask[T any] Receiver[T]
+	receivedTask[T any]      Receiver[T]
+	receiverEndedTask[T any] Receiver[T]
 )
 
 func (t *receivedTask[T]) run() { (*Receiver[T])(t).deliver() }
 
-func (t *receiverGoneTask[T]) run() {
+func (t *receiverEndedTask[T]) run() {
 	r := (*Receiver[T])(t)
 	r.loop.unregister(&r.handle)
 }

@@ -256,8 +256,8 @@ func (ln *Listener) Shutdown(grace time.Duration) *Future[struct{}] {
 	return f
 }
 
-// acceptorGone is called when the acceptor has ended, so no more connections are added.
-func (ln *Listener) acceptorGone() {
+// acceptorEnded is called when the acceptor has ended, so no more connections are added.
+func (ln *Listener) acceptorEnded() {
 	d := &ln.drain
 	d.ended = true
 	if d.due {
@@ -266,9 +266,9 @@ func (ln *Listener) acceptorGone() {
 	ln.drained()
 }
 
-// connGone is called on the loop when a connection of the listener has ended.
-func (ln *Listener) connGone() {
-	ln.acceptor.connGone()
+// connClosed is called on the loop when a connection of the listener has ended.
+func (ln *Listener) connClosed() {
+	ln.acceptor.connClosed()
 	ln.drained()
 }
 

@@ -408,7 +408,7 @@ type connExtra struct {
 	ownTimeouts  bool // SetTimeouts was called
 
 	next       *sockio.Buffer    // read by probe; owned by the connection's goroutine
-	released   net.Conn          // owned by the connection's goroutine, then by goneTask
+	released   net.Conn          // owned by the connection's goroutine, then by closedTask
 	unreported *Future[struct{}] // an error that a task may still claim; only on the loop
 }
 
@@ -703,7 +703,7 @@ func (cr *connReader) connectFailed(op string, err error) {
 	if attached {
 		cr.finish(isUncaught(err))
 	} else {
-		c.loop.send((*goneTask)(c))
+		c.loop.send((*closedTask)(c))
 	}
 }
 

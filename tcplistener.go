@@ -239,7 +239,7 @@ type (
 		ln  *Listener
 		err error
 	}
-	listenerGoneTask Listener
+	listenerClosedTask Listener
 )
 
 // accepted makes nc a connection of the loop.
@@ -296,7 +296,7 @@ func (ln *Listener) acceptFailed(err error) {
 	ln.loop.send(acceptErrTask{ln, e})
 }
 
-func (ln *Listener) acceptEnded() { ln.loop.send((*listenerGoneTask)(ln)) }
+func (ln *Listener) acceptEnded() { ln.loop.send((*listenerClosedTask)(ln)) }
 
 func (t acceptErrTask) run() {
 	ln, l := t.ln, t.ln.loop
@@ -315,8 +315,8 @@ func (t acceptErrTask) run() {
 	l.event(t.err, true)
 }
 
-func (t *listenerGoneTask) run() {
+func (t *listenerClosedTask) run() {
 	ln := (*Listener)(t)
-	ln.acceptorGone()
+	ln.acceptorEnded()
 	ln.loop.unregister(&ln.handle)
 }

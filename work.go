@@ -391,15 +391,15 @@ func (j *job) gone() {
 		return
 	}
 	select {
-	case l.tasks <- (*workGoneTask)(j):
+	case l.tasks <- (*workEndedTask)(j):
 		l.wakeRead()
 	case <-l.done:
 	}
 }
 
-type workGoneTask job
+type workEndedTask job
 
-func (t *workGoneTask) run() {
+func (t *workEndedTask) run() {
 	j := (*job)(t)
 	j.loop.unregister(&j.handle)
 }
