@@ -11,14 +11,14 @@ import (
 	"github.com/onloop/eventloop/internal/netcore"
 )
 
-// howToClose determines how a connection closes and treats its pending output.
-type howToClose uint8
+// A closeMode determines how a connection closes and treats its pending output.
+type closeMode uint8
 
 const (
-	closeFlush  howToClose = iota // sends it
-	closeSealed                   // sends it, except output that waits for TLS, which failed
-	closeCut                      // discards it
-	closeReset                    // discards it and resets the connection
+	closeFlush  closeMode = iota // sends it
+	closeSealed                  // sends it, except output that waits for TLS, which failed
+	closeCut                     // discards it
+	closeReset                   // discards it and resets the connection
 )
 
 // Close sends the pending output and closes the connection. Close itself does not
@@ -55,7 +55,7 @@ func (c *Conn) Abort() error {
 }
 
 // closeWith starts to close the connection. It returns false if the call has no effect.
-func (c *Conn) closeWith(how howToClose) bool {
+func (c *Conn) closeWith(how closeMode) bool {
 	c.core.Lock()
 	defer c.core.Unlock()
 	return c.closeLocked(how)
@@ -75,7 +75,7 @@ func (c *Conn) closeUnannounced() {
 }
 
 // closeLocked is closeWith for callers that hold the lock.
-func (c *Conn) closeLocked(how howToClose) bool {
+func (c *Conn) closeLocked(how closeMode) bool {
 	cuts := how >= closeCut
 	if c.life == lifeClosed || c.facts.has(factCut) || c.life == lifeClosing && !cuts {
 		return false
@@ -180,10 +180,10 @@ func (c *Conn) flushTime() time.Duration {
 	return flushTimeout
 }
 
-// howToFail returns how the connection ends after reading failed with err. A reset
+// failMode returns how the connection ends after reading failed with err. A reset
 // ensures that the peer cannot mistake a partial stream for a complete one. TLS does not
 // need a reset for that, and its alert tells the peer the reason.
-func (cl *connLoop) howToFail(err error) howToClose {
+func (cl *connLoop) failMode(err error) closeMode {
 	c := (*Conn)(cl)
 	c.core.Lock()
 	defer c.core.Unlock()

@@ -130,7 +130,7 @@ func (cl *connLoop) deliverEnd() {
 	case c.quit.Load():
 	case !(err != io.EOF && c.is(pauseUser)) && cl.holdsRest():
 	case err != io.EOF:
-		cl.fail(c.opError(OpRead, err), cl.howToFail(err))
+		cl.fail(c.opError(OpRead, err), cl.failMode(err))
 	case cl.awaitsReader():
 	default:
 		cl.deliverEOF()
@@ -262,7 +262,7 @@ func (cl *connLoop) noReader() {
 }
 
 // fail delivers the first error of the connection and closes it. It runs on the loop.
-func (cl *connLoop) fail(err error, how howToClose) {
+func (cl *connLoop) fail(err error, how closeMode) {
 	c := (*Conn)(cl)
 	if c.failed || c.quit.Load() {
 		c.loop.tookPanic(err, true)

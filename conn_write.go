@@ -134,7 +134,7 @@ func (c *Conn) pauseIfHigh() {
 	}
 	x := c.extra()
 	if x.high == nil {
-		x.high = &highWater{delay: highWaterPatience}
+		x.high = &highWater{delay: firstHighWaterDelay}
 	}
 	h := x.high
 	if pending-h.base <= cfg.HighWater {
@@ -164,7 +164,7 @@ func (h *highWater) look(c *Conn) (progress bool) {
 func (h *highWater) took(c *Conn, n, left int) {
 	h.moved += uint64(n)
 	h.base = min(h.base, left)
-	h.delay = highWaterPatience
+	h.delay = firstHighWaterDelay
 	if c.is(pauseHigh) && left-h.base <= c.cfg.Load().HighWater/2 {
 		c.clearPause(pauseHigh)
 	}
@@ -181,7 +181,7 @@ func (cl *connLoop) highTimedOut() {
 	h := c.x.Load().high
 	switch {
 	case h.look(c):
-		h.delay = highWaterPatience
+		h.delay = firstHighWaterDelay
 	case !c.loop.hasRoom(0):
 	default:
 		h.base = c.pending()

@@ -66,9 +66,9 @@ type httpCall struct {
 
 // A slowStart holds the state of a request that did not find an idle connection.
 type slowStart struct {
-	times    HTTPTiming // the phases up to the handshake
-	queued   time.Time
-	patience *time.Timer // ends the wait for a connection at the request's deadline
+	times     HTTPTiming // the phases up to the handshake
+	queued    time.Time
+	waitTimer *time.Timer // ends the wait for a connection at the request's deadline
 }
 
 // start returns the slowStart of the request, and creates it if needed.
@@ -318,7 +318,7 @@ func (c *httpCall) Queued() {
 	w := c.start()
 	w.queued = time.Now()
 	if !c.deadline.IsZero() {
-		w.patience = time.AfterFunc(c.deadline.Sub(w.queued), func() { c.abort(os.ErrDeadlineExceeded) })
+		w.waitTimer = time.AfterFunc(c.deadline.Sub(w.queued), func() { c.abort(os.ErrDeadlineExceeded) })
 	}
 }
 
@@ -326,8 +326,8 @@ func (c *httpCall) Queued() {
 func (c *httpCall) Unqueued() {
 	w := c.slow
 	w.times.Wait = time.Since(w.queued)
-	if w.patience != nil {
-		w.patience.Stop()
+	if w.waitTimer != nil {
+		w.waitTimer.Stop()
 	}
 }
 

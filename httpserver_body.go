@@ -26,17 +26,17 @@ type bodyStream struct {
 	first []byte     // read before the body exceeded MaxInlineBody; owned by the goroutine of src
 
 	// Guarded by HTTPRequest.mu.
-	piece  []byte // the next piece to deliver
-	asked  bool   // OnBody was called
-	paused bool
-	held   bool // the dispatcher has a piece
-	parked bool // a task came during a pause
-	ended  bool // only onEnd follows
-	told   bool // onEnd was called
-	err    error
-	onData func(p []byte)
-	onEnd  func(err error)
-	taker  *sync.Cond // signaled for each piece and for the end, in place of onData and onEnd
+	piece       []byte // the next piece to deliver
+	asked       bool   // OnBody was called
+	paused      bool
+	held        bool // the dispatcher has a piece
+	postponed   bool // a task came during a pause
+	ended       bool // only onEnd follows
+	onEndCalled bool
+	err         error
+	onData      func(p []byte)
+	onEnd       func(err error)
+	taker       *sync.Cond // signaled for each piece and for the end, in place of onData and onEnd
 }
 
 // wanted reports whether the goroutine of src should read the next piece.
@@ -47,7 +47,7 @@ func (st *bodyStream) wanted() bool {
 // inUse reports whether the dispatcher has a piece of the body, or will get one. over says
 // that the response is over: then a piece that a pause holds back is not delivered.
 func (st *bodyStream) inUse(over bool) bool {
-	return st.reads() && st.held && !((st.parked || st.taker != nil) && over)
+	return st.reads() && st.held && !((st.postponed || st.taker != nil) && over)
 }
 
 // reads reports whether the body is read while it is delivered.
@@ -221,8 +221,8 @@ func (r *HTTPRequest) pauseBody(pause bool) {
 	if pause {
 		return
 	}
-	if st.parked {
-		st.parked = false
+	if st.postponed {
+		st.postponed = false
 		r.loop.Post((*httpBodyTask)(r).run)
 	}
 	r.via.wake()
@@ -237,7 +237,7 @@ func (t *httpBodyTask) run() {
 	st := r.stream
 	over := r.isComplete() || r.loop.ended.Load()
 	if st.paused && !over {
-		st.parked = true
+		st.postponed = true
 		r.mu.Unlock()
 		return
 	}
@@ -277,7 +277,7 @@ func (r *HTTPRequest) refuseBody(err error) {
 
 // bodyFailure returns the error that ended the body early, or nil. The caller holds r.mu.
 func (r *HTTPRequest) bodyFailure() error {
-	if st := r.stream; st != nil && st.told {
+	if st := r.stream; st != nil && st.onEndCalled {
 		return st.err
 	}
 	return nil
@@ -296,11 +296,11 @@ func (r *HTTPRequest) bodyGivenBack() (ended bool, err error) {
 	st.held = false
 	st.ended = st.ended || st.src == nil
 	switch {
-	case !st.ended || st.told || !st.asked || r.isComplete() || r.loop.ended.Load():
+	case !st.ended || st.onEndCalled || !st.asked || r.isComplete() || r.loop.ended.Load():
 	case st.paused:
-		st.parked = true
+		st.postponed = true
 	default:
-		st.told = true
+		st.onEndCalled = true
 		return true, st.err
 	}
 	return false, nil

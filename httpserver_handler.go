@@ -167,7 +167,7 @@ func (s *servedResponse) call(w http.ResponseWriter, req *http.Request) {
 		}
 	}()
 	if !s.r.via.mayUpgrade() {
-		w = lentWriter{w, http.NewResponseController(w)}
+		w = noHijackWriter{w, http.NewResponseController(w)}
 	}
 	s.h.ServeHTTP(w, req)
 	returned = true
@@ -543,19 +543,21 @@ func (c *hijackedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// A lentWriter is an http.ResponseWriter without Hijack.
-type lentWriter struct {
+// A noHijackWriter is an http.ResponseWriter without Hijack.
+type noHijackWriter struct {
 	http.ResponseWriter
 	rc *http.ResponseController
 }
 
-func (w lentWriter) Flush()                                { w.rc.Flush() }
-func (w lentWriter) FlushError() error                     { return w.rc.Flush() }
-func (w lentWriter) EnableFullDuplex() error               { return w.rc.EnableFullDuplex() }
-func (w lentWriter) SetReadDeadline(t time.Time) error     { return w.rc.SetReadDeadline(t) }
-func (w lentWriter) SetWriteDeadline(t time.Time) error    { return w.rc.SetWriteDeadline(t) }
-func (w lentWriter) WriteString(s string) (int, error)     { return io.WriteString(w.ResponseWriter, s) }
-func (w lentWriter) ReadFrom(src io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, src) }
+func (w noHijackWriter) Flush()                             { w.rc.Flush() }
+func (w noHijackWriter) FlushError() error                  { return w.rc.Flush() }
+func (w noHijackWriter) EnableFullDuplex() error            { return w.rc.EnableFullDuplex() }
+func (w noHijackWriter) SetReadDeadline(t time.Time) error  { return w.rc.SetReadDeadline(t) }
+func (w noHijackWriter) SetWriteDeadline(t time.Time) error { return w.rc.SetWriteDeadline(t) }
+func (w noHijackWriter) WriteString(s string) (int, error) {
+	return io.WriteString(w.ResponseWriter, s)
+}
+func (w noHijackWriter) ReadFrom(src io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, src) }
 
 // serveNet calls the handler with the http.ResponseWriter of the foreign net/http server.
 func (s *servedResponse) serveNet(w http.ResponseWriter, req *http.Request) {

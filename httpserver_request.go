@@ -90,19 +90,19 @@ func (r *HTTPRequest) begun() bool {
 // before it returns. Most handlers do. Keeping the fields apart halves the size of a
 // request.
 type requestExtra struct {
-	pending  handle      // registered from the return of the handler until the response is over
-	headers  HTTPHeaders // made by Headers
-	upgraded *Conn
-	lost     error // the reason for responseLost
-	abort    error // the error for onAbort; nil until the client ends its side or disconnects
-	told     bool  // onAbort was called
-	onAbort  func(err error)
-	ctx      context.Context
-	cancel   context.CancelCauseFunc
-	ctxLasts bool // ctx ends with the task or http.Handler, not with the response
-	served   *servedResponse
-	timer    *Timer // for ResponseTimeout
-	left     *Timer // logs that the request is abandoned
+	pending       handle      // registered from the return of the handler until the response is over
+	headers       HTTPHeaders // made by Headers
+	upgraded      *Conn
+	lost          error // the reason for responseLost
+	abort         error // the error for onAbort; nil until the client ends its side or disconnects
+	onAbortCalled bool
+	onAbort       func(err error)
+	ctx           context.Context
+	cancel        context.CancelCauseFunc
+	ctxLasts      bool // ctx ends with the task or http.Handler, not with the response
+	served        *servedResponse
+	timer         *Timer // for ResponseTimeout
+	left          *Timer // logs that the request is abandoned
 }
 
 // noExtra is what peek returns for a request without a requestExtra.
@@ -326,21 +326,21 @@ func (r *HTTPRequest) OnAbort(f func(err error)) {
 	defer r.mu.Unlock()
 	x := r.extra()
 	x.onAbort = f
-	if x.abort != nil && !x.told {
-		r.loop.Post(r.tellAbort)
+	if x.abort != nil && !x.onAbortCalled {
+		r.loop.Post(r.callOnAbort)
 	}
 }
 
-// tellAbort calls the function of OnAbort, on the loop.
-func (r *HTTPRequest) tellAbort() {
+// callOnAbort calls the function of OnAbort, on the loop.
+func (r *HTTPRequest) callOnAbort() {
 	r.mu.Lock()
 	x := r.extra()
 	f, err := x.onAbort, x.abort
-	if f == nil || x.told || r.isComplete() {
+	if f == nil || x.onAbortCalled || r.isComplete() {
 		r.mu.Unlock()
 		return
 	}
-	x.told = true
+	x.onAbortCalled = true
 	r.mu.Unlock()
 	r.call(func() { f(err) })
 }
@@ -361,7 +361,7 @@ func (r *HTTPRequest) abortedLocked(err error) {
 	x.abort = err
 	r.loop.count.httpAborts.Add(1)
 	if x.onAbort != nil {
-		r.loop.Post(r.tellAbort)
+		r.loop.Post(r.callOnAbort)
 	}
 	if x.cancel != nil && r.abortEnds(err) {
 		x.cancel(err)

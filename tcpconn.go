@@ -170,7 +170,7 @@ const (
 	lingerTimeout       = netcore.Linger   // to wait for the peer's FIN, after ours
 	flushTimeout        = 5 * time.Second  // for Close, without a WriteTimeout
 	noReaderTimeout     = 10 * time.Second // if there is no ReadTimeout
-	highWaterPatience   = 20 * time.Millisecond
+	firstHighWaterDelay = 20 * time.Millisecond
 	defaultTotalBuffers = 1 << 30 // of Config.MaxBuffered
 )
 

@@ -170,11 +170,11 @@ type Workers struct {
 	name  string
 	limit int
 
-	mu      sync.Mutex // guards the following
-	waiting list.List  // of *job
-	running int        // number of jobs
-	idle    []*worker  // the most recent is at the end
-	tended  bool       // the goroutine tend runs
+	mu           sync.Mutex // guards the following
+	waiting      list.List  // of *job
+	running      int        // number of jobs
+	idle         []*worker  // the most recent is at the end
+	watchingIdle bool       // the goroutine watchIdle runs
 }
 
 // NewWorkers returns Workers that run at most n functions at the same time. If n is zero or
@@ -214,8 +214,8 @@ func (w *Workers) Waiting() int {
 // A worker is a goroutine that runs jobs. When no job waits, the worker stays idle for
 // idleTime, because a new goroutine would be more expensive: its stack grows step by step,
 // which costs a deep function, such as a call of a database client, more than everything
-// else that Work does (measured). One goroutine, tend, watches the time for all idle workers
-// of a Workers: that costs a job less than a timer and a select of its worker.
+// else that Work does (measured). One goroutine, watchIdle, watches the time for all idle
+// workers of a Workers: that costs a job less than a timer and a select of its worker.
 type worker struct {
 	workers *Workers
 	jobs    chan *job     // one slot, for the job that ends the idle time; nil ends the worker
@@ -307,16 +307,16 @@ func (w *Workers) next(j *job, k *worker) (next *job, idle bool) {
 	l.wg.Add(1)
 	k.since = time.Since(l.epoch)
 	w.idle = append(w.idle, k)
-	if !w.tended {
-		w.tended = true
-		l.wg.Go(w.tend)
+	if !w.watchingIdle {
+		w.watchingIdle = true
+		l.wg.Go(w.watchIdle)
 	}
 	return nil, true
 }
 
-// tend is the body of a goroutine that ends idle workers after idleTime, and at the end of
-// the loop. It returns when no worker is idle.
-func (w *Workers) tend() {
+// watchIdle is the body of a goroutine that ends idle workers after idleTime, and at the
+// end of the loop. It returns when no worker is idle.
+func (w *Workers) watchIdle() {
 	timer := time.NewTimer(idleTime)
 	defer timer.Stop()
 	for {
@@ -347,7 +347,7 @@ func (w *Workers) endIdle(all bool) (wait time.Duration, more bool) {
 	}
 	w.idle = slices.Delete(w.idle, 0, n)
 	if len(w.idle) == 0 {
-		w.tended = false
+		w.watchingIdle = false
 		return 0, false
 	}
 	return w.idle[0].since - old, true

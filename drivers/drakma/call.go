@@ -70,13 +70,13 @@ type call struct {
 
 // An attempt is one request of a call.
 type attempt struct {
-	method   string
-	res      *Response        // nil until the header has arrived
-	verdict  verdict          // on res
-	data     bool             // sink has received data
-	patience *eventloop.Timer // limits the draining of a body that is not needed
-	useless  int              // the number of drained bytes
-	stopped  bool             // draining took too long
+	method     string
+	res        *Response        // nil until the header has arrived
+	verdict    verdict          // on res
+	data       bool             // sink has received data
+	drainTimer *eventloop.Timer // limits the draining of a body that is not needed
+	useless    int              // the number of drained bytes
+	stopped    bool             // draining took too long
 }
 
 // A sink receives the body of the final response, on the loop.
@@ -366,7 +366,7 @@ func (c *call) onHead(res *eventloop.HTTPResponse) {
 			c.sink.head(c.try.res)
 		}
 	case c.try.verdict.action != deliver:
-		c.hurry()
+		c.limitDrain()
 	}
 }
 
@@ -383,14 +383,14 @@ func (c *call) judge(res *eventloop.HTTPResponse) {
 // delivers reports whether the response is the result and not an error.
 func (c *call) delivers() bool { return c.try.verdict.action == deliver && !c.isError(c.try.res) }
 
-// hurry limits the time for draining a body.
-func (c *call) hurry() {
+// limitDrain limits the time for draining a body.
+func (c *call) limitDrain() {
 	n, err := strconv.ParseInt(c.try.res.Header("Content-Length"), 10, 64)
 	if err == nil && n > maxUseless && c.try.method != "HEAD" {
 		c.stop()
 		return
 	}
-	c.try.patience = c.client.loop.AfterFunc(maxUselessTime, c.stop)
+	c.try.drainTimer = c.client.loop.AfterFunc(maxUselessTime, c.stop)
 }
 
 var errUseless = errors.New("drakma: the body is not needed")
@@ -425,8 +425,8 @@ func (c *call) onResult(res *eventloop.HTTPResponse, err error) {
 	if !c.byHead && err == nil {
 		c.judge(res)
 	}
-	if c.try.patience != nil {
-		c.try.patience.Stop()
+	if c.try.drainTimer != nil {
+		c.try.drainTimer.Stop()
 	}
 	if err != nil && !c.headSuffices(err) {
 		c.onFailure(err)

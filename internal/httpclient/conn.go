@@ -744,9 +744,9 @@ func (c *Conn) Close() {
 	}
 }
 
-// parting limits the time for which finish waits until another goroutine has written
-// close_notify, on a connection that is not a socket.
-const parting = 100 * time.Millisecond
+// closeNotifyTimeout limits the time for which finish waits until another goroutine has
+// written close_notify, on a connection that is not a socket.
+const closeNotifyTimeout = 100 * time.Millisecond
 
 // finish sends close_notify, if the kernel accepts it, and closes the connection.
 func (c *Conn) finish() {
@@ -755,7 +755,7 @@ func (c *Conn) finish() {
 	if !c.cut && c.core.Secured() && !c.core.Handshaking() {
 		c.core.EndOutput()
 	}
-	until := time.Now().Add(parting)
+	until := time.Now().Add(closeNotifyTimeout)
 	for !c.cut && c.core.Writing() && (!c.core.Blocked() || !c.core.Raw()) && time.Now().Before(until) {
 		c.core.Unlock()
 		c.core.WaitUntil(time.Now().Add(settleTime))
