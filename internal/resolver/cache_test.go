@@ -26,6 +26,7 @@ import (
 func pipedResolver(t *testing.T, change func(c *Config), h handler) (*Resolver, *atomic.Int64) {
 	queries := new(atomic.Int64)
 	cfg := testConfig(t, "192.0.2.53")
+	cfg.Timeout = 5 * time.Second
 	cfg.Dial = func(context.Context, string, string) (net.Conn, error) {
 		return packetPipe(t, func(p peer) {
 			queries.Add(1)

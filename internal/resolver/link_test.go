@@ -32,7 +32,7 @@ type streams struct {
 // the number of the stream.
 func (s *streams) resolver(serve func(n int, c net.Conn)) *Resolver {
 	cfg := testConfig(s.t, "192.0.2.53")
-	cfg.UseTCP, cfg.NoEDNS = true, true
+	cfg.UseTCP, cfg.NoEDNS, cfg.Timeout = true, true, 5*time.Second
 	cfg.Dial = func(context.Context, string, string) (net.Conn, error) {
 		n := int(s.conns.Add(1))
 		s.open.Add(1)
