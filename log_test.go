@@ -105,7 +105,8 @@ var logCauses = map[string]struct {
 		line: "ndots",
 	},
 	"a slow callback": {
-		cfg: eventloop.Config{SlowCallback: time.Millisecond},
+		// On a busy machine a pause of a few milliseconds would make another callback slow.
+		cfg: eventloop.Config{SlowCallback: 100 * time.Millisecond},
 		start: func(t *testing.T, l *eventloop.Loop) {
 			l.Post(func() {
 				for l.Stats().Loop.SlowTotal == 0 {
