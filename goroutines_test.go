@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/internal/pipelistener"
 )
 
 // Each of these handles gets the call of another goroutine at a random point of the
@@ -43,7 +44,7 @@ func TestCallsFromOtherGoroutinesMayMeetTheEndOfRun(t *testing.T) {
 			}
 		},
 		"Listener.Close": func(l *eventloop.Loop) func() {
-			ln, err := l.Serve(newPipeListener(), nil)
+			ln, err := l.Serve(pipelistener.New(), nil)
 			if err != nil {
 				t.Error(err)
 			}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/internal/pipelistener"
 	"github.com/valyala/fasthttp"
 )
 
@@ -256,7 +257,7 @@ func TestHTTPServerOutlivesFailuresToAccept(t *testing.T) {
 func TestHTTPListenerThatEndsClosesTheServer(t *testing.T) {
 	failures := make(chan error, 1)
 	mustRun(t, nil, func(l *eventloop.Loop) {
-		ln := newPipeListener()
+		ln := pipelistener.New()
 		_, err := l.ServeHTTP(ln, hai, &eventloop.HTTPServerConfig{
 			OnAcceptError: func(s *eventloop.HTTPServer, err error) { failures <- err },
 		})

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/internal/pipelistener"
 )
 
 // WriteTimeout counts from when the client's kernel last took something, not from
@@ -83,14 +84,14 @@ func TestHTTPServerClosesConnectionsWhoseDeadlinesHaveNoEffect(t *testing.T) {
 			t.Run(name+", ended by the "+end, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					err := eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
-						ln := newPipeListener()
+						ln := pipelistener.New()
 						s, err := l.ServeHTTP(wrappedListener{ln, wrap}, hai, nil)
 						if err != nil {
 							return err
 						}
 						go func() {
 							defer s.Close()
-							c := newRawClient(t, ln.dial())
+							c := newRawClient(t, ln.Dial())
 							c.send("GET / HTTP/1.1\r\nHost: x\r\n%s\r\n", head)
 							c.response("GET")
 							if head == "" {

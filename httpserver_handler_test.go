@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/internal/pipelistener"
 	"github.com/valyala/fasthttp"
 )
 
@@ -461,14 +462,14 @@ func TestServeHTTPHasBackPressureInBothDirections(t *testing.T) {
 // serveOverPipe serves one connection of net.Pipe by the named server, until stop is called.
 func serveOverPipe(t *testing.T, name string, l *eventloop.Loop, cfg *eventloop.HTTPServerConfig, h func(r *eventloop.HTTPRequest)) (client net.Conn, stop func()) {
 	t.Helper()
-	ln := newPipeListener()
+	ln := pipelistener.New()
 	switch name {
 	case "own":
 		s, err := l.ServeHTTP(ln, h, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return ln.dial(), func() { s.Close() }
+		return ln.Dial(), func() { s.Close() }
 	case "fasthttp":
 		client, server := net.Pipe()
 		s := &fasthttp.Server{Handler: cfg.FastHTTPHandler(l, h), StreamRequestBody: true, NoDefaultDate: true, Logger: quietLogger{}}
@@ -477,7 +478,7 @@ func serveOverPipe(t *testing.T, name string, l *eventloop.Loop, cfg *eventloop.
 	default:
 		s := &http.Server{Handler: cfg.HTTPHandler(l, h)}
 		go s.Serve(ln)
-		return ln.dial(), func() { s.Close() }
+		return ln.Dial(), func() { s.Close() }
 	}
 }
 
@@ -796,7 +797,7 @@ func TestServeHTTPObeysDeadlines(t *testing.T) {
 // between them.
 func TestServeHTTPReadTimeoutBoundsTheWaitsOfTheHandler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ln := newPipeListener()
+		ln := pipelistener.New()
 		got := make(chan string, 3)
 		err := eventloop.Run(t.Context(), quiet(), func(l *eventloop.Loop) error {
 			s, err := l.ServeHTTP(ln, func(r *eventloop.HTTPRequest) {
@@ -814,7 +815,7 @@ func TestServeHTTPReadTimeoutBoundsTheWaitsOfTheHandler(t *testing.T) {
 				}))
 			}, &eventloop.HTTPServerConfig{MaxInlineBody: 1, ReadTimeout: time.Minute})
 			go func() {
-				c := newRawClient(t, ln.dial())
+				c := newRawClient(t, ln.Dial())
 				c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc")
 				time.Sleep(30 * time.Minute)
 				c.send("def")

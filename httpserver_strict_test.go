@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/internal/pipelistener"
 )
 
 // TestHTTPServerRefusesWhatItMust sends requests that a strict server refuses,
@@ -264,14 +265,14 @@ func inVirtualTime(t *testing.T, cfg *eventloop.HTTPServerConfig, h func(r *even
 func serveInBubble(t *testing.T, cfg *eventloop.HTTPServerConfig, h func(r *eventloop.HTTPRequest), client func(c *rawClient)) {
 	t.Helper()
 	err := eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
-		ln := newPipeListener()
+		ln := pipelistener.New()
 		s, err := l.ServeHTTP(ln, h, cfg)
 		if err != nil {
 			return err
 		}
 		go func() {
 			defer s.Close()
-			c := newRawClient(t, ln.dial())
+			c := newRawClient(t, ln.Dial())
 			defer c.Close()
 			client(c)
 		}()

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/internal/pipelistener"
 )
 
 func TestTaskHandlerRespondsForItsTask(t *testing.T) {
@@ -95,14 +96,14 @@ func TestTaskHandlerRespondsForItsTask(t *testing.T) {
 			var body string
 			var readErr error
 			synctest.Test(t, func(t *testing.T) {
-				ln := newPipeListener()
+				ln := pipelistener.New()
 				cfg := &eventloop.HTTPServerConfig{
 					OnEvent: func(_ *eventloop.HTTPServer, err error) { events = append(events, err) },
 				}
 				err := eventloop.Run(t.Context(), &eventloop.Config{CatchPanics: true}, func(l *eventloop.Loop) error {
 					s, err := l.ServeHTTP(ln, eventloop.TaskHandler(v.f), cfg)
 					go func() {
-						nc := ln.dial()
+						nc := ln.Dial()
 						defer s.Close()
 						defer nc.Close()
 						io.WriteString(nc, "GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -454,13 +455,13 @@ func TestARequestThatStaysOpenAfterItsClientLeftIsLoggedAfterAMinute(t *testing.
 			var book bytes.Buffer
 			synctest.Test(t, func(t *testing.T) {
 				logs := &logBook{}
-				ln := newPipeListener()
+				ln := pipelistener.New()
 				eventloop.Run(t.Context(), &eventloop.Config{Logger: logs.logger()}, func(l *eventloop.Loop) error {
 					s, err := l.ServeHTTP(ln, func(r *eventloop.HTTPRequest) {
 						r.OnAbort(func(err error) { l.AfterFunc(v.response, func() { hai(r) }) })
 					}, nil)
 					go func() {
-						nc := ln.dial()
+						nc := ln.Dial()
 						io.WriteString(nc, "GET /poll HTTP/1.1\r\nHost: x\r\n\r\n")
 						synctest.Wait()
 						nc.Close()

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/internal/pipelistener"
 )
 
 // serveHTTP starts a server on l, which is closed at the end of the test.
@@ -655,13 +656,13 @@ func TestHTTPBodiesOfAllKinds(t *testing.T) {
 func TestHTTPBodyThatArrivesByteByByte(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
-			ln := newPipeListener()
+			ln := pipelistener.New()
 			s, err := l.ServeHTTP(ln, func(r *eventloop.HTTPRequest) {
 				r.Respond(200, nil, fmt.Appendf(nil, "%s", r.Body()))
 			}, nil)
 			go func() {
 				defer s.Close()
-				c := newRawClient(t, ln.dial())
+				c := newRawClient(t, ln.Dial())
 				defer c.Close()
 				for _, b := range []byte("\r\nPOST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1;e\r\nc\r\n0\r\nT: t\r\n\r\n") {
 					time.Sleep(10 * time.Millisecond)
@@ -1003,45 +1004,6 @@ func TestHTTPRequestContextEndsWithTheResponse(t *testing.T) {
 	<-(<-contexts).Done()
 	<-(<-contexts).Done()
 }
-
-// A pipeListener gives connections that are no sockets, for virtual time.
-type pipeListener struct {
-	conns chan net.Conn
-	once  sync.Once
-	done  chan struct{}
-}
-
-func newPipeListener() *pipeListener {
-	return &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
-}
-
-func (ln *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case nc := <-ln.conns:
-		return nc, nil
-	case <-ln.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (ln *pipeListener) Close() error {
-	ln.once.Do(func() { close(ln.done) })
-	return nil
-}
-
-func (ln *pipeListener) Addr() net.Addr { return pipeAddr{} }
-
-// dial returns the client's end of a new connection.
-func (ln *pipeListener) dial() net.Conn {
-	client, server := net.Pipe()
-	ln.conns <- server
-	return client
-}
-
-type pipeAddr struct{}
-
-func (pipeAddr) Network() string { return "pipe" }
-func (pipeAddr) String() string  { return "pipe" }
 
 func TestHTTPHandlerThatCallsGoexit(t *testing.T) {
 	checkLeaks(t)

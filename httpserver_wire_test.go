@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/internal/pipelistener"
 )
 
 // dialSecure is dialRaw over TLS if conf is not nil.
@@ -541,7 +542,7 @@ func TestHTTPServerCloseDoesNotWaitForAHandshakeThatDoesNotEnd(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			took := make(chan time.Duration, 1)
 			err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
-				ln := newPipeListener()
+				ln := pipelistener.New()
 				s, err := l.ServeHTTP(ln, hai, &eventloop.HTTPServerConfig{TLS: serverConf, OnEvent: func(_ *eventloop.HTTPServer, err error) {
 					t.Errorf("event %v", err)
 				}})
@@ -549,7 +550,7 @@ func TestHTTPServerCloseDoesNotWaitForAHandshakeThatDoesNotEnd(t *testing.T) {
 					return err
 				}
 				go func() {
-					nc := ln.dial()
+					nc := ln.Dial()
 					defer nc.Close()
 					if sent != "" {
 						io.WriteString(nc, sent)
@@ -572,13 +573,13 @@ func TestHTTPServerCloseDoesNotWaitForAHandshakeThatDoesNotEnd(t *testing.T) {
 func TestHTTPServerCloseLetsAHandshakeThatGoesOnEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		err := eventloop.Run(context.Background(), nil, func(l *eventloop.Loop) error {
-			ln := newPipeListener()
+			ln := pipelistener.New()
 			s, err := l.ServeHTTP(ln, hai, &eventloop.HTTPServerConfig{TLS: serverConf})
 			if err != nil {
 				return err
 			}
 			go func() {
-				c := newRawClient(t, tlsClient(ln.dial()))
+				c := newRawClient(t, tlsClient(ln.Dial()))
 				defer c.Close()
 				synctest.Wait()
 				s.Close()

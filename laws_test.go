@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/onloop/eventloop"
+	"github.com/onloop/eventloop/internal/pipelistener"
 )
 
 // The tests of this file are named after the laws of the package that need no
@@ -401,11 +402,11 @@ func TestLaw5RunReturnsAsSoonAsNothingKeepsTheLoopAlive(t *testing.T) {
 			go func() { time.Sleep(time.Hour); c.Abort() }()
 		},
 		"a listener": func(l *eventloop.Loop, last func()) {
-			ln, _ := l.Serve(newPipeListener(), nil)
+			ln, _ := l.Serve(pipelistener.New(), nil)
 			go func() { time.Sleep(time.Hour); last(); ln.Close() }()
 		},
 		"an HTTP server": func(l *eventloop.Loop, last func()) {
-			s, _ := l.ServeHTTP(newPipeListener(), hai, nil)
+			s, _ := l.ServeHTTP(pipelistener.New(), hai, nil)
 			go func() { time.Sleep(time.Hour); last(); s.Close() }()
 		},
 		"Shutdown with the last task": func(l *eventloop.Loop, last func()) {

@@ -21,6 +21,7 @@ import (
 	"github.com/aws/smithy-go"
 	"github.com/onloop/eventloop"
 	awsloop "github.com/onloop/eventloop/drivers/aws"
+	"github.com/onloop/eventloop/internal/pipelistener"
 )
 
 // The rules that all drivers of eventloop keep, D1 to D12, for calls. Some do not apply: calls
@@ -258,40 +259,12 @@ func TestD11HandlesSayTheNameOfTheWorkersAndThePendingCalls(t *testing.T) {
 	}
 }
 
-// A pipeListener accepts connections of net.Pipe.
-type pipeListener struct {
-	conns chan net.Conn
-	once  sync.Once
-	done  chan struct{}
-}
-
-func (p *pipeListener) dial(context.Context, string, string) (net.Conn, error) {
-	ours, theirs := net.Pipe()
-	p.conns <- theirs
-	return ours, nil
-}
-
-func (p *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (p *pipeListener) Close() error {
-	p.once.Do(func() { close(p.done) })
-	return nil
-}
-
-func (p *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
-
 // The SDK waits for seconds between its attempts.
 func TestD12CallsWorkInABubbleOverNetPipe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		requests, results := 0, 0
-		ln := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+		ln := pipelistener.New()
+		dial := func(context.Context, string, string) (net.Conn, error) { return ln.Dial(), nil }
 		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if requests++; requests < 3 {
 				w.WriteHeader(http.StatusServiceUnavailable)
@@ -304,7 +277,7 @@ func TestD12CallsWorkInABubbleOverNetPipe(t *testing.T) {
 		err := eventloop.Run(t.Context(), nil, func(l *eventloop.Loop) error {
 			cfg := config(l, "http://cloudfront.example")
 			cfg.Retryer = nil
-			cfg.HTTPClient = awsloop.HTTPClient(eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Dial: ln.dial}))
+			cfg.HTTPClient = awsloop.HTTPClient(eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Dial: dial}))
 			in := &cloudfront.GetDistributionInput{Id: aws.String("E1")}
 			awsloop.Call(t.Context(), eventloop.NewWorkers(l, 1, ""), cloudfront.NewFromConfig(cfg).GetDistribution, in).Then(func(out *cloudfront.GetDistributionOutput, err error) {
 				if results++; err != nil || *out.Distribution.Id != "E1" {

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,6 +17,7 @@ import (
 	"github.com/gobwas/ws"
 	"github.com/onloop/eventloop"
 	"github.com/onloop/eventloop/internal/leaktest"
+	"github.com/onloop/eventloop/internal/pipelistener"
 )
 
 func TestMain(m *testing.M) { leaktest.Main(m, nil) }
@@ -262,9 +262,9 @@ func TestFramesArriveInAnyPieces(t *testing.T) {
 	// A pipe hands over each Write by itself, so that the pieces are those of the
 	// test.
 	synctest.Test(t, func(t *testing.T) {
-		ln := newPipes()
+		ln := pipelistener.New()
 		s := serve(t, ln)
-		c := enterBy(t, ln.dial(), "ann")
+		c := enterBy(t, ln.Dial(), "ann")
 		const text = "a frame of more than 125 bytes, so that its length takes two more, and with " +
 			"letters of more than one byte, which are cut, too: ä € 𝄞 — and so on"
 		var frames []byte
@@ -361,9 +361,9 @@ func TestCloseFrameIsEchoed(t *testing.T) {
 
 func TestInterruptSendsCloseFramesAndWaitsForTheReplies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // the room waits for closeTimeout only
-		ln := newPipes()
+		ln := pipelistener.New()
 		s := serve(t, ln)
-		ann := enterBy(t, ln.dial(), "ann")
+		ann := enterBy(t, ln.Dial(), "ann")
 		start := time.Now()
 		s.loop.Post(func() { s.loop.Shutdown(2 * closeTimeout) })
 		if f := ann.frame(); f.Header.OpCode != ws.OpClose {
@@ -388,9 +388,9 @@ func TestInterruptSendsCloseFramesAndWaitsForTheReplies(t *testing.T) {
 
 func TestInterruptDoesNotWaitLongForAReply(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ln := newPipes()
+		ln := pipelistener.New()
 		s := serve(t, ln)
-		c := enterBy(t, ln.dial(), "ann")
+		c := enterBy(t, ln.Dial(), "ann")
 		go io.Copy(io.Discard, c) // it reads, and says nothing
 		start := time.Now()
 		s.end(t)
@@ -402,9 +402,9 @@ func TestInterruptDoesNotWaitLongForAReply(t *testing.T) {
 
 func TestWhoIsSilentIsPingedAndThenGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ln := newPipes()
+		ln := pipelistener.New()
 		s := serve(t, ln)
-		c := enterBy(t, ln.dial(), "ann")
+		c := enterBy(t, ln.Dial(), "ann")
 		start := time.Now()
 		pings := 0
 		for {
@@ -448,42 +448,4 @@ func TestASlowReaderIsCutOffAndDelaysNoOther(t *testing.T) {
 			t.Fatalf("%d bytes wait, want at most %d for each of two", n, maxPending)
 		}
 	}
-}
-
-// pipes is a listener whose connections are pipes, which live in virtual time.
-type pipes struct {
-	conns  chan net.Conn
-	closed chan struct{}
-	addr   net.Addr
-}
-
-func newPipes() *pipes {
-	return &pipes{make(chan net.Conn), make(chan struct{}), &net.UnixAddr{Name: "pipe", Net: "pipe"}}
-}
-
-func (p *pipes) Addr() net.Addr { return p.addr }
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case nc := <-p.conns:
-		return nc, nil
-	case <-p.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (p *pipes) Close() error {
-	select {
-	case <-p.closed:
-		return errors.New("closed already")
-	default:
-		close(p.closed)
-		return nil
-	}
-}
-
-func (p *pipes) dial() net.Conn {
-	ours, theirs := net.Pipe()
-	p.conns <- theirs
-	return ours
 }
