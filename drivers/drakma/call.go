@@ -252,8 +252,9 @@ func origin(u *url.URL) string {
 // sameOrigin reports whether credentials for a may be sent to b.
 func sameOrigin(a, b *url.URL) bool { return a == b || origin(a) == origin(b) }
 
-// atHome reports whether the next attempt may contain the credentials of the request.
-func (c *call) atHome() bool { return sameOrigin(c.first, c.u) }
+// credentialsAllowed reports whether the next attempt may contain the credentials of the
+// request.
+func (c *call) credentialsAllowed() bool { return sameOrigin(c.first, c.u) }
 
 // isPrivate reports whether a field is for one origin only. Host is private, because another
 // server does not serve that host.
@@ -279,7 +280,7 @@ func (c *call) send() {
 	if c.byHead {
 		opts.OnResponse = c.onHead
 	}
-	if c.atHome() {
+	if c.credentialsAllowed() {
 		opts.Host = c.host
 	}
 	if !c.deadline.IsZero() {
@@ -307,19 +308,19 @@ func (c *call) send() {
 func (c *call) fields() eventloop.HTTPHeaders {
 	own, common, base := c.headers, c.client.opts.Headers, c.client.base
 	h := make(eventloop.HTTPHeaders, 0, len(own)+len(common)+3)
-	home, bodyGone := c.atHome(), c.body == nil && c.redirects > 0
+	allowed, bodyGone := c.credentialsAllowed(), c.body == nil && c.redirects > 0
 	add := func(f eventloop.HTTPHeader) {
 		if !(bodyGone && isBodyField(f.Name)) {
 			h.Add(f.Name, f.Value)
 		}
 	}
 	for _, f := range own {
-		if home || !isPrivate(f.Name) {
+		if allowed || !isPrivate(f.Name) {
 			add(f)
 		}
 	}
 	for _, f := range common {
-		if own.Values(f.Name) == nil && (!isPrivate(f.Name) || home && (base == nil || sameOrigin(base, c.u))) {
+		if own.Values(f.Name) == nil && (!isPrivate(f.Name) || allowed && (base == nil || sameOrigin(base, c.u))) {
 			add(f)
 		}
 	}
@@ -329,7 +330,7 @@ func (c *call) fields() eventloop.HTTPHeaders {
 	if c.referer != "" {
 		h.Set("Referer", c.referer)
 	}
-	if c.digest && home {
+	if c.digest && allowed {
 		c.addDigest(&h)
 	}
 	return h
@@ -442,7 +443,7 @@ func (c *call) onResult(res *eventloop.HTTPResponse, err error) {
 // settle executes the verdict. err is the error of reading the body.
 func (c *call) settle(res *Response, v verdict, err error) {
 	if c.digest {
-		if info := res.Header("Authentication-Info"); info != "" && c.atHome() {
+		if info := res.Header("Authentication-Info"); info != "" && c.credentialsAllowed() {
 			c.client.digests.next(c.key, info)
 		}
 	}
@@ -537,7 +538,7 @@ func (c *call) decideRedirect(res *Response) verdict {
 }
 
 func (c *call) decideChallenge(res *Response) verdict {
-	if !c.digest || c.challenges == maxChallenges || !c.bodyAgain() || !c.atHome() {
+	if !c.digest || c.challenges == maxChallenges || !c.bodyAgain() || !c.credentialsAllowed() {
 		return verdict{}
 	}
 	d, err := newDigest(res.Headers.Values("Www-Authenticate"))
@@ -702,7 +703,7 @@ func (r *Request) Into(v any) *eventloop.Future[*Response] {
 // incomplete, the future fails after some calls of onData.
 func (r *Request) Stream(onData func(res *Response, data []byte)) *eventloop.Future[*Response] {
 	if onData == nil {
-		r.mistake("onData is nil")
+		r.setError("onData is nil")
 	}
 	return future(r.begin(stream(onData)), false, same)
 }

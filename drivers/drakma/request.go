@@ -53,8 +53,8 @@ type Request struct {
 
 type param struct{ name, value string }
 
-// mistake records the first error.
-func (r *Request) mistake(format string, args ...any) {
+// setError records the first error.
+func (r *Request) setError(format string, args ...any) {
 	if r.err == nil {
 		r.err = fmt.Errorf("drakma: "+format, args...)
 	}
@@ -110,7 +110,7 @@ func (r *Request) Host(host string) *Request {
 // credentials, they are not sent to another scheme, host or port after a redirect.
 func (r *Request) BasicAuth(user, password string) *Request {
 	if strings.Contains(user, ":") {
-		r.mistake("the user %q of basic authorization contains a colon", user)
+		r.setError("the user %q of basic authorization contains a colon", user)
 	}
 	return r.Header("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user+":"+password)))
 }
@@ -146,7 +146,7 @@ func (r *Request) Range(first, last int64) *Request {
 	case last < 0:
 		return r.Header("Range", fmt.Sprintf("bytes=%d-", first))
 	case last < first:
-		r.mistake("the range %d-%d is empty", first, last)
+		r.setError("the range %d-%d is empty", first, last)
 	}
 	return r.Header("Range", fmt.Sprintf("bytes=%d-%d", first, last))
 }
@@ -155,7 +155,7 @@ func (r *Request) Range(first, last int64) *Request {
 func (r *Request) JSON(v any) *Request {
 	p, err := json.Marshal(v)
 	if err != nil {
-		r.mistake("%w", err)
+		r.setError("%w", err)
 	}
 	return r.setBody(bytesBody("application/json", p))
 }
@@ -178,11 +178,11 @@ func (r *Request) Body(mediaType string, b io.Reader) *Request {
 	case *bytes.Reader, *bytes.Buffer, *strings.Reader:
 		p, err := io.ReadAll(b)
 		if err != nil {
-			r.mistake("%w", err)
+			r.setError("%w", err)
 		}
 		return r.setBody(bytesBody(mediaType, p))
 	case nil:
-		r.mistake("the body is nil")
+		r.setError("the body is nil")
 		return r
 	default:
 		return r.setBody(&readerBody{mediaType: mediaType, r: b})
@@ -201,7 +201,7 @@ func (r *Request) BodyFile(mediaType, path string) *Request {
 func (r *Request) Multipart(parts ...Part) *Request {
 	for _, p := range parts {
 		if strings.ContainsAny(p.mediaType, "\r\n\x00") {
-			r.mistake("%w: media type %q of the part %q", eventloop.ErrHTTPHeader, p.mediaType, p.name)
+			r.setError("%w: media type %q of the part %q", eventloop.ErrHTTPHeader, p.mediaType, p.name)
 		}
 	}
 	return r.setBody(newMultipart(parts))

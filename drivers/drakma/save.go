@@ -28,7 +28,7 @@ func (r *Request) Save(path string) *eventloop.Future[*Response] {
 	s.call = r.begin(s)
 	s.call.check = true
 	if path == "" {
-		s.call.mistake("Save needs a path") // before the body is on the disk
+		s.call.setError("Save needs a path") // before the body is on the disk
 	}
 	p := &eventloop.Promise[*Response]{}
 	s.call.done = func(res *Response, err error) {

@@ -203,7 +203,7 @@ func (s *Consumer) got(entries []Entry, err error) {
 // failed schedules another read after a delay. Then the consumer reads its pending entries
 // again.
 func (s *Consumer) failed(err error) {
-	s.tell(err)
+	s.reportError(err)
 	s.after = "0"
 	s.timer = s.c.l.AfterFunc(s.backoff.delay(), func() {
 		s.timer = nil
@@ -212,7 +212,7 @@ func (s *Consumer) failed(err error) {
 	s.timer.Unref() // the consumer keeps the loop alive
 }
 
-func (s *Consumer) tell(err error) {
+func (s *Consumer) reportError(err error) {
 	if s.o.OnError != nil {
 		s.c.l.Post(func() {
 			if !s.closed.Load() {
@@ -280,7 +280,7 @@ func (s *Consumer) claim() {
 		case s.over:
 			return
 		case err != nil: // reads may still work, for example without the permission to claim
-			s.tell(err)
+			s.reportError(err)
 		default:
 			s.from = c.Next
 			s.deliver(c.Entries)

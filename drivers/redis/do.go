@@ -74,7 +74,7 @@ func do[T any](ctx context.Context, x *Commands, decode func(v resp.Value) (T, e
 func invalid[T any](x *Commands, err error) *eventloop.Future[T] {
 	f := failed[T](x.p.owner, err)
 	if x.tx != nil {
-		x.tx.spoil(err)
+		x.tx.invalidate(err)
 		f.Ignore() // the future of Exec reports it
 	}
 	return f

@@ -98,7 +98,7 @@ func (s step) answer(v resp.Value) {
 	if v.Kind == resp.Error {
 		err := &Error{h.link.o.withoutPassword(v.Str)}
 		switch {
-		case s.hello && knowsNoHello(err):
+		case s.hello && isUnknownHello(err):
 			h.old = err
 		case h.old != nil && s.sel: // SELECT preceded the authentication
 		case h.err == nil:
@@ -136,9 +136,9 @@ func (s step) wants() resp.Kind {
 	return resp.Simple
 }
 
-// knowsNoHello reports whether err is the reply to HELLO 3 of a server that supports only
+// isUnknownHello reports whether err is the reply to HELLO 3 of a server that supports only
 // version 2 of the protocol.
-func knowsNoHello(err *Error) bool {
+func isUnknownHello(err *Error) bool {
 	return err.Code() == "NOPROTO" || err.Code() == "ERR" && strings.Contains(strings.ToLower(err.Text), "unknown command")
 }
 

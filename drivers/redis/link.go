@@ -18,14 +18,14 @@ type link struct {
 	o    *Options
 	host linkHost
 
-	conn     *eventloop.Conn
-	parser   resp.Parser
-	inFlight ring[request] // written, and without all of their replies
-	timer    *eventloop.Timer
-	shake    handshake
-	gone     func() // called when the connection is closed, after leave
-	up       bool   // the handshake is complete
-	over     bool
+	conn      *eventloop.Conn
+	parser    resp.Parser
+	inFlight  ring[request] // written, and without all of their replies
+	timer     *eventloop.Timer
+	handshake handshake
+	gone      func() // called when the connection is closed, after leave
+	up        bool   // the handshake is complete
+	over      bool
 }
 
 // A linkHost is the owner of a link.
@@ -44,8 +44,8 @@ type linkHost interface {
 	// unsolicited handles pushes, and values that arrive while no request awaits a reply.
 	unsolicited(v resp.Value) error
 
-	// brake reports whether the link must not read until link.pause(false).
-	brake() bool
+	// mustPause reports whether the link must not read until link.pause(false).
+	mustPause() bool
 
 	// sendFailed handles an error reply to a request without a waiter, or the error that
 	// ended such requests.
@@ -56,9 +56,9 @@ type linkHost interface {
 func dialLink(l *eventloop.Loop, o *Options, host linkHost) (*link, error) {
 	lk := &link{l: l, o: o, host: host}
 	lk.parser.Limit = o.MaxReplyBytes
-	lk.shake.link = lk
+	lk.handshake.link = lk
 	conn, err := l.Dial(context.Background(), o.Network, o.Addr, &eventloop.ConnConfig{
-		OnConnect:      func(*eventloop.Conn) { lk.shake.begin() },
+		OnConnect:      func(*eventloop.Conn) { lk.handshake.begin() },
 		OnData:         lk.onData,
 		OnEvent:        func(_ *eventloop.Conn, err error) { lk.end(err) },
 		OnClose:        func(*eventloop.Conn) { lk.closed() },
@@ -97,7 +97,7 @@ func (lk *link) handshakeOverdue() {
 func (lk *link) onData(c *eventloop.Conn, data []byte) {
 	var over tally
 	for len(data) > 0 && !lk.over {
-		if lk.up && lk.host.brake() {
+		if lk.up && lk.host.mustPause() {
 			lk.conn.Unread(data)
 			lk.pause(true)
 			break
@@ -117,7 +117,7 @@ func (lk *link) onData(c *eventloop.Conn, data []byte) {
 	}
 	// Not earlier: unsolicited values that have arrived after the handshake would be matched
 	// to commands sent before this point.
-	if lk.shake.done && !lk.up && !lk.over {
+	if lk.handshake.done && !lk.up && !lk.over {
 		lk.handshakeDone()
 	}
 }
@@ -177,8 +177,8 @@ func (lk *link) endOverdue(err error, now int64) {
 		return
 	}
 	lk.close()
-	if !lk.up && lk.shake.err != nil {
-		err = lk.shake.err // the server gave the reason
+	if !lk.up && lk.handshake.err != nil {
+		err = lk.handshake.err // the server gave the reason
 	}
 	err = lk.o.opError(err)
 	failed := uncertain(err)

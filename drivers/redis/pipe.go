@@ -167,7 +167,7 @@ func (p *pipe) answered(over tally) {
 }
 
 func (p *pipe) dropped(over tally) { p.done(over) }
-func (p *pipe) brake() bool        { return false }
+func (p *pipe) mustPause() bool    { return false }
 
 func (p *pipe) unsolicited(v resp.Value) error {
 	if v.Kind == resp.Push {

@@ -55,22 +55,22 @@ type Subscription struct {
 	onGap     func(err error)
 
 	// Only on the loop.
-	link      *link
-	backoff   backoff
-	timer     *eventloop.Timer // for the next attempt to connect
-	pinger    *eventloop.Timer
-	names     [3]map[string]struct{} // the subscribed names, by topicKind
-	groups    ring[*topicChange]     // the changes that were sent and are not confirmed
-	waiting   []*topicChange         // unsent changes, and those whose connection was lost
-	restoring *topicChange           // all names, after the connection was lost
-	gap       error                  // why messages are missing, until onGap is called
-	gapPosted bool                   // callOnGap is posted; messages wait for it
-	panicked  *eventloop.PanicError  // in OnMessage; messages wait until it is reported
-	complete  bool                   // the subscription has been complete before
-	heard     bool                   // data has arrived since the last check of the pinger
-	pinged    bool
-	over      bool
-	box       mailbox
+	link        *link
+	backoff     backoff
+	timer       *eventloop.Timer // for the next attempt to connect
+	pinger      *eventloop.Timer
+	names       [3]map[string]struct{} // the subscribed names, by topicKind
+	groups      ring[*topicChange]     // the changes that were sent and are not confirmed
+	waiting     []*topicChange         // unsent changes, and those whose connection was lost
+	restoring   *topicChange           // all names, after the connection was lost
+	gap         error                  // why messages are missing, until onGap is called
+	gapPosted   bool                   // callOnGap is posted; messages wait for it
+	panicked    *eventloop.PanicError  // in OnMessage; messages wait until it is reported
+	complete    bool                   // the subscription has been complete before
+	dataArrived bool                   // data has arrived since the last check of the pinger
+	pinged      bool
+	over        bool
+	box         mailbox
 
 	paused, closed atomic.Bool // set at once, on the caller's goroutine
 }
@@ -357,7 +357,7 @@ func (s *Subscription) sendFailed(error) {}
 
 // unsolicited implements linkHost. It handles all input of the connection.
 func (s *Subscription) unsolicited(v resp.Value) error {
-	s.heard = true
+	s.dataArrived = true
 	if v.Kind == resp.Error {
 		return s.refusedChange(&Error{v.Str})
 	}
@@ -499,15 +499,15 @@ func (s *Subscription) Resume() {
 	s.c.l.Post(s.setPaused)
 }
 
-// brake implements linkHost.
-func (s *Subscription) brake() bool {
+// mustPause implements linkHost.
+func (s *Subscription) mustPause() bool {
 	return s.paused.Load() || s.closed.Load() || s.box.full || s.gapPosted || s.panicked != nil
 }
 
 // setPaused pauses or resumes the connection.
 func (s *Subscription) setPaused() {
 	if s.link != nil && s.link.up {
-		s.link.pause(s.brake())
+		s.link.pause(s.mustPause())
 	}
 }
 
@@ -564,7 +564,7 @@ func (s *Subscription) end(err error) {
 }
 
 func (s *Subscription) startPinger() {
-	s.heard, s.pinged = true, false
+	s.dataArrived, s.pinged = true, false
 	if s.pinger == nil {
 		s.pinger = s.c.l.AfterFunc(pingAfter, s.ping)
 		s.pinger.Unref()
@@ -584,8 +584,8 @@ func (s *Subscription) ping() {
 	switch {
 	case s.link == nil || !s.link.up:
 		return
-	case s.heard || s.brake():
-		s.heard, s.pinged = false, false
+	case s.dataArrived || s.mustPause():
+		s.dataArrived, s.pinged = false, false
 	case s.pinged:
 		s.link.end(os.ErrDeadlineExceeded)
 		return

@@ -67,9 +67,9 @@ func (tx *Tx) mayAdd(to waiter, args ...any) error {
 	return nil
 }
 
-// spoil makes Exec fail with err, because a command of the transaction is invalid: the
+// invalidate makes Exec fail with err, because a command of the transaction is invalid: the
 // server must not execute the others without it.
-func (tx *Tx) spoil(err error) {
+func (tx *Tx) invalidate(err error) {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
 	tx.err = cmp.Or(tx.err, err)

@@ -245,7 +245,7 @@ func (f *feed) Write(p []byte) (n int, err error) {
 		f.fill = append(f.fill, p[:m]...)
 		n, p = n+m, p[m:]
 		if len(f.fill) == chunkSize {
-			f.tell()
+			f.wakeTask()
 		}
 	}
 	return n, nil
@@ -262,7 +262,7 @@ func (f *feed) take(t *eventloop.Task) (p []byte, last bool, err error) {
 		_, err := wait.Await(t)
 		f.mu.Lock()
 		if err != nil {
-			f.tell()
+			f.wakeTask()
 			return nil, false, err
 		}
 	}
@@ -271,7 +271,7 @@ func (f *feed) take(t *eventloop.Task) (p []byte, last bool, err error) {
 	}
 	p, last = f.fill, f.ended
 	f.fill, f.spare = f.spare[:0], p
-	f.poke()
+	f.wakeGoroutine()
 	return p, last, nil
 }
 
@@ -286,7 +286,7 @@ func (f *feed) end(err error) {
 	if err != nil {
 		f.err = fmt.Errorf("reading the body: %w", err)
 	}
-	f.tell()
+	f.wakeTask()
 }
 
 // over reports whether the goroutine has ended.
@@ -304,19 +304,19 @@ func (f *feed) stop(err error) {
 	if f.quit == nil {
 		f.quit = err
 	}
-	f.poke()
+	f.wakeGoroutine()
 }
 
-// tell wakes the waiting task. The caller holds the lock.
-func (f *feed) tell() {
+// wakeTask wakes the waiting task. The caller holds the lock.
+func (f *feed) wakeTask() {
 	if f.ready != nil {
 		f.ready(struct{}{}, nil)
 		f.ready = nil
 	}
 }
 
-// poke wakes the goroutine. The caller holds the lock.
-func (f *feed) poke() {
+// wakeGoroutine wakes the goroutine. The caller holds the lock.
+func (f *feed) wakeGoroutine() {
 	select {
 	case f.space <- struct{}{}:
 	default:

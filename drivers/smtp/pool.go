@@ -44,7 +44,7 @@ func (p *pool) pump() {
 	if end != nil && end.abort {
 		p.abort()
 	} else if end != nil && pending == 0 {
-		p.wind()
+		p.endSessions()
 	}
 	p.expire(now)
 	for len(p.idle) > 0 {
@@ -239,17 +239,18 @@ func (p *pool) removeIdle(s *session) {
 	p.idle = slices.DeleteFunc(p.idle, func(other *session) bool { return other == s })
 }
 
-// suspect closes the idle sessions after the server has ended another session: the server
+// closeIdle closes the idle sessions after the server has ended another session: the server
 // may have ended all of them. The mail of the lost session must not spend its only retry
 // on one of them.
-func (p *pool) suspect() {
+func (p *pool) closeIdle() {
 	for _, s := range slices.Clone(p.idle) {
 		s.drop()
 	}
 }
 
-// wind ends the idle and opening sessions. The client is closing and has no pending mails.
-func (p *pool) wind() {
+// endSessions ends the idle and opening sessions. The client is closing and has no pending
+// mails.
+func (p *pool) endSessions() {
 	for _, s := range slices.Clone(p.sessions) {
 		switch s.state {
 		case sessionIdle:

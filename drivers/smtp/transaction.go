@@ -56,7 +56,7 @@ func (s *session) serve(j *job, sent bool) (usable bool) {
 	}
 	var lost errLost
 	if errors.As(err, &lost) {
-		s.pool.suspect()
+		s.pool.closeIdle()
 		err = lost.err
 		if j.tries++; j.tries == 1 && j.body.again() && s.c.requeue(j) {
 			return false
