@@ -107,7 +107,8 @@ func Loops(t *testing.T, n int, f func(t *testing.T, ls []*eventloop.Loop) error
 // Seeds runs f as Run does in n subtests, "seed=1" to "seed=n", each with its own seed and
 // therefore in its own order. A failing subtest logs its trace and how to repeat it: with
 // -run 'TestName/^seed=17$', or with LOOPTEST_SEED=17, which runs only this seed, even one
-// above n. Only the first three failing seeds log their traces.
+// above n. Only the first three failing seeds log their traces. If n is less than 1, the
+// test fails.
 func Seeds(t *testing.T, n int, f func(t *testing.T, l *eventloop.Loop) error, opts ...Option) {
 	mustBeTest(t)
 	t.Helper()

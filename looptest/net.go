@@ -20,7 +20,7 @@ import (
 )
 
 // A Net is a network in memory. Hosts are names; a host exists when it listens or dials.
-// Connections behave like TCP: bytes arrive in order and in pieces, a bounded number of
+// Connections behave like TCP: bytes arrive in order and in pieces, a limited number of
 // bytes is in flight or unread, closing one direction is an end of file, and closing with
 // unread input is a reset.
 //
@@ -130,7 +130,7 @@ func (n *Net) Bandwidth(bytesPerSecond int) {
 }
 
 // Split splits written data into pieces of 1 to max bytes, which arrive one by one. Zero
-// means that the data of one Write arrives in one piece.
+// or less means that the data of one Write arrives in one piece.
 func (n *Net) Split(max int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -22,8 +22,8 @@ import (
 // attempts. The error is that of the SDK, with service and operation: errors.As finds a
 // *smithy.OperationError, a smithy.APIError and the error types of the service. If ctx has
 // ended, the error also matches the error of ctx and its cause. If ctx ends before the
-// operation begins, the error is the cause, as of [eventloop.WorkOn]. When the loop ends by
-// force, the future fails with [eventloop.ErrLoopClosed].
+// operation begins, the error is the cause, as with [eventloop.WorkOn]. When the loop
+// ends by force, the future fails with [eventloop.ErrLoopClosed].
 //
 // If op is nil, the future fails. The output belongs to the caller. If it has a Body, like
 // the output of GetObject, the caller must close the Body and must not read it in a

@@ -94,17 +94,17 @@ func (c *Client) peek(ctx context.Context, command []byte, tube string) *eventlo
 	return start(ctx, c, x)
 }
 
-// Kick makes up to bound jobs of a tube ready: buried jobs if there are any, else delayed
-// jobs. It returns the number of jobs that it made ready.
-func (c *Client) Kick(ctx context.Context, tube string, bound int) *eventloop.Future[int] {
+// Kick makes up to limit jobs of a tube ready: buried jobs if there are any, else delayed
+// jobs. It returns the number of jobs that it made ready. A negative limit is an error.
+func (c *Client) Kick(ctx context.Context, tube string, limit int) *eventloop.Future[int] {
 	if err := checkTube(tube); err != nil {
 		return failed[int](c, err)
 	}
-	if bound < 0 || int64(bound) > math.MaxUint32 {
-		return failed[int](c, fmt.Errorf("beanstalk: Kick of %d jobs", bound))
+	if limit < 0 || int64(limit) > math.MaxUint32 {
+		return failed[int](c, fmt.Errorf("beanstalk: Kick of %d jobs", limit))
 	}
 	x := &call[int]{decode: func(r wire.Reply) (int, error, bool) { return int(r.Count), nil, r.Kind == wire.Kicked }}
-	x.command, x.tube = wire.Append(nil, "kick", uint64(bound)), tube
+	x.command, x.tube = wire.Append(nil, "kick", uint64(limit)), tube
 	return start(ctx, c, x)
 }
 

@@ -87,18 +87,18 @@ func (o *Options) withDefaults() (*Options, error) {
 	case c.MaxBackoff > 0 && c.MinBackoff > c.MaxBackoff:
 		return nil, fmt.Errorf("beanstalk: MinBackoff %v is more than MaxBackoff %v", c.MinBackoff, c.MaxBackoff)
 	}
-	c.Timeout = bound(c.Timeout, 5*time.Second, 0)
-	c.ConnectTimeout = bound(c.ConnectTimeout, 5*time.Second, 0)
-	c.MinBackoff = bound(c.MinBackoff, 50*time.Millisecond, 0)
-	c.MaxBackoff = max(bound(c.MaxBackoff, 5*time.Second, 0), c.MinBackoff)
-	c.MaxPending = bound(c.MaxPending, 64<<10, math.MaxInt)
-	c.MaxPendingBytes = bound(c.MaxPendingBytes, 64<<20, math.MaxInt)
-	c.MaxBodyBytes = bound(c.MaxBodyBytes, 64<<20, math.MaxInt)
+	c.Timeout = orDefault(c.Timeout, 5*time.Second, 0)
+	c.ConnectTimeout = orDefault(c.ConnectTimeout, 5*time.Second, 0)
+	c.MinBackoff = orDefault(c.MinBackoff, 50*time.Millisecond, 0)
+	c.MaxBackoff = max(orDefault(c.MaxBackoff, 5*time.Second, 0), c.MinBackoff)
+	c.MaxPending = orDefault(c.MaxPending, 64<<10, math.MaxInt)
+	c.MaxPendingBytes = orDefault(c.MaxPendingBytes, 64<<20, math.MaxInt)
+	c.MaxBodyBytes = orDefault(c.MaxBodyBytes, 64<<20, math.MaxInt)
 	return &c, nil
 }
 
-// bound resolves a setting: zero means byDefault, and a negative value means none.
-func bound[T int | time.Duration](n, byDefault, none T) T {
+// orDefault resolves a setting: zero means byDefault, and a negative value means none.
+func orDefault[T int | time.Duration](n, byDefault, none T) T {
 	switch {
 	case n == 0:
 		return byDefault

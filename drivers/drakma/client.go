@@ -31,9 +31,9 @@ type Options struct {
 	BaseURL string
 
 	// Headers are sent with each request that has no field of that name, to every server,
-	// also after a redirect. Authorization, Cookie, Host and Proxy-Authorization are
-	// exceptions: they are sent only to the scheme, host and port of BaseURL, or, without a
-	// BaseURL, of the request's URL. A redirect to another server does not get them.
+	// including after a redirect. Authorization, Cookie, Host and Proxy-Authorization are
+	// exceptions: they are sent only to the scheme, host and port of BaseURL, or, without
+	// a BaseURL, of the request's URL. A redirect to another server does not get them.
 	Headers eventloop.HTTPHeaders
 
 	// Jar stores the cookies. NewJar returns one. Nil: the jar of Client, if it has one.

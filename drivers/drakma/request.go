@@ -127,9 +127,9 @@ func (r *Request) Bearer(token string) *Request {
 // and once more with the credentials. The client replaces a nonce that the server calls
 // stale.
 //
-// A challenge that the client cannot answer is a [*ChallengeError]. If the server rejects
-// the credentials, or the body cannot be sent twice (see [Request.Body]), the response with
-// status 401 is the result.
+// A challenge that the client cannot respond to is a [*ChallengeError]. If the server
+// rejects the credentials, or the body cannot be sent twice (see [Request.Body]), the
+// response with status 401 is the result.
 func (r *Request) DigestAuth(user, password string) *Request {
 	r.user, r.password, r.digest = user, password, true
 	return r
@@ -170,8 +170,9 @@ func (r *Request) Data(mediaType string, p []byte) *Request {
 // chunks, as for [eventloop.HTTPOptions.BodyReader], and closes it if it is an io.Closer. To
 // send data that the loop produces chunk by chunk, use the reader of [eventloop.NewPipe].
 //
-// Such a body can be sent only once: the request is not retried, does not follow a redirect
-// with status 307 or 308, and does not answer a challenge. A *bytes.Reader, *bytes.Buffer or
+// Such a body can be sent only once: the request is not retried, does not follow a
+// redirect with status 307 or 308, and does not respond to a challenge. A *bytes.Reader,
+// *bytes.Buffer or
 // *strings.Reader is read at once, and can be sent again.
 func (r *Request) Body(mediaType string, b io.Reader) *Request {
 	switch b := b.(type) {
@@ -230,10 +231,10 @@ func (r *Request) Timeout(d time.Duration) *Request {
 }
 
 // Redirects sets the maximum number of redirects to follow: 10 by default. One more is an
-// error that matches [eventloop.ErrHTTPRedirects]. With 0 the redirect response is the
-// result. Status 301, 302 and 303 change methods other than HEAD to GET, without a body; 307
-// and 308 repeat the request unchanged. A redirect without a valid Location, or to a scheme
-// other than http and https, is the result.
+// error that matches [eventloop.ErrHTTPRedirects]. With 0 or less, the redirect response
+// is the result. Status 301, 302 and 303 change methods other than HEAD to GET, without a
+// body; 307 and 308 repeat the request unchanged. A redirect without a valid Location, or
+// to a scheme other than http and https, is the result.
 func (r *Request) Redirects(n int) *Request {
 	r.maxRedirects = max(n, 0)
 	return r

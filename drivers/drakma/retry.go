@@ -27,16 +27,16 @@ const (
 // settings), or if the server ended the connection too early. The client does not repeat a
 // request after [Request.Stream] has delivered data.
 type Retry struct {
-	// Max is the maximum number of retries of a request.
+	// Max is the maximum number of retries of a request. Zero or negative: none.
 	Max int
 
 	// MinWait is the delay before the first retry. It doubles with each retry, up to
-	// MaxWait, and is shortened by up to a half at random. Zero: 100 ms.
+	// MaxWait, and is shortened by up to a half at random. Zero or negative: 100 ms.
 	MinWait time.Duration
 
 	// MaxWait is the maximum delay before a retry. If the field Retry-After of a response
 	// requests a longer delay, the response is the result at once. Otherwise the request is
-	// repeated after exactly the requested delay. Zero: 30 s.
+	// repeated after exactly the requested delay. Zero or negative: 30 s.
 	MaxWait time.Duration
 }
 

@@ -126,10 +126,10 @@ func (c *Client) close() error {
 
 // Do calls f with the official client on a goroutine of c, and returns a future of its
 // result. Use it for transactions, GridFS, change streams, indexes, and other operations
-// without a method in this package. f MUST NOT touch state that belongs to the loop. See
+// without a method in this package. f must not touch state that belongs to the loop. See
 // [eventloop.WorkOn] for the context and for panics. The error is that of f; if ctx has
-// ended, it also matches the error of ctx and its cause. If ctx ends before f is called, the
-// error is the cause.
+// ended, it also matches the error of ctx and its cause. If ctx ends before f is called,
+// the error is the cause.
 func Do[R any](ctx context.Context, c *Client, f func(ctx context.Context, mc *mongo.Client) (R, error)) *eventloop.Future[R] {
 	checkClient(c)
 	return eventloop.WorkOn(ctx, c.workers, func(ctx context.Context) (R, error) {

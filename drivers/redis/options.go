@@ -134,24 +134,24 @@ func (o *Options) withDefaults() (*Options, error) {
 			return nil, fmt.Errorf("redis: %w", err)
 		}
 	}
-	c.Timeout = min(bound(c.Timeout, defaultTimeout, 0), longest)
-	c.ConnectTimeout = min(bound(c.ConnectTimeout, defaultTimeout, 0), longest)
-	c.MinBackoff = bound(c.MinBackoff, defaultMinBackoff, 0)
+	c.Timeout = min(orDefault(c.Timeout, defaultTimeout, 0), longest)
+	c.ConnectTimeout = min(orDefault(c.ConnectTimeout, defaultTimeout, 0), longest)
+	c.MinBackoff = orDefault(c.MinBackoff, defaultMinBackoff, 0)
 	c.MinBackoff = min(c.MinBackoff, longest)
-	c.MaxBackoff = min(max(bound(c.MaxBackoff, defaultMaxBackoff, 0), c.MinBackoff), longest)
+	c.MaxBackoff = min(max(orDefault(c.MaxBackoff, defaultMaxBackoff, 0), c.MinBackoff), longest)
 	const none = int(^uint(0) >> 1)
-	c.MaxPending = bound(c.MaxPending, defaultMaxPending, none)
-	c.MaxPendingBytes = bound(c.MaxPendingBytes, defaultMaxPendingBytes, none)
-	c.MaxReplyBytes = bound(c.MaxReplyBytes, defaultMaxReplyBytes, none)
-	c.MaxBlocking = bound(c.MaxBlocking, defaultMaxBlocking, none)
+	c.MaxPending = orDefault(c.MaxPending, defaultMaxPending, none)
+	c.MaxPendingBytes = orDefault(c.MaxPendingBytes, defaultMaxPendingBytes, none)
+	c.MaxReplyBytes = orDefault(c.MaxReplyBytes, defaultMaxReplyBytes, none)
+	c.MaxBlocking = orDefault(c.MaxBlocking, defaultMaxBlocking, none)
 	return &c, nil
 }
 
 // longest is the longest timeout. The sum of a few timeouts does not overflow.
 const longest time.Duration = math.MaxInt64 / 8
 
-// bound resolves a setting: zero means byDefault, and a negative value means none.
-func bound[T int | time.Duration](n, byDefault, none T) T {
+// orDefault resolves a setting: zero means byDefault, and a negative value means none.
+func orDefault[T int | time.Duration](n, byDefault, none T) T {
 	switch {
 	case n == 0:
 		return byDefault

@@ -33,7 +33,8 @@ const (
 	NoTLS
 )
 
-// Options are the settings of a client. Addr is required.
+// Options are the settings of a client. Addr is required. A negative number or duration
+// is an error, unless its field says what it means.
 type Options struct {
 	// Addr is the server: "mail.example.com:587", or the path of a unix socket.
 	Addr string
