@@ -1,10 +1,13 @@
 package smtp
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"runtime/debug"
 	"sync"
 
 	"github.com/onloop/eventloop"
@@ -30,8 +33,9 @@ type body struct {
 	ctx    context.Context // ends when the body is no longer needed
 	cancel context.CancelFunc
 	closed sync.Once
-	feed   *feed // reads src if it is not a []byte; nil before reading starts
-	offset int64 // the initial offset of src, if seeks is set
+	caught *eventloop.PanicError // the panic of Close of src; set by closed
+	feed   *feed                 // reads src if it is not a []byte; nil before reading starts
+	offset int64                 // the initial offset of src, if seeks is set
 	seeks  bool
 }
 
@@ -177,26 +181,57 @@ func (b *body) seek(first bool) error {
 // memory of first.
 func (b *body) ended() error { return context.Cause(b.ctx) }
 
-// end releases the body, which is no longer needed.
+// end releases the body, which is no longer needed. The mail has its result, so a panic in
+// Close is an unhandled failure of a future.
 func (b *body) end() {
 	b.cancel()
 	if _, ok := b.src.(io.Closer); !ok {
 		return
 	}
 	closing := eventloop.Work(context.Background(), b.l, func(context.Context) (struct{}, error) {
-		b.close()
+		if pe := b.close(); pe != nil {
+			_, resolve := eventloop.NewFuture[struct{}](b.l)
+			resolve(struct{}{}, pe)
+		}
 		return struct{}{}, nil
 	})
 	if _, err := closing.Result(); errors.Is(err, eventloop.ErrLoopClosed) {
-		go b.close()
+		go func() {
+			if pe := b.close(); pe != nil {
+				slog.Error("smtp: Close of a body after the end of the loop", "err", pe)
+			}
+		}()
 	}
 }
 
-// close closes src, once.
-func (b *body) close() {
-	if c, ok := b.src.(io.Closer); ok {
-		b.closed.Do(func() { c.Close() })
+// close closes src, once, and returns the panic of Close. A second caller waits for the
+// first. The callers run on several goroutines, one of which is that of a context that ends,
+// where a panic would end the process.
+func (b *body) close() *eventloop.PanicError {
+	c, ok := b.src.(io.Closer)
+	if !ok {
+		return nil
 	}
+	b.closed.Do(func() {
+		defer func() {
+			if v := recover(); v != nil {
+				b.caught = panicError(v)
+			}
+		}()
+		c.Close()
+	})
+	return b.caught
+}
+
+// panicError returns the error for a panic. The deferred function that recovers calls it.
+// The stack begins with the panic.
+func panicError(value any) *eventloop.PanicError {
+	stack := debug.Stack()
+	if i := bytes.Index(stack, []byte("\npanic(")); i >= 0 {
+		head, _, _ := bytes.Cut(stack, []byte("\n"))
+		stack = append(head[:len(head):len(head)], stack[i:]...)
+	}
+	return &eventloop.PanicError{Value: value, Stack: stack}
 }
 
 var errStopped = errors.New("the mail is not sent")

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/onloop/eventloop"
@@ -388,4 +389,60 @@ func TestABodyThatSendRefusesIsNotClosed(t *testing.T) {
 		})
 		return nil
 	})
+}
+
+// A badCloser is a body whose Close panics. Its Read waits for Close.
+type badCloser struct {
+	reads  chan struct{}
+	closed chan struct{}
+}
+
+func (b *badCloser) Read([]byte) (int, error) {
+	b.reads <- struct{}{}
+	<-b.closed
+	return 0, io.ErrClosedPipe
+}
+
+func (b *badCloser) Close() error {
+	close(b.closed)
+	panic("oops")
+}
+
+// The mail has its result before its body is closed. If a Read is in progress, Close runs on
+// the goroutine that interrupts it.
+func TestAPanicInCloseOfABodyIsAnEvent(t *testing.T) {
+	for _, reading := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			var events []error
+			cfg := &eventloop.Config{EventHandler: func(err error) { events = append(events, err) }}
+			err := eventloop.Run(t.Context(), cfg, func(l *eventloop.Loop) error {
+				dial := func(context.Context, string, string) (net.Conn, error) {
+					ours, theirs := net.Pipe()
+					go func() {
+						defer theirs.Close()
+						(&fakeServer{}).serve(theirs, bufio.NewReader(theirs))
+					}()
+					return ours, nil
+				}
+				c, err := New(l, &Options{Addr: server, Security: NoTLS, LocalName: "client.example", Dial: dial})
+				if err != nil {
+					return err
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				body := &badCloser{make(chan struct{}, 1), make(chan struct{})}
+				m := mail()
+				m.Body = body
+				fails(t, c.Send(ctx, m), context.Canceled).Then(func(Receipt, error) { c.Close() })
+				if !reading {
+					cancel()
+					return nil
+				}
+				go func() { <-body.reads; cancel() }()
+				return nil
+			})
+			if err != nil || len(events) != 1 || !errors.As(events[0], new(*eventloop.PanicError)) {
+				t.Errorf("reading=%v: Run returns %v, events %v", reading, err, events)
+			}
+		})
+	}
 }

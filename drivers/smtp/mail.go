@@ -35,8 +35,9 @@ type Mail struct {
 	// io.Reader. It sends any other Body again only if it had at most 64 KB.
 	//
 	// A Body that is an io.Closer is closed, once, when the client no longer needs it;
-	// Close must unblock a Read in progress. If Send rejects the mail at once, because it
-	// is invalid or the queue is full, Body is not closed.
+	// Close must unblock a Read in progress. A panic in Close is an unhandled failure of a
+	// future, because the mail has its result by then. If Send rejects the mail at once,
+	// because it is invalid or the queue is full, Body is not closed.
 	Body any
 
 	// Size is the number of bytes of Body with CRLF line ends, if the caller knows it;

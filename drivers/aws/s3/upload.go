@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -58,8 +59,9 @@ const (
 //
 // An error of the upload is an [*Error]. If the body, the client or a listener panics, it
 // wraps an [*eventloop.PanicError]; if one of them calls runtime.Goexit, it matches
-// ErrGoexit. An upload that never began fails with the error of [eventloop.WorkOn]. If ctx
-// ends, the error matches the error of ctx and its cause. When the upload fails, the writer is closed: Write
+// ErrGoexit. An upload that never began fails with the error of [eventloop.WorkOn]; a panic
+// in Close of its body is then an unhandled failure of a future. If ctx ends, the error
+// matches the error of ctx and its cause. When the upload fails, the writer is closed: Write
 // returns an error, and OnDrain is no longer called.
 func Upload(ctx context.Context, w *eventloop.Workers, c Putter, in *UploadInput, opts ...func(*UploadOptions)) (*eventloop.PipeWriter, *eventloop.Future[*UploadOutput]) {
 	u := newUpload(ctx, w, c, in, opts)
@@ -103,6 +105,7 @@ type upload struct {
 	source  source
 	writer  *eventloop.PipeWriter // only for Upload
 	once    sync.Once             // closes the body
+	closed  error                 // the panic or the Goexit of Close; set by once
 	began   bool                  // run was called
 }
 
@@ -128,9 +131,9 @@ func newUpload(ctx context.Context, w *eventloop.Workers, c Putter, in *UploadIn
 func (u *upload) start(ctx context.Context) *eventloop.Future[*UploadOutput] {
 	l := u.workers.Loop()
 	name := fmt.Sprintf("upload of s3://%s/%s", aws.ToString(u.in.Bucket), aws.ToString(u.in.Key))
-	owner, err := eventloop.NewOwner(l, Kind, name, func(error) { go u.closeBody() })
+	owner, err := eventloop.NewOwner(l, Kind, name, func(error) { u.closeAside() })
 	if err != nil {
-		u.closeBody()
+		logLate(u.closeBody())
 		f, _ := eventloop.NewFuture[*UploadOutput](l) // the future has failed with the same error
 		return f
 	}
@@ -148,7 +151,7 @@ func (u *upload) done(out *UploadOutput, err error) {
 		if u.began {
 			err = newError(OpUpload, u.in.Bucket, u.in.Key, u.source.offset.Load(), err)
 		} else {
-			go u.closeBody()
+			u.closeAside()
 		}
 		if u.writer != nil {
 			u.writer.CloseWithError(err)
@@ -158,22 +161,59 @@ func (u *upload) done(out *UploadOutput, err error) {
 	u.owner.Close()
 }
 
-func (u *upload) closeBody() {
+// closeBody closes the body, once, and returns the panic or the Goexit of Close. A second
+// caller waits for the first. The callers run on several goroutines, one of which is that of
+// a context that ends, where a panic would end the process.
+func (u *upload) closeBody() error {
 	u.once.Do(func() {
-		if c, ok := u.source.r.(io.Closer); ok {
-			c.Close()
+		c, ok := u.source.r.(io.Closer)
+		if !ok {
+			return
+		}
+		_, err := guard(func() (struct{}, error) { return struct{}{}, c.Close() })
+		if isUncaught(err) {
+			u.closed = err
 		}
 	})
+	return u.closed
+}
+
+// closeAside closes the body of an upload that did not begin. The future of the upload has
+// failed already, so a panic in Close is an unhandled failure of another future.
+func (u *upload) closeAside() {
+	l := u.workers.Loop()
+	closing := eventloop.Work(context.Background(), l, func(context.Context) (struct{}, error) {
+		if err := u.closeBody(); err != nil {
+			_, resolve := eventloop.NewFuture[struct{}](l)
+			resolve(struct{}{}, err)
+		}
+		return struct{}{}, nil
+	})
+	if _, err := closing.Result(); errors.Is(err, eventloop.ErrLoopClosed) {
+		go func() { logLate(u.closeBody()) }()
+	}
+}
+
+// logLate logs err, the panic of code of the application after the end of the loop, if it is
+// not nil.
+func logLate(err error) {
+	if err != nil {
+		slog.Error("s3loop: Close of a body after the end of the loop", "err", err)
+	}
 }
 
 // run runs on a goroutine of the workers.
-func (u *upload) run(ctx context.Context) (*UploadOutput, error) {
+func (u *upload) run(ctx context.Context) (out *UploadOutput, err error) {
 	u.began = true
-	defer u.closeBody()
+	defer func() {
+		if closed := u.closeBody(); closed != nil && !errors.Is(err, closed) {
+			out, err = nil, errors.Join(err, closed)
+		}
+	}()
 	ctx, cancel := context.WithCancelCause(ctx) // cancel is for failures of the upload itself
 	defer cancel(nil)
-	defer context.AfterFunc(ctx, u.closeBody)() // unblocks a Read in progress
-	out, err := u.transfer(ctx, cancel)
+	defer context.AfterFunc(ctx, func() { u.closeBody() })() // unblocks a Read in progress
+	out, err = u.transfer(ctx, cancel)
 	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}

@@ -504,6 +504,115 @@ func TestAPanicInTheBodyAbortsTheUpload(t *testing.T) {
 	}
 }
 
+// A badCloser is a body whose Close fails badly. Its last Read waits for Close if it blocks.
+type badCloser struct {
+	io.Reader
+	blocks bool
+	fail   func()
+	closes atomic.Int32
+}
+
+func (b *badCloser) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	for b.blocks && err == io.EOF && b.closes.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	return n, err
+}
+
+func (b *badCloser) Close() error {
+	b.closes.Add(1)
+	b.fail()
+	return nil
+}
+
+func TestAPanicInCloseOfTheBodyIsTheErrorOfTheUpload(t *testing.T) {
+	cause, broken := errors.New("enough"), errors.New("broken")
+	for _, goexit := range []bool{false, true} {
+		for _, what := range []string{"success", "failure", "canceled"} { // Close runs on another goroutine if Read is interrupted
+			results := 0
+			ctx, cancel := context.WithCancelCause(background())
+			body := &badCloser{Reader: bytes.NewReader(randomBytes(partSize + 1)), blocks: what != "success"}
+			body.fail = func() {
+				if goexit {
+					runtime.Goexit()
+				}
+				panic("oops")
+			}
+			onLoop(t, func(l *eventloop.Loop, w *eventloop.Workers, c *s3.Client, s *server) {
+				p := &spy{Putter: c}
+				switch what {
+				case "failure":
+					p.fail = map[string]error{"part": broken}
+				case "canceled":
+					l.AfterFunc(20*time.Millisecond, func() { cancel(cause) })
+				}
+				in := target("a")
+				in.Body = body
+				s3loop.UploadFrom(ctx, w, p, in, smallParts).Then(outcome(&results, func(err error) {
+					e, typed := errors.AsType[*s3loop.Error](err)
+					pe, panicked := errors.AsType[*eventloop.PanicError](err)
+					if !typed || e.Op != s3loop.OpUpload || panicked == goexit || is(s3loop.ErrGoexit)(err) != goexit {
+						t.Errorf("%s, goexit=%v: %v", what, goexit, err)
+					}
+					if panicked && (pe.Value != "oops" || !strings.Contains(pe.Error(), "badCloser")) {
+						t.Errorf("%s: %v", what, pe)
+					}
+					if what == "failure" && !is(broken)(err) || what == "canceled" && !is(cause)(err) {
+						t.Errorf("%s, goexit=%v: %v", what, goexit, err)
+					}
+				}))
+			})
+			cancel(nil)
+			if n := body.closes.Load(); results != 1 || n != 1 {
+				t.Errorf("%s, goexit=%v: %d results, closed %d times", what, goexit, results, n)
+			}
+		}
+	}
+}
+
+// The future of an upload that never begins has failed before Close is called.
+func TestAPanicInCloseOfABodyThatIsNotReadIsAnEvent(t *testing.T) {
+	for _, end := range []bool{false, true} {
+		body := &badCloser{Reader: strings.NewReader("x"), fail: func() { panic("oops") }}
+		var events []error
+		l := eventloop.New(&eventloop.Config{EventHandler: func(err error) { events = append(events, err) }})
+		s := newServer()
+		w := eventloop.NewWorkers(l, 1, "s3")
+		l.Post(func() {
+			eventloop.WorkOn(background(), w, func(ctx context.Context) (int, error) { // the only worker
+				for body.closes.Load() == 0 && ctx.Err() == nil {
+					time.Sleep(time.Millisecond)
+				}
+				return 0, nil
+			}).Ignore()
+			ctx, cancel := context.WithCancel(background())
+			in := target("a")
+			in.Body = body
+			s3loop.UploadFrom(ctx, w, s.client(l), in).Ignore()
+			if end {
+				l.AfterFunc(time.Millisecond, l.Stop)
+			} else {
+				l.AfterFunc(time.Millisecond, cancel)
+			}
+			l.OnExit(cancel)
+		})
+		if err := l.Run(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if !end && (len(events) != 1 || !errors.As(events[0], new(*eventloop.PanicError))) {
+			t.Errorf("events %v, want the panic", events)
+		}
+		for end := time.Now().Add(watchdogTime); body.closes.Load() == 0 && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+		if n := body.closes.Load(); n != 1 {
+			t.Errorf("closed %d times", n)
+		}
+		s.Close()
+	}
+}
+
 // A panicking is a client with a fault: middleware, or a provider of credentials.
 type panicking struct {
 	*spy
