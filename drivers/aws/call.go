@@ -73,9 +73,9 @@ type Paginator[Out, Opt any] interface {
 // future resolves after the last call. Its errors are like those of [Call].
 //
 // If p or onPage is nil, the future fails. Other code must not use the paginator in the
-// meantime. A panic in onPage is a panic in a
-// callback: it ends the loop. With Config.CatchPanics it only ends the sequence of pages,
-// and the future fails with the [*eventloop.PanicError].
+// meantime. A panic in onPage is a panic in a callback: it ends the loop. With
+// Config.CatchPanics it only ends the sequence of pages, and the future fails with the
+// [*eventloop.PanicError].
 func Pages[Out, Opt any](ctx context.Context, w *eventloop.Workers, p Paginator[Out, Opt], onPage func(page *Out) bool, opts ...func(*Opt)) *eventloop.Future[struct{}] {
 	return eventloop.WorkOn(ctx, w, func(ctx context.Context) (struct{}, error) {
 		if p == nil || onPage == nil {

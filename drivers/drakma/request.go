@@ -172,8 +172,7 @@ func (r *Request) Data(mediaType string, p []byte) *Request {
 //
 // Such a body can be sent only once: the request is not retried, does not follow a
 // redirect with status 307 or 308, and does not respond to a challenge. A *bytes.Reader,
-// *bytes.Buffer or
-// *strings.Reader is read at once, and can be sent again.
+// *bytes.Buffer or *strings.Reader is read at once, and can be sent again.
 func (r *Request) Body(mediaType string, b io.Reader) *Request {
 	switch b := b.(type) {
 	case *bytes.Reader, *bytes.Buffer, *strings.Reader:

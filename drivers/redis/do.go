@@ -17,9 +17,8 @@ import (
 //
 // When the context of a command ends, its future fails at once with an error that matches
 // the error of the context and its cause. If the command was sent, the error also matches
-// [ErrUncertain]. The context of
-// a task ends with the task, and cancels the commands that the task did not wait for.
-// Commands of a [Tx] do not use their contexts.
+// [ErrUncertain]. The context of a task ends with the task, and cancels the commands that
+// the task did not wait for. Commands of a [Tx] do not use their contexts.
 type Commands struct {
 	p  *pipe
 	c  *Client // of a Client, else nil
