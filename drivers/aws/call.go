@@ -25,9 +25,9 @@ import (
 // operation begins, the error is the cause, as with [eventloop.WorkOn]. When the loop
 // ends by force, the future fails with [eventloop.ErrLoopClosed].
 //
-// [eventloop.Loop.Handles] shows a pending call with the name of w, because the SDK has no name
-// for an operation before it runs, and its request with the host. Give each service its own
-// Workers with its name, so that the handles say which service keeps the loop alive.
+// [eventloop.Loop.Handles] shows a pending call with the name of w, not with the operation,
+// and its request with the host. Give each service its own Workers, named after it, so that
+// the handles say which service keeps the loop alive.
 //
 // If op is nil, the future fails. The output belongs to the caller. If it has a Body, like
 // the output of GetObject, the caller must close the Body and must not read it in a
