@@ -331,6 +331,7 @@ func BenchmarkParser(b *testing.B) {
 		{"int", ":12345\r\n", 64 << 10},
 		{"bulk1M", "$1048576\r\n" + strings.Repeat("x", 1<<20) + "\r\n", 64 << 10},
 		{"bulk1M-bytewise", "$1048576\r\n" + strings.Repeat("x", 1<<20) + "\r\n", 1},
+		{"message", ">3\r\n$7\r\nmessage\r\n$5\r\nbench\r\n$64\r\n" + strings.Repeat("x", 64) + "\r\n", 64 << 10},
 		{"array100", "*100\r\n" + strings.Repeat("$8\r\nabcdefgh\r\n", 100), 64 << 10},
 	} {
 		b.Run(bm.name, func(b *testing.B) {
