@@ -41,7 +41,8 @@ type linkHost interface {
 	answered(over tally)
 	dropped(over tally)
 
-	// unsolicited handles pushes, and values that arrive while no request awaits a reply.
+	// unsolicited handles pushes, and values that arrive while no request awaits a reply. It
+	// must not keep the elements of v.
 	unsolicited(v resp.Value) error
 
 	// mustPause reports whether the link must not read until link.pause(false).
@@ -128,6 +129,7 @@ func (lk *link) handle(v resp.Value, over *tally) {
 		if err := lk.host.unsolicited(v); err != nil {
 			lk.end(err)
 		}
+		lk.parser.Recycle(v)
 		return
 	}
 	to := r.to

@@ -32,6 +32,7 @@ type Parser struct {
 	stack []frame   // the incomplete containers, outermost first
 	left  int       // the unused part of the limit
 	names [2]string // the first elements of the last push
+	spare []Value   // empty, for the elements of a container; see Recycle
 	err   error
 }
 
@@ -87,6 +88,19 @@ func (p *Parser) Next(data []byte) (v Value, n int, ok bool, err error) {
 		}
 	}
 }
+
+// Recycle lets the parser reuse the memory of v.Elems, which is most of what a message of a
+// subscription allocates. The caller must not use v.Elems afterwards; the strings remain
+// valid.
+func (p *Parser) Recycle(v Value) {
+	if cap(v.Elems) <= maxSpare {
+		clear(v.Elems)
+		p.spare = v.Elems[:0]
+	}
+}
+
+// maxSpare is the maximum capacity that Recycle keeps.
+const maxSpare = 8
 
 // scalar decodes up to the end of the next line or bulk. If a value is complete, which may be
 // an empty container, scalar stores it in v, and ok is true. Returning it would copy it
@@ -349,7 +363,11 @@ func (p *Parser) beginContainer(v *Value, t byte, text []byte) (ok bool, err err
 	if len(p.stack) == MaxDepth {
 		return false, malformed("nested more than %d deep", MaxDepth)
 	}
-	f.elems = make([]Value, 0, min(elems, maxElemsAhead))
+	if elems <= cap(p.spare) {
+		f.elems, p.spare = p.spare, nil
+	} else {
+		f.elems = make([]Value, 0, min(elems, maxElemsAhead))
+	}
 	p.stack = append(p.stack, f)
 	return false, nil
 }

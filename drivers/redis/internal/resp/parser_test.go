@@ -343,12 +343,15 @@ func BenchmarkParser(b *testing.B) {
 			for n < b.N {
 				for at := 0; at < len(stream) && n < b.N; {
 					end := min(len(stream), at+bm.piece)
-					_, used, ok, err := p.Next(stream[at:end])
+					v, used, ok, err := p.Next(stream[at:end])
 					if err != nil {
 						b.Fatal(err)
 					}
 					at += used
 					if ok {
+						if v.Kind == Push {
+							p.Recycle(v)
+						}
 						n++
 					}
 				}
@@ -370,6 +373,51 @@ func TestPushesKeepTheirNamesWhenOthersFollow(t *testing.T) {
 		clear(pieces[0])
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, %v", got, err)
+		}
+	}
+}
+
+func TestRecycleReusesTheElementsAndKeepsTheStrings(t *testing.T) {
+	p := &Parser{}
+	next := func(payload string) Value {
+		t.Helper()
+		want := Value{Kind: Push, Elems: []Value{text("message"), text("news"), text(payload)}}
+		got, err := parseAll(p, encode(nil, want))
+		if err != nil || len(got) != 1 || !reflect.DeepEqual(got[0], want) {
+			t.Fatalf("got %+v, %v, want %+v", got, err, want)
+		}
+		return got[0]
+	}
+	first := next("one")
+	payload := first.Elems[2].Str
+	p.Recycle(first)
+	if !reflect.DeepEqual(first.Elems, make([]Value, 3)) {
+		t.Errorf("the parser keeps %+v in memory", first.Elems)
+	}
+	second := next("two")
+	if &second.Elems[0] != &first.Elems[0] {
+		t.Error("the memory of the first value is not used again")
+	}
+	next("three")
+	if payload != "one" || second.Elems[2].Str != "two" {
+		t.Errorf("the payloads have become %q and %q", payload, second.Elems[2].Str)
+	}
+}
+
+func TestRecycleKeepsNoLargeContainer(t *testing.T) {
+	large := Value{Kind: Array}
+	for range maxSpare + 1 {
+		large.Elems = append(large.Elems, text("x"))
+	}
+	stream := encode(nil, large)
+	p := &Parser{}
+	for range 2 {
+		got, err := parseAll(p, stream)
+		if err != nil || len(got) != 1 || !reflect.DeepEqual(got[0], large) {
+			t.Fatalf("got %+v, %v", got, err)
+		}
+		if p.Recycle(got[0]); cap(p.spare) > maxSpare {
+			t.Fatalf("the parser keeps memory for %d elements", cap(p.spare))
 		}
 	}
 }
