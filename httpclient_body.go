@@ -119,7 +119,7 @@ func (u *httpUpload) permit() {
 // run is the goroutine. It ends when the body is sent, when the connection is closed, or
 // when the reader fails. Closing the reader ends a Read that waits.
 func (u *httpUpload) run() {
-	defer close(u.done)
+	defer u.leave()
 	returned := false
 	defer func() {
 		if v := recover(); v != nil {
@@ -130,6 +130,14 @@ func (u *httpUpload) run() {
 	}()
 	u.send()
 	returned = true
+}
+
+// leave tells the next upload of the body that this one, and those before it, are over.
+func (u *httpUpload) leave() {
+	if u.before != nil {
+		<-u.before.done
+	}
+	close(u.done)
 }
 
 // send sends the body, after the head was sent and the server wants the body.

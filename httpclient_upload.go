@@ -173,9 +173,7 @@ func (u *httpUpload) seek() error {
 		return nil
 	}
 	if u.before != nil {
-		// The last upload may be in Seek or Read, which cannot be interrupted. Wait also if
-		// this upload has ended meanwhile, because the next one waits only for this one.
-		<-u.before.done
+		<-u.before.done // it may be in Seek or Read, which cannot be interrupted
 	}
 	offset, whence := int64(0), io.SeekCurrent
 	if u.again {
