@@ -150,25 +150,32 @@ func (cl *connLoop) holdsRest() bool {
 	return true
 }
 
-// deliverEOF reports the end of the peer's side.
+// deliverEOF reports the end of the peer's side, unless a Read has returned it.
 func (cl *connLoop) deliverEOF() {
 	c := (*Conn)(cl)
 	c.core.Lock()
+	reported := c.facts.has(factEnded)
 	c.facts |= factEnded
 	c.core.Unlock()
 	if s := cl.sink(); s != nil && s.end(io.EOF) {
 		return // the sink closes the connection when it no longer needs it
 	}
-	cl.event(io.EOF)
+	if !reported {
+		cl.event(io.EOF)
+	}
 	cl.afterEOF()
 }
 
-// awaitsReader delays the end of the peer's side if nothing reads the connection, but a
-// task may be about to call NetConn, and to write. It reports whether it did.
+// awaitsReader delays the end of the peer's side if nothing reads the connection, and
+// either unread bytes come before the end, or a task may be about to call NetConn, and to
+// write. It reports whether it did.
 func (cl *connLoop) awaitsReader() bool {
 	c := (*Conn)(cl)
 	cfg := c.cfg.Load()
-	if cfg.OnData != nil || cfg.OnEvent != nil || cl.sink() != nil || !c.loop.hasTasks() {
+	if cfg.OnData != nil || cl.sink() != nil {
+		return false
+	}
+	if !c.is(bitUnread) && (cfg.OnEvent != nil || !c.loop.hasTasks()) {
 		return false
 	}
 	c.core.Lock()
@@ -254,7 +261,7 @@ func (cl *connLoop) noReader() {
 	c.core.Unlock()
 	switch {
 	case !waits:
-	case held.has(factHeld):
+	case held.has(factHeld), held.has(factEndHeld) && c.is(bitUnread):
 		cl.fail(c.opError(OpRead, ErrNoReader), closeReset)
 	case held.has(factEndHeld):
 		cl.deliverEOF()
@@ -492,11 +499,10 @@ func (c *Conn) armReadTimer() {
 	t.timer.Reset(d)
 }
 
-// noteRead restarts the read timeout after a chunk was consumed. It only stores the time,
-// which the timer checks when it fires: resetting the timer would change the heap for
-// each chunk.
-func (cl *connLoop) noteRead() {
-	c := (*Conn)(cl)
+// noteRead restarts the read timeout after input was consumed, or has a reader. It only
+// stores the time, which the timer checks when it fires: resetting the timer would change
+// the heap for each chunk.
+func (c *Conn) noteRead() {
 	if t := c.readTimer.Load(); t != nil {
 		t.last.Store(int64(time.Since(c.loop.epoch)))
 	}
@@ -516,9 +522,10 @@ func (cl *connLoop) readTimedOut() {
 		left = max(left, d-time.Since(at)) // part of a TLS record arrived
 	}
 	x := c.x.Load()
-	if left <= 0 && (c.holding.Load() || x != nil && x.upgrade != nil || c.core.HasInput()) {
-		// Either input has arrived that the loop or the goroutine was too busy to
-		// process, or a handshake is in progress, which has its own timeout.
+	unread := c.is(bitUnread) && (c.facts.has(factSink) || c.cfg.Load().OnData == nil)
+	if left <= 0 && (c.holding.Load() || unread || x != nil && x.upgrade != nil || c.core.HasInput()) {
+		// Input waits for a reader, or it has arrived and the loop or the goroutine was
+		// too busy to process it, or a handshake is in progress, which has its own timeout.
 		left = d
 		c.core.Wake() // the goroutine may not have noticed the input yet
 	}

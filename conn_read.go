@@ -201,7 +201,7 @@ func (cr *connReader) took(b *sockio.Buffer) {
 // on the loop.
 func (cl *connLoop) consumed() {
 	c := (*Conn)(cl)
-	cl.noteRead() // the time spent in a callback does not count against the peer
+	c.noteRead() // the time spent in a callback does not count against the peer
 	c.holding.Store(false)
 	if !c.loop.offer(c.readerSide()) {
 		c.core.Wake()
@@ -298,6 +298,7 @@ func (cl *connLoop) hold(what connFacts) bool {
 // caller holds the lock.
 func (c *Conn) readerChanged() {
 	if c.facts.has(factHeld|factEndHeld) || c.is(bitUnread) {
+		c.noteRead() // the wait for a reader does not count against the peer
 		c.loop.Post(c.loopSide().redeliver)
 	}
 }
@@ -335,6 +336,7 @@ func (cl *connLoop) deliverUnread() {
 		s.unread()
 	case f != nil:
 		cl.callData(f, cl.withUnread(nil))
+		c.noteRead()
 	}
 }
 
@@ -364,7 +366,8 @@ func (cl *connLoop) takeUnread() []byte {
 // first. Unread copies p. Unread alone causes no callback. The bytes are delivered
 // together with the next input, or before the end of the stream, or in a later turn
 // after SetCallbacks, NetConn, Pipe, StartTLS, Detach or ResumeReading. OnData may then
-// receive more than ReadBufferSize bytes.
+// receive more than ReadBufferSize bytes. If nothing reads the connection, the bytes wait
+// for a reader, see ConnConfig.OnData.
 //
 // It returns [ErrBufferFull] if more than MaxBuffered bytes would be unread, and
 // net.ErrClosed if the connection is closed.

@@ -199,9 +199,10 @@ func (s *streamSink) release() {
 	}
 	c.setSink(nil)
 	c.x.Load().removeLow(s.low)
-	held := !gone && s.err == io.EOF && s.returned != io.EOF && c.is(pauseReads|bitUnread)
+	reported := s.returned == io.EOF
+	held := !gone && s.err == io.EOF && (c.is(bitUnread) || !reported && c.is(pauseReads))
 	if held {
-		c.loopSide().holdEndAgain()
+		c.loopSide().holdEndAgain(reported)
 	}
 	c.core.Unlock()
 	if b := s.buf; b != nil {
@@ -218,12 +219,15 @@ func (s *streamSink) release() {
 	}
 }
 
-// holdEndAgain holds an end that the sink received and did not report: the callbacks get
-// it after a pause, and after the unread bytes. The end then counts as not reported. The
-// caller holds the lock.
-func (cl *connLoop) holdEndAgain() {
+// holdEndAgain holds an end that the sink received: it comes after a pause, and after the
+// unread bytes. The callbacks get the end unless a stream has reported it. The caller
+// holds the lock.
+func (cl *connLoop) holdEndAgain(reported bool) {
 	c := (*Conn)(cl)
-	c.facts = c.facts&^factEnded | factEndHeld
+	c.facts |= factEndHeld
+	if !reported {
+		c.facts &^= factEnded
+	}
 	c.readerChanged()
 }
 
@@ -341,6 +345,7 @@ func (s *streamSink) read(p []byte) (n int) {
 // readUnread copies unread bytes to p.
 func (cl *connLoop) readUnread(p []byte) int {
 	c := (*Conn)(cl)
+	c.noteRead()
 	c.core.Lock()
 	defer c.core.Unlock()
 	x := c.extra()

@@ -1607,3 +1607,153 @@ func TestBytesThatATaskGaveBackComeBeforeTheEnd(t *testing.T) {
 		})
 	}
 }
+
+// Bytes that were received wait for a reader in one of these ways.
+var waitingBytes = []string{"never read", "given back", "given back after the end"}
+
+// withWaitingBytes runs a loop in virtual time with a connection without OnData, on which
+// "bytes" waits for a reader. The peer has ended its side. then runs on the loop, when
+// nothing else happens. It returns the callbacks of the connection.
+func withWaitingBytes(t *testing.T, how string, then func(l *eventloop.Loop, c *eventloop.Conn)) (log []string) {
+	t.Helper()
+	err := virtually(t, nil, func(l *eventloop.Loop) {
+		near, far := net.Pipe()
+		go func() {
+			io.WriteString(far, "bytes")
+			far.Write([]byte{fin})
+			io.Copy(io.Discard, far)
+		}()
+		c, err := l.Adopt(&finConn{Conn: near}, &eventloop.ConnConfig{
+			ReadTimeout: time.Minute,
+			OnEvent:     func(_ *eventloop.Conn, err error) { log = append(log, err.Error()) },
+			OnClose:     func(*eventloop.Conn) { log = append(log, "close") },
+		})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if how != "never read" {
+			l.Go(context.Background(), func(k *eventloop.Task) error {
+				nc, got := c.NetConn(k), make([]byte, 5)
+				_, err := io.ReadFull(nc, got)
+				if how == "given back after the end" && err == nil {
+					_, err = nc.Read(make([]byte, 1))
+					wantEqual(t, "Read at the end", err, io.EOF)
+					err = nil
+				}
+				wantEqual(t, "Unread", c.Unread(got), nil)
+				return err
+			})
+		}
+		l.AfterFunc(time.Second, func() { then(l, c) })
+	})
+	wantEqual(t, "Run", err, nil)
+	return log
+}
+
+func TestBytesThatWaitForAReaderComeBeforeTheEnd(t *testing.T) {
+	readers := map[string]func(t *testing.T, l *eventloop.Loop, c *eventloop.Conn) (received func() string){
+		"OnData": func(t *testing.T, l *eventloop.Loop, c *eventloop.Conn) func() string {
+			var got []byte
+			c.SetCallbacks(&eventloop.ConnConfig{OnData: func(_ *eventloop.Conn, p []byte) { got = append(got, p...) }})
+			return func() string { return string(got) }
+		},
+		"NetConn": func(t *testing.T, l *eventloop.Loop, c *eventloop.Conn) func() string {
+			var got []byte
+			l.Go(context.Background(), func(k *eventloop.Task) (err error) {
+				got, err = io.ReadAll(c.NetConn(k))
+				return err
+			})
+			return func() string { return string(got) }
+		},
+		"Pipe": func(t *testing.T, l *eventloop.Loop, c *eventloop.Conn) func() string {
+			near, far := net.Pipe()
+			var got []byte
+			go func() { got, _ = io.ReadAll(far) }()
+			dst, err := l.Adopt(near, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Pipe(dst)
+			return func() string { return string(got) }
+		},
+		"Detach": func(t *testing.T, l *eventloop.Loop, c *eventloop.Conn) func() string {
+			var got []byte
+			c.Detach().Then(func(nc net.Conn, err error) {
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				got, _ = io.ReadAll(nc) // returns immediately
+				nc.Close()
+			})
+			return func() string { return string(got) }
+		},
+	}
+	for name, read := range readers {
+		for _, how := range waitingBytes {
+			t.Run(name+", "+how, func(t *testing.T) {
+				var received func() string
+				log := withWaitingBytes(t, how, func(l *eventloop.Loop, c *eventloop.Conn) {
+					wantEqual(t, "Closed before there is a reader", c.Closed(), false)
+					received = read(t, l, c)
+				})
+				want := []string{"EOF", "close"}
+				if name == "NetConn" || name == "Detach" || how == "given back after the end" {
+					want = want[1:] // the end was returned by a Read
+				}
+				wantEqual(t, "received", received(), "bytes")
+				wantSlice(t, "callbacks", log, want)
+			})
+		}
+	}
+}
+
+func TestBytesThatWereGivenBackEndTheConnectionOnceThePeerHasLeft(t *testing.T) {
+	for _, how := range waitingBytes[1:] { // of a net.Conn that is read no end is noticed
+		t.Run(how, func(t *testing.T) {
+			log := withWaitingBytes(t, how, func(_ *eventloop.Loop, c *eventloop.Conn) {
+				wantEqual(t, "Closed", c.Closed(), false)
+				c.Loop().AfterFunc(58*time.Second, func() { wantEqual(t, "Closed before ReadTimeout", c.Closed(), false) })
+			})
+			if len(log) != 2 || !strings.Contains(log[0], eventloop.ErrNoReader.Error()) || log[1] != "close" {
+				t.Errorf("callbacks = %q, want ErrNoReader and close", log)
+			}
+		})
+	}
+}
+
+// ReadTimeout does not run while bytes wait for a reader.
+func TestReadTimeoutDoesNotRunWhileBytesThatWereGivenBackWait(t *testing.T) {
+	for _, during := range []string{"no reader", "a stream that is not read"} {
+		t.Run(during, func(t *testing.T) {
+			var log []string
+			err := virtually(t, nil, func(l *eventloop.Loop) {
+				near, far := net.Pipe()
+				c, err := l.Adopt(near, &eventloop.ConnConfig{
+					ReadTimeout: time.Minute,
+					OnEvent:     func(_ *eventloop.Conn, err error) { log = append(log, err.Error()) },
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				wantEqual(t, "Unread", c.Unread([]byte("bytes")), nil)
+				if during != "no reader" {
+					l.Go(context.Background(), func(k *eventloop.Task) error {
+						c.NetConn(k)
+						return k.Sleep(time.Hour)
+					})
+				}
+				l.AfterFunc(time.Hour, func() {
+					c.SetCallbacks(&eventloop.ConnConfig{OnData: func(_ *eventloop.Conn, p []byte) {
+						log = append(log, string(p))
+						far.Close()
+					}})
+				})
+			})
+			wantEqual(t, "Run", err, nil)
+			wantSlice(t, "callbacks", log, []string{"bytes", "EOF"})
+		})
+	}
+}
