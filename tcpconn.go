@@ -257,13 +257,17 @@ type Conn struct {
 	failed bool // an error was delivered
 	ending bool // the end is reported after the unread bytes are delivered
 
-	// Owned by the connection's goroutine, or by the dispatcher while holding is set.
+	// Owned by the connection's goroutine. The dispatcher takes its place in class while it
+	// has borrowed the read, see borrowedRead, and does not use the other fields.
 	class   uint8 // size of the next read, see nextRead
 	endSent bool  // an endTask was sent
 	sawEnd  bool  // the peer ended its side while bytes were held
 	probed  bool  // sawEnd is set, and probe was called
 	over    bool  // reading and watching are finished
-	chunk   *sockio.Buffer
+
+	// Owned by the dispatcher while holding is set and after the closedTask was sent,
+	// otherwise as class.
+	chunk *sockio.Buffer
 
 	// Guarded by the lock of core.
 	unsent int // bytes of pending output, as counted in Stats
@@ -275,8 +279,12 @@ type Conn struct {
 type connReasons struct{ p atomic.Pointer[endReasons] }
 
 type endReasons struct {
-	read error // why reading ended; owned by the connection's goroutine until the endTask is sent
-	why  error // for Err; guarded by the lock of core
+	// read is the reason why reading ended. It is owned by the connection's goroutine, or
+	// by the dispatcher while it has borrowed the read, until an endTask, failedTask or
+	// closedTask is sent. It does not change afterwards.
+	read error
+
+	why error // for Err; guarded by the lock of core
 }
 
 func (r *connReasons) read() error {
@@ -407,7 +415,7 @@ type connExtra struct {
 	writeTimeout time.Duration
 	ownTimeouts  bool // SetTimeouts was called
 
-	next       *sockio.Buffer    // read by probe; owned by the connection's goroutine
+	next       *sockio.Buffer    // read by probe; owned by the connection's goroutine, then by closedTask
 	released   net.Conn          // owned by the connection's goroutine, then by closedTask
 	unreported *Future[struct{}] // an error that a task may still claim; only on the loop
 }

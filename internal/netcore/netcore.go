@@ -166,7 +166,7 @@ type Conn struct {
 	// connection.
 	staysAwake bool   // the connection is never parked
 	chunks     uint8  // number of chunks that a worker has read since the last event
-	slot       int32  // in the poller; -1: none
+	slot       int32  // in the poller; -1: none. Changed with the poller's lock held, for bound
 	lastEvent  uint32 // time of the poller's last event, in ms since epoch
 
 	// Guarded by the lock.

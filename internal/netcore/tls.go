@@ -35,7 +35,11 @@ type secure struct {
 	open        bool         // Open was called after the handshake
 	userSent    bool         // the kernel may hold output of the user that the peer has not received
 
-	// Owned by the connection's goroutine.
+	// Owned by the goroutine that reads from crypto/tls: the goroutine of Host.Aside in
+	// Handshake, afterwards the connection's goroutine, and after Release the goroutine that
+	// reads from the returned net.Conn. Read of crypto/tls holds a lock, so there is only
+	// one. After a failed handshake the connection's goroutine does not use the fields,
+	// because that of Aside may still run.
 	bufferedOnly bool    // Read returns only bytes of early
 	trying       bool    // Read is called within the runtime poller's call of tryFD
 	sawEnd       bool    // the connection below has ended
