@@ -87,8 +87,9 @@ func (l *Loop) closeWith(nc net.Conn, reset bool) {
 }
 
 // goForeign calls f, which calls foreign code, on a goroutine. If f has not returned at
-// the end of the loop, the error of Run names it as what. f may call runtime.Goexit.
-func (l *Loop) goForeign(what string, f func()) {
+// the end of the loop, the error of Run names it as what, unless leave was called. f may
+// call runtime.Goexit.
+func (l *Loop) goForeign(what string, f func()) *foreignCall {
 	l.wg.Add(1)
 	call := l.beginCall(&foreignCall{what: func() string { return what }, givenUp: l.wg.Done})
 	go func() {
@@ -100,6 +101,14 @@ func (l *Loop) goForeign(what string, f func()) {
 		call.on.Store(uintptr(goid.Current()))
 		f()
 	}()
+	return call
+}
+
+// leave makes the loop end without waiting for call, which goForeign returned.
+func (l *Loop) leave(call *foreignCall) {
+	if l.endCall(call) {
+		call.givenUp()
+	}
 }
 
 // aside calls f, foreign code, on a separate goroutine, as the function aside does, and

@@ -25,6 +25,7 @@ type httpUpload struct {
 	done    chan struct{}
 	length  int64
 	trailer httpclient.Trailer // of the body; or nil
+	foreign *foreignCall       // the goroutine; nil if the body is own
 	wait    chan struct{}      // closed when the server wants the body; nil: do not wait
 	once    sync.Once          // closes wait
 	over    chan struct{}      // closed when the exchange has ended
@@ -62,7 +63,7 @@ func (u *httpUpload) start() {
 	if u.body.own {
 		l.wg.Go(u.run)
 	} else {
-		l.goForeign(fmt.Sprintf("Read of a request body, %T", u.body.src), u.run)
+		u.foreign = l.goForeign(fmt.Sprintf("Read of a request body, %T", u.body.src), u.run)
 	}
 }
 
@@ -70,7 +71,9 @@ func (u *httpUpload) start() {
 // begins.
 func (u *httpUpload) end() {
 	close(u.over)
-	u.body.end()
+	if u.body.end(u.call) {
+		u.call.client.loop.leave(u.foreign)
+	}
 	u.closeFetched()
 }
 
@@ -82,8 +85,9 @@ type uploadBody struct {
 	from    *uploadSource // nil if own
 	fetched *bodyCloser   // set if GetBody returned src
 
-	mu    sync.Mutex // held while own is read; guards ended, and from during the upload
-	ended bool
+	mu      sync.Mutex // held while own is read; guards the following, and from during the upload
+	ended   bool
+	reading bool // a Read of src, which is not own, is in progress
 }
 
 func (b *uploadBody) Read(p []byte) (int, error) {
@@ -95,18 +99,31 @@ func (b *uploadBody) Read(p []byte) (int, error) {
 	if b.own {
 		return b.src.Read(p)
 	}
-	b.from.begun = true
+	b.from.begun, b.reading = true, true
 	b.mu.Unlock()
-	defer b.mu.Lock() // src may call runtime.Goexit
+	defer func() { // src may call runtime.Goexit
+		b.mu.Lock()
+		b.reading = false
+	}()
 	return b.src.Read(p)
 }
 
 // end stops the reads. It waits for a read of Body, but not for a read of BodyReader, which
-// is interrupted by closing it, if it has a Close method.
-func (b *uploadBody) end() {
+// is interrupted by closing it, if it has a Close method. stuck means that closing does not
+// interrupt the read in progress.
+func (b *uploadBody) end(c *httpCall) (stuck bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.ended = true
+	if !b.reading || !isUninterruptible(b.src) {
+		return false
+	}
+	closer := c.body // not nil, because src is a file
+	if b.fetched != nil {
+		closer = b.fetched
+	}
+	closer.stuck.Store(true)
+	return true
 }
 
 // permit ends the wait for "100 Continue".

@@ -435,6 +435,7 @@ type bodyCloser struct {
 	mu    sync.Mutex // held during Close; guards body
 	body  io.Closer  // nil when Close was called
 	state atomic.Uint32
+	stuck atomic.Bool // a Read is in progress that Close does not interrupt
 	panic *PanicError // the panic of Close; valid in the state bodyClosed
 }
 
@@ -480,7 +481,12 @@ func (b *bodyCloser) closeNow(c *httpCall) {
 	if body == nil {
 		return
 	}
-	b.body = nil // the future may outlive the request
+	b.body = nil        // the future may outlive the request
+	if b.stuck.Load() { // body is a file
+		go body.Close() // on Windows, Close waits for the Read
+		b.state.Store(bodyClosed)
+		return
+	}
 	what := func() string { return "Close of the body of the request " + c.describe() }
 	b.panic = panicIn(c.client.loop.aside(what, func() error { body.Close(); return nil }))
 	b.state.Store(bodyClosed)

@@ -262,7 +262,7 @@ func (b *transportBody) Close() error {
 // end ends the body. It closes a reader from GetBody, and reports a panic in that Close.
 // BodyReader is closed with the request.
 func (b *transportBody) end() {
-	b.uploadBody.end()
+	b.uploadBody.end(b.of.call)
 	f := b.fetched
 	if f == nil {
 		return

@@ -296,7 +296,7 @@ func (r *Reader) Stop() {
 // waits for input. These are the files that the runtime does not poll. A read of a regular
 // file does not wait for input.
 func isUninterruptible(r io.Reader) bool {
-	f, ok := r.(*os.File)
+	f, ok := unwrapped(r).(*os.File)
 	if !ok || f.SetReadDeadline(time.Time{}) == nil {
 		return false
 	}

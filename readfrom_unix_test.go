@@ -29,10 +29,14 @@ func blockingPipe(t *testing.T) (r, w *os.File) {
 }
 
 // isReadingFile reports whether a Reader is in a Read of a file that blocks its thread.
-func isReadingFile() bool {
+func isReadingFile() bool { return isInRead("eventloop.(*Reader).run") }
+
+// isInRead reports whether a function of the library is in a Read of a file that blocks its
+// thread.
+func isInRead(function string) bool {
 	buf := make([]byte, 1<<20)
 	for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-		if strings.Contains(g, "eventloop.(*Reader).run") && strings.Contains(g, "syscall.read(") {
+		if strings.Contains(g, function) && strings.Contains(g, "syscall.read(") {
 			return true
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/onloop/eventloop/internal/http1"
@@ -340,8 +341,11 @@ var nopCloserTypes = [...]reflect.Type{
 	}{})),
 }
 
-// unwrapped returns the reader inside a reader from io.NopCloser.
+// unwrapped returns the reader inside a reader from io.NopCloser, or inside a probedBody.
 func unwrapped(body io.Reader) io.Reader {
+	if b, ok := body.(*probedBody); ok {
+		body = b.src
+	}
 	if t := reflect.TypeOf(body); t == nopCloserTypes[0] || t == nopCloserTypes[1] {
 		body, _ = reflect.ValueOf(body).Field(0).Interface().(io.Reader)
 	}
@@ -374,6 +378,9 @@ func (t *httpTrip) release() { t.call.loop.unregisterAside(&t.call.handle) }
 // because Close may block.
 func (t *httpTrip) finish(err error) {
 	c := &t.call
+	if p, ok := t.opts.BodyReader.(*probedBody); ok {
+		p.leave()
+	}
 	b := c.body
 	if b != nil && b.state.Load() != bodyClosed {
 		t.end(err, nil)
@@ -452,7 +459,7 @@ func (t *httpTrip) probe(task *Task) error {
 	c := &t.call
 	b := &probedBody{call: c, src: t.opts.BodyReader, first: unregisteredFuture[int](c.loop)}
 	t.opts.BodyReader = b
-	c.loop.goForeign(fmt.Sprintf("Read of a request body, %T", b.src), b.probe)
+	b.foreign = c.loop.goForeign(fmt.Sprintf("Read of a request body, %T", b.src), b.probe)
 	ctx := c.waitContext()
 	stop := context.AfterFunc(ctx, func() { b.first.finish(futureClosed, 0, errOver) })
 	defer stop()
@@ -476,11 +483,13 @@ func (t *httpTrip) probe(task *Task) error {
 
 // A probedBody is a body whose first byte is read by a separate goroutine.
 type probedBody struct {
-	call  *httpCall
-	src   io.Reader
-	first *Future[int] // the result of that Read
-	byte  [1]byte
-	taken bool // Read has returned the result of first
+	call    *httpCall
+	src     io.Reader
+	first   *Future[int] // the result of that Read
+	byte    [1]byte
+	taken   bool         // Read has returned the result of first
+	read    atomic.Bool  // the first byte, or the end, was read
+	foreign *foreignCall // the goroutine
 }
 
 // probe is the goroutine. It closes an empty body. Close is code of the application, so it
@@ -495,6 +504,7 @@ func (b *probedBody) probe() {
 func (b *probedBody) look() (err error) {
 	n, err := 0, errGoexit // until Read has returned
 	defer func() {
+		b.read.Store(true)
 		if v := recover(); v != nil {
 			err = newPanicError(v)
 		}
@@ -504,6 +514,15 @@ func (b *probedBody) look() (err error) {
 		err = nil // the next Read returns it again
 	}
 	return err
+}
+
+// leave makes the loop end without waiting for the goroutine, if closing the body does not
+// interrupt its Read.
+func (b *probedBody) leave() {
+	if !b.read.Load() && isUninterruptible(b) {
+		b.call.body.stuck.Store(true)
+		b.call.loop.leave(b.foreign)
+	}
 }
 
 // Read implements io.Reader.
