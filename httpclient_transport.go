@@ -238,17 +238,42 @@ func (s *transportBodies) fillTrailer(values bool) {
 	}
 }
 
-// Read implements io.Reader.
-func (b *transportBody) Read(p []byte) (int, error) {
-	n, err := b.uploadBody.Read(p)
-	if err == io.EOF && b.of.trailer != nil {
-		b.of.fillTrailer(true)
-	}
+// Read implements io.Reader. An error other than io.EOF ends the request at once. The
+// transport may report it only in a Read of the response, for which the request may not
+// wait for a long time, and may report only a consequence. A panic is an error, because the
+// goroutine is not ours.
+func (b *transportBody) Read(p []byte) (n int, err error) {
+	returned := false
+	defer func() {
+		if v := recover(); v != nil {
+			n, err = 0, newPanicError(v)
+		} else if !returned {
+			err = errGoexit
+		}
+		switch {
+		case err == io.EOF && b.of.trailer != nil:
+			b.of.fillTrailer(true)
+		case err != nil && err != io.EOF:
+			b.fail(err)
+		}
+	}()
+	n, err = b.uploadBody.Read(p)
+	returned = true
 	return n, err
+}
+
+// fail ends the request, unless the transport has closed the body or the request has ended.
+func (b *transportBody) fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.ended {
+		b.of.call.interrupt(nil, fmt.Errorf("request body: %w", err))
+	}
 }
 
 // Close implements io.Closer.
 func (b *transportBody) Close() error {
+	b.uploadBody.end(b.of.call)
 	switch {
 	case b.own:
 	case b.fetched != nil:

@@ -1,6 +1,7 @@
 package eventloop_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -657,4 +658,137 @@ func TestHTTP2OfNetHTTPWorksUnderTheClient(t *testing.T) {
 	if err != nil || res.Proto != "HTTP/2.0" || string(res.Body) != "HTTP/2.0" || res.TLS == nil {
 		t.Errorf("%+v, %v", res, err)
 	}
+}
+
+// withBothTransports calls f with the two kinds of clients.
+func withBothTransports(t *testing.T, f func(t *testing.T, clientOf func(l *eventloop.Loop) *eventloop.HTTPClient)) {
+	t.Run("own", func(t *testing.T) { f(t, (*eventloop.Loop).HTTP) })
+	t.Run("http.Transport", func(t *testing.T) {
+		f(t, func(l *eventloop.Loop) *eventloop.HTTPClient {
+			transport := &http.Transport{}
+			l.OnExit(transport.CloseIdleConnections)
+			return eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Transport: transport})
+		})
+	})
+}
+
+// endlessResponse is a server that responds before it has the body, without end.
+func endlessResponse(t *testing.T) *httpPeer {
+	return newHTTPPeer(t, func(c net.Conn) {
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+			return
+		}
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+		for err := error(nil); err == nil; {
+			_, err = c.Write(make([]byte, 64<<10))
+		}
+	})
+}
+
+func TestABodyThatFailsEndsARequestWhoseResponseIsNotRead(t *testing.T) {
+	failed := errors.New("the source of the body failed")
+	withBothTransports(t, func(t *testing.T, clientOf func(l *eventloop.Loop) *eventloop.HTTPClient) {
+		for _, in := range []string{"OnResponse", "OnBody"} {
+			t.Run("PauseReading in "+in, func(t *testing.T) {
+				server := endlessResponse(t)
+				body, source := io.Pipe()
+				go source.Write([]byte("begin"))
+				pieces := 0
+				pause := func(r *eventloop.HTTPResponse) {
+					r.PauseReading()
+					go source.CloseWithError(failed)
+				}
+				o := &eventloop.HTTPOptions{BodyReader: body, OnBody: func(r *eventloop.HTTPResponse, _ []byte) {
+					pieces++
+					pause(r)
+				}}
+				if in == "OnResponse" {
+					o.OnResponse = pause
+				}
+				var err error
+				mustRun(t, nil, func(l *eventloop.Loop) {
+					clientOf(l).Do(t.Context(), "POST", "http://"+server.addr, o).Then(func(_ *eventloop.HTTPResponse, e error) { err = e })
+				})
+				wantEqual(t, "the error of the request is that of the body", errors.Is(err, failed), true)
+				wantEqual(t, "calls of OnBody", pieces, map[string]int{"OnBody": 1}[in])
+			})
+		}
+		t.Run("RoundTripper", func(t *testing.T) {
+			server := endlessResponse(t)
+			body, source := io.Pipe()
+			go source.Write([]byte("begin"))
+			mustRun(t, nil, func(l *eventloop.Loop) {
+				release := l.Hold()
+				go func() {
+					defer release()
+					req, _ := http.NewRequest("POST", "http://"+server.addr, body)
+					res, err := clientOf(l).RoundTripper().RoundTrip(req)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer res.Body.Close()
+					go source.CloseWithError(failed)
+					if !eventually(func() bool { return l.Stats().HTTPClient.Requests == 0 }) {
+						t.Error("the request does not end before its response is read")
+					}
+					_, err = io.Copy(io.Discard, res.Body)
+					wantEqual(t, "the error of the response is that of the body", errors.Is(err, failed), true)
+				}()
+			})
+		})
+	})
+}
+
+func TestAPanicInABodyIsTheErrorOfTheRequest(t *testing.T) {
+	withBothTransports(t, func(t *testing.T, clientOf func(l *eventloop.Loop) *eventloop.HTTPClient) {
+		server := newHTTPPeer(t, func(c net.Conn) { io.Copy(io.Discard, c) })
+		var err error
+		mustRun(t, nil, func(l *eventloop.Loop) {
+			o := &eventloop.HTTPOptions{BodyReader: readerFunc(func([]byte) (int, error) { panic("body") })}
+			clientOf(l).Do(t.Context(), "POST", "http://"+server.addr, o).Then(func(_ *eventloop.HTTPResponse, e error) { err = e })
+		})
+		if pe := new(eventloop.PanicError); !errors.As(err, &pe) || pe.Value != "body" {
+			t.Errorf("error = %v, want the panic", err)
+		}
+	})
+}
+
+// A transport closes the body when it has the response. That the body's Read then fails is
+// no failure of the request.
+func TestABodyThatItsTransportClosesDoesNotFailTheRequest(t *testing.T) {
+	server := newHTTPPeer(t, func(c net.Conn) {
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nearly")
+		}
+	})
+	closes := tripFunc(func(req *http.Request) (*http.Response, error) {
+		body, other := req.Body, &http.Transport{}
+		defer other.CloseIdleConnections()
+		read := make(chan error)
+		go func() {
+			_, err := body.Read(make([]byte, 1))
+			read <- err
+		}()
+		own := req.Clone(req.Context())
+		own.Body, own.ContentLength = nil, 0
+		res, err := other.RoundTrip(own)
+		body.Close()
+		if err := <-read; err == nil {
+			t.Error("Read after Close succeeded")
+		}
+		return res, err
+	})
+	body, source := io.Pipe()
+	defer source.Close()
+	mustRun(t, nil, func(l *eventloop.Loop) {
+		client := eventloop.NewHTTPClient(l, &eventloop.HTTPClientConfig{Transport: closes})
+		client.Do(t.Context(), "POST", "http://"+server.addr, &eventloop.HTTPOptions{BodyReader: body}).Then(func(res *eventloop.HTTPResponse, err error) {
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			wantEqual(t, "body", string(res.Body), "early")
+		})
+	})
 }
