@@ -50,21 +50,21 @@ type httpConn struct {
 	body     bodyReader    // of the current request
 
 	// Guarded by the lock.
-	phase    httpPhase
-	reading  httpWait
-	corked   bool         // output waits for the response to the next request
-	dropped  bool         // output is discarded
-	reset    bool         // the client must notice that the response is incomplete
-	untilEnd bool         // the end of the connection ends the body of a response
-	late     bool         // phaseStart took too long
-	cur      *HTTPRequest // the current request; nil if the goroutine need not return to it
-	queued   int64        // bytes of output, in total
-	sent     int64        // of queued: bytes that the kernel has taken, or that were discarded
-	unsent   []*HTTPRequest
-	answered time.Duration // when a response was complete while the goroutine read ahead
-	why      error         // why gone is set
-	cancel   context.CancelFunc
-	limit    *time.Timer // limits phaseStart, and a read after interrupt
+	phase       httpPhase
+	reading     httpWait
+	corked      bool         // output waits for the response to the next request
+	dropped     bool         // output is discarded
+	reset       bool         // the client must notice that the response is incomplete
+	untilEnd    bool         // the end of the connection ends the body of a response
+	late        bool         // phaseStart took too long
+	cur         *HTTPRequest // the current request; nil if the goroutine need not return to it
+	queued      int64        // bytes of output, in total
+	sent        int64        // of queued: bytes that the kernel has taken, or that were discarded
+	unsent      []*HTTPRequest
+	respondedAt time.Duration // when a response was complete while the goroutine read ahead
+	why         error         // why gone is set
+	cancel      context.CancelFunc
+	limit       *time.Timer // limits phaseStart, and a read after interrupt
 }
 
 // httpPhase is the phase of a connection.
@@ -516,7 +516,7 @@ func (c *httpConn) await() httpOutcome {
 		c.core.Lock()
 		r := c.cur
 		if r == nil { // the response was completed meanwhile
-			c.last = c.answered
+			c.last = c.respondedAt
 			c.core.Unlock()
 			return httpGoesOn
 		}

@@ -12,7 +12,7 @@ import (
 
 // refuse responds with status to a request that cannot be served.
 func (c *httpConn) refuse(status int) {
-	c.s.loop.count.answered(status)
+	c.s.loop.count.responded(status)
 	var space [256]byte
 	c.core.Lock()
 	c.queue(appendRefusal(space[:0], status))
@@ -38,7 +38,7 @@ func appendRefusal(b []byte, status int) []byte {
 func (s *HTTPServer) rejectExcess(nc net.Conn) {
 	rc, ok := sockio.Descriptor(nc)
 	if ok && s.cfg.TLS == nil {
-		s.loop.count.answered(fasthttp.StatusTooManyRequests)
+		s.loop.count.responded(fasthttp.StatusTooManyRequests)
 		var space [256]byte
 		views := [1][]byte{appendRefusal(space[:0], fasthttp.StatusTooManyRequests)}
 		rc.Control(func(fd uintptr) {

@@ -410,7 +410,7 @@ func (s *servedResponse) count(p []byte) {
 	}
 	status, _ := strconv.Atoi(string(p[len("HTTP/1.1 "):len("HTTP/1.1 200")]))
 	if s.counted = status >= 200 || status == http.StatusSwitchingProtocols; s.counted {
-		s.r.loop.count.answered(status)
+		s.r.loop.count.responded(status)
 	}
 }
 

@@ -157,7 +157,7 @@ func (c *httpConn) completed(r *HTTPRequest) {
 		c.core.Send()
 	}
 	if c.reading == waitAhead && c.cur == r && r.keep() && c.body.Over() && !c.s.closing.Load() {
-		c.cur, c.answered = nil, r.at
+		c.cur, c.respondedAt = nil, r.at
 		return
 	}
 	c.interrupt()

@@ -45,7 +45,7 @@ func (r *HTTPRequest) Respond(status int, headers HTTPHeaders, body []byte) erro
 		return err
 	}
 	r.via.respond(r, status, headers, body)
-	r.loop.count.answered(status)
+	r.loop.count.responded(status)
 	r.finish()
 	return nil
 }
@@ -204,7 +204,7 @@ func (r *HTTPRequest) RespondStream(status int, headers HTTPHeaders) (*HTTPRespo
 	w := &HTTPResponseWriter{r: r, length: length, drop: r.bodyless(status), wrote: true} // open writes the head
 	r.writer = w
 	w.chunked = r.via.open(r, status, headers, length)
-	r.loop.count.answered(status)
+	r.loop.count.responded(status)
 	w.schedule()
 	return w, nil
 }
@@ -435,7 +435,7 @@ func (r *HTTPRequest) Upgrade(headers HTTPHeaders, cfg *ConnConfig) (*Conn, erro
 	fields.Set("Connection", "Upgrade")
 	r.via.open(r, fasthttp.StatusSwitchingProtocols, fields, 0)
 	r.extra().upgraded = nc
-	r.loop.count.answered(fasthttp.StatusSwitchingProtocols)
+	r.loop.count.responded(fasthttp.StatusSwitchingProtocols)
 	r.finish()
 	return nc, nil
 }

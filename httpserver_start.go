@@ -158,7 +158,7 @@ func (c *httpConn) respondPlaintext(err error) {
 	}
 	switch string(re.RecordHeader[:]) {
 	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO":
-		c.s.loop.count.answered(fasthttp.StatusBadRequest)
+		c.s.loop.count.responded(fasthttp.StatusBadRequest)
 		io.WriteString(re.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
 	}
 }

@@ -161,8 +161,8 @@ func (c *counters) buffered() int64 {
 	return int64(c.written.Load() - out + c.httpWritten.Load() - httpOut)
 }
 
-// answered counts a response of an HTTP server.
-func (c *counters) answered(status int) {
+// responded counts a response of an HTTP server.
+func (c *counters) responded(status int) {
 	if class := status / 100; class < len(c.httpResponses) {
 		c.httpResponses[class].Add(1)
 	}

@@ -31,8 +31,8 @@ const (
 	maxUselessTime = time.Second
 )
 
-// maxChallenges is the maximum number of answered challenges: the first one and those for
-// stale nonces.
+// maxChallenges is the maximum number of challenges that a request responds to: the first
+// one and those for stale nonces.
 const maxChallenges = 3
 
 // A call is a request in progress. It makes one attempt after another until an attempt has
@@ -337,7 +337,7 @@ func (c *call) fields() eventloop.HTTPHeaders {
 }
 
 // addDigest adds digest authorization, if there is a challenge. It ignores a challenge that
-// it cannot answer: after the next 401, decideChallenge reports a ChallengeError.
+// it cannot respond to: after the next 401, decideChallenge reports a ChallengeError.
 func (c *call) addDigest(h *eventloop.HTTPHeaders) {
 	d, nc := c.client.digests.use(c.key)
 	if d == nil {

@@ -139,7 +139,7 @@ func (p *fieldParser) value() (string, bool) {
 	return "", false
 }
 
-// A digest is a challenge of the scheme Digest (RFC 7616) that the client can answer.
+// A digest is a challenge of the scheme Digest (RFC 7616) that the client can respond to.
 type digest struct {
 	realm, nonce, opaque string
 	algorithm            string // as in the challenge; "" if absent
@@ -156,8 +156,9 @@ var digestHashes = map[string]func() hash.Hash{
 	"SHA-512-256": sha512.New512_256,
 }
 
-// newDigest returns the first challenge that the client can answer, as RFC 7616 section 3.7
-// requires. It returns nil and no error if there is no challenge of the scheme Digest.
+// newDigest returns the first challenge that the client can respond to, as RFC 7616
+// section 3.7 requires. It returns nil and no error if there is no challenge of the
+// scheme Digest.
 func newDigest(values []string) (*digest, error) {
 	list, err := parseChallenges(values)
 	for _, c := range list {

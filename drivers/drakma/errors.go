@@ -49,7 +49,7 @@ func (e *DecodeError) Error() string {
 
 func (e *DecodeError) Unwrap() error { return e.Err }
 
-// A ChallengeError says that the client cannot answer the server's challenge for digest
+// A ChallengeError says that the client cannot respond to the server's challenge for digest
 // authorization: it is malformed, has an unknown algorithm, or requires auth-int for a body
 // that is not in memory.
 type ChallengeError struct {

@@ -15,7 +15,7 @@ type Response struct {
 	*eventloop.HTTPResponse
 
 	// Attempts is the number of requests that were sent: 1, and one more for each redirect,
-	// each retry and each answered challenge.
+	// each retry and each response to a challenge.
 	Attempts int
 
 	charset string // of Request.Charset

@@ -1,5 +1,5 @@
-// Delayed answers each line a while after it came. When the client has ended its side
-// it gets the answers that are due, and the connection is closed.
+// Delayed replies to each line after a delay. When the client has ended its side, it gets
+// the pending replies, and the connection is closed.
 package main
 
 import (

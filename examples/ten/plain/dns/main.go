@@ -1,4 +1,4 @@
-// Dns looks names up with given servers, of which the first that answers counts:
+// Dns looks up names with given servers, and uses the first reply:
 // dns SERVER,SERVER NAME ...
 package main
 

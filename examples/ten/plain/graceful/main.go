@@ -1,5 +1,5 @@
-// Graceful answers lines, which takes a while. On SIGTERM idle clients are closed at
-// once, the others when they have their answer.
+// Graceful replies to lines after a delay. On SIGTERM it closes idle clients at once, and
+// the others when they have their replies.
 package main
 
 import (
