@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -131,6 +132,21 @@ const (
 	parksSoon           // when a sweep finds it quiet
 )
 
+// receive receives from ch within the watchdog's time. A time for which the process is
+// stopped or does not get the processor counts little: a connection that ends late must not
+// look like one that does not end.
+func receive[T any](ch <-chan T) (v T, ok bool) {
+	const ticks = 200
+	for range ticks {
+		select {
+		case v = <-ch:
+			return v, true
+		case <-time.After(watchdog / ticks):
+		}
+	}
+	return v, false
+}
+
 func pairOfOrders(t *testing.T, k kind, first, second order, name string, peer func(net.Conn), when int, parks parking) {
 	nc, far := k.pair(t)
 	c := newConn(t, nc, k.ours)
@@ -177,15 +193,16 @@ func pairOfOrders(t *testing.T, k kind, first, second order, name string, peer f
 		orders[6].do(c) // abort
 	}
 	far.Close() // which ends lingering
-	select {
-	case out := <-ended:
-		if out != nil {
-			out.(interface{ SetDeadline(time.Time) error }).SetDeadline(time.Now().Add(-time.Second))
-			lowest(out).Close()
-			nc.Close()
-		}
-	case <-time.After(watchdog):
-		t.Fatalf("%s, then %s (%d, parking %d), with a peer that is or %s: the connection does not end", first.name, second.name, when, parks, name)
+	out, ok := receive(ended)
+	if !ok {
+		stacks := make([]byte, 1<<20)
+		t.Fatalf("%s, then %s (%d, parking %d), with a peer that is or %s: the connection does not end; its place is %d, woken %v\n%s",
+			first.name, second.name, when, parks, name, c.place.Load(), c.woken.Load(), stacks[:runtime.Stack(stacks, true)])
+	}
+	if out != nil {
+		out.(interface{ SetDeadline(time.Time) error }).SetDeadline(time.Now().Add(-time.Second))
+		lowest(out).Close()
+		nc.Close()
 	}
 	<-gone
 	c.Lock()
