@@ -291,7 +291,9 @@ type HTTPOptions struct {
 	// If BodyReader is an *os.File whose Close does not interrupt a Read, such as os.Stdin
 	// if it is a terminal or a pipe, a request that ends leaves the file in its Read.
 	// Neither the request nor the loop waits for the Read and for Close. The Read ends with
-	// the next input, which is lost, or with the process. See [ReadFrom].
+	// the next input, which is lost, or with the process. See [ReadFrom]. With
+	// HTTPClientConfig.Transport this depends on the transport: http.Transport waits for
+	// the Read.
 	//
 	// A request with a BodyReader is sent again (see Do and MaxRedirects) only if the body
 	// can be read again. This is the case if none of it was read, for example because the
