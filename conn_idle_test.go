@@ -21,9 +21,11 @@ import (
 // parks says that quiet connections wait without a goroutine here.
 const parks = runtime.GOOS == "linux"
 
-// What the poller of a loop has while connections are parked.
-const pollerFDs = 1
+// loopFDs is the number of descriptors of a loop on Linux: those of the poller, while
+// connections are parked, and of pollpass, which a busy dispatcher opens.
+const loopFDs = 2
 
+// pollerGoroutines is the number of goroutines of the poller while connections are parked.
 func pollerGoroutines(procs int) int { return 1 + 4*procs }
 
 // awaitParked waits until n connections of l are parked, where they are.

@@ -1515,7 +1515,7 @@ func TestHTTPManyRequestsToSlowServersTakeLittleAndGiveItBack(t *testing.T) {
 		// or the poller with its workers waits for all of them, and the loop keeps its
 		// writers.
 		procs := runtime.GOMAXPROCS(0)
-		return runtime.NumGoroutine() <= goroutines+2*kept+procs+pollerGoroutines(procs) && openFDs(t) <= fds+2*kept+pollerFDs
+		return runtime.NumGoroutine() <= goroutines+2*kept+procs+pollerGoroutines(procs) && openFDs(t) <= fds+2*kept+loopFDs
 	})
 	if !back {
 		t.Errorf("goroutines = %d, before %d; descriptors = %d, before %d; want %d kept connections",
