@@ -20,7 +20,7 @@ import (
 // test runs f as go test runs func TestExample(t *testing.T), and reports whether it
 // passes. What it logs is dropped.
 func test(f func(t *testing.T)) (passed bool) {
-	for name, value := range map[string]string{"test.v": "false", "test.count": "1"} {
+	for name, value := range map[string]string{"test.v": "false", "test.count": "1", "test.skip": ""} {
 		fl := flag.Lookup(name)
 		before := fl.Value.String()
 		fl.Value.Set(value)
