@@ -192,6 +192,7 @@ func TestIdleGoroutinesOfWorkDoNotDelayTheEnd(t *testing.T) {
 				})
 				wantEqual(t, "Run", err, nil)
 				wantEqual(t, "time", time.Since(began), 0)
+				synctest.Wait() // a goroutine may still have to return
 				wantEqual(t, "idle goroutines", idleWorkers(), 0)
 			})
 		})
