@@ -33,25 +33,12 @@ func newLone(t *testing.T, cfg *eventloop.ConnConfig) *lone {
 	}
 	p := &lone{t: t, events: make(chan error, 10), closed: make(chan struct{})}
 	p.loop, p.end = startLoop(t, nil)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	peer, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { peer.Close() })
-	p.peer = peer.(*net.TCPConn)
-	p.peer.SetDeadline(time.Now().Add(watchdogTime))
-	nc, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	nc, peer := tcpPair(t)
+	p.peer = peer
 	cfg.OnData = func(c *eventloop.Conn, data []byte) { c.Write(data) }
 	cfg.OnEvent = func(_ *eventloop.Conn, err error) { p.events <- err }
 	cfg.OnClose = func(*eventloop.Conn) { close(p.closed) }
+	var err error
 	if p.conn, err = p.loop.Adopt(nc, cfg); err != nil {
 		t.Fatal(err)
 	}

@@ -48,8 +48,8 @@ var (
 )
 
 // withContext makes err, the result of a function with the context ctx, match the error of
-// ctx and its cause, if ctx has ended. The error of the SDK does not
-// match the cause, and not always the error of ctx.
+// ctx and its cause, if ctx has ended. The error of the SDK does not match the cause, and not
+// always the error of ctx.
 func withContext(ctx context.Context, err error) error {
 	if err == nil {
 		return nil

@@ -43,7 +43,7 @@ type Client struct {
 	closed    *eventloop.Promise[struct{}] // the promise of Close; nil before Close
 
 	// Used only on the loop.
-	waiting []*request // requests waiting for a connection
+	waiting []*request // these wait for a connection
 	link    *link      // nil if there is none
 	lost    error      // why there is no link
 	backoff backoff

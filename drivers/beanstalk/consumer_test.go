@@ -288,7 +288,7 @@ func TestAPanicInOnJobIsReportedAlthoughAbortFollows(t *testing.T) {
 		s := &script{}
 		s.give("a")
 		err := eventloop.Run(t.Context(), cfg, func(l *eventloop.Loop) error {
-			defer l.AfterFunc(time.Minute, func() {}) // an unhandled failure is reported after a second
+			defer l.AfterFunc(time.Minute, func() {}) // the loop must run until a failure counts as unhandled, after a second
 			c, err := beanstalk.New(l, served(nil, s.queue))
 			if err != nil {
 				return err

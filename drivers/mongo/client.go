@@ -163,8 +163,8 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // withContext makes err, the result of a function with the context ctx, match the error of
-// ctx and its cause, if ctx has ended. The error of the official
-// client does not match the cause, and not always the error of ctx.
+// ctx and its cause, if ctx has ended. The error of the official client does not match the
+// cause, and not always the error of ctx.
 func withContext(ctx context.Context, err error) error {
 	if err == nil {
 		return nil

@@ -61,16 +61,18 @@ func TestAServerWithoutVersion3IsUsedWithVersion2(t *testing.T) {
 	}
 }
 
+// refusingFirst returns a server that refuses the database of the first connection.
+func refusingFirst() *fake {
+	return &fake{command: func(p *peer, args []string) (string, bool) {
+		if args[0] == "SELECT" && p.number == 1 {
+			return "-ERR DB index is out of range\r\n", true
+		}
+		return "", false
+	}}
+}
+
 func TestARefusedHandshakeFailsTheCommandsThatWait(t *testing.T) {
-	server := func() *fake {
-		return &fake{command: func(p *peer, args []string) (string, bool) {
-			if args[0] == "SELECT" && p.number == 1 {
-				return "-ERR DB index is out of range\r\n", true
-			}
-			return "", false
-		}}
-	}
-	law(t, server, redis.Options{DB: 99}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+	law(t, refusingFirst, redis.Options{DB: 99}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
 		start, results := time.Now(), 0
 		for range 3 {
 			c.Get(background(), "k").Then(func(_ string, err error) {

@@ -61,7 +61,7 @@ func isCode(err error, code string) bool {
 }
 
 // A closedError is the cause of an error after Close or Abort, in an OpError. It says what is
-// closed. The text of net.ErrClosed would blame a connection.
+// closed. The text of net.ErrClosed, "use of closed network connection", would be misleading.
 type closedError string
 
 func (e closedError) Error() string { return string(e) }

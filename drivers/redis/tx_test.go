@@ -428,15 +428,7 @@ func TestACommandOfASessionWaitsForAConnectionWithinItsTimeout(t *testing.T) {
 // A session whose handshake the server refuses has lost nothing: it connects again for the
 // next command.
 func TestASessionThatIsRefusedMayConnectAgain(t *testing.T) {
-	server := func() *fake {
-		return &fake{command: func(p *peer, args []string) (string, bool) {
-			if args[0] == "SELECT" && p.number == 1 {
-				return "-ERR DB index is out of range\r\n", true
-			}
-			return "", false
-		}}
-	}
-	law(t, server, redis.Options{DB: 99}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
+	law(t, refusingFirst, redis.Options{DB: 99}, func(t *testing.T, l *eventloop.Loop, c *redis.Client, s *fake) {
 		session := c.Session()
 		var ends []string
 		session.Get(background(), "k").Then(func(_ string, err error) {

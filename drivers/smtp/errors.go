@@ -105,7 +105,7 @@ func unexpected(command string, r *smtpwire.Reply) error {
 }
 
 // errClientClosed is the cause of an error after Close or Abort, in an OpError. The text of
-// net.ErrClosed would blame a connection.
+// net.ErrClosed, "use of closed network connection", would be misleading.
 var errClientClosed error = closedError{}
 
 type closedError struct{}

@@ -118,8 +118,8 @@ func DownloadTo(ctx context.Context, w *eventloop.Workers, c Getter, in *s3.GetO
 }
 
 // Pieces returns a sequence of the pieces of an object, for a task. The task waits for each
-// piece. Each piece is at most 64 KB long and valid until the next one. It is read on a goroutine
-// of w when the range loop reaches it, and the server waits until then. An error is the last
+// piece. Each piece is at most 64 KB long and valid until the next one. A goroutine of w reads
+// a piece when the range loop asks for it; until then the server has to wait. An error is the last
 // element: an [*Error], or the end of the task's context. For everything else see
 // [Download].
 func Pieces(t *eventloop.Task, w *eventloop.Workers, c Getter, in *s3.GetObjectInput, o *DownloadOptions) iter.Seq2[[]byte, error] {

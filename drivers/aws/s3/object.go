@@ -238,8 +238,8 @@ func contentRange(out *s3.GetObjectOutput) (first, last int64, ok bool) {
 }
 
 // withContext makes err, the result of a function with the context ctx, match the error of
-// ctx and its cause, if ctx has ended. The error of the SDK does not
-// match the cause, and not always the error of ctx.
+// ctx and its cause, if ctx has ended. The error of the SDK does not match the cause, and not
+// always the error of ctx.
 func withContext(ctx context.Context, err error) error {
 	if err == nil {
 		return nil

@@ -161,9 +161,9 @@ func (u *upload) done(out *UploadOutput, err error) {
 	u.owner.Close()
 }
 
-// closeBody closes the body, once, and returns the panic or the Goexit of Close. A second
-// caller waits for the first. The callers run on several goroutines, one of which is that of
-// a context that ends, where a panic would end the process.
+// closeBody closes the body once. It returns an error if Close panicked or called
+// runtime.Goexit. A second caller waits for the first. One caller runs when a context ends, on
+// a goroutine where a panic would end the process.
 func (u *upload) closeBody() error {
 	u.once.Do(func() {
 		c, ok := u.source.r.(io.Closer)
